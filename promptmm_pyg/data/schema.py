@@ -1,0 +1,53 @@
+"""The one place that knows how a recommendation graph is named.
+
+A graph is a :class:`~torch_geometric.data.HeteroData` with
+
+* node types ``user`` and ``item``, each with an explicit ``num_nodes`` and,
+  when the data came with names of its own, ``raw_id`` (a numpy array, one entry
+  a node);
+* modality features ``x_<modality>`` (float, ``[num_nodes, width]``; any number
+  of them, any width, on either node type) with an optional presence mask
+  ``mask_<modality>`` (bool, ``[num_nodes]``; absent means all present);
+* message edges ``('user', 'interacts', 'item')`` and their mirror image
+  ``('item', 'rev_interacts', 'user')``;
+* on the graph of a split, the positives it asks about as ``edge_label_index``
+  of ``('user', 'interacts', 'item')``.
+"""
+
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+USER = 'user'
+ITEM = 'item'
+INTERACTS = (USER, 'interacts', ITEM)
+REV_INTERACTS = (ITEM, 'rev_interacts', USER)
+NODE_TYPES = (USER, ITEM)
+
+FeatureDict = dict[str, dict[str, Tensor]]  # modality -> node type -> tensor
+
+
+def num_nodes_dict(data: HeteroData) -> dict[str, int]:
+    """The number of nodes of each type, users first."""
+    return {key: int(data[key].num_nodes) for key in NODE_TYPES}
+
+
+def modality_x_dict(data: HeteroData) -> FeatureDict:
+    """Features as ``{modality: {node_type: [num_nodes, width]}}``, sorted."""
+    return _collect(data, 'x_')
+
+
+def modality_mask_dict(data: HeteroData) -> FeatureDict:
+    """Presence masks as ``{modality: {node_type: [num_nodes]}}``; where one is
+    missing, every row is present.
+    """
+    return _collect(data, 'mask_')
+
+
+def _collect(data: HeteroData, prefix: str) -> FeatureDict:
+    found: FeatureDict = {}
+    for node_type in NODE_TYPES:
+        for key, value in data[node_type].items():
+            if key.startswith(prefix):
+                name = key.removeprefix(prefix)
+                found.setdefault(name, {})[node_type] = value
+    return dict(sorted(found.items()))
