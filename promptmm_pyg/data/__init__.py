@@ -1,0 +1,55 @@
+"""From files, tables and arrays to graphs in one schema."""
+
+from promptmm_pyg.data.build import build_graph
+from promptmm_pyg.data.detect import read_dataset
+from promptmm_pyg.data.frames import from_frame
+from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
+from promptmm_pyg.data.safe_pickle import SparseMatrix, load_sparse_pickle
+from promptmm_pyg.data.schema import (
+    INTERACTS,
+    ITEM,
+    NODE_TYPES,
+    REV_INTERACTS,
+    USER,
+    FeatureDict,
+    modality_mask_dict,
+    modality_x_dict,
+    num_nodes_dict,
+)
+from promptmm_pyg.data.split import (
+    Split,
+    split_by_part,
+    split_by_time,
+    split_cold_items,
+    split_leave_one_out,
+    split_per_user,
+)
+from promptmm_pyg.data.synthetic import checkerboard, planted_dataset
+
+__all__ = [
+    'INTERACTS',
+    'ITEM',
+    'NODE_TYPES',
+    'REV_INTERACTS',
+    'USER',
+    'FeatureDict',
+    'SparseMatrix',
+    'Split',
+    'build_graph',
+    'checkerboard',
+    'from_frame',
+    'load_sparse_pickle',
+    'modality_mask_dict',
+    'modality_x_dict',
+    'num_nodes_dict',
+    'planted_dataset',
+    'read_dataset',
+    'read_diffmm',
+    'read_mmrec',
+    'read_mmssl',
+    'split_by_part',
+    'split_by_time',
+    'split_cold_items',
+    'split_leave_one_out',
+    'split_per_user',
+]

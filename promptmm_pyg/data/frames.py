@@ -1,0 +1,215 @@
+"""From tables with raw ids to a graph that remembers them."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg._checks import check_choice
+from promptmm_pyg.data.build import Duplicates, Ids, as_raw_ids, build_graph
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NumpyArray = np.ndarray[Any, Any]
+Features = Mapping[str, 'pd.DataFrame | NumpyArray']
+
+
+def from_frame(
+    interactions: 'pd.DataFrame',
+    *,
+    user: str = 'user_id',
+    item: str = 'item_id',
+    time: str | None = None,
+    item_features: Features | None = None,
+    user_features: Features | None = None,
+    item_ids: Ids | None = None,
+    user_ids: Ids | None = None,
+    without_interactions: Literal['keep', 'drop'] = 'keep',
+    duplicates: Duplicates = 'error',
+) -> HeteroData:
+    """Returns the graph of a table of interactions, raw ids kept as ``raw_id``.
+
+    Nodes are numbered in the sorted order of their ids, or in the order of
+    ``item_ids`` / ``user_ids``. A node that a feature table has no row for, or
+    whose row is NaN throughout, gets a zero row and ``False`` in that
+    modality's mask.
+
+    Args:
+        interactions: One row an interaction.
+        user: The column of user ids, integers or strings.
+            (default: ``'user_id'``)
+        item: The column of item ids. (default: ``'item_id'``)
+        time: The column of times: numbers are kept, dates become int64
+            nanoseconds since 1970 (UTC). (default: no times)
+        item_features: ``{modality: table}``: a frame indexed by raw id, all
+            columns numeric, or an array with one row for each of ``item_ids``.
+            (default: none)
+        user_features: The same for users.
+        item_ids: All items, in the order in which to number them.
+            (default: the sorted ids of interactions and feature frames)
+        user_ids: All users, likewise.
+        without_interactions: Whether ids that occur in feature frames only
+            become nodes (``'keep'``: cold items can be recommended) or not.
+            Unused where the ids are given. (default: ``'keep'``)
+        duplicates: ``'error'`` or ``'drop'``, as in
+            :func:`~promptmm_pyg.data.build_graph`. (default: ``'error'``)
+
+    Raises:
+        ValueError: If a column is missing, ids are missing or of mixed types,
+            an interaction names an id that is not among the given ones, or a
+            feature table repeats an id, is not numeric or has no ids.
+    """
+    check_choice('without_interactions', without_interactions, ('keep', 'drop'))
+    for column in [user, item] + ([] if time is None else [time]):
+        if column not in interactions.columns:
+            raise ValueError(
+                f"'interactions' needs to have a column '{column}' (got "
+                f'{list(interactions.columns)}). Name yours with user=, item=, time='
+            )
+    keep = without_interactions == 'keep'
+    users = _Side('user', interactions[user], user_ids, user_features, keep)
+    items = _Side('item', interactions[item], item_ids, item_features, keep)
+    return build_graph(
+        np.stack([users.position, items.position]),
+        item_features=items.features,
+        user_features=users.features,
+        item_masks=items.masks,
+        user_masks=users.masks,
+        user_ids=users.ids,
+        item_ids=items.ids,
+        edge_time=None if time is None else _time_of(time, interactions[time]),
+        duplicates=duplicates,
+    )
+
+
+class _Side:
+    """One node type: its ids, and interactions and features by position."""
+
+    def __init__(
+        self,
+        node_type: str,
+        column: 'pd.Series[Any]',
+        ids: Ids | None,
+        features: Features | None,
+        keep: bool,
+    ) -> None:
+        import pandas as pd
+
+        self.node_type = node_type
+        mentioned = _id_values(f"interactions['{column.name}']", column)
+        tables = {
+            name: self._table(name, value, ids)
+            for name, value in (features or {}).items()
+        }
+        if ids is None:
+            extra = [frame.index.to_numpy() for frame in tables.values()]
+            ids = _union([mentioned, *(extra if keep else [])], node_type)
+        self.ids = as_raw_ids(f'{node_type}_ids', ids, len(ids))
+        index = pd.Index(self.ids)
+        self.position = index.get_indexer(pd.Index(mentioned))
+        if (self.position < 0).any():
+            stranger = mentioned[self.position < 0][0]
+            raise ValueError(
+                f"'{node_type}_ids' needs to hold every {node_type} of the "
+                f'interactions (got none like {stranger!r}). Compare the types too: '
+                f"1 is not '1'"
+            )
+        self.features: dict[str, NumpyArray] = {}
+        self.masks: dict[str, NumpyArray] = {}
+        for name, frame in tables.items():
+            self._align(name, frame, index)
+
+    def _table(
+        self, name: str, value: 'pd.DataFrame | NumpyArray', ids: Ids | None
+    ) -> 'pd.DataFrame':
+        import pandas as pd
+
+        what = f"{self.node_type}_features['{name}']"
+        if isinstance(value, np.ndarray):
+            if ids is None or value.ndim != 2 or len(value) != len(ids):
+                expected = 'no ids' if ids is None else f'{len(ids)} ids'
+                raise ValueError(
+                    f'"{what}" is an array, so it needs to have one row for each of '
+                    f"'{self.node_type}_ids' (got shape {list(value.shape)} and "
+                    f"{expected}). Pass '{self.node_type}_ids', or a frame indexed "
+                    f'by raw id'
+                )
+            return pd.DataFrame(value, index=pd.Index(np.asarray(ids)))
+        keys = _id_values(f'{what}.index', value.index.to_series())
+        if value.index.has_duplicates:
+            twice = value.index[value.index.duplicated()][0]
+            raise ValueError(
+                f'"{what}" needs to hold each id once in its index (got {twice!r} '
+                f'again). Drop or average the repeated rows'
+            )
+        strange = [str(c) for c, t in value.dtypes.items() if t.kind not in 'biuf']
+        if strange:
+            raise ValueError(
+                f'"{what}" needs to have numeric columns only (got {strange}). Turn '
+                f'them into numbers, and put the ids into the index'
+            )
+        return value.set_axis(pd.Index(keys), axis=0)
+
+    def _align(self, name: str, frame: 'pd.DataFrame', index: 'pd.Index[Any]') -> None:
+        row = frame.index.get_indexer(index)
+        values = frame.to_numpy(dtype=np.float32, na_value=np.nan)
+        there = row >= 0
+        if not there.any():
+            raise ValueError(
+                f'"{self.node_type}_features[\'{name}\']" needs to share ids with '
+                f'the interactions (got none in common). Compare the types too: 1 is '
+                f"not '1'"
+            )
+        aligned = np.zeros((len(index), values.shape[1]), dtype=np.float32)
+        aligned[there] = values[row[there]]
+        there &= ~np.isnan(aligned).all(axis=1)
+        self.features[name] = aligned
+        if not there.all():
+            self.masks[name] = there
+
+
+def _id_values(what: str, column: 'pd.Series[Any]') -> NumpyArray:
+    if bool(column.isna().any()):
+        raise ValueError(
+            f'"{what}" needs to hold an id in each row (got '
+            f'{int(column.isna().sum())} missing). Drop those rows'
+        )
+    values = column.to_numpy()
+    if values.dtype.kind == 'O' and all(isinstance(x, str) for x in values):
+        values = values.astype(np.str_)
+    if values.dtype.kind not in 'iuU':
+        raise ValueError(
+            f'"{what}" needs to hold integers or strings (got {column.dtype}). '
+            f"Convert it with '.astype(int)' or '.astype(str)'"
+        )
+    return values
+
+
+def _union(parts: list[NumpyArray], node_type: str) -> NumpyArray:
+    if len({part.dtype.kind == 'U' for part in parts}) > 1:
+        raise ValueError(
+            f"'{node_type}_features' needs to have ids of the interactions' type "
+            f"(got integers and strings). Convert one side with '.astype(str)'"
+        )
+    return np.unique(np.concatenate(parts))
+
+
+def _time_of(name: str, column: 'pd.Series[Any]') -> NumpyArray:
+    import pandas as pd
+
+    if bool(column.isna().any()):
+        raise ValueError(
+            f'"interactions[\'{name}\']" needs to hold a time in each row (got '
+            f'{int(column.isna().sum())} missing). Drop or fill those rows'
+        )
+    if pd.api.types.is_datetime64_any_dtype(column):
+        utc = pd.to_datetime(column, utc=True).dt.tz_localize(None)
+        return utc.to_numpy(dtype='datetime64[ns]').astype(np.int64)
+    if not pd.api.types.is_numeric_dtype(column):
+        raise ValueError(
+            f'"interactions[\'{name}\']" needs to hold numbers or dates (got '
+            f"{column.dtype}). Convert it with 'pandas.to_datetime'"
+        )
+    return column.to_numpy()

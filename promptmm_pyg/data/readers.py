@@ -1,0 +1,212 @@
+"""Distributed data sets with the split that they came with."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from promptmm_pyg.data.build import Duplicates, build_graph, first_mentions
+from promptmm_pyg.data.feature_files import (
+    FeaturePaths,
+    Masks,
+    load_features,
+    zero_row_masks,
+)
+from promptmm_pyg.data.inter_file import find_inter_file, read_inter_file
+from promptmm_pyg.data.json_lists import read_user_lists
+from promptmm_pyg.data.safe_pickle import load_sparse_pickle
+from promptmm_pyg.data.split import Split, split_by_part
+
+_PARTS = ('train', 'val', 'test')
+_DIFFMM = ('trnMat.pkl', 'valMat.pkl', 'tstMat.pkl')
+
+
+class _Options(NamedTuple):
+    features: FeaturePaths | None
+    masks: Masks
+    duplicates: Duplicates
+
+
+def read_diffmm(
+    path: str | Path,
+    *,
+    features: FeaturePaths | None = None,
+    masks: Masks = 'zero-rows',
+    duplicates: Duplicates = 'error',
+) -> Split:
+    """Returns the split of a DiffMM folder: ``trnMat.pkl``, ``valMat.pkl`` and
+    ``tstMat.pkl`` (scipy matrices, read without running the pickle) and every
+    ``<modality>_feat.npy``.
+
+    Raw ids are the row and column numbers, as strings.
+
+    Args:
+        path: The folder.
+        features: ``{modality: file}``, relative to the folder, to add or to
+            put in place of what is found; ``None`` leaves a modality out.
+            (default: all that is found)
+        masks: ``'zero-rows'`` takes rows of nothing but zeros for missing;
+            ``None`` takes every row as it is. (default: ``'zero-rows'``)
+        duplicates: ``'drop'`` keeps a pair in the first part that has it
+            (training, validation, test) and so never leaks.
+            (default: ``'error'``)
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, holds something else, or the files do
+            not fit together.
+    """
+    folder = _folder(path)
+    files = [_existing(folder / name) for name in _DIFFMM]
+    options = _Options(features, masks, duplicates)
+    return _from_matrices(folder, [folder], files, options)
+
+
+def read_mmssl(
+    path: str | Path,
+    *,
+    features: FeaturePaths | None = None,
+    masks: Masks = 'zero-rows',
+    duplicates: Duplicates = 'error',
+) -> Split:
+    """Returns the split of an MMSSL, LATTICE or PromptMM folder:
+    ``train.json``, ``val.json``, ``test.json`` (``{user: [items]}``), or the
+    pickled matrices ``train_mat``, ``val_mat``, ``test_mat``, and every
+    ``<modality>_feat.npy``; all in the folder or in ``5-core`` under it.
+
+    Where both are there, the json files are read. Raw ids are the numbers in
+    the files, as strings.
+
+    Args:
+        path: The folder.
+        features: As in :func:`read_diffmm`.
+        masks: As in :func:`read_diffmm`.
+        duplicates: As in :func:`read_diffmm`.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, holds something else, or the files do
+            not fit together.
+    """
+    folder = _folder(path)
+    options = _Options(features, masks, duplicates)
+    places = [place for place in (folder, folder / '5-core') if place.is_dir()]
+    for place in places:
+        if (place / 'train.json').is_file():
+            files = [_existing(place / f'{part}.json') for part in _PARTS]
+            pairs = [read_user_lists(file) for file in files]
+            return _build(folder, places, pairs, None, options)
+    for place in places:
+        for suffix in ('', '.pkl'):
+            if (place / f'train_mat{suffix}').is_file():
+                files = [_existing(place / f'{part}_mat{suffix}') for part in _PARTS]
+                return _from_matrices(folder, places, files, options)
+    raise FileNotFoundError(
+        f"'{folder}' needs to hold train.json or train_mat, or have them in 5-core "
+        f'(got {_listing(folder)})'
+    )
+
+
+def read_mmrec(
+    path: str | Path,
+    *,
+    features: FeaturePaths | None = None,
+    masks: Masks = 'zero-rows',
+    duplicates: Duplicates = 'error',
+) -> Split:
+    """Returns the split of an MMRec folder: one ``<name>.inter`` (tab-separated
+    with ``userID``, ``itemID``, ``x_label`` 0, 1 or 2, and perhaps
+    ``timestamp``, which is kept as ``time``) and every ``<modality>_feat.npy``.
+
+    Raw ids are the numbers in the files, as strings. MMRec writes a row of
+    zeros for a feature that it lacks, so such rows are masked by default.
+
+    Args:
+        path: The folder.
+        features: As in :func:`read_diffmm`.
+        masks: As in :func:`read_diffmm`.
+        duplicates: As in :func:`read_diffmm`.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, holds something else, or the files do
+            not fit together.
+    """
+    folder = _folder(path)
+    table = read_inter_file(find_inter_file(folder))
+    options = _Options(features, masks, duplicates)
+    pairs = [table.pairs[:, table.part == code] for code in range(3)]
+    time = None
+    if table.time is not None:
+        time = np.concatenate([table.time[table.part == code] for code in range(3)])
+    return _build(folder, [folder], pairs, None, options, time)
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"'path' needs to be a folder (got '{folder}')")
+    return folder
+
+
+def _listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"'{path.parent}' needs to hold '{path.name}' (got "
+            f'{_listing(path.parent)}). Fetch the missing file'
+        )
+    return path
+
+
+def _from_matrices(
+    folder: Path, places: list[Path], files: list[Path], options: _Options
+) -> Split:
+    matrices = [load_sparse_pickle(file) for file in files]
+    shapes = {file.name: m.shape for file, m in zip(files, matrices, strict=True)}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"The matrices in '{folder}' need to have one shape (got {shapes})"
+        )
+    pairs = [np.stack([matrix.row, matrix.col]) for matrix in matrices]
+    return _build(folder, places, pairs, matrices[0].shape, options)
+
+
+def _build(
+    folder: Path,
+    places: list[Path],
+    pairs: list[np.ndarray[Any, Any]],
+    shape: tuple[int, int] | None,
+    options: _Options,
+    time: np.ndarray[Any, Any] | None = None,
+) -> Split:
+    arrays = load_features(folder, places, options.features)
+    edges = np.concatenate(pairs, axis=1)
+    part = np.repeat([0, 1, 2], [pair.shape[1] for pair in pairs])
+    if edges.size == 0:
+        raise ValueError(f"'{folder}' needs to hold interactions (got none)")
+    num_users, num_items = shape or tuple((edges.max(axis=1) + 1).tolist())
+    if shape is None and arrays:  # Items that nobody has touched have features.
+        num_items = max(num_items, *(len(x) for x in arrays.values()))
+    if options.duplicates == 'drop':
+        kept = first_mentions(torch.from_numpy(edges), num_items).numpy()
+        edges, part = edges[:, kept], part[kept]
+        time = None if time is None else time[kept]
+    try:
+        graph = build_graph(
+            edges,
+            num_users=num_users,
+            num_items=num_items,
+            item_features=arrays,
+            item_masks=zero_row_masks(arrays, options.masks),
+            user_ids=[str(user) for user in range(num_users)],
+            item_ids=[str(item) for item in range(num_items)],
+            edge_time=time,
+        )
+    except ValueError as error:
+        raise ValueError(f"'{folder}' does not fit together: {error}") from error
+    return split_by_part(graph, torch.from_numpy(part))
