@@ -1,0 +1,184 @@
+"""Full ranking against the held-out positives of a graph."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.metrics import (
+    LinkPredHitRatio,
+    LinkPredMAP,
+    LinkPredMRR,
+    LinkPredNDCG,
+    LinkPredPrecision,
+    LinkPredRecall,
+)
+from torch_geometric.metrics.link_pred import LinkPredMetricData
+
+from promptmm_pyg._checks import check_positive
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.ranking import Ranking, ScoreFn, SeenItems, rank_items
+
+METRICS = {
+    'Recall': LinkPredRecall,
+    'NDCG': LinkPredNDCG,
+    'Precision': LinkPredPrecision,
+    'HitRatio': LinkPredHitRatio,
+    'MRR': LinkPredMRR,
+    'MAP': LinkPredMAP,
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a ranking is worth, user by user and on average."""
+
+    per_user: dict[str, Tensor]
+    """Values ``[N]`` by metric and cutoff, such as ``'Recall@20'``."""
+    users: Tensor
+    """The users with something to find, ascending, ``[N]``."""
+    num_items: int
+    """The size of the catalogue that was ranked."""
+    ranking: Ranking
+    """Their lists, up to the longest cutoff."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The mean over users by metric and cutoff; NaN if there is no user."""
+        return {key: float(x.double().mean()) for key, x in self.per_user.items()}
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The cutoffs, ascending."""
+        return tuple(sorted({int(key.partition('@')[2]) for key in self.per_user}))
+
+    def summary(self) -> str:
+        """A table of the metrics with one column for each cutoff."""
+        metrics = self.metrics
+        head = f'{self.users.numel()} users x {self.num_items} items'
+        lines = [head, ' ' * 10 + ''.join(f'{f"@{k}":>9}' for k in self.ks)]
+        for name in dict.fromkeys(key.partition('@')[0] for key in metrics):
+            values = ''.join(f'{metrics[f"{name}@{k}"]:>9.4f}' for k in self.ks)
+            lines.append(f'{name:<10}{values}')
+        return '\n'.join(lines)
+
+
+def evaluate(
+    score: Mapping[str, Tensor] | ScoreFn,
+    data: HeteroData,
+    *,
+    ks: Sequence[int] = (10, 20, 50),
+    extra_seen_edge_index: Tensor | None = None,
+    batch_size: int = 1024,
+    candidates: Tensor | None = None,
+) -> Evaluation:
+    r"""Recall, NDCG, precision, hit ratio, MRR and MAP over the whole catalogue,
+    averaged over the users with at least one held-out positive.
+
+    Items of the message edges of ``data`` (its training interactions) are never
+    recommended. With :math:`\mathrm{rel}_j` the relevance of the item at rank
+    :math:`j` and :math:`n` the number of positives of a user,
+
+    .. math::
+        \mathrm{Recall@}K = \frac{1}{n} \sum_{j=1}^{K} \mathrm{rel}_j, \qquad
+        \mathrm{NDCG@}K = \frac{\sum_{j=1}^{K} \mathrm{rel}_j / \log_2(j + 1)}
+        {\sum_{j=1}^{\min(n, K)} 1 / \log_2(j + 1)}
+
+    Precision divides by :math:`K`, average precision by :math:`\min(n, K)`. Equal
+    scores are ordered by item, see :func:`~promptmm_pyg.ranking.rank_items`.
+
+    Args:
+        score: Embeddings ``{'user': [num_users, D], 'item': [num_items, D]}``
+            compared by inner product, or a function from users ``[B]`` to scores
+            ``[B, num_items]``.
+        data: The graph of a split: training interactions as message edges, the
+            positives to find as ``edge_label_index``. Where ``edge_label`` is
+            present, only labels above zero count as positives.
+        ks: The cutoffs. (default: 10, 20 and 50)
+        extra_seen_edge_index: More (user, item) edges ``[2, E]`` to leave out, such
+            as the validation positives when testing. Tables made with and without
+            cannot be compared. (default: none)
+        batch_size: How many users are scored at once. (default: 1024)
+        candidates: Boolean ``[num_items]``; where false, the item is not ranked.
+            (default: every item)
+
+    Raises:
+        ValueError: If there is nothing to find, or sizes do not fit each other.
+    """
+    ks = sorted(set(ks))
+    check_positive('ks', min(ks, default=0))
+    sizes = num_nodes_dict(data)
+    user, item = positives(data)
+    if user.numel() == 0:
+        raise ValueError(
+            "'data' needs to hold positives to find (got an empty edge_label_index)"
+        )
+    users, row = torch.unique(user, return_inverse=True)
+    seen_edge_index = data[INTERACTS].edge_index.cpu()
+    if extra_seen_edge_index is not None:
+        seen_edge_index = torch.cat([seen_edge_index, extra_seen_edge_index.cpu()], 1)
+
+    ranking = rank_items(
+        score if callable(score) else _pair(score, sizes),
+        users,
+        ks[-1],
+        seen=SeenItems.from_edge_index(seen_edge_index, sizes[USER], sizes[ITEM]),
+        batch_size=batch_size,
+        candidates=candidates,
+    )
+    ranking = Ranking(ranking.item_index.cpu(), ranking.scores.cpu())
+    per_user = metrics_per_user(ranking.item_index, row, item, sizes[ITEM], ks)
+    return Evaluation(per_user, users, sizes[ITEM], ranking)
+
+
+def metrics_per_user(
+    item_index: Tensor, row: Tensor, item: Tensor, num_items: int, ks: Sequence[int]
+) -> dict[str, Tensor]:
+    """Every metric at every cutoff, one value for each row.
+
+    Args:
+        item_index: Ranked items ``[N, K]``, padded with -1.
+        row: The row of each positive, ``[P]``.
+        item: The item of each positive, ``[P]``.
+        num_items: The size of the catalogue.
+        ks: The cutoffs.
+    """
+    # PyG compares rows as flat numbers, where -1 would be the last item of the row
+    # before. An index past the catalogue belongs to no item.
+    padded = item_index.masked_fill(item_index < 0, num_items)
+    data = LinkPredMetricData(padded, (row, item))
+    per_user = {}
+    for name, metric in METRICS.items():
+        for k in ks:
+            value: Tensor = metric(k=k)._compute(data)
+            per_user[f'{name}@{k}'] = value.float()
+    return per_user
+
+
+def positives(data: HeteroData) -> tuple[Tensor, Tensor]:
+    """The users and the items of the held-out positives, each pair once."""
+    store = data[INTERACTS]
+    if 'edge_label_index' not in store:
+        raise ValueError(
+            "'data' needs to hold 'edge_label_index', the positives to find "
+            f'(got {sorted(store.keys())}). Pass the graph of a split'
+        )
+    index: Tensor = store.edge_label_index.cpu()
+    if 'edge_label' in store:
+        index = index[:, store.edge_label.cpu() > 0]
+    sizes = num_nodes_dict(data)
+    # Repeats would count as further positives that no list can hold.
+    pairs = SeenItems.from_edge_index(index, sizes[USER], sizes[ITEM])
+    users = torch.arange(sizes[USER])
+    return users.repeat_interleave(pairs.num_seen), pairs.col
+
+
+def _pair(x_dict: Mapping[str, Tensor], sizes: dict[str, int]) -> tuple[Tensor, Tensor]:
+    for key, size in sizes.items():
+        if key not in x_dict or x_dict[key].size(0) != size:
+            got = {name: list(x.size()) for name, x in x_dict.items()}
+            raise ValueError(
+                f"'score' needs to hold {size} rows for {key!r} (got {got})"
+            )
+    return x_dict[USER], x_dict[ITEM]
