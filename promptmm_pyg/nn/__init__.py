@@ -1,0 +1,25 @@
+"""Modules on tensors and PyG dictionaries; no node name is fixed here."""
+
+from promptmm_pyg.nn.csr import CSRPair, as_csr_pair, csr_pair_dict
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
+from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
+from promptmm_pyg.nn.propagation import HeteroPropagation, propagate_blocks
+from promptmm_pyg.nn.students import LightGCN, MatrixFactorization
+from promptmm_pyg.nn.teacher import PromptMMTeacher
+
+__all__ = [
+    'CSRPair',
+    'HeteroPropagation',
+    'LightGCN',
+    'MatrixFactorization',
+    'NodeEmbeddings',
+    'PromptMMTeacher',
+    'PromptStatistics',
+    'PromptedModalityEncoder',
+    'SoftPrompt',
+    'as_csr_pair',
+    'csr_pair_dict',
+    'prompt_statistics',
+    'propagate_blocks',
+]

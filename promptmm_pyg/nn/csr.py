@@ -1,0 +1,281 @@
+"""The sparse operator of every message-passing step: a CSR matrix that keeps
+its transpose.
+
+``torch.sparse`` sorts the transpose anew in each backward pass, and a scatter
+writes one message per edge to memory. A matrix that is used thousands of times
+and never changes needs neither.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import EdgeType
+
+Adjacency = Any  # edge_index, torch.sparse, SparseTensor or CSRPair
+
+_INT32_MAX = 2**31 - 1
+
+
+class CSRPair:
+    r"""A constant sparse matrix :math:`\mathbf{A}` of shape ``(num_dst, num_src)``
+    that is stored with its transpose, so that ``A @ x`` and its gradient
+    :math:`\mathbf{A}^{\top} \mathbf{g}` both read rows in order.
+
+    Gradients reach ``x``, not the weights of the edges. Indices are 32-bit where
+    they fit. Build one with :meth:`from_edge_index` or :func:`as_csr_pair`.
+
+    Args:
+        forward: :math:`\mathbf{A}` as ``torch.sparse_csr`` tensor.
+        transpose: :math:`\mathbf{A}^{\top}` as ``torch.sparse_csr`` tensor.
+
+    Shapes:
+        - **matmul:** dense :math:`(N_{src}, F)` to dense :math:`(N_{dst}, F)`
+
+    Example:
+        >>> import torch
+        >>> adj = CSRPair.from_edge_index(torch.tensor([[0, 2], [1, 1]]), size=(3, 2))
+        >>> adj @ torch.tensor([[1.0], [2.0], [3.0]])
+        tensor([[0.],
+                [4.]])
+    """
+
+    def __init__(self, forward: Tensor, transpose: Tensor) -> None:
+        if forward.layout != torch.sparse_csr or transpose.layout != torch.sparse_csr:
+            raise TypeError(
+                f"'forward' and 'transpose' need to be 'torch.sparse_csr' tensors "
+                f'(got {forward.layout} and {transpose.layout}). Use '
+                f"'as_csr_pair' to convert other layouts"
+            )
+        self._by_dtype = {forward.dtype: (forward, transpose)}
+        self._dtype = forward.dtype
+
+    @classmethod
+    def from_edge_index(
+        cls,
+        edge_index: Tensor,
+        edge_weight: Tensor | None = None,
+        *,
+        size: tuple[int, int],
+    ) -> 'CSRPair':
+        """Builds the operator that sums source rows into destination rows.
+
+        Args:
+            edge_index: Source and destination of each edge, ``[2, E]``.
+            edge_weight: Weight of each edge, ``[E]``; ``None`` means ones.
+            size: ``(num_src, num_dst)``, in PyG's order.
+
+        Raises:
+            ValueError: If an index lies outside ``size`` or the weights do not
+                match the edges.
+        """
+        if edge_index.dim() != 2 or edge_index.size(0) != 2:
+            raise ValueError(
+                f"'edge_index' needs to have shape [2, E] "
+                f'(got {list(edge_index.shape)})'
+            )
+        src, dst = edge_index[0], edge_index[1]
+        for name, index, bound in (('source', src, size[0]), ('target', dst, size[1])):
+            if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < bound:
+                raise ValueError(
+                    f"'edge_index' needs {name} ids in [0, {bound}) (got ids in "
+                    f'[{int(index.min())}, {int(index.max())}])'
+                )
+        if edge_weight is None:
+            edge_weight = torch.ones(src.numel(), device=src.device)
+        if edge_weight.shape != src.shape:
+            raise ValueError(
+                f"'edge_weight' needs one value per edge (got "
+                f'{list(edge_weight.shape)} for {src.numel()} edges)'
+            )
+        weight = edge_weight.detach()
+        return cls(
+            _csr(dst, src, weight, (size[1], size[0])),
+            _csr(src, dst, weight, (size[0], size[1])),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(num_dst, num_src)``."""
+        num_dst, num_src = self._by_dtype[self._dtype][0].shape
+        return int(num_dst), int(num_src)
+
+    @property
+    def num_edges(self) -> int:
+        """The number of stored weights."""
+        return int(self._by_dtype[self._dtype][0].values().numel())
+
+    def t(self) -> 'CSRPair':
+        """The transpose; shares all memory with this operator."""
+        out = CSRPair.__new__(CSRPair)
+        out._dtype = self._dtype
+        out._by_dtype = {key: (b, a) for key, (a, b) in self._by_dtype.items()}
+        return out
+
+    def to(self, *args: Any, **kwargs: Any) -> 'CSRPair':
+        """Like :meth:`torch.Tensor.to`, for both matrices."""
+        forward, transpose = self._by_dtype[self._dtype]
+        return CSRPair(forward.to(*args, **kwargs), transpose.to(*args, **kwargs))
+
+    def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The operator and its transpose with weights of ``dtype``."""
+        if dtype not in self._by_dtype:
+            forward, transpose = self._by_dtype[self._dtype]
+            self._by_dtype[dtype] = (forward.to(dtype), transpose.to(dtype))
+        return self._by_dtype[dtype]
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        if x.dim() != 2 or x.size(0) != self.shape[1]:
+            raise ValueError(
+                f"'x' needs to have shape [{self.shape[1]}, F], one row per source "
+                f'node (got {list(x.shape)})'
+            )
+        forward, transpose = self.matrices(x.dtype)
+        out: Tensor = _matmul(x, forward, transpose)
+        return out
+
+    def __repr__(self) -> str:
+        num_dst, num_src = self.shape
+        return (
+            f'{self.__class__.__name__}({num_dst}, {num_src}, edges={self.num_edges})'
+        )
+
+
+class _CSRMatmul(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forward: Tensor, transpose: Tensor) -> Tensor:
+        ctx.matrices = (forward, transpose)
+        return _product(forward, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
+        forward, transpose = ctx.matrices
+        # Through `apply` again, so that second derivatives exist.
+        return _matmul(grad[0], transpose, forward), None, None
+
+
+_matmul: Any = _CSRMatmul.apply
+
+
+def _product(matrix: Tensor, x: Tensor) -> Tensor:
+    if matrix.values().numel() == 0:
+        return x.new_zeros(matrix.size(0), x.size(1))
+    if x.device.type != 'cpu':
+        return matrix @ x
+    x = x.contiguous()
+    if torch.backends.mkl.is_available() and x.dtype in (torch.float, torch.double):
+        out = x.new_empty(matrix.size(0), x.size(1))
+        # Writing into `out` spares `matrix @ x` its copy: three times as fast.
+        return torch.addmm(out, matrix, x, beta=0, out=out)
+    return cast(Tensor, torch.sparse.mm(matrix, x, 'sum'))
+
+
+def _csr(row: Tensor, col: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
+    order = torch.argsort(row * size[1] + col)
+    rowptr = row.new_zeros(size[0] + 1)
+    torch.cumsum(torch.bincount(row, minlength=size[0]), dim=0, out=rowptr[1:])
+    small = max(*size, row.numel()) <= _INT32_MAX
+    dtype = torch.int32 if small else torch.int64
+    return torch.sparse_csr_tensor(
+        rowptr.to(dtype),
+        col[order].to(dtype),
+        weight[order],
+        size,
+        check_invariants=False,
+    )
+
+
+def as_csr_pair(
+    adjacency: Adjacency,
+    edge_weight: Tensor | None = None,
+    *,
+    size: tuple[int, int],
+) -> CSRPair:
+    """Converts any of PyG's ways to hold edges to a :class:`CSRPair`.
+
+    Args:
+        adjacency: A :class:`CSRPair` (returned as it is), an ``edge_index``
+            ``[2, E]``, or a transposed sparse matrix ``adj_t`` of shape
+            ``[num_dst, num_src]`` (``torch.sparse`` of any layout, or
+            ``torch_sparse.SparseTensor``), as PyG's layers take them.
+        edge_weight: Weights ``[E]`` of an ``edge_index``.
+        size: ``(num_src, num_dst)``, in PyG's order.
+
+    Raises:
+        TypeError: If ``adjacency`` is none of these.
+        ValueError: If its shape does not agree with ``size``.
+    """
+    if isinstance(adjacency, CSRPair):
+        pair = adjacency
+    elif isinstance(adjacency, Tensor) and adjacency.layout == torch.strided:
+        return CSRPair.from_edge_index(
+            adjacency.as_subclass(Tensor), edge_weight, size=size
+        )
+    else:
+        pair = _from_sparse(adjacency)
+    if pair.shape != (size[1], size[0]):
+        raise ValueError(
+            f"'adjacency' needs to have shape [{size[1]}, {size[0]}], (destinations, "
+            f'sources) (got {list(pair.shape)}). Pass the transposed matrix'
+        )
+    return pair
+
+
+def _from_sparse(adjacency: Adjacency) -> CSRPair:
+    if isinstance(adjacency, Tensor):
+        coo = adjacency.to_sparse_coo().coalesce()
+        dst, src = coo.indices()
+        weight, shape = coo.values(), coo.shape
+    elif hasattr(adjacency, 'coo') and hasattr(adjacency, 'sparse_sizes'):
+        dst, src, weight = adjacency.coo()
+        shape = adjacency.sparse_sizes()
+    else:
+        raise TypeError(
+            f"'adjacency' needs to be an edge_index, a torch.sparse tensor, a "
+            f'SparseTensor or a CSRPair (got {type(adjacency).__name__})'
+        )
+    index = torch.stack([src, dst])
+    return CSRPair.from_edge_index(index, weight, size=(int(shape[1]), int(shape[0])))
+
+
+def csr_pair_dict(
+    edge_index_dict: dict[EdgeType, Adjacency],
+    edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+    *,
+    num_nodes_dict: dict[str, int],
+) -> dict[EdgeType, CSRPair]:
+    """Converts every edge type once; a mirrored edge type shares memory.
+
+    Args:
+        edge_index_dict: Edges per type, in any form of :func:`as_csr_pair`.
+        edge_weight_dict: Weights per edge type.
+        num_nodes_dict: The number of nodes per node type.
+    """
+    weights = edge_weight_dict or {}
+    pairs: dict[EdgeType, CSRPair] = {}
+    for edge_type, adjacency in edge_index_dict.items():
+        src, _, dst = edge_type
+        size = (num_nodes_dict[src], num_nodes_dict[dst])
+        weight = weights.get(edge_type)
+        for other in pairs:
+            if (other[0], other[2]) == (dst, src) and _mirrored(
+                adjacency, weight, edge_index_dict[other], weights.get(other)
+            ):
+                pairs[edge_type] = pairs[other].t()
+                break
+        else:
+            pairs[edge_type] = as_csr_pair(adjacency, weight, size=size)
+    return pairs
+
+
+def _mirrored(
+    a: Adjacency, w_a: Tensor | None, b: Adjacency, w_b: Tensor | None
+) -> bool:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return False
+    if a.layout != torch.strided or b.layout != torch.strided or a.shape != b.shape:
+        return False
+    if (w_a is None) != (w_b is None):
+        return False
+    same_weight = w_a is None or w_b is None or torch.equal(w_a, w_b)
+    return same_weight and torch.equal(a, b.flip([0]))

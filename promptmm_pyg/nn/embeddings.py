@@ -1,0 +1,70 @@
+"""Trainable id tables, one per node type."""
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import NodeType
+
+from promptmm_pyg._checks import check_positive
+
+
+class NodeEmbeddings(torch.nn.Module):
+    r"""Holds one trainable table per node type, drawn from
+    :math:`\mathcal{N}(0, \sigma^2)`.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        embedding_dim: The width of every table.
+        std: The standard deviation :math:`\sigma`. (default: ``0.1``)
+
+    Shapes:
+        - **output:** tables :math:`(N_t, D)` per node type
+    """
+
+    def __init__(
+        self, num_nodes_dict: dict[NodeType, int], embedding_dim: int, std: float = 0.1
+    ) -> None:
+        super().__init__()
+        check_positive('embedding_dim', embedding_dim)
+        check_positive('std', std)
+        for node_type, num_nodes in num_nodes_dict.items():
+            check_positive(f"num_nodes_dict['{node_type}']", num_nodes)
+        self.embedding_dim = embedding_dim
+        self.std = std
+        self.tables = torch.nn.ParameterDict()
+        for key, num in num_nodes_dict.items():
+            self.tables[key] = torch.nn.Parameter(torch.empty(num, embedding_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        for table in self.tables.values():
+            torch.nn.init.normal_(table, std=self.std)
+
+    def load_tables(self, x_dict: dict[NodeType, Tensor]) -> None:
+        """Copies the values of ``x_dict`` into the tables; no memory is shared.
+
+        Raises:
+            ValueError: If node types or shapes differ.
+        """
+        if set(x_dict) != set(self.tables):
+            raise ValueError(
+                f"'x_dict' needs the node types {sorted(self.tables)} "
+                f'(got {sorted(x_dict)})'
+            )
+        for key, table in self.tables.items():
+            if x_dict[key].shape != table.shape:
+                raise ValueError(
+                    f"'x_dict['{key}']' needs to have shape {list(table.shape)} (got "
+                    f'{list(x_dict[key].shape)}). A table can only be copied at its '
+                    f'own width'
+                )
+        with torch.no_grad():
+            for key, table in self.tables.items():
+                table.copy_(x_dict[key])
+
+    def forward(self) -> dict[NodeType, Tensor]:
+        return dict(self.tables.items())
+
+    def __repr__(self) -> str:
+        sizes = ', '.join(f'{key}={t.size(0)}' for key, t in self.tables.items())
+        return f'{self.__class__.__name__}({sizes}, embedding_dim={self.embedding_dim})'

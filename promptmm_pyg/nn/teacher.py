@@ -1,0 +1,242 @@
+"""PromptMM's multi-modal teacher."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg.nn.csr import Adjacency, csr_pair_dict
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
+from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
+from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
+from promptmm_pyg.outputs import TeacherOutput
+
+_ID = 'id'  # The block of id embeddings; modalities carry the prefix below.
+_MODALITY = 'modality/'
+
+
+class PromptMMTeacher(torch.nn.Module):
+    r"""The multi-modal teacher of the `"PromptMM: Multi-Modal Knowledge
+    Distillation for Recommendation with Prompt-Tuning"
+    <https://arxiv.org/abs/2402.17188>`_ paper, for any number of modalities on any
+    node type.
+
+    Every modality is reduced to the shared width (with the prompt's help), then
+    travels two hops along the edges for each of ``num_modality_layers``: with
+    features on items, users receive what they touched and items what their users
+    touched. Id embeddings, shifted by the prompt, are propagated as in LightGCN.
+
+    .. math::
+        \mathbf{e}_v = \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{x}_v^{(l)} + \gamma
+        \sum_m \mathrm{norm}(\mathbf{f}_v^m), \qquad
+        \mathbf{x}_v^{(0)} = \mathbf{e}_v^{\text{id}} + \mu \,
+        \mathrm{norm}(\mathbf{p}_v)
+
+    where :math:`\mathbf{f}_v^m` sums the hops of modality :math:`m` that reach
+    :math:`v`. With ``self_weight`` :math:`> 0` a node's own reduced features
+    join that sum; without it, a node without edges has no modality part.
+
+    Features are part of the module as buffers that are not saved: they are
+    constant, and what the prompt needs of them is computed here, once.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``; rows
+            that are absent hold zeros.
+        prompt_start_dict: The prompt's starting point ``[N_t, P_in]`` per node
+            type; ``None`` builds the teacher without a prompt. (default: ``None``)
+        embedding_dim: The shared width :math:`D`. (default: ``64``)
+        num_layers: Layers :math:`L` of the id propagation. (default: ``2``)
+        num_modality_layers: Hop pairs of the modality propagation.
+            (default: ``1``)
+        modality_weight: :math:`\gamma`. (default: ``0.5``)
+        self_weight: Weight of a node's own features. (default: ``0.0``)
+        prompt_id_weight: :math:`\mu`. (default: ``0.1``)
+        prompt_feature_weight: Weight of the prompt in the reduction layers.
+            (default: ``1.0``)
+        dropout: Dropout rate of the reduction layers. (default: ``0.2``)
+        std: Standard deviation of the id tables' start. (default: ``0.1``)
+
+    Shapes:
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
+          weights :math:`(E_r)` *(optional)* per edge type
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput`
+
+    Raises:
+        ValueError: If sizes, rows or weights do not fit.
+    """
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        prompt_start_dict: dict[NodeType, Tensor] | None = None,
+        *,
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        num_modality_layers: int = 1,
+        modality_weight: float = 0.5,
+        self_weight: float = 0.0,
+        prompt_id_weight: float = 0.1,
+        prompt_feature_weight: float = 1.0,
+        dropout: float = 0.2,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_positive('num_layers', num_layers)
+        check_positive('num_modality_layers', num_modality_layers)
+        check_non_negative('modality_weight', modality_weight)
+        check_non_negative('self_weight', self_weight)
+        check_non_negative('prompt_id_weight', prompt_id_weight)
+        _check_rows(num_nodes_dict, modality_x_dict, prompt_start_dict or {})
+        self.num_layers = num_layers
+        self.num_modality_layers = num_modality_layers
+        self.modality_weight = modality_weight
+        self.self_weight = self_weight
+        self.prompt_id_weight = prompt_id_weight
+        self.num_nodes_dict = dict(num_nodes_dict)
+        self.modalities = {name: list(x) for name, x in modality_x_dict.items()}
+
+        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
+        self.prompt = (
+            SoftPrompt(prompt_start_dict, embedding_dim) if prompt_start_dict else None
+        )
+        self.encoders = torch.nn.ModuleDict()
+        for modality, features in modality_x_dict.items():
+            for node_type, x in features.items():
+                key = f'{modality}__{node_type}'
+                self.encoders[key] = PromptedModalityEncoder(
+                    x.size(1), embedding_dim, prompt_feature_weight, dropout
+                )
+                self._keep(f'x_{key}', x)
+                if prompt_start_dict and node_type in prompt_start_dict:
+                    stats = prompt_statistics(x, prompt_start_dict[node_type].to(x))
+                    self._keep(f'cross_{key}', stats.cross)
+                    self._keep(f'total_{key}', stats.total)
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value.detach(), persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.embeddings.reset_parameters()
+        if self.prompt is not None:
+            self.prompt.reset_parameters()
+        for encoder in self.encoders.values():
+            assert isinstance(encoder, PromptedModalityEncoder)
+            encoder.reset_parameters()
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+    ) -> TeacherOutput:
+        adj_dict = csr_pair_dict(
+            edge_index_dict, edge_weight_dict, num_nodes_dict=self.num_nodes_dict
+        )
+        id_dict = self.embeddings()
+        check_reached(id_dict, adj_dict)
+        prompt_dict = self.prompt() if self.prompt is not None else {}
+        for node_type, prompt in prompt_dict.items():
+            shift = self.prompt_id_weight * F.normalize(prompt, dim=-1)
+            id_dict[node_type] = id_dict[node_type] + shift
+        blocks: Blocks = {key: {_ID: x} for key, x in id_dict.items()}
+        for modality, node_types in self.modalities.items():
+            for node_type in node_types:
+                blocks[node_type][_MODALITY + modality] = self._encode(
+                    modality, node_type, prompt_dict
+                )
+
+        id_dict, modality_x_dict = self._propagate(blocks, adj_dict)
+        x_dict = dict(id_dict)
+        for features in modality_x_dict.values():
+            for node_type, x in features.items():
+                unit = F.normalize(x, dim=-1)
+                x_dict[node_type] = x_dict[node_type] + self.modality_weight * unit
+        return TeacherOutput(x_dict, modality_x_dict, prompt_dict)
+
+    def _encode(
+        self, modality: str, node_type: NodeType, prompt_dict: dict[NodeType, Tensor]
+    ) -> Tensor:
+        key = f'{modality}__{node_type}'
+        x = self.get_buffer(f'x_{key}')
+        prompt = prompt_dict.get(node_type)
+        recall = None
+        if prompt is not None and self.prompt is not None:
+            statistics = PromptStatistics(
+                self.get_buffer(f'cross_{key}'), self.get_buffer(f'total_{key}')
+            )
+            recall = self.prompt.recall(node_type, statistics)
+        out: Tensor = self.encoders[key](x, prompt, recall)
+        return out
+
+    def _propagate(
+        self, blocks: Blocks, adj_dict: dict[EdgeType, Adjacency]
+    ) -> tuple[dict[NodeType, Tensor], dict[str, dict[NodeType, Tensor]]]:
+        sums: Blocks = {
+            key: {
+                name: block if name == _ID else self.self_weight * block
+                for name, block in named.items()
+                if name == _ID or self.self_weight > 0
+            }
+            for key, named in blocks.items()
+        }
+        num_hops = max(self.num_layers, 2 * self.num_modality_layers)
+        for hop in range(1, num_hops + 1):
+            active = {_ID} if hop <= self.num_layers else set()
+            if hop <= 2 * self.num_modality_layers:
+                active |= {_MODALITY + name for name in self.modalities}
+            blocks = propagate_blocks(
+                {
+                    key: {name: b for name, b in named.items() if name in active}
+                    for key, named in blocks.items()
+                },
+                adj_dict,
+            )
+            for key, named in blocks.items():
+                for name, block in named.items():
+                    known = sums[key].get(name)
+                    sums[key][name] = block if known is None else known + block
+        ids = {key: named[_ID] / (self.num_layers + 1) for key, named in sums.items()}
+        modalities = {
+            modality: {
+                key: named[_MODALITY + modality]
+                for key, named in sums.items()
+                if _MODALITY + modality in named
+            }
+            for modality in self.modalities
+        }
+        return ids, modalities
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.embeddings}, '
+            f'modalities={sorted(self.modalities)}, num_layers={self.num_layers}, '
+            f'prompt={self.prompt is not None})'
+        )
+
+
+def _check_rows(
+    num_nodes_dict: dict[NodeType, int],
+    modality_x_dict: dict[str, dict[NodeType, Tensor]],
+    prompt_start_dict: dict[NodeType, Tensor],
+) -> None:
+    named = {
+        f"modality_x_dict['{modality}']": features
+        for modality, features in modality_x_dict.items()
+    }
+    for name, tensors in {**named, 'prompt_start_dict': prompt_start_dict}.items():
+        for node_type, x in tensors.items():
+            if node_type not in num_nodes_dict:
+                raise ValueError(
+                    f"'{name}' needs node types among {sorted(num_nodes_dict)} "
+                    f'(got {node_type!r})'
+                )
+            if x.dim() != 2 or x.size(0) != num_nodes_dict[node_type]:
+                raise ValueError(
+                    f"'{name}' needs one row per node, "
+                    f'[{num_nodes_dict[node_type]}, F] for {node_type!r} '
+                    f'(got {list(x.shape)})'
+                )

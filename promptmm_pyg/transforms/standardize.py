@@ -1,0 +1,47 @@
+"""Modality features on one scale."""
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from promptmm_pyg.data.schema import modality_mask_dict, modality_x_dict
+
+
+@functional_transform('standardize_modalities')
+class StandardizeModalities(BaseTransform):
+    r"""Shifts and scales every feature column to mean 0 and variance 1 over the rows
+    that are present, and divides by :math:`\sqrt{F}`, so that rows have a squared
+    norm of about 1 whatever the width of a modality. Rows that the mask calls
+    absent become zero, the mean. Constant columns become zero.
+
+    Only content is read, never an interaction, so nothing leaks from a split.
+    """
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        masks = modality_mask_dict(data)
+        for modality, features in modality_x_dict(data).items():
+            for node_type, x in features.items():
+                mask = masks.get(modality, {}).get(node_type)
+                data[node_type][f'x_{modality}'] = standardize(x, mask)
+        return data
+
+
+def standardize(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Returns the standardized copy of one feature matrix.
+
+    Args:
+        x: Features ``[N, F]``.
+        mask: Boolean ``[N]``, ``True`` where the row is present.
+    """
+    present = x.double() if mask is None else x[mask].double()
+    if present.size(0) == 0:
+        return torch.zeros_like(x)
+    mean = present.mean(dim=0)
+    std = present.std(dim=0, correction=0)
+    # A constant column has a tiny standard deviation, not always an exact zero.
+    constant = std <= 1e-9 * present.abs().amax(dim=0).clamp_min(1e-30)
+    scale = torch.where(constant, 0.0, 1.0 / std.clamp_min(1e-30)) / x.size(1) ** 0.5
+    out: Tensor = ((x - mean.to(x.dtype)) * scale.to(x.dtype)).to(x.dtype)
+    return out if mask is None else out.masked_fill(~mask[:, None], 0.0)
