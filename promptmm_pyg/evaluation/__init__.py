@@ -1,11 +1,22 @@
+from promptmm_pyg.evaluation.bootstrap import Interval, paired_bootstrap
 from promptmm_pyg.evaluation.metrics import Evaluation, evaluate
+from promptmm_pyg.evaluation.slices import (
+    slice_by_history,
+    slice_by_item_popularity,
+    warm_cold,
+)
 from promptmm_pyg.ranking import Ranking, SeenItems, rank_items, top_items
 
 __all__ = [
     'Evaluation',
+    'Interval',
     'Ranking',
     'SeenItems',
     'evaluate',
+    'paired_bootstrap',
     'rank_items',
+    'slice_by_history',
+    'slice_by_item_popularity',
     'top_items',
+    'warm_cold',
 ]

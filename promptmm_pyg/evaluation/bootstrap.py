@@ -1,0 +1,126 @@
+"""How sure one can be that one model beats another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from promptmm_pyg._checks import check_positive, check_probability
+
+_CHUNK = 1_000_000  # Draws held at once, 8 MB of indices.
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean difference with its confidence interval."""
+
+    difference: float
+    low: float
+    high: float
+    confidence: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether zero lies outside the interval."""
+        return not self.low <= 0 <= self.high
+
+
+def paired_bootstrap(
+    a: Tensor | Sequence[Tensor],
+    b: Tensor | Sequence[Tensor],
+    *,
+    num_samples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resample_seeds: bool = False,
+) -> Interval:
+    """The mean of ``a - b`` over the same users, with a percentile bootstrap interval.
+
+    Users are drawn with replacement, each with its values under both models, so what
+    makes a user easy or hard for both cancels out. With several training seeds a
+    user's values are averaged over them first: the interval then speaks about these
+    trained models. ``resample_seeds=True`` also draws the seeds, independently for
+    ``a`` and ``b``: the interval then speaks about training again, needs several
+    seeds to mean anything and is the wider one.
+
+    Args:
+        a: One value a user ``[N]``, or one such vector for each training seed
+            (a sequence, or ``[num_seeds, N]``).
+        b: The same for the other model; its number of seeds may differ.
+        num_samples: The number of bootstrap samples. (default: 10000)
+        confidence: The probability the interval is to cover. (default: 0.95)
+        seed: Seed of the random draws. (default: 0)
+        resample_seeds: Whether to draw training seeds, too. (default: ``False``)
+
+    Raises:
+        ValueError: If the users differ in number, a value is not finite, or an
+            option is out of range.
+
+    Example:
+        >>> a = torch.tensor([0.5, 0.75, 1.0, 0.25])
+        >>> interval = paired_bootstrap(a, a - 0.25)
+        >>> interval.difference, interval.significant
+        (0.25, True)
+    """
+    check_positive('num_samples', num_samples)
+    check_positive('confidence', confidence)
+    check_probability('confidence', confidence)
+    a, b = _by_seed('a', a), _by_seed('b', b)
+    if a.size(1) != b.size(1):
+        raise ValueError(
+            "'a' and 'b' need to hold the same users "
+            f'(got {a.size(1)} and {b.size(1)} of them)'
+        )
+    generator = torch.Generator().manual_seed(seed)
+    if resample_seeds:
+        values = torch.cat([a, -b])
+    else:
+        values = (a.mean(0) - b.mean(0)).unsqueeze(0)
+
+    means = _resampled_means(values, num_samples, generator)  # [num_samples, rows]
+    if resample_seeds:
+        plus, minus = means[:, : a.size(0)], means[:, a.size(0) :]
+        samples = _resampled_columns(plus, generator)
+        samples = samples + _resampled_columns(minus, generator)
+    else:
+        samples = means.view(-1)
+    tail = (1 - confidence) / 2
+    low, high = samples.quantile(samples.new_tensor([tail, 1 - tail])).tolist()
+    return Interval(float(a.mean() - b.mean()), low, high, confidence)
+
+
+def _resampled_means(
+    values: Tensor, num_samples: int, generator: torch.Generator
+) -> Tensor:
+    """Means over columns drawn with replacement, the same columns for each row."""
+    num_users = values.size(1)
+    chunk = max(1, _CHUNK // num_users)
+    means = []
+    for start in range(0, num_samples, chunk):
+        size = min(chunk, num_samples - start)
+        # How often each user was drawn turns the sums into one matrix product.
+        drawn = torch.randint(num_users, (size, num_users), generator=generator)
+        drawn += num_users * torch.arange(size).unsqueeze(1)
+        counts = torch.bincount(drawn.view(-1), minlength=size * num_users)
+        means.append(counts.view(size, -1).double() @ values.t() / num_users)
+    return torch.cat(means)
+
+
+def _resampled_columns(means: Tensor, generator: torch.Generator) -> Tensor:
+    """The mean over as many columns, drawn with replacement row by row."""
+    seeds = torch.randint(means.size(1), means.size(), generator=generator)
+    return means.gather(1, seeds).mean(dim=1)
+
+
+def _by_seed(name: str, values: Tensor | Sequence[Tensor]) -> Tensor:
+    if not isinstance(values, Tensor):
+        values = torch.stack(list(values))
+    values = values.detach().cpu().double()
+    values = values.unsqueeze(0) if values.dim() == 1 else values
+    if values.dim() != 2 or values.numel() == 0 or not values.isfinite().all():
+        raise ValueError(
+            f"'{name}' needs to hold finite values of shape [N] or [num_seeds, N] "
+            f'(got {list(values.size())}, {int((~values.isfinite()).sum())} not finite)'
+        )
+    return values

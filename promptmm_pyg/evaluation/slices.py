@@ -1,0 +1,122 @@
+"""An evaluation taken apart: rare and popular items, new and busy users."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.data.schema import INTERACTS, num_nodes_dict
+from promptmm_pyg.evaluation.metrics import Evaluation, metrics_per_user, positives
+from promptmm_pyg.ranking import Ranking
+
+
+def warm_cold(evaluation: Evaluation, data: HeteroData) -> dict[str, Evaluation]:
+    """The evaluation of positives whose item was seen in training (``'warm'``) and
+    of those whose item was not (``'cold'``).
+
+    A model of ids alone can only guess the second kind; content makes a difference
+    there. See :func:`slice_by_item_popularity`.
+    """
+    cold, warm = slice_by_item_popularity(evaluation, data, bounds=(1,)).values()
+    return {'warm': warm, 'cold': cold}
+
+
+def slice_by_item_popularity(
+    evaluation: Evaluation, data: HeteroData, *, bounds: Sequence[int] = (1, 5, 20)
+) -> dict[str, Evaluation]:
+    """The evaluation of the positives in each bucket of item popularity, the number of
+    training interactions.
+
+    The lists stay those of the whole catalogue; only the positives are restricted, and
+    with them the users: to those with a positive in the bucket. Recall is the share
+    of *its* positives found. A bucket without positives has no user and NaN metrics.
+
+    Args:
+        evaluation: What :func:`~promptmm_pyg.evaluation.evaluate` returned.
+        data: The graph it was given.
+        bounds: Where buckets start, ascending; 1, 5 and 20 give the buckets ``'0'``,
+            ``'1-4'``, ``'5-19'`` and ``'20+'``. (default: 1, 5 and 20)
+    """
+    num_users, num_items = num_nodes_dict(data).values()
+    _check_graph(evaluation, num_items)
+    names = _names(bounds)
+    item_bucket = _bucket(data[INTERACTS].edge_index[1].cpu(), num_items, bounds)
+    user, item = positives(data)
+    rows = torch.full((num_users,), -1)
+    rows[evaluation.users] = torch.arange(evaluation.users.numel())
+
+    slices = {}
+    for number, name in enumerate(names):
+        inside = item_bucket[item] == number
+        users, row = torch.unique(user[inside], return_inverse=True)
+        ranking = _rows(evaluation.ranking, rows[users])
+        per_user = metrics_per_user(
+            ranking.item_index, row, item[inside], num_items, evaluation.ks
+        )
+        slices[name] = Evaluation(per_user, users, num_items, ranking)
+    return slices
+
+
+def slice_by_history(
+    evaluation: Evaluation, data: HeteroData, *, bounds: Sequence[int] = (5, 10, 20)
+) -> dict[str, Evaluation]:
+    """The evaluation of the users in each bucket of history length, the number of
+    training interactions.
+
+    Weighted by their numbers of users, the means of the buckets give back the mean of
+    the whole. A bucket without users has NaN metrics.
+
+    Args:
+        evaluation: What :func:`~promptmm_pyg.evaluation.evaluate` returned.
+        data: The graph it was given.
+        bounds: Where buckets start, ascending; 5, 10 and 20 give the buckets ``'0-4'``,
+            ``'5-9'``, ``'10-19'`` and ``'20+'``. (default: 5, 10 and 20)
+    """
+    num_users, num_items = num_nodes_dict(data).values()
+    _check_graph(evaluation, num_items)
+    bucket = _bucket(data[INTERACTS].edge_index[0].cpu(), num_users, bounds)
+    bucket = bucket[evaluation.users]
+    slices = {}
+    for number, name in enumerate(_names(bounds)):
+        rows = (bucket == number).nonzero().view(-1)
+        slices[name] = Evaluation(
+            {key: value[rows] for key, value in evaluation.per_user.items()},
+            evaluation.users[rows],
+            num_items,
+            _rows(evaluation.ranking, rows),
+        )
+    return slices
+
+
+def _rows(ranking: Ranking, rows: Tensor) -> Ranking:
+    return Ranking(ranking.item_index[rows], ranking.scores[rows])
+
+
+def _bucket(index: Tensor, size: int, bounds: Sequence[int]) -> Tensor:
+    """The bucket of each node by the number of its interactions."""
+    count = torch.bincount(index, minlength=size)
+    return torch.bucketize(count, torch.tensor(bounds), right=True)
+
+
+def _names(bounds: Sequence[int]) -> list[str]:
+    starts = [0, *bounds]
+    if len(starts) < 2 or any(x >= y for x, y in pairwise(starts)):
+        raise ValueError(
+            "'bounds' needs to hold positive counts, each above the one before "
+            f'(got {list(bounds)})'
+        )
+    names = [
+        str(low) if low + 1 == high else f'{low}-{high - 1}'
+        for low, high in pairwise(starts)
+    ]
+    return [*names, f'{starts[-1]}+']
+
+
+def _check_graph(evaluation: Evaluation, num_items: int) -> None:
+    if evaluation.num_items != num_items:
+        raise ValueError(
+            "'data' needs to be the graph that was evaluated "
+            f'(got {num_items} items instead of {evaluation.num_items})'
+        )
