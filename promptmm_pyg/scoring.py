@@ -30,7 +30,7 @@ def score_pairs(
         >>> score_pairs(x, x, torch.tensor([0, 1]), torch.tensor([1, 1]))
         tensor([ 1., 10.])
     """
-    _check_width(user_x, item_x)
+    check_width(user_x, item_x)
     if user_index.dim() != 1 or user_index.size() != item_index.size():
         raise ValueError(
             "'user_index' and 'item_index' need to have the same shape [B] "
@@ -57,7 +57,7 @@ def score_lists(
     Raises:
         ValueError: If the widths or the index shapes do not fit each other.
     """
-    _check_width(user_x, item_x)
+    check_width(user_x, item_x)
     if item_index.dim() != 2 or user_index.size() != item_index.size()[:1]:
         raise ValueError(
             "'item_index' needs to have the shape [B, K] where 'user_index' has [B] "
@@ -80,11 +80,12 @@ def score_all(user_x: Tensor, item_x: Tensor) -> Tensor:
     Raises:
         ValueError: If the widths differ.
     """
-    _check_width(user_x, item_x)
+    check_width(user_x, item_x)
     return user_x @ item_x.t()
 
 
-def _check_width(user_x: Tensor, item_x: Tensor) -> None:
+def check_width(user_x: Tensor, item_x: Tensor) -> None:
+    """Raises unless both are matrices with the same number of columns."""
     if user_x.dim() != 2 or item_x.dim() != 2 or user_x.size(1) != item_x.size(1):
         raise ValueError(
             "'user_x' and 'item_x' need to be matrices of one width "

@@ -1,0 +1,75 @@
+"""What each user has seen, and may not be recommended."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SeenItems:
+    """The items each user has seen, in compressed rows.
+
+    Example:
+        >>> seen = SeenItems.from_edge_index(torch.tensor([[0, 1], [2, 0]]), 2, 3)
+        >>> scores = torch.zeros(2, 3)
+        >>> seen.mask_(scores, torch.tensor([1, 0]))
+        >>> scores
+        tensor([[-inf, 0., 0.],
+                [0., 0., -inf]])
+    """
+
+    rowptr: Tensor
+    """Where the items of each user start in ``col``, ``[num_users + 1]``."""
+    col: Tensor
+    """Item indices, ascending within a user, each once."""
+    num_items: int
+    """The size of the catalogue."""
+
+    @classmethod
+    def from_edge_index(
+        cls, edge_index: Tensor, num_users: int, num_items: int
+    ) -> 'SeenItems':
+        """Builds the rows from (user, item) edges ``[2, E]``; repeats count once.
+
+        Raises:
+            ValueError: If an edge leaves the given numbers of users and items.
+        """
+        user, item = edge_index
+        check_index('edge_index[0]', user, num_users)
+        check_index('edge_index[1]', item, num_items)
+        flat = torch.unique(user * num_items + item)
+        degree = torch.bincount(flat // max(num_items, 1), minlength=num_users)
+        rowptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
+        return cls(rowptr, flat % max(num_items, 1), num_items)
+
+    @property
+    def num_users(self) -> int:
+        """The number of users, those without items included."""
+        return self.rowptr.numel() - 1
+
+    @property
+    def num_seen(self) -> Tensor:
+        """How many items each user has seen, ``[num_users]``."""
+        return self.rowptr.diff()
+
+    def mask_(self, scores: Tensor, users: Tensor) -> None:
+        """Writes ``-inf`` into ``scores`` ``[B, num_items]``, whose rows belong to
+        ``users`` ``[B]``, wherever the user has seen the item.
+        """
+        users = users.to(self.rowptr.device)
+        start, count = self.rowptr[users], self.num_seen[users]
+        row = torch.repeat_interleave(count)  # Row of the block, once an item.
+        offset = torch.arange(row.numel(), device=row.device)
+        within = offset - (count.cumsum(0) - count)[row]
+        flat = row * self.num_items + self.col[start[row] + within]
+        scores.view(-1).index_fill_(0, flat.to(scores.device), -torch.inf)
+
+
+def check_index(name: str, index: Tensor, size: int) -> None:
+    """Raises unless every index is a row of a table of ``size`` rows."""
+    if index.numel() > 0 and not 0 <= int(index.min()) <= int(index.max()) < size:
+        raise ValueError(
+            f"'{name}' needs to hold indices below {size} "
+            f'(got {int(index.min())} to {int(index.max())})'
+        )
