@@ -90,8 +90,16 @@ def build_graph(
     return data
 
 
+def _as_tensor(value: Array) -> Tensor:
+    # Read-only arrays (memory maps, pandas columns) are copied: torch has no
+    # tensors that may not be written to, and warns.
+    if isinstance(value, np.ndarray) and not value.flags.writeable:
+        value = value.copy()
+    return torch.as_tensor(value)
+
+
 def _as_edges(edge_index: Array) -> Tensor:
-    edges = torch.as_tensor(edge_index)
+    edges = _as_tensor(edge_index)
     if edges.dim() != 2 or edges.size(0) != 2:
         raise ValueError(
             f"'edge_index' needs to have shape [2, E] (got {list(edges.size())}). "
@@ -107,7 +115,7 @@ def _as_edges(edge_index: Array) -> Tensor:
 
 
 def _as_time(edge_time: Array, num_edges: int) -> Tensor:
-    time = torch.as_tensor(edge_time)
+    time = _as_tensor(edge_time)
     if time.size() != (num_edges,):
         raise ValueError(
             f"'edge_time' needs to have one entry per interaction (got shape "
@@ -216,7 +224,7 @@ def as_raw_ids(name: str, ids: Ids, num_nodes: int) -> np.ndarray[Any, Any]:
 
 
 def _as_mask(what: str, value: Array, num_nodes: int) -> Tensor:
-    mask = torch.as_tensor(value)
+    mask = _as_tensor(value)
     if mask.dtype != torch.bool or mask.size() != (num_nodes,):
         raise ValueError(
             f'"{what}" needs to be boolean with shape [{num_nodes}] (got '
@@ -235,10 +243,7 @@ def _as_features(
         )
     if isinstance(value, np.ndarray) and value.dtype.kind not in 'biuf':
         raise ValueError(f'"{what}" needs to hold numbers (got {value.dtype})')
-    # Read-only arrays (memory maps) are copied: torch cannot mark them so.
-    if isinstance(value, np.ndarray) and not value.flags.writeable:
-        value = value.copy()
-    x = torch.as_tensor(value)
+    x = _as_tensor(value)
     if x.dim() != 2 or x.size(0) != num_nodes or x.size(1) == 0:
         raise ValueError(
             f'"{what}" needs to have one row per node and at least one column '

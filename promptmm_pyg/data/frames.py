@@ -188,6 +188,8 @@ def _id_values(what: str, column: 'pd.Series[Any]') -> NumpyArray:
 
 
 def _union(parts: list[NumpyArray], node_type: str) -> NumpyArray:
+    # An index of strings comes out of pandas as objects.
+    parts = [x.astype(np.str_) if x.dtype.kind == 'O' else x for x in parts]
     if len({part.dtype.kind == 'U' for part in parts}) > 1:
         raise ValueError(
             f"'{node_type}_features' needs to have ids of the interactions' type "

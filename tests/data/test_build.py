@@ -47,11 +47,20 @@ def test_float32_features_are_not_copied():
     assert graph['item'].x_text.data_ptr() == x.data_ptr()
 
 
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
 def test_read_only_arrays_are_taken_without_a_warning():
-    x = np.ones((3, 2), dtype=np.float32)
-    x.flags.writeable = False
-    graph = build_graph(EDGES, item_features={'text': x})
+    graph = build_graph(
+        read_only(EDGES.numpy().copy()),
+        item_features={'text': read_only(np.ones((3, 2), dtype=np.float32))},
+        item_masks={'text': read_only(np.ones(3, dtype=bool))},
+        edge_time=read_only(np.arange(4)),
+    )
     torch.testing.assert_close(graph['item'].x_text, torch.ones(3, 2))
+    assert graph[INTERACTS].time.tolist() == [0, 1, 2, 3]
 
 
 def test_masked_rows_become_zero_and_the_input_stays():

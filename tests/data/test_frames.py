@@ -1,0 +1,193 @@
+import numpy as np
+import pytest
+import torch
+
+from promptmm_pyg.data import INTERACTS, from_frame
+
+pd = pytest.importorskip('pandas')
+
+
+def make_frame(**columns):
+    base = {
+        'user_id': ['u9', 'u1', 'u9', 'u5'],
+        'item_id': ['b', 'c', 'd', 'b'],
+        'when': [3, 1, 2, 4],
+    }
+    return pd.DataFrame({**base, **columns})
+
+
+TEXT = pd.DataFrame(
+    [[1.0, -2.0], [3.0, 4.0], [np.nan, np.nan]],
+    index=['d', 'a', 'c'],
+    columns=['p', 'q'],
+)
+
+
+def raw_pairs(graph):
+    users, items = graph[INTERACTS].edge_index
+    return list(
+        zip(
+            graph['user'].raw_id[users].tolist(),
+            graph['item'].raw_id[items].tolist(),
+            strict=True,
+        )
+    )
+
+
+def test_the_raw_pairs_come_out_as_they_went_in():
+    frame = make_frame()
+    expected = list(zip(frame['user_id'], frame['item_id'], strict=True))
+    assert raw_pairs(from_frame(frame)) == expected
+
+
+def test_nodes_are_numbered_in_sorted_order():
+    graph = from_frame(make_frame())
+    assert graph['user'].raw_id.tolist() == ['u1', 'u5', 'u9']
+    assert graph['item'].raw_id.tolist() == ['b', 'c', 'd']
+
+
+def test_integer_ids_stay_integers():
+    graph = from_frame(make_frame(user_id=[10, 9, 10, -3]))
+    assert graph['user'].raw_id.tolist() == [-3, 9, 10]
+    assert graph['user'].raw_id.dtype.kind == 'i'
+
+
+def test_given_ids_set_the_order_and_add_nodes():
+    graph = from_frame(make_frame(), item_ids=['d', 'x', 'c', 'b'])
+    assert graph['item'].raw_id.tolist() == ['d', 'x', 'c', 'b']
+    assert graph[INTERACTS].edge_index[1].tolist() == [3, 2, 0, 3]
+
+
+def test_features_find_their_item_and_the_rest_is_masked():
+    graph = from_frame(make_frame(), item_features={'text': TEXT})
+    assert graph['item'].raw_id.tolist() == ['a', 'b', 'c', 'd']
+    # 'b' has no row, the row of 'c' is NaN throughout.
+    assert graph['item'].mask_text.tolist() == [True, False, False, True]
+    expected = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 0.0], [1.0, -2.0]])
+    torch.testing.assert_close(graph['item'].x_text, expected)
+
+
+def test_items_without_interactions_can_be_dropped():
+    graph = from_frame(
+        make_frame(), item_features={'text': TEXT}, without_interactions='drop'
+    )
+    assert graph['item'].raw_id.tolist() == ['b', 'c', 'd']
+    assert graph['item'].x_text[2].tolist() == [1.0, -2.0]
+
+
+def test_feature_rows_outside_of_the_given_ids_are_left_out():
+    graph = from_frame(
+        make_frame(), item_ids=['b', 'c', 'd'], item_features={'text': TEXT}
+    )
+    assert graph['item'].num_nodes == 3
+
+
+def test_no_mask_where_every_row_is_there():
+    full = pd.DataFrame({'p': [1.0, 2.0, 3.0]}, index=['b', 'c', 'd'])
+    graph = from_frame(make_frame(), item_features={'text': full})
+    assert 'mask_text' not in graph['item']
+
+
+def test_arrays_are_aligned_with_the_given_ids():
+    graph = from_frame(
+        make_frame(),
+        item_ids=['d', 'c', 'b'],
+        item_features={'text': np.array([[1.0], [2.0], [3.0]])},
+    )
+    assert graph['item'].x_text.tolist() == [[1.0], [2.0], [3.0]]
+
+
+def test_users_may_have_features():
+    age = pd.DataFrame({'age': [30, 40]}, index=['u9', 'u1'])
+    graph = from_frame(make_frame(), user_features={'age': age})
+    assert graph['user'].x_age.tolist() == [[40.0], [0.0], [30.0]]
+    assert graph['user'].mask_age.tolist() == [True, False, True]
+
+
+def test_categorical_and_object_ids_are_strings():
+    frame = make_frame()
+    for dtype in ('category', object):
+        assert raw_pairs(from_frame(frame.astype({'user_id': dtype}))) == raw_pairs(
+            from_frame(frame)
+        )
+
+
+def test_number_times_are_kept():
+    graph = from_frame(make_frame(), time='when')
+    assert graph[INTERACTS].time.tolist() == [3, 1, 2, 4]
+
+
+@pytest.mark.parametrize('unit', ['s', 'us', 'ns'])
+@pytest.mark.parametrize('zone', [None, 'UTC', 'Asia/Tokyo'])
+def test_dates_become_nanoseconds_in_utc(unit, zone):
+    seconds = [100, 7, 2**31, 5]
+    when = pd.Series(pd.to_datetime(seconds, unit='s')).dt.as_unit(unit)
+    if zone is not None:
+        when = when.dt.tz_localize('UTC').dt.tz_convert(zone)
+    graph = from_frame(make_frame(when=when), time='when')
+    assert graph[INTERACTS].time.tolist() == [x * 10**9 for x in seconds]
+
+
+def test_duplicates_are_dropped_on_request():
+    frame = pd.concat([make_frame(), make_frame()])
+    graph = from_frame(frame, duplicates='drop')
+    assert raw_pairs(graph) == raw_pairs(from_frame(make_frame()))
+    with pytest.raises(ValueError, match='got 4 repeated'):
+        from_frame(frame)
+
+
+@pytest.mark.parametrize(
+    ('frame', 'options', 'message'),
+    [
+        ({}, {'item': 'sku'}, "needs to have a column 'sku' .*Name yours"),
+        ({}, {'time': 'at'}, "needs to have a column 'at'"),
+        (
+            {'user_id': ['a', None, 'b', 'c']},
+            {},
+            r"interactions\['user_id'\].*1 missing",
+        ),
+        ({'user_id': [1.0, 2.0, 3.0, 4.5]}, {}, r'integers or strings \(got float64\)'),
+        ({'when': [1.0, np.nan, 2, 3]}, {'time': 'when'}, r"\['when'\].*1 missing"),
+        ({'when': list('abcd')}, {'time': 'when'}, 'numbers or dates .*to_datetime'),
+        ({}, {'without_interactions': 'x'}, "'without_interactions' needs to be one"),
+        ({}, {'item_ids': ['b', 'c']}, r"'item_ids' needs to hold every item .*'d'"),
+        (
+            {},
+            {'item_features': {'t': np.ones((3, 2))}},
+            r'got shape \[3, 2\] and no ids',
+        ),
+        (
+            {},
+            {'item_features': {'t': np.ones((2, 2))}, 'item_ids': list('bcd')},
+            r'got shape \[2, 2\] and 3 ids',
+        ),
+        (
+            {},
+            {'item_features': {'t': pd.concat([TEXT, TEXT])}},
+            r"item_features\['t'\].*each id once in its index \(got 'd'",
+        ),
+        (
+            {},
+            {'item_features': {'t': TEXT.assign(name=['x', 'y', 'z'])}},
+            r"numeric columns only \(got \['name'\]\)",
+        ),
+        (
+            {},
+            {'item_features': {'t': TEXT.set_axis([1, 2, 3])}},
+            r"ids of the interactions' type \(got integers and strings\)",
+        ),
+        (
+            {},
+            {'item_features': {'t': TEXT.set_axis([1, 2, 3])}, 'item_ids': list('bcd')},
+            "needs to share ids .*1 is not '1'",
+        ),
+        (
+            {},
+            {'item_features': {'t': TEXT.replace(4.0, np.nan)}},
+            r'NaN or infinity in 1 rows',
+        ),
+    ],
+)
+def test_errors_name_what_is_wrong(frame, options, message):
+    with pytest.raises(ValueError, match=message):
+        from_frame(make_frame(**frame), **options)
