@@ -1,7 +1,9 @@
 """From files, tables and arrays to graphs in one schema."""
 
 from promptmm_pyg.data.build import build_graph
+from promptmm_pyg.data.dataset import MultiModalDataset
 from promptmm_pyg.data.detect import read_dataset
+from promptmm_pyg.data.finding import Finding
 from promptmm_pyg.data.frames import from_frame
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
 from promptmm_pyg.data.safe_pickle import SparseMatrix, load_sparse_pickle
@@ -16,15 +18,16 @@ from promptmm_pyg.data.schema import (
     modality_x_dict,
     num_nodes_dict,
 )
-from promptmm_pyg.data.split import (
-    Split,
-    split_by_part,
+from promptmm_pyg.data.split import Split, split_by_part
+from promptmm_pyg.data.split_methods import (
     split_by_time,
     split_cold_items,
     split_leave_one_out,
     split_per_user,
 )
 from promptmm_pyg.data.synthetic import checkerboard, planted_dataset
+from promptmm_pyg.data.table import read_table
+from promptmm_pyg.data.validate import check, validate
 
 __all__ = [
     'INTERACTS',
@@ -33,9 +36,12 @@ __all__ = [
     'REV_INTERACTS',
     'USER',
     'FeatureDict',
+    'Finding',
+    'MultiModalDataset',
     'SparseMatrix',
     'Split',
     'build_graph',
+    'check',
     'checkerboard',
     'from_frame',
     'load_sparse_pickle',
@@ -47,9 +53,11 @@ __all__ = [
     'read_diffmm',
     'read_mmrec',
     'read_mmssl',
+    'read_table',
     'split_by_part',
     'split_by_time',
     'split_cold_items',
     'split_leave_one_out',
     'split_per_user',
+    'validate',
 ]

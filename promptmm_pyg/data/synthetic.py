@@ -33,9 +33,9 @@ def planted_dataset(
     num_items: int = 400,
     num_clusters: int = 20,
     *,
-    mean_degree: float = 8.0,
-    affinity: float = 0.8,
-    popularity_exponent: float = 0.7,
+    mean_degree: float = 6.0,
+    affinity: float = 0.65,
+    popularity_exponent: float = 0.5,
     seed: int = 0,
 ) -> HeteroData:
     """Returns a graph, not split, in which items' features tell who likes them.
@@ -55,10 +55,10 @@ def planted_dataset(
         num_clusters: The number of tastes. (default: 20)
         mean_degree: Interactions a user, on average; a little less where picks
             coincide, at least three where there are items enough.
-            (default: 8.0)
-        affinity: Share of the picks that follow taste. (default: 0.8)
+            (default: 6.0)
+        affinity: Share of the picks that follow taste. (default: 0.65)
         popularity_exponent: How steeply popularity falls with an item's rank;
-            0 makes all equal. (default: 0.7)
+            0 makes all equal. (default: 0.5)
         seed: Which draw. (default: 0)
 
     Raises:

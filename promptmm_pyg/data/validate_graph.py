@@ -1,0 +1,149 @@
+"""What is wrong, or merely odd, with one graph."""
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.data.finding import Finding, in_range, keys
+from promptmm_pyg.data.schema import (
+    INTERACTS,
+    ITEM,
+    NODE_TYPES,
+    REV_INTERACTS,
+    USER,
+    modality_mask_dict,
+    modality_x_dict,
+    num_nodes_dict,
+)
+from promptmm_pyg.data.validate_features import find_in_modality
+
+
+def check_graph(name: str, data: HeteroData) -> list[Finding]:
+    """All findings on one graph; only those on its structure if there are any."""
+    found = check_structure(name, data)
+    if found:  # Nothing below can be asked of such a graph.
+        return found
+    found += _check_edges(name, data)
+    found += _check_raw_ids(name, data)
+    found += _check_modalities(name, data)
+    if not any(finding.level == 'error' for finding in found):
+        found += _check_lonely(name, data)
+    return found
+
+
+def check_structure(name: str, data: HeteroData) -> list[Finding]:
+    """Node types without a count, edge types without edges."""
+    found = [
+        Finding(
+            'error',
+            f"{name}['{node_type}']",
+            "has no 'num_nodes'",
+            "Set it: PyG cannot tell it from 'x_<modality>'",
+        )
+        for node_type in NODE_TYPES
+        if node_type not in data.node_types or 'num_nodes' not in data[node_type]
+    ]
+    for edge_type in (INTERACTS, REV_INTERACTS):
+        has = edge_type in data.edge_types and 'edge_index' in data[edge_type]
+        if not has or not _is_edge_index(data[edge_type].edge_index):
+            where = f'{name}{list(edge_type)}'
+            problem = "has no 'edge_index' of int64 with shape [2, E]"
+            fix = "Build the graph with 'build_graph'"
+            found.append(Finding('error', where, problem, fix))
+    labels = {} if INTERACTS not in data.edge_types else data[INTERACTS]
+    if 'edge_label_index' in labels and not _is_edge_index(labels['edge_label_index']):
+        where, problem = f'{name}: edge_label_index', 'is not int64 of shape [2, E]'
+        found.append(Finding('error', where, problem, 'Put users first, items second'))
+    return found
+
+
+def _is_edge_index(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.dtype == torch.long
+        and value.dim() == 2
+        and value.size(0) == 2
+    )
+
+
+def _check_edges(name: str, data: HeteroData) -> list[Finding]:
+    found = []
+    counts = num_nodes_dict(data)
+    store, reverse = data[INTERACTS], data[REV_INTERACTS].edge_index.flip(0)
+    groups = {'edge_index': store.edge_index}
+    if 'edge_label_index' in store:
+        groups['edge_label_index'] = store.edge_label_index
+    for key, edges in {**groups, 'reverse edges': reverse}.items():
+        where = f'{name}: {key}'
+        if not in_range(edges, counts):
+            problem = f'points outside of {counts}'
+            found.append(
+                Finding('error', where, problem, 'Count nodes from zero, or add nodes')
+            )
+    if found:
+        return found
+    for key, edges in groups.items():
+        repeats = edges.size(1) - keys(edges, data).unique().numel()
+        if repeats:
+            problem = f'holds {repeats} repeated pairs'
+            fix = "Build the graph with duplicates='drop'"
+            found.append(Finding('error', f'{name}: {key}', problem, fix))
+    forward = keys(store.edge_index, data).sort().values
+    if not torch.equal(forward, keys(reverse, data).sort().values):
+        found.append(
+            Finding(
+                'error',
+                f'{name}: reverse edges',
+                'do not mirror the interactions',
+                "Set their 'edge_index' to the interactions' 'edge_index.flip(0)'",
+            )
+        )
+    return found
+
+
+def _check_raw_ids(name: str, data: HeteroData) -> list[Finding]:
+    found = []
+    for node_type, num_nodes in num_nodes_dict(data).items():
+        ids = data[node_type].get('raw_id')
+        if ids is None:
+            continue
+        different = len(set(ids.tolist()))
+        if len(ids) != num_nodes or different != num_nodes:
+            problem = f'{len(ids)} ids, {different} different, for {num_nodes} nodes'
+            where = f"{name}['{node_type}'].raw_id"
+            found.append(Finding('error', where, problem, 'Give each node one id'))
+    return found
+
+
+def _check_modalities(name: str, data: HeteroData) -> list[Finding]:
+    found = []
+    features, masks = modality_x_dict(data), modality_mask_dict(data)
+    counts = num_nodes_dict(data)
+    for modality, mask_of in masks.items():
+        for node_type in set(mask_of) - set(features.get(modality, {})):
+            where = f"{name}['{node_type}'].mask_{modality}"
+            fix = 'Add the features or delete the mask'
+            found.append(Finding('error', where, 'has no features beside it', fix))
+    for modality, x_of in features.items():
+        for node_type, x in x_of.items():
+            where = f"{name}['{node_type}'].x_{modality}"
+            mask = masks.get(modality, {}).get(node_type)
+            for level, problem, fix in find_in_modality(x, mask, counts[node_type]):
+                found.append(Finding(level, where, problem, fix))
+    return found
+
+
+def _check_lonely(name: str, data: HeteroData) -> list[Finding]:
+    found = []
+    counts = num_nodes_dict(data)
+    fixes = {
+        USER: 'They get no training signal; leave them out of the ranking or drop them',
+        ITEM: 'They are cold: only their modalities can recommend them',
+    }
+    for row, node_type in zip(data[INTERACTS].edge_index, NODE_TYPES, strict=True):
+        lonely = counts[node_type] - row.unique().numel()
+        if lonely:
+            problem = f'{lonely} of {counts[node_type]} have no message edge'
+            where = f"{name}['{node_type}']"
+            found.append(Finding('warning', where, problem, fixes[node_type]))
+    return found

@@ -1,0 +1,96 @@
+"""What is wrong, or merely odd, with a split: above all, leaks."""
+
+import torch
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.data.finding import Finding, in_range, keys
+from promptmm_pyg.data.schema import (
+    INTERACTS,
+    REV_INTERACTS,
+    modality_mask_dict,
+    modality_x_dict,
+    num_nodes_dict,
+)
+from promptmm_pyg.data.split import Split
+from promptmm_pyg.data.validate_graph import check_graph, check_structure
+
+
+def check_split(split: Split) -> list[Finding]:
+    """All findings on a split; on leaks once the graphs themselves are sound."""
+    found = check_graph('train', split.train)
+    for name in ('val', 'test'):
+        found += check_structure(name, getattr(split, name))
+    for name, graph in split._asdict().items():
+        if 'edge_label_index' not in graph[INTERACTS]:
+            fix = "Make the split with 'split_by_part' or its neighbours"
+            where = f'{name}: edge_label_index'
+            found.append(Finding('error', where, 'is not there', fix))
+    if not any(finding.level == 'error' for finding in found):
+        for name in ('val', 'test'):
+            found += _check_held_out(name, getattr(split, name), split.train)
+        found += _check_overlap(split)
+    return found
+
+
+def _check_held_out(name: str, graph: HeteroData, train: HeteroData) -> list[Finding]:
+    if num_nodes_dict(graph) != num_nodes_dict(train):
+        problem = f'has {num_nodes_dict(graph)}, training {num_nodes_dict(train)}'
+        return [Finding('error', name, problem, 'Split one graph, not three')]
+    found = []
+    if not _same_content(graph, train):
+        fix = 'Share the training graph: see split_by_part'
+        problem = 'has other message edges or features than training'
+        found.append(Finding('error', name, problem, fix))
+    labels = graph[INTERACTS].edge_label_index
+    where = f'{name}: edge_label_index'
+    if labels.size(1) == 0:
+        problem, fix = 'holds no positives', 'Skip this part, or hold more out'
+        return [*found, Finding('warning', where, problem, fix)]
+    if not in_range(labels, num_nodes_dict(train)):
+        problem, fix = 'points outside of the nodes', 'Count nodes from zero'
+        return [*found, Finding('error', where, problem, fix)]
+    key = keys(labels, train)
+    if key.unique().numel() < key.numel():
+        problem, fix = 'holds repeated pairs', 'Keep each pair once'
+        found.append(Finding('error', where, problem, fix))
+    # The graph's own edges too: they are what the model sees when it ranks.
+    for kind, edges in {
+        'training message edges': train[INTERACTS].edge_index,
+        'training reverse edges': train[REV_INTERACTS].edge_index.flip(0),
+        'training positives': train[INTERACTS].edge_label_index,
+        'own message edges': graph[INTERACTS].edge_index,
+        'own reverse edges': graph[REV_INTERACTS].edge_index.flip(0),
+    }.items():
+        leaked = int(torch.isin(key, keys(edges, train)).sum())
+        if leaked:
+            problem = f'{leaked} positives are among the {kind}'
+            found.append(Finding('error', where, problem, 'Take them out of training'))
+    return found
+
+
+def _same_content(graph: HeteroData, train: HeteroData) -> bool:
+    for edge_type in (INTERACTS, REV_INTERACTS):
+        if not torch.equal(graph[edge_type].edge_index, train[edge_type].edge_index):
+            return False
+    for collect in (modality_x_dict, modality_mask_dict):
+        mine, theirs = collect(graph), collect(train)
+        if {k: set(v) for k, v in mine.items()} != {
+            k: set(v) for k, v in theirs.items()
+        }:
+            return False
+        for modality, x_of in mine.items():
+            for node_type, x in x_of.items():
+                other = theirs[modality][node_type]
+                if x is not other and not torch.equal(x, other):
+                    return False
+    return True
+
+
+def _check_overlap(split: Split) -> list[Finding]:
+    val, test = (keys(g[INTERACTS].edge_label_index, split.train) for g in split[1:])
+    shared = int(torch.isin(val, test).sum())
+    if not shared:
+        return []
+    problem = f'{shared} positives of validation are test positives too'
+    fix = 'Whatever is chosen on validation has seen them: keep them in one part'
+    return [Finding('error', 'val and test', problem, fix)]

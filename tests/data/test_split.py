@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from promptmm_pyg.data import INTERACTS, REV_INTERACTS, Split, build_graph
+from promptmm_pyg.data import split_by_part as split
+
+EDGES = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 1, 2, 2]])
+PART = torch.tensor([0, 1, 0, 2, 0])
+
+
+def make_graph():
+    return build_graph(
+        EDGES,
+        item_features={'text': torch.arange(6.0).view(3, 2)},
+        item_masks={'text': torch.tensor([True, False, True])},
+        item_ids=['x', 'y', 'z'],
+        edge_time=[10, 20, 30, 40, 50],
+    )
+
+
+def test_message_edges_are_the_training_edges_in_all_three():
+    for graph in split(make_graph(), PART):
+        assert graph[INTERACTS].edge_index.tolist() == [[0, 1, 2], [0, 1, 2]]
+        assert graph[REV_INTERACTS].edge_index.tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_labels_are_the_edges_of_the_part():
+    out = split(make_graph(), PART)
+    assert out.train[INTERACTS].edge_label_index.tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert out.val[INTERACTS].edge_label_index.tolist() == [[0], [1]]
+    assert out.test[INTERACTS].edge_label_index.tolist() == [[1], [2]]
+
+
+def test_times_follow_their_edges():
+    out = split(make_graph(), PART)
+    for graph in out:
+        assert graph[INTERACTS].time.tolist() == [10, 30, 50]
+    assert out.val[INTERACTS].edge_label_time.tolist() == [20]
+    assert out.test[INTERACTS].edge_label_time.tolist() == [40]
+
+
+def test_features_masks_and_ids_are_shared_not_copied():
+    data = make_graph()
+    for graph in split(data, PART):
+        assert graph['item'].x_text is data['item'].x_text
+        assert graph['item'].mask_text is data['item'].mask_text
+        assert graph['item'].raw_id is data['item'].raw_id
+        assert graph['user'].num_nodes == 3
+
+
+def test_the_graph_itself_stays_whole():
+    data = make_graph()
+    split(data, PART)
+    torch.testing.assert_close(data[INTERACTS].edge_index, EDGES)
+    assert 'edge_label_index' not in data[INTERACTS]
+    assert data[REV_INTERACTS].edge_index.size(1) == 5
+
+
+def test_setting_an_attribute_on_one_part_leaves_the_others():
+    out = split(make_graph(), PART)
+    out.val['item'].extra = torch.ones(3)
+    assert 'extra' not in out.train['item']
+
+
+@pytest.mark.parametrize(
+    ('part', 'message'),
+    [
+        (PART[:3], r"'part' .* \(got shape \[3\] for 5 interactions\)"),
+        (PART - 1, r'0 \(train\), 1 \(val\) or 2 \(test\) \(got -1 to 1\)'),
+        (PART + 1, r'\(got 1 to 3\)'),
+        (torch.ones(5, dtype=torch.long), 'at least one interaction for training'),
+    ],
+)
+def test_errors(part, message):
+    with pytest.raises(ValueError, match=message):
+        split(make_graph(), part)
+
+
+def test_a_split_graph_is_not_split_again():
+    out = split(make_graph(), PART)
+    assert isinstance(out, Split)
+    with pytest.raises(ValueError, match="'data' needs to be a graph before its split"):
+        split(out.train, torch.tensor([0, 0, 1]))

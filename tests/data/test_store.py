@@ -1,0 +1,83 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from promptmm_pyg.data import build_graph, split_per_user, validate
+from promptmm_pyg.data.store import load_split, save_split
+
+
+def make_split(**ids):
+    generator = torch.Generator().manual_seed(0)
+    edges = torch.rand(6, 9, generator=generator).gt(0.4).nonzero().t()
+    data = build_graph(
+        edges,
+        num_users=6,
+        num_items=9,
+        item_features={'text': torch.randn(9, 3, generator=generator)},
+        item_masks={'text': torch.arange(9) != 4},
+        user_features={'age': torch.randn(6, 1, generator=generator)},
+        edge_time=torch.arange(edges.size(1)),
+        **ids,
+    )
+    return split_per_user(data)
+
+
+def assert_same(first, second):
+    for mine, theirs in zip(first, second, strict=True):
+        assert mine.to_dict().keys() == theirs.to_dict().keys()
+        for one, other in zip(mine.stores, theirs.stores, strict=True):
+            assert set(one.keys()) == set(other.keys())
+            for key, value in one.items():
+                if isinstance(value, np.ndarray):
+                    assert value.dtype == other[key].dtype
+                    assert value.tolist() == other[key].tolist()
+                else:
+                    torch.testing.assert_close(value, other[key])
+
+
+@pytest.mark.parametrize(
+    'ids',
+    [
+        {},
+        {'item_ids': [f'é{i}' for i in range(9)]},
+        {'item_ids': list(range(5, 14)), 'user_ids': list('abcdef')},
+    ],
+)
+def test_what_is_saved_is_loaded(tmp_path, ids):
+    split = make_split(**ids)
+    save_split(split, tmp_path / 'deep' / 'copy')
+    assert_same(split, load_split(tmp_path / 'deep' / 'copy'))
+
+
+def test_what_is_loaded_shares_its_features(tmp_path):
+    save_split(make_split(), tmp_path / 'copy')
+    train, val, test = load_split(tmp_path / 'copy')
+    assert train['item'].x_text is val['item'].x_text is test['item'].x_text
+    errors = [f for f in validate(make_split()) if f.level == 'error']
+    assert errors == []
+
+
+def test_nothing_but_the_two_files_is_left(tmp_path):
+    save_split(make_split(), tmp_path / 'copy')
+    save_split(make_split(), tmp_path / 'copy')
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ['copy.json', 'copy.safetensors']
+
+
+@pytest.mark.parametrize('name', ['copy.json', 'copy.safetensors'])
+def test_a_truncated_copy_is_named(tmp_path, name):
+    save_split(make_split(), tmp_path / 'copy')
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"copy\.\*' needs to be a whole cache"):
+        load_split(tmp_path / 'copy')
+
+
+def test_another_format_is_refused(tmp_path):
+    save_split(make_split(), tmp_path / 'copy')
+    about = json.loads((tmp_path / 'copy.json').read_text())
+    (tmp_path / 'copy.json').write_text(json.dumps({**about, 'format': 99}))
+    with pytest.raises(ValueError, match=r'got ValueError.*format 99'):
+        load_split(tmp_path / 'copy')

@@ -1,0 +1,134 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from promptmm_pyg.data import INTERACTS, read_table
+
+pd = pytest.importorskip('pandas')
+
+FRAME = pd.DataFrame(
+    {'user_id': ['u9', 'u1', 'u9'], 'item_id': ['b', 'c', 'd'], 'when': [3, 1, 2]}
+)
+TEXT = pd.DataFrame({'item_id': ['d', 'b'], 'p': [1.0, 2.0], 'q': [-3.0, 4.0]})
+EXPECTED = torch.tensor([[2.0, 4.0], [0.0, 0.0], [1.0, -3.0]])
+
+
+@pytest.fixture(params=['.csv', '.parquet'])
+def suffix(request):
+    if request.param == '.parquet':
+        pytest.importorskip('pyarrow')
+    return request.param
+
+
+def write(frame, path):
+    if path.suffix == '.csv':
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+def test_a_table_and_its_features_are_read(tmp_path, suffix):
+    path = write(FRAME, tmp_path / f'log{suffix}')
+    write(TEXT, tmp_path / f'text{suffix}')
+    graph = read_table(path, time='when', features={'text': f'text{suffix}'})
+    assert graph['item'].raw_id.tolist() == ['b', 'c', 'd']
+    assert graph[INTERACTS].edge_index.tolist() == [[1, 0, 1], [0, 1, 2]]
+    assert graph[INTERACTS].time.tolist() == [3, 1, 2]
+    torch.testing.assert_close(graph['item'].x_text, EXPECTED)
+    assert graph['item'].mask_text.tolist() == [True, False, True]
+
+
+def test_a_column_of_lists_is_spread_out(tmp_path):
+    pytest.importorskip('pyarrow')
+    path = write(FRAME, tmp_path / 'log.parquet')
+    packed = pd.DataFrame({'item_id': TEXT['item_id']})
+    packed['vector'] = TEXT[['p', 'q']].to_numpy().tolist()
+    write(packed, tmp_path / 'text.parquet')
+    graph = read_table(path, features={'text': 'text.parquet'})
+    torch.testing.assert_close(graph['item'].x_text, EXPECTED)
+
+
+def test_lists_of_different_lengths_are_named(tmp_path):
+    pytest.importorskip('pyarrow')
+    path = write(FRAME, tmp_path / 'log.parquet')
+    packed = pd.DataFrame({'item_id': ['b', 'c'], 'vector': [[1.0], [1.0, 2.0]]})
+    write(packed, tmp_path / 'text.parquet')
+    with pytest.raises(ValueError, match=r"text\.parquet' needs to hold lists of one"):
+        read_table(path, features={'text': 'text.parquet'})
+
+
+def test_arrays_need_ids(tmp_path):
+    path = write(FRAME, tmp_path / 'log.csv')
+    np.save(tmp_path / 'text.npy', np.array([[1.0], [2.0], [3.0]]))
+    features = {'text': 'text.npy'}
+    graph = read_table(path, features=features, item_ids=['d', 'c', 'b'])
+    assert graph['item'].raw_id.tolist() == ['d', 'c', 'b']
+    assert graph['item'].x_text.tolist() == [[1.0], [2.0], [3.0]]
+    with pytest.raises(ValueError, match=r"got shape \[3, 1\] and no ids.*'item_ids'"):
+        read_table(path, features=features)
+
+
+def test_columns_can_have_other_names(tmp_path):
+    frame = FRAME.rename(columns={'user_id': 'who', 'item_id': 'what'})
+    path = write(frame, tmp_path / 'log.csv')
+    write(TEXT.rename(columns={'item_id': 'what'}), tmp_path / 'text.csv')
+    graph = read_table(path, user='who', item='what', features={'text': 'text.csv'})
+    torch.testing.assert_close(graph['item'].x_text, EXPECTED)
+
+
+def test_options_reach_the_frame(tmp_path):
+    path = write(pd.concat([FRAME, FRAME]), tmp_path / 'log.csv')
+    extra = pd.DataFrame({'item_id': ['b', 'z'], 'p': [1.0, 2.0]})
+    write(extra, tmp_path / 'text.csv')
+    graph = read_table(
+        path,
+        features={'text': 'text.csv'},
+        duplicates='drop',
+        without_interactions='drop',
+    )
+    assert graph['item'].num_nodes == 3
+    assert graph[INTERACTS].edge_index.size(1) == 3
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv' needs to be a file"):
+        read_table(tmp_path / 'none.csv')
+
+
+def test_another_kind_of_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"log\.xlsx' needs to end in \.csv"):
+        read_table(tmp_path / 'log.xlsx')
+
+
+def test_a_truncated_table_is_named(tmp_path):
+    pytest.importorskip('pyarrow')
+    path = write(FRAME, tmp_path / 'log.parquet')
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(
+        ValueError, match=r"log\.parquet' needs to be a whole \.parquet"
+    ):
+        read_table(path)
+
+
+def test_an_empty_table_is_named(tmp_path):
+    (tmp_path / 'log.csv').touch()
+    with pytest.raises(ValueError, match=r"log\.csv' needs to be a whole \.csv"):
+        read_table(tmp_path / 'log.csv')
+
+
+def test_features_need_the_id_column(tmp_path):
+    path = write(FRAME, tmp_path / 'log.csv')
+    write(TEXT.rename(columns={'item_id': 'sku'}), tmp_path / 'text.csv')
+    with pytest.raises(
+        ValueError, match=r"text\.csv' needs to have a column 'item_id'"
+    ):
+        read_table(path, features={'text': 'text.csv'})
+
+
+def test_without_pandas_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pandas', None)
+    with pytest.raises(ImportError, match=r'pip install promptmm_pyg\[frames\]'):
+        read_table(tmp_path / 'log.csv')
