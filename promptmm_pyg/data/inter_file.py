@@ -46,6 +46,7 @@ def read_inter_file(path: Path) -> InterTable:
     """
     with path.open(encoding='utf-8') as file:
         header = file.readline().rstrip('\r\n').split('\t')
+        first = file.readline()
     missing = [name for name in _REQUIRED if name not in header]
     if missing:
         raise ValueError(
@@ -53,6 +54,8 @@ def read_inter_file(path: Path) -> InterTable:
             f'{header}, without {missing}). Read a table that has no split with '
             f"'read_table'"
         )
+    if not first.strip():
+        raise ValueError(f"'{path}' needs to hold interactions (got none)")
     names = [*_REQUIRED, *(['timestamp'] if 'timestamp' in header else [])]
     columns = _columns(path, [header.index(name) for name in names], len(header))
     whole = columns[:3].astype(np.int64)

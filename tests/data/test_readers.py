@@ -1,0 +1,338 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from promptmm_pyg.data import (
+    INTERACTS,
+    read_dataset,
+    read_diffmm,
+    read_mmrec,
+    read_mmssl,
+    validate,
+)
+
+sparse = pytest.importorskip('scipy.sparse')
+
+# Three users, four items; item 3 is in no interaction.
+PAIRS = {
+    'train': [(0, 0), (0, 1), (2, 2)],
+    'val': [(0, 2)],
+    'test': [(2, 0), (1, 1)],
+}
+IMAGE = np.array([[1, -2], [0, 0], [3, 4], [5, 6]], dtype=np.float16)
+
+
+def matrix(pairs, shape=(3, 4)):
+    rows, cols = np.array(pairs, dtype=np.int32).reshape(-1, 2).T
+    return sparse.coo_matrix((np.ones(len(rows)), (rows, cols)), shape=shape)
+
+
+def lists(pairs):
+    out = {}
+    for user, item in pairs:
+        out.setdefault(str(user), []).append(item)
+    return out
+
+
+def write_diffmm(folder, pairs=PAIRS):
+    for name, part in zip(('trn', 'val', 'tst'), pairs.values(), strict=True):
+        (folder / f'{name}Mat.pkl').write_bytes(pickle.dumps(matrix(part)))
+    np.save(folder / 'image_feat.npy', IMAGE)
+    return folder
+
+
+def write_mmssl(folder, pairs=PAIRS):
+    for name, part in pairs.items():
+        (folder / f'{name}.json').write_text(json.dumps(lists(part)))
+    np.save(folder / 'image_feat.npy', IMAGE)
+    return folder
+
+
+def write_lattice(folder, pairs=PAIRS):
+    (folder / '5-core').mkdir()
+    for name, part in pairs.items():
+        (folder / '5-core' / f'{name}.json').write_text(json.dumps(lists(part)))
+    np.save(folder / 'image_feat.npy', IMAGE)
+    return folder
+
+
+def write_promptmm(folder, pairs=PAIRS):
+    for name, part in pairs.items():
+        (folder / f'{name}_mat').write_bytes(pickle.dumps(matrix(part).tocsr()))
+    np.save(folder / 'image_feat.npy', IMAGE)
+    return folder
+
+
+def write_mmrec(folder, pairs=PAIRS):
+    rows = ['userID\titemID\trating\ttimestamp\tx_label']
+    # Mixed up, as the real files are.
+    for name in ('test', 'train', 'val'):
+        code = list(PAIRS).index(name)
+        rows += [f'{u}\t{i}\t4.5\t{100 * u + i}\t{code}' for u, i in pairs[name]]
+    (folder / 'toys.inter').write_text('\n'.join(rows) + '\n')
+    np.save(folder / 'image_feat.npy', IMAGE)
+    return folder
+
+
+FORMATS = {
+    write_diffmm: read_diffmm,
+    write_mmssl: read_mmssl,
+    write_lattice: read_mmssl,
+    write_promptmm: read_mmssl,
+    write_mmrec: read_mmrec,
+}
+
+
+@pytest.fixture(params=FORMATS)
+def write(request):
+    return request.param
+
+
+def raw_labels(graph):
+    users, items = graph[INTERACTS].edge_label_index
+    users, items = graph['user'].raw_id[users], graph['item'].raw_id[items]
+    return sorted(zip(users.tolist(), items.tolist(), strict=True))
+
+
+def test_every_format_gives_its_own_split_back(tmp_path, write):
+    split = FORMATS[write](write(tmp_path))
+    for name, graph in split._asdict().items():
+        expected = sorted((str(u), str(i)) for u, i in PAIRS[name])
+        assert raw_labels(graph) == expected
+        assert graph['user'].num_nodes == 3
+        assert graph['item'].num_nodes == 4
+        assert sorted(graph[INTERACTS].edge_index.t().tolist()) == [
+            list(pair) for pair in PAIRS['train']
+        ]
+
+
+def test_every_format_is_recognised(tmp_path, write):
+    split = read_dataset(write(tmp_path))
+    assert raw_labels(split.test) == [('1', '1'), ('2', '0')]
+
+
+def test_what_is_read_is_valid(tmp_path, write):
+    found = validate(FORMATS[write](write(tmp_path)))
+    assert [finding for finding in found if finding.level == 'error'] == []
+
+
+def test_rows_of_zeros_are_masked_by_default(tmp_path, write):
+    item = FORMATS[write](write(tmp_path)).train['item']
+    assert item.mask_image.tolist() == [True, False, True, True]
+    torch.testing.assert_close(item.x_image, torch.from_numpy(IMAGE).float())
+
+
+def test_rows_of_zeros_can_be_taken_as_they_are(tmp_path, write):
+    item = FORMATS[write](write(tmp_path), masks=None).train['item']
+    assert 'mask_image' not in item
+
+
+def test_features_can_be_added_replaced_and_left_out(tmp_path, write):
+    write(tmp_path)
+    (tmp_path / 'derived').mkdir()
+    np.save(tmp_path / 'derived' / 'text.npy', np.ones((4, 3)))
+    features = {'text': 'derived/text.npy', 'image': None}
+    item = FORMATS[write](tmp_path, features=features).train['item']
+    assert item.x_text.shape == (4, 3)
+    assert 'x_image' not in item
+    again = FORMATS[write](tmp_path, features={'image': tmp_path / 'derived/text.npy'})
+    assert again.train['item'].x_image.shape == (4, 3)
+
+
+def test_dropping_duplicates_keeps_the_pair_in_training(tmp_path, write):
+    pairs = {**PAIRS, 'test': [(0, 0), (2, 0)]}
+    split = FORMATS[write](write(tmp_path, pairs), duplicates='drop')
+    assert raw_labels(split.train) == [('0', '0'), ('0', '1'), ('2', '2')]
+    assert raw_labels(split.test) == [('2', '0')]
+
+
+def test_a_pair_in_two_parts_is_an_error_by_default(tmp_path, write):
+    write(tmp_path, {**PAIRS, 'test': [(0, 0), (2, 0)]})
+    with pytest.raises(
+        ValueError, match=r'does not fit together: .*first is user 0, item'
+    ):
+        FORMATS[write](tmp_path)
+
+
+def test_features_that_do_not_fit_are_an_error(tmp_path, write):
+    write(tmp_path)
+    np.save(tmp_path / 'audio_feat.npy', np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"item_features\['audio'\].*shape \[2, 2\]"):
+        FORMATS[write](tmp_path)
+
+
+def test_a_truncated_feature_file_is_named(tmp_path, write):
+    path = write(tmp_path) / 'image_feat.npy'
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"image_feat\.npy' needs to be a whole \.npy"):
+        FORMATS[write](tmp_path)
+
+
+def test_pickled_feature_files_are_refused(tmp_path, write):
+    np.save(write(tmp_path) / 'image_feat.npy', np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match=r"image_feat\.npy' needs to be a whole \.npy"):
+        FORMATS[write](tmp_path)
+
+
+def test_a_feature_file_of_another_shape_is_named(tmp_path, write):
+    np.save(write(tmp_path) / 'image_feat.npy', np.ones(4))
+    with pytest.raises(ValueError, match=r"image_feat\.npy' needs to hold one matrix"):
+        FORMATS[write](tmp_path)
+
+
+def test_a_named_feature_file_has_to_be_there(tmp_path, write):
+    with pytest.raises(FileNotFoundError, match=r"none\.npy' needs to be a file"):
+        FORMATS[write](write(tmp_path), features={'text': 'none.npy'})
+
+
+def test_no_interactions_are_an_error(tmp_path, write):
+    write(tmp_path, {'train': [], 'val': [], 'test': []})
+    with pytest.raises(ValueError, match='needs to hold interactions'):
+        FORMATS[write](tmp_path)
+
+
+@pytest.mark.parametrize('reader', [read_diffmm, read_mmssl, read_mmrec, read_dataset])
+def test_the_folder_has_to_be_there(tmp_path, reader):
+    with pytest.raises(FileNotFoundError, match="'path' needs to be a folder"):
+        reader(tmp_path / 'none')
+
+
+def test_names_of_features_become_attributes(tmp_path):
+    write_diffmm(tmp_path)
+    (tmp_path / 'image_feat.npy').rename(tmp_path / 'image-v2_feat.npy')
+    assert 'x_image_v2' in read_diffmm(tmp_path).train['item']
+
+
+@pytest.mark.parametrize(
+    ('writer', 'gone'),
+    [
+        (write_diffmm, 'valMat.pkl'),
+        (write_mmssl, 'test.json'),
+        (write_lattice, '5-core/val.json'),
+        (write_promptmm, 'test_mat'),
+    ],
+)
+def test_a_missing_part_is_named(tmp_path, writer, gone):
+    (writer(tmp_path) / gone).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=f"needs to hold '{gone.split('/')[-1]}'"
+    ):
+        FORMATS[writer](tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('writer', 'cut'),
+    [
+        (write_diffmm, 'trnMat.pkl'),
+        (write_mmssl, 'train.json'),
+        (write_promptmm, 'val_mat'),
+        (write_mmrec, 'toys.inter'),
+    ],
+)
+def test_a_truncated_part_is_named(tmp_path, writer, cut):
+    path = writer(tmp_path) / cut
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=f'{cut}.* needs to .*truncated'):
+        FORMATS[writer](tmp_path)
+
+
+def test_matrices_need_one_shape(tmp_path):
+    write_diffmm(tmp_path)
+    (tmp_path / 'tstMat.pkl').write_bytes(pickle.dumps(matrix([(0, 1)], (9, 9))))
+    with pytest.raises(ValueError, match=r"one shape \(got .*'tstMat.pkl': \(9, 9\)"):
+        read_diffmm(tmp_path)
+
+
+def test_mmssl_says_what_it_looks_for(tmp_path):
+    (tmp_path / 'notes.txt').touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"train\.json or train_mat.*\['notes\.txt'\]"
+    ):
+        read_mmssl(tmp_path)
+
+
+@pytest.mark.parametrize('text', ['[1, 2]', '{"a": [1]}', '{"0": [0.5]}', '{"0": 3}'])
+def test_json_of_another_shape_is_named(tmp_path, text):
+    (write_mmssl(tmp_path) / 'val.json').write_text(text)
+    with pytest.raises(ValueError, match=r"val\.json' needs to hold"):
+        read_mmssl(tmp_path)
+
+
+def test_users_with_empty_lists_are_fine(tmp_path):
+    (write_mmssl(tmp_path) / 'val.json').write_text('{"0": [], "1": [2], "2": []}')
+    assert raw_labels(read_mmssl(tmp_path).val) == [('1', '2')]
+
+
+def test_mmrec_keeps_times_with_their_edges(tmp_path):
+    split = read_mmrec(write_mmrec(tmp_path))
+    for graph in split:
+        users, items = graph[INTERACTS].edge_label_index
+        torch.testing.assert_close(
+            graph[INTERACTS].edge_label_time, 100 * users + items
+        )
+
+
+def test_mmrec_without_times(tmp_path):
+    write_mmrec(tmp_path)
+    (tmp_path / 'toys.inter').write_text('x_label\tuserID\titemID\n0\t1\t2\n2\t1\t0\n')
+    split = read_mmrec(tmp_path)
+    assert raw_labels(split.test) == [('1', '0')]
+    assert 'time' not in split.train[INTERACTS]
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('userID\titemID\n0\t1\n', r"without \['x_label'\].*'read_table'"),
+        ('userID\titemID\tx_label\n0\t1\t3\n', '0, 1 or 2 as x_label'),
+        ('userID\titemID\tx_label\n0\t1.5\t0\n', 'whole numbers as ids'),
+        ('userID\titemID\tx_label\n0\t1\t0\n0\tabc\t0\n', 'hold 3 numbers'),
+        ('userID\titemID\tx_label\n0\t1\t0\n0\tnan\t0\n', 'hold 3 numbers'),
+        ('userID\titemID\tx_label\n0\t1\t0\t7\n', r'got 4 columns under 3 names'),
+    ],
+)
+def test_mmrec_tables_are_checked(tmp_path, text, message):
+    (write_mmrec(tmp_path) / 'toys.inter').write_text(text)
+    with pytest.raises(ValueError, match=rf"toys\.inter' needs to .*{message}"):
+        read_mmrec(tmp_path)
+
+
+def test_mmrec_needs_one_table(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"one '<name>\.inter' \(got \[\]\)"):
+        read_mmrec(tmp_path)
+    write_mmrec(tmp_path)
+    (tmp_path / 'more.inter').touch()
+    with pytest.raises(ValueError, match=r"\['more\.inter', 'toys\.inter'\]\)"):
+        read_mmrec(tmp_path)
+
+
+def test_two_formats_in_one_folder_ask_for_a_choice(tmp_path):
+    write_mmrec(write_diffmm(tmp_path))
+    with pytest.raises(ValueError, match=r"files of \['diffmm', 'mmrec'\].*Choose"):
+        read_dataset(tmp_path)
+    assert 'time' in read_dataset(tmp_path, 'mmrec').train[INTERACTS]
+    assert 'time' not in read_dataset(tmp_path, 'diffmm').train[INTERACTS]
+
+
+def test_no_known_format_lists_what_was_looked_for(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r'looked for diffmm: trnMat.pkl; mmssl'
+    ):
+        read_dataset(tmp_path)
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="'format' needs to be one of 'auto', 'diffmm'"
+    ):
+        read_dataset(tmp_path, 'csv')
+
+
+def test_unknown_masks_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="'masks' needs to be one of 'zero-rows', None"
+    ):
+        read_diffmm(write_diffmm(tmp_path), masks='nan')
