@@ -60,6 +60,7 @@ def top_items(scores: Tensor, k: int) -> Ranking:
     if tied.any():
         # Ascending items, then a stable sort by score: ties keep that order.
         index = index.sort(dim=1).values
+        # Among items that may not be returned, order does not matter.
         rows = (cut & (values[:, -1] > -torch.inf)).nonzero().view(-1)
         if rows.numel() > 0:
             index[rows] = _cut_between_equals(scores[rows], values[rows, -1:], k)

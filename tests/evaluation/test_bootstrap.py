@@ -91,6 +91,9 @@ def test_resampling_seeds_sees_lucky_trainings():
     assert fixed.significant
     assert not drawn.significant
     assert drawn.low < fixed.low < fixed.high < drawn.high
+    swapped = paired_bootstrap(b, a, resample_seeds=True)
+    assert swapped.low == pytest.approx(-drawn.high, abs=0.05)
+    assert swapped.high == pytest.approx(-drawn.low, abs=0.05)
 
 
 def test_one_seed_resampled_is_one_seed():
