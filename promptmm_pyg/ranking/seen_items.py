@@ -58,7 +58,8 @@ class SeenItems:
         ``users`` ``[B]``, wherever the user has seen the item.
         """
         users = users.to(self.rowptr.device)
-        start, count = self.rowptr[users], self.num_seen[users]
+        start = self.rowptr[users]
+        count = self.rowptr[users + 1] - start
         row = torch.repeat_interleave(count)  # Row of the block, once an item.
         offset = torch.arange(row.numel(), device=row.device)
         within = offset - (count.cumsum(0) - count)[row]
