@@ -162,8 +162,8 @@ class _Side:
                 f'the interactions (got none in common). Compare the types too: 1 is '
                 f"not '1'"
             )
-        aligned = np.zeros((len(index), values.shape[1]), dtype=np.float32)
-        aligned[there] = values[row[there]]
+        # Row -1 stands for no row: whatever is taken for it, the mask hides it.
+        aligned = values[row]
         there &= ~np.isnan(aligned).all(axis=1)
         self.features[name] = aligned
         if not there.all():

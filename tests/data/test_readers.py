@@ -22,7 +22,7 @@ PAIRS = {
     'val': [(0, 2)],
     'test': [(2, 0), (1, 1)],
 }
-IMAGE = np.array([[1, -2], [0, 0], [3, 4], [5, 6]], dtype=np.float16)
+IMAGE = np.array([[0, -2], [0, 0], [3, 4], [5, 6]], dtype=np.float16)
 
 
 def matrix(pairs, shape=(3, 4)):
@@ -143,10 +143,11 @@ def test_features_can_be_added_replaced_and_left_out(tmp_path, write):
 
 
 def test_dropping_duplicates_keeps_the_pair_in_training(tmp_path, write):
-    pairs = {**PAIRS, 'test': [(0, 0), (2, 0)]}
+    pairs = {**PAIRS, 'val': [(0, 0), (0, 2)]}
     split = FORMATS[write](write(tmp_path, pairs), duplicates='drop')
     assert raw_labels(split.train) == [('0', '0'), ('0', '1'), ('2', '2')]
-    assert raw_labels(split.test) == [('2', '0')]
+    assert raw_labels(split.val) == [('0', '2')]
+    assert raw_labels(split.test) == [('1', '1'), ('2', '0')]
 
 
 def test_a_pair_in_two_parts_is_an_error_by_default(tmp_path, write):
@@ -198,6 +199,15 @@ def test_no_interactions_are_an_error(tmp_path, write):
 def test_the_folder_has_to_be_there(tmp_path, reader):
     with pytest.raises(FileNotFoundError, match="'path' needs to be a folder"):
         reader(tmp_path / 'none')
+
+
+def test_the_folder_itself_comes_before_5_core(tmp_path):
+    write_lattice(tmp_path)
+    np.save(tmp_path / '5-core' / 'image_feat.npy', np.ones((4, 7)))
+    np.save(tmp_path / '5-core' / 'text_feat.npy', np.ones((4, 5)))
+    item = read_mmssl(tmp_path).train['item']
+    assert item.x_image.shape == (4, 2)
+    assert item.x_text.shape == (4, 5)
 
 
 def test_names_of_features_become_attributes(tmp_path):

@@ -111,6 +111,7 @@ def broken_csr(**changed):
         np.ones(3),
         broken_csr(indptr=np.array([0, 1, 99, 100])),
         broken_csr(indptr=np.array([0, 4, 1, 3])),
+        broken_csr(indptr=np.array([0, 2**60, 2**60, 2**60])),
         broken_csr(indptr=None),
         broken_csr(indices=np.array([0])),
         broken_csr(indices=np.array([0.5, 1.0, 2.0])),

@@ -48,6 +48,12 @@ def test_features_masks_and_ids_are_shared_not_copied():
         assert graph['user'].num_nodes == 3
 
 
+def test_what_belongs_to_all_reverse_edges_does_not_outlive_them():
+    data = make_graph()
+    data[REV_INTERACTS].weight = torch.ones(5)
+    assert 'weight' not in split(data, PART).train[REV_INTERACTS]
+
+
 def test_the_graph_itself_stays_whole():
     data = make_graph()
     split(data, PART)
