@@ -1,0 +1,41 @@
+"""Two loops as functions, and the parts they are made of."""
+
+from promptmm_pyg.training.candidates import Candidates
+from promptmm_pyg.training.checkpoint import load_state, save_state
+from promptmm_pyg.training.distill import (
+    CONTROL_WEIGHTS,
+    STUDENT_WEIGHTS,
+    Distilled,
+    distill,
+)
+from promptmm_pyg.training.early_stopping import EarlyStopping
+from promptmm_pyg.training.history import History
+from promptmm_pyg.training.inputs import embed, message_operators
+from promptmm_pyg.training.loop import Schedule
+from promptmm_pyg.training.objective import DistillationObjective
+from promptmm_pyg.training.teacher import (
+    TEACHER_WEIGHTS,
+    bpr_terms,
+    promptmm_terms,
+    train_teacher,
+)
+
+__all__ = [
+    'CONTROL_WEIGHTS',
+    'STUDENT_WEIGHTS',
+    'TEACHER_WEIGHTS',
+    'Candidates',
+    'DistillationObjective',
+    'Distilled',
+    'EarlyStopping',
+    'History',
+    'Schedule',
+    'bpr_terms',
+    'distill',
+    'embed',
+    'load_state',
+    'message_operators',
+    'promptmm_terms',
+    'save_state',
+    'train_teacher',
+]

@@ -1,0 +1,105 @@
+"""Where the candidate lists of a distillation run come from."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.loader import (
+    CandidateLists,
+    ExactNegativeSampler,
+    Triplets,
+    mixed_candidates,
+    uniform_candidates,
+)
+from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.ranking import SeenItems, rank_items
+
+
+class Candidates(NamedTuple):
+    """What a candidate list holds beside its positive."""
+
+    num_random: int = 10
+    """Uniform negatives."""
+    num_teacher: int = 0
+    """Draws from the teacher's best unseen items."""
+    num_student: int = 0
+    """Draws from the student's best unseen items."""
+    depth: int = 100
+    """How many best items are drawn from."""
+    refresh_every: int = 5
+    """Epochs between two looks at the student's best."""
+
+
+class CandidateSource:
+    """Makes the lists of every batch.
+
+    Args:
+        candidates: What a list holds.
+        train: Graph whose message edges are the training interactions.
+        targets: The teacher, for its best items.
+        seed: Seed of the draws.
+    """
+
+    def __init__(
+        self, candidates: Candidates, train: HeteroData, targets: SoftTargets, seed: int
+    ) -> None:
+        check_positive('num_random', candidates.num_random)
+        check_positive('depth', candidates.depth)
+        check_positive('refresh_every', candidates.refresh_every)
+        check_non_negative('num_teacher', candidates.num_teacher)
+        check_non_negative('num_student', candidates.num_student)
+        self.candidates = candidates
+        sizes = num_nodes_dict(train)
+        edge_index = train[INTERACTS].edge_index
+        self.sampler = ExactNegativeSampler(edge_index, sizes[USER], sizes[ITEM])
+        self.generator = torch.Generator(device=edge_index.device).manual_seed(seed)
+        self._seen = SeenItems.from_edge_index(edge_index, sizes[USER], sizes[ITEM])
+        self._users = torch.arange(sizes[USER])
+        self._depth = min(candidates.depth, sizes[ITEM])
+        self._nothing = torch.full((sizes[USER], 1), -1)
+        self._student_top = self._nothing
+        self._teacher_top = (
+            self._best(targets.x_dict) if candidates.num_teacher else self._nothing
+        )
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether lists hold uniform negatives only."""
+        return self.candidates.num_teacher == self.candidates.num_student == 0
+
+    def refresh(self, epoch: int, student: Callable[[], dict[str, Tensor]]) -> None:
+        """Looks at the student's best items again, when it is time to."""
+        due = (epoch - 1) % self.candidates.refresh_every == 0
+        if self.candidates.num_student and (due or self._student_top is self._nothing):
+            self._student_top = self._best(student())
+
+    def lists(self, batch: Triplets) -> CandidateLists:
+        """The lists of one batch."""
+        if self.is_uniform:
+            return uniform_candidates(
+                self.sampler,
+                batch.user,
+                batch.positive,
+                self.candidates.num_random,
+                self.generator,
+            )
+        return mixed_candidates(
+            self.sampler,
+            batch.user,
+            batch.positive,
+            self._teacher_top,
+            self._student_top,
+            num_teacher=self.candidates.num_teacher,
+            num_student=self.candidates.num_student,
+            num_random=self.candidates.num_random,
+            generator=self.generator,
+        )
+
+    def _best(self, x_dict: dict[str, Tensor]) -> Tensor:
+        pair = x_dict[USER].detach(), x_dict[ITEM].detach()
+        return rank_items(pair, self._users, self._depth, seen=self._seen).item_index

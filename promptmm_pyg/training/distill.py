@@ -1,0 +1,216 @@
+"""Stage two: the student learns from interactions and from its teacher."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg._checks import check_choice, check_positive
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.loader import TripletLoader, Triplets
+from promptmm_pyg.outputs import SoftTargets, soft_targets
+from promptmm_pyg.training.candidates import Candidates, CandidateSource
+from promptmm_pyg.training.history import History
+from promptmm_pyg.training.inputs import cutoff, embed, message_operators, validation
+from promptmm_pyg.training.joint import JointTeacher
+from promptmm_pyg.training.loop import CHECKPOINT, Schedule, Terms, fit
+from promptmm_pyg.training.objective import DistillationObjective
+from promptmm_pyg.training.teacher import bpr_terms
+
+CONTROL_WEIGHTS: Mapping[str, float] = {'bpr': 1.0, 'l2': 1e-3}
+STUDENT_WEIGHTS: Mapping[str, float] = {
+    **CONTROL_WEIGHTS,
+    'pairwise': 1.0,
+    'listwise': 1.0,
+    'embedding': 1.0,
+}
+
+
+class Distilled(NamedTuple):
+    """A trained student, and what to hold it against."""
+
+    student: torch.nn.Module
+    history: History
+    targets: SoftTargets
+    """Of the teacher as it was in the end."""
+    control: torch.nn.Module | None
+    """The same student, from the same start and batches, without a teacher."""
+    control_history: History | None
+    copied: dict[str, float] | None
+    """Validation metrics of the teacher's own tables in the student's place; ``None``
+    where widths differ."""
+
+
+def distill(
+    student: torch.nn.Module,
+    teacher: torch.nn.Module | SoftTargets,
+    train: HeteroData,
+    val: HeteroData,
+    *,
+    objective: DistillationObjective | None = None,
+    prompt: Literal['frozen', 'joint'] = 'frozen',
+    candidates: Candidates | None = None,
+    weights: Mapping[str, float] = STUDENT_WEIGHTS,
+    anchor_weight: float = 1.0,
+    control: bool = True,
+    inputs: tuple[Any, ...] | None = None,
+    teacher_inputs: tuple[Any, ...] | None = None,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    batch_size: int = 2048,
+    seed: int = 0,
+    schedule: Schedule | None = None,
+) -> Distilled:
+    """Trains a student on interactions and on its teacher, and leaves it in the state
+    that was best on validation.
+
+    With ``prompt='frozen'`` the teacher is asked once, in eval mode; it takes no
+    further part, and :class:`~promptmm_pyg.outputs.SoftTargets` alone will do. With
+    ``prompt='joint'``, the paper's second stage, the teacher's weights stay as they
+    are, bit for bit, while its prompt is tuned through the student's losses. On its
+    own that would let the teacher drift towards the student, so the teacher's own
+    BPR stays in the objective as an anchor.
+
+    Args:
+        student: Called as ``student(*inputs)``, returns ``x_dict``. Its present
+            parameters are the start.
+        teacher: A module that returns a
+            :class:`~promptmm_pyg.outputs.TeacherOutput`, or its soft targets.
+        train: Graph whose message edges are the training interactions.
+        val: Graph with validation positives as ``edge_label_index``.
+        objective: The distillation losses. (default: ``DistillationObjective`` of
+            all views)
+        prompt: ``'frozen'`` or ``'joint'``. (default: ``'frozen'``)
+        candidates: What the lists are made of. (default: ten uniform negatives)
+        weights: One weight per term. (default: ``STUDENT_WEIGHTS``)
+        anchor_weight: Weight of the teacher's own BPR with ``prompt='joint'``.
+            (default: ``1.0``)
+        control: Also train the same student, from the same start, on the same
+            batches, without its teacher. (default: ``True``)
+        inputs: Arguments of the student. (default: its message operators)
+        teacher_inputs: Arguments of the teacher. (default: its message operators)
+        learning_rate: Of Adam. (default: ``1e-3``)
+        weight_decay: Decoupled (AdamW). (default: ``0.0``)
+        batch_size: Interactions per step. (default: ``2048``)
+        seed: Seed of batches, negatives, candidates and dropout. (default: ``0``)
+        schedule: Epochs, patience, monitor, run directory (with the control in its
+            folder ``control``), resume.
+
+    Raises:
+        ValueError: If options do not fit each other or the teacher.
+        FloatingPointError: If the loss becomes infinite or NaN.
+    """
+    check_choice('prompt', prompt, ('frozen', 'joint'))
+    check_positive('anchor_weight', anchor_weight)
+    schedule = schedule or Schedule()
+    cutoff(schedule.monitor)  # Before any work is lost.
+    operators = (message_operators(train),)
+    inputs = operators if inputs is None else inputs
+    teacher_inputs = operators if teacher_inputs is None else teacher_inputs
+    targets = (
+        teacher
+        if isinstance(teacher, SoftTargets)
+        else soft_targets(teacher, *teacher_inputs)
+    )
+    start = copy.deepcopy(student)
+    torch.manual_seed(seed)
+    if objective is None:
+        objective = DistillationObjective(targets, _width(student, inputs))
+    joint = None
+    if prompt == 'joint':
+        joint = JointTeacher(teacher, teacher_inputs)
+        weights = {**weights, 'anchor': anchor_weight}
+    source = CandidateSource(candidates or Candidates(), train, targets, seed)
+
+    def distillation_terms(batch: Triplets) -> Terms:
+        x_dict = student(*inputs)
+        output = targets if joint is None else joint()
+        terms = bpr_terms(x_dict, batch)
+        terms.update(objective(x_dict, output, batch, source.lists(batch)))
+        if joint is not None:
+            terms['anchor'] = bpr_terms(output.x_dict, batch)['bpr']
+        return terms
+
+    def control_terms(batch: Triplets) -> Terms:
+        return bpr_terms(start(*inputs), batch)
+
+    def run(module: torch.nn.Module, model: torch.nn.Module, **kwargs: Any) -> History:
+        trained = [p for p in module.parameters() if p.requires_grad]
+        num_nodes = num_nodes_dict(train)
+        return fit(
+            module,
+            torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay),
+            TripletLoader(
+                train[INTERACTS].edge_index,
+                num_users=num_nodes[USER],
+                num_items=num_nodes[ITEM],
+                batch_size=batch_size,
+                seed=seed,
+            ),
+            validate=lambda: validation(model, inputs, val, schedule.monitor),
+            **kwargs,
+        )
+
+    parts = {'student': student, 'objective': objective}
+    if joint is not None:
+        parts['prompt'] = joint.prompt
+    history = run(
+        torch.nn.ModuleDict(parts),
+        student,
+        terms=distillation_terms,
+        weights=weights,
+        schedule=schedule,
+        generators={'candidates': source.generator},
+        on_epoch=lambda epoch: source.refresh(epoch, lambda: embed(student, inputs)),
+        name='student',
+    )
+    if joint is not None:
+        targets = joint.finish()
+    control_history = None
+    if control:
+        control_history = run(
+            start,
+            start,
+            terms=control_terms,
+            weights={name: weights[name] for name in CONTROL_WEIGHTS},
+            schedule=_beside(schedule),
+            name='control',
+        )
+    return Distilled(
+        student,
+        history,
+        targets,
+        start if control else None,
+        control_history,
+        _copied(student, inputs, targets, val, schedule.monitor),
+    )
+
+
+def _width(student: torch.nn.Module, inputs: tuple[Any, ...]) -> int:
+    return int(embed(student, inputs)[ITEM].size(-1))
+
+
+def _beside(schedule: Schedule) -> Schedule:
+    """The schedule of the control, which has a folder of its own in the run's."""
+    if schedule.run_dir is None:
+        return schedule
+    folder = Path(schedule.run_dir) / 'control'
+    # The student may have been interrupted before its control began.
+    resume = schedule.resume and (folder / CHECKPOINT).is_file()
+    return schedule._replace(run_dir=folder, resume=resume)
+
+
+def _copied(
+    student: torch.nn.Module,
+    inputs: tuple[Any, ...],
+    targets: SoftTargets,
+    val: HeteroData,
+    monitor: str,
+) -> dict[str, float] | None:
+    if targets.x_dict[ITEM].size(-1) != _width(student, inputs):
+        return None
+    return evaluate(targets.x_dict, val, ks=(cutoff(monitor),)).metrics

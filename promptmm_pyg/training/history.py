@@ -1,0 +1,36 @@
+"""What a run leaves behind: one record per epoch, on disk as JSON lines."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class History(NamedTuple):
+    """The record of one training run."""
+
+    records: list[dict[str, Any]]  # One per epoch: loss, terms, validation, seconds.
+    best_epoch: int
+    best_value: float
+    monitor: str  # The validation metric that chose the best epoch.
+
+    @property
+    def num_epochs(self) -> int:
+        """How many epochs were trained."""
+        return len(self.records)
+
+
+def write_jsonl(path: str | Path, records: list[dict[str, Any]]) -> None:
+    """Writes one JSON object a line, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    temporary.write_text(''.join(json.dumps(record) + '\n' for record in records))
+    temporary.replace(path)
+
+
+def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
+    """Adds one line to a file of JSON lines."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a') as file:
+        file.write(json.dumps(record) + '\n')

@@ -1,0 +1,63 @@
+"""What a model is called with, and what is asked of it while it trains."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.typing import EdgeType
+
+from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS, num_nodes_dict
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.evaluation.metrics import METRICS
+from promptmm_pyg.nn import CSRPair, csr_pair_dict
+from promptmm_pyg.outputs import TeacherOutput, evaluating
+from promptmm_pyg.transforms import AddBipartiteNorm
+
+
+def message_operators(data: HeteroData) -> dict[EdgeType, CSRPair]:
+    """The message edges of ``data`` as operators, converted once per graph.
+
+    Weights are the graph's ``edge_weight``; a graph without them gets symmetric
+    normalization (:class:`~promptmm_pyg.transforms.AddBipartiteNorm`).
+    """
+    edge_types = (INTERACTS, REV_INTERACTS)
+    if any('edge_weight' not in data[edge_type] for edge_type in edge_types):
+        data = AddBipartiteNorm()(data)  # Works on a shallow copy.
+    return csr_pair_dict(
+        {edge_type: data[edge_type].edge_index for edge_type in edge_types},
+        {edge_type: data[edge_type].edge_weight for edge_type in edge_types},
+        num_nodes_dict=num_nodes_dict(data),
+    )
+
+
+def embed(model: torch.nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The embeddings of a teacher or a student in eval mode, without gradients."""
+    with evaluating(model), torch.no_grad():
+        output = model(*inputs)
+    x_dict: dict[str, Tensor] = (
+        output.x_dict if isinstance(output, TeacherOutput) else output
+    )
+    return x_dict
+
+
+def validation(
+    model: torch.nn.Module, inputs: tuple[Any, ...], val: HeteroData, monitor: str
+) -> dict[str, float]:
+    """The metrics of ``val`` at the cutoff of the monitored metric."""
+    return evaluate(embed(model, inputs), val, ks=(cutoff(monitor),)).metrics
+
+
+def cutoff(monitor: str) -> int:
+    """The 20 of ``'Recall@20'``.
+
+    Raises:
+        ValueError: If the metric is unknown or has no cutoff.
+    """
+    name, _, k = monitor.partition('@')
+    if name not in METRICS or not k.isdigit() or int(k) == 0:
+        raise ValueError(
+            f"'monitor' needs to be one of {sorted(METRICS)} with a cutoff, like "
+            f"'Recall@20' (got {monitor!r})"
+        )
+    return int(k)

@@ -1,0 +1,55 @@
+"""A frozen teacher whose prompt stays trainable."""
+
+from typing import Any
+
+import torch
+
+from promptmm_pyg.outputs import SoftTargets, TeacherOutput, soft_targets
+
+
+class JointTeacher:
+    """Lets gradients reach a teacher's prompt and nothing else of it.
+
+    Args:
+        teacher: Has its prompt as the attribute ``prompt``. Stays in eval mode.
+        inputs: What the teacher is called with.
+
+    Raises:
+        TypeError: If ``teacher`` is no module (soft targets hold no prompt).
+        ValueError: If the teacher has no prompt.
+    """
+
+    def __init__(self, teacher: Any, inputs: tuple[Any, ...]) -> None:
+        if not isinstance(teacher, torch.nn.Module):
+            raise TypeError(
+                f"'teacher' needs to be a module with prompt='joint' (got "
+                f"{type(teacher).__name__}). Use prompt='frozen' with soft targets"
+            )
+        prompt = getattr(teacher, 'prompt', None)
+        if not isinstance(prompt, torch.nn.Module):
+            raise ValueError(
+                f"'teacher' needs a module 'prompt' with prompt='joint' (got "
+                f"{type(teacher).__name__} without one). Use prompt='frozen'"
+            )
+        self.teacher = teacher
+        self.prompt = prompt
+        self._inputs = inputs
+        self._required = {p: p.requires_grad for p in teacher.parameters()}
+        self._modes = [(part, part.training) for part in teacher.modules()]
+        teacher.requires_grad_(False)
+        prompt.requires_grad_(True)
+
+    def __call__(self) -> TeacherOutput:
+        # The loop puts what it trains, the prompt, in train mode every epoch.
+        self.teacher.eval()
+        output: TeacherOutput = self.teacher(*self._inputs)
+        return output
+
+    def finish(self) -> SoftTargets:
+        """The targets of the prompt as it is now; gives every flag back."""
+        targets = soft_targets(self.teacher, *self._inputs)
+        for parameter, required in self._required.items():
+            parameter.requires_grad_(required)
+        for part, mode in self._modes:
+            part.training = mode
+        return targets

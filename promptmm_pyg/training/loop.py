@@ -1,0 +1,215 @@
+"""The part both training loops share: epochs, validation, best state, resume."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from promptmm_pyg._checks import check_positive
+from promptmm_pyg.loader import TripletLoader, Triplets
+from promptmm_pyg.losses import weighted_sum
+from promptmm_pyg.training.checkpoint import load_state, save_state
+from promptmm_pyg.training.early_stopping import EarlyStopping
+from promptmm_pyg.training.history import History, append_jsonl, write_jsonl
+
+Terms = dict[str, Tensor]
+CHECKPOINT = 'checkpoint.safetensors'
+LOG = 'log.jsonl'
+
+
+class Schedule(NamedTuple):
+    """How long to train, how to choose, and where to keep it."""
+
+    epochs: int = 200
+    patience: int = 20  # Validations without improvement.
+    monitor: str = 'Recall@20'
+    validate_every: int = 1
+    run_dir: str | Path | None = None  # None: nothing is written.
+    resume: bool = False
+    progress: bool = True
+
+
+def train_step(
+    optimizer: torch.optim.Optimizer, terms: Terms, weights: Mapping[str, float]
+) -> Tensor:
+    """Takes one step down the weighted sum of ``terms`` and returns that sum.
+
+    Raises:
+        FloatingPointError: If the sum is not finite; parameters are untouched.
+    """
+    loss = weighted_sum(terms, weights)
+    if not bool(loss.isfinite()):
+        values = {name: round(float(term.detach()), 6) for name, term in terms.items()}
+        raise FloatingPointError(
+            f"'loss' needs to be finite (got {float(loss.detach())} from {values}). Lower the "
+            f'learning rate or the weight of the term that is not finite'
+        )
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def fit(
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: TripletLoader,
+    *,
+    terms: Callable[[Triplets], Terms],
+    weights: Mapping[str, float],
+    validate: Callable[[], dict[str, float]],
+    schedule: Schedule,
+    generators: Mapping[str, torch.Generator] | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+    name: str = 'train',
+) -> History:
+    """Trains ``module`` and leaves it in its best state on validation.
+
+    With ``schedule.run_dir`` every epoch ends in a checkpoint, so a crash or an
+    interruption costs one epoch at most, and ``schedule.resume`` goes on from it to
+    the very numbers an uninterrupted run gives (same machine, same threads).
+
+    Args:
+        module: Everything that is trained; its ``state_dict`` is what is kept.
+        optimizer: Over parameters of ``module``.
+        loader: Batches of (user, positive, negative).
+        terms: The named losses of one batch.
+        weights: The weight of each of them.
+        validate: Metrics of the present state on validation data.
+        schedule: Length, patience, monitor and place.
+        generators: Further random generators that ``terms`` draws from.
+        on_epoch: Called with the epoch's number before it starts.
+        name: Title of the progress bar.
+
+    Raises:
+        ValueError: If sizes are not positive.
+        FloatingPointError: If the loss becomes infinite or NaN.
+        FileNotFoundError: If ``resume`` finds no checkpoint.
+    """
+    check_positive('epochs', schedule.epochs)
+    check_positive('validate_every', schedule.validate_every)
+    stopping = EarlyStopping(schedule.patience)
+    run = _Run(module, optimizer, loader, stopping, dict(generators or {}), schedule)
+    records = run.start()
+    first = len(records) + 1
+    bar = tqdm(
+        total=schedule.epochs,
+        initial=len(records),
+        desc=name,
+        unit='epoch',
+        disable=not schedule.progress,
+        dynamic_ncols=True,
+    )
+    with bar:
+        for epoch in range(first, schedule.epochs + 1):
+            if stopping.should_stop:
+                break
+            if on_epoch is not None:
+                on_epoch(epoch)
+            record = _train_epoch(module, optimizer, loader, terms, weights, epoch)
+            if epoch % schedule.validate_every == 0 or epoch == schedule.epochs:
+                module.eval()
+                metrics = validate()
+                record['validation'] = metrics
+                stopping.update(metrics[schedule.monitor], epoch, module.state_dict())
+            records.append(record)
+            run.keep(records)
+            _show(bar, record, stopping, schedule.monitor)
+    module.load_state_dict(stopping.best_state)
+    module.eval()
+    return History(records, stopping.best_epoch, stopping.best_value, schedule.monitor)
+
+
+def _train_epoch(
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: TripletLoader,
+    terms: Callable[[Triplets], Terms],
+    weights: Mapping[str, float],
+    epoch: int,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    module.train()
+    sums: dict[str, Tensor] = {}
+    for batch in loader:
+        values = terms(batch)
+        values['loss'] = train_step(optimizer, values, weights)
+        for key, value in values.items():
+            sums[key] = sums.get(key, torch.zeros(())) + value.detach()
+    means = {key: float(value) / len(loader) for key, value in sums.items()}
+    loss = means.pop('loss')
+    seconds = time.perf_counter() - started
+    return {'epoch': epoch, 'loss': loss, 'terms': means, 'seconds': seconds}
+
+
+def _show(
+    bar: 'tqdm[Any]', record: dict[str, Any], stopping: EarlyStopping, monitor: str
+) -> None:
+    shown = {'loss': f'{record["loss"]:.4f}'}
+    if 'validation' in record:
+        shown[monitor] = f'{record["validation"][monitor]:.4f}'
+        shown['best'] = f'{stopping.best_value:.4f}@{stopping.best_epoch}'
+    bar.set_postfix(shown, refresh=False)
+    bar.update()
+
+
+class _Run:
+    """The state of a run that must survive an interruption."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loader: TripletLoader,
+        stopping: EarlyStopping,
+        generators: dict[str, torch.Generator],
+        schedule: Schedule,
+    ) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self.loader = loader
+        self.stopping = stopping
+        self.generators = generators
+        self.dir = Path(schedule.run_dir) if schedule.run_dir is not None else None
+        self.resume = schedule.resume
+
+    def start(self) -> list[dict[str, Any]]:
+        if self.dir is None:
+            if self.resume:
+                raise ValueError("'resume' needs a 'run_dir' to resume from (got None)")
+            return []
+        records: list[dict[str, Any]] = []
+        if self.resume:
+            state = load_state(self.dir / CHECKPOINT)
+            self.module.load_state_dict(state['module'])
+            self.optimizer.load_state_dict(state['optimizer'])
+            self.loader.load_state_dict(state['loader'])
+            self.stopping.load_state_dict(state['stopping'])
+            for key, generator in self.generators.items():
+                generator.set_state(state['generators'][key])
+            torch.set_rng_state(state['rng'])
+            records = state['records']
+        # An interrupted run may have logged an epoch that no checkpoint holds.
+        write_jsonl(self.dir / LOG, records)
+        return records
+
+    def keep(self, records: list[dict[str, Any]]) -> None:
+        if self.dir is None:
+            return
+        append_jsonl(self.dir / LOG, records[-1])
+        save_state(
+            self.dir / CHECKPOINT,
+            {
+                'module': dict(self.module.state_dict()),
+                'optimizer': self.optimizer.state_dict(),
+                'loader': self.loader.state_dict(),
+                'stopping': self.stopping.state_dict(),
+                'generators': {k: g.get_state() for k, g in self.generators.items()},
+                'rng': torch.get_rng_state(),
+                'records': records,
+            },
+        )

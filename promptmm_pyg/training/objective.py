@@ -1,0 +1,184 @@
+"""The student's losses on one batch, given the teacher's soft targets."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from promptmm_pyg._checks import check_choice
+from promptmm_pyg.data.schema import ITEM, USER
+from promptmm_pyg.loader import CandidateLists, Triplets
+from promptmm_pyg.losses import (
+    DecoupledKDLoss,
+    PairwiseKDLoss,
+    ScaledCosineLoss,
+    UnitMSELoss,
+)
+from promptmm_pyg.outputs import SoftTargets, TeacherOutput
+from promptmm_pyg.scoring import score_lists, score_pairs
+from promptmm_pyg.training.loop import Terms
+
+FUSED = 'fused'  # The teacher's final embeddings, named beside its modalities.
+
+
+class DistillationObjective(torch.nn.Module):
+    r"""What the teacher asks of the student, the three distillation losses of the
+    `"PromptMM: Multi-Modal Knowledge Distillation for Recommendation with
+    Prompt-Tuning" <https://arxiv.org/abs/2402.17188>`_ paper.
+
+    * ``pairwise``: the student's margin of a positive over a negative follows the
+      fused teacher's (:class:`~promptmm_pyg.losses.PairwiseKDLoss`);
+    * ``listwise``: the student's scores of a candidate list follow each chosen
+      view of the teacher, averaged (:class:`~promptmm_pyg.losses.DecoupledKDLoss`);
+    * ``embedding``: the student's vectors point where each chosen view of the
+      teacher points, averaged over views and sides. Where widths differ, a linear
+      projector per view lifts the student; it is part of this module, not of the
+      student, and is dropped with it.
+
+    A *view* is the name of a modality or ``'fused'``, the final embeddings.
+
+    Args:
+        targets: The teacher's output, for names and widths.
+        student_channels: The width of the student.
+        list_views: Views for ``listwise``. (default: all modalities and ``'fused'``)
+        embedding_views: Views for ``embedding``. (default: all modalities and
+            ``'fused'``)
+        sides: Node sides of ``embedding``: ``'items'``, ``'users'`` or ``'both'``.
+            (default: ``'both'``)
+        reweight: ``'coupled'`` (plain KL) or ``'decoupled'``. (default:
+            ``'decoupled'``)
+        alpha: Weight of the target part when decoupled. (default: ``1.0``)
+        beta: Weight of the non-target part when decoupled. (default: ``1.0``)
+        temperature: Of the pair-wise and list-wise losses. (default: ``1.0``)
+        gamma: Exponent of the scaled cosine error. (default: ``2.0``)
+        embedding_loss: ``'scaled_cosine'`` or ``'unit_mse'``.
+            (default: ``'scaled_cosine'``)
+
+    Raises:
+        ValueError: If a view is unknown or lacks users or items.
+    """
+
+    def __init__(
+        self,
+        targets: SoftTargets,
+        student_channels: int,
+        *,
+        list_views: Sequence[str] | None = None,
+        embedding_views: Sequence[str] | None = None,
+        sides: Literal['items', 'users', 'both'] = 'both',
+        reweight: Literal['coupled', 'decoupled'] = 'decoupled',
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        temperature: float = 1.0,
+        gamma: float = 2.0,
+        embedding_loss: Literal['scaled_cosine', 'unit_mse'] = 'scaled_cosine',
+    ) -> None:
+        super().__init__()
+        check_choice('sides', sides, ('items', 'users', 'both'))
+        check_choice('embedding_loss', embedding_loss, ('scaled_cosine', 'unit_mse'))
+        known = [*targets.modality_x_dict, FUSED]
+        self.list_views = _views('list_views', list_views, known)
+        self.embedding_views = _views('embedding_views', embedding_views, known)
+        self.sides = {'items': (ITEM,), 'users': (USER,), 'both': (USER, ITEM)}[sides]
+        for name in {*self.list_views, *self.embedding_views}:
+            missing = {USER, ITEM} - set(view(targets, name))
+            if missing:
+                raise ValueError(
+                    f"'targets' needs vectors of users and items in view {name!r} "
+                    f'(missing {sorted(missing)})'
+                )
+        self.pairwise = PairwiseKDLoss(temperature)
+        self.listwise = DecoupledKDLoss(
+            alpha=alpha, beta=beta, temperature=temperature, reweight=reweight
+        )
+        self.embedding: torch.nn.Module = (
+            ScaledCosineLoss(gamma)
+            if embedding_loss == 'scaled_cosine'
+            else UnitMSELoss()
+        )
+        self.projectors = torch.nn.ModuleDict()
+        for name in self.embedding_views:
+            width = view(targets, name)[ITEM].size(-1)
+            if width != student_channels:
+                self.projectors[name] = torch.nn.Linear(
+                    student_channels, width, bias=False
+                )
+
+    def forward(
+        self,
+        student: dict[str, Tensor],
+        teacher: SoftTargets | TeacherOutput,
+        batch: Triplets,
+        lists: CandidateLists,
+    ) -> Terms:
+        return {
+            'pairwise': self._pairwise(student, view(teacher, FUSED), batch),
+            'listwise': self._listwise(student, teacher, batch.user, lists),
+            'embedding': self._embedding(student, teacher, batch),
+        }
+
+    def _pairwise(
+        self, student: dict[str, Tensor], teacher: dict[str, Tensor], batch: Triplets
+    ) -> Tensor:
+        margins = [
+            score_pairs(x[USER], x[ITEM], batch.user, batch.positive)
+            - score_pairs(x[USER], x[ITEM], batch.user, batch.negative)
+            for x in (student, teacher)
+        ]
+        loss: Tensor = self.pairwise(*margins)
+        return loss
+
+    def _listwise(
+        self,
+        student: dict[str, Tensor],
+        teacher: SoftTargets | TeacherOutput,
+        user: Tensor,
+        lists: CandidateLists,
+    ) -> Tensor:
+        student_logits = score_lists(
+            student[USER], student[ITEM], user, lists.item_index
+        )
+        losses = []
+        for name in self.list_views:
+            x = view(teacher, name)
+            teacher_logits = score_lists(x[USER], x[ITEM], user, lists.item_index)
+            losses.append(
+                self.listwise(
+                    student_logits, teacher_logits, lists.target_mask, lists.mask
+                )
+            )
+        return torch.stack(losses).mean()
+
+    def _embedding(
+        self,
+        student: dict[str, Tensor],
+        teacher: SoftTargets | TeacherOutput,
+        batch: Triplets,
+    ) -> Tensor:
+        # Nodes of the batch, each once per step however often it occurs.
+        nodes = {
+            USER: batch.user.unique(),
+            ITEM: torch.cat([batch.positive, batch.negative]).unique(),
+        }
+        losses = []
+        for name in self.embedding_views:
+            target = view(teacher, name)
+            for side in self.sides:
+                x = student[side][nodes[side]]
+                if name in self.projectors:
+                    x = self.projectors[name](x)
+                losses.append(self.embedding(x, target[side][nodes[side]]))
+        return torch.stack(losses).mean()
+
+
+def view(output: SoftTargets | TeacherOutput, name: str) -> dict[str, Tensor]:
+    """One view of a teacher: a modality's vectors, or the final ones (``'fused'``)."""
+    return output.x_dict if name == FUSED else output.modality_x_dict[name]
+
+
+def _views(name: str, chosen: Sequence[str] | None, known: list[str]) -> list[str]:
+    views = known if chosen is None else list(chosen)
+    if not views or not set(views) <= set(known):
+        raise ValueError(f"'{name}' needs some of {known} (got {views})")
+    return views

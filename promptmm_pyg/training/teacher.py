@@ -1,0 +1,147 @@
+"""Stage one: teacher and prompt together, on interactions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.loader import TripletLoader, Triplets
+from promptmm_pyg.losses import bpr_loss, squared_norm
+from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.scoring import score_pairs
+from promptmm_pyg.training.history import History
+from promptmm_pyg.training.inputs import cutoff, message_operators, validation
+from promptmm_pyg.training.loop import Schedule, Terms, fit
+
+TEACHER_WEIGHTS: Mapping[str, float] = {
+    'bpr': 1.0,
+    'l2': 1e-3,
+    'prompt_bpr': 0.1,
+    'modality_bpr': 0.1,
+    'modality_l2': 1e-5,
+}
+
+
+def bpr_terms(x_dict: Mapping[str, torch.Tensor], batch: Triplets) -> Terms:
+    """BPR and the penalty on the rows of one batch, for any embedding model."""
+    user_x, item_x = x_dict[USER], x_dict[ITEM]
+    rows = user_x[batch.user], item_x[batch.positive], item_x[batch.negative]
+    return {
+        'bpr': bpr_loss((rows[0] * rows[1]).sum(-1), (rows[0] * rows[2]).sum(-1)),
+        'l2': squared_norm(*rows),
+    }
+
+
+def promptmm_terms(output: TeacherOutput, batch: Triplets) -> Terms:
+    r"""The losses of PromptMM's teacher on one batch.
+
+    ``bpr`` and ``l2`` on the fused embeddings; ``prompt_bpr`` on the prompts alone;
+    ``modality_bpr``, averaged over the modalities; ``modality_l2``, half the mean
+    squared norm of the modality vectors. Terms of parts that a teacher does not
+    have are zero.
+
+    Args:
+        output: What the teacher returned.
+        batch: User, positive and negative items ``[B]``.
+    """
+    prompts = [output.prompt_dict]
+    modalities = list(output.modality_x_dict.values())
+    norms = [
+        x.square().sum(dim=-1).mean() / 2
+        for x_dict in modalities
+        for x in x_dict.values()
+    ]
+    return {
+        **bpr_terms(output.x_dict, batch),
+        'prompt_bpr': _mean([_bpr(p, batch) for p in prompts if _has_both(p)]),
+        'modality_bpr': _mean([_bpr(m, batch) for m in modalities if _has_both(m)]),
+        'modality_l2': _mean(norms),
+    }
+
+
+def _has_both(x_dict: Mapping[str, torch.Tensor]) -> bool:
+    return USER in x_dict and ITEM in x_dict
+
+
+def _mean(losses: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(losses).mean() if losses else torch.zeros(())
+
+
+def _bpr(x_dict: Mapping[str, torch.Tensor], batch: Triplets) -> torch.Tensor:
+    user_x, item_x = x_dict[USER], x_dict[ITEM]
+    return bpr_loss(
+        score_pairs(user_x, item_x, batch.user, batch.positive),
+        score_pairs(user_x, item_x, batch.user, batch.negative),
+    )
+
+
+def train_teacher(
+    teacher: torch.nn.Module,
+    train: HeteroData,
+    val: HeteroData,
+    *,
+    inputs: tuple[Any, ...] | None = None,
+    terms: Callable[[Any, Triplets], Terms] = promptmm_terms,
+    weights: Mapping[str, float] = TEACHER_WEIGHTS,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    batch_size: int = 2048,
+    seed: int = 0,
+    schedule: Schedule | None = None,
+) -> History:
+    """Trains a teacher and leaves it in the state that was best on validation.
+
+    Any module whose forward returns a
+    :class:`~promptmm_pyg.outputs.TeacherOutput` will do, and so will any embedding
+    model that returns ``x_dict`` with ``terms=bpr_terms``. The global random
+    generator is seeded, for dropout.
+
+    Args:
+        teacher: Called as ``teacher(*inputs)``.
+        train: Graph whose message edges are the training interactions.
+        val: Graph with validation positives as ``edge_label_index``.
+        inputs: Arguments of the teacher. (default: its message operators,
+            :func:`~promptmm_pyg.training.message_operators`)
+        terms: Named losses of an output on a batch.
+            (default: :func:`promptmm_terms`)
+        weights: One weight per term. (default: ``TEACHER_WEIGHTS``)
+        learning_rate: Of Adam. (default: ``1e-3``)
+        weight_decay: Decoupled (AdamW). (default: ``0.0``)
+        batch_size: Interactions per step. (default: ``2048``)
+        seed: Seed of batches, negatives and dropout. (default: ``0``)
+        schedule: Epochs, patience, monitor, run directory, resume.
+
+    Raises:
+        ValueError: If the weights do not match the terms or the monitor is unknown.
+        FloatingPointError: If the loss becomes infinite or NaN.
+    """
+    schedule = schedule or Schedule()
+    cutoff(schedule.monitor)  # Before any work is lost.
+    torch.manual_seed(seed)
+    num_nodes = num_nodes_dict(train)
+    loader = TripletLoader(
+        train[INTERACTS].edge_index,
+        num_users=num_nodes[USER],
+        num_items=num_nodes[ITEM],
+        batch_size=batch_size,
+        seed=seed,
+    )
+    arguments = (message_operators(train),) if inputs is None else inputs
+
+    def batch_terms(batch: Triplets) -> Terms:
+        return terms(teacher(*arguments), batch)
+
+    return fit(
+        teacher,
+        torch.optim.AdamW(
+            teacher.parameters(), lr=learning_rate, weight_decay=weight_decay
+        ),
+        loader,
+        terms=batch_terms,
+        weights=weights,
+        validate=lambda: validation(teacher, arguments, val, schedule.monitor),
+        schedule=schedule,
+        name=type(teacher).__name__,
+    )

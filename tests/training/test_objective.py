@@ -1,0 +1,165 @@
+import pytest
+import torch
+
+from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.loader import TripletLoader
+from promptmm_pyg.losses import (
+    decoupled_kd_terms,
+    listwise_kd_loss,
+    pairwise_kd_loss,
+    scaled_cosine_loss,
+    unit_mse_loss,
+)
+from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.training import Candidates, DistillationObjective
+from promptmm_pyg.training.candidates import CandidateSource
+from tests.training.setting import make_split
+
+
+def rows(width, seed):
+    g = torch.Generator().manual_seed(seed)
+    return {
+        'user': torch.randn(60, width, generator=g),
+        'item': torch.randn(40, width, generator=g),
+    }
+
+
+def make_setting(student_width=4):
+    train, _, _ = make_split()
+    targets = SoftTargets(rows(4, 0), {'image': rows(4, 1), 'text': rows(4, 2)})
+    source = CandidateSource(Candidates(num_random=3), train, targets, seed=0)
+    batch = next(iter(TripletLoader(train[INTERACTS].edge_index, 60, 40, 32)))
+    return rows(student_width, 3), targets, batch, source.lists(batch)
+
+
+def scores(x, user, item_index):
+    return torch.stack(
+        [
+            x['item'][items] @ x['user'][u]
+            for u, items in zip(user, item_index, strict=True)
+        ]
+    )
+
+
+def test_pairwise_follows_the_fused_teacher():
+    student, targets, batch, lists = make_setting()
+    terms = DistillationObjective(targets, 4, temperature=2.0)(
+        student, targets, batch, lists
+    )
+    index = torch.stack([batch.positive, batch.negative], dim=1)
+    margins = [
+        scores(x, batch.user, index) @ torch.tensor([1.0, -1.0])
+        for x in (student, targets.x_dict)
+    ]
+    torch.testing.assert_close(terms['pairwise'], pairwise_kd_loss(*margins, 2.0))
+
+
+def test_listwise_averages_the_views_chosen():
+    student, targets, batch, lists = make_setting()
+    objective = DistillationObjective(
+        targets, 4, list_views=('image', 'text'), reweight='coupled', temperature=2.0
+    )
+    terms = objective(student, targets, batch, lists)
+    student_logits = scores(student, batch.user, lists.item_index)
+    expected = [
+        listwise_kd_loss(
+            student_logits,
+            scores(targets.modality_x_dict[name], batch.user, lists.item_index),
+            temperature=2.0,
+        )
+        for name in ('image', 'text')
+    ]
+    torch.testing.assert_close(terms['listwise'], torch.stack(expected).mean())
+
+
+def test_listwise_weighs_its_parts_when_decoupled():
+    student, targets, batch, lists = make_setting()
+    objective = DistillationObjective(
+        targets, 4, list_views=('fused',), alpha=2.0, beta=8.0
+    )
+    terms = objective(student, targets, batch, lists)
+    parts = decoupled_kd_terms(
+        scores(student, batch.user, lists.item_index),
+        scores(targets.x_dict, batch.user, lists.item_index),
+        lists.target_mask,
+    )
+    expected = (2 * parts.target + 8 * parts.non_target).mean()
+    torch.testing.assert_close(terms['listwise'], expected)
+
+
+@pytest.mark.parametrize(
+    ('sides', 'names'),
+    [('items', ['item']), ('users', ['user']), ('both', ['user', 'item'])],
+)
+def test_embedding_compares_each_node_of_the_batch_once(sides, names):
+    student, targets, batch, lists = make_setting()
+    terms = DistillationObjective(
+        targets, 4, embedding_views=('image',), sides=sides, gamma=3.0
+    )(student, targets, batch, lists)
+    nodes = {
+        'user': sorted(set(batch.user.tolist())),
+        'item': sorted({*batch.positive.tolist(), *batch.negative.tolist()}),
+    }
+    image = targets.modality_x_dict['image']
+    losses = [
+        scaled_cosine_loss(student[n][nodes[n]], image[n][nodes[n]], 3.0) for n in names
+    ]
+    torch.testing.assert_close(terms['embedding'], torch.stack(losses).mean())
+
+
+def test_unit_mse_is_used_when_asked_for():
+    student, targets, batch, lists = make_setting()
+    terms = DistillationObjective(
+        targets,
+        4,
+        embedding_views=('fused',),
+        sides='users',
+        embedding_loss='unit_mse',
+    )(student, targets, batch, lists)
+    users = batch.user.unique()
+    torch.testing.assert_close(
+        terms['embedding'],
+        unit_mse_loss(student['user'][users], targets.x_dict['user'][users]),
+    )
+
+
+def test_a_student_equal_to_a_single_view_loses_nothing():
+    _, targets, batch, lists = make_setting()
+    objective = DistillationObjective(
+        targets, 4, list_views=('fused',), embedding_views=('fused',)
+    )
+    for name, value in objective(targets.x_dict, targets, batch, lists).items():
+        assert abs(float(value)) < 1e-6, name
+
+
+def test_projectors_exist_only_where_widths_differ():
+    _, targets, _, _ = make_setting()
+    assert not list(DistillationObjective(targets, 4).parameters())
+    objective = DistillationObjective(targets, 3)
+    assert sorted(objective.projectors) == ['fused', 'image', 'text']
+    assert objective.projectors['image'].weight.shape == (4, 3)
+
+
+def test_projectors_and_student_get_gradients():
+    student, targets, batch, lists = make_setting(student_width=3)
+    student = {key: x.requires_grad_() for key, x in student.items()}
+    objective = DistillationObjective(targets, 3)
+    objective(student, targets, batch, lists)['embedding'].backward()
+    assert student['item'].grad.abs().sum() > 0
+    for parameter in objective.parameters():
+        assert parameter.grad.abs().sum() > 0
+
+
+def test_errors():
+    _, targets, _, _ = make_setting()
+    with pytest.raises(ValueError, match=r"'list_views' needs some of.*\['audio'\]"):
+        DistillationObjective(targets, 4, list_views=['audio'])
+    with pytest.raises(ValueError, match="'embedding_views' needs some of"):
+        DistillationObjective(targets, 4, embedding_views=[])
+    with pytest.raises(ValueError, match="'sides' needs to be one of"):
+        DistillationObjective(targets, 4, sides='all')
+    only_items = targets._replace(
+        modality_x_dict={'image': {'item': torch.ones(40, 4)}}
+    )
+    with pytest.raises(ValueError, match=r"view 'image' \(missing \['user'\]\)"):
+        DistillationObjective(only_items, 4)
