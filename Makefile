@@ -1,0 +1,50 @@
+# Everything a fresh machine needs is set up by the target that needs it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A machine without a GPU gets the CPU build of torch: name another requirement
+# to get another build, as in `make demo TORCH="torch"`.
+TORCH ?= torch==2.13.0
+STAMP := $(VENV)/.installed
+KERNELS := $(VENV)/.kernels
+
+.PHONY: help demo test lint types kernels clean
+
+help:
+	@echo "make demo     train, distill and report on the built-in data (sets up first)"
+	@echo "make test     run the whole test suite (sets up first)"
+	@echo "make lint     check style and format"
+	@echo "make types    check types"
+	@echo "make kernels  compile torch-scatter and torch-sparse (about 20 minutes)"
+	@echo "make clean    remove the environment and the caches"
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+# Both are sources only and need torch at build time.
+$(KERNELS): $(STAMP)
+	$(BIN)/python -m pip install --quiet setuptools wheel ninja
+	$(BIN)/python -m pip install --quiet --no-build-isolation ".[kernels]"
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/promptmm demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+kernels: $(KERNELS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
