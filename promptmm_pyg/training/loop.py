@@ -45,8 +45,8 @@ def train_step(
     if not bool(loss.isfinite()):
         values = {name: round(float(term.detach()), 6) for name, term in terms.items()}
         raise FloatingPointError(
-            f"'loss' needs to be finite (got {float(loss.detach())} from {values}). Lower the "
-            f'learning rate or the weight of the term that is not finite'
+            f"'loss' needs to be finite (got {float(loss.detach())} from {values}). "
+            f'Lower the learning rate or the weight of the term that is not finite'
         )
     optimizer.zero_grad()
     loss.backward()
