@@ -1,0 +1,140 @@
+"""Candidate lists for list-wise distillation."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg.loader.negative import ExactNegativeSampler
+
+
+class CandidateLists(NamedTuple):
+    """One list per user; all tensors are ``[B, K]``."""
+
+    item_index: Tensor
+    """The candidates; the positive stands first."""
+    target_mask: Tensor
+    """Marks the positive."""
+    mask: Tensor | None = None
+    """Marks the candidates that count; ``None`` if all do."""
+
+
+def uniform_candidates(
+    sampler: ExactNegativeSampler,
+    users: Tensor,
+    positives: Tensor,
+    num_negatives: int = 10,
+    generator: torch.Generator | None = None,
+) -> CandidateLists:
+    """Puts one positive before negatives drawn uniformly from the user's unobserved
+    items.
+
+    Args:
+        sampler: Knows the training positives.
+        users: User ids ``[B]``.
+        positives: One observed item per user ``[B]``.
+        num_negatives: How many unobserved items follow. (default: ``10``)
+        generator: Source of randomness. (default: the global one)
+
+    Raises:
+        ValueError: If ``num_negatives`` is not positive or a user has no negative
+            left.
+    """
+    check_positive('num_negatives', num_negatives)
+    negatives = sampler.sample(users, num_negatives, generator)
+    item_index = torch.cat([positives[:, None], negatives], dim=1)
+    return CandidateLists(item_index, _first_column(item_index))
+
+
+def mixed_candidates(
+    sampler: ExactNegativeSampler,
+    users: Tensor,
+    positives: Tensor,
+    teacher_top: Tensor,
+    student_top: Tensor,
+    *,
+    num_teacher: int = 10,
+    num_student: int = 10,
+    num_random: int = 10,
+    generator: torch.Generator | None = None,
+) -> CandidateLists:
+    """Puts one positive before a draw from the teacher's favorites, a draw from the
+    student's and uniform negatives.
+
+    Matching a teacher on uniform negatives says little about the top of the list;
+    the student's own top is where its mistakes are. An item that comes up twice in a
+    list counts once, and training positives do not count at all. A draw takes one item
+    from each of as many equal slices of the favorites, so every favorite has the same
+    chance and the draw reaches from the first to the last.
+
+    Args:
+        sampler: Knows the training positives.
+        users: User ids ``[B]``.
+        positives: One observed item per user ``[B]``.
+        teacher_top: The teacher's best items per user ``[num_users, N]``, padded
+            with -1.
+        student_top: The student's ``[num_users, M]``, padded with -1.
+        num_teacher: Draws from the teacher's. (default: ``10``)
+        num_student: Draws from the student's. (default: ``10``)
+        num_random: Uniform negatives; at least one, so that no list is left without
+            a negative. (default: ``10``)
+        generator: Source of randomness. (default: the global one)
+
+    Raises:
+        ValueError: If a number is out of range, a list of favorites does not have one
+            row per user, or a user has no negative left.
+    """
+    for name, number in (('num_teacher', num_teacher), ('num_student', num_student)):
+        check_non_negative(name, number)
+    check_positive('num_random', num_random)
+    for name, top in (('teacher_top', teacher_top), ('student_top', student_top)):
+        if top.dim() != 2 or top.size(0) != sampler.num_users or top.size(1) == 0:
+            raise ValueError(
+                f"'{name}' needs to have the shape [{sampler.num_users}, N], one row "
+                f'per user (got {list(top.size())})'
+            )
+    item_index = torch.cat(
+        [
+            positives[:, None],
+            _draw(teacher_top, users, num_teacher, generator),
+            _draw(student_top, users, num_student, generator),
+            sampler.sample(users, num_random, generator),
+        ],
+        dim=1,
+    )
+    target_mask = _first_column(item_index)
+    padding = item_index < 0
+    item_index = item_index.clamp_min(0)
+    counts = ~(padding | sampler.is_positive(users[:, None], item_index))
+    mask = (counts & ~_repeated(item_index.masked_fill(padding, -1))) | target_mask
+    return CandidateLists(item_index, target_mask, mask)
+
+
+def _draw(
+    top: Tensor, users: Tensor, number: int, generator: torch.Generator | None
+) -> Tensor:
+    """One item from each of ``number`` slices of equal length, so that a draw spans
+    the list and rarely holds an item twice.
+    """
+    uniform = torch.rand(
+        (users.numel(), number), generator=generator, device=users.device
+    )
+    slices = torch.arange(number, device=users.device)
+    place = (slices + uniform) * (top.size(1) / max(number, 1))
+    # Rounding can reach the end of the last slice.
+    return top[users[:, None], place.long().clamp_max(top.size(1) - 1)]
+
+
+def _first_column(item_index: Tensor) -> Tensor:
+    mask = torch.zeros_like(item_index, dtype=torch.bool)
+    mask[:, 0] = True
+    return mask
+
+
+def _repeated(item_index: Tensor) -> Tensor:
+    """Marks every occurrence but the first of an item in its row."""
+    ordered, order = item_index.sort(dim=1, stable=True)
+    later = torch.zeros_like(item_index, dtype=torch.bool)
+    later[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.zeros_like(later).scatter_(1, order, later)
