@@ -1,0 +1,202 @@
+"""Who may import whom, read from every import of the package."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import promptmm_pyg
+
+ROOT = Path(promptmm_pyg.__file__).parent
+NAME = 'promptmm_pyg'
+
+PYG = {'torch', 'torch_geometric'}
+# Extras: inside the function that uses them, and not in the lightest layers.
+OPTIONAL = {'matplotlib', 'pandas', 'pyarrow', 'scipy', 'torch_scatter', 'torch_sparse'}
+MODELS = {'_checks', 'outputs', 'scoring', 'ranking', 'losses', 'data', 'transforms'}
+MODELS |= {'loader', 'nn', 'evaluation'}
+
+
+class May(NamedTuple):
+    """What a layer may import."""
+
+    layers: set[str]
+    packages: set[str]
+    optional: set[str] = OPTIONAL
+
+
+LAYERS = {
+    '__init__': May({*MODELS, 'training', 'serving'}, set(), set()),
+    '__main__': May({'cli'}, set(), set()),
+    '_checks': May(set(), {'torch'}, set()),
+    'outputs': May({'_checks'}, {'torch'}, set()),
+    'scoring': May({'_checks'}, {'torch'}, set()),
+    'losses': May({'_checks'}, {'torch'}, set()),
+    'ranking': May({'_checks', 'scoring'}, {'torch'}, set()),
+    'serving': May(
+        {'_checks', 'scoring', 'ranking'}, {'torch', 'numpy', 'safetensors'}
+    ),
+    'data': May({'_checks'}, {*PYG, 'numpy', 'safetensors'}),
+    'transforms': May({'_checks', 'data.schema'}, PYG),
+    'loader': May({'_checks', 'data.schema'}, PYG),
+    'nn': May({'_checks', 'outputs'}, PYG),
+    'evaluation': May({'_checks', 'scoring', 'ranking', 'data.schema'}, PYG),
+    'training': May(MODELS, {*PYG, 'safetensors', 'tqdm'}),
+    'cli': May({NAME, *MODELS, 'training', 'serving'}, {*PYG, 'numpy', 'tqdm'}),
+}
+LIGHT = ['losses', 'outputs', 'ranking', 'scoring', 'serving']
+
+
+def present() -> list[str]:
+    """The modules and subpackages that stand directly in the package."""
+    folders = {path.parent.name for path in ROOT.glob('*/*.py')}
+    return sorted(folders | {path.stem for path in ROOT.glob('*.py')})
+
+
+def files(layer: str) -> list[Path]:
+    folder = ROOT / layer
+    return sorted(folder.rglob('*.py')) if folder.is_dir() else [ROOT / f'{layer}.py']
+
+
+def walk(node: ast.AST, deferred: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    """Every node, and whether it is run later than the import of its module."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    for child in ast.iter_child_nodes(node):
+        yield child, deferred
+        later = isinstance(child, functions) or (
+            isinstance(child, ast.If) and 'TYPE_CHECKING' in ast.unparse(child.test)
+        )
+        yield from walk(child, deferred or later)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.parent.joinpath(*name.split('.'))
+    return path.is_dir() or path.with_suffix('.py').is_file()
+
+
+def imports(source: str, package: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
+    """Full names of what a file of ``package`` imports, and whether later."""
+    for node, deferred in walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, deferred
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = '.'.join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                name = f'{module}.{alias.name}'
+                yield (name if is_module(name) else module), deferred
+
+
+def violations(source: str, layer: str, package: tuple[str, ...]) -> list[str]:
+    """The imports that the table does not list for ``layer``."""
+    may = LAYERS[layer]
+    found = []
+    for name, deferred in imports(source, package):
+        top, *inside = name.split('.')
+        if top == NAME:
+            target = '.'.join(inside) or NAME
+            parts = target.split('.')
+            prefixes = {'.'.join(parts[:n]) for n in range(1, len(parts) + 1)}
+            fine = bool(prefixes & {*may.layers, layer})
+        else:
+            allowed = may.packages | (may.optional if deferred else set())
+            fine = top in allowed or top in sys.stdlib_module_names
+        if not fine:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize('layer', [name for name in present() if name in LAYERS])
+def test_a_layer_imports_only_what_it_may(layer):
+    for path in files(layer):
+        package = path.relative_to(ROOT.parent).parent.parts
+        extra = violations(path.read_text(), layer, package)
+        assert not extra, f'{path.relative_to(ROOT)} imports {extra}'
+
+
+def test_every_module_has_its_place_in_the_table():
+    assert set(present()) <= set(LAYERS)
+
+
+def test_the_light_layers_load_neither_pyg_nor_pandas():
+    # In a process of its own; an import hidden from the table shows here.
+    heavy = ['torch_geometric', *sorted(OPTIONAL), f'{NAME}.nn', f'{NAME}.data']
+    code = (
+        f'import sys, {", ".join(f"{NAME}.{layer}" for layer in LIGHT)}\n'
+        f'print([name for name in {heavy} if name in sys.modules])'
+    )
+    out = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == '[]'
+
+
+def test_the_table_does_not_go_round_in_circles():
+    graph = {
+        layer: {target.split('.')[0] for target in may.layers} - {NAME}
+        for layer, may in LAYERS.items()
+    }
+    while graph:
+        leaves = {layer for layer, below in graph.items() if not below & set(graph)}
+        assert leaves, f'a circle among {sorted(graph)}'
+        graph = {layer: below for layer, below in graph.items() if layer not in leaves}
+
+
+@pytest.mark.parametrize(
+    ('source', 'expected'),
+    [
+        ('import numpy.linalg as la', [('numpy.linalg', False)]),
+        ('import promptmm_pyg.nn', [('promptmm_pyg.nn', False)]),
+        ('from promptmm_pyg import nn', [('promptmm_pyg.nn', False)]),
+        ('from promptmm_pyg import __version__', [('promptmm_pyg', False)]),
+        ('from promptmm_pyg.data import schema', [('promptmm_pyg.data.schema', False)]),
+        ('from promptmm_pyg.data import INTERACTS', [('promptmm_pyg.data', False)]),
+        ('from . import bpr', [('promptmm_pyg.losses.bpr', False)]),
+        ('from ..nn.csr import CSRPair', [('promptmm_pyg.nn.csr', False)]),
+        ('from .. import data', [('promptmm_pyg.data', False)]),
+        ('class A:\n    import pandas', [('pandas', False)]),
+        ('try:\n    import pandas\nexcept ImportError: pass', [('pandas', False)]),
+        ('def f():\n    if 1:\n        import pandas', [('pandas', True)]),
+        ('if TYPE_CHECKING:\n    import pandas', [('pandas', True)]),
+    ],
+)
+def test_every_form_of_import_is_read(source, expected):
+    assert list(imports(source, (NAME, 'losses'))) == expected
+
+
+@pytest.mark.parametrize(
+    ('layer', 'source'),
+    [
+        ('losses', 'import torch_geometric'),
+        ('losses', 'def f():\n    import pandas'),
+        ('serving', 'from promptmm_pyg.nn import CSRPair'),
+        ('serving', 'import pandas'),
+        ('nn', 'from promptmm_pyg.data.schema import USER'),
+        ('evaluation', 'from promptmm_pyg.data.build import build_graph'),
+        ('loader', 'from promptmm_pyg.data import USER'),
+        ('training', 'from promptmm_pyg import serving'),
+        ('data', 'import pandas'),
+        ('data', 'import promptmm_pyg'),
+    ],
+)
+def test_an_import_that_is_not_in_the_table_is_found(layer, source):
+    assert violations(source, layer, (NAME, layer))
+
+
+@pytest.mark.parametrize(
+    ('layer', 'source'),
+    [
+        ('serving', 'def f():\n    import pandas'),
+        ('evaluation', 'from promptmm_pyg.data.schema import USER'),
+        ('nn', 'from .csr import CSRPair'),
+        ('training', 'from promptmm_pyg.data import build_graph'),
+        ('losses', 'import math, torch.nn.functional'),
+    ],
+)
+def test_an_import_of_the_table_passes(layer, source):
+    assert not violations(source, layer, (NAME, layer))
