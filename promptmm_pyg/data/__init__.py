@@ -17,6 +17,7 @@ from promptmm_pyg.data.schema import (
     modality_mask_dict,
     modality_x_dict,
     num_nodes_dict,
+    without_raw_ids,
 )
 from promptmm_pyg.data.split import Split, split_by_part
 from promptmm_pyg.data.split_methods import (
@@ -60,4 +61,5 @@ __all__ = [
     'split_leave_one_out',
     'split_per_user',
     'validate',
+    'without_raw_ids',
 ]

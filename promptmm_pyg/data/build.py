@@ -33,8 +33,8 @@ def build_graph(
     """Returns a graph whose message edges are all interactions.
 
     Nothing is split yet: see :func:`~promptmm_pyg.data.split_per_user` and its
-    neighbours. Rows that a mask marks as absent are set to zero, so they may
-    hold NaN on the way in.
+    neighbours. The graph is on the CPU. Rows that a mask marks as absent are set
+    to zero, so they may hold NaN on the way in.
 
     Args:
         edge_index: Whole numbers ``[2, E]``: users in the first row, items in
@@ -95,7 +95,7 @@ def _as_tensor(value: Array) -> Tensor:
     # tensors that may not be written to, and warns.
     if isinstance(value, np.ndarray) and not value.flags.writeable:
         value = value.copy()
-    return torch.as_tensor(value)
+    return torch.as_tensor(value).cpu()
 
 
 def _as_edges(edge_index: Array) -> Tensor:

@@ -14,6 +14,8 @@ A graph is a :class:`~torch_geometric.data.HeteroData` with
   of ``('user', 'interacts', 'item')``.
 """
 
+import copy
+
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -41,6 +43,20 @@ def modality_mask_dict(data: HeteroData) -> FeatureDict:
     missing, every row is present.
     """
     return _collect(data, 'mask_')
+
+
+def without_raw_ids(data: HeteroData) -> HeteroData:
+    """The same graph (tensors shared) without ``raw_id``, for PyG's neighbor
+    loaders: they cannot cut arrays of strings. A batch's ``n_id`` are positions
+    in the ``raw_id`` of the graph given here.
+
+    Args:
+        data: A graph; it keeps its ids.
+    """
+    data = copy.copy(data)
+    for node_type in NODE_TYPES:
+        data[node_type].pop('raw_id', None)
+    return data
 
 
 def _collect(data: HeteroData, prefix: str) -> FeatureDict:

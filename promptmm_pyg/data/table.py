@@ -30,6 +30,8 @@ def read_table(
 ) -> HeteroData:
     """Returns the graph, not split, of a table of interactions on disk.
 
+    Types in CSV are guessed: an id ``007`` becomes 7. Keep such ids in Parquet.
+
     Args:
         path: A ``.csv`` or ``.parquet`` file, one row an interaction.
         user: The column of user ids. (default: ``'user_id'``)
