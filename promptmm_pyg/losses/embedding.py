@@ -6,6 +6,7 @@ from torch import Tensor
 from promptmm_pyg._checks import check_same_shape
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
+from promptmm_pyg.unit_rows import unit_rows
 
 
 def scaled_cosine_loss(
@@ -68,12 +69,7 @@ def unit_mse_loss(
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Rows at unit length; zero rows stay zero."""
-    x = at_least_float32(x)
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    # One instead of a tiny number: a zero row, which every isolated node has, would
-    # otherwise send back gradients of the order of 1 / tiny.
-    return x / length.masked_fill(length == 0, 1.0)
+    return unit_rows(at_least_float32(x))
 
 
 class ScaledCosineLoss(torch.nn.Module):

@@ -1,7 +1,6 @@
 """PromptMM's multi-modal teacher."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
@@ -12,6 +11,7 @@ from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
 from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
 from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.unit_rows import unit_rows
 
 _ID = 'id'  # The block of id embeddings; modalities carry the prefix below.
 _MODALITY = 'modality/'
@@ -140,7 +140,7 @@ class PromptMMTeacher(torch.nn.Module):
         check_reached(id_dict, adj_dict)
         prompt_dict = self.prompt() if self.prompt is not None else {}
         for node_type, prompt in prompt_dict.items():
-            shift = self.prompt_id_weight * F.normalize(prompt, dim=-1)
+            shift = self.prompt_id_weight * unit_rows(prompt)
             id_dict[node_type] = id_dict[node_type] + shift
         blocks: Blocks = {key: {_ID: x} for key, x in id_dict.items()}
         for modality, node_types in self.modalities.items():
@@ -153,8 +153,9 @@ class PromptMMTeacher(torch.nn.Module):
         x_dict = dict(id_dict)
         for features in modality_x_dict.values():
             for node_type, x in features.items():
-                unit = F.normalize(x, dim=-1)
-                x_dict[node_type] = x_dict[node_type] + self.modality_weight * unit
+                x_dict[node_type] = torch.add(
+                    x_dict[node_type], unit_rows(x), alpha=self.modality_weight
+                )
         return TeacherOutput(x_dict, modality_x_dict, prompt_dict)
 
     def _encode(

@@ -17,7 +17,7 @@ from promptmm_pyg.training.candidates import Candidates, CandidateSource
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import cutoff, embed, message_operators, validation
 from promptmm_pyg.training.joint import JointTeacher
-from promptmm_pyg.training.loop import CHECKPOINT, Schedule, Terms, fit
+from promptmm_pyg.training.loop import CHECKPOINT, Schedule, Terms, fit, make_optimizer
 from promptmm_pyg.training.objective import DistillationObjective
 from promptmm_pyg.training.teacher import bpr_terms
 
@@ -139,11 +139,10 @@ def distill(
         return bpr_terms(start(*inputs), batch)
 
     def run(module: torch.nn.Module, model: torch.nn.Module, **kwargs: Any) -> History:
-        trained = [p for p in module.parameters() if p.requires_grad]
         num_nodes = num_nodes_dict(train)
         return fit(
             module,
-            torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay),
+            make_optimizer(module.parameters(), learning_rate, weight_decay),
             TripletLoader(
                 train[INTERACTS].edge_index,
                 num_users=num_nodes[USER],

@@ -13,7 +13,7 @@ from promptmm_pyg.outputs import TeacherOutput
 from promptmm_pyg.scoring import score_pairs
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import cutoff, message_operators, validation
-from promptmm_pyg.training.loop import Schedule, Terms, fit
+from promptmm_pyg.training.loop import Schedule, Terms, fit, make_optimizer
 
 TEACHER_WEIGHTS: Mapping[str, float] = {
     'bpr': 1.0,
@@ -135,9 +135,7 @@ def train_teacher(
 
     return fit(
         teacher,
-        torch.optim.AdamW(
-            teacher.parameters(), lr=learning_rate, weight_decay=weight_decay
-        ),
+        make_optimizer(teacher.parameters(), learning_rate, weight_decay),
         loader,
         terms=batch_terms,
         weights=weights,
