@@ -109,3 +109,12 @@ def test_evaluating_reaches_every_part():
 def test_a_teacher_needs_to_return_its_output():
     with pytest.raises(TypeError, match=r"'teacher' needs .* \(got 'Tensor'\). Wrap"):
         soft_targets(torch.nn.Identity(), torch.ones(1))
+
+
+def test_a_plain_tuple_is_no_output():
+    class Plain(TableTeacher):
+        def forward(self):
+            return tuple(super().forward())
+
+    with pytest.raises(TypeError, match=r"'teacher' needs .* \(got 'tuple'\). Wrap"):
+        soft_targets(Plain())
