@@ -1,3 +1,66 @@
-"""Multi-modal recommendation by knowledge distillation, on PyG."""
+"""Multi-modal recommendation by knowledge distillation, on PyG.
+
+The names a new user meets first are here; the rest lives in the subpackages. Names are
+looked up when they are used, so that ``promptmm_pyg.serving`` and
+``promptmm_pyg.losses`` can be imported where torch_geometric is not installed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = '0.1.0'
+
+if TYPE_CHECKING:
+    from promptmm_pyg.data import read_dataset, read_table, split_per_user
+    from promptmm_pyg.evaluation import evaluate, paired_bootstrap
+    from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
+    from promptmm_pyg.outputs import SoftTargets, TeacherOutput, soft_targets
+    from promptmm_pyg.serving import Recommender
+    from promptmm_pyg.training import DistillationObjective, distill, train_teacher
+
+_HOMES = {
+    'DistillationObjective': 'training',
+    'LightGCN': 'nn',
+    'MatrixFactorization': 'nn',
+    'PromptMMTeacher': 'nn',
+    'Recommender': 'serving',
+    'SoftTargets': 'outputs',
+    'TeacherOutput': 'outputs',
+    'distill': 'training',
+    'evaluate': 'evaluation',
+    'paired_bootstrap': 'evaluation',
+    'read_dataset': 'data',
+    'read_table': 'data',
+    'soft_targets': 'outputs',
+    'split_per_user': 'data',
+    'train_teacher': 'training',
+}
+
+__all__ = [
+    'DistillationObjective',
+    'LightGCN',
+    'MatrixFactorization',
+    'PromptMMTeacher',
+    'Recommender',
+    'SoftTargets',
+    'TeacherOutput',
+    '__version__',
+    'distill',
+    'evaluate',
+    'paired_bootstrap',
+    'read_dataset',
+    'read_table',
+    'soft_targets',
+    'split_per_user',
+    'train_teacher',
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'{__name__}.{_HOMES[name]}'), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

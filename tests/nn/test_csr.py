@@ -112,6 +112,7 @@ def test_every_layout_gives_the_same_product_and_gradient(adjacency, weight):
     torch.testing.assert_close(grad, expected)
 
 
+@pytest.mark.kernels
 def test_torch_sparse_tensor_gives_the_same_product():
     torch_sparse = pytest.importorskip('torch_sparse', reason='needs `make kernels`')
     adj_t = torch_sparse.SparseTensor.from_dense(dense().t())
