@@ -122,6 +122,23 @@ def test_what_counts_occurs_once_in_a_list():
             assert len(set(counted)) == len(counted)
 
 
+def test_a_repeated_candidate_counts_at_its_first_place():
+    # Sorts that need not be stable still are, up to 16 columns; here are 42.
+    top = torch.tensor([[2]])
+    lists = mixed_candidates(
+        ExactNegativeSampler(torch.tensor([[0], [1]]), 1, 3),
+        torch.tensor([0]),
+        torch.tensor([1]),
+        top,
+        top,
+        num_teacher=20,
+        num_student=20,
+        num_random=1,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert lists.mask[0, :41].tolist() == [True, True] + [False] * 39
+
+
 def test_every_list_keeps_a_negative():
     for seed in range(20):
         lists = make_mixed(seed, num_random=1)[-1]
