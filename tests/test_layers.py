@@ -15,10 +15,11 @@ ROOT = Path(promptmm_pyg.__file__).parent
 NAME = 'promptmm_pyg'
 
 PYG = {'torch', 'torch_geometric'}
+CORE = {'numpy', 'safetensors', 'tqdm'}
 # Extras: inside the function that uses them, and not in the lightest layers.
 OPTIONAL = {'matplotlib', 'pandas', 'pyarrow', 'scipy', 'torch_scatter', 'torch_sparse'}
 MODELS = {'_checks', 'outputs', 'scoring', 'ranking', 'losses', 'data', 'transforms'}
-MODELS |= {'loader', 'nn', 'evaluation'}
+MODELS |= {'loader', 'nn', 'evaluation', 'unit_rows'}
 
 
 class May(NamedTuple):
@@ -35,7 +36,8 @@ LAYERS = {
     '_checks': May(set(), {'torch'}, set()),
     'outputs': May({'_checks'}, {'torch'}, set()),
     'scoring': May({'_checks'}, {'torch'}, set()),
-    'losses': May({'_checks'}, {'torch'}, set()),
+    'unit_rows': May(set(), {'torch'}, set()),
+    'losses': May({'_checks', 'unit_rows'}, {'torch'}, set()),
     'ranking': May({'_checks', 'scoring'}, {'torch'}, set()),
     'serving': May(
         {'_checks', 'scoring', 'ranking'}, {'torch', 'numpy', 'safetensors'}
@@ -43,12 +45,13 @@ LAYERS = {
     'data': May({'_checks'}, {*PYG, 'numpy', 'safetensors'}),
     'transforms': May({'_checks', 'data.schema'}, PYG),
     'loader': May({'_checks', 'data.schema'}, PYG),
-    'nn': May({'_checks', 'outputs'}, PYG),
+    'nn': May({'_checks', 'outputs', 'unit_rows'}, PYG),
     'evaluation': May({'_checks', 'scoring', 'ranking', 'data.schema'}, PYG),
     'training': May(MODELS, {*PYG, 'safetensors', 'tqdm'}),
-    'cli': May({NAME, *MODELS, 'training', 'serving'}, {*PYG, 'numpy', 'tqdm'}),
+    # What is run from a shell may use every core dependency.
+    'cli': May({NAME, *MODELS, 'training', 'serving'}, {*PYG, *CORE}),
 }
-LIGHT = ['losses', 'outputs', 'ranking', 'scoring', 'serving']
+LIGHT = ['losses', 'outputs', 'ranking', 'scoring', 'serving', 'unit_rows']
 
 
 def present() -> list[str]:
