@@ -1,0 +1,7 @@
+"""Runs ``python -m promptmm_pyg.cli``."""
+
+import sys
+
+from promptmm_pyg.cli import main
+
+sys.exit(main())

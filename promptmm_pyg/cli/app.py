@@ -1,0 +1,93 @@
+"""The program: its commands, and how it ends."""
+
+import argparse
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+
+from promptmm_pyg import __version__
+from promptmm_pyg.cli import data_check, demo, distill, evaluate, recommend, train
+from promptmm_pyg.cli.parsing import Parser, UserError
+
+_DESCRIPTION = """\
+Multi-modal recommendation: train a large teacher that reads what items look and
+sound like, distill it into a small student that needs its embeddings only, and
+recommend.
+
+Start here:
+  promptmm demo                              everything once, on made-up data
+Then, with your own data:
+  promptmm data check PATH                   is the data sound?
+  promptmm train PATH --out runs/mine        the teacher
+  promptmm distill runs/mine                 the student, and a recommender
+  promptmm evaluate runs/mine                how good they are, on validation
+  promptmm recommend runs/mine --users 7 42  what to show to whom
+
+Results are printed to stdout, progress to stderr."""
+# What the library raises where a value does not fit; anything else is a bug.
+_MISTAKES = (
+    UserError,
+    ValueError,
+    TypeError,
+    ImportError,
+    OSError,
+    FloatingPointError,
+)
+
+
+def build_parser() -> Parser:
+    """The parser of the program with all its commands."""
+    parser = Parser(prog='promptmm', description=_DESCRIPTION)
+    parser.add_argument('--version', action='version', version=__version__)
+    parser.add_argument(
+        '--traceback',
+        action='store_true',
+        help='show where in the code an error was raised, for a bug report',
+    )
+    commands = parser.add_subparsers(title='commands', metavar='COMMAND')
+    for module in (data_check, train, distill, evaluate, recommend, demo):
+        module.add_command(commands)
+    parser.set_defaults(run=None)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0 when done, 1 where data have
+    errors, 2 after a mistake of the user, 130 when interrupted.
+
+    Args:
+        argv: What was typed after ``promptmm``. (default: from the system)
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show = '--traceback' in argv
+    try:
+        args = build_parser().parse_args(argv)
+        if args.run is None:
+            raise UserError("a command is needed. See 'promptmm --help'")
+        return _run(args)
+    except KeyboardInterrupt:
+        print(f'\npromptmm: interrupted. {_how_to_go_on(argv)}', file=sys.stderr)
+        return 130
+    except _MISTAKES as error:
+        if show:
+            raise
+        message = ' '.join(str(error).split()) or type(error).__name__
+        print(f'promptmm: error: {message}', file=sys.stderr)
+        return 2
+
+
+def _run(args: argparse.Namespace) -> int:
+    with warnings.catch_warnings():
+        # Nothing that a user could act on.
+        warnings.filterwarnings('ignore', message='Sparse CSR tensor support')
+        warnings.filterwarnings('ignore', message='Sparse invariant checks')
+        status: int = args.run(args)
+    return status
+
+
+def _how_to_go_on(argv: list[str]) -> str:
+    again = [word for word in argv if word not in ('--overwrite', '--resume')]
+    if {'train', 'distill'} & set(argv[:2]):
+        again.append('--resume')
+    return f'Go on with: {shlex.join(["promptmm", *again])}'

@@ -1,0 +1,166 @@
+"""``promptmm distill``: the student, its control, and a recommender."""
+
+import argparse
+from typing import Any
+
+from promptmm_pyg.cli.models import reload
+from promptmm_pyg.cli.parsing import (
+    SCHEDULE,
+    UserError,
+    add_options,
+    add_progress,
+    add_schedule,
+    add_weights,
+    chosen,
+    weights,
+)
+from promptmm_pyg.cli.run_folder import RunFolder, read_json
+from promptmm_pyg.cli.stages import distill_run
+from promptmm_pyg.nn import LightGCN
+from promptmm_pyg.training import (
+    STUDENT_WEIGHTS,
+    Candidates,
+    DistillationObjective,
+    distill,
+)
+
+_DESCRIPTION = """\
+Train a small student on the interactions and on the teacher of RUN. Beside it the
+same student is trained, from the same start on the same batches, without the teacher:
+the control. What the teacher is good for is the difference of the two; see it with
+'promptmm evaluate RUN'.
+
+RUN then also holds student/ (with the control in it) and recommender/, which serves
+without training data. Ctrl-C loses one epoch at most: the same command with --resume
+goes on."""
+_EXAMPLE = """\
+example:
+  promptmm distill runs/tiktok
+  promptmm distill runs/tiktok --overwrite --student mf --width 16 --prompt joint"""
+DISTILL = {
+    'prompt': "whether the teacher's prompt stays as it is or is tuned along",
+    'anchor_weight': "weight of the teacher's own loss with --prompt joint",
+    'control': 'train the control, too',
+    'learning_rate': 'step size of the optimizer',
+    'weight_decay': 'decay of all parameters by the optimizer',
+    'batch_size': 'interactions a step',
+    'seed': 'seed of everything random in training',
+}
+OBJECTIVE = {
+    'sides': 'whose embeddings follow the teacher',
+    'reweight': 'list-wise loss: plain, or with its two parts weighted apart',
+    'alpha': 'weight of the part about the positive, when decoupled',
+    'beta': 'weight of the part about the others, when decoupled',
+    'temperature': 'softness of pair-wise and list-wise targets',
+    'gamma': 'exponent of the scaled cosine error',
+    'embedding_loss': 'how embeddings are compared',
+}
+CANDIDATES = {
+    'num_random': 'items of a list drawn from all unseen ones',
+    'num_teacher': "items of a list drawn from the teacher's best",
+    'num_student': "items of a list drawn from the student's best",
+    'depth': 'how many best items are drawn from',
+    'refresh_every': "epochs between two looks at the student's best",
+}
+_VIEWS = {'list_views': 'list-wise', 'embedding_views': 'embedding'}
+
+
+def add_command(commands: Any) -> None:
+    """Adds ``distill`` to the program."""
+    parser = commands.add_parser(
+        'distill',
+        help='train a student',
+        usage='promptmm distill RUN [options]',
+        description=_DESCRIPTION,
+        epilog=_EXAMPLE,
+    )
+    parser.add_argument('folder', metavar='RUN', help='folder of a trained teacher')
+    parser.add_argument('--resume', action='store_true', help='go on with the student')
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace the student of RUN'
+    )
+    group = parser.add_argument_group('student')
+    group.add_argument(
+        '--student',
+        choices=('lightgcn', 'mf'),
+        default='lightgcn',
+        help='embeddings smoothed over the graph in training, or plain ones '
+        '(default: lightgcn)',
+    )
+    width = {'embedding_dim': 'width of the embeddings, in numbers a user or item'}
+    add_options(group, LightGCN, width, {'embedding_dim': 'width'})
+    add_options(group, LightGCN, {'num_layers': 'layers of lightgcn'})
+    training = parser.add_argument_group('training')
+    add_options(training, distill, DISTILL)
+    add_weights(training, STUDENT_WEIGHTS)
+    objective = parser.add_argument_group('distillation losses')
+    add_options(objective, DistillationObjective, OBJECTIVE)
+    for name, what in _VIEWS.items():
+        objective.add_argument(
+            f'--{name.replace("_", "-")}',
+            nargs='+',
+            metavar='VIEW',
+            help=f"what the {what} loss looks at: names of modalities, or 'fused' "
+            f'(default: all of them)',
+        )
+    add_options(parser.add_argument_group('lists'), Candidates, CANDIDATES)
+    add_schedule(parser)
+    add_progress(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Distills and prints the validation metrics."""
+    run = RunFolder(args.folder)
+    config = run.read_config()
+    student = student_config(args)
+    _begin(run, student, resume=args.resume, overwrite=args.overwrite)
+    data = reload(run, config)
+    result = distill_run(
+        run, config, student, data, resume=args.resume, progress=not args.quiet
+    )
+    for name, history in {
+        'student': result.history,
+        'control': result.control_history,
+    }.items():
+        if history is not None:
+            print(
+                f'{name}: validation {history.monitor} {history.best_value:.4f} at '
+                f'epoch {history.best_epoch} of {history.num_epochs}'
+            )
+    print(f'next: promptmm evaluate {run.path}')
+    return 0
+
+
+def student_config(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that determines the student, given its teacher."""
+    return {
+        **chosen(args, ('student', 'width', 'num_layers')),
+        'distill': chosen(args, DISTILL),
+        'weights': weights(args, STUDENT_WEIGHTS),
+        'objective': chosen(args, (*OBJECTIVE, *_VIEWS)),
+        'candidates': chosen(args, CANDIDATES),
+        'schedule': chosen(args, SCHEDULE),
+    }
+
+
+def _begin(
+    run: RunFolder, student: dict[str, Any], *, resume: bool, overwrite: bool
+) -> None:
+    file = run.student / 'config.json'
+    if resume:
+        if not file.is_file():
+            raise UserError(f"'{run.path}' has no student to go on with")
+        old = read_json(file)
+        epochs = {'epochs': student['schedule']['epochs']}
+        if {**old, 'schedule': {**old['schedule'], **epochs}} != student:
+            raise UserError(
+                f"--resume needs the options the student was begun with, see '{file}'"
+            )
+    elif file.is_file() and not overwrite:
+        raise UserError(
+            f"'{run.path}' has a student. Pass --resume to go on with it or "
+            f'--overwrite to begin again'
+        )
+    else:
+        run.forget_student()

@@ -1,0 +1,113 @@
+"""The models of a run, built anew or read from its folder."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.cli.data_source import fingerprint, load_split
+from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.cli.run_folder import MODEL, RunFolder, load_tensors, read_json
+from promptmm_pyg.data import ITEM, USER, Split, modality_x_dict, num_nodes_dict
+from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
+from promptmm_pyg.training import embed, message_operators
+from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
+
+Tables = dict[str, Tensor]
+"""Embeddings per node type."""
+
+
+class Prepared(NamedTuple):
+    """The graphs of a run, the training graph ready for the models."""
+
+    train: HeteroData
+    val: HeteroData
+    test: HeteroData
+    inputs: tuple[Any, ...]
+    """What every model is called with."""
+
+
+def prepare(split: Split, prompt: dict[str, Any] | None) -> Prepared:
+    """Standardizes the features and, where there is a prompt, finds its start.
+
+    Raises:
+        UserError: If there is a prompt and nothing to make it of.
+    """
+    train = StandardizeModalities()(split.train)
+    if prompt is not None:
+        if not any(ITEM in x_of for x_of in modality_x_dict(train).values()):
+            raise UserError(
+                'the data have no item features, so there is no prompt. Pass '
+                '--features NAME=FILE, or --no-prompt for ids alone'
+            )
+        train = AddModalityPCA(**prompt)(train)
+    return Prepared(train, split.val, split.test, (message_operators(train),))
+
+
+def reload(run: RunFolder, config: dict[str, Any]) -> Prepared:
+    """The graphs that a run was trained on.
+
+    Raises:
+        UserError: If the data are not what they were.
+    """
+    split = load_split(config['data'])
+    if fingerprint(split) != config['data_sha256']:
+        raise UserError(
+            f"the data have changed since '{run.path}' was trained. Put them back, or "
+            f'train again'
+        )
+    return prepare(split, config['prompt'])
+
+
+def build_teacher(config: dict[str, Any], train: HeteroData) -> PromptMMTeacher:
+    """The teacher of a configuration, with random parameters."""
+    torch.manual_seed(config['train']['seed'])
+    starts = None
+    if config['prompt'] is not None:
+        starts = {key: train[key].prompt_start for key in (USER, ITEM)}
+    features = modality_x_dict(train)
+    return PromptMMTeacher(num_nodes_dict(train), features, starts, **config['teacher'])
+
+
+def load_teacher(
+    run: RunFolder, config: dict[str, Any], train: HeteroData
+) -> PromptMMTeacher:
+    """The trained teacher of a run.
+
+    Raises:
+        UserError: If it is not trained yet.
+    """
+    what = "Finish its training: 'promptmm train ... --resume'"
+    state = load_tensors(run.teacher / MODEL, what)
+    teacher = build_teacher(config, train)
+    teacher.load_state_dict(state)
+    return teacher.eval()
+
+
+def build_student(config: dict[str, Any], train: HeteroData) -> torch.nn.Module:
+    """The student of a configuration, with random parameters."""
+    torch.manual_seed(config['distill']['seed'])
+    counts, width = num_nodes_dict(train), config['width']
+    if config['student'] == 'mf':
+        return MatrixFactorization(counts, width)
+    return LightGCN(counts, width, config['num_layers'])
+
+
+def load_tables(
+    run: RunFolder, config: dict[str, Any], data: Prepared
+) -> dict[str, Tables]:
+    """The embeddings of every model that a run holds, by name."""
+    tables = {'teacher': embed(load_teacher(run, config, data.train), data.inputs)}
+    if not (run.student / MODEL).is_file():
+        return tables
+    student = read_json(run.student / 'config.json')
+    for name, folder in {'student': run.student, 'control': run.control}.items():
+        if (folder / MODEL).is_file():
+            model = build_student(student, data.train)
+            model.load_state_dict(load_tensors(folder / MODEL, 'Distill again'))
+            tables[name] = embed(model, data.inputs)
+    targets = load_tensors(run.student / 'targets.safetensors', 'Distill again')
+    if targets[ITEM].size(1) == tables['student'][ITEM].size(1):
+        tables['copied'] = targets
+    return tables

@@ -1,0 +1,166 @@
+"""``promptmm recommend``: what to show to whom."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from promptmm_pyg.cli.data_source import read_ids
+from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.cli.run_folder import RunFolder
+from promptmm_pyg.cli.tables import table
+from promptmm_pyg.serving import Recommender
+
+_DESCRIPTION = """\
+Print the best items for each user, by your own ids. What a user has interacted with
+in training is left out unless --include-seen is given."""
+_EXAMPLE = """\
+example:
+  promptmm recommend runs/tiktok --users 7 42 -k 5
+  promptmm recommend runs/tiktok --users 7 --deny sold_out.txt --json"""
+
+
+def add_command(commands: Any) -> None:
+    """Adds ``recommend`` to the program."""
+    parser = commands.add_parser(
+        'recommend', help='recommend items', description=_DESCRIPTION, epilog=_EXAMPLE
+    )
+    parser.add_argument(
+        'folder', metavar='RUN', help='folder of a run with a student, or a recommender'
+    )
+    parser.add_argument(
+        '--users', nargs='+', required=True, metavar='ID', help='raw ids of users'
+    )
+    parser.add_argument(
+        '-k', type=int, default=10, metavar='N', help='items a user (default: 10)'
+    )
+    parser.add_argument(
+        '--include-seen', action='store_true', help='also what the user knows'
+    )
+    lists = parser.add_mutually_exclusive_group()
+    lists.add_argument(
+        '--allow', metavar='FILE', help='only these items, one raw id a line'
+    )
+    lists.add_argument(
+        '--deny', metavar='FILE', help='none of these items, one raw id a line'
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON')
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a table, or JSON."""
+    recommender = load_recommender(args.folder)
+    if not 1 <= args.k <= recommender.num_items:
+        raise UserError(
+            f'-k needs to lie between 1 and the {recommender.num_items} items there '
+            f'are (got {args.k})'
+        )
+    found = recommend(
+        recommender,
+        args.users,
+        args.k,
+        exclude_seen=not args.include_seen,
+        allow=_read('--allow', args.allow, recommender),
+        deny=_read('--deny', args.deny, recommender),
+    )
+    if args.json:
+        print(json.dumps(found))
+    else:
+        print(recommendation_table(found))
+    return 0
+
+
+def load_recommender(folder: str | Path) -> Recommender:
+    """The recommender of a run, or the one in the folder itself.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if (Path(folder) / 'ids.json').is_file():
+        return Recommender.load(folder)
+    run = RunFolder(folder)
+    run.read_config()
+    if not run.recommender.is_dir():
+        raise UserError(
+            f"'{folder}' has no recommender yet. Make one with 'promptmm distill "
+            f"{folder}'"
+        )
+    return Recommender.load(run.recommender)
+
+
+def recommend(
+    recommender: Recommender,
+    users: list[str],
+    k: int,
+    *,
+    exclude_seen: bool = True,
+    allow: list[Any] | None = None,
+    deny: list[Any] | None = None,
+) -> list[dict[str, Any]]:
+    """For each user the items with rank, score and title, best first.
+
+    Args:
+        recommender: Knows users and items by raw id.
+        users: Raw ids as text.
+        k: How many items.
+        exclude_seen: Whether to leave out what the user has seen.
+        allow: Only these raw items. (default: all)
+        deny: None of these raw items. (default: all are fine)
+    """
+    ids = _typed('--users', users, recommender.user_ids)
+    lists = recommender.recommend(
+        ids, k, exclude_seen=exclude_seen, allow=allow, deny=deny
+    )
+    return [
+        {'user': user, 'items': _items(recommender, row, scores)}
+        for user, row, scores in zip(ids, lists.ids, lists.scores, strict=True)
+    ]
+
+
+def _items(
+    recommender: Recommender, row: 'np.ndarray[Any, Any]', scores: Any
+) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    for item, score in zip(row.tolist(), scores.tolist(), strict=True):
+        if item is None:
+            break
+        entry = {'rank': len(items) + 1, 'item': item, 'score': score}
+        if item in recommender.titles:
+            entry['title'] = recommender.titles[item]
+        items.append(entry)
+    return items
+
+
+def recommendation_table(found: list[dict[str, Any]]) -> str:
+    """One line an item; a column of titles where one is known."""
+    entries = [(row['user'], entry) for row in found for entry in row['items']]
+    titled = any('title' in entry for _, entry in entries)
+    head = ['user', 'rank', 'item', 'score', *(['title'] if titled else [])]
+    rows = []
+    for user, entry in entries:
+        line = [str(user), entry['rank'], str(entry['item']), entry['score']]
+        rows.append([*line, entry.get('title', '')] if titled else line)
+    return table(head, rows)
+
+
+def _read(option: str, path: str | None, recommender: Recommender) -> list[Any] | None:
+    if path is None:
+        return None
+    given = [str(raw) for raw in read_ids(path)]
+    return _typed(option, given, recommender.item_ids)
+
+
+def _typed(option: str, given: list[str], known: list[Any]) -> list[Any]:
+    """Ids as they are in the data: a number there is a number here."""
+    by_text = {str(raw): raw for raw in known}
+    unknown = [text for text in given if text not in by_text]
+    if unknown:
+        some = ', '.join(str(raw) for raw in known[:3])
+        raise UserError(
+            f"{option} needs ids of the training data (got '{unknown[0]}', "
+            f'{len(unknown)} unknown in all; known are {some}, ...)'
+        )
+    return [by_text[text] for text in given]

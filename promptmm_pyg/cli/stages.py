@@ -1,0 +1,146 @@
+"""The stages of a run: trains and writes the teacher, then the student."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from promptmm_pyg.cli.data_source import read_titles
+from promptmm_pyg.cli.models import Prepared, build_student, build_teacher, load_teacher
+from promptmm_pyg.cli.run_folder import (
+    MODEL,
+    RunFolder,
+    save_tensors,
+    versions,
+    write_json,
+)
+from promptmm_pyg.data import INTERACTS, ITEM, USER
+from promptmm_pyg.outputs import soft_targets
+from promptmm_pyg.serving import Recommender
+from promptmm_pyg.training import (
+    Candidates,
+    DistillationObjective,
+    Distilled,
+    History,
+    Schedule,
+    distill,
+    embed,
+    train_teacher,
+)
+from promptmm_pyg.training.loop import CHECKPOINT
+
+
+def train(
+    run: RunFolder,
+    config: dict[str, Any],
+    data: Prepared,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> History:
+    """Trains the teacher of a configuration into the folder of a run."""
+    write_json(run.config_file, {**config, 'versions': versions()})
+    teacher = build_teacher(config, data.train)
+    history = train_teacher(
+        teacher,
+        data.train,
+        data.val,
+        weights=config['weights'],
+        inputs=data.inputs,
+        schedule=schedule(config, run.teacher, resume=resume, progress=progress),
+        **config['train'],
+    )
+    save_tensors(run.teacher / MODEL, teacher.state_dict())
+    write_json(run.teacher / 'metrics.json', best(history))
+    return history
+
+
+def schedule(
+    config: dict[str, Any], folder: Path, *, resume: bool, progress: bool
+) -> Schedule:
+    """The schedule of a configuration; an interruption may have come before the
+    first checkpoint.
+    """
+    return Schedule(
+        **config['schedule'],
+        run_dir=folder,
+        resume=resume and (folder / CHECKPOINT).is_file(),
+        progress=progress,
+    )
+
+
+def best(history: History) -> dict[str, Any]:
+    """The validation metrics of the epoch that was kept, for a file."""
+    record = history.records[history.best_epoch - 1]
+    return {
+        'monitor': history.monitor,
+        'best_value': history.best_value,
+        'best_epoch': history.best_epoch,
+        'num_epochs': history.num_epochs,
+        'validation': record['validation'],
+    }
+
+
+def distill_run(
+    run: RunFolder,
+    config: dict[str, Any],
+    student: dict[str, Any],
+    data: Prepared,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    titles: dict[Any, str] | None = None,
+) -> Distilled:
+    """Trains the student of a configuration into the folder of a run."""
+    teacher = load_teacher(run, config, data.train)
+    write_json(run.student / 'config.json', student)
+    model = build_student(student, data.train)
+    targets = soft_targets(teacher, *data.inputs)
+    torch.manual_seed(student['distill']['seed'])  # As 'distill' on its own does.
+    objective = DistillationObjective(targets, student['width'], **student['objective'])
+    result = distill(
+        model,
+        teacher,
+        data.train,
+        data.val,
+        objective=objective,
+        candidates=Candidates(**student['candidates']),
+        weights=student['weights'],
+        inputs=data.inputs,
+        teacher_inputs=data.inputs,
+        schedule=schedule(student, run.student, resume=resume, progress=progress),
+        **student['distill'],
+    )
+    save_tensors(run.student / 'targets.safetensors', result.targets.x_dict)
+    if result.control is not None and result.control_history is not None:
+        save_tensors(run.control / MODEL, result.control.state_dict())
+        write_json(run.control / 'metrics.json', best(result.control_history))
+    write_json(run.student / 'metrics.json', best(result.history))
+    _recommender(config, result, data, titles).save(run.recommender)
+    # Last: the student counts as trained once this is there.
+    save_tensors(run.student / MODEL, result.student.state_dict())
+    return result
+
+
+def _recommender(
+    config: dict[str, Any],
+    result: Distilled,
+    data: Prepared,
+    titles: dict[Any, str] | None,
+) -> Recommender:
+    x_dict = embed(result.student, data.inputs)
+    item_ids = data.train[ITEM].raw_id
+    if config['titles'] is not None:
+        where = config['titles']
+        by_text = read_titles(where['path'], where['item'], where['title'])
+        titles = {
+            raw: by_text[str(raw)] for raw in item_ids.tolist() if str(raw) in by_text
+        }
+    return Recommender(
+        x_dict[USER],
+        x_dict[ITEM],
+        user_ids=data.train[USER].raw_id,
+        item_ids=item_ids,
+        seen=data.train[INTERACTS].edge_index,
+        titles=titles,
+    )

@@ -1,0 +1,111 @@
+import subprocess
+import sys
+
+import pytest
+
+from promptmm_pyg import __version__
+from promptmm_pyg.cli import main
+
+COMMANDS = [
+    ['data', 'check'],
+    ['train'],
+    ['distill'],
+    ['evaluate'],
+    ['recommend'],
+    ['demo'],
+]
+
+
+@pytest.mark.parametrize('command', COMMANDS, ids=' '.join)
+def test_the_help_of_a_command_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, '--help'])
+    assert stopped.value.code == 0
+    assert f'\n  promptmm {" ".join(command)}' in capsys.readouterr().out
+
+
+def test_the_help_of_the_program_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(['--help'])
+    out = capsys.readouterr().out
+    assert all(f'promptmm {" ".join(command)} ' in out for command in COMMANDS)
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit):
+        main(['--version'])
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_no_command_is_a_mistake(fails):
+    assert 'a command is needed' in fails()
+
+
+def test_an_unknown_command_is_a_mistake_of_one_line(fails):
+    assert "invalid choice: 'fly'" in fails('fly')
+
+
+def test_an_unknown_option_names_the_help_to_read(fails):
+    assert "See 'promptmm" in fails('evaluate', 'runs/x', '--fast')
+
+
+def test_an_option_may_not_be_abbreviated(fails):
+    assert 'required: --users' in fails('recommend', 'runs/x', '--user', '1')
+
+
+def test_a_message_of_the_library_is_one_line(fails, monkeypatch):
+    def broken(path, **options):
+        raise ValueError('first\n- second')
+
+    monkeypatch.setattr('promptmm_pyg.cli.data_source.read_dataset', broken)
+    monkeypatch.setattr('promptmm_pyg.cli.data_options.detect_format', str)
+    assert fails('data', 'check', '.') == 'promptmm: error: first - second'
+
+
+def test_a_missing_package_is_a_mistake(fails, files, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pandas', None)
+    assert 'promptmm_pyg[frames]' in fails('data', 'check', files.table)
+
+
+def test_traceback_raises_what_happened():
+    with pytest.raises(Exception, match='there is no file or folder'):
+        main(['--traceback', 'data', 'check', 'nowhere'])
+
+
+def test_a_bug_is_not_taken_for_a_mistake(monkeypatch):
+    def broken(args):
+        raise AssertionError('a bug')
+
+    monkeypatch.setattr('promptmm_pyg.cli.evaluate.run', broken)
+    with pytest.raises(AssertionError, match='a bug'):
+        main(['evaluate', 'runs/x'])
+
+
+@pytest.mark.parametrize(
+    ('argv', 'expected'),
+    [
+        (['train', 'a b', '--out', 'r', '--overwrite'], "train 'a b' --out r --resume"),
+        (['distill', 'r', '--resume'], 'distill r --resume'),
+        (['demo'], 'demo'),
+    ],
+)
+def test_an_interruption_says_how_to_go_on(argv, expected, capsys, monkeypatch):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f'promptmm_pyg.cli.{argv[0]}.run', interrupted)
+    assert main(argv) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f'promptmm: interrupted. Go on with: promptmm {expected}'
+
+
+def test_the_program_is_one_process_without_a_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-m', 'promptmm_pyg.cli', 'evaluate', str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ''
+    assert done.stderr.startswith(f"promptmm: error: '{tmp_path}' is not a run")
+    assert done.stderr.count('\n') == 1

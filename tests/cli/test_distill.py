@@ -1,0 +1,231 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from promptmm_pyg.cli import main
+from promptmm_pyg.cli.models import (
+    build_student,
+    build_teacher,
+    load_tables,
+    load_teacher,
+    reload,
+)
+from promptmm_pyg.cli.run_folder import RunFolder
+from promptmm_pyg.data import INTERACTS
+from promptmm_pyg.serving import Recommender
+from promptmm_pyg.training import Schedule, distill, embed, loop
+
+from .conftest import DISTILL
+
+
+def load(run):
+    folder = RunFolder(run)
+    config = folder.read_config()
+    return folder, config, reload(folder, config)
+
+
+def model(run, name='student'):
+    return load_file(run / name / 'model.safetensors')
+
+
+def same(a, b):
+    return set(a) == set(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_holds_all_that_was_promised(distilled):
+    names = {str(path.relative_to(distilled)) for path in distilled.rglob('*.*')}
+    each = ('model.safetensors', 'log.jsonl', 'checkpoint.safetensors', 'metrics.json')
+    expected = {f'student/{name}' for name in each}
+    expected |= {f'student/control/{name}' for name in each}
+    expected |= {'student/config.json', 'student/targets.safetensors'}
+    files = ('config.json', 'ids.json', 'model.safetensors')
+    expected |= {f'recommender/{name}' for name in files}
+    assert expected <= names
+
+
+def test_student_and_control_are_those_the_library_trains(distilled):
+    folder, config, data = load(distilled)
+    student = json.loads((distilled / 'student' / 'config.json').read_text())
+    module = build_student(student, data.train)
+    result = distill(
+        module,
+        load_teacher(folder, config, data.train),
+        data.train,
+        data.val,
+        batch_size=128,
+        schedule=Schedule(epochs=2, progress=False),
+    )
+    assert result.control is not None
+    assert same(model(distilled), result.student.state_dict())
+    assert same(model(distilled, 'student/control'), result.control.state_dict())
+
+
+def test_the_recommender_serves_the_student_with_raw_ids(distilled):
+    folder, config, data = load(distilled)
+    tables = load_tables(folder, config, data)
+    served = Recommender.load(distilled / 'recommender')
+    assert torch.equal(served.user_x, tables['student']['user'])
+    assert torch.equal(served.item_x, tables['student']['item'])
+    assert served.user_ids == data.train['user'].raw_id.tolist()
+    assert served.item_ids == data.train['item'].raw_id.tolist()
+
+
+def test_the_recommender_knows_training_items_and_titles(distilled):
+    _, _, data = load(distilled)
+    served = Recommender.load(distilled / 'recommender')
+    edges = data.train[INTERACTS].edge_index
+    assert served.seen.num_seen.tolist() == edges[0].bincount(minlength=40).tolist()
+    assert served.titles['i3'] == 'The i3'
+
+
+def test_the_teacher_is_left_as_it_was(trained, distilled):
+    assert same(model(trained, 'teacher'), model(distilled, 'teacher'))
+
+
+def test_results_name_both_and_the_next_step(trained, copy_of, capsys):
+    run = copy_of(trained)
+    assert main(['distill', str(run), *DISTILL]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('student: validation Recall@20 ')
+    assert lines[1].startswith('control: validation Recall@20 ')
+    assert lines[2] == f'next: promptmm evaluate {run}'
+
+
+def test_the_control_can_be_left_out(trained, copy_of, capsys):
+    run = copy_of(trained)
+    assert main(['distill', str(run), *DISTILL, '--no-control']) == 0
+    assert 'control: ' not in capsys.readouterr().out
+    assert not (run / 'student' / 'control').exists()
+
+
+def test_a_joint_prompt_changes_the_targets_and_not_the_teacher(trained, copy_of):
+    run = copy_of(trained)
+    words = ['--student', 'mf', '--width', '8', '--prompt', 'joint']
+    assert main(['distill', str(run), *DISTILL, *words]) == 0
+    folder, config, data = load(run)
+    tables = load_tables(folder, config, data)
+    assert same(model(run, 'teacher'), model(trained, 'teacher'))
+    assert not torch.equal(tables['copied']['item'], tables['teacher']['item'])
+    assert tables['student']['item'].size() == tables['teacher']['item'].size()
+
+
+def test_a_frozen_teacher_is_copied_as_it_is(trained, copy_of):
+    run = copy_of(trained)
+    assert main(['distill', str(run), *DISTILL, '--width', '8']) == 0
+    tables = load_tables(*load(run))
+    assert same(tables['copied'], tables['teacher'])
+
+
+def test_tables_of_another_width_are_not_copied(distilled):
+    assert set(load_tables(*load(distilled))) == {'teacher', 'student', 'control'}
+
+
+def test_options_reach_the_student(trained, copy_of):
+    run = copy_of(trained)
+    more = ['--list-views', 'fused', '--num-random', '3', '--weight', 'pairwise=0']
+    more += ['--num-layers', '1', '--alpha', '2', '--sides', 'items']
+    assert main(['distill', str(run), *DISTILL, *more]) == 0
+    config = json.loads((run / 'student' / 'config.json').read_text())
+    assert config['objective']['list_views'] == ['fused']
+    assert config['objective']['alpha'] == 2.0
+    assert config['objective']['sides'] == 'items'
+    assert config['candidates']['num_random'] == 3
+    assert config['weights']['pairwise'] == 0.0
+    assert config['num_layers'] == 1
+
+
+@pytest.mark.parametrize('name', ['student', 'control'])
+def test_an_interrupted_run_goes_on_to_the_same_models(
+    trained, distilled, copy_of, monkeypatch, name
+):
+    run = copy_of(trained)
+    shown = []
+
+    def interrupt(bar, record, stopping, monitor):
+        shown.append(record['epoch'])
+        if len(shown) == {'student': 1, 'control': 3}[name]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, '_show', interrupt)
+        assert main(['distill', str(run), *DISTILL]) == 130
+    assert not (run / 'student' / 'model.safetensors').exists()
+    assert main(['distill', str(run), *DISTILL, '--resume']) == 0
+    assert same(model(run), model(distilled))
+    assert same(model(run, 'student/control'), model(distilled, 'student/control'))
+
+
+def test_a_student_is_not_overwritten_by_accident(distilled, fails):
+    assert 'has a student' in fails('distill', distilled, *DISTILL)
+
+
+def test_a_student_is_overwritten_on_purpose(distilled, copy_of):
+    run = copy_of(distilled)
+    assert main(['distill', str(run), *DISTILL, '--overwrite', '--seed', '4']) == 0
+    assert not same(model(run), model(distilled))
+    assert same(model(run, 'teacher'), model(distilled, 'teacher'))
+
+
+def test_going_on_needs_a_student(trained, fails):
+    assert 'no student to go on' in fails('distill', trained, *DISTILL, '--resume')
+
+
+def test_going_on_with_other_options_is_refused(distilled, fails):
+    words = ['distill', distilled, *DISTILL, '--gamma', '3', '--resume']
+    assert '--resume needs the options' in fails(*words)
+
+
+def test_a_teacher_that_is_not_finished_cannot_teach(trained, copy_of, fails):
+    run = copy_of(trained)
+    (run / 'teacher' / 'model.safetensors').unlink()
+    message = fails('distill', run, *DISTILL)
+    assert "Finish its training: 'promptmm train ... --resume'" in message
+
+
+def test_data_that_have_changed_are_refused(files, tmp_path, fails):
+    data = shutil.copytree(files.layout, tmp_path / 'data')
+    run = str(tmp_path / 'run')
+    train = ['train', str(data), '--out', run, '--epochs', '1', '--quiet']
+    assert main(train) == 0
+    lists = json.loads((data / 'test.json').read_text())
+    lists.popitem()
+    (data / 'test.json').write_text(json.dumps(lists))
+    assert 'the data have changed' in fails('distill', run, *DISTILL)
+
+
+@pytest.mark.parametrize(
+    ('more', 'match'),
+    [
+        (['--width', '0'], 'needs to be positive'),
+        (['--list-views', 'smell'], "'list_views' needs some of"),
+        (['--prompt', 'thawed'], 'invalid choice'),
+        (['--num-random', '0'], "'num_random' needs to be positive"),
+    ],
+)
+def test_a_value_out_of_range_is_a_mistake(trained, copy_of, fails, more, match):
+    assert match in fails('distill', copy_of(trained), *DISTILL, *more)
+
+
+def test_a_teacher_without_a_prompt_cannot_be_tuned(files, tmp_path, fails):
+    run = str(tmp_path / 'run')
+    words = ['--no-prompt', '--epochs', '1', '--quiet']
+    assert main(['train', files.layout, '--out', run, *words]) == 0
+    assert 'prompt' in fails('distill', run, *DISTILL, '--prompt', 'joint')
+
+
+def test_a_student_draws_its_start_from_the_seed(trained):
+    _, config, data = load(trained)
+    student = {'student': 'mf', 'width': 3, 'num_layers': 2}
+    first = build_student({**student, 'distill': {'seed': 1}}, data.train)
+    again = build_student({**student, 'distill': {'seed': 1}}, data.train)
+    other = build_student({**student, 'distill': {'seed': 2}}, data.train)
+    assert same(first.state_dict(), again.state_dict())
+    assert not same(first.state_dict(), other.state_dict())
+    assert same(
+        build_teacher(config, data.train).state_dict(),
+        build_teacher(config, data.train).state_dict(),
+    )
+    assert embed(first, data.inputs)['item'].size(1) == 3

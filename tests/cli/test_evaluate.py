@@ -1,0 +1,175 @@
+import json
+import shutil
+
+import pytest
+
+from promptmm_pyg.cli import main
+from promptmm_pyg.cli.models import load_tables, reload
+from promptmm_pyg.cli.run_folder import RunFolder
+from promptmm_pyg.evaluation import evaluate, paired_bootstrap, warm_cold
+
+METRICS = ('Recall', 'NDCG', 'Precision', 'HitRatio', 'MRR', 'MAP')
+
+
+@pytest.fixture
+def oracle(distilled):
+    """The evaluations of the three models, straight from the library."""
+    folder = RunFolder(distilled)
+    config = folder.read_config()
+    data = reload(folder, config)
+    tables = load_tables(folder, config, data)
+    found = {name: evaluate(x, data.test) for name, x in tables.items()}
+    return found, data.test
+
+
+@pytest.fixture
+def reported(distilled, copy_of, capsys):
+    """What the program prints and writes about test."""
+    run = copy_of(distilled)
+    capsys.readouterr()
+    assert main(['evaluate', str(run), '--on', 'test']) == 0
+    out, err = capsys.readouterr()
+    return out, err, json.loads((run / 'evaluation-test.json').read_text())
+
+
+def test_the_table_has_every_metric_of_every_model(reported, oracle):
+    out, _, _ = reported
+    found, _ = oracle
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+    for name in METRICS:
+        for k in (10, 20, 50):
+            key = f'{name}@{k}'
+            expected = [f'{one.metrics[key]:.4f}' for one in found.values()]
+            assert rows[key] == expected
+
+
+def test_the_table_names_models_and_widths(reported):
+    out, _, _ = reported
+    lines = [line.split() for line in out.splitlines()]
+    assert ['teacher', 'student', 'control'] in lines
+    assert ['width', '8', '4', '4'] in lines
+
+
+def test_the_file_has_the_same_numbers(reported, oracle):
+    _, _, content = reported
+    found, _ = oracle
+    assert content['metrics'] == {name: one.metrics for name, one in found.items()}
+    assert content['on'] == 'test'
+    assert content['num_users'] == found['teacher'].users.numel()
+
+
+def test_differences_are_paired_and_in_the_order_of_their_name(reported, oracle):
+    out, _, content = reported
+    found, _ = oracle
+    for a, b in (('student', 'control'), ('teacher', 'student')):
+        for metric in ('Recall@20', 'NDCG@20'):
+            pair = (found[name].per_user[metric] for name in (a, b))
+            expected = paired_bootstrap(*pair)
+            assert content['differences'][f'{a} - {b}'][metric] == vars(expected)
+            text = f'{expected.difference:+.4f}  [{expected.low:+.4f}'
+            assert text in out
+
+
+def test_slices_are_warm_and_cold(reported, oracle):
+    out, _, content = reported
+    found, graph = oracle
+    expected = warm_cold(found['student'], graph)['warm']
+    sliced = content['slices']['student']['warm']
+    assert sliced['num_users'] == expected.users.numel()
+    assert sliced['Recall@20'] == expected.metrics['Recall@20']
+    assert f'warm   {expected.users.numel():>5}  Recall@20' in out
+
+
+def test_an_empty_slice_is_null_and_a_dash(files, tmp_path, capsys):
+    # Cold items only: nothing warm is held out.
+    run = str(tmp_path / 'run')
+    data = [files.table, '--features', f'text={files.text}', '--split', 'cold-items']
+    main(['train', *data, '--out', run, '--epochs', '1', '--quiet'])
+    assert main(['evaluate', run]) == 0
+    content = json.loads((tmp_path / 'run' / 'evaluation-val.json').read_text())
+    assert content['slices']['teacher']['warm']['Recall@20'] is None
+    assert content['slices']['teacher']['cold']['Recall@20'] is not None
+    row = next(x for x in capsys.readouterr().out.splitlines() if x[:4] == 'warm')
+    assert row.split()[-1] == '-'
+
+
+def test_validation_is_the_default_and_says_so(distilled, copy_of, capsys):
+    run = copy_of(distilled)
+    assert main(['evaluate', str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith('on validation: ')
+    assert 'read once' not in err
+    assert not (run / 'evaluation-test.json').exists()
+    content = json.loads((run / 'evaluation-val.json').read_text())
+    metrics = json.loads((run / 'student' / 'metrics.json').read_text())
+    assert content['metrics']['student']['Recall@20'] == metrics['best_value']
+
+
+def test_every_reading_of_test_is_counted(distilled, copy_of, capsys):
+    run = copy_of(distilled)
+    for times in range(3):
+        capsys.readouterr()
+        assert main(['evaluate', str(run), '--on', 'test']) == 0
+        assert f'it was read {times} times before' in capsys.readouterr().err
+    content = json.loads((run / 'evaluation-test.json').read_text())
+    assert len(content['readings']) == 3
+    assert content['readings'][0]['models'] == ['control', 'student', 'teacher']
+
+
+def test_a_new_student_does_not_undo_the_readings(distilled, copy_of, capsys):
+    run = copy_of(distilled)
+    main(['evaluate', str(run), '--on', 'test'])
+    main(['distill', str(run), '--epochs', '1', '--quiet', '--overwrite'])
+    capsys.readouterr()
+    main(['evaluate', str(run), '--on', 'test'])
+    assert 'it was read 1 times before' in capsys.readouterr().err
+
+
+def test_a_teacher_alone_can_be_evaluated(trained, copy_of, capsys):
+    assert main(['evaluate', str(copy_of(trained))]) == 0
+    out = capsys.readouterr().out
+    assert 'student' not in out
+    assert 'differences' not in out
+
+
+def test_without_a_control_two_columns_are_left(trained, copy_of, capsys):
+    run = copy_of(trained)
+    more = ['--epochs', '1', '--width', '8', '--no-control', '--quiet']
+    main(['distill', str(run), *more])
+    capsys.readouterr()
+    assert main(['evaluate', str(run)]) == 0
+    out = capsys.readouterr().out
+    assert ['teacher', 'student', 'copied'] in [x.split() for x in out.splitlines()]
+    assert 'student - control' not in out
+
+
+def test_a_small_catalogue_shortens_the_lists(tmp_path, capsys):
+    file = tmp_path / 'x.csv'
+    pairs = [(u, i) for u in range(8) for i in range(12) if (u + i) % 2]
+    text = ''.join(f'{u},{i}\n' for u, i in pairs)
+    file.write_text(f'user_id,item_id\n{text}')
+    run = str(tmp_path / 'run')
+    words = ['--no-prompt', '--epochs', '1', '--monitor', 'Recall@5', '--quiet']
+    assert main(['train', str(file), '--out', run, *words]) == 0
+    assert main(['evaluate', run]) == 0
+    assert 'Recall@12' in capsys.readouterr().out
+
+
+def test_a_part_without_interactions_is_a_mistake(files, tmp_path, fails):
+    run = str(tmp_path / 'run')
+    data = [files.table, '--features', f'text={files.text}', '--test-ratio', '0']
+    main(['train', *data, '--out', run, '--epochs', '1', '--quiet'])
+    message = fails('evaluate', run, '--on', 'test')
+    assert "the data hold no interactions for 'test'" in message
+
+
+def test_what_is_not_a_run_is_a_mistake(tmp_path, fails):
+    assert 'is not a run' in fails('evaluate', tmp_path / 'no')
+
+
+def test_data_that_are_gone_are_a_mistake(files, tmp_path, fails):
+    data = shutil.copytree(files.layout, tmp_path / 'data')
+    run = str(tmp_path / 'run')
+    main(['train', str(data), '--out', run, '--epochs', '1', '--quiet'])
+    shutil.rmtree(data)
+    assert 'needs to be a folder' in fails('evaluate', run)

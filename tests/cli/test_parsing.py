@@ -1,0 +1,151 @@
+import argparse
+import inspect
+
+import pytest
+
+from promptmm_pyg.cli import distill, train
+from promptmm_pyg.cli.app import build_parser
+from promptmm_pyg.cli.parsing import (
+    SCHEDULE,
+    Parser,
+    UserError,
+    add_options,
+    add_weights,
+    chosen,
+    named,
+    weights,
+)
+from promptmm_pyg.data import (
+    read_dataset,
+    read_table,
+    split_by_time,
+    split_cold_items,
+    split_per_user,
+)
+from promptmm_pyg.nn import LightGCN, PromptMMTeacher
+from promptmm_pyg.training import (
+    STUDENT_WEIGHTS,
+    TEACHER_WEIGHTS,
+    Candidates,
+    DistillationObjective,
+    Schedule,
+    train_teacher,
+)
+from promptmm_pyg.training import distill as distill_function
+from promptmm_pyg.transforms import AddModalityPCA
+
+
+def defaults(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters}
+
+
+def options(function, helps):
+    parser = Parser()
+    add_options(parser, function, helps)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ('argv', 'function', 'names'),
+    [
+        (['train', 'x', '--out', 'r'], PromptMMTeacher, train.TEACHER),
+        (['train', 'x', '--out', 'r'], train_teacher, train.TRAIN),
+        (['train', 'x', '--out', 'r'], Schedule, SCHEDULE),
+        (['distill', 'r'], distill_function, distill.DISTILL),
+        (['distill', 'r'], DistillationObjective, distill.OBJECTIVE),
+        (['distill', 'r'], Candidates, distill.CANDIDATES),
+        (['distill', 'r'], Schedule, SCHEDULE),
+    ],
+)
+def test_defaults_are_those_of_the_signatures(argv, function, names):
+    args = build_parser().parse_args(argv)
+    expected = defaults(function)
+    assert chosen(args, names) == {name: expected[name] for name in names}
+
+
+def test_renamed_options_keep_their_defaults():
+    args = build_parser().parse_args(['train', 'x', '--out', 'r'])
+    prompt, table = defaults(AddModalityPCA), defaults(read_table)
+    assert args.prompt_dim == prompt['out_channels']
+    assert args.prompt_combine == prompt['combine']
+    assert args.user_column == table['user']
+    assert args.item_column == table['item']
+    assert args.duplicates == defaults(read_dataset)['duplicates']
+    assert (
+        build_parser().parse_args(['distill', 'r']).width
+        == (defaults(LightGCN)['embedding_dim'])
+    )
+
+
+@pytest.mark.parametrize('splitter', [split_per_user, split_by_time, split_cold_items])
+def test_one_set_of_ratios_is_the_default_of_all_splits(splitter):
+    args = build_parser().parse_args(['train', 'x', '--out', 'r'])
+    found = defaults(splitter)
+    assert (args.val_ratio, args.test_ratio) == (
+        found['val_ratio'],
+        found['test_ratio'],
+    )
+
+
+@pytest.mark.parametrize(
+    ('command', 'function', 'others'),
+    [
+        ('TEACHER', PromptMMTeacher, {'num_nodes_dict', 'modality_x_dict'}),
+        ('TRAIN', train_teacher, {'teacher', 'train', 'val', 'inputs', 'terms'}),
+    ],
+)
+def test_no_number_of_the_teacher_is_out_of_reach(command, function, others):
+    others |= {'prompt_start_dict', 'weights', 'schedule'}
+    assert set(getattr(train, command)) == set(defaults(function)) - others
+
+
+def test_types_and_choices_are_those_of_the_signature():
+    helps = {'combine': 'how', 'out_channels': 'many'}
+    parser = options(AddModalityPCA, helps)
+    args = parser.parse_args(['--combine', 'mean', '--out-channels', '8'])
+    assert (args.combine, args.out_channels) == ('mean', 8)
+    with pytest.raises(UserError, match="invalid choice: 'sum'"):
+        parser.parse_args(['--combine', 'sum'])
+    with pytest.raises(UserError, match=r"invalid int value: '1\.5'"):
+        parser.parse_args(['--out-channels', '1.5'])
+
+
+def test_a_switch_can_be_turned_off():
+    parser = options(distill_function, {'control': 'too'})
+    assert parser.parse_args([]).control
+    assert not parser.parse_args(['--no-control']).control
+
+
+def test_a_weight_that_is_given_replaces_its_default_only():
+    parser = Parser()
+    add_weights(parser, TEACHER_WEIGHTS)
+    args = parser.parse_args(['--weight', 'l2=0.5', '--weight', 'prompt_bpr=0'])
+    assert weights(args, TEACHER_WEIGHTS) == {
+        **TEACHER_WEIGHTS,
+        'l2': 0.5,
+        'prompt_bpr': 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ('text', 'match'),
+    [('speed=1', "needs one of .*'l2'.* \\(got 'speed'\\)"), ('l2=x', "got 'x'")],
+)
+def test_a_weight_that_does_not_fit_is_a_mistake(text, match):
+    parser = Parser()
+    add_weights(parser, STUDENT_WEIGHTS)
+    args = parser.parse_args(['--weight', text])
+    with pytest.raises(UserError, match=match):
+        weights(args, STUDENT_WEIGHTS)
+
+
+def test_a_name_and_a_value_are_parted_at_the_first_sign():
+    assert named('text=a=b.npy') == ('text', 'a=b.npy')
+    assert named('text=') == ('text', '')
+
+
+@pytest.mark.parametrize('text', ['text', '=file', ''])
+def test_a_pair_without_both_parts_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match='NAME=VALUE'):
+        named(text)

@@ -1,0 +1,129 @@
+import json
+
+import pytest
+import torch
+
+from promptmm_pyg.cli import main
+from promptmm_pyg.serving import Recommender
+
+
+def recommend(run, capsys, *words):
+    capsys.readouterr()
+    assert main(['recommend', str(run), *words, '--json']) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_is_what_the_recommender_says(distilled, capsys):
+    found = recommend(distilled, capsys, '--users', 'u3', 'u0', '-k', '4')
+    lists = Recommender.load(distilled / 'recommender').recommend(['u3', 'u0'], 4)
+    assert [row['user'] for row in found] == ['u3', 'u0']
+    for row, ids, scores in zip(found, lists.ids, lists.scores, strict=True):
+        assert [x['item'] for x in row['items']] == ids.tolist()
+        assert [x['score'] for x in row['items']] == scores.tolist()
+        assert [x['rank'] for x in row['items']] == [1, 2, 3, 4]
+        assert [x['title'] for x in row['items']] == [f'The {x}' for x in ids]
+
+
+def test_ten_items_are_the_default(distilled, capsys):
+    assert len(recommend(distilled, capsys, '--users', 'u1')[0]['items']) == 10
+
+
+def test_the_table_shows_user_rank_item_score_and_title(distilled, capsys):
+    ids, scores = Recommender.load(distilled / 'recommender').recommend('u1', 2)
+    capsys.readouterr()
+    assert main(['recommend', str(distilled), '--users', 'u1', '-k', '2']) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ['user', 'rank', 'item', 'score', 'title']
+    first = ['u1', '1', ids[0], f'{scores[0]:.4f}', 'The', ids[0]]
+    assert lines[1] == first
+    assert len(lines) == 3
+
+
+def test_without_titles_there_is_no_column(tmp_path, capsys):
+    x = torch.eye(3)
+    Recommender(x, x, user_ids=[7, 8, 9], item_ids=[70, 80, 90], seen=None).save(
+        tmp_path
+    )
+    assert main(['recommend', str(tmp_path), '--users', '8', '-k', '1']) == 0
+    out = capsys.readouterr().out
+    assert out == 'user  rank  item   score\n8        1  80    1.0000\n'
+
+
+def test_integer_ids_stay_integers(tmp_path, capsys):
+    x = torch.eye(3)
+    Recommender(x, x, user_ids=[7, 8, 9], item_ids=[70, 80, 90], seen=None).save(
+        tmp_path
+    )
+    (tmp_path / 'deny.txt').write_text('90\n')
+    words = ['--users', '9', '-k', '3', '--deny', str(tmp_path / 'deny.txt')]
+    found = recommend(tmp_path, capsys, *words)
+    assert found[0]['user'] == 9
+    assert [x['item'] for x in found[0]['items']] == [70, 80]
+
+
+def test_seen_items_are_left_out_unless_asked_for(distilled, capsys):
+    served = Recommender.load(distilled / 'recommender')
+    row = served.user_ids.index('u2')
+    start, end = served.seen.rowptr[row : row + 2].tolist()
+    seen = {served.item_ids[i] for i in served.seen.col[start:end].tolist()}
+    unseen = recommend(distilled, capsys, '--users', 'u2', '-k', '60')
+    every = recommend(distilled, capsys, '--users', 'u2', '-k', '60', '--include-seen')
+    assert len(every[0]['items']) == served.num_items
+    left = {x['item'] for x in every[0]['items']} - {
+        x['item'] for x in unseen[0]['items']
+    }
+    assert left == seen
+
+
+def test_allowed_and_denied_items_come_from_files(distilled, tmp_path, capsys):
+    file = tmp_path / 'ids.txt'
+    file.write_text('i1\ni2\n')
+    base = ['--users', 'u0', '-k', '60', '--include-seen']
+    allowed = recommend(distilled, capsys, *base, '--allow', str(file))
+    denied = recommend(distilled, capsys, *base, '--deny', str(file))
+    assert {x['item'] for x in allowed[0]['items']} == {'i1', 'i2'}
+    assert len(denied[0]['items']) == 58
+    assert not {'i1', 'i2'} & {x['item'] for x in denied[0]['items']}
+
+
+@pytest.mark.parametrize(
+    ('words', 'match'),
+    [
+        (
+            ['--users', 'u0', 'nobody'],
+            "--users needs ids of the training data (got 'nobo",
+        ),
+        (
+            ['--users', 'u0', '-k', '61'],
+            'between 1 and the 60 items there are (got 61)',
+        ),
+        (['--users', 'u0', '-k', '0'], 'between 1 and the 60 items there are (got 0)'),
+        (['--users', 'u0', '--allow', 'no.txt'], "there is no file 'no.txt' of ids"),
+        (['--users', 'u0', '--allow', 'a', '--deny', 'b'], 'not allowed with argument'),
+        ([], 'required: --users'),
+    ],
+)
+def test_what_does_not_fit_is_a_mistake(distilled, fails, words, match):
+    assert match in fails('recommend', distilled, *words)
+
+
+def test_an_unknown_item_in_a_file_is_a_mistake(distilled, tmp_path, fails):
+    (tmp_path / 'ids.txt').write_text('i1\nnothing\n')
+    words = ['--users', 'u0', '--deny', tmp_path / 'ids.txt']
+    message = fails('recommend', distilled, *words)
+    assert "--deny needs ids of the training data (got 'nothing'" in message
+
+
+def test_a_run_without_a_student_names_the_next_step(trained, fails):
+    message = fails('recommend', trained, '--users', 'u0')
+    assert f"Make one with 'promptmm distill {trained}'" in message
+
+
+def test_what_is_not_a_run_is_a_mistake(tmp_path, fails):
+    assert 'is not a run' in fails('recommend', tmp_path, '--users', 'u0')
+
+
+def test_a_damaged_recommender_is_a_mistake(distilled, copy_of, fails):
+    run = copy_of(distilled)
+    (run / 'recommender' / 'ids.json').write_text('{}')
+    assert 'another checksum' in fails('recommend', run, '--users', 'u0')

@@ -1,0 +1,205 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from promptmm_pyg.cli import main
+from promptmm_pyg.cli.data_source import load_split
+from promptmm_pyg.cli.models import build_teacher, prepare
+from promptmm_pyg.training import Schedule, loop, train_teacher
+
+from .conftest import TRAIN
+
+
+def argv(files, run, *more):
+    data = [files.table, '--features', f'text={files.text}', '--titles', files.titles]
+    return ['train', *data, '--out', str(run), *TRAIN, *more]
+
+
+def model(run):
+    return load_file(run / 'teacher' / 'model.safetensors')
+
+
+def same(a, b):
+    return set(a) == set(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_holds_all_that_was_promised(trained):
+    names = {str(path.relative_to(trained)) for path in trained.rglob('*.*')}
+    assert names == {
+        'config.json',
+        'teacher/model.safetensors',
+        'teacher/log.jsonl',
+        'teacher/checkpoint.safetensors',
+        'teacher/metrics.json',
+    }
+
+
+def test_the_model_is_the_one_the_library_trains(trained):
+    config = json.loads((trained / 'config.json').read_text())
+    data = prepare(load_split(config['data']), config['prompt'])
+    teacher = build_teacher(config, data.train)
+    train_teacher(
+        teacher,
+        data.train,
+        data.val,
+        batch_size=128,
+        schedule=Schedule(epochs=2, progress=False),
+    )
+    assert same(model(trained), teacher.state_dict())
+
+
+def test_options_reach_the_teacher(trained):
+    config = json.loads((trained / 'config.json').read_text())
+    data = prepare(load_split(config['data']), config['prompt'])
+    other = {**config, 'teacher': {**config['teacher'], 'embedding_dim': 5}}
+    shapes = {
+        x.size(-1) for x in build_teacher(other, data.train).embeddings().values()
+    }
+    assert shapes == {5}
+    assert config['teacher']['embedding_dim'] == 8
+
+
+def test_the_log_has_a_line_an_epoch_and_the_best_is_kept_in_metrics(trained):
+    lines = (trained / 'teacher' / 'log.jsonl').read_text().splitlines()
+    values = [json.loads(line)['validation']['Recall@20'] for line in lines]
+    metrics = json.loads((trained / 'teacher' / 'metrics.json').read_text())
+    assert len(values) == metrics['num_epochs'] == 2
+    assert metrics['best_value'] == max(values)
+    assert metrics['validation']['Recall@20'] == max(values)
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(files, tmp_path, capsys):
+    words = [word for word in argv(files, tmp_path / 'run') if word != '--quiet']
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith('teacher: validation Recall@20 ')
+    assert out.endswith(f'next: promptmm distill {tmp_path / "run"}\n')
+    assert 'epoch' in err.replace('epochs', '')
+
+
+def test_quiet_shows_no_bar(files, tmp_path, capsys):
+    assert main(argv(files, tmp_path / 'run')) == 0
+    assert 'PromptMMTeacher' not in capsys.readouterr().err
+
+
+def test_a_folder_without_a_prompt_trains(files, tmp_path):
+    run = tmp_path / 'run'
+    words = ['train', files.layout, '--out', str(run), '--no-prompt', *TRAIN]
+    assert main(words) == 0
+    assert not any('prompt' in key for key in model(run))
+
+
+def test_an_interrupted_run_goes_on_to_the_same_model(files, tmp_path, monkeypatch):
+    whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+    assert main(argv(files, whole, '--epochs', '4')) == 0
+
+    def interrupt(bar, record, stopping, monitor):
+        if record['epoch'] == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, '_show', interrupt)
+        assert main(argv(files, broken, '--epochs', '4')) == 130
+    assert not (broken / 'teacher' / 'model.safetensors').exists()
+    assert main(argv(files, broken, '--epochs', '4', '--resume')) == 0
+    assert same(model(whole), model(broken))
+    assert len((broken / 'teacher' / 'log.jsonl').read_text().splitlines()) == 4
+
+
+def test_an_interruption_before_the_first_epoch_costs_nothing(
+    files, trained, tmp_path, monkeypatch
+):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, '_train_epoch', interrupt)
+        assert main(argv(files, tmp_path / 'run')) == 130
+    assert main(argv(files, tmp_path / 'run', '--resume')) == 0
+    assert same(model(tmp_path / 'run'), model(trained))
+
+
+def test_a_finished_run_may_go_on_for_more_epochs(files, trained, copy_of):
+    run = copy_of(trained)
+    assert main(argv(files, run, '--epochs', '3', '--resume')) == 0
+    assert len((run / 'teacher' / 'log.jsonl').read_text().splitlines()) == 3
+
+
+def test_going_on_with_other_options_is_refused(files, trained, copy_of, fails):
+    words = argv(files, copy_of(trained), '--dropout', '0.5', '--resume')
+    assert "('teacher' was" in fails(*words)
+
+
+def test_going_on_with_other_data_is_refused(files, trained, copy_of, fails, tmp_path):
+    data = tmp_path / 'data'
+    shutil.copytree(str(files.layout), data)
+    run = tmp_path / 'run'
+    words = ['train', str(data), '--out', str(run), *TRAIN]
+    assert main(words) == 0
+    lists = json.loads((data / 'train.json').read_text())
+    lists['0'] = lists['0'][1:]
+    (data / 'train.json').write_text(json.dumps(lists))
+    assert "'data_sha256' was" in fails(*words, '--resume')
+
+
+def test_going_on_with_nothing_is_refused(files, tmp_path, fails):
+    assert 'is not a run' in fails(*argv(files, tmp_path / 'run', '--resume'))
+
+
+def test_a_run_is_not_overwritten_by_accident(files, trained, fails):
+    before = model(trained)
+    assert 'holds a run' in fails(*argv(files, trained))
+    assert same(model(trained), before)
+
+
+def test_a_run_is_overwritten_on_purpose(files, distilled, copy_of):
+    run = copy_of(distilled)
+    assert main(argv(files, run, '--overwrite', '--seed', '5')) == 0
+    assert not same(model(run), model(distilled))
+    assert not (run / 'student').exists()
+    assert not (run / 'recommender').exists()
+
+
+def test_data_with_errors_are_not_trained_on(files, tmp_path, fails, monkeypatch):
+    from promptmm_pyg.data import Finding
+
+    found = [Finding('error', 'val', 'leaks', 'Take it out')]
+    monkeypatch.setattr('promptmm_pyg.cli.data_source.validate', lambda split: found)
+    message = fails(*argv(files, tmp_path / 'run'))
+    assert '1 errors; the first: val: leaks' in message
+    assert not (tmp_path / 'run').exists()
+
+
+def test_warnings_about_the_data_go_to_stderr(files, tmp_path, capsys, monkeypatch):
+    from promptmm_pyg.data import Finding
+
+    found = [Finding('warning', 'item', 'is odd', 'Look')]
+    monkeypatch.setattr('promptmm_pyg.cli.data_source.validate', lambda split: found)
+    assert main(argv(files, tmp_path / 'run')) == 0
+    assert 'warning: item: is odd. Look\n' in capsys.readouterr().err
+
+
+def test_data_without_validation_are_refused(files, tmp_path, fails):
+    words = argv(files, tmp_path / 'run', '--val-ratio', '0')
+    assert 'no validation interactions' in fails(*words)
+
+
+def test_a_prompt_needs_features(files, tmp_path, fails):
+    words = ['train', files.table, '--out', str(tmp_path / 'run'), *TRAIN]
+    assert 'no item features' in fails(*words)
+
+
+@pytest.mark.parametrize(
+    ('more', 'match'),
+    [
+        (['--epochs', '0'], "'epochs' needs to be positive"),
+        (['--dropout', '1'], "'dropout' needs to lie in"),
+        (['--monitor', 'Recall'], "'monitor' needs to"),
+        (['--weight', 'bpr'], 'NAME=VALUE'),
+    ],
+)
+def test_a_value_out_of_range_is_a_mistake(files, tmp_path, fails, more, match):
+    assert match in fails(*argv(files, tmp_path / 'run', *more))
