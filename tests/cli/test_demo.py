@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from promptmm_pyg.cli import demo, main
+from promptmm_pyg.serving import Recommender
 
 SMALL = {
     'data': {
@@ -60,6 +61,13 @@ def test_five_items_are_recommended_with_their_taste(shown):
     rows = out.split('five recommendations')[1].splitlines()[2:7]
     assert [row.split()[1] for row in rows] == ['1', '2', '3', '4', '5']
     assert all(row.split()[-2] == 'taste' for row in rows)
+
+
+def test_the_user_shown_is_the_most_active_one(shown):
+    folder, out, _ = shown
+    served = Recommender.load(folder / 'recommender')
+    busiest = served.user_ids[int(served.seen.num_seen.argmax())]
+    assert f'five recommendations for {busiest}, the most active user' in out
 
 
 def test_a_figure_is_drawn(shown):

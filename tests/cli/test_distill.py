@@ -14,9 +14,19 @@ from promptmm_pyg.cli.models import (
     reload,
 )
 from promptmm_pyg.cli.run_folder import RunFolder
-from promptmm_pyg.data import INTERACTS
+from promptmm_pyg.data import INTERACTS, num_nodes_dict
+from promptmm_pyg.nn import LightGCN, MatrixFactorization
+from promptmm_pyg.outputs import soft_targets
 from promptmm_pyg.serving import Recommender
-from promptmm_pyg.training import Schedule, distill, embed, loop
+from promptmm_pyg.training import (
+    STUDENT_WEIGHTS,
+    Candidates,
+    DistillationObjective,
+    Schedule,
+    distill,
+    embed,
+    loop,
+)
 
 from .conftest import DISTILL
 
@@ -123,18 +133,34 @@ def test_tables_of_another_width_are_not_copied(distilled):
     assert set(load_tables(*load(distilled))) == {'teacher', 'student', 'control'}
 
 
-def test_options_reach_the_student(trained, copy_of):
+def test_options_reach_the_student_and_its_losses(trained, copy_of):
     run = copy_of(trained)
     more = ['--list-views', 'fused', '--num-random', '3', '--weight', 'pairwise=0']
-    more += ['--num-layers', '1', '--alpha', '2', '--sides', 'items']
+    more += ['--student', 'mf', '--alpha', '2', '--sides', 'items']
+    more += ['--learning-rate', '0.01', '--seed', '3']
     assert main(['distill', str(run), *DISTILL, *more]) == 0
-    config = json.loads((run / 'student' / 'config.json').read_text())
-    assert config['objective']['list_views'] == ['fused']
-    assert config['objective']['alpha'] == 2.0
-    assert config['objective']['sides'] == 'items'
-    assert config['candidates']['num_random'] == 3
-    assert config['weights']['pairwise'] == 0.0
-    assert config['num_layers'] == 1
+    folder, config, data = load(run)
+    teacher = load_teacher(folder, config, data.train)
+    torch.manual_seed(3)
+    student = MatrixFactorization(num_nodes_dict(data.train), 4)
+    torch.manual_seed(3)
+    options = {'list_views': ['fused'], 'alpha': 2.0, 'sides': 'items'}
+    targets = soft_targets(teacher, *data.inputs)
+    result = distill(
+        student,
+        teacher,
+        data.train,
+        data.val,
+        objective=DistillationObjective(targets, 4, **options),
+        candidates=Candidates(num_random=3),
+        weights={**STUDENT_WEIGHTS, 'pairwise': 0.0},
+        control=False,
+        learning_rate=0.01,
+        batch_size=128,
+        seed=3,
+        schedule=Schedule(epochs=2, progress=False),
+    )
+    assert same(model(run), result.student.state_dict())
 
 
 @pytest.mark.parametrize('name', ['student', 'control'])
@@ -229,3 +255,13 @@ def test_a_student_draws_its_start_from_the_seed(trained):
         build_teacher(config, data.train).state_dict(),
     )
     assert embed(first, data.inputs)['item'].size(1) == 3
+
+
+def test_a_student_is_of_the_kind_asked_for(trained):
+    _, _, data = load(trained)
+    config = {'width': 3, 'num_layers': 1, 'distill': {'seed': 0}}
+    plain = build_student({**config, 'student': 'mf'}, data.train)
+    graph = build_student({**config, 'student': 'lightgcn'}, data.train)
+    assert isinstance(plain, MatrixFactorization)
+    assert isinstance(graph, LightGCN)
+    assert graph.propagation.num_layers == 1

@@ -16,10 +16,11 @@ from promptmm_pyg.cli.run_folder import (
 
 def test_tensors_come_back_also_when_they_share_memory(tmp_path):
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    save_tensors(tmp_path / 'new' / 'x', {'a': x, 'b': x.t()})
+    save_tensors(tmp_path / 'new' / 'x', {'a': x, 'b': x.t(), 'c': x})
     found = load_tensors(tmp_path / 'new' / 'x', '')
     assert torch.equal(found['a'], x)
     assert torch.equal(found['b'], x.t())
+    assert torch.equal(found['c'], x)
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['x']
 
 

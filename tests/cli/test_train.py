@@ -6,9 +6,12 @@ import torch
 from safetensors.torch import load_file
 
 from promptmm_pyg.cli import main
+from promptmm_pyg.cli.app import build_parser
+from promptmm_pyg.cli.data_options import data_config
 from promptmm_pyg.cli.data_source import load_split
 from promptmm_pyg.cli.models import build_teacher, prepare
 from promptmm_pyg.training import Schedule, loop, train_teacher
+from promptmm_pyg.transforms.standardize import standardize
 
 from .conftest import TRAIN
 
@@ -190,6 +193,31 @@ def test_data_without_validation_are_refused(files, tmp_path, fails):
 def test_a_prompt_needs_features(files, tmp_path, fails):
     words = ['train', files.table, '--out', str(tmp_path / 'run'), *TRAIN]
     assert 'no item features' in fails(*words)
+
+
+def test_weights_reach_the_loss(files, trained, copy_of):
+    run = copy_of(trained)
+    assert main(argv(files, run, '--overwrite', '--weight', 'l2=0.5')) == 0
+    first, before = (
+        json.loads((x / 'teacher' / 'log.jsonl').read_text().splitlines()[1])
+        for x in (run, trained)
+    )
+    weights = json.loads((run / 'config.json').read_text())['weights']
+    assert weights['l2'] == 0.5
+    total = sum(weights[name] * value for name, value in first['terms'].items())
+    assert first['loss'] == pytest.approx(total, rel=1e-5)
+    assert first['terms']['l2'] < before['terms']['l2']
+
+
+def test_features_are_standardized(files):
+    args = build_parser().parse_args(argv(files, 'run'))
+    split = load_split(data_config(args))
+    found = prepare(split, {'out_channels': 4}).train['item']
+    raw = split.train['item']
+    expected = standardize(raw.x_text, raw.get('mask_text'))
+    assert torch.equal(found.x_text, expected)
+    assert not torch.equal(found.x_text, raw.x_text)
+    assert found.prompt_start.size() == (60, 4)
 
 
 @pytest.mark.parametrize(
