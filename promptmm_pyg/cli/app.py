@@ -1,6 +1,8 @@
 """The program: its commands, and how it ends."""
 
 import argparse
+import contextlib
+import os
 import shlex
 import sys
 import warnings
@@ -54,7 +56,8 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 when done, 1 where data have
-    errors, 2 after a mistake of the user, 130 when interrupted.
+    errors, 2 after a mistake of the user, 130 when interrupted, 141 when nobody
+    reads on.
 
     Args:
         argv: What was typed after ``promptmm``. (default: from the system)
@@ -69,6 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f'\npromptmm: interrupted. {_how_to_go_on(argv)}', file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; Python's last flush must
+        # not complain either. A stream without a file, as in a test, needs nothing.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except _MISTAKES as error:
         if show:
             raise

@@ -16,6 +16,7 @@ from promptmm_pyg.cli.parsing import (
 )
 from promptmm_pyg.cli.run_folder import RunFolder, read_json
 from promptmm_pyg.cli.stages import distill_run
+from promptmm_pyg.cli.train import check_longer
 from promptmm_pyg.nn import LightGCN
 from promptmm_pyg.training import (
     STUDENT_WEIGHTS,
@@ -152,6 +153,7 @@ def _begin(
         if not file.is_file():
             raise UserError(f"'{run.path}' has no student to go on with")
         old = read_json(file)
+        check_longer(student['schedule'], old['schedule'])
         epochs = {'epochs': student['schedule']['epochs']}
         if {**old, 'schedule': {**old['schedule'], **epochs}} != student:
             raise UserError(

@@ -160,12 +160,23 @@ def sound(split: Split, path: str) -> None:
 
 
 def _check_same(config: dict[str, Any], old: dict[str, Any]) -> None:
-    """Only the number of epochs may change when a run goes on."""
+    check_longer(config['schedule'], old['schedule'])
     new = {**config, 'schedule': {**config['schedule'], 'epochs': None}}
-    old = {**old, 'schedule': {**old.get('schedule', {}), 'epochs': None}}
+    old = {**old, 'schedule': {**old['schedule'], 'epochs': None}}
     for section, value in new.items():
         if value != old.get(section):
             raise UserError(
                 f'--resume needs the options and data the run was begun with '
                 f"('{section}' was {old.get(section)}, is {value})"
             )
+
+
+def check_longer(new: dict[str, Any], old: dict[str, Any]) -> None:
+    """Raises if a run that goes on is to end earlier: what was trained before
+    would have had more epochs than what is trained now.
+    """
+    if new['epochs'] < old['epochs']:
+        raise UserError(
+            f'--resume may raise --epochs, not lower it (was {old["epochs"]}, is '
+            f'{new["epochs"]})'
+        )

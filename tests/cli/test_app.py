@@ -81,6 +81,15 @@ def test_a_bug_is_not_taken_for_a_mistake(monkeypatch):
         main(['evaluate', 'runs/x'])
 
 
+def test_a_reader_that_stops_reading_is_no_mistake(monkeypatch, capsys):
+    def closed(args):
+        raise BrokenPipeError
+
+    monkeypatch.setattr('promptmm_pyg.cli.evaluate.run', closed)
+    assert main(['evaluate', 'runs/x']) == 141
+    assert capsys.readouterr() == ('', '')
+
+
 @pytest.mark.parametrize(
     ('argv', 'expected'),
     [

@@ -204,6 +204,18 @@ def test_going_on_with_other_options_is_refused(distilled, fails):
     assert '--resume needs the options' in fails(*words)
 
 
+def test_going_on_for_fewer_epochs_is_refused(distilled, fails):
+    words = ['distill', distilled, *DISTILL, '--epochs', '1', '--resume']
+    assert 'may raise --epochs, not lower it (was 2, is 1)' in fails(*words)
+
+
+def test_both_go_on_for_more_epochs(distilled, copy_of):
+    run = copy_of(distilled)
+    assert main(['distill', str(run), *DISTILL, '--epochs', '3', '--resume']) == 0
+    for folder in (run / 'student', run / 'student' / 'control'):
+        assert len((folder / 'log.jsonl').read_text().splitlines()) == 3
+
+
 def test_a_teacher_that_is_not_finished_cannot_teach(trained, copy_of, fails):
     run = copy_of(trained)
     (run / 'teacher' / 'model.safetensors').unlink()

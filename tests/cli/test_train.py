@@ -136,6 +136,11 @@ def test_going_on_with_other_options_is_refused(files, trained, copy_of, fails):
     assert "('teacher' was" in fails(*words)
 
 
+def test_going_on_for_fewer_epochs_is_refused(files, trained, copy_of, fails):
+    words = argv(files, copy_of(trained), '--epochs', '1', '--resume')
+    assert 'may raise --epochs, not lower it (was 2, is 1)' in fails(*words)
+
+
 def test_going_on_with_other_data_is_refused(files, trained, copy_of, fails, tmp_path):
     data = tmp_path / 'data'
     shutil.copytree(str(files.layout), data)
