@@ -1,0 +1,250 @@
+"""Teacher, student, control and LightGCN under one protocol, over several seeds.
+
+    python -m benchmarks.run tiktok --data FOLDER --seeds 0 1 2
+
+Epochs and hyper-parameters are chosen on validation; the test positives are read
+once per seed, by the restored models. Finished seeds are kept under ``--work``, so an
+interrupted run goes on where it was. Writes ``benchmarks/results/<setting>.json``.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_geometric
+from torch_geometric.data import HeteroData
+
+import promptmm_pyg
+from benchmarks.settings import SETTINGS, Setting, read
+from promptmm_pyg.data import Split, modality_x_dict, num_nodes_dict
+from promptmm_pyg.evaluation import evaluate, paired_bootstrap
+from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
+from promptmm_pyg.outputs import soft_targets
+from promptmm_pyg.training import (
+    DistillationObjective,
+    History,
+    Schedule,
+    bpr_terms,
+    distill,
+    embed,
+    load_state,
+    message_operators,
+    save_state,
+    train_teacher,
+)
+from promptmm_pyg.transforms import (
+    AddBipartiteNorm,
+    AddModalityPCA,
+    StandardizeModalities,
+)
+
+LIGHT_GCN, TEACHER = 'LightGCN', 'PromptMM teacher'
+STUDENTS = {'LightGCN': LightGCN, 'MatrixFactorization': MatrixFactorization}
+KS = (10, 20, 50)
+
+
+def differences(setting: Setting) -> list[tuple[str, str]]:
+    """The pairs whose difference is reported, first minus second."""
+    pairs = [(TEACHER, LIGHT_GCN)]
+    for kind in setting.students:
+        student = f'{kind} student'
+        pairs += [
+            (student, f'{kind} control'),
+            (student, TEACHER),
+            (student, LIGHT_GCN),
+        ]
+    return pairs
+
+
+def prepare(train: HeteroData, setting: Setting) -> HeteroData:
+    """Weights, standardized features and the prompt's start, from training edges."""
+    train = AddBipartiteNorm()(StandardizeModalities()(train))
+    return AddModalityPCA(setting.prompt_channels)(train)
+
+
+def build_teacher(train: HeteroData, setting: Setting) -> PromptMMTeacher:
+    start = {key: train[key].prompt_start for key in ('user', 'item')}
+    return PromptMMTeacher(
+        num_nodes_dict(train), modality_x_dict(train), start, **setting.teacher
+    )
+
+
+def run_seed(split: Split, setting: Setting, seed: int) -> dict[str, Any]:
+    """Everything one seed yields: per-user test values, histories, sizes, seconds."""
+    train, val = prepare(split.train, setting), split.val
+    inputs = (message_operators(train),)
+    schedule = Schedule(
+        epochs=setting.epochs,
+        patience=setting.patience,
+        validate_every=setting.validate_every,
+    )
+    common: dict[str, Any] = {
+        'learning_rate': setting.learning_rate,
+        'batch_size': setting.batch_size,
+        'seed': seed,
+        'schedule': schedule,
+    }
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, run: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        out = run()
+        seconds[name] = time.perf_counter() - started
+        return out
+
+    torch.manual_seed(seed)
+    models: dict[str, torch.nn.Module] = {
+        LIGHT_GCN: LightGCN(num_nodes_dict(train), **setting.light_gcn)
+    }
+    weights = {'bpr': 1.0, 'l2': setting.light_gcn_l2}
+    histories: dict[str, History] = {
+        LIGHT_GCN: timed(
+            LIGHT_GCN,
+            lambda: train_teacher(
+                models[LIGHT_GCN],
+                train,
+                val,
+                terms=bpr_terms,
+                weights=weights,
+                **common,
+            ),
+        )
+    }
+    torch.manual_seed(seed)
+    teacher = build_teacher(train, setting)
+    models[TEACHER] = teacher
+    histories[TEACHER] = timed(
+        TEACHER,
+        lambda: train_teacher(
+            teacher, train, val, weights=setting.teacher_weights, **common
+        ),
+    )
+    targets = soft_targets(teacher, *inputs)
+    for kind, arguments in setting.students.items():
+        torch.manual_seed(seed)
+        student = STUDENTS[kind](num_nodes_dict(train), **arguments)
+        objective = DistillationObjective(
+            targets, student.embeddings.embedding_dim, **setting.objective
+        )
+        run = partial(
+            distill,
+            student,
+            targets,
+            train,
+            val,
+            objective=objective,
+            candidates=setting.candidates,
+            weights=setting.student_weights,
+            **common,
+        )
+        out = timed(f'{kind} student and control', run)
+        models |= {f'{kind} student': out.student, f'{kind} control': out.control}
+        histories |= {
+            f'{kind} student': out.history,
+            f'{kind} control': out.control_history,
+        }
+    test = {
+        name: evaluate(embed(model, inputs), split.test, ks=KS)
+        for name, model in models.items()
+    }
+    return {
+        'per_user': {name: dict(result.per_user) for name, result in test.items()},
+        'validation': {name: h.best_value for name, h in histories.items()},
+        'epochs': {name: h.best_epoch for name, h in histories.items()},
+        'seconds': seconds,
+        'parameters': {
+            name: sum(p.numel() for p in model.parameters())
+            for name, model in models.items()
+        },
+        'width': {
+            name: int(embed(model, inputs)['item'].size(1))
+            for name, model in models.items()
+        },
+    }
+
+
+def summarize(setting: Setting, seeds: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """The result file: means over seeds, paired intervals over users, versions."""
+    first = next(iter(seeds.values()))
+    models = {}
+    for name in first['width']:
+        values = {
+            metric: [float(s['per_user'][name][metric].mean()) for s in seeds.values()]
+            for metric in first['per_user'][name]
+        }
+        models[name] = {
+            'width': first['width'][name],
+            'parameters': first['parameters'][name],
+            'validation': [s['validation'][name] for s in seeds.values()],
+            'epochs': [s['epochs'][name] for s in seeds.values()],
+            'test': {metric: _spread(v) for metric, v in values.items()},
+        }
+    intervals = {}
+    for a, b in differences(setting):
+        pair = [
+            [s['per_user'][name]['Recall@20'] for s in seeds.values()]
+            for name in (a, b)
+        ]
+        interval = paired_bootstrap(*pair, resample_seeds=len(seeds) > 1)
+        intervals[f'{a} - {b}'] = {
+            'difference': interval.difference,
+            'low': interval.low,
+            'high': interval.high,
+        }
+    return {
+        'setting': setting.as_dict(),
+        'seeds': list(seeds),
+        'models': models,
+        'differences': intervals,
+        'seconds': [s['seconds'] for s in seeds.values()],
+        'peak_memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        'versions': {
+            'promptmm_pyg': promptmm_pyg.__version__,
+            'torch': torch.__version__,
+            'torch_geometric': torch_geometric.__version__,
+            'python': platform.python_version(),
+        },
+        'threads': torch.get_num_threads(),
+    }
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    x = torch.tensor(values, dtype=torch.double)
+    std = float(x.std()) if len(values) > 1 else 0.0
+    return {'mean': float(x.mean()), 'std': std, 'seeds': values}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
+    parser.add_argument('--data', type=Path, help='folder of the data set')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
+    args = parser.parse_args()
+    setting = SETTINGS[args.setting]
+    split = read(setting.dataset, args.data)
+    seeds = {}
+    for seed in args.seeds:
+        # A seed is done for these very numbers; others start anew.
+        kept = args.work / f'{args.setting}-{seed}-{setting.digest()}.safetensors'
+        if not kept.is_file():
+            save_state(kept, run_seed(split, setting, seed))
+        seeds[seed] = load_state(kept)
+        print(
+            {k: round(v, 4) for k, v in seeds[seed]['validation'].items()}, flush=True
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(summarize(setting, seeds), indent=1) + '\n'
+    (args.out / f'{args.setting}.json').write_text(text)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,98 @@
+"""What is run on which data, chosen on validation alone."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from promptmm_pyg.data import (
+    Split,
+    planted_dataset,
+    read_diffmm,
+    read_mmrec,
+    split_per_user,
+)
+from promptmm_pyg.training import STUDENT_WEIGHTS, TEACHER_WEIGHTS, Candidates
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the results: a data set and every number its models are built with."""
+
+    dataset: str
+    light_gcn: dict[str, Any]  # Arguments of LightGCN.
+    light_gcn_l2: float
+    teacher: dict[str, Any]  # Arguments of PromptMMTeacher.
+    students: dict[str, dict[str, Any]]  # Arguments by class: LightGCN, MF.
+    objective: dict[str, Any]  # Arguments of DistillationObjective.
+    candidates: Candidates = field(default_factory=Candidates)
+    prompt_channels: int = 32
+    teacher_weights: dict[str, float] = field(
+        default_factory=lambda: dict(TEACHER_WEIGHTS)
+    )
+    student_weights: dict[str, float] = field(
+        default_factory=lambda: dict(STUDENT_WEIGHTS)
+    )
+    learning_rate: float = 1e-3
+    batch_size: int = 2048
+    epochs: int = 300
+    validate_every: int = 3
+    patience: int = 10
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every number, for the result file."""
+        return asdict(self) | {'candidates': self.candidates._asdict()}
+
+    def digest(self) -> str:
+        """A short name of these very numbers."""
+        text = json.dumps(self.as_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read(dataset: str, path: Path | None) -> Split:
+    """The data set of a setting; ``path`` is its folder."""
+    if dataset == 'synthetic':
+        return split_per_user(planted_dataset(2000, 1000, seed=0))
+    if path is None:
+        raise ValueError(f"'--data' needs to be the folder of {dataset!r} (got none)")
+    if dataset == 'tiktok':
+        return read_diffmm(path)
+    poster = 'derived/image_feat_effnetlite0_1280.npy'
+    return read_mmrec(path, features={'image': poster})
+
+
+_STUDENTS = {
+    'LightGCN': {'embedding_dim': 32, 'num_layers': 6},
+    'MatrixFactorization': {'embedding_dim': 32},
+}
+
+SETTINGS = {
+    'tiktok': Setting(
+        dataset='tiktok',
+        light_gcn={'embedding_dim': 64, 'num_layers': 6},
+        light_gcn_l2=1e-4,
+        teacher={
+            'embedding_dim': 64,
+            'num_layers': 6,
+            'modality_weight': 0.05,
+            'self_weight': 1.0,
+        },
+        students=_STUDENTS,
+        objective={'list_views': ('fused',), 'embedding_views': ('fused',)},
+        candidates=Candidates(num_random=10, num_teacher=10, num_student=10),
+        learning_rate=3e-3,
+        patience=5,
+    ),
+    'synthetic': Setting(
+        dataset='synthetic',
+        light_gcn={'embedding_dim': 64, 'num_layers': 3},
+        light_gcn_l2=1e-4,
+        teacher={'embedding_dim': 64, 'num_layers': 3, 'self_weight': 1.0},
+        students=_STUDENTS,
+        objective={'list_views': ('fused',), 'embedding_views': ('fused',)},
+        candidates=Candidates(num_random=10, num_teacher=10, num_student=10),
+        learning_rate=3e-3,
+        patience=5,
+    ),
+}
