@@ -49,7 +49,8 @@ LAYERS = {
     'evaluation': May({'_checks', 'scoring', 'ranking', 'data.schema'}, PYG),
     'training': May(MODELS, {*PYG, 'safetensors', 'tqdm'}),
     # What is run from a shell may use every core dependency.
-    'cli': May({NAME, *MODELS, 'training', 'serving'}, {*PYG, *CORE}),
+    'viz': May(set(), set()),
+    'cli': May({NAME, *MODELS, 'training', 'serving', 'viz'}, {*PYG, *CORE}),
 }
 LIGHT = ['losses', 'outputs', 'ranking', 'scoring', 'serving', 'unit_rows']
 

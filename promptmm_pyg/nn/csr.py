@@ -6,6 +6,7 @@ writes one message per edge to memory. A matrix that is used thousands of times
 and never changes needs neither.
 """
 
+import warnings
 from typing import Any, cast
 
 import torch
@@ -176,13 +177,16 @@ def _csr(row: Tensor, col: Tensor, weight: Tensor, size: tuple[int, int]) -> Ten
     torch.cumsum(torch.bincount(row, minlength=size[0]), dim=0, out=rowptr[1:])
     small = max(*size, row.numel()) <= _INT32_MAX
     dtype = torch.int32 if small else torch.int64
-    return torch.sparse_csr_tensor(
-        rowptr.to(dtype),
-        col[order].to(dtype),
-        weight[order],
-        size,
-        check_invariants=False,
-    )
+    with warnings.catch_warnings():
+        # torch announces its CSR layout as a prototype; what is used of it is tested.
+        warnings.filterwarnings('ignore', 'Sparse CSR tensor support', UserWarning)
+        return torch.sparse_csr_tensor(
+            rowptr.to(dtype),
+            col[order].to(dtype),
+            weight[order],
+            size,
+            check_invariants=False,
+        )
 
 
 def as_csr_pair(
