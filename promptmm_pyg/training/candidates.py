@@ -1,7 +1,7 @@
 """Where the candidate lists of a distillation run come from."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,8 +75,20 @@ class CandidateSource:
     def refresh(self, epoch: int, student: Callable[[], dict[str, Tensor]]) -> None:
         """Looks at the student's best items again, when it is time to."""
         due = (epoch - 1) % self.candidates.refresh_every == 0
-        if self.candidates.num_student and (due or self._student_top is self._nothing):
+        if self.candidates.num_student and due:
             self._student_top = self._best(student())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state between two epochs."""
+        return {
+            'generator': self.generator.get_state(),
+            'student_top': self._student_top,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the lists that :meth:`state_dict` stood before."""
+        self.generator.set_state(state['generator'])
+        self._student_top = state['student_top']
 
     def lists(self, batch: Triplets) -> CandidateLists:
         """The lists of one batch."""

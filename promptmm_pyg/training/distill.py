@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -157,18 +158,21 @@ def distill(
     parts = {'student': student, 'objective': objective}
     if joint is not None:
         parts['prompt'] = joint.prompt
-    history = run(
-        torch.nn.ModuleDict(parts),
-        student,
-        terms=distillation_terms,
-        weights=weights,
-        schedule=schedule,
-        generators={'candidates': source.generator},
-        on_epoch=lambda epoch: source.refresh(epoch, lambda: embed(student, inputs)),
-        name='student',
-    )
+    with joint or nullcontext():
+        history = run(
+            torch.nn.ModuleDict(parts),
+            student,
+            terms=distillation_terms,
+            weights=weights,
+            schedule=schedule,
+            stateful={'candidates': source},
+            on_epoch=lambda epoch: source.refresh(
+                epoch, lambda: embed(student, inputs)
+            ),
+            name='student',
+        )
     if joint is not None:
-        targets = joint.finish()
+        targets = soft_targets(joint.teacher, *teacher_inputs)
     control_history = None
     if control:
         control_history = run(

@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 
-from promptmm_pyg.outputs import SoftTargets, TeacherOutput, soft_targets
+from promptmm_pyg.outputs import TeacherOutput
 
 
 class JointTeacher:
-    """Lets gradients reach a teacher's prompt and nothing else of it.
+    """Lets gradients reach a teacher's prompt and nothing else of it, until the
+    ``with`` block ends.
 
     Args:
         teacher: Has its prompt as the attribute ``prompt``. Stays in eval mode.
@@ -45,11 +46,12 @@ class JointTeacher:
         output: TeacherOutput = self.teacher(*self._inputs)
         return output
 
-    def finish(self) -> SoftTargets:
-        """The targets of the prompt as it is now; gives every flag back."""
-        targets = soft_targets(self.teacher, *self._inputs)
+    def __enter__(self) -> 'JointTeacher':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives every flag of the teacher back, also after an error."""
         for parameter, required in self._required.items():
             parameter.requires_grad_(required)
         for part, mode in self._modes:
             part.training = mode
-        return targets

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,16 @@ from promptmm_pyg.training.history import History, append_jsonl, write_jsonl
 Terms = dict[str, Tensor]
 CHECKPOINT = 'checkpoint.safetensors'
 LOG = 'log.jsonl'
+
+
+class Stateful(Protocol):
+    """Something whose state must survive an interruption."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and JSON values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where :meth:`state_dict` was taken."""
 
 
 class Schedule(NamedTuple):
@@ -75,7 +85,7 @@ def fit(
     weights: Mapping[str, float],
     validate: Callable[[], dict[str, float]],
     schedule: Schedule,
-    generators: Mapping[str, torch.Generator] | None = None,
+    stateful: Mapping[str, Stateful] | None = None,
     on_epoch: Callable[[int], None] | None = None,
     name: str = 'train',
 ) -> History:
@@ -93,7 +103,7 @@ def fit(
         weights: The weight of each of them.
         validate: Metrics of the present state on validation data.
         schedule: Length, patience, monitor and place.
-        generators: Further random generators that ``terms`` draws from.
+        stateful: What else ``terms`` depends on and changes from epoch to epoch.
         on_epoch: Called with the epoch's number before it starts.
         name: Title of the progress bar.
 
@@ -105,7 +115,7 @@ def fit(
     check_positive('epochs', schedule.epochs)
     check_positive('validate_every', schedule.validate_every)
     stopping = EarlyStopping(schedule.patience)
-    run = _Run(module, optimizer, loader, stopping, dict(generators or {}), schedule)
+    run = _Run(module, optimizer, loader, stopping, dict(stateful or {}), schedule)
     records = run.start()
     first = len(records) + 1
     bar = tqdm(
@@ -178,14 +188,14 @@ class _Run:
         optimizer: torch.optim.Optimizer,
         loader: TripletLoader,
         stopping: EarlyStopping,
-        generators: dict[str, torch.Generator],
+        stateful: dict[str, Stateful],
         schedule: Schedule,
     ) -> None:
         self.module = module
         self.optimizer = optimizer
         self.loader = loader
         self.stopping = stopping
-        self.generators = generators
+        self.stateful = stateful
         self.dir = Path(schedule.run_dir) if schedule.run_dir is not None else None
         self.resume = schedule.resume
 
@@ -201,8 +211,8 @@ class _Run:
             self.optimizer.load_state_dict(state['optimizer'])
             self.loader.load_state_dict(state['loader'])
             self.stopping.load_state_dict(state['stopping'])
-            for key, generator in self.generators.items():
-                generator.set_state(state['generators'][key])
+            for key, part in self.stateful.items():
+                part.load_state_dict(state['stateful'][key])
             torch.set_rng_state(state['rng'])
             records = state['records']
         # An interrupted run may have logged an epoch that no checkpoint holds.
@@ -220,7 +230,7 @@ class _Run:
                 'optimizer': self.optimizer.state_dict(),
                 'loader': self.loader.state_dict(),
                 'stopping': self.stopping.state_dict(),
-                'generators': {k: g.get_state() for k, g in self.generators.items()},
+                'stateful': {k: part.state_dict() for k, part in self.stateful.items()},
                 'rng': torch.get_rng_state(),
                 'records': records,
             },

@@ -121,6 +121,20 @@ def test_teacher_gets_its_flags_back_after_joint_tuning():
     assert [part.training for part in teacher.modules()] == modes
 
 
+def test_teacher_gets_its_flags_back_after_an_error(monkeypatch):
+    train, val, _ = make_split()
+    teacher, student = make_teacher(train).train(), make_student(train)
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, 'train_step', crash)
+    with pytest.raises(KeyboardInterrupt):
+        distill(student, teacher, train, val, prompt='joint', schedule=ONE)
+    assert all(p.requires_grad for p in teacher.parameters())
+    assert all(part.training for part in teacher.modules())
+
+
 def test_frozen_teacher_is_asked_once():
     train, val, _ = make_split()
     teacher, student = make_teacher(train), make_student(train)
@@ -220,7 +234,7 @@ def run(train, val, run_dir, resume=False):
         val,
         prompt='joint',
         candidates=Candidates(
-            num_random=2, num_teacher=2, num_student=2, refresh_every=1
+            num_random=2, num_teacher=2, num_student=2, refresh_every=2
         ),
         batch_size=64,
         schedule=schedule,
