@@ -32,6 +32,7 @@ GRAPHS = {
     '44k x 17k, 435k edges': (44_000, 17_000, 435_000),
     '200k x 60k, 2.7M edges': (200_000, 60_000, 2_700_000),
 }
+RANKED_USERS = 6_130
 FEATURES = {'2 x 128-d': (128, 128), '4096-d + 1024-d': (4096, 1024)}
 
 
@@ -182,11 +183,11 @@ def teacher_step(widths: tuple[int, ...], repeats: int) -> dict[str, dict[str, f
 
 def ranking(repeats: int) -> dict[str, dict[str, float]]:
     """Top-20 of 6,130 users among 6,710 items, seen items masked."""
-    num_users, num_items, num_edges = GRAPHS['9k x 7k, 60k edges']
+    num_users, num_items, num_edges = next(iter(GRAPHS.values()))
     edge_index = random_edges(num_users, num_items, num_edges)
     seen = SeenItems.from_edge_index(edge_index, num_users, num_items)
     user_x, item_x = torch.randn(num_users, 64), torch.randn(num_items, 64)
-    users = torch.arange(6_130)
+    users = torch.arange(RANKED_USERS)
 
     def loop() -> None:
         for user in users.tolist():
