@@ -40,11 +40,33 @@ def table(result: dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
+def speed_table(result: dict[str, Any]) -> str:
+    """Medians, each beside its ratio to our own of the same group."""
+    lines = ['| what | how | median ms | to ours |', '|---|---|---|---|']
+    for title, times in result['sections'].items():
+        ours = 1.0
+        for name, value in times.items():
+            if '(ours)' in name:  # Stands first in its group.
+                ours = value['median_ms']
+            lines.append(
+                f'| {title} | {name} | {value["median_ms"]:.2f} | '
+                f'{value["median_ms"] / ours:.1f}x |'
+            )
+    lines += ['', f'Peak memory of the whole run: {result["peak_memory_mib"]:.0f} MiB.']
+    return '\n'.join(lines)
+
+
+def render(path: Path) -> str:
+    """The table of one result file."""
+    result = json.loads(path.read_text())
+    return speed_table(result) if 'sections' in result else table(result)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('results', nargs='+', type=Path, help='result files (JSON)')
     for path in parser.parse_args().results:
-        print(table(json.loads(path.read_text())), end='\n\n')
+        print(render(path), end='\n\n')
 
 
 if __name__ == '__main__':

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch_geometric.nn import SimpleConv
 from torch_geometric.utils import to_torch_csr_tensor
 
+from benchmarks.report import speed_table
 from promptmm_pyg.losses import bpr_loss
 from promptmm_pyg.nn import CSRPair, PromptedModalityEncoder, PromptMMTeacher
 from promptmm_pyg.nn.csr import csr_pair_dict
@@ -172,8 +173,8 @@ def teacher_step(widths: tuple[int, ...], repeats: int) -> dict[str, dict[str, f
     fast, naive = make(naive=False), make(naive=True)
     return interleaved(
         {
-            'reduction, fast (ours)': lambda: encode(fast[0]),
-            'reduction, naive': lambda: encode(naive[0]),
+            'reduction layers, fast (ours)': lambda: encode(fast[0]),
+            'reduction layers, naive': lambda: encode(naive[0]),
             'whole step, fast (ours)': lambda: step(*fast),
             'whole step, naive': lambda: step(*naive),
         },
@@ -206,18 +207,6 @@ def ranking(repeats: int) -> dict[str, dict[str, float]]:
     )
 
 
-def rows(title: str, times: dict[str, dict[str, float]]) -> list[str]:
-    """Markdown rows with the ratio to our own time."""
-    ours = ''
-    lines = []
-    for name, value in times.items():
-        if '(ours)' in name:
-            ours = name
-        ratio = value['median_ms'] / times[ours]['median_ms']
-        lines.append(f'| {title} | {name} | {value["median_ms"]:.2f} | {ratio:.1f}x |')
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--repeats', type=int, default=7)
@@ -240,10 +229,7 @@ def main() -> None:
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + '\n')
-    print('| what | how | median ms | to ours |\n|---|---|---|---|')
-    for title, times in sections.items():
-        print('\n'.join(rows(title, times)))
-    print(f'\npeak memory {result["peak_memory_mib"]:.0f} MiB, {args.repeats} repeats')
+    print(speed_table(result))
 
 
 if __name__ == '__main__':
