@@ -84,7 +84,6 @@ SETTINGS = {
         objective={'list_views': ('fused',), 'embedding_views': ('fused',)},
         candidates=Candidates(num_random=10, num_teacher=10, num_student=10),
         learning_rate=3e-3,
-        patience=5,
     ),
     'ml100k': Setting(
         dataset='ml100k',
@@ -105,7 +104,6 @@ SETTINGS = {
         objective={'list_views': ('fused',), 'embedding_views': ('fused',)},
         candidates=Candidates(num_random=10, num_teacher=10, num_student=10),
         learning_rate=3e-3,
-        patience=5,
     ),
     'synthetic': Setting(
         dataset='synthetic',
@@ -116,6 +114,5 @@ SETTINGS = {
         objective={'list_views': ('fused',), 'embedding_views': ('fused',)},
         candidates=Candidates(num_random=10, num_teacher=10, num_student=10),
         learning_rate=3e-3,
-        patience=5,
     ),
 }
