@@ -23,7 +23,7 @@ from torch_geometric.data import HeteroData
 
 import promptmm_pyg
 from benchmarks.settings import SETTINGS, Setting, read
-from promptmm_pyg.data import Split, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import ITEM, Split, modality_x_dict, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate, paired_bootstrap
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
 from promptmm_pyg.outputs import soft_targets
@@ -32,6 +32,7 @@ from promptmm_pyg.training import (
     History,
     Schedule,
     bpr_terms,
+    copy_tables,
     distill,
     embed,
     load_state,
@@ -150,9 +151,12 @@ def run_seed(split: Split, setting: Setting, seed: int) -> dict[str, Any]:
             f'{kind} student': out.history,
             f'{kind} control': out.control_history,
         }
+    tables = {name: embed(model, inputs) for name, model in models.items()}
+    for kind in setting.students:
+        width = tables[f'{kind} student'][ITEM].size(1)
+        tables[f'teacher cut to width {width}'] = copy_tables(targets.x_dict, width)
     test = {
-        name: evaluate(embed(model, inputs), split.test, ks=KS)
-        for name, model in models.items()
+        name: evaluate(x_dict, split.test, ks=KS) for name, x_dict in tables.items()
     }
     return {
         'per_user': {name: dict(result.per_user) for name, result in test.items()},
@@ -160,13 +164,12 @@ def run_seed(split: Split, setting: Setting, seed: int) -> dict[str, Any]:
         'epochs': {name: h.best_epoch for name, h in histories.items()},
         'seconds': seconds,
         'parameters': {
-            name: sum(p.numel() for p in model.parameters())
-            for name, model in models.items()
+            name: sum(p.numel() for p in models[name].parameters())
+            if name in models
+            else sum(x.numel() for x in x_dict.values())
+            for name, x_dict in tables.items()
         },
-        'width': {
-            name: int(embed(model, inputs)['item'].size(1))
-            for name, model in models.items()
-        },
+        'width': {name: x_dict[ITEM].size(1) for name, x_dict in tables.items()},
     }
 
 
@@ -182,8 +185,9 @@ def summarize(setting: Setting, seeds: dict[int, dict[str, Any]]) -> dict[str, A
         models[name] = {
             'width': first['width'][name],
             'parameters': first['parameters'][name],
-            'validation': [s['validation'][name] for s in seeds.values()],
-            'epochs': [s['epochs'][name] for s in seeds.values()],
+            # What is copied was not chosen on validation.
+            'validation': [s['validation'].get(name) for s in seeds.values()],
+            'epochs': [s['epochs'].get(name) for s in seeds.values()],
             'test': {metric: _spread(v) for metric, v in values.items()},
         }
     intervals = {}

@@ -25,8 +25,8 @@ from promptmm_pyg.evaluation import (
 _DESCRIPTION = """\
 Rank all items for every user with something held out (training items left out) and
 print Recall, NDCG, Precision, HitRatio, MRR and MAP at 10, 20 and 50 for the teacher,
-the student, the control (the student without a teacher) and, where widths agree, the
-teacher's embeddings copied in the student's place.
+the student, the control (the student without a teacher) and, as 'copied', the
+teacher's embeddings cut to the student's width without any training.
 
 Below: 95% intervals of differences, from resampling users; and the metrics for warm
 items (with training interactions) and cold ones (without).
@@ -38,7 +38,7 @@ example:
   promptmm evaluate runs/tiktok
   promptmm evaluate runs/tiktok --on test"""
 KS = (10, 20, 50)
-_PAIRS = (('student', 'control'), ('teacher', 'student'))
+_PAIRS = (('student', 'control'), ('student', 'copied'), ('teacher', 'student'))
 _COMPARED = ('Recall@20', 'NDCG@20')
 
 

@@ -11,7 +11,7 @@ from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.run_folder import MODEL, RunFolder, load_tensors, read_json
 from promptmm_pyg.data import ITEM, USER, Split, modality_x_dict, num_nodes_dict
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
-from promptmm_pyg.training import embed, message_operators
+from promptmm_pyg.training import copy_tables, embed, message_operators
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 Tables = dict[str, Tensor]
@@ -108,6 +108,5 @@ def load_tables(
             model.load_state_dict(load_tensors(folder / MODEL, 'Distill again'))
             tables[name] = embed(model, data.inputs)
     targets = load_tensors(run.student / 'targets.safetensors', 'Distill again')
-    if targets[ITEM].size(1) == tables['student'][ITEM].size(1):
-        tables['copied'] = targets
+    tables['copied'] = copy_tables(targets, tables['student'][ITEM].size(1))
     return tables

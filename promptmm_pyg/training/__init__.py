@@ -2,6 +2,7 @@
 
 from promptmm_pyg.training.candidates import Candidates
 from promptmm_pyg.training.checkpoint import load_state, save_state
+from promptmm_pyg.training.copying import copy_tables
 from promptmm_pyg.training.distill import (
     CONTROL_WEIGHTS,
     STUDENT_WEIGHTS,
@@ -31,6 +32,7 @@ __all__ = [
     'History',
     'Schedule',
     'bpr_terms',
+    'copy_tables',
     'distill',
     'embed',
     'load_state',

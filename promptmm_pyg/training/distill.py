@@ -15,6 +15,7 @@ from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletLoader, Triplets
 from promptmm_pyg.outputs import SoftTargets, soft_targets
 from promptmm_pyg.training.candidates import Candidates, CandidateSource
+from promptmm_pyg.training.copying import copy_tables
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import cutoff, embed, message_operators, validation
 from promptmm_pyg.training.joint import JointTeacher
@@ -41,9 +42,9 @@ class Distilled(NamedTuple):
     control: torch.nn.Module | None
     """The same student, from the same start and batches, without a teacher."""
     control_history: History | None
-    copied: dict[str, float] | None
-    """Validation metrics of the teacher's own tables in the student's place; ``None``
-    where widths differ."""
+    copied: dict[str, float]
+    """Validation metrics of the teacher's tables in the student's place, cut to its
+    width (:func:`~promptmm_pyg.training.copy_tables`)."""
 
 
 def distill(
@@ -189,7 +190,11 @@ def distill(
         targets,
         start if control else None,
         control_history,
-        _copied(student, inputs, targets, val, schedule.monitor),
+        evaluate(
+            copy_tables(targets.x_dict, _width(student, inputs)),
+            val,
+            ks=(cutoff(schedule.monitor),),
+        ).metrics,
     )
 
 
@@ -205,15 +210,3 @@ def _beside(schedule: Schedule) -> Schedule:
     # The student may have been interrupted before its control began.
     resume = schedule.resume and (folder / CHECKPOINT).is_file()
     return schedule._replace(run_dir=folder, resume=resume)
-
-
-def _copied(
-    student: torch.nn.Module,
-    inputs: tuple[Any, ...],
-    targets: SoftTargets,
-    val: HeteroData,
-    monitor: str,
-) -> dict[str, float] | None:
-    if targets.x_dict[ITEM].size(-1) != _width(student, inputs):
-        return None
-    return evaluate(targets.x_dict, val, ks=(cutoff(monitor),)).metrics

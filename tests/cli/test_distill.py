@@ -129,8 +129,11 @@ def test_a_frozen_teacher_is_copied_as_it_is(trained, copy_of):
     assert same(tables['copied'], tables['teacher'])
 
 
-def test_tables_of_another_width_are_not_copied(distilled):
-    assert set(load_tables(*load(distilled))) == {'teacher', 'student', 'control'}
+def test_tables_of_another_width_are_cut_to_the_students(distilled):
+    tables = load_tables(*load(distilled))
+    assert set(tables) == {'teacher', 'student', 'control', 'copied'}
+    width = tables['student']['item'].size(1)
+    assert tables['copied']['item'].size(1) == width < tables['teacher']['item'].size(1)
 
 
 def test_options_reach_the_student_and_its_losses(trained, copy_of):

@@ -46,8 +46,8 @@ def test_the_table_has_every_metric_of_every_model(reported, oracle):
 def test_the_table_names_models_and_widths(reported):
     out, _, _ = reported
     lines = [line.split() for line in out.splitlines()]
-    assert ['teacher', 'student', 'control'] in lines
-    assert ['width', '8', '4', '4'] in lines
+    assert ['teacher', 'student', 'control', 'copied'] in lines
+    assert ['width', '8', '4', '4', '4'] in lines
 
 
 def test_the_file_has_the_same_numbers(reported, oracle):
@@ -61,7 +61,8 @@ def test_the_file_has_the_same_numbers(reported, oracle):
 def test_differences_are_paired_and_in_the_order_of_their_name(reported, oracle):
     out, _, content = reported
     found, _ = oracle
-    for a, b in (('student', 'control'), ('teacher', 'student')):
+    pairs = (('student', 'control'), ('student', 'copied'), ('teacher', 'student'))
+    for a, b in pairs:
         for metric in ('Recall@20', 'NDCG@20'):
             pair = (found[name].per_user[metric] for name in (a, b))
             expected = paired_bootstrap(*pair)
@@ -113,7 +114,8 @@ def test_every_reading_of_test_is_counted(distilled, copy_of, capsys):
         assert f'it was read {times} times before' in capsys.readouterr().err
     content = json.loads((run / 'evaluation-test.json').read_text())
     assert len(content['readings']) == 3
-    assert content['readings'][0]['models'] == ['control', 'student', 'teacher']
+    models = ['control', 'copied', 'student', 'teacher']
+    assert content['readings'][0]['models'] == models
 
 
 def test_a_new_student_does_not_undo_the_readings(distilled, copy_of, capsys):
