@@ -35,9 +35,10 @@ def test_every_model_has_its_control_and_every_difference_its_interval(quick):
         assert f'{kind} control' in result['models']
         interval = result['differences'][f'{kind} student - {kind} control']
         assert interval['low'] <= interval['difference'] <= interval['high']
+        assert f'{kind} student - teacher cut to width 16' in result['differences']
     model = result['models']['LightGCN student']
-    assert model['width'] == 32
-    assert model['parameters'] == 32 * (60 + 55)
+    assert model['width'] == 16
+    assert model['parameters'] == 16 * (60 + 55)
     assert len(model['test']['Recall@20']['seeds']) == 2
 
 
