@@ -10,18 +10,24 @@ import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._checks import check_choice, check_positive
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.data.schema import ITEM
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.loader import TripletLoader, Triplets
+from promptmm_pyg.loader import Triplets
 from promptmm_pyg.outputs import SoftTargets, soft_targets
 from promptmm_pyg.training.candidates import Candidates, CandidateSource
 from promptmm_pyg.training.copying import copy_tables
 from promptmm_pyg.training.history import History
-from promptmm_pyg.training.inputs import cutoff, embed, message_operators, validation
+from promptmm_pyg.training.inputs import (
+    cutoff,
+    embed,
+    message_operators,
+    triplet_loader,
+    validation,
+)
 from promptmm_pyg.training.joint import JointTeacher
 from promptmm_pyg.training.loop import CHECKPOINT, Schedule, Terms, fit, make_optimizer
 from promptmm_pyg.training.objective import DistillationObjective
-from promptmm_pyg.training.teacher import bpr_terms
+from promptmm_pyg.training.teacher import bpr_of_tables, bpr_terms
 
 CONTROL_WEIGHTS: Mapping[str, float] = {'bpr': 1.0, 'l2': 1e-3}
 STUDENT_WEIGHTS: Mapping[str, float] = {
@@ -134,24 +140,17 @@ def distill(
         terms = bpr_terms(x_dict, batch)
         terms.update(objective(x_dict, output, batch, source.lists(batch)))
         if joint is not None:
-            terms['anchor'] = bpr_terms(output.x_dict, batch)['bpr']
+            terms['anchor'] = bpr_of_tables(output.x_dict, batch)
         return terms
 
     def control_terms(batch: Triplets) -> Terms:
         return bpr_terms(start(*inputs), batch)
 
     def run(module: torch.nn.Module, model: torch.nn.Module, **kwargs: Any) -> History:
-        num_nodes = num_nodes_dict(train)
         return fit(
             module,
             make_optimizer(module.parameters(), learning_rate, weight_decay),
-            TripletLoader(
-                train[INTERACTS].edge_index,
-                num_users=num_nodes[USER],
-                num_items=num_nodes[ITEM],
-                batch_size=batch_size,
-                seed=seed,
-            ),
+            triplet_loader(train, batch_size=batch_size, seed=seed),
             validate=lambda: validation(model, inputs, val, schedule.monitor),
             **kwargs,
         )

@@ -7,9 +7,16 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import EdgeType
 
-from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS, num_nodes_dict
+from promptmm_pyg.data.schema import (
+    INTERACTS,
+    ITEM,
+    REV_INTERACTS,
+    USER,
+    num_nodes_dict,
+)
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.evaluation.metrics import METRICS
+from promptmm_pyg.loader import TripletLoader
 from promptmm_pyg.nn import CSRPair, csr_pair_dict
 from promptmm_pyg.outputs import TeacherOutput, evaluating
 from promptmm_pyg.transforms import AddBipartiteNorm
@@ -28,6 +35,18 @@ def message_operators(data: HeteroData) -> dict[EdgeType, CSRPair]:
         {edge_type: data[edge_type].edge_index for edge_type in edge_types},
         {edge_type: data[edge_type].edge_weight for edge_type in edge_types},
         num_nodes_dict=num_nodes_dict(data),
+    )
+
+
+def triplet_loader(train: HeteroData, *, batch_size: int, seed: int) -> TripletLoader:
+    """The training interactions of ``train`` in batches."""
+    num_nodes = num_nodes_dict(train)
+    return TripletLoader(
+        train[INTERACTS].edge_index,
+        num_users=num_nodes[USER],
+        num_items=num_nodes[ITEM],
+        batch_size=batch_size,
+        seed=seed,
     )
 
 

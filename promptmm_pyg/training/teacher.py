@@ -6,13 +6,18 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
-from promptmm_pyg.loader import TripletLoader, Triplets
+from promptmm_pyg.data.schema import ITEM, USER
+from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm
 from promptmm_pyg.outputs import TeacherOutput
 from promptmm_pyg.scoring import score_pairs
 from promptmm_pyg.training.history import History
-from promptmm_pyg.training.inputs import cutoff, message_operators, validation
+from promptmm_pyg.training.inputs import (
+    cutoff,
+    message_operators,
+    triplet_loader,
+    validation,
+)
 from promptmm_pyg.training.loop import Schedule, Terms, fit, make_optimizer
 
 TEACHER_WEIGHTS: Mapping[str, float] = {
@@ -46,7 +51,6 @@ def promptmm_terms(output: TeacherOutput, batch: Triplets) -> Terms:
         output: What the teacher returned.
         batch: User, positive and negative items ``[B]``.
     """
-    prompts = [output.prompt_dict]
     modalities = list(output.modality_x_dict.values())
     norms = [
         x.square().sum(dim=-1).mean() / 2
@@ -55,21 +59,23 @@ def promptmm_terms(output: TeacherOutput, batch: Triplets) -> Terms:
     ]
     return {
         **bpr_terms(output.x_dict, batch),
-        'prompt_bpr': _mean([_bpr(p, batch) for p in prompts if _has_both(p)]),
-        'modality_bpr': _mean([_bpr(m, batch) for m in modalities if _has_both(m)]),
+        'prompt_bpr': _mean_bpr([output.prompt_dict], batch),
+        'modality_bpr': _mean_bpr(modalities, batch),
         'modality_l2': _mean(norms),
     }
 
 
-def _has_both(x_dict: Mapping[str, torch.Tensor]) -> bool:
-    return USER in x_dict and ITEM in x_dict
+def _mean_bpr(views: list[dict[str, torch.Tensor]], batch: Triplets) -> torch.Tensor:
+    both = [x_dict for x_dict in views if USER in x_dict and ITEM in x_dict]
+    return _mean([bpr_of_tables(x_dict, batch) for x_dict in both])
 
 
 def _mean(losses: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(losses).mean() if losses else torch.zeros(())
 
 
-def _bpr(x_dict: Mapping[str, torch.Tensor], batch: Triplets) -> torch.Tensor:
+def bpr_of_tables(x_dict: Mapping[str, torch.Tensor], batch: Triplets) -> torch.Tensor:
+    """BPR of any users' and items' vectors on one batch."""
     user_x, item_x = x_dict[USER], x_dict[ITEM]
     return bpr_loss(
         score_pairs(user_x, item_x, batch.user, batch.positive),
@@ -120,14 +126,7 @@ def train_teacher(
     schedule = schedule or Schedule()
     cutoff(schedule.monitor)  # Before any work is lost.
     torch.manual_seed(seed)
-    num_nodes = num_nodes_dict(train)
-    loader = TripletLoader(
-        train[INTERACTS].edge_index,
-        num_users=num_nodes[USER],
-        num_items=num_nodes[ITEM],
-        batch_size=batch_size,
-        seed=seed,
-    )
+    loader = triplet_loader(train, batch_size=batch_size, seed=seed)
     arguments = (message_operators(train),) if inputs is None else inputs
 
     def batch_terms(batch: Triplets) -> Terms:
