@@ -1,9 +1,10 @@
 """Figures of training and evaluation; needs matplotlib, draws without a display."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from promptmm_pyg._files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -169,14 +170,8 @@ def save_figure(figure: 'Figure', path: str | Path) -> None:
         figure: What to write.
         path: The file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format='png', dpi=150)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _colors(names: Iterable[str]) -> dict[str, str]:

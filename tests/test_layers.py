@@ -19,7 +19,7 @@ CORE = {'numpy', 'safetensors', 'tqdm'}
 # Extras: inside the function that uses them, and not in the lightest layers.
 OPTIONAL = {'matplotlib', 'pandas', 'pyarrow', 'scipy', 'torch_scatter', 'torch_sparse'}
 MODELS = {'_checks', 'outputs', 'scoring', 'ranking', 'losses', 'data', 'transforms'}
-MODELS |= {'loader', 'nn', 'evaluation', 'unit_rows'}
+MODELS |= {'_files', 'loader', 'nn', 'evaluation', 'unit_rows'}
 
 
 class May(NamedTuple):
@@ -34,22 +34,24 @@ LAYERS = {
     '__init__': May({*MODELS, 'training', 'serving'}, set(), set()),
     '__main__': May({'cli'}, set(), set()),
     '_checks': May(set(), {'torch'}, set()),
+    '_files': May(set(), set(), set()),
     'outputs': May({'_checks'}, {'torch'}, set()),
     'scoring': May({'_checks'}, {'torch'}, set()),
     'unit_rows': May(set(), {'torch'}, set()),
     'losses': May({'_checks', 'unit_rows'}, {'torch'}, set()),
     'ranking': May({'_checks', 'scoring'}, {'torch'}, set()),
     'serving': May(
-        {'_checks', 'scoring', 'ranking'}, {'torch', 'numpy', 'safetensors'}
+        {'_checks', '_files', 'scoring', 'ranking'},
+        {'torch', 'numpy', 'safetensors'},
     ),
-    'data': May({'_checks'}, {*PYG, 'numpy', 'safetensors'}),
+    'data': May({'_checks', '_files'}, {*PYG, 'numpy', 'safetensors'}),
     'transforms': May({'_checks', 'data.schema'}, PYG),
     'loader': May({'_checks', 'data.schema'}, PYG),
-    'nn': May({'_checks', 'outputs', 'unit_rows'}, PYG),
+    'nn': May({'_checks', '_files', 'outputs', 'unit_rows'}, {*PYG, 'safetensors'}),
     'evaluation': May({'_checks', 'scoring', 'ranking', 'data.schema'}, PYG),
     'training': May(MODELS, {*PYG, 'safetensors', 'tqdm'}),
     # What is run from a shell may use every core dependency.
-    'viz': May(set(), set()),
+    'viz': May({'_files'}, set()),
     'cli': May({NAME, *MODELS, 'training', 'serving', 'viz'}, {*PYG, *CORE}),
 }
 LIGHT = ['losses', 'outputs', 'ranking', 'scoring', 'serving', 'unit_rows']

@@ -1,7 +1,6 @@
 """The folder of a run: what lies where, and how it is written."""
 
 import json
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from promptmm_pyg import __version__
+from promptmm_pyg._files import replacing
 from promptmm_pyg.cli.parsing import UserError
 
 FORMAT = 'promptmm_pyg.run.v1'
@@ -105,22 +105,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Writes tensors as safetensors, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     copies = {key: x.detach().cpu().clone() for key, x in tensors.items()}
-    try:
+    with replacing(path) as temporary:
         save_file({key: x.contiguous() for key, x in copies.items()}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path, what: str) -> dict[str, Tensor]:

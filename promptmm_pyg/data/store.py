@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg._files import replacing
 from promptmm_pyg.data.schema import INTERACTS, NODE_TYPES, REV_INTERACTS
 from promptmm_pyg.data.split import Split
 
@@ -34,13 +35,11 @@ def save_split(split: Split, stem: Path) -> None:
     }
     # The copies are needed: views of one storage cannot be written.
     tensors = {key: x.contiguous().clone() for key, x in _tensors(split).items()}
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = _paths(stem)
-    new = [path.with_suffix(f'{path.suffix}.new') for path in paths]
-    save_file(tensors, new[0])
-    new[1].write_text(json.dumps(about), encoding='utf-8')
-    for source, target in zip(new, paths, strict=True):
-        source.replace(target)
+    tensors_path, about_path = _paths(stem)
+    # Left in reverse order: the description comes last.
+    with replacing(about_path) as new_about, replacing(tensors_path) as new_tensors:
+        save_file(tensors, new_tensors)
+        new_about.write_text(json.dumps(about), encoding='utf-8')
 
 
 def _tensors(split: Split) -> dict[str, Tensor]:

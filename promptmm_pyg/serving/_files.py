@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from promptmm_pyg._files import replacing
 
 FORMAT = 'promptmm_pyg.Recommender'
 VERSION = 1
@@ -38,7 +39,8 @@ def write_files(path: Path, tensors: dict[str, Tensor], ids: dict[str, Any]) -> 
     }
     contents[CONFIG] = json.dumps(config, indent=2).encode()
     for name, content in contents.items():
-        _replace(path / name, content)
+        with replacing(path / name) as temporary:
+            temporary.write_bytes(content)
 
 
 def read_files(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -80,15 +82,6 @@ def _read(path: Path) -> bytes:
     if not path.is_file():
         raise ValueError(f"'{path}' needs to be a file (there is none)")
     return path.read_bytes()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digest(content: bytes) -> str:

@@ -1,13 +1,14 @@
 """Training state in one safetensors file: no pickle, no half-written file."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from promptmm_pyg._files import replacing
 
 _SEPARATOR = '\x1f'  # Between nested keys; no parameter name contains it.
 _FORMAT = 'promptmm_pyg.state.v1'
@@ -28,20 +29,11 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
     Raises:
         TypeError: If a value is neither a tensor nor JSON.
     """
-    path = Path(path)
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, '', tensors)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        save_file(
-            tensors,
-            temporary,
-            metadata={'format': _FORMAT, 'state': json.dumps(skeleton)},
-        )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    metadata = {'format': _FORMAT, 'state': json.dumps(skeleton)}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def load_state(path: str | Path) -> dict[str, Any]:

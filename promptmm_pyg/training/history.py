@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from promptmm_pyg._files import replacing
+
 
 class History(NamedTuple):
     """The record of one training run."""
@@ -21,11 +23,8 @@ class History(NamedTuple):
 
 def write_jsonl(path: str | Path, records: list[dict[str, Any]]) -> None:
     """Writes one JSON object a line, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    temporary.write_text(''.join(json.dumps(record) + '\n' for record in records))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(''.join(json.dumps(record) + '\n' for record in records))
 
 
 def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:

@@ -1,0 +1,34 @@
+"""Files that appear whole or not at all; imports the standard library only."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``, and renames it to ``path`` when the
+    block ends well. After an error the former file is as it was, and no other is
+    left behind.
+
+    Missing folders are made.
+
+    Args:
+        path: The file to write.
+
+    Example:
+        >>> folder = getfixture('tmp_path')
+        >>> with replacing(folder / 'answer.txt') as temporary:
+        ...     _ = temporary.write_text('42')
+        >>> [file.name for file in folder.iterdir()]
+        ['answer.txt']
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,34 @@
+"""A file is there whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from promptmm_pyg._files import replacing
+
+
+def test_what_is_written_appears_under_the_name(tmp_path: Path) -> None:
+    with replacing(tmp_path / 'deep' / 'file.txt') as temporary:
+        temporary.write_text('new')
+        assert not (tmp_path / 'deep' / 'file.txt').exists()
+    assert (tmp_path / 'deep' / 'file.txt').read_text() == 'new'
+
+
+def test_an_error_leaves_the_former_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / 'file.txt'
+    path.write_text('old')
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text('ne')
+            raise RuntimeError('half way')
+
+    with pytest.raises(RuntimeError, match='half way'):
+        write()
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / 'file.txt'):
+        pass
