@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
     from promptmm_pyg.outputs import SoftTargets, TeacherOutput, soft_targets
     from promptmm_pyg.serving import Recommender
+    from promptmm_pyg.target_store import load_targets, save_targets
     from promptmm_pyg.training import DistillationObjective, distill, train_teacher
 
 _HOMES = {
@@ -28,9 +29,11 @@ _HOMES = {
     'TeacherOutput': 'outputs',
     'distill': 'training',
     'evaluate': 'evaluation',
+    'load_targets': 'target_store',
     'paired_bootstrap': 'evaluation',
     'read_dataset': 'data',
     'read_table': 'data',
+    'save_targets': 'target_store',
     'soft_targets': 'outputs',
     'split_per_user': 'data',
     'train_teacher': 'training',
@@ -47,9 +50,11 @@ __all__ = [
     '__version__',
     'distill',
     'evaluate',
+    'load_targets',
     'paired_bootstrap',
     'read_dataset',
     'read_table',
+    'save_targets',
     'soft_targets',
     'split_per_user',
     'train_teacher',

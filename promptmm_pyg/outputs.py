@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from promptmm_pyg.ranking import Ranking
+
 
 class TeacherOutput(NamedTuple):
     """What a teacher's forward returns."""
@@ -26,6 +28,8 @@ class SoftTargets(NamedTuple):
     """The final embeddings ``[N_t, D]`` per node type."""
     modality_x_dict: dict[str, dict[str, Tensor]]
     """Modality vectors ``[N_t, D]`` per modality and node type."""
+    top: Ranking | None = None
+    """The best unseen items of every user, if they were ranked before."""
 
     @classmethod
     def from_output(cls, output: TeacherOutput) -> 'SoftTargets':

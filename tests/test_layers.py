@@ -31,11 +31,11 @@ class May(NamedTuple):
 
 
 LAYERS = {
-    '__init__': May({*MODELS, 'training', 'serving'}, set(), set()),
+    '__init__': May({*MODELS, 'target_store', 'training', 'serving'}, set(), set()),
     '__main__': May({'cli'}, set(), set()),
     '_checks': May(set(), {'torch'}, set()),
     '_files': May(set(), set(), set()),
-    'outputs': May({'_checks'}, {'torch'}, set()),
+    'outputs': May({'_checks', 'ranking'}, {'torch'}, set()),
     'scoring': May({'_checks'}, {'torch'}, set()),
     'unit_rows': May(set(), {'torch'}, set()),
     'losses': May({'_checks', 'unit_rows'}, {'torch'}, set()),
@@ -49,6 +49,10 @@ LAYERS = {
     'loader': May({'_checks', 'data.schema'}, PYG),
     'nn': May({'_checks', '_files', 'outputs', 'unit_rows'}, {*PYG, 'safetensors'}),
     'evaluation': May({'_checks', 'scoring', 'ranking', 'data.schema'}, PYG),
+    'target_store': May(
+        {'_checks', '_files', 'data.schema', 'data.fingerprint', 'outputs', 'ranking'},
+        {*PYG, 'safetensors'},
+    ),
     'training': May(MODELS, {*PYG, 'safetensors', 'tqdm'}),
     # What is run from a shell may use every core dependency.
     'viz': May({'_files'}, set()),

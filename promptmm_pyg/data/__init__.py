@@ -4,6 +4,7 @@ from promptmm_pyg.data.build import build_graph
 from promptmm_pyg.data.dataset import MultiModalDataset
 from promptmm_pyg.data.detect import read_dataset
 from promptmm_pyg.data.finding import Finding
+from promptmm_pyg.data.fingerprint import fingerprint
 from promptmm_pyg.data.frames import from_frame
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
 from promptmm_pyg.data.safe_pickle import SparseMatrix, load_sparse_pickle
@@ -44,6 +45,7 @@ __all__ = [
     'build_graph',
     'check',
     'checkerboard',
+    'fingerprint',
     'from_frame',
     'load_sparse_pickle',
     'modality_mask_dict',

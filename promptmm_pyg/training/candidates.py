@@ -64,7 +64,7 @@ class CandidateSource:
         self._nothing = torch.full((sizes[USER], 1), -1)
         self._student_top = self._nothing
         self._teacher_top = (
-            self._best(targets.x_dict) if candidates.num_teacher else self._nothing
+            self._teachers_best(targets) if candidates.num_teacher else self._nothing
         )
 
     @property
@@ -111,6 +111,11 @@ class CandidateSource:
             num_random=self.candidates.num_random,
             generator=self.generator,
         )
+
+    def _teachers_best(self, targets: SoftTargets) -> Tensor:
+        if targets.top is not None and targets.top.item_index.size(1) >= self._depth:
+            return targets.top.item_index[:, : self._depth]
+        return self._best(targets.x_dict)
 
     def _best(self, x_dict: dict[str, Tensor]) -> Tensor:
         pair = x_dict[USER].detach(), x_dict[ITEM].detach()
