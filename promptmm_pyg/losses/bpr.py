@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptmm_pyg._checks import check_same_shape
+from promptmm_pyg.losses._checks_scores import check_finite
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
 
@@ -20,7 +21,8 @@ def bpr_loss(
         reduction: ``'none'``, ``'mean'`` or ``'sum'``. (default: ``'mean'``)
 
     Raises:
-        ValueError: If shapes differ or the reduction is unknown.
+        ValueError: If shapes differ, a score is not finite or the reduction is
+            unknown.
 
     Example:
         >>> bpr_loss(torch.tensor([2.0]), torch.tensor([2.0]))
@@ -29,6 +31,8 @@ def bpr_loss(
     check_same_shape(
         'positive_logits', positive_logits, 'negative_logits', negative_logits
     )
+    check_finite('positive_logits', positive_logits)
+    check_finite('negative_logits', negative_logits)
     margin = at_least_float32(positive_logits) - at_least_float32(negative_logits)
     return reduce(-F.logsigmoid(margin), reduction)
 

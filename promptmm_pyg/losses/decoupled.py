@@ -11,6 +11,7 @@ from promptmm_pyg._checks import (
     check_positive,
     check_same_shape,
 )
+from promptmm_pyg.losses._checks_scores import check_finite, check_selection
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
 from promptmm_pyg.losses.listwise import masked_divergence
@@ -48,12 +49,15 @@ def decoupled_kd_terms(
             (default: all do)
 
     Raises:
-        ValueError: If shapes differ, the temperature is not positive, or a list
-            lacks a positive or another candidate.
+        ValueError: If shapes differ, the temperature is not positive, a score is not
+            finite, or a list lacks a positive or another candidate.
+        TypeError: If a mask is not boolean.
     """
     check_same_shape('student_logits', student_logits, 'teacher_logits', teacher_logits)
     check_positive('temperature', temperature)
     target_mask, rest = _sides(student_logits, target_mask, mask)
+    check_finite('student_logits', student_logits, mask)
+    check_finite('teacher_logits', teacher_logits, mask)
     student_logits = at_least_float32(student_logits) / temperature
     teacher_logits = at_least_float32(teacher_logits) / temperature
 
@@ -73,10 +77,10 @@ def _sides(
     logits: Tensor, target_mask: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The positives and the rest among the candidates that take part."""
-    check_same_shape('student_logits', logits, 'target_mask', target_mask)
+    check_selection('student_logits', logits, 'target_mask', target_mask)
     rest = ~target_mask
     if mask is not None:
-        check_same_shape('student_logits', logits, 'mask', mask)
+        check_selection('student_logits', logits, 'mask', mask)
         target_mask, rest = target_mask & mask, rest & mask
     lacking = ~(target_mask.any(dim=-1) & rest.any(dim=-1))
     if bool(lacking.any()):

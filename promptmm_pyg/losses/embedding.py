@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._checks import check_same_shape
+from promptmm_pyg.losses._checks_scores import check_finite
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
 from promptmm_pyg.unit_rows import unit_rows
@@ -25,8 +26,8 @@ def scaled_cosine_loss(
         reduction: ``'none'``, ``'mean'`` or ``'sum'``. (default: ``'mean'``)
 
     Raises:
-        ValueError: If shapes differ, ``gamma`` is below 1 or the reduction is
-            unknown.
+        ValueError: If shapes differ, a value is not finite, ``gamma`` is below 1 or
+            the reduction is unknown.
 
     Example:
         >>> opposite = torch.tensor([[1.0, 0.0]]), torch.tensor([[-3.0, 0.0]])
@@ -35,7 +36,7 @@ def scaled_cosine_loss(
     """
     check_same_shape('student_x', student_x, 'teacher_x', teacher_x)
     _check_gamma(gamma)
-    cosine = (_unit(student_x) * _unit(teacher_x)).sum(dim=-1)
+    cosine = (_unit('student_x', student_x) * _unit('teacher_x', teacher_x)).sum(dim=-1)
     # Rounding can leave 1 - cos slightly below zero, where a power has no value.
     return reduce((1 - cosine).clamp_min(0) ** gamma, reduction)
 
@@ -61,14 +62,16 @@ def unit_mse_loss(
             (default: ``'mean'``)
 
     Raises:
-        ValueError: If shapes differ or the reduction is unknown.
+        ValueError: If shapes differ, a value is not finite or the reduction is
+            unknown.
     """
     check_same_shape('student_x', student_x, 'teacher_x', teacher_x)
-    gap = _unit(student_x) - _unit(teacher_x)
+    gap = _unit('student_x', student_x) - _unit('teacher_x', teacher_x)
     return reduce(gap.square().sum(dim=-1), reduction)
 
 
-def _unit(x: Tensor) -> Tensor:
+def _unit(name: str, x: Tensor) -> Tensor:
+    check_finite(name, x)
     return unit_rows(at_least_float32(x))
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._checks import check_positive, check_same_shape
+from promptmm_pyg.losses._checks_scores import check_finite, check_mask
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
 
@@ -27,21 +28,19 @@ def listwise_kd_loss(
         reduction: ``'none'``, ``'mean'`` or ``'sum'``. (default: ``'mean'``)
 
     Raises:
-        ValueError: If shapes differ, a list is empty, the temperature is not
-            positive or the reduction is unknown.
+        ValueError: If shapes differ, a list is empty, a score is not finite, the
+            temperature is not positive or the reduction is unknown.
+        TypeError: If the mask is not boolean.
     """
     check_same_shape('student_logits', student_logits, 'teacher_logits', teacher_logits)
     check_positive('temperature', temperature)
+    if mask is not None:
+        check_mask('student_logits', student_logits, 'mask', mask)
+    check_finite('student_logits', student_logits, mask)
+    check_finite('teacher_logits', teacher_logits, mask)
     student = at_least_float32(student_logits) / temperature
     teacher = at_least_float32(teacher_logits) / temperature
     if mask is not None:
-        check_same_shape('student_logits', student_logits, 'mask', mask)
-        if not bool(mask.any(dim=-1).all()):
-            empty = int((~mask.any(dim=-1)).sum())
-            raise ValueError(
-                f"Every row of 'mask' needs at least one candidate (got {empty} rows "
-                f'without). Leave these lists out'
-            )
         student = student.masked_fill(~mask, -torch.inf)
         teacher = teacher.masked_fill(~mask, -torch.inf)
     divergence = masked_divergence(

@@ -1,10 +1,11 @@
 """Pair-wise ranking distillation."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from promptmm_pyg._checks import check_positive, check_same_shape
+from promptmm_pyg.losses._bernoulli import bernoulli_divergence
+from promptmm_pyg.losses._checks_scores import check_finite
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
 
@@ -25,17 +26,16 @@ def pairwise_kd_loss(
         reduction: ``'none'``, ``'mean'`` or ``'sum'``. (default: ``'mean'``)
 
     Raises:
-        ValueError: If shapes differ, the temperature is not positive or the
-            reduction is unknown.
+        ValueError: If shapes differ, a margin is not finite, the temperature is not
+            positive or the reduction is unknown.
     """
     check_same_shape('student_margin', student_margin, 'teacher_margin', teacher_margin)
     check_positive('temperature', temperature)
+    check_finite('student_margin', student_margin)
+    check_finite('teacher_margin', teacher_margin)
     student = at_least_float32(student_margin) / temperature
     teacher = at_least_float32(teacher_margin) / temperature
-    first = F.logsigmoid(teacher) - F.logsigmoid(student)
-    second = F.logsigmoid(-teacher) - F.logsigmoid(-student)
-    divergence = teacher.sigmoid() * first + (-teacher).sigmoid() * second
-    return reduce(temperature**2 * divergence, reduction)
+    return reduce(temperature**2 * bernoulli_divergence(student, teacher), reduction)
 
 
 class PairwiseKDLoss(torch.nn.Module):

@@ -73,6 +73,15 @@ def test_shapes_need_to_agree():
         BPRLoss()(torch.zeros(7), torch.zeros(7, 1))
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+def test_scores_need_to_be_finite(value):
+    good, bad = torch.zeros(2), torch.tensor([0.0, value])
+    with pytest.raises(ValueError, match="'positive_logits' needs to be finite"):
+        bpr_loss(bad, good)
+    with pytest.raises(ValueError, match="'negative_logits' needs to be finite"):
+        bpr_loss(good, bad)
+
+
 def test_the_reduction_needs_to_be_known():
     with pytest.raises(ValueError, match=r"'reduction' needs .* \(got 'batchmean'\)"):
         BPRLoss('batchmean')

@@ -214,6 +214,25 @@ def test_shapes_need_to_agree():
         loss(student, teacher, target_mask, make_mask()[:, :4])
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('mask', [None, torch.tensor([[True, False, True]])])
+def test_scores_that_take_part_need_to_be_finite(value, mask):
+    good, bad = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, value]])
+    target_mask = torch.tensor([[True, False, False]])
+    with pytest.raises(ValueError, match="'student_logits' needs to be finite"):
+        decoupled_kd_terms(bad, good, target_mask, mask=mask)
+    with pytest.raises(ValueError, match="'teacher_logits' needs to be finite"):
+        decoupled_kd_terms(good, bad, target_mask, mask=mask)
+
+
+def test_masks_need_to_be_boolean():
+    student, teacher, target_mask = make_lists()
+    with pytest.raises(TypeError, match="'target_mask' needs to be boolean"):
+        decoupled_kd_terms(student, teacher, target_mask.long())
+    with pytest.raises(TypeError, match="'mask' needs to be boolean"):
+        decoupled_kd_terms(student, teacher, target_mask, mask=make_mask().long())
+
+
 @pytest.mark.parametrize('value', [False, True])
 def test_every_list_needs_a_positive_and_another(value):
     student, teacher, target_mask = make_lists()
