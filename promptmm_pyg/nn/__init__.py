@@ -2,8 +2,11 @@
 
 from promptmm_pyg.nn.csr import CSRPair, as_csr_pair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.missing_rows import MissingRows
 from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
+from promptmm_pyg.nn.prompt_store import load_prompt, save_prompt
+from promptmm_pyg.nn.prompted_encoder import PromptedEncoder, TokenPrompt
 from promptmm_pyg.nn.propagation import HeteroPropagation, propagate_blocks
 from promptmm_pyg.nn.students import LightGCN, MatrixFactorization
 from promptmm_pyg.nn.teacher import PromptMMTeacher
@@ -13,13 +16,18 @@ __all__ = [
     'HeteroPropagation',
     'LightGCN',
     'MatrixFactorization',
+    'MissingRows',
     'NodeEmbeddings',
     'PromptMMTeacher',
     'PromptStatistics',
+    'PromptedEncoder',
     'PromptedModalityEncoder',
     'SoftPrompt',
+    'TokenPrompt',
     'as_csr_pair',
     'csr_pair_dict',
+    'load_prompt',
     'prompt_statistics',
     'propagate_blocks',
+    'save_prompt',
 ]

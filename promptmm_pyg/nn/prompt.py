@@ -1,12 +1,13 @@
 """The soft prompt: a trainable view of a fixed, content-based starting point."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
 from promptmm_pyg._checks import check_positive
+from promptmm_pyg.nn.prompt_holder import Prompt
 
 
 class PromptStatistics(NamedTuple):
@@ -27,7 +28,7 @@ def prompt_statistics(x: Tensor, start: Tensor) -> PromptStatistics:
     return PromptStatistics(start.t() @ x, x.sum(dim=0))
 
 
-class SoftPrompt(torch.nn.Module):
+class SoftPrompt(Prompt):
     r"""Turns the fixed starting point :math:`\mathbf{H}` of every node into its
     soft prompt, the prompt network of the `"PromptMM: Multi-Modal Knowledge
     Distillation for Recommendation with Prompt-Tuning"
@@ -40,28 +41,48 @@ class SoftPrompt(torch.nn.Module):
     one linear map per node type :math:`t`. The starting point holds the
     principal components of the node's content
     (:class:`~promptmm_pyg.transforms.AddModalityPCA`); it is stored as a buffer,
-    so a saved prompt is complete.
+    so a saved prompt is complete. With a starting point of ones, ``[N, 1]``, the
+    prompt is static: one vector for all nodes of a type.
+
+    With ``num_tokens`` :math:`T > 1` there are :math:`T` such maps, and every node
+    mixes what they give with weights :math:`\mathrm{softmax}(\mathbf{G}_t \mathbf{h}
+    + \mathbf{c}_t)` of its own.
 
     As :math:`\mathbf{H}` and the features :math:`\mathbf{X}` never change,
     :meth:`recall` obtains :math:`\mathbf{P}^{\top} \mathbf{X} = \mathbf{W}
     \mathbf{C} + \mathbf{b} \mathbf{s}^{\top}` from
     :func:`prompt_statistics` without touching the rows of :math:`\mathbf{X}`.
+    Mixing weights differ from node to node and change in training, so with several
+    tokens nothing can be computed once: there, :math:`\mathbf{P}^{\top} \mathbf{X}`
+    is the plain product, :math:`O(N P F)` at every step.
 
     Args:
         start_dict: The starting point ``[N_t, P_in]`` of every node type.
         out_channels: The width :math:`P` of the prompt.
+        num_tokens: The number of linear maps :math:`T`. (default: ``1``)
 
     Shapes:
         - **output:** prompts :math:`(N_t, P)` per node type
+
+    Raises:
+        ValueError: If sizes do not fit or the starting point is not finite.
     """
 
-    def __init__(self, start_dict: dict[NodeType, Tensor], out_channels: int) -> None:
+    def __init__(
+        self,
+        start_dict: dict[NodeType, Tensor],
+        out_channels: int,
+        num_tokens: int = 1,
+    ) -> None:
         super().__init__()
         check_positive('out_channels', out_channels)
+        check_positive('num_tokens', num_tokens)
         if not start_dict:
             raise ValueError("'start_dict' needs at least one node type (got none)")
         self.out_channels = out_channels
+        self.num_tokens = num_tokens
         self.lins = torch.nn.ModuleDict()
+        self.gates = torch.nn.ModuleDict()  # Empty with one token: no choice.
         for node_type, start in start_dict.items():
             if start.dim() != 2 or not bool(start.isfinite().all()):
                 raise ValueError(
@@ -69,35 +90,60 @@ class SoftPrompt(torch.nn.Module):
                     f'{list(start.shape)} for {node_type!r}, finite: '
                     f'{bool(start.isfinite().all())})'
                 )
-            self.lins[node_type] = torch.nn.Linear(start.size(1), out_channels)
+            width = start.size(1)
+            self.lins[node_type] = torch.nn.Linear(width, num_tokens * out_channels)
+            if num_tokens > 1:
+                self.gates[node_type] = torch.nn.Linear(width, num_tokens)
             self.register_buffer(f'start_{node_type}', start.detach().clone())
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
-        for lin in self.lins.values():
-            assert isinstance(lin, torch.nn.Linear)
-            lin.reset_parameters()
+        for lin in [*self.lins.values(), *self.gates.values()]:
+            cast(torch.nn.Linear, lin).reset_parameters()
 
     def start(self, node_type: NodeType) -> Tensor:
         """The starting point ``[N, P_in]`` of a node type."""
         return self.get_buffer(f'start_{node_type}')
 
     def forward(self) -> dict[NodeType, Tensor]:
-        return {
-            node_type: lin(self.start(node_type))
-            for node_type, lin in self.lins.items()
-        }
+        return {node_type: self._prompt(node_type) for node_type in self.lins}
+
+    def _prompt(self, node_type: NodeType) -> Tensor:
+        start = self.start(node_type)
+        out: Tensor = self.lins[node_type](start)
+        if self.num_tokens == 1:
+            return out
+        share = self.gates[node_type](start).softmax(dim=-1)
+        tokens = out.view(-1, self.num_tokens, self.out_channels)
+        return torch.einsum('nt,ntp->np', share, tokens)
 
     def recall(self, node_type: NodeType, statistics: PromptStatistics) -> Tensor:
-        r"""Returns :math:`\mathbf{P}^{\top} \mathbf{X}`, ``[P, F]``."""
-        lin = self.lins[node_type]
-        assert isinstance(lin, torch.nn.Linear)
+        r"""Returns :math:`\mathbf{P}^{\top} \mathbf{X}`, ``[P, F]``.
+
+        Raises:
+            ValueError: If there are several tokens.
+        """
+        if self.num_tokens > 1:
+            raise ValueError(
+                f"'num_tokens' needs to be 1 for 'recall' (got {self.num_tokens}). "
+                f'Multiply the transposed prompt with the features'
+            )
+        lin = cast(torch.nn.Linear, self.lins[node_type])
         return torch.addmm(
             torch.outer(lin.bias, statistics.total), lin.weight, statistics.cross
         )
 
+    def describe(self) -> dict[str, Any]:
+        """The shape of the prompt in JSON values; equal where states fit."""
+        return {
+            'out_channels': self.out_channels,
+            'num_tokens': self.num_tokens,
+            'node_types': {key: list(self.start(key).shape) for key in self.lins},
+        }
+
     def __repr__(self) -> str:
+        tokens = f', num_tokens={self.num_tokens}' if self.num_tokens > 1 else ''
         return (
             f'{self.__class__.__name__}({sorted(self.lins)}, '
-            f'out_channels={self.out_channels})'
+            f'out_channels={self.out_channels}{tokens})'
         )
