@@ -4,11 +4,19 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg._checks import (
+    check_choice,
+    check_non_negative,
+    check_positive,
+    check_probability,
+)
+from promptmm_pyg.nn._feature_checks import FeatureDict, check_masks, check_rows
 from promptmm_pyg.nn.csr import Adjacency, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.missing_rows import Missing, MissingRows
 from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
+from promptmm_pyg.nn.prompt_holder import PromptHolder
 from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
 from promptmm_pyg.outputs import TeacherOutput
 from promptmm_pyg.unit_rows import unit_rows
@@ -17,7 +25,7 @@ _ID = 'id'  # The block of id embeddings; modalities carry the prefix below.
 _MODALITY = 'modality/'
 
 
-class PromptMMTeacher(torch.nn.Module):
+class PromptMMTeacher(PromptHolder[SoftPrompt]):
     r"""The multi-modal teacher of the `"PromptMM: Multi-Modal Knowledge
     Distillation for Recommendation with Prompt-Tuning"
     <https://arxiv.org/abs/2402.17188>`_ paper, for any number of modalities on any
@@ -41,10 +49,19 @@ class PromptMMTeacher(torch.nn.Module):
     Features are part of the module as buffers that are not saved: they are
     constant, and what the prompt needs of them is computed here, once.
 
+    Rows that ``modality_mask_dict`` calls absent are never read: what they would
+    send is zero or, with ``missing='token'``, a vector that is trained for the
+    modality and node type (:class:`~promptmm_pyg.nn.MissingRows`). Leave the mask out
+    when the rows are filled already
+    (:class:`~promptmm_pyg.transforms.ImputeFromNeighbors`).
+
+    Further prompts have names (``add_prompt``, ``set_prompt``); with
+    ``disable_prompt`` the output is bit for bit that of a teacher without one.
+
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``; rows
-            that are absent hold zeros.
+            that are absent hold zeros, or anything where the mask says so.
         prompt_start_dict: The prompt's starting point ``[N_t, P_in]`` per node
             type; ``None`` builds the teacher without a prompt. (default: ``None``)
         embedding_dim: The shared width :math:`D`. (default: ``64``)
@@ -58,6 +75,13 @@ class PromptMMTeacher(torch.nn.Module):
             (default: ``1.0``)
         dropout: Dropout rate of the reduction layers. (default: ``0.2``)
         std: Standard deviation of the id tables' start. (default: ``0.1``)
+        num_prompt_tokens: Linear maps that the prompt mixes
+            (:class:`~promptmm_pyg.nn.SoftPrompt`). (default: ``1``)
+        modality_mask_dict: Presence ``{modality: {node_type: [N_t]}}``, bool; where
+            one is missing, every row is present. (default: ``None``)
+        missing: ``'zero'`` or ``'token'``. (default: ``'zero'``)
+        modality_dropout: Rate at which, while training, a node's modality counts as
+            absent. (default: ``0.0``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -83,6 +107,10 @@ class PromptMMTeacher(torch.nn.Module):
         prompt_feature_weight: float = 1.0,
         dropout: float = 0.2,
         std: float = 0.1,
+        num_prompt_tokens: int = 1,
+        modality_mask_dict: FeatureDict | None = None,
+        missing: Missing = 'zero',
+        modality_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_positive('num_layers', num_layers)
@@ -90,7 +118,10 @@ class PromptMMTeacher(torch.nn.Module):
         check_non_negative('modality_weight', modality_weight)
         check_non_negative('self_weight', self_weight)
         check_non_negative('prompt_id_weight', prompt_id_weight)
-        _check_rows(num_nodes_dict, modality_x_dict, prompt_start_dict or {})
+        check_choice('missing', missing, ('zero', 'token'))
+        check_probability('modality_dropout', modality_dropout)
+        check_rows(num_nodes_dict, modality_x_dict, prompt_start_dict or {})
+        check_masks(modality_x_dict, modality_mask_dict or {})
         self.num_layers = num_layers
         self.num_modality_layers = num_modality_layers
         self.modality_weight = modality_weight
@@ -100,33 +131,76 @@ class PromptMMTeacher(torch.nn.Module):
         self.modalities = {name: list(x) for name, x in modality_x_dict.items()}
 
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
-        self.prompt = (
-            SoftPrompt(prompt_start_dict, embedding_dim) if prompt_start_dict else None
+        self._hold_prompt(
+            SoftPrompt(prompt_start_dict, embedding_dim, num_prompt_tokens)
+            if prompt_start_dict
+            else None
         )
         self.encoders = torch.nn.ModuleDict()
-        for modality, features in modality_x_dict.items():
-            for node_type, x in features.items():
-                key = f'{modality}__{node_type}'
-                self.encoders[key] = PromptedModalityEncoder(
-                    x.size(1), embedding_dim, prompt_feature_weight, dropout
+        self.missing_rows = torch.nn.ModuleDict()
+        for modality, node_type, key in self._features():
+            x = modality_x_dict[modality][node_type]
+            self.encoders[key] = PromptedModalityEncoder(
+                x.size(1), embedding_dim, prompt_feature_weight, dropout
+            )
+            mask = (modality_mask_dict or {}).get(modality, {}).get(node_type)
+            if mask is not None or modality_dropout > 0:
+                self.missing_rows[key] = MissingRows(
+                    embedding_dim, mask, missing, modality_dropout
                 )
-                self._keep(f'x_{key}', x)
-                if prompt_start_dict and node_type in prompt_start_dict:
-                    stats = prompt_statistics(x, prompt_start_dict[node_type].to(x))
-                    self._keep(f'cross_{key}', stats.cross)
-                    self._keep(f'total_{key}', stats.total)
+            self._keep(f'x_{key}', x if mask is None else _present(x, mask))
+        self._prompt_changed()
+
+    def _features(self) -> list[tuple[str, NodeType, str]]:
+        return [
+            (modality, node_type, f'{modality}__{node_type}')
+            for modality, node_types in self.modalities.items()
+            for node_type in node_types
+        ]
 
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value.detach(), persistent=False)
 
+    def _prompt_changed(self) -> None:
+        """Computes anew what a prompt's starting point recalls of the features."""
+        prompt = self.prompt
+        if prompt is None or prompt.num_tokens > 1:
+            return
+        for _, node_type, key in self._features():
+            if node_type in prompt.lins:
+                x = self.get_buffer(f'x_{key}')
+                stats = prompt_statistics(x, prompt.start(node_type).to(x))
+                self._keep(f'cross_{key}', stats.cross)
+                self._keep(f'total_{key}', stats.total)
+
+    def _new_prompt(self) -> SoftPrompt:
+        if self.prompt is None:
+            raise ValueError(
+                "'prompt' needs to be a 'SoftPrompt' as the teacher has none to go by "
+                '(got None)'
+            )
+        start_dict = {key: self.prompt.start(key) for key in self.prompt.lins}
+        return SoftPrompt(start_dict, self.prompt.out_channels, self.prompt.num_tokens)
+
+    def _check_prompt(self, prompt: SoftPrompt) -> None:
+        width = self.embeddings.embedding_dim
+        given = getattr(prompt, 'out_channels', None)
+        if not isinstance(prompt, SoftPrompt) or given != width:
+            raise ValueError(
+                f"'prompt' needs to be a 'SoftPrompt' with out_channels={width}, the "
+                f"teacher's width (got '{type(prompt).__name__}' with {given})"
+            )
+        starts = {node_type: prompt.start(node_type) for node_type in prompt.lins}
+        check_rows(self.num_nodes_dict, {}, starts)
+
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
         self.embeddings.reset_parameters()
-        if self.prompt is not None:
-            self.prompt.reset_parameters()
-        for encoder in self.encoders.values():
-            assert isinstance(encoder, PromptedModalityEncoder)
-            encoder.reset_parameters()
+        for name in self.prompt_names:
+            self.get_prompt(name).reset_parameters()
+        for part in [*self.encoders.values(), *self.missing_rows.values()]:
+            assert isinstance(part, PromptedModalityEncoder | MissingRows)
+            part.reset_parameters()
 
     def forward(
         self,
@@ -138,16 +212,16 @@ class PromptMMTeacher(torch.nn.Module):
         )
         id_dict = self.embeddings()
         check_reached(id_dict, adj_dict)
-        prompt_dict = self.prompt() if self.prompt is not None else {}
+        soft_prompt = self.active_prompt
+        prompt_dict = soft_prompt() if soft_prompt is not None else {}
         for node_type, prompt in prompt_dict.items():
             shift = self.prompt_id_weight * unit_rows(prompt)
             id_dict[node_type] = id_dict[node_type] + shift
         blocks: Blocks = {key: {_ID: x} for key, x in id_dict.items()}
-        for modality, node_types in self.modalities.items():
-            for node_type in node_types:
-                blocks[node_type][_MODALITY + modality] = self._encode(
-                    modality, node_type, prompt_dict
-                )
+        for modality, node_type, key in self._features():
+            blocks[node_type][_MODALITY + modality] = self._encode(
+                key, node_type, prompt_dict.get(node_type)
+            )
 
         id_dict, modality_x_dict = self._propagate(blocks, adj_dict)
         x_dict = dict(id_dict)
@@ -158,19 +232,17 @@ class PromptMMTeacher(torch.nn.Module):
                 )
         return TeacherOutput(x_dict, modality_x_dict, prompt_dict)
 
-    def _encode(
-        self, modality: str, node_type: NodeType, prompt_dict: dict[NodeType, Tensor]
-    ) -> Tensor:
-        key = f'{modality}__{node_type}'
-        x = self.get_buffer(f'x_{key}')
-        prompt = prompt_dict.get(node_type)
-        recall = None
-        if prompt is not None and self.prompt is not None:
+    def _encode(self, key: str, node_type: NodeType, prompt: Tensor | None) -> Tensor:
+        recall = None  # The encoder computes it where it cannot be had for less.
+        source = self.active_prompt if prompt is not None else None
+        if source is not None and source.num_tokens == 1:
             statistics = PromptStatistics(
                 self.get_buffer(f'cross_{key}'), self.get_buffer(f'total_{key}')
             )
-            recall = self.prompt.recall(node_type, statistics)
-        out: Tensor = self.encoders[key](x, prompt, recall)
+            recall = source.recall(node_type, statistics)
+        out: Tensor = self.encoders[key](self.get_buffer(f'x_{key}'), prompt, recall)
+        if key in self.missing_rows:
+            out = self.missing_rows[key](out)
         return out
 
     def _propagate(
@@ -219,25 +291,5 @@ class PromptMMTeacher(torch.nn.Module):
         )
 
 
-def _check_rows(
-    num_nodes_dict: dict[NodeType, int],
-    modality_x_dict: dict[str, dict[NodeType, Tensor]],
-    prompt_start_dict: dict[NodeType, Tensor],
-) -> None:
-    named = {
-        f"modality_x_dict['{modality}']": features
-        for modality, features in modality_x_dict.items()
-    }
-    for name, tensors in {**named, 'prompt_start_dict': prompt_start_dict}.items():
-        for node_type, x in tensors.items():
-            if node_type not in num_nodes_dict:
-                raise ValueError(
-                    f"'{name}' needs node types among {sorted(num_nodes_dict)} "
-                    f'(got {node_type!r})'
-                )
-            if x.dim() != 2 or x.size(0) != num_nodes_dict[node_type]:
-                raise ValueError(
-                    f"'{name}' needs one row per node, "
-                    f'[{num_nodes_dict[node_type]}, F] for {node_type!r} '
-                    f'(got {list(x.shape)})'
-                )
+def _present(x: Tensor, mask: Tensor) -> Tensor:
+    return x.masked_fill(~mask.to(x.device)[:, None], 0.0)

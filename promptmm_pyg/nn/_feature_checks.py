@@ -1,0 +1,51 @@
+"""Whether features, masks and starting points fit the nodes they are for."""
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import NodeType
+
+FeatureDict = dict[str, dict[NodeType, Tensor]]  # modality -> node type -> tensor
+
+
+def check_rows(
+    num_nodes_dict: dict[NodeType, int],
+    modality_x_dict: FeatureDict,
+    prompt_start_dict: dict[NodeType, Tensor],
+) -> None:
+    """Raises unless every matrix has one row per node of a known type."""
+    named = {
+        f"modality_x_dict['{modality}']": features
+        for modality, features in modality_x_dict.items()
+    }
+    for name, tensors in {**named, 'prompt_start_dict': prompt_start_dict}.items():
+        for node_type, x in tensors.items():
+            if node_type not in num_nodes_dict:
+                raise ValueError(
+                    f"'{name}' needs node types among {sorted(num_nodes_dict)} "
+                    f'(got {node_type!r})'
+                )
+            if x.dim() != 2 or x.size(0) != num_nodes_dict[node_type]:
+                raise ValueError(
+                    f"'{name}' needs one row per node, "
+                    f'[{num_nodes_dict[node_type]}, F] for {node_type!r} '
+                    f'(got {list(x.shape)})'
+                )
+
+
+def check_masks(modality_x_dict: FeatureDict, modality_mask_dict: FeatureDict) -> None:
+    """Raises unless every mask is boolean and belongs to the rows of a feature."""
+    for modality, masks in modality_mask_dict.items():
+        features = modality_x_dict.get(modality, {})
+        for node_type, mask in masks.items():
+            name = f"modality_mask_dict['{modality}']['{node_type}']"
+            if node_type not in features:
+                raise ValueError(
+                    f"'{name}' needs features of that modality and node type "
+                    f"(got none in 'modality_x_dict')"
+                )
+            num = features[node_type].size(0)
+            if mask.dtype != torch.bool or tuple(mask.shape) != (num,):
+                raise ValueError(
+                    f"'{name}' needs to be a bool tensor [{num}], True where the row "
+                    f'is present (got {mask.dtype} {list(mask.shape)})'
+                )
