@@ -58,8 +58,8 @@ def hierarchical_topology_kd_loss(
     student_x, teacher_x = as_row_pair(student_x, teacher_x)
     _check_group(group, student_x.size(0))
     member_of = group.unsqueeze(0) == group.unique().unsqueeze(1)  # [G, N]
-    student_group = unit_rows(_centroids(student_x, member_of))
-    teacher_group = unit_rows(_centroids(teacher_x, member_of))
+    student_group = _unit_centroids(student_x, member_of)
+    teacher_group = _unit_centroids(teacher_x, member_of)
     student, teacher = unit_rows(student_x), unit_rows(teacher_x)
 
     to_groups = _squared_gap(student, student_group, teacher, teacher_group)  # [N, G]
@@ -76,9 +76,9 @@ def _squared_gap(
     return (gap - inner_products(teacher, teacher_other)).square()
 
 
-def _centroids(x: Tensor, member_of: Tensor) -> Tensor:
-    share = member_of.to(x.dtype) / member_of.sum(dim=-1, keepdim=True)
-    return inner_products(share, x.mT)
+def _unit_centroids(x: Tensor, member_of: Tensor) -> Tensor:
+    # At unit length, the sum of a group's rows is their mean.
+    return unit_rows(inner_products(member_of.to(x.dtype), x.mT))
 
 
 def _check_group(group: Tensor, num_rows: int) -> None:
