@@ -1,0 +1,156 @@
+"""Contrast of matching rows against all others of the batch."""
+
+import torch
+from torch import Tensor
+
+from promptmm_pyg._checks import check_positive, check_same_shape
+from promptmm_pyg.losses._checks_scores import check_finite
+from promptmm_pyg.losses._precision import at_least_float32
+from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
+from promptmm_pyg.unit_rows import unit_rows
+
+
+def info_nce_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    temperature: float = 0.2,
+    group: Tensor | None = None,
+    symmetric: bool = False,
+    reduction: Reduction = 'mean',
+) -> Tensor:
+    r"""Returns minus the log-probability that each anchor finds its own row among
+    those of the batch, see :class:`InfoNCELoss`.
+
+    Args:
+        anchor: Embeddings ``[B, D]``.
+        positive: The embedding each anchor belongs to ``[B, D]``.
+        temperature: Divides the cosines. (default: ``0.2``)
+        group: Integer ``[B]``; rows of one group are not each other's negatives.
+            (default: every row is its own)
+        symmetric: Averages both directions. (default: ``False``)
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over rows.
+            (default: ``'mean'``)
+
+    Raises:
+        ValueError: If shapes differ, a row has no negative, a value is not finite,
+            the temperature is not positive or the reduction is unknown.
+        TypeError: If the groups are not integers.
+
+    Example:
+        >>> info_nce_loss(torch.eye(2), torch.eye(2), temperature=1.0)
+        tensor(0.3133)
+    """
+    check_positive('temperature', temperature)
+    _check_rows(anchor, positive)
+    others = _others(anchor, group)
+    # Under autocast a product would leave three digits of a cosine.
+    with torch.autocast(anchor.device.type, enabled=False):
+        rows = [unit_rows(at_least_float32(x)) for x in (anchor, positive)]
+        logits = rows[0] @ rows[1].t() / temperature
+    loss = _row_loss(logits, others)
+    if symmetric:
+        loss = (loss + _row_loss(logits.t(), others)) / 2
+    return reduce(loss, reduction)
+
+
+def _check_rows(anchor: Tensor, positive: Tensor) -> None:
+    check_same_shape('anchor', anchor, 'positive', positive)
+    if anchor.dim() != 2 or anchor.size(0) < 2:
+        raise ValueError(
+            f"'anchor' needs to be [B, D] with at least two rows (got shape "
+            f'{list(anchor.size())}). The other rows are the negatives'
+        )
+    check_finite('anchor', anchor)
+    check_finite('positive', positive)
+
+
+def _others(anchor: Tensor, group: Tensor | None) -> Tensor:
+    """Where the row's positive or a negative stands, boolean ``[B, B]``."""
+    own = torch.eye(anchor.size(0), dtype=torch.bool, device=anchor.device)
+    if group is None:
+        return torch.ones_like(own)
+    if group.size() != anchor.size()[:1]:
+        raise ValueError(
+            f"'group' needs one id per row of 'anchor' (got shapes "
+            f'{list(group.size())} and {list(anchor.size())})'
+        )
+    if group.is_floating_point():
+        raise TypeError(f"'group' needs to hold integers (got {group.dtype})")
+    negative = group.unsqueeze(1) != group.unsqueeze(0)
+    alone = ~negative.any(dim=-1)
+    if bool(alone.any()):
+        raise ValueError(
+            f"'group' needs to leave every row a negative (got {int(alone.sum())} rows "
+            f'of one group only). Draw larger batches'
+        )
+    return negative | own
+
+
+def _row_loss(logits: Tensor, others: Tensor) -> Tensor:
+    log_probs = logits.masked_fill(~others, -torch.inf).log_softmax(dim=-1)
+    return -log_probs.diagonal()
+
+
+class InfoNCELoss(torch.nn.Module):
+    r"""The InfoNCE loss of the `"Representation Learning with Contrastive Predictive
+    Coding" <https://arxiv.org/abs/1807.03748>`_ paper, on cosines and with the other
+    rows of the batch as negatives.
+
+    .. math::
+        \mathcal{L}_b = -\log \frac{\exp(\cos(\mathbf{a}_b, \mathbf{p}_b) / \tau)}
+        {\sum_{j = b \,\vee\, g_j \neq g_b} \exp(\cos(\mathbf{a}_b, \mathbf{p}_j) /
+        \tau)}
+
+    Two uses:
+
+    * *ranking*: anchors are users, positives the items they interacted with. Give
+      the item ids as ``group``, or a popular item is its own negative.
+    * *contrastive distillation of embeddings* (in the spirit of the `"Contrastive
+      Representation Distillation" <https://arxiv.org/abs/1910.10699>`_ paper, without
+      its memory of negatives): anchors are the student's rows, positives the
+      teacher's rows of the same nodes. It asks that a row be closer to its own target
+      than to those of other rows, and does not vanish where both are equal.
+
+    Popular items come up as negatives in proportion to their popularity, which is
+    not corrected for; see :class:`SampledSoftmaxLoss` for that. A zero row has cosine
+    0 with all others. Memory grows with :math:`B^2`. Gradients flow to both inputs.
+
+    Args:
+        temperature: :math:`\tau`. (default: ``0.2``)
+        symmetric: Averages the loss with its mirror, in which positives look for
+            their anchors. (default: ``False``)
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over rows.
+            (default: ``'mean'``)
+
+    Shapes:
+        - **inputs:** anchors and positives :math:`(B, D)` with :math:`B \geq 2`,
+          groups :math:`(B,)` *(optional)*
+        - **output:** scalar, or :math:`(B,)` with ``reduction='none'``
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.2,
+        symmetric: bool = False,
+        reduction: Reduction = 'mean',
+    ) -> None:
+        super().__init__()
+        check_positive('temperature', temperature)
+        check_reduction(reduction)
+        self.temperature = temperature
+        self.symmetric = symmetric
+        self.reduction = reduction
+
+    def forward(
+        self, anchor: Tensor, positive: Tensor, group: Tensor | None = None
+    ) -> Tensor:
+        return info_nce_loss(
+            anchor, positive, self.temperature, group, self.symmetric, self.reduction
+        )
+
+    def extra_repr(self) -> str:
+        """What stands between the brackets of the printed module."""
+        return (
+            f'temperature={self.temperature}, symmetric={self.symmetric}, '
+            f"reduction='{self.reduction}'"
+        )
