@@ -290,6 +290,15 @@ def test_learned_weights_scale_gradients():
     torch.testing.assert_close(losses['b'].grad, torch.tensor(0.75))
 
 
+def test_losses_find_their_weight_by_name():
+    module = LearnedViewWeights(LOSSES)
+    with torch.no_grad():
+        module.logits.copy_(torch.tensor([1.0, -2.0, 0.0]))
+    losses = make_losses()
+    reversed_losses = dict(reversed(losses.items()))
+    torch.testing.assert_close(module(reversed_losses), module(losses))
+
+
 def test_gradients_of_learned_weights():
     module = LearnedViewWeights(LOSSES).double()
 
