@@ -1,6 +1,4 @@
-"""The starting point of the soft prompt."""
-
-from typing import Literal
+"""Principal components, the starting point of the soft prompt."""
 
 import torch
 from torch import Tensor
@@ -9,15 +7,11 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from promptmm_pyg._checks import check_choice, check_positive
-from promptmm_pyg.data.schema import (
-    INTERACTS,
-    ITEM,
-    USER,
-    modality_mask_dict,
-    modality_x_dict,
-    num_nodes_dict,
+from promptmm_pyg.transforms.prompt_start import (
+    Combine,
+    item_components,
+    with_prompt_start,
 )
-from promptmm_pyg.transforms.standardize import standardize
 
 _EXACT_WIDTH = 1024  # Up to here the covariance is decomposed exactly.
 
@@ -49,7 +43,7 @@ class AddModalityPCA(BaseTransform):
     def __init__(
         self,
         out_channels: int = 32,
-        combine: Literal['concat', 'mean'] = 'concat',
+        combine: Combine = 'concat',
         seed: int = 0,
     ) -> None:
         check_positive('out_channels', out_channels)
@@ -59,43 +53,11 @@ class AddModalityPCA(BaseTransform):
         self.seed = seed
 
     def forward(self, data: HeteroData) -> HeteroData:
-        start = self._item_start(data)
-        num_users = num_nodes_dict(data)[USER]
-        user, item = data[INTERACTS].edge_index
-        total = start.new_zeros(num_users, start.size(1))
-        total.index_add_(0, user, start[item])
-        degree = torch.bincount(user, minlength=num_users).clamp_min(1)
-        data[ITEM].prompt_start = start
-        data[USER].prompt_start = total / degree[:, None]
-        return data
+        start = item_components(data, self.combine, self._components)
+        return with_prompt_start(data, start)
 
-    def _item_start(self, data: HeteroData) -> Tensor:
-        masks = modality_mask_dict(data)
-        parts, present = [], []
-        for modality, features in modality_x_dict(data).items():
-            if ITEM in features:
-                mask = masks.get(modality, {}).get(ITEM)
-                x = features[ITEM]
-                parts.append(standardize(x, mask))
-                present.append(x.new_ones(x.size(0)) if mask is None else mask.to(x))
-        if not parts:
-            raise ValueError(
-                "'data' needs at least one item modality, 'data['item'].x_<name>' "
-                '(got none). Build the teacher without a prompt instead'
-            )
-        share = torch.stack(present).sum(dim=0).clamp_min(1)[:, None]
-        if self.combine == 'concat':
-            # A missing block is zero; what is there counts the more.
-            x = torch.cat(parts, dim=1) * (len(parts) / share)
-            start = principal_components(x, self.out_channels, self.seed)
-        else:
-            scores = [
-                principal_components(x, self.out_channels, self.seed) for x in parts
-            ]
-            pairs = zip(scores, present, strict=True)
-            start = sum((s * p[:, None] for s, p in pairs), torch.zeros(())) / share
-        rms = start.square().mean().sqrt()
-        return start / rms.clamp_min(1e-12)
+    def _components(self, x: Tensor) -> Tensor:
+        return principal_components(x, self.out_channels, self.seed)
 
     def __repr__(self) -> str:
         return (
@@ -113,7 +75,39 @@ def principal_components(x: Tensor, out_channels: int, seed: int = 0) -> Tensor:
         seed: Seed of the randomized decomposition of wide features.
     """
     centered = (x - x.mean(dim=0)).double()
-    rank = min(out_channels, *centered.shape)
+    axes = _axes(centered, out_channels, seed)
+    scores = centered @ axes
+    out = scores.new_zeros(x.size(0), out_channels)
+    out[:, : axes.size(1)] = scores
+    components: Tensor = out.to(x.dtype)
+    return components
+
+
+def principal_axes(x: Tensor, num_axes: int, seed: int = 0) -> Tensor:
+    """Returns the principal axes ``[num_axes, F]`` of the rows of ``x``, as
+    :func:`principal_components` uses them: at unit length, strongest first, each
+    turned so that its largest entry is positive.
+
+    Args:
+        x: Features ``[N, F]``; centered here.
+        num_axes: The number of axes; those beyond the rank are zero.
+        seed: Seed of the randomized decomposition of wide features.
+
+    Example:
+        >>> x = torch.tensor([[0.0, -2.0], [0.0, 0.0], [0.0, 2.0]])
+        >>> principal_axes(x, 1).abs()
+        tensor([[0., 1.]])
+    """
+    check_positive('num_axes', num_axes)
+    axes = _axes((x - x.mean(dim=0)).double(), num_axes, seed)
+    out = axes.new_zeros(num_axes, x.size(1))
+    out[: axes.size(1)] = axes.t()
+    rows: Tensor = out.to(x.dtype)
+    return rows
+
+
+def _axes(centered: Tensor, num_axes: int, seed: int) -> Tensor:
+    rank = min(num_axes, *centered.shape)
     if centered.size(1) <= _EXACT_WIDTH:
         values, vectors = torch.linalg.eigh(centered.t() @ centered)
         axes = vectors.flip(1)[:, :rank]
@@ -124,9 +118,5 @@ def principal_components(x: Tensor, out_channels: int, seed: int = 0) -> Tensor:
             _, sizes, axes = torch.svd_lowrank(centered, q=rank, niter=4)
         kept = sizes > 1e-5 * sizes.max().clamp_min(1e-30)
     strongest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
-    axes = axes * strongest.sign() * kept
-    scores = centered @ axes
-    out = scores.new_zeros(x.size(0), out_channels)
-    out[:, :rank] = scores
-    components: Tensor = out.to(x.dtype)
-    return components
+    turned: Tensor = axes * strongest.sign() * kept
+    return turned

@@ -4,7 +4,12 @@ from sklearn.decomposition import PCA
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
-from promptmm_pyg.transforms import AddModalityPCA, principal_components, standardize
+from promptmm_pyg.transforms import (
+    AddModalityPCA,
+    principal_axes,
+    principal_components,
+    standardize,
+)
 
 
 def make_x(num=50, width=6, seed=0):
@@ -51,6 +56,25 @@ def test_largest_entry_of_an_axis_is_positive():
     x[:, 1] = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
     torch.testing.assert_close(principal_components(x, 1)[:, 0], x[:, 1])
     torch.testing.assert_close(principal_components(-x, 1)[:, 0], -x[:, 1])
+
+
+@pytest.mark.parametrize('width', [6, 1200])
+def test_axes_are_those_of_the_components(width):
+    x = make_x(width=width).double()
+    axes = principal_axes(x, 3)
+    torch.testing.assert_close(
+        (x - x.mean(0)) @ axes.t(), principal_components(x, 3), rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(axes @ axes.t(), torch.eye(3, dtype=torch.double))
+    assert (axes.gather(1, axes.abs().argmax(1, keepdim=True)) > 0).all()
+
+
+def test_axes_beyond_the_rank_are_zero():
+    axes = principal_axes(make_x(width=2), 4)
+    assert axes.shape == (4, 2)
+    assert (axes[2:] == 0).all()
+    with pytest.raises(ValueError, match="'num_axes' needs to be positive"):
+        principal_axes(make_x(), 0)
 
 
 def test_row_order_of_the_items_does_not_matter():

@@ -1,0 +1,74 @@
+"""From the items' content to the starting point of every node's prompt."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.data.schema import (
+    INTERACTS,
+    ITEM,
+    USER,
+    modality_mask_dict,
+    modality_x_dict,
+    num_nodes_dict,
+)
+from promptmm_pyg.transforms.standardize import standardize
+
+Combine = Literal['concat', 'mean']
+
+
+def item_components(
+    data: HeteroData, combine: Combine, components: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Decomposes the standardized item modalities, together or each on its own.
+
+    Args:
+        data: A graph with item modalities.
+        combine: ``'concat'`` decomposes them side by side, ``'mean'`` averages what
+            each gives; an item without a modality uses those it has.
+        components: Features ``[N, F]`` to components ``[N, P]``.
+
+    Raises:
+        ValueError: If no item has a modality.
+    """
+    masks = modality_mask_dict(data)
+    parts, present = [], []
+    for modality, features in modality_x_dict(data).items():
+        if ITEM in features:
+            mask = masks.get(modality, {}).get(ITEM)
+            x = features[ITEM]
+            parts.append(standardize(x, mask))
+            present.append(x.new_ones(x.size(0)) if mask is None else mask.to(x))
+    if not parts:
+        raise ValueError(
+            "'data' needs at least one item modality, 'data['item'].x_<name>' "
+            '(got none). Build the teacher without a prompt instead'
+        )
+    share = torch.stack(present).sum(dim=0).clamp_min(1)[:, None]
+    if combine == 'concat':
+        # A missing block is zero; what is there counts the more.
+        return components(torch.cat(parts, dim=1) * (len(parts) / share))
+    pairs = zip([components(x) for x in parts], present, strict=True)
+    return sum((s * p[:, None] for s, p in pairs), torch.zeros(())) / share
+
+
+def with_prompt_start(data: HeteroData, start: Tensor) -> HeteroData:
+    """Gives items their starting point, at a root-mean-square of 1, and users the mean
+    over the items of their message edges.
+
+    Args:
+        data: A graph; ``prompt_start`` is set on it.
+        start: The items' starting point ``[num_items, P]``.
+    """
+    start = start / start.square().mean().sqrt().clamp_min(1e-12)
+    num_users = num_nodes_dict(data)[USER]
+    user, item = data[INTERACTS].edge_index
+    total = start.new_zeros(num_users, start.size(1))
+    total.index_add_(0, user, start[item])
+    degree = torch.bincount(user, minlength=num_users).clamp_min(1)
+    data[ITEM].prompt_start = start
+    data[USER].prompt_start = total / degree[:, None]
+    return data
