@@ -20,16 +20,31 @@ from promptmm_pyg.training.teacher import (
     promptmm_terms,
     train_teacher,
 )
+from promptmm_pyg.training.terms import JoinedTerms, ListTerm, PairTerm, RowTerm
+from promptmm_pyg.training.top_terms import (
+    CollaborativeTerm,
+    RankAwareTerm,
+    RankingTerm,
+    RelaxedRankingTerm,
+)
 
 __all__ = [
     'CONTROL_WEIGHTS',
     'STUDENT_WEIGHTS',
     'TEACHER_WEIGHTS',
     'Candidates',
+    'CollaborativeTerm',
     'DistillationObjective',
     'Distilled',
     'EarlyStopping',
     'History',
+    'JoinedTerms',
+    'ListTerm',
+    'PairTerm',
+    'RankAwareTerm',
+    'RankingTerm',
+    'RelaxedRankingTerm',
+    'RowTerm',
     'Schedule',
     'bpr_terms',
     'copy_tables',

@@ -59,12 +59,13 @@ def distill(
     train: HeteroData,
     val: HeteroData,
     *,
-    objective: DistillationObjective | None = None,
+    objective: torch.nn.Module | None = None,
     prompt: Literal['frozen', 'joint'] = 'frozen',
     candidates: Candidates | None = None,
     weights: Mapping[str, float] = STUDENT_WEIGHTS,
     anchor_weight: float = 1.0,
     control: bool = True,
+    control_weights: Mapping[str, float] | None = None,
     inputs: tuple[Any, ...] | None = None,
     teacher_inputs: tuple[Any, ...] | None = None,
     learning_rate: float = 1e-3,
@@ -90,8 +91,10 @@ def distill(
             :class:`~promptmm_pyg.outputs.TeacherOutput`, or its soft targets.
         train: Graph whose message edges are the training interactions.
         val: Graph with validation positives as ``edge_label_index``.
-        objective: The distillation losses. (default: ``DistillationObjective`` of
-            all views)
+        objective: The distillation losses; any module that is called as
+            ``objective(student, teacher, batch, lists)`` and returns named scalars,
+            each with a weight in ``weights``. (default: ``DistillationObjective``
+            of all views)
         prompt: ``'frozen'`` or ``'joint'``. (default: ``'frozen'``)
         candidates: What the lists are made of. (default: ten uniform negatives)
         weights: One weight per term. (default: ``STUDENT_WEIGHTS``)
@@ -99,6 +102,9 @@ def distill(
             (default: ``1.0``)
         control: Also train the same student, from the same start, on the same
             batches, without its teacher. (default: ``True``)
+        control_weights: Weights of the control's ``bpr`` and ``l2``. A student alone
+            needs a stronger penalty than one with a teacher: tune both before their
+            difference is believed. (default: those among ``weights``)
         inputs: Arguments of the student. (default: its message operators)
         teacher_inputs: Arguments of the teacher. (default: its message operators)
         learning_rate: Of Adam. (default: ``1e-3``)
@@ -124,6 +130,7 @@ def distill(
         if isinstance(teacher, SoftTargets)
         else soft_targets(teacher, *teacher_inputs)
     )
+    control_weights = _control_weights(weights, control_weights)
     start = copy.deepcopy(student)
     torch.manual_seed(seed)
     if objective is None:
@@ -179,7 +186,7 @@ def distill(
             start,
             start,
             terms=control_terms,
-            weights={name: weights[name] for name in CONTROL_WEIGHTS},
+            weights=control_weights,
             schedule=_beside(schedule),
             name='control',
         )
@@ -195,6 +202,19 @@ def distill(
             ks=(cutoff(schedule.monitor),),
         ).metrics,
     )
+
+
+def _control_weights(
+    weights: Mapping[str, float], own: Mapping[str, float] | None
+) -> Mapping[str, float]:
+    if own is None:
+        return {k: weight for k, weight in weights.items() if k in CONTROL_WEIGHTS}
+    if set(own) != set(CONTROL_WEIGHTS):
+        raise ValueError(
+            f"'control_weights' needs a weight for each of {sorted(CONTROL_WEIGHTS)} "
+            f'and no other (got {sorted(own)})'
+        )
+    return own
 
 
 def _width(student: torch.nn.Module, inputs: tuple[Any, ...]) -> int:

@@ -185,6 +185,25 @@ def test_control_is_the_student_trained_without_its_teacher():
                            state(out.student)['embeddings.tables.item'])  # fmt: skip
 
 
+def test_control_has_weights_of_its_own():
+    train, val, _ = make_split()
+    student, alone = make_student(train), make_student(train)
+    own = {'bpr': 1.0, 'l2': 0.3}
+    out = distill(
+        student,
+        make_teacher(train),
+        train,
+        val,
+        control_weights=own,
+        seed=7,
+        schedule=QUICK,
+    )
+    train_teacher(
+        alone, train, val, terms=bpr_terms, weights=own, seed=7, schedule=QUICK
+    )
+    torch.testing.assert_close(state(out.control), state(alone), rtol=0, atol=0)
+
+
 def test_control_does_not_change_the_student():
     train, val, _ = make_split()
     teacher = make_teacher(train)
@@ -281,3 +300,5 @@ def test_errors():
         distill(student, teacher, train, val, prompt='joint', anchor_weight=0)
     with pytest.raises(ValueError, match='need the same names'):
         distill(student, teacher, train, val, weights={'bpr': 1.0}, schedule=ONE)
+    with pytest.raises(ValueError, match=r"'control_weights' needs a weight for each"):
+        distill(student, teacher, train, val, control_weights={'bpr': 1.0})

@@ -1,0 +1,184 @@
+"""Objectives of a student, put together from single losses."""
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from promptmm_pyg._checks import check_choice, check_positive
+from promptmm_pyg.data.schema import ITEM, USER
+from promptmm_pyg.loader import CandidateLists, Triplets
+from promptmm_pyg.outputs import SoftTargets, TeacherOutput
+from promptmm_pyg.scoring import score_lists, score_pairs
+from promptmm_pyg.training.loop import Terms
+from promptmm_pyg.training.objective import FUSED, view
+
+Teacher = SoftTargets | TeacherOutput
+XDict = dict[str, Tensor]
+
+
+class PairTerm(torch.nn.Module):
+    """A loss of two margins, that of a positive over a negative by student and by
+    teacher, as a term for :func:`~promptmm_pyg.training.distill`.
+
+    Args:
+        loss: Called as ``loss(student_margin, teacher_margin)``, each ``[B]``.
+        view: What of the teacher, a modality or ``'fused'``. (default: ``'fused'``)
+        name: The term's name among the weights. (default: ``'pairwise'``)
+    """
+
+    def __init__(
+        self, loss: torch.nn.Module, view: str = FUSED, name: str = 'pairwise'
+    ) -> None:
+        super().__init__()
+        self.loss = loss
+        self.view = view
+        self.name = name
+
+    def forward(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Terms:
+        margins = [
+            score_pairs(x[USER], x[ITEM], batch.user, batch.positive)
+            - score_pairs(x[USER], x[ITEM], batch.user, batch.negative)
+            for x in (student, view(teacher, self.view))
+        ]
+        return {self.name: self.loss(*margins)}
+
+
+class ListTerm(torch.nn.Module):
+    """A loss of two score lists over one user's candidates, as a term for
+    :func:`~promptmm_pyg.training.distill`.
+
+    Args:
+        loss: Called as ``loss(student_logits, teacher_logits, mask=mask)``, each
+            ``[B, K]``.
+        view: What of the teacher, a modality or ``'fused'``. (default: ``'fused'``)
+        name: The term's name among the weights. (default: ``'listwise'``)
+    """
+
+    def __init__(
+        self, loss: torch.nn.Module, view: str = FUSED, name: str = 'listwise'
+    ) -> None:
+        super().__init__()
+        self.loss = loss
+        self.view = view
+        self.name = name
+
+    def forward(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Terms:
+        logits = [
+            score_lists(x[USER], x[ITEM], batch.user, lists.item_index)
+            for x in (student, view(teacher, self.view))
+        ]
+        return {self.name: self.loss(*logits, mask=lists.mask)}
+
+
+class RowTerm(torch.nn.Module):
+    """A loss of two sets of embeddings, row by row the same nodes, as a term for
+    :func:`~promptmm_pyg.training.distill`: users and items of the batch, each node
+    once, the two sides averaged.
+
+    Args:
+        loss: Called as ``loss(student_x, teacher_x)``, each ``[N, D]``; copied, so
+            that each side has its own parameters where the loss has any.
+        project: Maps the student's rows from the first width to the second, by a
+            linear map without bias a side that is dropped with this module.
+            (default: none)
+        view: What of the teacher, a modality or ``'fused'``. (default: ``'fused'``)
+        sides: ``'items'``, ``'users'`` or ``'both'``. (default: ``'both'``)
+        max_rows: At most so many rows of a side, the first of the shuffled batch;
+            for losses whose cost grows faster than the number of rows.
+            (default: all)
+        name: The term's name among the weights. (default: ``'embedding'``)
+    """
+
+    def __init__(
+        self,
+        loss: torch.nn.Module,
+        *,
+        project: tuple[int, int] | None = None,
+        view: str = FUSED,
+        sides: Literal['items', 'users', 'both'] = 'both',
+        max_rows: int | None = None,
+        name: str = 'embedding',
+    ) -> None:
+        super().__init__()
+        check_choice('sides', sides, ('items', 'users', 'both'))
+        if max_rows is not None:
+            check_positive('max_rows', max_rows)
+        chosen = {'items': (ITEM,), 'users': (USER,), 'both': (USER, ITEM)}[sides]
+        self.losses = torch.nn.ModuleDict(
+            {side: copy.deepcopy(loss) for side in chosen}
+        )
+        self.projectors = torch.nn.ModuleDict(
+            {}
+            if project is None
+            else {side: torch.nn.Linear(*project, bias=False) for side in chosen}
+        )
+        self.view = view
+        self.max_rows = max_rows
+        self.name = name
+
+    def forward(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Terms:
+        nodes = {USER: batch.user, ITEM: torch.cat([batch.positive, batch.negative])}
+        target = view(teacher, self.view)
+        terms = []
+        for side, loss in self.losses.items():
+            rows = _first_distinct(nodes[side], self.max_rows)
+            x = student[side][rows]
+            if side in self.projectors:
+                x = self.projectors[side](x)
+            terms.append(loss(x, target[side][rows]))
+        return {self.name: torch.stack(terms).mean()}
+
+
+class JoinedTerms(torch.nn.Module):
+    """Several terms as one objective.
+
+    Args:
+        *parts: Modules of this file, or others that are called alike and return a
+            dictionary of named scalars.
+
+    Raises:
+        ValueError: If none is given, or two parts return a term of one name.
+    """
+
+    def __init__(self, *parts: torch.nn.Module) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("'parts' needs at least one objective (got none)")
+        self.parts = torch.nn.ModuleList(parts)
+
+    def forward(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Terms:
+        terms: Terms = {}
+        for part in self.parts:
+            added = part(student, teacher, batch, lists)
+            twice = sorted(terms.keys() & added.keys())
+            if twice:
+                raise ValueError(
+                    f"'parts' need terms of different names (got {twice} twice). Give "
+                    f"one of them another 'name'"
+                )
+            terms.update(added)
+        return terms
+
+
+def _first_distinct(nodes: Tensor, most: int | None) -> Tensor:
+    """The nodes that come first, each once, ascending; ``most`` of all, if given."""
+    distinct: Tensor
+    distinct, inverse = nodes.unique(return_inverse=True)
+    if most is None or distinct.numel() <= most:
+        return distinct
+    place = torch.arange(nodes.numel(), device=nodes.device)
+    first = torch.full_like(distinct, nodes.numel()).scatter_reduce_(
+        0, inverse, place, 'amin'
+    )
+    kept: Tensor = distinct[first.argsort()[:most].sort().values]
+    return kept

@@ -1,0 +1,211 @@
+"""Objectives on the teacher's best items, in the teacher's order."""
+
+import torch
+from torch import Tensor
+
+from promptmm_pyg._checks import check_positive
+from promptmm_pyg.data.schema import ITEM, USER
+from promptmm_pyg.loader import CandidateLists, Triplets
+from promptmm_pyg.losses import estimate_rank, sample_by_rank
+from promptmm_pyg.ranking import Ranking, SeenItems
+from promptmm_pyg.scoring import score_all, score_lists
+from promptmm_pyg.training.loop import Terms
+from promptmm_pyg.training.objective import FUSED, view
+from promptmm_pyg.training.terms import Teacher, XDict
+
+
+class _TopTerm(torch.nn.Module):
+    """A loss on the best ``depth`` unseen items of the users of a batch.
+
+    Args:
+        loss: The loss, see each term.
+        top: The teacher's best items of every user,
+            :func:`~promptmm_pyg.target_store.rank_targets` or ``SoftTargets.top``.
+        depth: How many of them; a user with fewer is left with those. (default: all)
+        name: The term's name among the weights. (default: ``'ranking'``)
+    """
+
+    top: Tensor
+
+    def __init__(
+        self,
+        loss: torch.nn.Module,
+        top: Ranking,
+        depth: int | None = None,
+        name: str = 'ranking',
+    ) -> None:
+        super().__init__()
+        known = top.item_index.size(1)
+        depth = known if depth is None else depth
+        check_positive('depth', depth)
+        if depth > known:
+            raise ValueError(
+                f"'depth' needs to be at most the {known} items that 'top' holds a "
+                f'user (got {depth}). Rank more of them'
+            )
+        self.loss = loss
+        self.depth = depth
+        self.name = name
+        best = top.item_index[:, :depth].long()
+        self.register_buffer('top', best, persistent=False)
+
+    def best(self, batch: Triplets) -> tuple[Tensor, Tensor, Tensor]:
+        """Users with an item left, their best items, and which of these there are."""
+        items = self.top[batch.user]
+        some = items[:, 0] >= 0
+        users, items = batch.user[some], items[some]
+        return users, items.clamp_min(0), items >= 0
+
+    def extra_repr(self) -> str:
+        """What stands between the brackets of the printed module."""
+        return f"depth={self.depth}, name='{self.name}'"
+
+
+def _others(lists: CandidateLists) -> tuple[Tensor, Tensor]:
+    """The unseen candidates of each list, and which of them count."""
+    counts = ~lists.target_mask
+    return lists.item_index, counts if lists.mask is None else counts & lists.mask
+
+
+class RankingTerm(_TopTerm):
+    """Ranking distillation: the teacher's best items are further positives
+    (:class:`~promptmm_pyg.losses.RankingDistillationLoss`); with ``num_sampled`` above
+    zero they count the more, the lower the student ranks them.
+    """
+
+    def __init__(
+        self,
+        loss: torch.nn.Module,
+        top: Ranking,
+        depth: int | None = None,
+        name: str = 'ranking',
+        *,
+        num_sampled: int = 0,
+    ) -> None:
+        super().__init__(loss, top, depth, name)
+        self.num_sampled = num_sampled
+
+    def forward(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Terms:
+        users, items, mask = self.best(batch)
+        logits = score_lists(student[USER], student[ITEM], users, items)
+        rank = None
+        if self.num_sampled > 0:
+            num_items = student[ITEM].size(0)
+            drawn = torch.randint(num_items, (users.numel(), self.num_sampled))
+            drawn = drawn.to(users.device)
+            with torch.no_grad():
+                sampled = score_lists(student[USER], student[ITEM], users, drawn)
+            rank = estimate_rank(logits, sampled, num_items)
+        return {self.name: self.loss(logits, rank, mask=mask)}
+
+
+class RelaxedRankingTerm(_TopTerm):
+    """Relaxed ranking distillation: the teacher's best items in its order above the
+    batch's other candidates (:class:`~promptmm_pyg.losses.RelaxedRankingLoss`). Give
+    it uniform candidates; those that are among the best do not count as others.
+    """
+
+    def forward(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Terms:
+        users, items, mask = self.best(batch)
+        others, counts = (x[self.top[batch.user][:, 0] >= 0] for x in _others(lists))
+        among = ((others[:, :, None] == items[:, None]) & mask[:, None]).any(dim=-1)
+        counts = counts & ~among
+        some = counts.any(dim=-1)
+        interesting, uninteresting = (
+            score_lists(student[USER], student[ITEM], users[some], x[some])
+            for x in (items, others)
+        )
+        loss = self.loss(interesting, uninteresting, mask[some], counts[some])
+        return {self.name: loss}
+
+
+class CollaborativeTerm(_TopTerm):
+    """Collaborative distillation: soft targets on items drawn by the teacher's rank
+    (:class:`~promptmm_pyg.losses.CollaborativeKDLoss`).
+    """
+
+    def __init__(
+        self,
+        loss: torch.nn.Module,
+        top: Ranking,
+        depth: int | None = None,
+        name: str = 'ranking',
+        *,
+        num_samples: int = 10,
+        decay: float = 10.0,
+    ) -> None:
+        super().__init__(loss, top, depth, name)
+        check_positive('num_samples', num_samples)
+        check_positive('decay', decay)
+        self.num_samples = num_samples
+        self.decay = decay
+
+    def forward(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Terms:
+        users, items, mask = self.best(batch)
+        place = sample_by_rank(self.depth, self.num_samples, users.numel(), self.decay)
+        place = place.to(users.device)
+        # The best item is always there: no list stays empty.
+        place[:, 0] = place[:, 0].where(mask.gather(1, place).any(dim=1), 0)
+        items, mask = items.gather(1, place), mask.gather(1, place)
+        logits = [
+            score_lists(x[USER], x[ITEM], users, items)
+            for x in (student, view(teacher, FUSED))
+        ]
+        return {self.name: self.loss(*logits, mask=mask)}
+
+
+class RankAwareTerm(_TopTerm):
+    """Both models' best items in one list
+    (:class:`~promptmm_pyg.losses.RankAwareKDLoss`). The student's are looked up every
+    step, for which a step scores the catalogue for its users.
+
+    Args:
+        loss: The loss.
+        top: The teacher's best items of every user.
+        seen: Training items, which the student's best leave out.
+        depth: How many best items of either model. (default: all of ``top``)
+        name: The term's name among the weights. (default: ``'ranking'``)
+    """
+
+    def __init__(
+        self,
+        loss: torch.nn.Module,
+        top: Ranking,
+        seen: SeenItems,
+        depth: int | None = None,
+        name: str = 'ranking',
+    ) -> None:
+        super().__init__(loss, top, depth, name)
+        self.seen = seen
+
+    def forward(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Terms:
+        users, items, mask = self.best(batch)
+        with torch.no_grad():
+            scores = score_all(student[USER][users], student[ITEM])
+            self.seen.mask_(scores, users)
+            own = scores.topk(self.depth, dim=1)
+        both = torch.cat([items, own.indices], dim=1)
+        teacher_top = torch.cat([mask, torch.zeros_like(mask)], dim=1)
+        student_top = torch.cat(
+            [
+                (items[:, :, None] == own.indices[:, None]).any(-1) & mask,
+                (own.values > -torch.inf)
+                & ~((own.indices[:, :, None] == items[:, None]) & mask[:, None]).any(
+                    -1
+                ),
+            ],
+            dim=1,
+        )
+        logits = [
+            score_lists(x[USER], x[ITEM], users, both)
+            for x in (student, view(teacher, FUSED))
+        ]
+        return {self.name: self.loss(*logits, teacher_top, student_top)}
