@@ -57,8 +57,6 @@ def relaxed_ranking_loss(
     # masked places would have no gradient.
     remaining = torch.cat([rest, interesting.flip(-1)], dim=-1).logcumsumexp(dim=-1)
     remaining = remaining[:, 1:].flip(-1)
-    if mask is not None:
-        interesting = interesting.masked_fill(~mask, 0.0)
     return reduce(masked_mean(remaining - interesting, mask), reduction)
 
 
