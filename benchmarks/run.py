@@ -26,7 +26,10 @@ from promptmm_pyg.data import ITEM, Split, modality_x_dict, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate, paired_bootstrap
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
 from promptmm_pyg.outputs import soft_targets
+from promptmm_pyg.target_store import save_targets
 from promptmm_pyg.training import (
+    CONTROL_WEIGHTS,
+    STUDENT_WEIGHTS,
     DistillationObjective,
     History,
     Schedule,
@@ -50,14 +53,20 @@ STUDENTS = {'LightGCN': LightGCN, 'MatrixFactorization': MatrixFactorization}
 KS = (10, 20, 50)
 
 
+def targets_path(work: Path, name: str, seed: int) -> Path:
+    """Where what the teacher of a seed says is kept."""
+    digest = SETTINGS[name].digest()
+    return work / f'{name}-{seed}-{digest}-targets.safetensors'
+
+
 def differences(setting: Setting) -> list[tuple[str, str]]:
     """The pairs whose difference is reported, first minus second."""
     pairs = [(TEACHER, LIGHT_GCN)]
-    for kind, arguments in setting.students.items():
+    for kind, spec in setting.students.items():
         student = f'{kind} student'
         rivals = (
             f'{kind} control',
-            f'teacher cut to width {arguments["embedding_dim"]}',
+            f'teacher cut to width {spec.arguments["embedding_dim"]}',
             TEACHER,
             LIGHT_GCN,
         )
@@ -78,8 +87,13 @@ def build_teacher(train: HeteroData, setting: Setting) -> PromptMMTeacher:
     )
 
 
-def run_seed(split: Split, setting: Setting, seed: int) -> dict[str, Any]:
-    """Everything one seed yields: per-user test values, histories, sizes, seconds."""
+def run_seed(
+    split: Split, setting: Setting, seed: int, targets_file: Path
+) -> dict[str, Any]:
+    """Everything one seed yields: per-user test values, histories, sizes, seconds.
+
+    What the teacher says is kept in ``targets_file``.
+    """
     train, val = prepare(split.train, setting), split.val
     inputs = (message_operators(train),)
     schedule = Schedule(
@@ -129,9 +143,10 @@ def run_seed(split: Split, setting: Setting, seed: int) -> dict[str, Any]:
         ),
     )
     targets = soft_targets(teacher, *inputs)
-    for kind, arguments in setting.students.items():
+    save_targets(targets_file, targets, train)
+    for kind, spec in setting.students.items():
         torch.manual_seed(seed)
-        student = STUDENTS[kind](num_nodes_dict(train), **arguments)
+        student = STUDENTS[kind](num_nodes_dict(train), **spec.arguments)
         objective = DistillationObjective(
             targets, student.embeddings.embedding_dim, **setting.objective
         )
@@ -143,7 +158,8 @@ def run_seed(split: Split, setting: Setting, seed: int) -> dict[str, Any]:
             val,
             objective=objective,
             candidates=setting.candidates,
-            weights=setting.student_weights,
+            weights={**STUDENT_WEIGHTS, 'l2': spec.l2},
+            control_weights={**CONTROL_WEIGHTS, 'l2': spec.control_l2},
             **common,
         )
         out = timed(f'{kind} student and control', run)
@@ -240,7 +256,8 @@ def main() -> None:
         # A seed is done for these very numbers; others start anew.
         kept = args.work / f'{args.setting}-{seed}-{setting.digest()}.safetensors'
         if not kept.is_file():
-            save_state(kept, run_seed(split, setting, seed))
+            targets_file = targets_path(args.work, args.setting, seed)
+            save_state(kept, run_seed(split, setting, seed, targets_file))
         seeds[seed] = load_state(kept)
         print(
             {k: round(v, 4) for k, v in seeds[seed]['validation'].items()}, flush=True

@@ -13,7 +13,16 @@ from promptmm_pyg.data import (
     read_mmrec,
     split_per_user,
 )
-from promptmm_pyg.training import STUDENT_WEIGHTS, TEACHER_WEIGHTS, Candidates
+from promptmm_pyg.training import TEACHER_WEIGHTS, Candidates
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student's size, and its penalty with a teacher and without, each tuned."""
+
+    arguments: dict[str, Any]
+    l2: float
+    control_l2: float
 
 
 @dataclass(frozen=True)
@@ -24,15 +33,12 @@ class Setting:
     light_gcn: dict[str, Any]  # Arguments of LightGCN.
     light_gcn_l2: float
     teacher: dict[str, Any]  # Arguments of PromptMMTeacher.
-    students: dict[str, dict[str, Any]]  # Arguments by class: LightGCN, MF.
+    students: dict[str, Student]  # By class.
     objective: dict[str, Any]  # Arguments of DistillationObjective.
     candidates: Candidates = field(default_factory=Candidates)
     prompt_channels: int = 32
     teacher_weights: dict[str, float] = field(
         default_factory=lambda: dict(TEACHER_WEIGHTS)
-    )
-    student_weights: dict[str, float] = field(
-        default_factory=lambda: dict(STUDENT_WEIGHTS)
     )
     learning_rate: float = 1e-3
     batch_size: int = 2048
@@ -62,48 +68,48 @@ def read(dataset: str, path: Path | None) -> Split:
     return read_mmrec(path, features={'image': poster})
 
 
-_STUDENTS = {
-    'LightGCN': {'embedding_dim': 32, 'num_layers': 6},
-    'MatrixFactorization': {'embedding_dim': 32},
-}
+# Of the teacher, its final embeddings; of the candidates, a third of each kind.
+_OBJECTIVE = {'list_views': ('fused',), 'embedding_views': ('fused',)}
+_CANDIDATES = Candidates(num_random=10, num_teacher=10, num_student=10)
+
+
+def _on_files(
+    dataset: str, num_layers: int, light_gcn: Student, mf: Student, **kwargs: Any
+) -> Setting:
+    """A setting of a data set that is read from files."""
+    return Setting(
+        dataset=dataset,
+        light_gcn={'embedding_dim': 64, 'num_layers': num_layers},
+        light_gcn_l2=1e-4,
+        teacher={
+            'embedding_dim': 64,
+            'num_layers': num_layers,
+            'modality_weight': 0.05,
+            'self_weight': 1.0,
+            'prompt_id_weight': 0.02,
+        },
+        students={'LightGCN': light_gcn, 'MatrixFactorization': mf},
+        objective=_OBJECTIVE,
+        candidates=_CANDIDATES,
+        learning_rate=3e-3,
+        **kwargs,
+    )
+
 
 SETTINGS = {
-    'tiktok': Setting(
-        dataset='tiktok',
-        light_gcn={'embedding_dim': 64, 'num_layers': 6},
-        light_gcn_l2=1e-4,
-        teacher={
-            'embedding_dim': 64,
-            'num_layers': 6,
-            'modality_weight': 0.05,
-            'self_weight': 1.0,
-            'prompt_id_weight': 0.02,
-        },
+    'tiktok': _on_files(
+        'tiktok',
+        num_layers=6,
+        light_gcn=Student({'embedding_dim': 32, 'num_layers': 6}, 1e-3, 1e-3),
+        mf=Student({'embedding_dim': 32}, 1e-2, 0.1),
         teacher_weights={**TEACHER_WEIGHTS, 'l2': 1e-4},
-        students=_STUDENTS,
-        objective={'list_views': ('fused',), 'embedding_views': ('fused',)},
-        candidates=Candidates(num_random=10, num_teacher=10, num_student=10),
-        learning_rate=3e-3,
     ),
-    'ml100k': Setting(
-        dataset='ml100k',
-        light_gcn={'embedding_dim': 64, 'num_layers': 3},
-        light_gcn_l2=1e-4,
-        teacher={
-            'embedding_dim': 64,
-            'num_layers': 3,
-            'modality_weight': 0.05,
-            'self_weight': 1.0,
-            'prompt_id_weight': 0.02,
-        },
-        teacher_weights={**TEACHER_WEIGHTS, 'l2': 1e-4},
-        students={
-            'LightGCN': {'embedding_dim': 32, 'num_layers': 3},
-            'MatrixFactorization': {'embedding_dim': 32},
-        },
-        objective={'list_views': ('fused',), 'embedding_views': ('fused',)},
-        candidates=Candidates(num_random=10, num_teacher=10, num_student=10),
-        learning_rate=3e-3,
+    'ml100k': _on_files(
+        'ml100k',
+        num_layers=3,
+        light_gcn=Student({'embedding_dim': 32, 'num_layers': 3}, 1e-3, 1e-3),
+        mf=Student({'embedding_dim': 32}, 1e-2, 0.05),
+        teacher_weights={**TEACHER_WEIGHTS, 'l2': 1e-2},
     ),
     # Here the penalty decides: at 'l2' 1e-4 LightGCN and the control are far below
     # their best, and a teacher would seem to give more than it does.
@@ -114,12 +120,11 @@ SETTINGS = {
         teacher={'embedding_dim': 64, 'num_layers': 2, 'self_weight': 1.0},
         teacher_weights={**TEACHER_WEIGHTS, 'l2': 0.15},
         students={
-            'LightGCN': {'embedding_dim': 16, 'num_layers': 2},
-            'MatrixFactorization': {'embedding_dim': 16},
+            'LightGCN': Student({'embedding_dim': 16, 'num_layers': 2}, 0.15, 0.15),
+            'MatrixFactorization': Student({'embedding_dim': 16}, 0.15, 0.15),
         },
-        student_weights={**STUDENT_WEIGHTS, 'l2': 0.15},
-        objective={'list_views': ('fused',), 'embedding_views': ('fused',)},
-        candidates=Candidates(num_random=10, num_teacher=10, num_student=10),
+        objective=_OBJECTIVE,
+        candidates=_CANDIDATES,
         learning_rate=3e-3,
         batch_size=1024,
     ),

@@ -89,6 +89,8 @@ class RowTerm(torch.nn.Module):
             (default: none)
         view: What of the teacher, a modality or ``'fused'``. (default: ``'fused'``)
         sides: ``'items'``, ``'users'`` or ``'both'``. (default: ``'both'``)
+        group_dict: A group a node ``[N]`` by node type, handed to the loss as its third
+            argument. (default: none)
         max_rows: At most so many rows of a side, the first of the shuffled batch;
             for losses whose cost grows faster than the number of rows.
             (default: all)
@@ -102,6 +104,7 @@ class RowTerm(torch.nn.Module):
         project: tuple[int, int] | None = None,
         view: str = FUSED,
         sides: Literal['items', 'users', 'both'] = 'both',
+        group_dict: dict[str, Tensor] | None = None,
         max_rows: int | None = None,
         name: str = 'embedding',
     ) -> None:
@@ -118,6 +121,11 @@ class RowTerm(torch.nn.Module):
             if project is None
             else {side: torch.nn.Linear(*project, bias=False) for side in chosen}
         )
+        if group_dict is not None:
+            for side in chosen:
+                key, group = f'group_{side}', group_dict[side]
+                self.register_buffer(key, group, persistent=False)
+        self.grouped = group_dict is not None
         self.view = view
         self.max_rows = max_rows
         self.name = name
@@ -133,7 +141,9 @@ class RowTerm(torch.nn.Module):
             x = student[side][rows]
             if side in self.projectors:
                 x = self.projectors[side](x)
-            terms.append(loss(x, target[side][rows]))
+            pair = x, target[side][rows]
+            group = (self.get_buffer(f'group_{side}')[rows],) if self.grouped else ()
+            terms.append(loss(*pair, *group))
         return {self.name: torch.stack(terms).mean()}
 
 

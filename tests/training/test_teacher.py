@@ -18,6 +18,7 @@ from promptmm_pyg.training import (
     promptmm_terms,
     train_teacher,
 )
+from promptmm_pyg.training.loop import train_step
 from tests.training.setting import (
     QUICK,
     LightGCN,
@@ -275,6 +276,17 @@ def test_errors(tmp_path):
     with torch.no_grad():
         broken.embeddings.tables['user'][0, 0] = float('nan')
     before = broken.embeddings.tables['item'].clone()
-    with pytest.raises(FloatingPointError, match=r"'loss' needs to be finite.*'bpr'"):
+    with pytest.raises(
+        FloatingPointError, match="'positive_logits' needs to be finite"
+    ):
         run(broken)
     torch.testing.assert_close(broken.embeddings.tables['item'].data, before)
+
+
+def test_a_sum_that_is_not_finite_leaves_the_parameters_alone():
+    weight = torch.nn.Parameter(torch.ones(2))
+    terms = {'bpr': weight.sum() / 0, 'l2': weight.sum()}
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    with pytest.raises(FloatingPointError, match=r"'loss' needs to be finite.*'bpr'"):
+        train_step(optimizer, terms, {'bpr': 1.0, 'l2': 1.0})
+    assert torch.equal(weight.detach(), torch.ones(2))

@@ -5,10 +5,12 @@ from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import (
     BPRLoss,
     DistillationExperts,
+    HierarchicalTopologyKDLoss,
     ListwiseKDLoss,
     PairwiseKDLoss,
     ScaledCosineLoss,
     SimilarityKDLoss,
+    hierarchical_topology_kd_loss,
     listwise_kd_loss,
     pairwise_kd_loss,
     scaled_cosine_loss,
@@ -121,6 +123,22 @@ def test_at_most_so_many_rows_the_first_of_the_batch(models):
         term(student, teacher, BATCH, LISTS)['embedding'],
         similarity_kd_loss(student['user'][rows], teacher.x_dict['user'][rows]),
     )
+
+
+def test_groups_are_handed_to_the_loss_row_by_row(models):
+    student, teacher = models
+    groups = {'user': torch.tensor([0, 1, 0, 0]), 'item': torch.tensor([1, 0, 0, 1, 1])}
+    term = RowTerm(HierarchicalTopologyKDLoss(), group_dict=groups)
+    users, items = torch.tensor([0, 1, 3]), torch.tensor([0, 1, 2, 4])
+    losses = [
+        hierarchical_topology_kd_loss(
+            student[key][rows], teacher.x_dict[key][rows], groups[key][rows]
+        )
+        for key, rows in (('user', users), ('item', items))
+    ]
+    out = term(student, teacher, BATCH, LISTS)
+    torch.testing.assert_close(out['embedding'], torch.stack(losses).mean())
+    assert not any('group' in name for name in term.state_dict())
 
 
 def test_each_side_has_its_own_parameters(models):
