@@ -205,7 +205,7 @@ def summarize(setting: Setting, seeds: dict[int, dict[str, Any]]) -> dict[str, A
             # What is copied was not chosen on validation.
             'validation': [s['validation'].get(name) for s in seeds.values()],
             'epochs': [s['epochs'].get(name) for s in seeds.values()],
-            'test': {metric: _spread(v) for metric, v in values.items()},
+            'test': {metric: spread(v) for metric, v in values.items()},
         }
     intervals = {}
     for a, b in differences(setting):
@@ -235,7 +235,8 @@ def summarize(setting: Setting, seeds: dict[int, dict[str, Any]]) -> dict[str, A
     }
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation and the values of all seeds."""
     x = torch.tensor(values, dtype=torch.double)
     std = float(x.std()) if len(values) > 1 else 0.0
     return {'mean': float(x.mean()), 'std': std, 'seeds': values}

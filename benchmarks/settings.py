@@ -101,7 +101,7 @@ SETTINGS = {
         'tiktok',
         num_layers=6,
         light_gcn=Student({'embedding_dim': 32, 'num_layers': 6}, 1e-3, 1e-3),
-        mf=Student({'embedding_dim': 32}, 1e-2, 0.1),
+        mf=Student({'embedding_dim': 32}, 1e-2, 0.05),
         teacher_weights={**TEACHER_WEIGHTS, 'l2': 1e-4},
     ),
     'ml100k': _on_files(

@@ -1,0 +1,259 @@
+"""Every distillation loss alone, their sum and a shuffled teacher, beside the control.
+
+    python -m benchmarks.losses tiktok --data FOLDER --seeds 0 1 2 --widths 16 32
+
+The student is matrix factorization, so that all of the graph and of the content comes
+through its teacher: that of :mod:`benchmarks.run`, whose soft targets are read from
+``--work``. Weight and penalty of every loss, and the penalty of the control, are
+chosen from equally many trials on validation, at the first width and seed, and kept
+for all. Finished trials are kept under ``--work``. Writes
+``benchmarks/results/losses-<setting>.json``.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch_geometric.data import HeteroData
+
+from benchmarks.recipes import RECIPES, Context
+from benchmarks.run import prepare, spread, targets_path
+from benchmarks.settings import SETTINGS, Setting, read
+from promptmm_pyg.data import ITEM, Split, num_nodes_dict
+from promptmm_pyg.evaluation import evaluate, paired_bootstrap
+from promptmm_pyg.nn import MatrixFactorization
+from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.target_store import load_targets, rank_targets
+from promptmm_pyg.training import (
+    Candidates,
+    Schedule,
+    bpr_terms,
+    copy_tables,
+    distill,
+    embed,
+    load_state,
+    save_state,
+    train_teacher,
+)
+
+CONTROL, TEACHER, SHUFFLED = 'control', 'teacher', 'PromptMM, shuffled teacher'
+METRIC = 'Recall@20'
+LEARNING_RATE = 1e-2
+SCHEDULE = Schedule(epochs=150, patience=8, validate_every=3, progress=False)
+CANDIDATES = Candidates(num_random=10, num_teacher=10, num_student=10)
+
+
+class Trial(NamedTuple):
+    """What is chosen on validation."""
+
+    weight: float  # Of the loss.
+    l2: float
+
+
+TRIALS = (Trial(1.0, 0.01), Trial(1.0, 0.05), Trial(10.0, 0.01))
+CONTROL_TRIALS = (Trial(0.0, 0.03), Trial(0.0, 0.05), Trial(0.0, 0.1))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One data set: its graphs, and what the teacher of each seed says."""
+
+    name: str
+    setting: Setting
+    split: Split
+    train: HeteroData
+    work: Path
+
+    def targets(self, seed: int) -> SoftTargets:
+        path = targets_path(self.work, self.name, seed)
+        if not path.is_file():
+            raise SystemExit(
+                f'no teacher of seed {seed}. Run it first, with the same --work: '
+                f"'python -m benchmarks.run {self.name}'"
+            )
+        return load_targets(path, self.train)
+
+    def outcome(self, name: str, trial: Trial, width: int, seed: int) -> dict[str, Any]:
+        """Validation value, epoch and per-user test values of one student, trained
+        now or before.
+        """
+        key = json.dumps(
+            [self.setting.digest(), name, trial, width, seed, LEARNING_RATE, SCHEDULE]
+        )
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        path = self.work / 'losses' / f'{self.name}-{digest}.safetensors'
+        if not path.is_file():
+            save_state(path, self._train(name, trial, width, seed))
+        return load_state(path)
+
+    def _train(self, name: str, trial: Trial, width: int, seed: int) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        student = MatrixFactorization(num_nodes_dict(self.train), width)
+        weights = {'bpr': 1.0, 'l2': trial.l2}
+        common: dict[str, Any] = {
+            'learning_rate': LEARNING_RATE,
+            'batch_size': self.setting.batch_size,
+            'seed': seed,
+            'schedule': SCHEDULE,
+        }
+        if name == CONTROL:
+            history = train_teacher(
+                student,
+                self.train,
+                self.split.val,
+                terms=bpr_terms,
+                weights=weights,
+                **common,
+            )
+        else:
+            recipe = RECIPES['PromptMM' if name == SHUFFLED else name]
+            targets = self.targets(seed)
+            if name == SHUFFLED:
+                targets = shuffled(targets, self.train, seed)
+            objective, shares = recipe(Context(targets, self.train, width))
+            history = distill(
+                student,
+                targets,
+                self.train,
+                self.split.val,
+                objective=objective,
+                candidates=CANDIDATES,
+                weights=weights | {k: trial.weight * s for k, s in shares.items()},
+                control=False,
+                **common,
+            ).history
+        test = evaluate(embed(student, ()), self.split.test, ks=(20,))
+        return {
+            'validation': history.best_value,
+            'epoch': history.best_epoch,
+            'test': dict(test.per_user),
+        }
+
+
+def shuffled(targets: SoftTargets, train: HeteroData, seed: int) -> SoftTargets:
+    """The same vectors, each given to another user or item: a teacher that knows
+    nothing about its nodes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = {
+        key: torch.randperm(x.size(0), generator=generator)
+        for key, x in targets.x_dict.items()
+    }
+    wrong = SoftTargets(
+        {key: x[order[key]] for key, x in targets.x_dict.items()},
+        {
+            modality: {key: x[order[key]] for key, x in x_dict.items()}
+            for modality, x_dict in targets.modality_x_dict.items()
+        },
+    )
+    return wrong._replace(top=rank_targets(wrong, train, 100))
+
+
+def choose(bench: Bench, name: str, width: int, seed: int) -> Trial:
+    """The best trial on validation; of equals, the first."""
+    trials = CONTROL_TRIALS if name == CONTROL else TRIALS
+    values = [bench.outcome(name, t, width, seed)['validation'] for t in trials]
+    return trials[values.index(max(values))]
+
+
+def summarize(
+    bench: Bench, names: list[str], widths: list[int], seeds: list[int]
+) -> dict[str, Any]:
+    """The result file: every loss at every width, beside control and teacher."""
+    teachers = [bench.targets(seed).x_dict for seed in seeds]
+    full = [_test(bench, x_dict) for x_dict in teachers]
+    rows: list[dict[str, Any]] = []
+    chosen = {name: choose(bench, name, widths[0], seeds[0]) for name in names}
+    for width in widths:
+        control: list[torch.Tensor] = []
+        for name in names:
+            runs = [bench.outcome(name, chosen[name], width, s) for s in seeds]
+            values = [run['test'][METRIC] for run in runs]
+            if name == CONTROL:
+                control = values
+            row = _row(name, width, values, control, full)
+            row |= {
+                'trial': chosen[name]._asdict(),
+                'validation': [run['validation'] for run in runs],
+                'epochs': [run['epoch'] for run in runs],
+            }
+            rows.append(row)
+        cut = [_test(bench, copy_tables(x_dict, width)) for x_dict in teachers]
+        rows.append(_row('teacher cut, untrained', width, cut, control, full))
+    return {
+        'setting': bench.setting.as_dict(),
+        'learning_rate': LEARNING_RATE,
+        'schedule': SCHEDULE._asdict(),
+        'trials': [t._asdict() for t in TRIALS],
+        'control_trials': [t._asdict() for t in CONTROL_TRIALS],
+        'seeds': seeds,
+        'teacher': spread([float(x.mean()) for x in full]),
+        'teacher_width': teachers[0][ITEM].size(1),
+        'losses': rows,
+    }
+
+
+def _test(bench: Bench, x_dict: dict[str, torch.Tensor]) -> torch.Tensor:
+    return evaluate(x_dict, bench.split.test, ks=(20,)).per_user[METRIC]
+
+
+def _row(
+    name: str,
+    width: int,
+    values: list[torch.Tensor],
+    control: list[torch.Tensor],
+    teacher: list[torch.Tensor],
+) -> dict[str, Any]:
+    means = [float(x.mean()) for x in values]
+    of_teacher = sum(means) / sum(float(x.mean()) for x in teacher)
+    row = {
+        'name': name,
+        'width': width,
+        'test': spread(means),
+        'share_of_teacher': of_teacher,
+    }
+    if name != CONTROL:
+        interval = paired_bootstrap(values, control, resample_seeds=len(values) > 1)
+        row['difference'] = {
+            'difference': interval.difference,
+            'low': interval.low,
+            'high': interval.high,
+        }
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
+    parser.add_argument('--data', type=Path, help='folder of the data set')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--widths', type=int, nargs='+', default=[16, 32])
+    parser.add_argument('--losses', nargs='+', choices=list(RECIPES), help='only these')
+    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
+    args = parser.parse_args()
+    setting = SETTINGS[args.setting]
+    split = read(setting.dataset, args.data)
+    train = prepare(split.train, setting)
+    bench = Bench(args.setting, setting, split, train, args.work)
+    names = [CONTROL, *(args.losses or RECIPES), SHUFFLED]
+    report: Callable[..., None] = lambda *x: print(*x, flush=True)  # noqa: E731
+    for name in names:
+        trial = choose(bench, name, args.widths[0], args.seeds[0])
+        for seed in args.seeds:
+            for width in args.widths:
+                out = bench.outcome(name, trial, width, seed)
+                report(name, trial, width, seed, round(out['validation'], 4))
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = summarize(bench, names, args.widths, args.seeds)
+    path = args.out / f'losses-{args.setting}.json'
+    path.write_text(json.dumps(result, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()
