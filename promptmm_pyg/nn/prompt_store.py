@@ -106,8 +106,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                     f"'path' needs to be a saved prompt (got '{path}' of format "
                     f'{metadata.get("format")!r})'
                 )
-            # `safe_open` maps the file; clones outlive a later overwrite.
-            state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"'path' needs to be a saved prompt (got '{path}', truncated or no "

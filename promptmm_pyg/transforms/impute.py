@@ -63,7 +63,7 @@ def _impute(
     between = other[to_absent].unique()
     position = torch.full((num_others,), -1, device=x.device)
     position[between] = torch.arange(between.numel(), device=x.device)
-    near = mask[node] & (position[other] >= 0)
+    near = position[other] >= 0
     sums = _sum_rows(position[other[near]], node[near], rows, between.numel())
     sums = _sum_rows(node[to_absent], position[other[to_absent]], sums, x.size(0))
     total, count = sums[~mask].tensor_split([x.size(1)], dim=1)

@@ -79,6 +79,18 @@ def test_a_teachers_prompt_aside_is_loaded_before_it_is_used(tmp_path):
     torch.testing.assert_close(target(edges(), weights()), source(edges(), weights()))
 
 
+def test_a_prompt_that_was_added_is_loaded_while_it_is_used(tmp_path):
+    path = tmp_path / 'prompt.safetensors'
+    source, target = make_teacher(), make_teacher(seed=1)
+    target.embeddings.load_state_dict(source.embeddings.state_dict())
+    target.encoders.load_state_dict(source.encoders.state_dict())
+    target.add_prompt('other')
+    target.set_prompt('other')
+    save_prompt(path, source)
+    load_prompt(path, target)
+    torch.testing.assert_close(target(edges(), weights()), source(edges(), weights()))
+
+
 def test_the_file_holds_the_prompt_alone_and_no_pickle(tmp_path):
     path = tmp_path / 'deep' / 'prompt.safetensors'
     teacher = make_teacher()
