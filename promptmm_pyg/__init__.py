@@ -13,7 +13,14 @@ __version__ = '0.1.0'
 if TYPE_CHECKING:
     from promptmm_pyg.data import read_dataset, read_table, split_per_user
     from promptmm_pyg.evaluation import evaluate, paired_bootstrap
-    from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
+    from promptmm_pyg.nn import (
+        LightGCN,
+        MatrixFactorization,
+        PromptedEncoder,
+        PromptMMTeacher,
+        load_prompt,
+        save_prompt,
+    )
     from promptmm_pyg.outputs import SoftTargets, TeacherOutput, soft_targets
     from promptmm_pyg.serving import Recommender
     from promptmm_pyg.target_store import load_targets, save_targets
@@ -24,15 +31,18 @@ _HOMES = {
     'LightGCN': 'nn',
     'MatrixFactorization': 'nn',
     'PromptMMTeacher': 'nn',
+    'PromptedEncoder': 'nn',
     'Recommender': 'serving',
     'SoftTargets': 'outputs',
     'TeacherOutput': 'outputs',
     'distill': 'training',
     'evaluate': 'evaluation',
+    'load_prompt': 'nn',
     'load_targets': 'target_store',
     'paired_bootstrap': 'evaluation',
     'read_dataset': 'data',
     'read_table': 'data',
+    'save_prompt': 'nn',
     'save_targets': 'target_store',
     'soft_targets': 'outputs',
     'split_per_user': 'data',
@@ -44,16 +54,19 @@ __all__ = [
     'LightGCN',
     'MatrixFactorization',
     'PromptMMTeacher',
+    'PromptedEncoder',
     'Recommender',
     'SoftTargets',
     'TeacherOutput',
     '__version__',
     'distill',
     'evaluate',
+    'load_prompt',
     'load_targets',
     'paired_bootstrap',
     'read_dataset',
     'read_table',
+    'save_prompt',
     'save_targets',
     'soft_targets',
     'split_per_user',

@@ -17,7 +17,8 @@ NAME = 'promptmm_pyg'
 PYG = {'torch', 'torch_geometric'}
 CORE = {'numpy', 'safetensors', 'tqdm'}
 # Extras: inside the function that uses them, and not in the lightest layers.
-OPTIONAL = {'matplotlib', 'pandas', 'pyarrow', 'scipy', 'torch_scatter', 'torch_sparse'}
+OPTIONAL = {'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
+OPTIONAL |= {'torch_scatter', 'torch_sparse'}
 MODELS = {'_checks', 'outputs', 'scoring', 'ranking', 'losses', 'data', 'transforms'}
 MODELS |= {'_files', 'loader', 'nn', 'evaluation', 'unit_rows'}
 

@@ -17,7 +17,7 @@ class JointTeacher:
 
     Raises:
         TypeError: If ``teacher`` is no module (soft targets hold no prompt).
-        ValueError: If the teacher has no prompt.
+        ValueError: If the teacher has no prompt, or has it disabled.
     """
 
     def __init__(self, teacher: Any, inputs: tuple[Any, ...]) -> None:
@@ -31,6 +31,11 @@ class JointTeacher:
             raise ValueError(
                 f"'teacher' needs a module 'prompt' with prompt='joint' (got "
                 f"{type(teacher).__name__} without one). Use prompt='frozen'"
+            )
+        if not getattr(teacher, 'prompt_enabled', True):
+            raise ValueError(
+                "'teacher' needs its prompt in use with prompt='joint' (got one that "
+                "is disabled). Call 'enable_prompt()', or use prompt='frozen'"
             )
         self.teacher = teacher
         self.prompt = prompt

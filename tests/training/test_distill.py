@@ -296,6 +296,10 @@ def test_errors():
     plain = make_teacher(train, prompt_start_dict=None)
     with pytest.raises(ValueError, match="a module 'prompt' with prompt='joint'"):
         distill(student, plain, train, val, prompt='joint')
+    disabled = make_teacher(train)
+    disabled.disable_prompt()
+    with pytest.raises(ValueError, match="its prompt in use with prompt='joint'"):
+        distill(student, disabled, train, val, prompt='joint')
     with pytest.raises(ValueError, match="'anchor_weight' needs to be positive"):
         distill(student, teacher, train, val, prompt='joint', anchor_weight=0)
     with pytest.raises(ValueError, match='need the same names'):
