@@ -116,14 +116,15 @@ class BidirectionalTerm(torch.nn.Module):
         batch: Triplets,
         lists: CandidateLists,
     ) -> dict[str, Tensor]:
-        logits = [
+        own, other = (
             score_lists(x[USER], x[ITEM], batch.user, lists.item_index)
             for x in (student, teacher.x_dict)
-        ]
-        ranks = [_ranks(x.detach(), lists.mask) for x in logits]
-        weights = rank_discrepancy_weights(*ranks, sharpness=0.1, mask=lists.mask)
+        )
+        weights = rank_discrepancy_weights(
+            _ranks(own.detach(), lists.mask), _ranks(other, lists.mask), mask=lists.mask
+        )
         terms = bidirectional_kd_terms(
-            *logits, student_weights=weights, mask=lists.mask
+            own, other, student_weights=weights, mask=lists.mask
         )
         return {'listwise': terms.student.mean()}
 

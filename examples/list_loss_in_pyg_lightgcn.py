@@ -1,6 +1,6 @@
 """Distillation in a loop of your own: PyG's LightGCN learns from a teacher's scores.
 
-    python examples/losses_in_your_model.py
+    python examples/list_loss_in_pyg_lightgcn.py
 
 The three marked lines are all it takes; the rest is an ordinary training loop.
 """
