@@ -44,8 +44,8 @@ from promptmm_pyg.training import (
 CONTROL, TEACHER, SHUFFLED = 'control', 'teacher', 'PromptMM, shuffled teacher'
 METRIC = 'Recall@20'
 LEARNING_RATE = 1e-2
-SCHEDULE = Schedule(epochs=150, patience=8, validate_every=3, progress=False)
-CANDIDATES = Candidates(num_random=10, num_teacher=10, num_student=10)
+SCHEDULE = Schedule(epochs=150, patience=5, validate_every=3, progress=False)
+CANDIDATES = Candidates(num_random=5, num_teacher=5, num_student=5)
 
 
 class Trial(NamedTuple):

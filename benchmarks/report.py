@@ -56,9 +56,41 @@ def speed_table(result: dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
+def losses_table(result: dict[str, Any]) -> str:
+    """Every loss at every width: mean, share of the teacher, gain on the control."""
+    rows = result['losses']
+    widths = sorted({row['width'] for row in rows})
+    teacher = result['teacher']
+    head = [f'width {w} | of teacher | - control (95 %)' for w in widths]
+    lines = [
+        f'**{result["setting"]["dataset"]}**, test Recall@20, mean of '
+        f'{len(result["seeds"])} seeds; the teacher, width {result["teacher_width"]}, '
+        f'has {teacher["mean"]:.4f} ± {teacher["std"]:.4f}',
+        '',
+        '| loss | ' + ' | '.join(head) + ' |',
+        '|---|' + '---|---|---|' * len(widths),
+    ]
+    for name in dict.fromkeys(row['name'] for row in rows):
+        cells = []
+        for width in widths:
+            (row,) = (r for r in rows if (r['name'], r['width']) == (name, width))
+            cells += [f'{row["test"]["mean"]:.4f}', f'{row["share_of_teacher"]:.0%}']
+            gain = row.get('difference')
+            cells.append(
+                ''
+                if gain is None
+                else f'{gain["difference"]:+.4f} '
+                f'[{gain["low"]:+.4f}, {gain["high"]:+.4f}]'
+            )
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
 def render(path: Path) -> str:
     """The table of one result file."""
     result = json.loads(path.read_text())
+    if 'losses' in result:
+        return losses_table(result)
     return speed_table(result) if 'sections' in result else table(result)
 
 

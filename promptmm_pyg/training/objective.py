@@ -14,6 +14,7 @@ from promptmm_pyg.losses import (
     PairwiseKDLoss,
     ScaledCosineLoss,
     UnitMSELoss,
+    agreement_weights,
 )
 from promptmm_pyg.outputs import SoftTargets, TeacherOutput
 from promptmm_pyg.scoring import score_lists, score_pairs
@@ -30,7 +31,8 @@ class DistillationObjective(torch.nn.Module):
     * ``pairwise``: the student's margin of a positive over a negative follows the
       fused teacher's (:class:`~promptmm_pyg.losses.PairwiseKDLoss`);
     * ``listwise``: the student's scores of a candidate list follow each chosen
-      view of the teacher, averaged (:class:`~promptmm_pyg.losses.DecoupledKDLoss`);
+      view of the teacher (:class:`~promptmm_pyg.losses.DecoupledKDLoss`), averaged
+      or weighted by ``view_weights``;
     * ``embedding``: the student's vectors point where each chosen view of the
       teacher points, averaged over views and sides. Where widths differ, a linear
       projector per view lifts the student; it is part of this module, not of the
@@ -42,6 +44,13 @@ class DistillationObjective(torch.nn.Module):
         targets: The teacher's output, for names and widths.
         student_channels: The width of the student.
         list_views: Views for ``listwise``. (default: all modalities and ``'fused'``)
+        view_weights: How the views of ``listwise`` are weighted: ``'uniform'``;
+            ``'agreement'``, list by list the more, the closer a view is to the
+            teacher's final list (:func:`~promptmm_pyg.losses.agreement_weights`);
+            or a module of the views' losses by name, such as
+            :class:`~promptmm_pyg.losses.FixedViewWeights` or
+            :class:`~promptmm_pyg.losses.LearnedViewWeights`, whose parameters are
+            trained with the student. (default: ``'uniform'``)
         embedding_views: Views for ``embedding``. (default: all modalities and
             ``'fused'``)
         sides: Node sides of ``embedding``: ``'items'``, ``'users'`` or ``'both'``.
@@ -56,7 +65,8 @@ class DistillationObjective(torch.nn.Module):
             (default: ``'scaled_cosine'``)
 
     Raises:
-        ValueError: If a view is unknown or lacks users or items.
+        ValueError: If a view is unknown or lacks users or items, or an option is
+            none of its choices.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class DistillationObjective(torch.nn.Module):
         student_channels: int,
         *,
         list_views: Sequence[str] | None = None,
+        view_weights: Literal['uniform', 'agreement'] | torch.nn.Module = 'uniform',
         embedding_views: Sequence[str] | None = None,
         sides: Literal['items', 'users', 'both'] = 'both',
         reweight: Literal['coupled', 'decoupled'] = 'decoupled',
@@ -88,9 +99,17 @@ class DistillationObjective(torch.nn.Module):
                     f"'targets' needs vectors of users and items in view {name!r} "
                     f'(missing {sorted(missing)})'
                 )
+        if not isinstance(view_weights, torch.nn.Module):
+            check_choice('view_weights', view_weights, ('uniform', 'agreement'))
+        self.view_weights = view_weights
+        self.temperature = temperature
         self.pairwise = PairwiseKDLoss(temperature)
         self.listwise = DecoupledKDLoss(
-            alpha=alpha, beta=beta, temperature=temperature, reweight=reweight
+            alpha=alpha,
+            beta=beta,
+            temperature=temperature,
+            reweight=reweight,
+            reduction='none',
         )
         self.embedding: torch.nn.Module = (
             ScaledCosineLoss(gamma)
@@ -139,16 +158,29 @@ class DistillationObjective(torch.nn.Module):
         student_logits = score_lists(
             student[USER], student[ITEM], user, lists.item_index
         )
-        losses = []
-        for name in self.list_views:
-            x = view(teacher, name)
-            teacher_logits = score_lists(x[USER], x[ITEM], user, lists.item_index)
-            losses.append(
-                self.listwise(
-                    student_logits, teacher_logits, lists.target_mask, lists.mask
-                )
+        logits = {
+            name: _list_logits(teacher, name, user, lists) for name in self.list_views
+        }
+        losses = {
+            name: self.listwise(
+                student_logits, teacher_logits, lists.target_mask, lists.mask
             )
-        return torch.stack(losses).mean()
+            for name, teacher_logits in logits.items()
+        }
+        if isinstance(self.view_weights, torch.nn.Module):
+            means = {name: loss.mean() for name, loss in losses.items()}
+            weighted: Tensor = self.view_weights(means)
+            return weighted
+        every = torch.stack(list(losses.values()))
+        if self.view_weights == 'uniform':
+            return every.mean()
+        fused = logits.get(FUSED)
+        if fused is None:
+            fused = _list_logits(teacher, FUSED, user, lists)
+        weights = agreement_weights(
+            torch.stack(list(logits.values())), fused, self.temperature, lists.mask
+        )
+        return (weights * every).sum(dim=0).mean()
 
     def _embedding(
         self,
@@ -170,6 +202,13 @@ class DistillationObjective(torch.nn.Module):
                     x = self.projectors[name](x)
                 losses.append(self.embedding(x, target[side][nodes[side]]))
         return torch.stack(losses).mean()
+
+
+def _list_logits(
+    teacher: SoftTargets | TeacherOutput, name: str, user: Tensor, lists: CandidateLists
+) -> Tensor:
+    x = view(teacher, name)
+    return score_lists(x[USER], x[ITEM], user, lists.item_index)
 
 
 def view(output: SoftTargets | TeacherOutput, name: str) -> dict[str, Tensor]:

@@ -4,6 +4,8 @@ import torch
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import TripletLoader
 from promptmm_pyg.losses import (
+    FixedViewWeights,
+    LearnedViewWeights,
     decoupled_kd_terms,
     listwise_kd_loss,
     pairwise_kd_loss,
@@ -87,6 +89,59 @@ def test_listwise_weighs_its_parts_when_decoupled():
     torch.testing.assert_close(terms['listwise'], expected)
 
 
+def views(student, targets, batch, lists):
+    """The list-wise loss of every view ``[3, B]``, and the scores it compares."""
+    mine = scores(student, batch.user, lists.item_index)
+    every = [*targets.modality_x_dict.values(), targets.x_dict]
+    theirs = [scores(x, batch.user, lists.item_index) for x in every]
+    losses = [listwise_kd_loss(mine, x, reduction='none') for x in theirs]
+    return torch.stack(losses), torch.stack(theirs)
+
+
+@pytest.mark.parametrize('chosen', [('image', 'text'), ('image', 'text', 'fused')])
+def test_views_that_agree_with_the_teacher_count_more(chosen):
+    setting = make_setting()
+    losses, theirs = views(*setting)
+    objective = DistillationObjective(
+        setting[1],
+        4,
+        list_views=chosen,
+        view_weights='agreement',
+        reweight='coupled',
+    )
+    num = len(chosen)
+    trust = torch.stack(
+        [
+            torch.nn.functional.kl_div(
+                x.log_softmax(-1), theirs[2].softmax(-1), reduction='none'
+            ).sum(-1)
+            for x in theirs[:num]
+        ]
+    )
+    expected = ((-trust).softmax(0) * losses[:num]).sum(0).mean()
+    torch.testing.assert_close(objective(*setting)['listwise'], expected)
+
+
+def test_views_are_weighted_by_a_module():
+    setting = make_setting()
+    losses, _ = views(*setting)
+    fixed = FixedViewWeights({'image': 3, 'text': 0, 'fused': 1})
+    objective = DistillationObjective(
+        setting[1], 4, view_weights=fixed, reweight='coupled'
+    )
+    expected = 0.75 * losses[0].mean() + 0.25 * losses[2].mean()
+    torch.testing.assert_close(objective(*setting)['listwise'], expected)
+
+
+def test_learned_view_weights_are_parameters_of_the_objective():
+    setting = make_setting()
+    learned = LearnedViewWeights(['image', 'text', 'fused'])
+    objective = DistillationObjective(setting[1], 4, view_weights=learned)
+    objective(*setting)['listwise'].backward()
+    assert any(p is learned.logits for p in objective.parameters())
+    assert bool(learned.logits.grad.any())
+
+
 @pytest.mark.parametrize(
     ('sides', 'names'),
     [('items', ['item']), ('users', ['user']), ('both', ['user', 'item'])],
@@ -158,6 +213,8 @@ def test_errors():
         DistillationObjective(targets, 4, embedding_views=[])
     with pytest.raises(ValueError, match="'sides' needs to be one of"):
         DistillationObjective(targets, 4, sides='all')
+    with pytest.raises(ValueError, match="'view_weights' needs to be one of"):
+        DistillationObjective(targets, 4, view_weights='best')
     only_items = targets._replace(
         modality_x_dict={'image': {'item': torch.ones(40, 4)}}
     )
