@@ -1,12 +1,19 @@
-"""Every table of numbers in the README is the one its result file gives."""
+"""What the README says is so: its numbers, its tables, its code."""
 
+import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
+import promptmm_pyg.losses
 from benchmarks import report
+from promptmm_pyg.data import planted_dataset, split_per_user
+from promptmm_pyg.training import Schedule
 
 ROOT = Path(__file__).parents[1]
+README = ROOT / 'README.md'
 RESULTS = sorted((ROOT / 'benchmarks' / 'results').glob('*.json'))
 
 
@@ -16,4 +23,34 @@ def test_there_are_results():
 
 @pytest.mark.parametrize('path', RESULTS, ids=lambda path: path.stem)
 def test_readme_shows_what_the_result_file_says(path):
-    assert report.render(path) in (ROOT / 'README.md').read_text()
+    assert report.render(path) in README.read_text()
+
+
+def test_every_loss_has_a_row_in_the_table():
+    text = README.read_text()
+    named = [n for n in promptmm_pyg.losses.__all__ if n[0].isupper()]
+    missing = [n for n in named if not n.endswith('Terms') and f'| `{n}` |' not in text]
+    assert missing == []
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_the_python_of_the_readme_runs(monkeypatch, tmp_path, capsys):
+    split = split_per_user(planted_dataset(80, 120, 4, seed=0))
+    monkeypatch.setattr(promptmm_pyg, 'read_dataset', lambda _: split, raising=False)
+    quick = Schedule(epochs=1, progress=False)
+    for name in ('teacher', 'distill'):
+        module = import_module(f'promptmm_pyg.training.{name}')
+        monkeypatch.setattr(module, 'Schedule', lambda: quick)
+    monkeypatch.chdir(tmp_path)
+    names = {'encoder': torch.nn.Linear(768, 4)}
+    blocks = re.findall(r'```python\n(.*?)```', README.read_text(), flags=re.DOTALL)
+    for block in blocks:
+        exec(block, names)
+    assert 'Recall ' in capsys.readouterr().out
+    assert len(blocks) == 4
+
+
+def test_the_readme_names_every_example():
+    text = README.read_text()
+    for path in (ROOT / 'examples').glob('*.py'):
+        assert f'(examples/{path.name})' in text
