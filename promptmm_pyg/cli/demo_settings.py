@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = {
         'split': {'method': 'per-user', 'val_ratio': 0.2, 'test_ratio': 0.2},
     },
     'titles': None,
-    'prompt': {'out_channels': 32},
+    'prompt': {'start': 'pca', 'out_channels': 32, 'combine': 'concat'},
     'teacher': {'embedding_dim': 64},
     'train': _LEARNING,
     'weights': {**TEACHER_WEIGHTS, 'l2': _L2},

@@ -1,18 +1,31 @@
 """The models of a run, built anew or read from its folder."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
+from torch_geometric.transforms import BaseTransform
 
 from promptmm_pyg.cli.data_source import fingerprint, load_split
 from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.run_folder import MODEL, RunFolder, load_tensors, read_json
-from promptmm_pyg.data import ITEM, USER, Split, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import (
+    ITEM,
+    USER,
+    Split,
+    modality_mask_dict,
+    modality_x_dict,
+    num_nodes_dict,
+)
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
 from promptmm_pyg.training import copy_tables, embed, message_operators
-from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
+from promptmm_pyg.transforms import (
+    AddModalityICA,
+    AddModalityPCA,
+    AddRandomPrompt,
+    StandardizeModalities,
+)
 
 Tables = dict[str, Tensor]
 """Embeddings per node type."""
@@ -41,8 +54,20 @@ def prepare(split: Split, prompt: dict[str, Any] | None) -> Prepared:
                 'the data have no item features, so there is no prompt. Pass '
                 '--features NAME=FILE, or --no-prompt for ids alone'
             )
-        train = AddModalityPCA(**prompt)(train)
+        train = _prompt_start(**prompt)(train)
     return Prepared(train, split.val, split.test, (message_operators(train),))
+
+
+def _prompt_start(
+    out_channels: int,
+    combine: Literal['concat', 'mean'] = 'concat',
+    start: str = 'pca',
+) -> BaseTransform:
+    if start == 'random':
+        return AddRandomPrompt(out_channels)
+    if start == 'ica':
+        return AddModalityICA(out_channels, combine)
+    return AddModalityPCA(out_channels, combine)
 
 
 def reload(run: RunFolder, config: dict[str, Any]) -> Prepared:
@@ -67,7 +92,13 @@ def build_teacher(config: dict[str, Any], train: HeteroData) -> PromptMMTeacher:
     if config['prompt'] is not None:
         starts = {key: train[key].prompt_start for key in (USER, ITEM)}
     features = modality_x_dict(train)
-    return PromptMMTeacher(num_nodes_dict(train), features, starts, **config['teacher'])
+    return PromptMMTeacher(
+        num_nodes_dict(train),
+        features,
+        starts,
+        modality_mask_dict=modality_mask_dict(train),
+        **config['teacher'],
+    )
 
 
 def load_teacher(

@@ -46,6 +46,9 @@ TEACHER = {
     'lets items without interactions be recommended',
     'prompt_id_weight': 'weight of the prompt in the id embeddings',
     'prompt_feature_weight': 'weight of the prompt in the reduction of features',
+    'num_prompt_tokens': 'linear maps of the prompt among which every node chooses',
+    'missing': 'what stands for a modality that a node lacks: zeros or a trained token',
+    'modality_dropout': 'share of modality vectors hidden in training, 0 to 1',
     'dropout': 'share of the features dropped in training, 0 to 1',
     'std': 'standard deviation of the random start of the id embeddings',
 }
@@ -89,6 +92,13 @@ def add_command(commands: Any) -> None:
     add_options(parser.add_argument_group('teacher'), PromptMMTeacher, TEACHER)
     prompt = parser.add_argument_group('prompt')
     add_options(prompt, AddModalityPCA, PROMPT, _PROMPT_NAMES)
+    prompt.add_argument(
+        '--prompt-start',
+        choices=('pca', 'ica', 'random'),
+        default='pca',
+        help='principal or independent components of the features, or random numbers '
+        '(default: pca)',
+    )
     prompt.add_argument('--no-prompt', action='store_true', help='go without')
     training = parser.add_argument_group('training')
     add_options(training, train_teacher, TRAIN)
@@ -125,7 +135,9 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
     if args.titles is not None:
         file = str(Path(args.titles).resolve())
         titles = {'path': file, 'item': args.item_column, 'title': args.title_column}
-    prompt = None if args.no_prompt else chosen(args, PROMPT, _PROMPT_NAMES)
+    prompt = None
+    if not args.no_prompt:
+        prompt = {'start': args.prompt_start, **chosen(args, PROMPT, _PROMPT_NAMES)}
     return {
         'format': FORMAT,
         'data': data_config(args),

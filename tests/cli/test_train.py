@@ -11,6 +11,12 @@ from promptmm_pyg.cli.data_options import data_config
 from promptmm_pyg.cli.data_source import load_split
 from promptmm_pyg.cli.models import build_teacher, prepare
 from promptmm_pyg.training import Schedule, loop, train_teacher
+from promptmm_pyg.transforms import (
+    AddModalityICA,
+    AddModalityPCA,
+    AddRandomPrompt,
+    StandardizeModalities,
+)
 from promptmm_pyg.transforms.standardize import standardize
 
 from .conftest import TRAIN
@@ -236,3 +242,27 @@ def test_features_are_standardized(files):
 )
 def test_a_value_out_of_range_is_a_mistake(files, tmp_path, fails, more, match):
     assert match in fails(*argv(files, tmp_path / 'run', *more))
+
+
+@pytest.mark.parametrize('start', ['pca', 'ica', 'random'])
+def test_the_prompt_starts_from_what_was_asked_for(files, tmp_path, start):
+    run = tmp_path / 'run'
+    options = ['--prompt-start', start, '--prompt-dim', '3', '--num-prompt-tokens', '2']
+    assert main(argv(files, run, *options, '--epochs', '1')) == 0
+    split = load_split(json.loads((run / 'config.json').read_text())['data'])
+    kinds = {
+        'pca': AddModalityPCA(3),
+        'ica': AddModalityICA(3),
+        'random': AddRandomPrompt(3),
+    }
+    expected = kinds[start](StandardizeModalities()(split.train))
+    torch.testing.assert_close(
+        model(run)['prompt.start_item'], expected['item'].prompt_start
+    )
+
+
+def test_a_missing_modality_gets_its_token(files, tmp_path):
+    run = tmp_path / 'run'
+    options = ['--missing', 'token', '--modality-dropout', '0.2', '--epochs', '1']
+    assert main(argv(files, run, *options)) == 0
+    assert any('token' in key for key in model(run))
