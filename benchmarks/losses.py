@@ -45,7 +45,7 @@ CONTROL, TEACHER, SHUFFLED = 'control', 'teacher', 'PromptMM, shuffled teacher'
 METRIC = 'Recall@20'
 LEARNING_RATE = 1e-2
 SCHEDULE = Schedule(epochs=150, patience=5, validate_every=3, progress=False)
-CANDIDATES = Candidates(num_random=5, num_teacher=5, num_student=5)
+CANDIDATES = Candidates(5, 5, 5, refresh_every=15)
 
 
 class Trial(NamedTuple):
