@@ -1,0 +1,1 @@
+"""Baselines and teachers of the field, each from its paper, over one operator."""

@@ -1,0 +1,146 @@
+"""A linear item-item model in closed form."""
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_positive
+from promptmm_pyg.models._interactions import Interactions
+from promptmm_pyg.models._score_svd import low_rank
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn import CSRPair
+from promptmm_pyg.outputs import TeacherOutput
+
+_BLOCK_SIZE = 1024
+
+
+class EASE:
+    r"""The item-item weights that best rebuild every user's items from their other
+    items, in closed form, from the `"Embarrassingly Shallow Autoencoders for Sparse
+    Data" <https://arxiv.org/abs/1905.03375>`_ paper.
+
+    .. math::
+        \min_{\mathbf{B}} \|\mathbf{A} - \mathbf{A} \mathbf{B}\|_F^2 + \lambda
+        \|\mathbf{B}\|_F^2 \;\; \text{s.t. } \mathrm{diag}(\mathbf{B}) = 0, \qquad
+        B_{ij} = - \frac{P_{ij}}{P_{jj}}, \; \mathbf{P} = (\mathbf{A}^{\top}
+        \mathbf{A} + \lambda \mathbf{I})^{-1}
+
+    :math:`\mathbf{B}` is dense, and its computation holds two such matrices of double
+    precision: larger catalogues than ``max_items`` are refused.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, the interactions.
+        l2: :math:`\lambda`. (default: ``250.0``)
+        max_items: The largest catalogue to accept. (default: ``20000``)
+
+    Raises:
+        ValueError: If a size does not fit, or there are more than ``max_items`` items.
+
+    Example:
+        >>> model = EASE({'user': 2, 'item': 2}, ('user', 'buys', 'item'), l2=1.0)
+        >>> model.fit(torch.tensor([[0, 0, 1], [0, 1, 0]])).scores(torch.tensor([1]))
+        tensor([[0.0000, 0.3333]])
+    """
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        l2: float = 250.0,
+        *,
+        max_items: int = 20000,
+    ) -> None:
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_positive('l2', l2)
+        self.num_users = num_nodes_dict[self.user]
+        self.num_items = num_nodes_dict[self.item]
+        if self.num_items > max_items:
+            gib = 16 * self.num_items**2 / 2**30
+            raise ValueError(
+                f"'num_nodes_dict' needs at most max_items={max_items} items (got "
+                f'{self.num_items}, which take about {gib:.1f} GiB to fit). Raise '
+                f"'max_items' if you have them, or use 'ItemKNN'"
+            )
+        self.l2 = l2
+        self._fitted: tuple[Interactions, Tensor] | None = None
+
+    def fit(self, edge_index: Tensor) -> 'EASE':
+        """Computes the weights from training interactions and returns the model.
+
+        Args:
+            edge_index: (user, item) pairs ``[2, E]``; repeats count once.
+
+        Raises:
+            ValueError: If an index leaves the numbers of nodes.
+        """
+        interactions = Interactions(edge_index, self.num_users, self.num_items)
+        size = (self.num_items, self.num_items)
+        gram = torch.empty(size, dtype=torch.double, device=edge_index.device)
+        for start, block in interactions.cooccurrence(_BLOCK_SIZE):
+            gram[start : start + block.size(0)] = block.to_dense()
+        gram.diagonal().add_(self.l2)
+        factor = torch.linalg.cholesky(gram)
+        del gram  # Two matrices at a time.
+        weight = torch.cholesky_inverse(factor)
+        del factor
+        weight.div_(-weight.diagonal().clone())  # Column by column.
+        weight.fill_diagonal_(0.0)
+        self._fitted = interactions, weight.float()
+        return self
+
+    @property
+    def weight(self) -> Tensor:
+        r"""The weights :math:`\mathbf{B}`, ``[num_items, num_items]``."""
+        return self._state()[1]
+
+    def scores(self, users: Tensor) -> Tensor:
+        """The scores of every item, for :func:`~promptmm_pyg.ranking.rank_items` and
+        :func:`~promptmm_pyg.evaluation.evaluate`.
+
+        Args:
+            users: Users ``[B]``.
+
+        Returns:
+            Scores ``[B, num_items]``.
+
+        Raises:
+            RuntimeError: If the model is not fitted.
+            ValueError: If an index leaves the number of users.
+        """
+        interactions, weight = self._state()
+        place_item = interactions.histories(users)
+        size = (self.num_items, users.numel())
+        return CSRPair.from_edge_index(place_item.flip([0]), size=size) @ weight
+
+    def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
+        """The tables of the given width whose inner products are closest to the
+        scores of all users (truncated SVD, never the dense scores), to teach with.
+
+        Args:
+            width: The width of the tables.
+            seed: Seed of the decomposition's start. (default: ``0``)
+
+        Raises:
+            RuntimeError: If the model is not fitted.
+            ValueError: If ``width`` exceeds the number of users or items.
+        """
+        interactions, weight = self._state()
+        operator = interactions.operator
+        user_x, item_x = low_rank(
+            lambda x: operator @ (weight @ x),
+            lambda x: weight.t() @ (operator.t() @ x),
+            (self.num_users, self.num_items),
+            width,
+            seed=seed,
+            device=weight.device,
+        )
+        return TeacherOutput({self.user: user_x, self.item: item_x}, {})
+
+    def _state(self) -> tuple[Interactions, Tensor]:
+        if self._fitted is None:
+            raise RuntimeError("the model is not fitted. Call 'fit(edge_index)' first")
+        return self._fitted
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(l2={self.l2})'

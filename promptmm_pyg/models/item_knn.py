@@ -1,0 +1,167 @@
+"""Items like those a user has, by the users they share."""
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg.models._interactions import Interactions
+from promptmm_pyg.models._score_svd import low_rank
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn import CSRPair
+from promptmm_pyg.outputs import TeacherOutput
+
+
+class ItemKNN:
+    r"""Item-based collaborative filtering with cosines between the users of two
+    items, after the `"Item-Based Top-N Recommendation Algorithms"
+    <https://doi.org/10.1145/963770.963776>`_ paper. In closed form: nothing is
+    trained.
+
+    .. math::
+        s_{ij} = \frac{|\mathcal{U}_i \cap \mathcal{U}_j|}
+        {\sqrt{|\mathcal{U}_i| \, |\mathcal{U}_j|} + \beta}, \qquad
+        y_{ui} = \sum_{j \in \mathcal{I}_u \cap \mathcal{N}_k(i)} s_{ij}
+
+    :math:`\mathcal{N}_k(i)` are the :math:`k` items with the highest :math:`s_{ij} >
+    0`, lower index first among equals, never :math:`i` itself. The similarities are
+    computed in blocks of rows and stay sparse.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, the interactions.
+        k: Neighbors of an item. (default: ``20``)
+        shrink: :math:`\beta`, against similarities of items with few users.
+            (default: ``0.0``)
+        block_size: Rows of the similarity matrix computed at once.
+            (default: ``1024``)
+
+    Raises:
+        ValueError: If a size does not fit.
+
+    Example:
+        >>> model = ItemKNN({'user': 2, 'item': 3}, ('user', 'buys', 'item'))
+        >>> model.fit(torch.tensor([[0, 0, 1], [0, 1, 0]])).scores(torch.tensor([1]))
+        tensor([[0.0000, 0.7071, 0.0000]])
+    """
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        k: int = 20,
+        shrink: float = 0.0,
+        *,
+        block_size: int = 1024,
+    ) -> None:
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_positive('k', k)
+        check_non_negative('shrink', shrink)
+        check_positive('block_size', block_size)
+        self.num_users = num_nodes_dict[self.user]
+        self.num_items = num_nodes_dict[self.item]
+        self.k = k
+        self.shrink = shrink
+        self.block_size = block_size
+        self._fitted: tuple[Interactions, CSRPair] | None = None
+
+    def fit(self, edge_index: Tensor) -> 'ItemKNN':
+        """Computes the neighbors from training interactions and returns the model.
+
+        Args:
+            edge_index: (user, item) pairs ``[2, E]``; repeats count once.
+
+        Raises:
+            ValueError: If an index leaves the numbers of nodes.
+        """
+        interactions = Interactions(edge_index, self.num_users, self.num_items)
+        degree = interactions.item_degree.double()
+        parts = []
+        for start, block in interactions.cooccurrence(self.block_size):
+            item, other = block.indices()
+            item = item + start
+            norm = (degree[item] * degree[other]).sqrt() + self.shrink
+            value = block.values().double() / norm
+            parts.append(_top_k(item, other, value, self.k))
+        item, other, value = (torch.cat(part) for part in zip(*parts, strict=True))
+        similarity = CSRPair.from_edge_index(
+            torch.stack([other, item]),
+            value.float(),
+            size=(self.num_items, self.num_items),
+        )
+        self._fitted = interactions, similarity
+        return self
+
+    @property
+    def similarity(self) -> CSRPair:
+        """The similarities as operator ``(num_items, num_items)``; a row holds the
+        neighbors of its item.
+        """
+        return self._state()[1]
+
+    def scores(self, users: Tensor) -> Tensor:
+        """The scores of every item, for :func:`~promptmm_pyg.ranking.rank_items` and
+        :func:`~promptmm_pyg.evaluation.evaluate`.
+
+        Args:
+            users: Users ``[B]``.
+
+        Returns:
+            Scores ``[B, num_items]``.
+
+        Raises:
+            RuntimeError: If the model is not fitted.
+            ValueError: If an index leaves the number of users.
+        """
+        interactions, similarity = self._state()
+        place, item = interactions.histories(users)
+        history = torch.zeros(self.num_items, users.numel(), device=place.device)
+        history[item, place] = 1.0
+        return (similarity @ history).t().contiguous()
+
+    def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
+        """The tables of the given width whose inner products are closest to the
+        scores of all users (truncated SVD, never the dense scores), to teach with.
+
+        Args:
+            width: The width of the tables.
+            seed: Seed of the decomposition's start. (default: ``0``)
+
+        Raises:
+            RuntimeError: If the model is not fitted.
+            ValueError: If ``width`` exceeds the number of users or items.
+        """
+        interactions, similarity = self._state()
+        operator = interactions.operator
+        user_x, item_x = low_rank(
+            lambda x: operator @ (similarity.t() @ x),
+            lambda x: similarity @ (operator.t() @ x),
+            (self.num_users, self.num_items),
+            width,
+            seed=seed,
+            device=interactions.item_degree.device,
+        )
+        return TeacherOutput({self.user: user_x, self.item: item_x}, {})
+
+    def _state(self) -> tuple[Interactions, CSRPair]:
+        if self._fitted is None:
+            raise RuntimeError("the model is not fitted. Call 'fit(edge_index)' first")
+        return self._fitted
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(k={self.k}, shrink={self.shrink})'
+
+
+def _top_k(
+    item: Tensor, other: Tensor, value: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``k`` highest values of each item; entries come in ascending order."""
+    apart = item != other
+    item, other, value = item[apart], other[apart], value[apart]
+    # Two stable sorts: by item, then by value, then by the other item.
+    order = value.argsort(stable=True, descending=True)
+    order = order[item[order].argsort(stable=True)]
+    item, other, value = item[order], other[order], value[order]
+    place = torch.arange(item.numel(), device=item.device)
+    kept = place - torch.searchsorted(item, item) < k
+    return item[kept], other[kept], value[kept]

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.models.ease import EASE
+from promptmm_pyg.nn import MatrixFactorization
+from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.training import Schedule, distill
+from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM
+from tests.training.setting import make_split
+
+
+def dense(dtype=torch.double):
+    out = torch.zeros(5, 7, dtype=dtype)
+    out[EDGE_INDEX[0], EDGE_INDEX[1]] = 1
+    return out
+
+
+def test_weights_solve_each_items_ridge_regression_on_the_others():
+    # The constrained problem falls apart into one regression a column.
+    model = EASE(NUM_NODES, USER_ITEM, l2=0.7).fit(EDGE_INDEX)
+    a = dense()
+    expected = torch.zeros(7, 7, dtype=torch.double)
+    for j in range(7):
+        others = [i for i in range(7) if i != j]
+        x = a[:, others]
+        gram = x.t() @ x + 0.7 * torch.eye(6, dtype=torch.double)
+        expected[others, j] = torch.linalg.solve(gram, x.t() @ a[:, j])
+    torch.testing.assert_close(model.weight, expected.float())
+
+
+def test_scores_are_histories_times_weights():
+    model = EASE(NUM_NODES, USER_ITEM, l2=0.7).fit(EDGE_INDEX)
+    users = torch.tensor([2, 4, 2, 0])
+    expected = dense(torch.float)[users] @ model.weight
+    torch.testing.assert_close(model.scores(users), expected)
+    assert not model.scores(torch.tensor([4])).any()
+
+
+def test_output_is_the_truncated_svd_of_the_scores():
+    model = EASE(NUM_NODES, USER_ITEM, l2=0.7).fit(EDGE_INDEX)
+    x_dict = model.as_output(width=2).x_dict
+    u, sigma, vh = torch.linalg.svd(model.scores(torch.arange(5)))
+    expected = (u[:, :2] * sigma[:2]) @ vh[:2]
+    torch.testing.assert_close(
+        x_dict['user'] @ x_dict['item'].t(), expected, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_is_evaluated_and_teaches():
+    train, val, _ = make_split()
+    model = EASE({'user': 60, 'item': 40}, USER_ITEM, l2=10.0)
+    model.fit(train[USER_ITEM].edge_index)
+    assert evaluate(model.scores, val, ks=(10,)).metrics['Recall@10'] > 10 / 40
+    student = MatrixFactorization({'user': 60, 'item': 40}, 4)
+    targets = SoftTargets.from_output(model.as_output(width=8))
+    quick = Schedule(epochs=1, progress=False)
+    result = distill(student, targets, train, val, schedule=quick, control=False)
+    assert 'pairwise' in result.history.records[0]['terms']
+
+
+def test_a_large_catalogue_is_refused_with_the_memory_it_takes():
+    # 16 bytes * 40000^2 = 23.8 GiB.
+    with pytest.raises(ValueError, match=r'max_items=20000 .*40000.*23\.8 GiB'):
+        EASE({'user': 2, 'item': 40000}, USER_ITEM)
+    with pytest.raises(ValueError, match='max_items=6 items'):
+        EASE(NUM_NODES, USER_ITEM, max_items=6)
+    EASE(NUM_NODES, USER_ITEM, max_items=7)
+
+
+def test_errors_and_repr():
+    model = EASE(NUM_NODES, USER_ITEM)
+    assert str(model) == 'EASE(l2=250.0)'
+    with pytest.raises(RuntimeError, match='not fitted'):
+        model.scores(torch.tensor([0]))
+    with pytest.raises(RuntimeError, match='not fitted'):
+        model.as_output(2)
+    with pytest.raises(ValueError, match=r"'l2' needs to be positive"):
+        EASE(NUM_NODES, USER_ITEM, l2=0.0)
+    with pytest.raises(ValueError, match='two different ends'):
+        EASE(NUM_NODES, ('user', 'likes', 'song'))
