@@ -1,0 +1,90 @@
+"""Constant features of one node type, each modality through a linear layer."""
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import NodeType
+
+from promptmm_pyg._checks import check_positive
+from promptmm_pyg.nn._feature_checks import FeatureDict, check_rows
+
+
+class ProjectedFeatures(torch.nn.Module):
+    r"""Returns :math:`\mathbf{X}^m \mathbf{W}_m^{\top} + \mathbf{b}_m` for every
+    modality :math:`m`.
+
+    The features are buffers that are not saved: facts about the data.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        node_type: The node type that has the features.
+        modality_x_dict: Features ``{modality: {node_type: [N, F_m]}}``, at least one
+            modality, of no other node type.
+        out_channels: The width :math:`D` of every projection.
+        bias: Whether there is a :math:`\mathbf{b}_m`. (default: ``True``)
+
+    Shapes:
+        - **input:** rows to project :math:`(B)` *(optional: all)*
+        - **output:** projections :math:`(B, D)` per modality
+
+    Raises:
+        ValueError: If there is no modality, or rows or node types do not fit.
+    """
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        node_type: NodeType,
+        modality_x_dict: FeatureDict,
+        out_channels: int,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        check_positive('embedding_dim', out_channels)
+        if not modality_x_dict:
+            raise ValueError(
+                "'modality_x_dict' needs at least one modality (got none). A model "
+                'without features is one of the id models'
+            )
+        check_rows(num_nodes_dict, modality_x_dict, {})
+        self.modalities = list(modality_x_dict)
+        self.lins = torch.nn.ModuleDict()
+        for modality, x_dict in modality_x_dict.items():
+            if set(x_dict) != {node_type}:
+                raise ValueError(
+                    f"'modality_x_dict['{modality}']' needs features of {node_type!r} "
+                    f'and of no other node type (got {sorted(x_dict)}). Leave the '
+                    f'others out'
+                )
+            x = x_dict[node_type].detach()
+            self.register_buffer(f'x_{modality}', x, persistent=False)
+            # With a prefix: a modality may have the name of a method of modules.
+            self.lins[f'lin_{modality}'] = torch.nn.Linear(
+                x.size(1), out_channels, bias=bias
+            )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        for weight in self.weights:
+            torch.nn.init.xavier_uniform_(weight)
+        for lin in self.lins.values():
+            if isinstance(lin.bias, Tensor):
+                torch.nn.init.zeros_(lin.bias)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The matrices :math:`\\mathbf{W}_m` ``[D, F_m]``, one a modality."""
+        return [lin.weight for lin in self.lins.values()]  # type: ignore[misc]
+
+    def forward(self, index: Tensor | None = None) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for modality in self.modalities:
+            x = self.get_buffer(f'x_{modality}')
+            rows = x if index is None else x[index]
+            out[modality] = self.lins[f'lin_{modality}'](rows)
+        return out
+
+    def __repr__(self) -> str:
+        widths = {m: self.get_buffer(f'x_{m}').size(1) for m in self.modalities}
+        return f'{self.__class__.__name__}({widths})'

@@ -1,0 +1,194 @@
+"""Views of one node that predict each other, without negatives."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_probability
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.losses import scaled_cosine_loss, squared_norm
+from promptmm_pyg.models._projected_features import ProjectedFeatures
+from promptmm_pyg.models._sides import check_both_ways, sides
+from promptmm_pyg.nn import CSRPair, HeteroPropagation, NodeEmbeddings, csr_pair_dict
+from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.outputs import TeacherOutput
+
+
+class BM3(torch.nn.Module):
+    r"""Id and feature vectors that predict each other's dropped-out copies, after the
+    `"Bootstrap Latent Representations for Multi-modal Recommendation"
+    <https://arxiv.org/abs/2207.05969>`_ paper.
+
+    .. math::
+        \mathbf{h}_u = \mathrm{mean}_l \, \mathbf{x}_u^{(l)}, \quad
+        \mathbf{h}_i = \mathrm{mean}_l \, \mathbf{x}_i^{(l)} + \mathbf{x}_i^{(0)},
+        \quad \mathbf{h}_i^m = \mathbf{W}_m \mathbf{x}_i^m + \mathbf{b}_m
+
+    with LightGCN's layers of id embeddings. One linear predictor turns every
+    :math:`\mathbf{h}` into an *online* vector :math:`\tilde{\mathbf{h}}`; the score is
+    :math:`\tilde{\mathbf{h}}_u^{\top} \tilde{\mathbf{h}}_i`. The *target*
+    :math:`\dot{\mathbf{h}}` of the losses is :math:`\mathbf{h}` after dropout, without
+    gradient (:meth:`terms`).
+
+    The operators of the last call are kept in the plain attribute ``adj_dict``, from
+    which :meth:`terms` computes the targets; they are not part of the state.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        embedding_dim: The width :math:`D`. (default: ``64``)
+        num_layers: Layers of the id propagation. (default: ``2``)
+        dropout: Dropout rate of the targets. (default: ``0.3``)
+        std: Standard deviation of the id tables' start. (default: ``0.1``)
+
+    Shapes:
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
+          weights :math:`(E_r)` *(optional)* per edge type
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` of online vectors;
+          a modality holds :math:`\tilde{\mathbf{h}}_i^m` and, as users have no
+          features, :math:`\tilde{\mathbf{h}}_u`
+
+    Raises:
+        ValueError: If sizes, features, rates or edges do not fit.
+    """
+
+    weights: ClassVar[Mapping[str, float]] = {
+        'reconstruction': 1.0,
+        'alignment': 1.0,
+        'masked': 1.0,
+        'l2': 1e-3,
+    }
+    """The default weight of every term."""
+
+    adj_dict: dict[EdgeType, CSRPair] | None
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        *,
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        dropout: float = 0.3,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_probability('dropout', dropout)
+        self.num_nodes_dict = dict(num_nodes_dict)
+        self.dropout = dropout
+        self.adj_dict = None
+        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
+        self.propagation = HeteroPropagation(num_layers)
+        self.features = ProjectedFeatures(
+            num_nodes_dict, self.item, modality_x_dict, embedding_dim
+        )
+        self.predictor = torch.nn.Linear(embedding_dim, embedding_dim)
+        self.reset_parameters()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles start without: sparse matrices can be neither.
+        return {**self.__dict__, 'adj_dict': None}
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.embeddings.reset_parameters()
+        self.features.reset_parameters()
+        torch.nn.init.xavier_uniform_(self.predictor.weight)
+        torch.nn.init.zeros_(self.predictor.bias)
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+    ) -> TeacherOutput:
+        check_both_ways(edge_index_dict, self.user, self.item)
+        self.adj_dict = csr_pair_dict(
+            edge_index_dict, edge_weight_dict, num_nodes_dict=self.num_nodes_dict
+        )
+        x_dict = {
+            key: self.predictor(h) for key, h in self._latent(self.adj_dict).items()
+        }
+        modality_x_dict = {
+            modality: {self.user: x_dict[self.user], self.item: self.predictor(h)}
+            for modality, h in self.features().items()
+        }
+        return TeacherOutput(x_dict, modality_x_dict)
+
+    def _latent(self, adj_dict: dict[EdgeType, CSRPair]) -> dict[NodeType, Tensor]:
+        id_dict = self.embeddings()
+        h_dict: dict[NodeType, Tensor] = self.propagation(id_dict, adj_dict)
+        h_dict[self.item] = h_dict[self.item] + id_dict[self.item]
+        return h_dict
+
+    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        r"""The losses on one batch, with :math:`C` one minus the cosine.
+
+        * ``reconstruction``: :math:`C(\tilde{\mathbf{h}}_u, \dot{\mathbf{h}}_i) +
+          C(\tilde{\mathbf{h}}_i, \dot{\mathbf{h}}_u)`;
+        * ``alignment``: :math:`C(\tilde{\mathbf{h}}_i^m, \dot{\mathbf{h}}_i)`, averaged
+          over modalities;
+        * ``masked``: :math:`C(\tilde{\mathbf{h}}_i^m, \dot{\mathbf{h}}_i^m)`, averaged
+          over modalities;
+        * ``l2``: half the squared norm of the id rows of an example.
+
+        All are averaged over the batch; its negatives take no part.
+
+        Args:
+            output: What the model returned in its last call.
+            batch: User, positive and negative items ``[B]``.
+
+        Raises:
+            RuntimeError: If the model was not called before.
+        """
+        user, item, _ = batch
+        user_target, item_target, feature_targets = self._targets(user, item)
+        online = output.x_dict[self.user][user], output.x_dict[self.item][item]
+        alignment, masked = [], []
+        for modality, target in feature_targets.items():
+            feature = output.modality_x_dict[modality][self.item][item]
+            alignment.append(_gap(feature, item_target))
+            masked.append(_gap(feature, target))
+        id_dict = self.embeddings()
+        return {
+            'reconstruction': (
+                _gap(online[0], item_target) + _gap(online[1], user_target)
+            ),
+            'alignment': torch.stack(alignment).mean(),
+            'masked': torch.stack(masked).mean(),
+            'l2': squared_norm(id_dict[self.user][user], id_dict[self.item][item]),
+        }
+
+    @torch.no_grad()
+    def _targets(
+        self, user: Tensor, item: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The target rows of users, of items and of the items' modalities."""
+        if self.adj_dict is None:
+            raise RuntimeError("'terms' needs the output of a call. Call the model")
+        h_dict = self._latent(self.adj_dict)
+        features = self.features(item)
+        return (
+            self._drop(h_dict[self.user][user]),
+            self._drop(h_dict[self.item][item]),
+            {modality: self._drop(h) for modality, h in features.items()},
+        )
+
+    def _drop(self, h: Tensor) -> Tensor:
+        return F.dropout(h, self.dropout, self.training)
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
+            f'num_layers={self.propagation.num_layers}, dropout={self.dropout})'
+        )
+
+
+def _gap(online: Tensor, target: Tensor) -> Tensor:
+    return scaled_cosine_loss(online, target, gamma=1.0)

@@ -1,0 +1,191 @@
+"""Collaborative and content embeddings that find each other."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_positive
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.losses import sampled_softmax_loss, squared_norm
+from promptmm_pyg.models._projected_features import ProjectedFeatures
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn import NodeEmbeddings, as_csr_pair
+from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.unit_rows import unit_rows
+
+_CONTENT = 'content'  # The view of all modalities together.
+
+
+class CLCRec(torch.nn.Module):
+    r"""Id embeddings whose information content embeddings are trained to carry, for
+    items without interactions, after the `"Contrastive Learning for Cold-Start
+    Recommendation" <https://arxiv.org/abs/2107.05315>`_ paper.
+
+    .. math::
+        \mathbf{f}_i = \mathrm{norm} \left( \mathbf{W} \, \mathrm{LeakyReLU} \left(
+        \sum_m \mathbf{W}_m \mathbf{x}_i^m + \mathbf{b}_m \right) + \mathbf{b} \right)
+
+    with :math:`\mathbf{u}_u, \mathbf{z}_i` the id embeddings at unit length. An item
+    with interactions is scored by :math:`\mathbf{u}_u^{\top} \mathbf{z}_i`, one
+    without by :math:`\mathbf{u}_u^{\top} \mathbf{f}_i`; which is which is read from
+    the edges of each call. The losses are those of :meth:`terms`, on cosines.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        embedding_dim: The width :math:`D`. (default: ``64``)
+        hidden_channels: The width of the encoder's inner layer. (default: ``256``)
+        temperature: :math:`\tau` of the losses. (default: ``0.2``)
+        hybrid_rate: Rate at which, while training, content stands in for the id of an
+            item in front of users. (default: ``0.5``)
+        std: Standard deviation of the id tables' start. (default: ``0.1``)
+
+    Shapes:
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` of width :math:`D`;
+          its one modality, ``'content'``, holds :math:`\mathbf{u}` and
+          :math:`\mathbf{f}`
+
+    Raises:
+        ValueError: If sizes, features, rates or edges do not fit.
+    """
+
+    weights: ClassVar[Mapping[str, float]] = {
+        'user_item': 0.5,
+        'content_id': 0.5,
+        'l2': 1e-3,
+    }
+    """The default weight of every term."""
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        *,
+        embedding_dim: int = 64,
+        hidden_channels: int = 256,
+        temperature: float = 0.2,
+        hybrid_rate: float = 0.5,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_positive('hidden_channels', hidden_channels)
+        check_positive('temperature', temperature)
+        if not 0 <= hybrid_rate <= 1:
+            raise ValueError(
+                f"'hybrid_rate' needs to lie in [0, 1] (got {hybrid_rate})"
+            )
+        self.edge_type = edge_type
+        self.num_users = num_nodes_dict[self.user]
+        self.num_items = num_nodes_dict[self.item]
+        self.temperature = temperature
+        self.hybrid_rate = hybrid_rate
+        self.embeddings = NodeEmbeddings(
+            {self.user: self.num_users, self.item: self.num_items}, embedding_dim, std
+        )
+        # The sum of one layer a modality is one layer on all of them side by side.
+        self.features = ProjectedFeatures(
+            num_nodes_dict, self.item, modality_x_dict, hidden_channels
+        )
+        self.lin = torch.nn.Linear(hidden_channels, embedding_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.embeddings.reset_parameters()
+        self.features.reset_parameters()
+        torch.nn.init.xavier_uniform_(self.lin.weight)
+        torch.nn.init.zeros_(self.lin.bias)
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: object = None,  # noqa: ARG002
+    ) -> TeacherOutput:
+        warm = self._warm(edge_index_dict)
+        id_dict = self.embeddings()
+        user_x, item_x = unit_rows(id_dict[self.user]), unit_rows(id_dict[self.item])
+        hidden = torch.stack(list(self.features().values())).sum(0)
+        content = unit_rows(self.lin(F.leaky_relu(hidden)))
+        return TeacherOutput(
+            {
+                self.user: user_x,
+                self.item: torch.where(warm.unsqueeze(1), item_x, content),
+            },
+            {_CONTENT: {self.user: user_x, self.item: content}},
+        )
+
+    def _warm(self, edge_index_dict: dict[EdgeType, Adjacency]) -> Tensor:
+        """Which items have interactions, ``[num_items]``."""
+        if self.edge_type not in edge_index_dict:
+            raise ValueError(
+                f"'edge_index_dict' needs edges of {self.edge_type} (got "
+                f'{list(edge_index_dict)})'
+            )
+        size = (self.num_users, self.num_items)
+        adj = as_csr_pair(edge_index_dict[self.edge_type], size=size)
+        by_item, _ = adj.matrices(torch.float)
+        return by_item.crow_indices().diff() > 0
+
+    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        r"""The losses on one batch.
+
+        .. math::
+            -\log \frac{\exp(\mathbf{a}_b^{\top} \mathbf{p}_b / \tau)}
+            {\exp(\mathbf{a}_b^{\top} \mathbf{p}_b / \tau) + \sum_j
+            \exp(\mathbf{a}_b^{\top} \mathbf{n}_j / \tau)}
+
+        where :math:`j` goes over the negatives of the whole batch that are not the
+        positive of :math:`b`.
+
+        * ``user_item``: from a user to its positive, ids or (at ``hybrid_rate``, in
+          training) contents;
+        * ``content_id``: from a positive's content to its id among the ids of others;
+        * ``l2``: half the squared norm of the id rows of an example, averaged.
+
+        Args:
+            output: What the model returned.
+            batch: User, positive and negative items ``[B]``.
+        """
+        user, positive, negative = batch
+        id_dict = self.embeddings()
+        content = output.modality_x_dict[_CONTENT][self.item]
+        ids = [id_dict[self.item][index] for index in (positive, negative)]
+        units = [unit_rows(x) for x in ids]
+        contents = [content[index] for index in (positive, negative)]
+        seen = [self._mix(x, c) for x, c in zip(units, contents, strict=True)]
+        other = positive.unsqueeze(1) != negative.unsqueeze(0)
+        return {
+            'user_item': self._contrast(output.x_dict[self.user][user], seen, other),
+            'content_id': self._contrast(contents[0], units, other),
+            'l2': squared_norm(id_dict[self.user][user], *ids),
+        }
+
+    def _mix(self, x: Tensor, content: Tensor) -> Tensor:
+        if not self.training or self.hybrid_rate == 0:
+            return x
+        replaced = torch.rand(x.size(0), 1, device=x.device) < self.hybrid_rate
+        return torch.where(replaced, content, x)
+
+    def _contrast(self, anchor: Tensor, items: list[Tensor], other: Tensor) -> Tensor:
+        positive, negative = items
+        return sampled_softmax_loss(
+            (anchor * positive).sum(-1),
+            anchor @ negative.t(),
+            temperature=self.temperature,
+            mask=other,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
+            f'temperature={self.temperature}, hybrid_rate={self.hybrid_rate})'
+        )

@@ -1,0 +1,133 @@
+"""Graph convolution with transformations and products of neighbors."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
+from promptmm_pyg.models._sides import check_both_ways, sides
+from promptmm_pyg.nn import NodeEmbeddings, csr_pair_dict, propagate_blocks
+from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.nn.propagation import Blocks, check_reached
+from promptmm_pyg.outputs import TeacherOutput
+
+
+class NGCF(torch.nn.Module):
+    r"""Id embeddings through graph convolutions that also multiply a node with its
+    neighbors, after the `"Neural Graph Collaborative Filtering"
+    <https://arxiv.org/abs/1905.08108>`_ paper.
+
+    .. math::
+        \mathbf{X}^{(l+1)} = \mathrm{LeakyReLU} \left( (\mathbf{L} + \mathbf{I})
+        \mathbf{X}^{(l)} \mathbf{W}_1^{(l)} + (\mathbf{L} \mathbf{X}^{(l)} \odot
+        \mathbf{X}^{(l)}) \mathbf{W}_2^{(l)} \right), \qquad
+        \mathbf{x}_v = [\mathbf{x}_v^{(0)} \, \| \dots \| \, \mathbf{x}_v^{(L)}]
+
+    :math:`\mathbf{L}` sums neighbors by the given edge weights (symmetric in the
+    paper); both matrices are shared by all node types. Rows are not scaled to unit
+    length. Of the paper's two dropouts, the one on messages is here: it acts on a
+    layer's output.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        embedding_dim: The width :math:`D` of every layer. (default: ``64``)
+        num_layers: The number of layers :math:`L`. (default: ``3``)
+        dropout: Dropout rate on every layer's output. (default: ``0.1``)
+        negative_slope: Of the activation. (default: ``0.2``)
+        std: Standard deviation of the id tables' start. (default: ``0.1``)
+
+    Shapes:
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
+          weights :math:`(E_r)` *(optional)* per edge type
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+          :math:`(N_t, (L + 1) D)` and without modalities
+
+    Raises:
+        ValueError: If sizes, rates or edges do not fit.
+    """
+
+    weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
+    """The default weight of every term."""
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        *,
+        embedding_dim: int = 64,
+        num_layers: int = 3,
+        dropout: float = 0.1,
+        negative_slope: float = 0.2,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_positive('num_layers', num_layers)
+        check_probability('dropout', dropout)
+        check_non_negative('negative_slope', negative_slope)
+        self.num_nodes_dict = dict(num_nodes_dict)
+        self.dropout = dropout
+        self.negative_slope = negative_slope
+        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
+
+        def lins() -> torch.nn.ModuleList:
+            return torch.nn.ModuleList(
+                torch.nn.Linear(embedding_dim, embedding_dim, bias=False)
+                for _ in range(num_layers)
+            )
+
+        self.sum_lins, self.product_lins = lins(), lins()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.embeddings.reset_parameters()
+        for lin in [*self.sum_lins, *self.product_lins]:
+            assert isinstance(lin, torch.nn.Linear)
+            torch.nn.init.xavier_uniform_(lin.weight)
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+    ) -> TeacherOutput:
+        adj_dict = csr_pair_dict(
+            edge_index_dict, edge_weight_dict, num_nodes_dict=self.num_nodes_dict
+        )
+        x_dict: dict[NodeType, Tensor] = self.embeddings()
+        check_both_ways(adj_dict, self.user, self.item)
+        check_reached(x_dict, adj_dict)
+        layers = {key: [x] for key, x in x_dict.items()}
+        for sum_lin, product_lin in zip(self.sum_lins, self.product_lins, strict=True):
+            blocks: Blocks = {key: {'x': xs[-1]} for key, xs in layers.items()}
+            for key, named in propagate_blocks(blocks, adj_dict).items():
+                x, neighbors = layers[key][-1], named['x']
+                out = sum_lin(neighbors + x) + product_lin(neighbors * x)
+                out = F.leaky_relu(out, self.negative_slope)
+                layers[key].append(F.dropout(out, self.dropout, self.training))
+        return TeacherOutput({k: torch.cat(xs, dim=-1) for k, xs in layers.items()}, {})
+
+    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        """``bpr`` and ``l2`` of the final embeddings on one batch.
+
+        Args:
+            output: What the model returned.
+            batch: User, positive and negative items ``[B]``.
+        """
+        return {
+            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'l2': l2_term(output.x_dict, self.user, self.item, batch),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.embeddings}, '
+            f'num_layers={len(self.sum_lins)})'
+        )

@@ -1,0 +1,145 @@
+"""Matrix factorization with an inner product for every modality."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.losses import squared_norm
+from promptmm_pyg.models._projected_features import ProjectedFeatures
+from promptmm_pyg.models._ranking_terms import bpr_term
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn import NodeEmbeddings
+from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.outputs import TeacherOutput
+
+
+class VBPR(torch.nn.Module):
+    r"""Ids and projected features, each matched with user vectors of their own, after
+    the `"VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback"
+    <https://arxiv.org/abs/1510.01784>`_ paper, for any number of modalities. It needs
+    no graph.
+
+    .. math::
+        y_{ui} = \beta_i + \boldsymbol{\gamma}_u^{\top} \boldsymbol{\gamma}_i + \sum_m
+        \left( \boldsymbol{\theta}_u^{m \top} \mathbf{E}_m \mathbf{x}_i^m +
+        \boldsymbol{\beta}_m^{\top} \mathbf{x}_i^m \right)
+
+    The paper's global and user biases are left out: they change no ranking. The
+    parts stand side by side in the final embeddings, the biases against a column of
+    ones, so that one inner product is :math:`y_{ui}`.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        embedding_dim: The width of every part. (default: ``64``)
+        std: Standard deviation of the tables' start. (default: ``0.1``)
+
+    Shapes:
+        - **inputs:** anything (edges, to be called like other models)
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+          :math:`(N_t, (M + 1) D + 1)` and, per modality,
+          :math:`\boldsymbol{\theta}^m` and :math:`\mathbf{E}_m \mathbf{x}^m`
+
+    Raises:
+        ValueError: If sizes or features do not fit.
+    """
+
+    weights: ClassVar[Mapping[str, float]] = {
+        'bpr': 1.0,
+        'l2': 1e-3,
+        'projection_l2': 1e-5,
+    }
+    """The default weight of every term."""
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        *,
+        embedding_dim: int = 64,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        num_users, num_items = num_nodes_dict[self.user], num_nodes_dict[self.item]
+        # The last channel is the bias of the features.
+        self.features = ProjectedFeatures(
+            num_nodes_dict, self.item, modality_x_dict, embedding_dim + 1, bias=False
+        )
+        self.embeddings = NodeEmbeddings(
+            {self.user: num_users, self.item: num_items}, embedding_dim, std
+        )
+        # One table for all modalities, side by side.
+        self.tastes = NodeEmbeddings(
+            {self.user: num_users}, len(modality_x_dict) * embedding_dim, std
+        )
+        self.item_bias = torch.nn.Parameter(torch.empty(num_items, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.features.reset_parameters()
+        self.embeddings.reset_parameters()
+        self.tastes.reset_parameters()
+        torch.nn.init.zeros_(self.item_bias)
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency] | None = None,  # noqa: ARG002
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,  # noqa: ARG002
+    ) -> TeacherOutput:
+        id_dict = self.embeddings()
+        tastes = self.tastes()[self.user]
+        width = self.embeddings.embedding_dim
+        projected, bias = {}, self.item_bias
+        for modality, x in self.features().items():
+            projected[modality] = x[:, :width]
+            bias = bias + x[:, width:]
+        user_x = [id_dict[self.user], tastes, tastes.new_ones(tastes.size(0), 1)]
+        item_x = [id_dict[self.item], *projected.values(), bias]
+        modality_x_dict = {
+            modality: {self.user: part, self.item: projected[modality]}
+            for modality, part in zip(projected, tastes.split(width, 1), strict=True)
+        }
+        return TeacherOutput(
+            {self.user: torch.cat(user_x, dim=1), self.item: torch.cat(item_x, dim=1)},
+            modality_x_dict,
+        )
+
+    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        r"""The losses on one batch.
+
+        ``bpr``; ``l2``, half the squared norm of what belongs to the ids of an example
+        (:math:`\boldsymbol{\gamma}, \boldsymbol{\theta}, \beta`), averaged over the
+        batch; ``projection_l2``, half the mean squared row of
+        :math:`[\mathbf{E}_m; \boldsymbol{\beta}_m]`, averaged over modalities.
+
+        Args:
+            output: What the model returned.
+            batch: User, positive and negative items ``[B]``.
+        """
+        id_dict = self.embeddings()
+        user_rows = (
+            id_dict[self.user][batch.user],
+            self.tastes()[self.user][batch.user],
+        )
+        item_rows = [
+            table[index]
+            for table in (id_dict[self.item], self.item_bias)
+            for index in (batch.positive, batch.negative)
+        ]
+        projections = [squared_norm(weight) for weight in self.features.weights]
+        return {
+            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'l2': squared_norm(*user_rows, *item_rows),
+            'projection_l2': torch.stack(projections).mean(),
+        }
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({self.embeddings}, {self.features})'

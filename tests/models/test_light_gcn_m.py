@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from promptmm_pyg.models.light_gcn_m import LightGCNM
+from tests.models.world import (
+    batch,
+    detached,
+    item_features,
+    make,
+    naive_bpr,
+    naive_l2,
+    operators,
+)
+from tests.nn.graphs import dense
+
+
+def start(model, modalities=('image', 'text', 'type')):
+    """The first layer, [12, D], users first."""
+    p, x = detached(model), item_features()
+    parts = [
+        x[m]['item'] @ p[f'features.lins.lin_{m}.weight'].t()
+        + p[f'features.lins.lin_{m}.bias']
+        for m in modalities
+    ]
+    item = p['embeddings.tables.item'] + sum(parts) / len(parts)
+    return torch.cat([p['embeddings.tables.user'], item])
+
+
+def smooth(x, num_layers):
+    laplacian = torch.zeros(12, 12)
+    laplacian[:5, 5:], laplacian[5:, :5] = dense(), dense().t()
+    layers = [x]
+    for _ in range(num_layers):
+        layers.append(laplacian @ layers[-1])
+    return torch.stack(layers).mean(0)
+
+
+@pytest.mark.parametrize('num_layers', [1, 2, 3])
+def test_forward_is_the_mean_over_layers_of_the_dense_propagation(num_layers):
+    model = make(LightGCNM, num_layers=num_layers)
+    with torch.no_grad():
+        model.features.lins['lin_text'].bias.fill_(0.3)
+    out = model(operators()).x_dict
+    torch.testing.assert_close(
+        torch.cat([out['user'], out['item']]), smooth(start(model), num_layers)
+    )
+
+
+def test_a_modality_is_its_own_part_of_the_sum():
+    model = make(LightGCNM)
+    views = model(operators()).modality_x_dict
+    p, x = detached(model), item_features()
+    text = x['text']['item'] @ p['features.lins.lin_text.weight'].t()
+    expected = smooth(torch.cat([torch.zeros(5, 4), text]), 2)
+    torch.testing.assert_close(
+        torch.cat([views['text']['user'], views['text']['item']]), expected
+    )
+
+
+def test_terms_equal_loops_over_the_batch():
+    model = make(LightGCNM)
+    output = model(operators())
+    terms = model.terms(output, batch())
+    user, positive, negative = batch()
+    user_x, item_x = output.x_dict['user'], output.x_dict['item']
+    torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict, batch()))
+    torch.testing.assert_close(
+        terms['l2'], naive_l2(user_x[user], item_x[positive], item_x[negative])
+    )
+
+
+def test_errors_and_repr():
+    assert str(make(LightGCNM, 'text')) == (
+        'LightGCNM(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
+        "ProjectedFeatures({'text': 3}), num_layers=2)"
+    )
+    with pytest.raises(ValueError, match=r"'num_layers' needs to be positive"):
+        make(LightGCNM, num_layers=0)

@@ -1,0 +1,73 @@
+import torch
+
+from promptmm_pyg.models.vbpr import VBPR
+from promptmm_pyg.scoring import score_all
+from tests.models.world import (
+    batch,
+    detached,
+    item_features,
+    make,
+    naive_bpr,
+    naive_l2,
+    operators,
+)
+
+
+def biased():
+    model = make(VBPR)
+    with torch.no_grad():
+        model.item_bias.copy_(torch.linspace(-1, 1, 7).unsqueeze(1))
+    return model
+
+
+def test_one_inner_product_is_the_papers_sum():
+    model = biased()
+    p, x = detached(model), item_features()
+    tastes = p['tastes.tables.user'].split(4, dim=1)
+    expected = p['item_bias'].t() + p['embeddings.tables.user'] @ (
+        p['embeddings.tables.item'].t()
+    )
+    for n, modality in enumerate(x):
+        weight = p[f'features.lins.lin_{modality}.weight']
+        features = x[modality]['item']
+        expected = expected + tastes[n] @ weight[:4] @ features.t()
+        expected = expected + weight[4] @ features.t()
+    out = model(operators()).x_dict
+    torch.testing.assert_close(score_all(out['user'], out['item']), expected)
+
+
+def test_a_modality_holds_tastes_and_projections():
+    model = biased()
+    p, x = detached(model), item_features()
+    views = model().modality_x_dict
+    assert list(views) == ['image', 'text', 'type']
+    text = views['text']
+    torch.testing.assert_close(text['user'], p['tastes.tables.user'][:, 4:8])
+    weight = p['features.lins.lin_text.weight'][:4]
+    torch.testing.assert_close(text['item'], x['text']['item'] @ weight.t())
+
+
+def test_terms_equal_loops_over_the_batch():
+    model = biased()
+    output = model()
+    terms = model.terms(output, batch())
+    p = detached(model)
+    user, positive, negative = batch()
+    ids, bias = p['embeddings.tables.item'], p['item_bias']
+    torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict, batch()))
+    expected = naive_l2(
+        p['embeddings.tables.user'][user],
+        p['tastes.tables.user'][user],
+        *(table[index] for table in (ids, bias) for index in (positive, negative)),
+    )
+    torch.testing.assert_close(terms['l2'], expected)
+    rows = [p[f'features.lins.lin_{m}.weight'] for m in item_features()]
+    halves = [weight.square().sum(1).mean() / 2 for weight in rows]
+    torch.testing.assert_close(terms['projection_l2'], sum(halves) / 3)
+
+
+def test_repr():
+    assert str(make(VBPR, 'text')) == (
+        'VBPR(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
+        "ProjectedFeatures({'text': 3}))"
+    )
