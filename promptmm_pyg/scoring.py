@@ -2,10 +2,19 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
 
-# `embedding` rather than `x[index]`: a negative index raises instead of meaning
-# a row from the end.
+
+def rows(x: Tensor, index: Tensor) -> Tensor:
+    """The rows ``[*, D]`` of a table ``[N, D]`` at ``index`` ``[*]``.
+
+    Unlike ``x[index]`` it refuses a negative index, and its gradient is a plain
+    addition of rows: several times as fast as that of indexing or of an embedding
+    where rows repeat.
+
+    Raises:
+        IndexError: If an index is negative or beyond the table.
+    """
+    return x.index_select(0, index.reshape(-1)).view(*index.size(), x.size(-1))
 
 
 def score_pairs(
@@ -36,7 +45,7 @@ def score_pairs(
             "'user_index' and 'item_index' need to have the same shape [B] "
             f'(got {list(user_index.size())} and {list(item_index.size())})'
         )
-    return (embedding(user_index, user_x) * embedding(item_index, item_x)).sum(-1)
+    return (rows(user_x, user_index) * rows(item_x, item_index)).sum(-1)
 
 
 def score_lists(
@@ -63,9 +72,10 @@ def score_lists(
             "'item_index' needs to have the shape [B, K] where 'user_index' has [B] "
             f'(got {list(item_index.size())} and {list(user_index.size())})'
         )
-    # One row times a matrix a list: the other way round takes several times as long.
-    users = embedding(user_index, user_x).unsqueeze(1)
-    return torch.matmul(users, embedding(item_index, item_x).mT).squeeze(1)
+    users, items = rows(user_x, user_index).unsqueeze(1), rows(item_x, item_index)
+    if torch.is_grad_enabled() and (users.requires_grad or items.requires_grad):
+        return (users * items).sum(-1)  # Its gradient is the faster one.
+    return torch.matmul(users, items.mT).squeeze(1)
 
 
 def score_all(user_x: Tensor, item_x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.scoring import score_all, score_lists, score_pairs
+from promptmm_pyg.scoring import rows, score_all, score_lists, score_pairs
 
 
 def tables(dtype=torch.float):
@@ -72,3 +72,24 @@ def test_errors():
         score_lists(user_x, item_x, index, index)
     with pytest.raises(ValueError, match=r'\[B, K\].*\(got \[1, 2\] and \[2\]\)'):
         score_lists(user_x, item_x, index, index.view(1, 2))
+
+
+@pytest.mark.parametrize('shape', [(4,), (2, 3), (0,), (2, 0)])
+def test_rows_are_those_of_indexing_with_their_gradient(shape):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 3, generator=generator, dtype=torch.double).requires_grad_()
+    index = torch.randint(5, shape, generator=generator)
+    weight = torch.randn(*shape, 3, generator=generator, dtype=torch.double)
+    torch.testing.assert_close(rows(x, index), x[index])
+    (mine,) = torch.autograd.grad((rows(x, index) * weight).sum(), x)
+    (theirs,) = torch.autograd.grad((x[index] * weight).sum(), x)
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_lists_score_the_same_with_and_without_gradients():
+    user_x, item_x = tables()
+    user, items = torch.tensor([0, 1, 0]), torch.tensor([[1, 0], [2, 2], [3, 1]])
+    learning = score_lists(user_x.clone().requires_grad_(), item_x, user, items)
+    torch.testing.assert_close(
+        learning.detach(), score_lists(user_x, item_x, user, items)
+    )

@@ -17,7 +17,7 @@ from promptmm_pyg.losses import (
     agreement_weights,
 )
 from promptmm_pyg.outputs import SoftTargets, TeacherOutput
-from promptmm_pyg.scoring import score_lists, score_pairs
+from promptmm_pyg.scoring import rows, score_lists, score_pairs
 from promptmm_pyg.training.loop import Terms
 
 FUSED = 'fused'  # The teacher's final embeddings, named beside its modalities.
@@ -197,10 +197,10 @@ class DistillationObjective(torch.nn.Module):
         for name in self.embedding_views:
             target = view(teacher, name)
             for side in self.sides:
-                x = student[side][nodes[side]]
+                x = rows(student[side], nodes[side])
                 if name in self.projectors:
                     x = self.projectors[name](x)
-                losses.append(self.embedding(x, target[side][nodes[side]]))
+                losses.append(self.embedding(x, rows(target[side], nodes[side])))
         return torch.stack(losses).mean()
 
 

@@ -10,7 +10,7 @@ from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm
 from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.scoring import score_pairs
+from promptmm_pyg.scoring import rows, score_pairs
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
     cutoff,
@@ -32,10 +32,14 @@ TEACHER_WEIGHTS: Mapping[str, float] = {
 def bpr_terms(x_dict: Mapping[str, torch.Tensor], batch: Triplets) -> Terms:
     """BPR and the penalty on the rows of one batch, for any embedding model."""
     user_x, item_x = x_dict[USER], x_dict[ITEM]
-    rows = user_x[batch.user], item_x[batch.positive], item_x[batch.negative]
+    user, positive, negative = (
+        rows(user_x, batch.user),
+        rows(item_x, batch.positive),
+        rows(item_x, batch.negative),
+    )
     return {
-        'bpr': bpr_loss((rows[0] * rows[1]).sum(-1), (rows[0] * rows[2]).sum(-1)),
-        'l2': squared_norm(*rows),
+        'bpr': bpr_loss((user * positive).sum(-1), (user * negative).sum(-1)),
+        'l2': squared_norm(user, positive, negative),
     }
 
 

@@ -10,7 +10,7 @@ from promptmm_pyg._checks import check_choice, check_positive
 from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.outputs import SoftTargets, TeacherOutput
-from promptmm_pyg.scoring import score_lists, score_pairs
+from promptmm_pyg.scoring import rows, score_lists, score_pairs
 from promptmm_pyg.training.loop import Terms
 from promptmm_pyg.training.objective import FUSED, view
 
@@ -137,12 +137,12 @@ class RowTerm(torch.nn.Module):
         target = view(teacher, self.view)
         terms = []
         for side, loss in self.losses.items():
-            rows = _first_distinct(nodes[side], self.max_rows)
-            x = student[side][rows]
+            chosen = _first_distinct(nodes[side], self.max_rows)
+            x = rows(student[side], chosen)
             if side in self.projectors:
                 x = self.projectors[side](x)
-            pair = x, target[side][rows]
-            group = (self.get_buffer(f'group_{side}')[rows],) if self.grouped else ()
+            pair = x, rows(target[side], chosen)
+            group = (self.get_buffer(f'group_{side}')[chosen],) if self.grouped else ()
             terms.append(loss(*pair, *group))
         return {self.name: torch.stack(terms).mean()}
 
