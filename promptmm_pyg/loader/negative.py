@@ -1,9 +1,14 @@
 """Negatives that are never positives, without a second draw."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from promptmm_pyg._checks import check_positive
+
+# Up to here, membership is looked up in a table; beyond, by binary search.
+_TABLE_BYTES = 2**27
 
 
 class ExactNegativeSampler:
@@ -87,6 +92,15 @@ class ExactNegativeSampler:
         item = rank + passed - self._start[users][:, None]
         return item[:, 0] if num_negatives is None else item
 
+    @cached_property
+    def _table(self) -> Tensor:
+        """One byte a pair, made when it is first asked for."""
+        table = torch.zeros(
+            self.num_users * self.num_items, dtype=torch.bool, device=self._flat.device
+        )
+        table[self._flat] = True
+        return table
+
     def check_users(self, users: Tensor) -> None:
         """Raises unless every user exists and has a negative left.
 
@@ -120,6 +134,8 @@ class ExactNegativeSampler:
         query = users.long() * self.num_items + items
         if self._flat.numel() == 0:
             return torch.zeros_like(query, dtype=torch.bool)
+        if self.num_users * self.num_items <= _TABLE_BYTES:
+            return self._table[query]
         place = torch.searchsorted(self._flat, query)
         place = place.clamp_max(self._flat.numel() - 1)
         found: Tensor = self._flat[place] == query

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.loader import ExactNegativeSampler
+from promptmm_pyg.loader import ExactNegativeSampler, negative
 
 
 def make_edges(num_users=20, num_items=30, num_edges=200, seed=0):
@@ -122,13 +122,16 @@ def test_short_integers_for_users_and_items_do_not_overflow():
     assert sampler.is_positive(user, item).all()
 
 
-def test_positives_are_known():
+@pytest.mark.parametrize('largest_table', [599, 600])
+def test_positives_are_known(largest_table, monkeypatch):
+    monkeypatch.setattr(negative, '_TABLE_BYTES', largest_table)
     edges = make_edges()
     sampler = ExactNegativeSampler(edges, num_users=20, num_items=30)
     known = sampler.is_positive(torch.arange(20)[:, None], torch.arange(30)[None])
     expected = torch.zeros(20, 30, dtype=torch.bool)
     expected[edges[0], edges[1]] = True
     torch.testing.assert_close(known, expected)
+    assert ('_table' in vars(sampler)) == (largest_table == 600)
 
 
 def test_a_user_who_has_seen_everything_is_named():
