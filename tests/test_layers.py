@@ -49,6 +49,9 @@ LAYERS = {
     'transforms': May({'_checks', 'data.schema'}, PYG),
     'loader': May({'_checks', 'data.schema'}, PYG),
     'nn': May({'_checks', '_files', 'outputs', 'unit_rows'}, {*PYG, 'safetensors'}),
+    'models': May(
+        {'_checks', 'outputs', 'unit_rows', 'scoring', 'losses', 'nn', 'loader'}, PYG
+    ),
     'evaluation': May({'_checks', 'scoring', 'ranking', 'data.schema'}, PYG),
     'target_store': May(
         {'_checks', '_files', 'data.schema', 'data.fingerprint', 'outputs', 'ranking'},
