@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from promptmm_pyg.models._frozen_graph import (
+    FrozenGraph,
+    item_edges,
+    max_edges,
+    mean_edges,
+)
+from tests.models.setting import dense_neighbors
+from tests.nn.graphs import features
+
+
+def as_dense(edges, num_nodes=7):
+    return FrozenGraph(edges, num_nodes)(torch.eye(num_nodes))
+
+
+def test_layers_are_powers_and_gradients_the_transpose():
+    edges = item_edges(features(4), 3)
+    S = dense_neighbors(features(4), 3)
+    x = features(2, seed=1).requires_grad_()
+    graph = FrozenGraph(edges, 7, num_layers=2)
+    torch.testing.assert_close(graph(x), S @ S @ x)
+    weight = features(2, seed=2)
+    (graph(x) * weight).sum().backward()
+    torch.testing.assert_close(x.grad, S.t() @ S.t() @ weight)
+
+
+def test_mean_and_maximum_are_elementwise():
+    graphs = [item_edges(features(4, seed=i), 3) for i in range(3)]
+    matrices = torch.stack([as_dense(edges) for edges in graphs])
+    torch.testing.assert_close(as_dense(mean_edges(graphs, 7)), matrices.mean(dim=0))
+    torch.testing.assert_close(as_dense(max_edges(graphs, 7)), matrices.amax(dim=0))
+
+
+def test_masked_rows_and_rows_of_zeros_have_no_edges():
+    x = features(4)
+    x[2] = 0.0
+    mask = torch.ones(7, dtype=torch.bool)
+    mask[5] = False
+    matrix = as_dense(item_edges(x, 3, mask))
+    for absent in (2, 5):
+        assert (matrix[absent] == 0).all()
+        assert (matrix[:, absent] == 0).all()
+    assert (matrix > 0).sum() == 5 * 3
+
+
+def test_weights_are_single_whatever_the_features_are():
+    assert item_edges(features(4).double(), 3)[1].dtype == torch.float
+
+
+def test_nothing_is_saved_and_what_it_holds_moves():
+    graph = FrozenGraph(item_edges(features(4), 3), 7)
+    assert graph.state_dict() == {}
+    moved = graph.to('meta')
+    assert all(buffer.is_meta for buffer in moved.buffers())
+
+
+def test_errors_and_repr():
+    edges = item_edges(features(4), 3)
+    assert str(FrozenGraph(edges, 7)) == 'FrozenGraph(7, edges=21, num_layers=1)'
+    with pytest.raises(ValueError, match="'num_layers' needs to be positive"):
+        FrozenGraph(edges, 7, num_layers=0)
+    with pytest.raises(ValueError, match="'num_neighbors' needs to be positive"):
+        item_edges(features(4), 0)
