@@ -1,0 +1,308 @@
+"""PromptMM's teacher with what the field has found to help since."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models._bipartite import reverse_type
+from promptmm_pyg.models._contrast import contrast
+from promptmm_pyg.models._edge_sampler import EdgeSampler
+from promptmm_pyg.models._frozen_graph import FrozenGraph, item_edges
+from promptmm_pyg.models._per_graph import PerGraph
+from promptmm_pyg.models._promptmm_terms import promptmm_terms
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
+from promptmm_pyg.nn.prompt import SoftPrompt
+from promptmm_pyg.nn.propagation import propagate_blocks
+from promptmm_pyg.nn.teacher import PromptMMTeacher
+from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.unit_rows import unit_rows
+
+Tables = dict[NodeType, Tensor]
+
+
+class PromptMMPlus(torch.nn.Module):
+    r"""A stronger body around :class:`~promptmm_pyg.nn.PromptMMTeacher`; our own
+    design, from no paper.
+
+    The teacher's embedding is a collaborative part and a modality part,
+    :math:`\mathbf{x} = \mathbf{z} + \gamma \sum_m \mathrm{norm}(\mathbf{f}^m)`. Four
+    options, each by itself or with the others, in this order; with none of them the
+    output is the teacher's, bit for bit.
+
+    * ``edge_dropout``: while training, the teacher sees the user-item graph without
+      this share of its edges, drawn anew in every forward. Edges between busy nodes go
+      first (they stay in proportion to :math:`1 / \sqrt{d_u d_i}`); the rest is
+      normalized symmetrically. In eval mode the graph is whole.
+    * ``denoise``: each modality vector is gated by what is known of the node's taste,
+      :math:`\mathbf{f}^m \leftarrow \sigma(\mathbf{W}_m \mathbf{z} + \mathbf{b}_m)
+      \odot \mathbf{f}^m`. Gates start at one half everywhere, which leaves
+      :math:`\mathrm{norm}(\mathbf{f}^m)` as it was.
+    * ``item_graph_weight`` :math:`w > 0`: items add what their nearest neighbors by
+      raw features hold, each modality's vector along its own frozen graph
+      :math:`\mathbf{S}_m`; users add the same of their items.
+
+      .. math::
+          \mathbf{H}_i = \frac{1}{|M|} \sum_m \mathbf{S}_m^K \left( \mathbf{Z}_i +
+          \gamma \, \mathrm{norm}(\mathbf{F}_i^m) \right), \quad
+          \mathbf{X}_i \mathrel{+}= w \, \mathbf{H}_i, \quad
+          \mathbf{X}_u \mathrel{+}= w \, \mathbf{A} \mathbf{H}_i
+
+    * ``alignment_weight`` :math:`> 0`: ``terms`` adds ``alignment``, InfoNCE both ways
+      between what is modality in an embedding, :math:`\sum_m \mathrm{norm}
+      (\mathbf{f}^m)`, and the rest of it, over the batch's users and its positives.
+
+    ``terms`` holds besides what :func:`~promptmm_pyg.training.promptmm_terms` returns
+    (models do not import training; a test compares the two). ``weights`` are the
+    teacher's, and ``alignment_weight``.
+
+    What is known of the graph for ``edge_dropout`` is remembered for the operators
+    seen last, in a plain attribute that is neither saved nor copied: convert edges
+    once with :func:`~promptmm_pyg.nn.csr_pair_dict`.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: The relation from users to items.
+        modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``.
+        prompt_start_dict: See :class:`~promptmm_pyg.nn.PromptMMTeacher`.
+            (default: ``None``)
+        modality_mask_dict: See there; absent items have no neighbors.
+            (default: ``None``)
+        item_graph_weight: :math:`w`; ``0`` builds no graph. (default: ``0.0``)
+        num_item_layers: Layers :math:`K` of the item graphs. (default: ``1``)
+        num_neighbors: Neighbors of an item. (default: ``10``)
+        alignment_weight: Weight of ``alignment``; ``0`` leaves it at zero.
+            (default: ``0.0``)
+        temperature: Of the alignment. (default: ``0.2``)
+        denoise: Whether modality vectors are gated. (default: ``False``)
+        edge_dropout: Share of the edges that is left out in training.
+            (default: ``0.0``)
+        **teacher: Further arguments of the teacher, handed on as they are.
+
+    Shapes:
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
+          weights :math:`(E_r)` *(optional)* per edge type
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput`
+
+    Raises:
+        ValueError: If sizes, rows or weights do not fit, or an option needs modalities
+            that are not there.
+    """
+
+    weights: Mapping[str, float] = {
+        'bpr': 1.0,
+        'l2': 1e-3,
+        'prompt_bpr': 0.1,
+        'modality_bpr': 0.1,
+        'modality_l2': 1e-5,
+        'alignment': 0.0,
+    }
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        prompt_start_dict: dict[NodeType, Tensor] | None = None,
+        *,
+        modality_mask_dict: dict[str, dict[NodeType, Tensor]] | None = None,
+        item_graph_weight: float = 0.0,
+        num_item_layers: int = 1,
+        num_neighbors: int = 10,
+        alignment_weight: float = 0.0,
+        temperature: float = 0.2,
+        denoise: bool = False,
+        edge_dropout: float = 0.0,
+        **teacher: Any,
+    ) -> None:
+        super().__init__()
+        _, item = sides(num_nodes_dict, edge_type)
+        check_non_negative('item_graph_weight', item_graph_weight)
+        check_non_negative('alignment_weight', alignment_weight)
+        check_positive('temperature', temperature)
+        check_probability('edge_dropout', edge_dropout)
+        self.edge_type = edge_type
+        self.item_graph_weight = item_graph_weight
+        self.alignment_weight = alignment_weight
+        self.temperature = temperature
+        self.denoise = denoise
+        self.edge_dropout = edge_dropout
+        self.weights = {**type(self).weights, 'alignment': alignment_weight}
+        self.teacher = PromptMMTeacher(
+            num_nodes_dict,
+            modality_x_dict,
+            prompt_start_dict,
+            modality_mask_dict=modality_mask_dict,
+            **teacher,
+        )
+        self._sampler: PerGraph[EdgeSampler] = PerGraph(EdgeSampler)
+        width = self.teacher.embeddings.embedding_dim
+        # Empty, they add no state.
+        self.gates = torch.nn.ModuleDict(
+            {m: torch.nn.Linear(width, width) for m in modality_x_dict if denoise}
+        )
+        self._reset_gates()
+        self.graphs = torch.nn.ModuleDict()
+        if item_graph_weight > 0:
+            for modality, x_dict in modality_x_dict.items():
+                if item in x_dict:
+                    mask = (modality_mask_dict or {}).get(modality, {}).get(item)
+                    edges = item_edges(x_dict[item], num_neighbors, mask)
+                    num_items = num_nodes_dict[item]
+                    self.graphs[modality] = FrozenGraph(
+                        edges, num_items, num_item_layers
+                    )
+        self._check_modalities()
+
+    def _check_modalities(self) -> None:
+        for name, wants, has in (
+            ('item_graph_weight', self.item_graph_weight > 0, len(self.graphs)),
+            ('alignment_weight', self.alignment_weight > 0, self.teacher.modalities),
+            ('denoise', self.denoise, len(self.gates)),
+        ):
+            if wants and not has:
+                raise ValueError(
+                    f"'{name}' needs 'modality_x_dict' with features of "
+                    f'{self.edge_type[2]!r} (got {self.teacher.modalities})'
+                )
+
+    @property
+    def prompt(self) -> SoftPrompt | None:
+        """The teacher's prompt in use."""
+        return self.teacher.prompt
+
+    @property
+    def prompt_enabled(self) -> bool:
+        """Whether the prompt takes part."""
+        return self.teacher.prompt_enabled
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.teacher.reset_parameters()
+        self._reset_gates()
+
+    def _reset_gates(self) -> None:
+        for gate in self.gates.values():
+            assert isinstance(gate, torch.nn.Linear)
+            torch.nn.init.zeros_(gate.weight)
+            torch.nn.init.zeros_(gate.bias)
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+    ) -> TeacherOutput:
+        adj_dict = csr_pair_dict(
+            edge_index_dict,
+            edge_weight_dict,
+            num_nodes_dict=self.teacher.num_nodes_dict,
+        )
+        if self.training and self.edge_dropout > 0:
+            adj_dict = self._pruned(adj_dict)
+        output: TeacherOutput = self.teacher(adj_dict)
+        if self.denoise:
+            output = self._denoised(output)
+        if self.item_graph_weight > 0:
+            output = output._replace(x_dict=self._with_neighbors(output, adj_dict))
+        return output
+
+    def _pruned(self, adj_dict: dict[EdgeType, CSRPair]) -> dict[EdgeType, CSRPair]:
+        mirrored = reverse_type(adj_dict, self.edge_type)
+        if self.edge_type not in adj_dict or mirrored is None:
+            raise ValueError(
+                f"'edge_index_dict' needs the edge type {self.edge_type} and its "
+                f'reverse, named with rev_, for edge_dropout (got {list(adj_dict)})'
+            )
+        adj = self._sampler(adj_dict[self.edge_type]).sample(1 - self.edge_dropout)
+        return {**adj_dict, self.edge_type: adj, mirrored: adj.t()}
+
+    def _modality_part(self, output: TeacherOutput) -> Tables:
+        parts: Tables = {}
+        for features in output.modality_x_dict.values():
+            for key, x in features.items():
+                unit = unit_rows(x)
+                parts[key] = parts[key] + unit if key in parts else unit
+        return parts
+
+    def _collaborative(self, output: TeacherOutput, parts: Tables) -> Tables:
+        """What an embedding holds besides its modality part."""
+        return {
+            key: x - self.teacher.modality_weight * parts[key] if key in parts else x
+            for key, x in output.x_dict.items()
+        }
+
+    def _denoised(self, output: TeacherOutput) -> TeacherOutput:
+        x_dict = self._collaborative(output, self._modality_part(output))
+        modality_x_dict = {
+            modality: {
+                key: self.gates[modality](x_dict[key]).sigmoid() * x
+                for key, x in features.items()
+            }
+            for modality, features in output.modality_x_dict.items()
+        }
+        output = output._replace(modality_x_dict=modality_x_dict)
+        parts = self._modality_part(output)
+        weight = self.teacher.modality_weight
+        x_dict = {
+            key: x + weight * parts[key] if key in parts else x
+            for key, x in x_dict.items()
+        }
+        return output._replace(x_dict=x_dict)
+
+    def _with_neighbors(
+        self, output: TeacherOutput, adj_dict: dict[EdgeType, CSRPair]
+    ) -> Tables:
+        user, _, item = self.edge_type
+        ids = self._collaborative(output, self._modality_part(output))[item]
+        brought = []
+        for modality, graph in self.graphs.items():
+            own = output.modality_x_dict[modality].get(item)
+            weight = self.teacher.modality_weight
+            brought.append(graph(ids if own is None else ids + weight * unit_rows(own)))
+        item_x = self.item_graph_weight * torch.stack(brought).mean(dim=0)
+        to_user = {key: a for key, a in adj_dict.items() if key[::2] == (item, user)}
+        user_x = propagate_blocks({item: {'x': item_x}}, to_user)[user]['x']
+        return {
+            **output.x_dict,
+            user: output.x_dict[user] + user_x,
+            item: output.x_dict[item] + item_x,
+        }
+
+    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        """The losses of one batch. Terms of parts that are not there are zero.
+
+        Args:
+            output: What the forward returned.
+            batch: User, positive and negative items ``[B]``.
+        """
+        return {
+            **promptmm_terms(output, self.edge_type, batch),
+            'alignment': self._alignment(output, batch),
+        }
+
+    def _alignment(self, output: TeacherOutput, batch: Triplets) -> Tensor:
+        if self.alignment_weight == 0:
+            return torch.zeros(())
+        parts = self._modality_part(output)
+        rest = self._collaborative(output, parts)
+        user, _, item = self.edge_type
+        losses = []
+        for key, ids in ((user, batch.user), (item, batch.positive)):
+            index = ids.unique()
+            losses.append(
+                contrast(rest[key][index], parts[key][index], self.temperature)
+            )
+        return torch.stack(losses).mean()
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.teacher}, '
+            f'item_graph_weight={self.item_graph_weight}, '
+            f'alignment_weight={self.alignment_weight}, denoise={self.denoise}, '
+            f'edge_dropout={self.edge_dropout})'
+        )

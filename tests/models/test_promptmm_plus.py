@@ -1,0 +1,297 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models.promptmm_plus import PromptMMPlus
+from promptmm_pyg.nn import PromptMMTeacher, csr_pair_dict
+from promptmm_pyg.training import TEACHER_WEIGHTS, Schedule, distill, promptmm_terms
+from tests.models.setting import (
+    ITEM_USER,
+    NUM_NODES,
+    USER_ITEM,
+    dense,
+    dense_neighbors,
+    edges,
+    make,
+    make_batch,
+    make_features,
+    naive_contrast,
+    one_row,
+    weights,
+)
+from tests.nn.graphs import features
+from tests.training.setting import make_split, make_student
+
+K, GAMMA = 3, 0.5
+GRAPH = {'item_graph_weight': 0.3, 'num_item_layers': 2, 'num_neighbors': K}
+
+
+def make_start():
+    return {'user': features(2, seed=6, num=5), 'item': features(2, seed=7)}
+
+
+def make_plus(modalities=('audio', 'image', 'text'), **kwargs):
+    kwargs.setdefault('start', make_start())
+    return make(PromptMMPlus, modalities, **kwargs)
+
+
+def graph():
+    return csr_pair_dict(edges(), weights(), num_nodes_dict=NUM_NODES)
+
+
+def unit_sum(out, key):
+    return sum(F.normalize(x[key], dim=-1) for x in out.modality_x_dict.values())
+
+
+@pytest.mark.parametrize('start', [None, make_start()])
+@pytest.mark.parametrize('training', [True, False])
+def test_without_options_it_is_the_teacher_bit_for_bit(start, training):
+    plus = make(PromptMMPlus, start=start, dropout=0.3, num_layers=3)
+    torch.manual_seed(0)
+    teacher = PromptMMTeacher(
+        NUM_NODES, make_features(), start, embedding_dim=4, dropout=0.3, num_layers=3
+    )
+    for name, parameter in teacher.named_parameters():
+        assert torch.equal(parameter, plus.get_parameter(f'teacher.{name}')), name
+    assert len(list(plus.parameters())) == len(list(teacher.parameters()))
+    outputs = []
+    for model in (plus.train(training), teacher.train(training)):
+        torch.manual_seed(1)
+        outputs.append(model(edges(), weights()))
+        model.zero_grad()
+        outputs[-1].x_dict['user'].square().sum().backward()
+    torch.testing.assert_close(*outputs, rtol=0, atol=0)
+    for name, parameter in teacher.named_parameters():
+        assert torch.equal(parameter.grad, plus.get_parameter(f'teacher.{name}').grad)
+
+
+def test_terms_are_those_of_training_and_the_alignment():
+    plus = make_plus(alignment_weight=0.2).eval()
+    out, batch = plus(edges(), weights()), make_batch()
+    terms = plus.terms(out, batch)
+    alignment = terms.pop('alignment')
+    torch.testing.assert_close(terms, promptmm_terms(out, batch))
+    losses = []
+    for key, rows in (('user', [0, 1, 2, 3]), ('item', [0, 3, 5])):
+        part = unit_sum(out, key)
+        rest = out.x_dict[key] - GAMMA * part
+        losses.append(naive_contrast(rest[rows], part[rows], 0.2))
+    torch.testing.assert_close(alignment, torch.stack(losses).mean())
+    assert plus.terms(out, one_row(batch))['alignment'] == 0
+
+
+def test_terms_without_prompt_and_without_modalities_are_those_of_training():
+    for modalities in ((), ('text',)):
+        plus = make(PromptMMPlus, modalities).eval()
+        out, batch = plus(edges(), weights()), make_batch()
+        terms = plus.terms(out, batch)
+        assert terms.pop('alignment') == 0
+        torch.testing.assert_close(terms, promptmm_terms(out, batch))
+
+
+def test_weights_are_those_of_training_and_the_one_of_the_alignment():
+    assert PromptMMPlus.weights == {**TEACHER_WEIGHTS, 'alignment': 0.0}
+    plus = make_plus(alignment_weight=0.2)
+    assert plus.weights == {**TEACHER_WEIGHTS, 'alignment': 0.2}
+    assert PromptMMPlus.weights['alignment'] == 0.0
+
+
+def with_random_gates(plus):
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for gate in plus.gates.values():
+            for parameter in gate.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return plus
+
+
+def naive_denoised(plus, out):
+    """From the output of the teacher inside."""
+    x_dict, views = {}, {m: {} for m in make_features()}
+    for key in ('user', 'item'):
+        rest = out.x_dict[key] - GAMMA * unit_sum(out, key)
+        for m in views:
+            gate = torch.sigmoid(rest @ plus.gates[m].weight.t() + plus.gates[m].bias)
+            views[m][key] = gate * out.modality_x_dict[m][key]
+        parts = [F.normalize(x[key], dim=-1) for x in views.values()]
+        x_dict[key] = rest + GAMMA * sum(parts)
+    return x_dict, views
+
+
+def naive_neighbors(x_dict, views):
+    """What the item graph adds to ``x_dict``."""
+    ids = x_dict['item'] - GAMMA * sum(
+        F.normalize(x['item'], dim=-1) for x in views.values()
+    )
+    brought = []
+    for m, x in make_features().items():
+        S = dense_neighbors(x['item'], K)
+        own = ids + GAMMA * F.normalize(views[m]['item'], dim=-1)
+        brought.append(S @ S @ own)
+    item = 0.3 * sum(brought) / len(brought)
+    return {'user': x_dict['user'] + dense() @ item, 'item': x_dict['item'] + item}
+
+
+def test_gates_come_from_what_is_not_modality():
+    plus = with_random_gates(make_plus(denoise=True)).eval()
+    x_dict, views = naive_denoised(plus, plus.teacher(edges(), weights()))
+    out = plus(edges(), weights())
+    torch.testing.assert_close(out.x_dict, x_dict)
+    torch.testing.assert_close(out.modality_x_dict, views)
+
+
+def test_gates_start_where_they_change_no_embedding():
+    plus = make_plus(denoise=True).eval()
+    out, inside = plus(edges(), weights()), plus.teacher(edges(), weights())
+    torch.testing.assert_close(out.x_dict, inside.x_dict)
+    for m, x_dict in inside.modality_x_dict.items():
+        torch.testing.assert_close(
+            out.modality_x_dict[m], {key: x / 2 for key, x in x_dict.items()}
+        )
+
+
+@pytest.mark.parametrize('denoise', [False, True])
+def test_the_item_graph_agrees_with_dense_matrices(denoise):
+    plus = with_random_gates(make_plus(denoise=denoise, **GRAPH)).eval()
+    inside = plus.teacher(edges(), weights())
+    x_dict, views = inside.x_dict, inside.modality_x_dict
+    if denoise:
+        x_dict, views = naive_denoised(plus, inside)
+    out = plus(edges(), weights())
+    torch.testing.assert_close(
+        out.x_dict, naive_neighbors(x_dict, views), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(out.modality_x_dict, views)
+    torch.testing.assert_close(out.prompt_dict, inside.prompt_dict)
+
+
+def test_absent_items_have_no_neighbors():
+    mask = torch.ones(7, dtype=torch.bool)
+    mask[6] = False
+    masks = {m: {'item': mask} for m in make_features()}
+    plus = make_plus(modality_mask_dict=masks, **GRAPH).eval()
+    out, inside = plus(edges(), weights()), plus.teacher(edges(), weights())
+    changed = (out.x_dict['item'] != inside.x_dict['item']).any(dim=-1)
+    assert changed.tolist() == [True] * 6 + [False]
+
+
+def test_masks_are_the_teachers_too():
+    mask = torch.tensor([True] * 5 + [False] * 2)
+    masks = {'text': {'item': mask}}
+    plus = make_plus(modality_mask_dict=masks, missing='token').eval()
+    torch.manual_seed(0)
+    teacher = PromptMMTeacher(
+        NUM_NODES,
+        make_features(),
+        make_start(),
+        embedding_dim=4,
+        modality_mask_dict=masks,
+        missing='token',
+    ).eval()
+    out, expected = plus(edges(), weights()), teacher(edges(), weights())
+    torch.testing.assert_close(out, expected, rtol=0, atol=0)
+    without = make_plus().eval()(edges(), weights())
+    assert not torch.allclose(out.x_dict['user'], without.x_dict['user'])
+
+
+def test_features_of_users_travel_but_have_no_item_graph():
+    given = {**make_features(), 'age': {'user': features(2, num=5)}}
+    plus = PromptMMPlus(NUM_NODES, USER_ITEM, given, embedding_dim=4, **GRAPH).eval()
+    assert set(plus.graphs) == set(make_features())
+    assert plus(edges(), weights()).x_dict['user'].isfinite().all()
+
+
+def test_fewer_edges_are_seen_in_training_and_all_in_eval():
+    plus = make_plus(edge_dropout=0.5, dropout=0.0, **GRAPH)
+    pairs = graph()
+    torch.manual_seed(2)
+    out = plus.train()(pairs)
+    torch.manual_seed(2)
+    adj = plus._sampler(pairs[USER_ITEM]).sample(0.5)
+    assert adj.num_edges == 3
+    fewer = {USER_ITEM: adj, ITEM_USER: adj.t()}
+    same = make_plus(dropout=0.0, **GRAPH).eval()
+    torch.testing.assert_close(out, same(fewer), rtol=0, atol=0)
+    torch.testing.assert_close(plus.eval()(pairs), same(pairs), rtol=0, atol=0)
+
+
+def test_the_reverse_may_have_a_name_of_its_own():
+    other = ('item', 'read_by', 'user')
+    given = {USER_ITEM: edges()[USER_ITEM], other: edges()[ITEM_USER]}
+    plus = make_plus(edge_dropout=0.5, dropout=0.0).train()
+    torch.manual_seed(2)
+    out = plus(given)
+    torch.manual_seed(2)
+    torch.testing.assert_close(out, plus(edges()), rtol=0, atol=0)
+
+
+def test_its_prompt_is_the_teachers_and_can_be_tuned_jointly():
+    train, val, _ = make_split()
+    torch.manual_seed(0)
+    plus = PromptMMPlus(
+        {'user': 60, 'item': 40},
+        USER_ITEM,
+        {'text': {'item': features(5, num=40)}},
+        {key: train[key].prompt_start for key in ('user', 'item')},
+        embedding_dim=8,
+        denoise=True,
+        **GRAPH,
+    )
+    assert plus.prompt is plus.teacher.prompt
+    assert plus.prompt_enabled
+    before = {key: x.clone() for key, x in plus.state_dict().items()}
+    distill(
+        make_student(train),
+        plus,
+        train,
+        val,
+        prompt='joint',
+        control=False,
+        schedule=Schedule(epochs=1, progress=False),
+    )
+    for key, x in plus.state_dict().items():
+        tuned = 'prompt' in key and 'start' not in key
+        assert torch.equal(x, before[key]) != tuned, key
+    plus.teacher.disable_prompt()
+    assert not plus.prompt_enabled
+
+
+def test_reset_reaches_the_gates():
+    plus = with_random_gates(make_plus(denoise=True))
+    plus.reset_parameters()
+    assert all((p == 0).all() for p in plus.gates.parameters())
+
+
+def test_errors_of_options_without_modalities():
+    for name, option in (
+        ('item_graph_weight', 0.1),
+        ('alignment_weight', 0.1),
+        ('denoise', True),
+    ):
+        with pytest.raises(ValueError, match=f"'{name}' needs 'modality_x_dict'"):
+            make_plus((), **{name: option})
+    only = {'age': {'user': features(2, num=5)}}
+    with pytest.raises(
+        ValueError, match=r"'item_graph_weight' needs.*'age': \['user'\]"
+    ):
+        PromptMMPlus(NUM_NODES, USER_ITEM, only, item_graph_weight=0.1)
+
+
+def test_errors_of_edges_that_cannot_be_left_out():
+    plus = make_plus(edge_dropout=0.5).train()
+    index = edges()[ITEM_USER]
+    given = {**edges(), ('item', 'a', 'user'): index, ('item', 'b', 'user'): index}
+    del given[ITEM_USER]
+    with pytest.raises(ValueError, match=r"'edge_index_dict' needs .*its reverse"):
+        plus(given)
+
+
+def test_alignment_over_a_batch_of_one_item_is_that_of_users():
+    plus = make_plus(alignment_weight=0.2).eval()
+    out = plus(edges(), weights())
+    batch = Triplets(torch.tensor([0, 1]), torch.tensor([3, 3]), torch.tensor([1, 0]))
+    part = unit_sum(out, 'user')[:2]
+    rest = out.x_dict['user'][:2] - GAMMA * part
+    expected = naive_contrast(rest, part, 0.2) / 2
+    torch.testing.assert_close(plus.terms(out, batch)['alignment'], expected)
