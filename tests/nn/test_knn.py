@@ -40,7 +40,7 @@ def as_dict(edge_index, edge_weight):
 
 
 @pytest.mark.parametrize('weighted', [False, True])
-@pytest.mark.parametrize('k', [1, 3])
+@pytest.mark.parametrize('k', [1, 3, 16])
 @pytest.mark.parametrize('block_size', [1, 4, 100])
 def test_equals_loops_over_all_pairs(k, block_size, weighted):
     x = features(3, num=17)
