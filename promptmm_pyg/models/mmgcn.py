@@ -1,0 +1,190 @@
+"""One graph convolution per modality."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.losses import squared_norm
+from promptmm_pyg.models._bipartite import bipartite
+from promptmm_pyg.models._projected_features import ProjectedFeatures
+from promptmm_pyg.models._ranking_terms import bpr_term
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn import NodeEmbeddings
+from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.outputs import TeacherOutput
+
+
+class MMGCN(torch.nn.Module):
+    r"""A graph convolution of its own for every modality, tied together by shared id
+    embeddings, after the `"MMGCN: Multi-modal Graph Convolution Network for
+    Personalized Recommendation of Micro-video"
+    <https://doi.org/10.1145/3343031.3351034>`_ paper.
+
+    .. math::
+        \mathbf{h}_v^{m} = \phi \Big( \mathbf{W}_1^{m} \sum_{w \in \mathcal{N}(v)}
+        a_{wv} \mathbf{x}_w^{m} \Big), \qquad \mathbf{x}_v^{m \prime} = \phi \left(
+        \mathbf{W}_3^{m} \mathbf{h}_v^{m} + \phi(\mathbf{W}_2^{m} \mathbf{x}_v^{m}) +
+        \mathbf{e}_v \right), \qquad \mathbf{x}_v = \frac{1}{M} \sum_m \mathbf{x}_v^m
+
+    with :math:`\phi` a leaky ReLU and :math:`\mathbf{e}` the ids. Items start from
+    projected features, users from a table per modality. :math:`a` are the weights the
+    graph comes with (symmetric here, a mean in the paper); modalities are averaged
+    where the paper adds them up.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        embedding_dim: The width :math:`D` of every part. (default: ``64``)
+        num_layers: Convolutions per modality. (default: ``2``)
+        negative_slope: Of the leaky ReLU. (default: ``0.01``)
+        std: Standard deviation of the tables' start. (default: ``0.1``)
+
+    Shapes:
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
+          weights :math:`(E_r)` *(optional)* per edge type
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+          :math:`(N_t, D)`, also per modality
+
+    Raises:
+        ValueError: If sizes, features or edges do not fit.
+    """
+
+    weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
+    """The default weight of every term."""
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        *,
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        negative_slope: float = 0.01,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_positive('num_layers', num_layers)
+        check_non_negative('negative_slope', negative_slope)
+        self.edge_type = edge_type
+        self.num_layers = num_layers
+        self.num_nodes_dict = {
+            key: num_nodes_dict[key] for key in (self.user, self.item)
+        }
+        self.features = ProjectedFeatures(
+            num_nodes_dict, self.item, modality_x_dict, embedding_dim
+        )
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        # One table for all modalities, side by side.
+        self.tastes = NodeEmbeddings(
+            {self.user: num_nodes_dict[self.user]},
+            len(modality_x_dict) * embedding_dim,
+            std,
+        )
+        self.convs = torch.nn.ModuleList(
+            torch.nn.ModuleList(
+                _Combination(embedding_dim, negative_slope) for _ in modality_x_dict
+            )
+            for _ in range(num_layers)
+        )
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.features.reset_parameters()
+        self.embeddings.reset_parameters()
+        self.tastes.reset_parameters()
+        for part in self.convs.modules():
+            if isinstance(part, _Combination):
+                part.reset_parameters()
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+    ) -> TeacherOutput:
+        adj = bipartite(
+            edge_index_dict,
+            edge_weight_dict,
+            edge_type=self.edge_type,
+            num_nodes_dict=self.num_nodes_dict,
+        )
+        id_dict = self.embeddings()
+        width = self.embeddings.embedding_dim
+        projected = self.features()
+        users = list(self.tastes()[self.user].split(width, dim=1))
+        items = list(projected.values())
+        for convs in self.convs:
+            # All modalities share one product in each direction.
+            to_users = (adj.to_user @ torch.cat(items, dim=1)).split(width, dim=1)
+            to_items = (adj.to_item @ torch.cat(users, dim=1)).split(width, dim=1)
+            assert isinstance(convs, torch.nn.ModuleList)
+            for m, conv in enumerate(convs):
+                users[m] = conv(to_users[m], users[m], id_dict[self.user])
+                items[m] = conv(to_items[m], items[m], id_dict[self.item])
+        return TeacherOutput(
+            {
+                self.user: torch.stack(users).mean(dim=0),
+                self.item: torch.stack(items).mean(dim=0),
+            },
+            {
+                modality: {self.user: users[m], self.item: items[m]}
+                for m, modality in enumerate(projected)
+            },
+        )
+
+    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        """The losses on one batch: ``bpr`` of the final embeddings and ``l2``, half the
+        squared norm of the table rows of an example, averaged over the batch.
+
+        Args:
+            output: What the model returned.
+            batch: User, positive and negative items ``[B]``.
+        """
+        id_dict, tastes = self.embeddings(), self.tastes()[self.user]
+        return {
+            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'l2': squared_norm(
+                id_dict[self.user][batch.user],
+                tastes[batch.user],
+                id_dict[self.item][batch.positive],
+                id_dict[self.item][batch.negative],
+            ),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
+            f'num_layers={self.num_layers})'
+        )
+
+
+class _Combination(torch.nn.Module):
+    """What a node makes of its neighbors, itself and its id."""
+
+    def __init__(self, channels: int, negative_slope: float) -> None:
+        super().__init__()
+        self.negative_slope = negative_slope
+        self.neighbor_lin = torch.nn.Linear(channels, channels, bias=False)
+        self.self_lin = torch.nn.Linear(channels, channels)
+        self.out_lin = torch.nn.Linear(channels, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        for lin in (self.neighbor_lin, self.self_lin, self.out_lin):
+            torch.nn.init.xavier_uniform_(lin.weight)
+            if lin.bias is not None:
+                torch.nn.init.zeros_(lin.bias)
+
+    def forward(self, neighbors: Tensor, x: Tensor, ids: Tensor) -> Tensor:
+        h = F.leaky_relu(self.neighbor_lin(neighbors), self.negative_slope)
+        own = F.leaky_relu(self.self_lin(x), self.negative_slope) + ids
+        return F.leaky_relu(self.out_lin(h) + own, self.negative_slope)
