@@ -1,0 +1,234 @@
+"""Item graphs that are learned along with the model."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_positive, check_probability
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.losses import squared_norm
+from promptmm_pyg.models._bipartite import bipartite
+from promptmm_pyg.models._edge_pattern import EdgePattern
+from promptmm_pyg.models._frozen_graph import FrozenGraph
+from promptmm_pyg.models._projected_features import ProjectedFeatures
+from promptmm_pyg.models._ranking_terms import bpr_term
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn import NodeEmbeddings, knn_graph, normalize_edges
+from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.unit_rows import unit_rows
+
+
+class LATTICE(torch.nn.Module):
+    r"""LightGCN whose items also learn from similar items, on graphs that follow the
+    features as they are projected, after the `"Mining Latent Structures for Multimedia
+    Recommendation" <https://arxiv.org/abs/2104.09036>`_ paper.
+
+    .. math::
+        \mathbf{S} = \sum_m \alpha_m \left( \lambda \mathbf{S}^m + (1 - \lambda)
+        \tilde{\mathbf{S}}^m \right), \qquad \mathbf{h}^{(l+1)} = \mathbf{S}
+        \mathbf{h}^{(l)}, \qquad \mathbf{x}_i = \bar{\mathbf{e}}_i +
+        \mathrm{norm}(\mathbf{h}_i^{(L)})
+
+    :math:`\mathbf{S}^m` joins items to their nearest neighbors by raw features,
+    weighted by cosine (negative ones are zero), and is normalized symmetrically;
+    :math:`\tilde{\mathbf{S}}^m` does so by projected features. :math:`\alpha` is a
+    trained softmax, :math:`\mathbf{h}^{(0)}` the items' ids :math:`\mathbf{e}`, and
+    :math:`\bar{\mathbf{e}}` what LightGCN makes of them.
+
+    *Which* items are joined in :math:`\tilde{\mathbf{S}}^m` is found anew whenever
+    training of an epoch begins (``train()`` is called), every ``refresh_interval``
+    steps and after :meth:`refresh`; in eval mode at every call, so that the output
+    depends on the parameters alone. *How much* they weigh follows the projection at
+    every step, with gradients (in the paper: only where the graph is new). A node is
+    not its own neighbor here.
+
+    A modality's vectors are those of items on its own graph alone, with users as they
+    are.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
+            is absent.
+        embedding_dim: The width :math:`D` of tables and projections. (default: ``64``)
+        num_layers: Layers of LightGCN. (default: ``2``)
+        num_item_layers: Layers :math:`L` of the item graph. (default: ``1``)
+        num_neighbors: Neighbors of an item and modality. (default: ``10``)
+        frozen_weight: :math:`\lambda`, in [0, 1). (default: ``0.9``)
+        refresh_interval: Steps of training between two searches for neighbors.
+            (default: one search an epoch)
+        std: Standard deviation of the tables' start. (default: ``0.1``)
+
+    Shapes:
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
+          weights :math:`(E_r)` *(optional)* per edge type
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+          :math:`(N_t, D)`, also per modality
+
+    Raises:
+        ValueError: If sizes, rates, features or edges do not fit.
+    """
+
+    weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-4}
+    """The default weight of every term."""
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        *,
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        num_item_layers: int = 1,
+        num_neighbors: int = 10,
+        frozen_weight: float = 0.9,
+        refresh_interval: int | None = None,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_positive('num_layers', num_layers)
+        check_positive('num_item_layers', num_item_layers)
+        check_positive('num_neighbors', num_neighbors)
+        check_probability('frozen_weight', frozen_weight)
+        if refresh_interval is not None:
+            check_positive('refresh_interval', refresh_interval)
+        self.edge_type = edge_type
+        self.num_layers = num_layers
+        self.num_item_layers = num_item_layers
+        self.num_neighbors = num_neighbors
+        self.frozen_weight = frozen_weight
+        self.refresh_interval = refresh_interval
+        self.num_nodes_dict = {
+            key: num_nodes_dict[key] for key in (self.user, self.item)
+        }
+        self.features = ProjectedFeatures(
+            num_nodes_dict, self.item, modality_x_dict, embedding_dim
+        )
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        num_items = num_nodes_dict[self.item]
+        self.graphs = torch.nn.ModuleDict()
+        for modality, x_dict in modality_x_dict.items():
+            edges = knn_graph(x_dict[self.item], num_neighbors, weighted=True)
+            self.graphs[f'graph_{modality}'] = FrozenGraph(edges, num_items)
+        self.modality_logits = torch.nn.Parameter(torch.empty(len(self.graphs)))
+        self._patterns: dict[str, EdgePattern] = {}
+        self._steps = 0
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.features.reset_parameters()
+        self.embeddings.reset_parameters()
+        torch.nn.init.zeros_(self.modality_logits)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Lets the next step search for neighbors."""
+        self._patterns = {}
+
+    def train(self, mode: bool = True) -> Self:
+        """Like :meth:`torch.nn.Module.train`; an epoch starts with new neighbors."""
+        self.refresh()
+        return super().train(mode)
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+    ) -> TeacherOutput:
+        adj = bipartite(
+            edge_index_dict,
+            edge_weight_dict,
+            edge_type=self.edge_type,
+            num_nodes_dict=self.num_nodes_dict,
+        )
+        id_dict = self.embeddings()
+        user_x, item_x = adj.smooth(
+            id_dict[self.user], id_dict[self.item], self.num_layers
+        )
+        parts, h = self._similar(id_dict[self.item])
+        views = {
+            modality: {self.user: user_x, self.item: item_x + unit_rows(part)}
+            for modality, part in parts.items()
+        }
+        return TeacherOutput(
+            {self.user: user_x, self.item: item_x + unit_rows(h)}, views
+        )
+
+    def _similar(self, h: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """What items get from similar ones: per modality in the last layer, and all."""
+        learned = self._learned()
+        shares = self.modality_logits.softmax(dim=0)
+        parts: dict[str, Tensor] = {}
+        for _ in range(self.num_item_layers):
+            parts = {
+                modality: torch.lerp(
+                    pattern.sum(weight, h),
+                    self.graphs[f'graph_{modality}'](h),
+                    self.frozen_weight,
+                )
+                for modality, (pattern, weight) in learned.items()
+            }
+            h = torch.einsum('m,mnd->nd', shares, torch.stack([*parts.values()]))
+        return parts, h
+
+    def _learned(self) -> dict[str, tuple[EdgePattern, Tensor]]:
+        """Edges by projected features, and their weights with gradients."""
+        unit = {modality: unit_rows(x) for modality, x in self.features().items()}
+        patterns = self._neighbors(unit)
+        learned = {}
+        for modality, pattern in patterns.items():
+            x = unit[modality]
+            cosine = pattern.dot(x, x).clamp_min(0.0)
+            edge_index = torch.stack([pattern.source, pattern.target])
+            weight = normalize_edges(edge_index, cosine, x.size(0))
+            learned[modality] = (pattern, weight)
+        return learned
+
+    def _neighbors(self, unit: dict[str, Tensor]) -> dict[str, EdgePattern]:
+        if not self.training:
+            return self._search(unit)
+        due = self.refresh_interval is not None and self._steps >= self.refresh_interval
+        if due or not self._patterns:
+            self._patterns, self._steps = self._search(unit), 0
+        self._steps += 1
+        return self._patterns
+
+    def _search(self, unit: dict[str, Tensor]) -> dict[str, EdgePattern]:
+        patterns = {}
+        for modality, x in unit.items():
+            # The projection of an absent row is its bias, and no content.
+            mask = (self.features.get_buffer(f'x_{modality}') != 0).any(dim=1)
+            edge_index, _ = knn_graph(x, self.num_neighbors, mask=mask)
+            patterns[modality] = EdgePattern(edge_index, (x.size(0), x.size(0)))
+        return patterns
+
+    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        """The losses on one batch: ``bpr`` of the final embeddings and ``l2``, half the
+        squared norm of the id rows of an example, averaged over the batch.
+
+        Args:
+            output: What the model returned.
+            batch: User, positive and negative items ``[B]``.
+        """
+        id_dict = self.embeddings()
+        return {
+            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'l2': squared_norm(
+                id_dict[self.user][batch.user],
+                id_dict[self.item][batch.positive],
+                id_dict[self.item][batch.negative],
+            ),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
+            f'num_layers={self.num_layers}, num_neighbors={self.num_neighbors})'
+        )
