@@ -1,0 +1,212 @@
+"""A frozen item graph beside a user-item graph that is thinned out."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models._bipartite import Bipartite, bipartite
+from promptmm_pyg.models._edge_sampler import EdgeSampler
+from promptmm_pyg.models._frozen_graph import FrozenGraph
+from promptmm_pyg.models._per_graph import PerGraph
+from promptmm_pyg.models._projected_features import ProjectedFeatures
+from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn import CSRPair, NodeEmbeddings, knn_graph
+from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.outputs import TeacherOutput
+
+
+class FREEDOM(torch.nn.Module):
+    r"""LightGCN whose items also learn from similar items, on a graph that is frozen,
+    while the user-item graph loses edges of busy nodes in every epoch, after the `"A
+    Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
+    Recommendation" <https://arxiv.org/abs/2211.06924>`_ paper.
+
+    .. math::
+        \mathbf{x}_u = \bar{\mathbf{e}}_u, \qquad \mathbf{x}_i = \bar{\mathbf{e}}_i +
+        (\mathbf{S}^{L} \mathbf{e})_i, \qquad \mathbf{S} = \sum_m \alpha_m \mathbf{S}^m
+
+    with ids :math:`\mathbf{e}`, their mean over LightGCN's layers
+    :math:`\bar{\mathbf{e}}`, and :math:`\mathbf{S}^m` the symmetrically normalized,
+    unweighted graph of nearest neighbors by raw features.
+
+    While training, ``prune_ratio`` of the interactions are left out; one between nodes
+    of degree :math:`d_u` and :math:`d_i` stays in proportion to :math:`1 / \sqrt{d_u
+    d_i}`, and what is left is normalized symmetrically. Edges are drawn anew whenever
+    training of an epoch begins (``train()`` is called) and after :meth:`resample`, from
+    torch's global generator. In eval mode the graph is whole. Edges that were not
+    converted (:func:`~promptmm_pyg.nn.csr_pair_dict`) are another graph at every call,
+    and drawn from at every call.
+
+    A modality's vectors are the projected features of items (without a bias, which
+    changes no ranking), and users as they are.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
+            is absent.
+        embedding_dim: The width :math:`D`. (default: ``64``)
+        num_layers: Layers of LightGCN. (default: ``2``)
+        num_item_layers: Layers :math:`L` of the item graph. (default: ``1``)
+        num_neighbors: Neighbors of an item and modality. (default: ``10``)
+        modality_weights: :math:`\alpha` up to a factor: they are scaled to sum to one.
+            (default: all the same)
+        prune_ratio: The share of interactions left out, in [0, 1). (default: ``0.8``)
+        std: Standard deviation of the tables' start. (default: ``0.1``)
+
+    Shapes:
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
+          weights :math:`(E_r)` *(optional)* per edge type
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+          :math:`(N_t, D)`, also per modality
+
+    Raises:
+        ValueError: If sizes, weights, features or edges do not fit.
+    """
+
+    weights: ClassVar[Mapping[str, float]] = {
+        'bpr': 1.0,
+        'modality_bpr': 1e-3,
+        'l2': 0.0,  # The paper has none.
+    }
+    """The default weight of every term."""
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        *,
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        num_item_layers: int = 1,
+        num_neighbors: int = 10,
+        modality_weights: Mapping[str, float] | None = None,
+        prune_ratio: float = 0.8,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_positive('num_layers', num_layers)
+        check_positive('num_item_layers', num_item_layers)
+        check_positive('num_neighbors', num_neighbors)
+        check_probability('prune_ratio', prune_ratio)
+        self.edge_type = edge_type
+        self.num_layers = num_layers
+        self.prune_ratio = prune_ratio
+        self.num_nodes_dict = {
+            key: num_nodes_dict[key] for key in (self.user, self.item)
+        }
+        self.features = ProjectedFeatures(
+            num_nodes_dict, self.item, modality_x_dict, embedding_dim, bias=False
+        )
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        shares = _shares(self.features.modalities, modality_weights)
+        graphs = [
+            knn_graph(modality_x_dict[modality][self.item], num_neighbors)
+            for modality in shares
+        ]
+        weights = [
+            weight * share
+            for (_, weight), share in zip(graphs, shares.values(), strict=True)
+        ]
+        # An edge of several modalities stands there several times and adds up.
+        edges = torch.cat([index for index, _ in graphs], dim=1), torch.cat(weights)
+        self.graph = FrozenGraph(edges, num_nodes_dict[self.item], num_item_layers)
+        self._sampler = PerGraph(EdgeSampler)
+        self._kept: tuple[CSRPair, CSRPair] | None = None  # Whole, and what is left.
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.features.reset_parameters()
+        self.embeddings.reset_parameters()
+
+    def resample(self) -> None:
+        """Lets the next step of training draw the interactions that stay."""
+        self._kept = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Like :meth:`torch.nn.Module.train`; an epoch starts with a new draw."""
+        self.resample()
+        return super().train(mode)
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+    ) -> TeacherOutput:
+        adj = bipartite(
+            edge_index_dict,
+            edge_weight_dict,
+            edge_type=self.edge_type,
+            num_nodes_dict=self.num_nodes_dict,
+        )
+        if self.training and self.prune_ratio > 0:
+            adj = self._pruned(adj)
+        id_dict = self.embeddings()
+        user_x, item_x = adj.smooth(
+            id_dict[self.user], id_dict[self.item], self.num_layers
+        )
+        views = {
+            modality: {self.user: user_x, self.item: x}
+            for modality, x in self.features().items()
+        }
+        similar = self.graph(id_dict[self.item])
+        return TeacherOutput({self.user: user_x, self.item: item_x + similar}, views)
+
+    def _pruned(self, adj: Bipartite[CSRPair]) -> Bipartite[CSRPair]:
+        whole = adj.to_item
+        if self._kept is None or self._kept[0] is not whole:
+            self._kept = whole, self._sampler(whole).sample(1 - self.prune_ratio)
+        left = self._kept[1]
+        return Bipartite(left, left.t())
+
+    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        """The losses on one batch: ``bpr`` of the final embeddings, ``modality_bpr`` of
+        users with projected features, averaged over modalities, and ``l2``, half the
+        squared norm of the final rows of an example, averaged over the batch.
+
+        Args:
+            output: What the model returned.
+            batch: User, positive and negative items ``[B]``.
+        """
+        views = output.modality_x_dict.values()
+        losses = [bpr_term(x_dict, self.user, self.item, batch) for x_dict in views]
+        return {
+            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'modality_bpr': torch.stack(losses).mean(),
+            'l2': l2_term(output.x_dict, self.user, self.item, batch),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_kept': None}  # Operators cannot be copied.
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
+            f'num_layers={self.num_layers}, prune_ratio={self.prune_ratio})'
+        )
+
+
+def _shares(
+    modalities: list[str], weights: Mapping[str, float] | None
+) -> dict[str, float]:
+    """One share per modality, summing to one."""
+    if weights is None:
+        weights = dict.fromkeys(modalities, 1.0)
+    if set(weights) != set(modalities):
+        raise ValueError(
+            f"'modality_weights' needs the modalities {sorted(modalities)} (got "
+            f'{sorted(weights)})'
+        )
+    for modality, weight in weights.items():
+        check_non_negative(f"modality_weights['{modality}']", weight)
+    total = sum(weights.values())
+    check_positive('sum(modality_weights)', total)
+    return {modality: weights[modality] / total for modality in modalities}
