@@ -1,0 +1,209 @@
+"""Modalities purified and weighed by behavior."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_positive
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models._bipartite import bipartite
+from promptmm_pyg.models._contrast import contrast
+from promptmm_pyg.models._frozen_graph import FrozenGraph
+from promptmm_pyg.models._projected_features import ProjectedFeatures
+from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn import NodeEmbeddings, knn_graph
+from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.outputs import TeacherOutput
+
+
+class MGCN(torch.nn.Module):
+    r"""LightGCN beside item graphs that carry purified features, fused by what behavior
+    says each modality is worth, after the `"Multi-View Graph Convolutional Network for
+    Multimedia Recommendation" <https://arxiv.org/abs/2308.03588>`_ paper.
+
+    Features :math:`\mathbf{f}^m` (projected) pass a gate on their items' ids, then the
+    graph of similar items; users collect what reaches their items:
+
+    .. math::
+        \mathbf{g}_i^m = \mathbf{e}_i \odot \sigma(\mathbf{W}_2^m \mathbf{f}_i^m +
+        \mathbf{b}_2^m), \qquad \mathbf{v}_{\text{items}}^m = \mathbf{S}^m
+        \mathbf{g}^m, \qquad \mathbf{v}_{\text{users}}^m = \mathbf{A}
+        \mathbf{v}_{\text{items}}^m
+
+    What modalities share is set apart by attention, what is left passes a gate on
+    behavior :math:`\bar{\mathbf{e}}`, LightGCN's mean of the ids :math:`\mathbf{e}`:
+
+    .. math::
+        \mathbf{s} = \sum_m \mathrm{softmax}_m \left( \mathbf{q}^{\top}
+        \tanh(\mathbf{W}_3 \mathbf{v}^m + \mathbf{b}_3) \right) \mathbf{v}^m, \qquad
+        \mathbf{c}^m = \mathbf{s} + (\mathbf{v}^m - \mathbf{s}) \odot
+        \sigma(\mathbf{W}_4^m \bar{\mathbf{e}} + \mathbf{b}_4^m), \qquad \mathbf{x} =
+        \bar{\mathbf{e}} + \frac{1}{M} \sum_m \mathbf{c}^m
+
+    :math:`\mathbf{S}^m` joins items to their nearest neighbors by raw features,
+    weighted by cosine (negative ones are zero) and normalized symmetrically. With one
+    modality nothing is left besides what is shared, and attention and the second gate
+    do nothing. A modality's vectors are :math:`\mathbf{c}^m`.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
+            is absent.
+        embedding_dim: The width :math:`D`. (default: ``64``)
+        num_layers: Layers of LightGCN. (default: ``2``)
+        num_item_layers: Layers of the item graphs. (default: ``1``)
+        num_neighbors: Neighbors of an item and modality. (default: ``10``)
+        temperature: Of the contrast. (default: ``0.2``)
+        std: Standard deviation of the tables' start. (default: ``0.1``)
+
+    Shapes:
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
+          weights :math:`(E_r)` *(optional)* per edge type
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+          :math:`(N_t, D)`, also per modality
+
+    Raises:
+        ValueError: If sizes, features or edges do not fit.
+    """
+
+    weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-4, 'contrast': 0.01}
+    """The default weight of every term."""
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        *,
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        num_item_layers: int = 1,
+        num_neighbors: int = 10,
+        temperature: float = 0.2,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_positive('num_layers', num_layers)
+        check_positive('num_item_layers', num_item_layers)
+        check_positive('num_neighbors', num_neighbors)
+        check_positive('temperature', temperature)
+        self.edge_type = edge_type
+        self.num_layers = num_layers
+        self.temperature = temperature
+        self.num_nodes_dict = {
+            key: num_nodes_dict[key] for key in (self.user, self.item)
+        }
+        self.features = ProjectedFeatures(
+            num_nodes_dict, self.item, modality_x_dict, embedding_dim
+        )
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        self.graphs = torch.nn.ModuleList()
+        for x_dict in modality_x_dict.values():
+            edges = knn_graph(x_dict[self.item], num_neighbors, weighted=True)
+            num_items = num_nodes_dict[self.item]
+            self.graphs.append(FrozenGraph(edges, num_items, num_item_layers))
+
+        def lins() -> torch.nn.ModuleList:
+            return torch.nn.ModuleList(
+                torch.nn.Linear(embedding_dim, embedding_dim) for _ in modality_x_dict
+            )
+
+        self.purifiers, self.preferences = lins(), lins()
+        self.query = torch.nn.Sequential(
+            torch.nn.Linear(embedding_dim, embedding_dim),
+            torch.nn.Tanh(),
+            torch.nn.Linear(embedding_dim, 1, bias=False),
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.features.reset_parameters()
+        self.embeddings.reset_parameters()
+        for lin in [*self.purifiers, *self.preferences, *self.query]:
+            if isinstance(lin, torch.nn.Linear):
+                torch.nn.init.xavier_uniform_(lin.weight)
+                if lin.bias is not None:
+                    torch.nn.init.zeros_(lin.bias)
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+    ) -> TeacherOutput:
+        adj = bipartite(
+            edge_index_dict,
+            edge_weight_dict,
+            edge_type=self.edge_type,
+            num_nodes_dict=self.num_nodes_dict,
+        )
+        id_dict = self.embeddings()
+        user_x, item_x = adj.smooth(
+            id_dict[self.user], id_dict[self.item], self.num_layers
+        )
+        items = self._item_views(id_dict[self.item])
+        width = self.embeddings.embedding_dim
+        users = (adj.to_user @ torch.cat(items, dim=1)).split(width, dim=1)
+        parts = {
+            self.user: self._fuse(torch.stack(users), user_x),
+            self.item: self._fuse(torch.stack(items), item_x),
+        }
+        views = {
+            modality: {side: part[m] for side, part in parts.items()}
+            for m, modality in enumerate(self.features.modalities)
+        }
+        return TeacherOutput(
+            {
+                self.user: user_x + parts[self.user].mean(dim=0),
+                self.item: item_x + parts[self.item].mean(dim=0),
+            },
+            views,
+        )
+
+    def _item_views(self, ids: Tensor) -> list[Tensor]:
+        parts = zip(self.features().values(), self.purifiers, self.graphs, strict=True)
+        return [graph(ids * purify(x).sigmoid()) for x, purify, graph in parts]
+
+    def _fuse(self, views: Tensor, behavior: Tensor) -> Tensor:
+        """What each modality adds to behavior, ``[M, N, D]`` like ``views``."""
+        shared = (self.query(views).softmax(dim=0) * views).sum(dim=0)
+        gates = [prefer(behavior).sigmoid() for prefer in self.preferences]
+        out: Tensor = shared + (views - shared) * torch.stack(gates)
+        return out
+
+    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        r"""The losses on one batch.
+
+        ``bpr``; ``l2``, half the squared norm of the final rows of an example, averaged
+        over the batch; ``contrast``, InfoNCE in both directions between behavior and
+        the mean of :math:`\mathbf{c}^m`, over the distinct users of the batch, plus
+        that over its distinct positives.
+
+        Args:
+            output: What the model returned.
+            batch: User, positive and negative items ``[B]``.
+        """
+        losses = []
+        for side, index in ((self.user, batch.user), (self.item, batch.positive)):
+            nodes = index.unique()
+            views = [x_dict[side][nodes] for x_dict in output.modality_x_dict.values()]
+            content = torch.stack(views).mean(dim=0)
+            behavior = output.x_dict[side][nodes] - content
+            losses.append(contrast(content, behavior, self.temperature))
+        return {
+            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'l2': l2_term(output.x_dict, self.user, self.item, batch),
+            'contrast': torch.stack(losses).sum(),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
+            f'num_layers={self.num_layers}, temperature={self.temperature})'
+        )

@@ -1,0 +1,102 @@
+import pytest
+import torch
+
+from promptmm_pyg.models.mgcn import MGCN
+from tests.models.contract import (
+    BATCH,
+    ModelContract,
+    bpr_by_hand,
+    build,
+    dense_knn,
+    dense_smooth,
+    half_norm_by_hand,
+    info_nce_by_hand,
+    item_x_dict,
+    operators,
+)
+from tests.nn.graphs import dense
+
+
+class TestMGCN(ModelContract):
+    cls = MGCN
+    options = {'num_neighbors': 2}  # noqa: RUF012
+    in_no_term = {  # noqa: RUF012
+        'preferences.0.weight',
+        'preferences.0.bias',
+        'query.0.weight',
+        'query.0.bias',
+        'query.2.weight',
+    }
+
+
+def affine(lin, x):
+    return x @ lin.weight.t() + (0 if lin.bias is None else lin.bias)
+
+
+def reference(model, num_item_layers=1):
+    """Per side: behavior [N, D] and what every modality adds."""
+    ids = model.embeddings()
+    behavior = dense_smooth(dense(), ids['user'], ids['item'], 2)
+    items = []
+    for m, (name, x) in enumerate(model.features().items()):
+        purified = ids['item'] * torch.sigmoid(affine(model.purifiers[m], x))
+        graph = dense_knn(item_x_dict(3)[name]['item'], 2)
+        items.append(torch.linalg.matrix_power(graph, num_item_layers) @ purified)
+    sides = []
+    for views, own in (
+        ([dense() @ x for x in items], behavior[0]),
+        (items, behavior[1]),
+    ):
+        logits = [
+            affine(model.query[2], torch.tanh(affine(model.query[0], v))) for v in views
+        ]
+        share = torch.cat(logits, dim=1).softmax(1)
+        shared = sum(share[:, m, None] * v for m, v in enumerate(views))
+        parts = [
+            shared + (v - shared) * torch.sigmoid(affine(model.preferences[m], own))
+            for m, v in enumerate(views)
+        ]
+        sides.append((own, parts))
+    return sides
+
+
+@pytest.mark.parametrize('num_modalities', [1, 3])
+@pytest.mark.parametrize('num_item_layers', [1, 2])
+def test_forward_equals_dense_matrices(num_modalities, num_item_layers):
+    model = build(
+        MGCN, num_modalities, num_neighbors=2, num_item_layers=num_item_layers, std=1.0
+    )
+    output = model(operators())
+    for side, (own, parts) in zip(
+        ('user', 'item'), reference(model, num_item_layers), strict=True
+    ):
+        expected = own + sum(parts) / num_modalities
+        ours = output.x_dict[side]
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+        for view, part in zip(output.modality_x_dict.values(), parts, strict=True):
+            torch.testing.assert_close(view[side], part, atol=1e-5, rtol=1e-5)
+
+
+def test_terms_equal_loops_over_the_batch():
+    model = build(MGCN, num_neighbors=2, temperature=0.5, std=1.0)
+    output = model(operators())
+    terms = model.terms(output, BATCH)
+    user, item = output.x_dict.values()
+    torch.testing.assert_close(terms['bpr'], bpr_by_hand(user, item))
+    torch.testing.assert_close(terms['l2'], half_norm_by_hand(user, item))
+    expected = 0
+    nodes = ([0, 2, 3], [1, 3, 5])  # Users and positives, each once.
+    for index, (own, parts) in zip(nodes, reference(model), strict=True):
+        content = (parts[0] + parts[1]) / 2
+        expected = expected + info_nce_by_hand(content[index], own[index], 0.5)
+    torch.testing.assert_close(terms['contrast'], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_errors_and_repr():
+    assert str(build(MGCN)) == (
+        'MGCN(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
+        "ProjectedFeatures({'image': 3, 'text': 4}), num_layers=2, temperature=0.2)"
+    )
+    for name in ('num_item_layers', 'num_neighbors', 'temperature'):
+        with pytest.raises(ValueError, match=f"'{name}' needs to be positive"):
+            build(MGCN, **{name: 0})
