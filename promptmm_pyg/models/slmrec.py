@@ -1,0 +1,233 @@
+"""One graph convolution per modality, taught by its own changed copies."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_choice, check_positive, check_probability
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.losses import squared_norm
+from promptmm_pyg.models._bipartite import Bipartite, bipartite
+from promptmm_pyg.models._contrast import contrast
+from promptmm_pyg.models._projected_features import ProjectedFeatures
+from promptmm_pyg.models._ranking_terms import bpr_term
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn import CSRPair, NodeEmbeddings
+from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.outputs import TeacherOutput
+
+_Sides = tuple[Tensor, Tensor]  # Users and items.
+
+
+class SLMRec(torch.nn.Module):
+    r"""LightGCN on ids and on every modality, fused by a linear layer, with
+    self-supervision of features, after the `"Self-Supervised Learning for Multimedia
+    Recommendation" <https://doi.org/10.1109/TMM.2022.3187556>`_ paper.
+
+    .. math::
+        \mathbf{x}_v = \mathbf{W} [\mathbf{z}_v^{0} \| \mathbf{z}_v^1 \| \dots \|
+        \mathbf{z}_v^M] + \mathbf{b}
+
+    where :math:`\mathbf{z}^m` is LightGCN from one table of users, shared by all, and
+    for items their ids (:math:`m = 0`) or their projected features. Users and items
+    have a :math:`\mathbf{W}` each.
+
+    Two further losses are computed in :meth:`terms`:
+
+    * ``augmentation``: a node's vector finds the one it gets when projected features
+      are changed at random, among those of the batch. ``'drop'`` zeroes single values
+      and scales the others, ``'mask'`` whole rows of a modality;
+    * ``alignment``: :math:`\mathbf{z}_v^0` finds each :math:`\mathbf{z}_v^m`, both
+      through a linear head, averaged over modalities.
+
+    Our form of the paper's tasks: the first contrasts with the vectors that are ranked,
+    not with a second change, and BPR does the ranking.
+
+    The operators of the last call are kept as ``adj``, for :meth:`terms`; they are
+    neither a buffer nor part of the state, and a copy of the model starts without.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        embedding_dim: The width :math:`D`. (default: ``64``)
+        num_layers: Layers of LightGCN. (default: ``2``)
+        augmentation: ``'drop'`` or ``'mask'``. (default: ``'drop'``)
+        augmentation_ratio: How much is dropped or masked, in [0, 1). (default: ``0.2``)
+        temperature: Of both contrasts. (default: ``0.2``)
+        std: Standard deviation of the tables' start. (default: ``0.1``)
+
+    Shapes:
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
+          weights :math:`(E_r)` *(optional)* per edge type
+        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+          :math:`(N_t, D)`, and :math:`\mathbf{z}^m` per modality
+
+    Raises:
+        ValueError: If sizes, rates, features or edges do not fit.
+    """
+
+    weights: ClassVar[Mapping[str, float]] = {
+        'bpr': 1.0,
+        'l2': 1e-4,
+        'augmentation': 0.1,
+        'alignment': 0.1,
+    }
+    """The default weight of every term."""
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        *,
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        augmentation: Literal['drop', 'mask'] = 'drop',
+        augmentation_ratio: float = 0.2,
+        temperature: float = 0.2,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_positive('num_layers', num_layers)
+        check_choice('augmentation', augmentation, ('drop', 'mask'))
+        check_probability('augmentation_ratio', augmentation_ratio)
+        check_positive('temperature', temperature)
+        self.edge_type = edge_type
+        self.num_layers = num_layers
+        self.augmentation = augmentation
+        self.augmentation_ratio = augmentation_ratio
+        self.temperature = temperature
+        self.num_nodes_dict = {
+            key: num_nodes_dict[key] for key in (self.user, self.item)
+        }
+        self.features = ProjectedFeatures(
+            num_nodes_dict, self.item, modality_x_dict, embedding_dim
+        )
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        num_views = len(modality_x_dict) + 1
+        self.fusions = torch.nn.ModuleList(
+            torch.nn.Linear(num_views * embedding_dim, embedding_dim) for _ in range(2)
+        )
+        self.heads = torch.nn.ModuleList(
+            torch.nn.Linear(embedding_dim, embedding_dim) for _ in range(num_views)
+        )
+        self.adj: Bipartite[CSRPair] | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.features.reset_parameters()
+        self.embeddings.reset_parameters()
+        for lin in [*self.fusions, *self.heads]:
+            assert isinstance(lin, torch.nn.Linear)
+            torch.nn.init.xavier_uniform_(lin.weight)
+            torch.nn.init.zeros_(lin.bias)
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+    ) -> TeacherOutput:
+        self.adj = bipartite(
+            edge_index_dict,
+            edge_weight_dict,
+            edge_type=self.edge_type,
+            num_nodes_dict=self.num_nodes_dict,
+        )
+        smoothed = self._smoothed(self.adj, list(self.features().values()))
+        _, *views = self._views(smoothed)
+        user_x, item_x = self._fused(smoothed)
+        return TeacherOutput(
+            {self.user: user_x, self.item: item_x},
+            {
+                modality: {self.user: view[0], self.item: view[1]}
+                for modality, view in zip(self.features.modalities, views, strict=True)
+            },
+        )
+
+    def _smoothed(self, adj: Bipartite[CSRPair], features: list[Tensor]) -> _Sides:
+        """All views side by side, ids first; they share every sparse product."""
+        id_dict = self.embeddings()
+        users = id_dict[self.user].repeat(1, len(features) + 1)
+        items = torch.cat([id_dict[self.item], *features], dim=1)
+        return adj.smooth(users, items, self.num_layers)
+
+    def _views(self, smoothed: _Sides) -> list[_Sides]:
+        width = self.embeddings.embedding_dim
+        users, items = (x.split(width, dim=1) for x in smoothed)
+        return list(zip(users, items, strict=True))
+
+    def _fused(self, smoothed: _Sides) -> _Sides:
+        return self.fusions[0](smoothed[0]), self.fusions[1](smoothed[1])
+
+    def _changed(self, x: Tensor) -> Tensor:
+        if self.augmentation == 'drop':
+            return F.dropout(x, self.augmentation_ratio)
+        rows = torch.rand(x.size(0), 1, device=x.device) >= self.augmentation_ratio
+        return x * rows
+
+    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        """The losses on one batch: ``bpr``, ``l2``, half the squared norm of the id
+        rows of an example, averaged over the batch, ``augmentation`` and ``alignment``,
+        each the mean over the batch's distinct users and over its distinct positives,
+        added up.
+
+        Args:
+            output: What the model returned, in its last call.
+            batch: User, positive and negative items ``[B]``.
+
+        Raises:
+            RuntimeError: If the model was never called.
+        """
+        if self.adj is None:
+            raise RuntimeError(
+                "'terms' needs the operators of the last call (got none). Call the "
+                'model first'
+            )
+        id_dict = self.embeddings()
+        changed = [self._changed(x) for x in self.features().values()]
+        smoothed = self._smoothed(self.adj, changed)
+        fused, (ids, *_) = self._fused(smoothed), self._views(smoothed)
+        sides = ((self.user, batch.user), (self.item, batch.positive))
+        augmentation, alignment = [], []
+        for s, (side, index) in enumerate(sides):
+            nodes = index.unique()
+            augmentation.append(
+                contrast(output.x_dict[side][nodes], fused[s][nodes], self.temperature)
+            )
+            views = [x_dict[side][nodes] for x_dict in output.modality_x_dict.values()]
+            alignment.append(self._align(ids[s][nodes], views))
+        return {
+            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'l2': squared_norm(
+                id_dict[self.user][batch.user],
+                id_dict[self.item][batch.positive],
+                id_dict[self.item][batch.negative],
+            ),
+            'augmentation': torch.stack(augmentation).sum(),
+            'alignment': torch.stack(alignment).sum(),
+        }
+
+    def _align(self, ids: Tensor, views: list[Tensor]) -> Tensor:
+        id_head, *heads = self.heads
+        anchor = id_head(ids)
+        losses = [
+            contrast(anchor, head(view), self.temperature)
+            for head, view in zip(heads, views, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, 'adj': None}  # Operators cannot be copied.
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
+            f"num_layers={self.num_layers}, augmentation='{self.augmentation}')"
+        )
