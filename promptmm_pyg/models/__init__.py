@@ -1,1 +1,41 @@
 """Baselines and teachers of the field, each from its paper, over one operator."""
+
+from promptmm_pyg.models.bm3 import BM3
+from promptmm_pyg.models.clcrec import CLCRec
+from promptmm_pyg.models.ease import EASE
+from promptmm_pyg.models.freedom import FREEDOM
+from promptmm_pyg.models.grcn import GRCN
+from promptmm_pyg.models.item_knn import ItemKNN
+from promptmm_pyg.models.lattice import LATTICE
+from promptmm_pyg.models.light_gcn_m import LightGCNM
+from promptmm_pyg.models.mgcn import MGCN
+from promptmm_pyg.models.mmgcn import MMGCN
+from promptmm_pyg.models.mmssl import MMSSL
+from promptmm_pyg.models.ngcf import NGCF
+from promptmm_pyg.models.pgl import PGL
+from promptmm_pyg.models.popularity import Popularity
+from promptmm_pyg.models.promptmm_plus import PromptMMPlus
+from promptmm_pyg.models.slmrec import SLMRec
+from promptmm_pyg.models.smore import SMORE
+from promptmm_pyg.models.vbpr import VBPR
+
+__all__ = [
+    'BM3',
+    'CLCRec',
+    'EASE',
+    'FREEDOM',
+    'GRCN',
+    'ItemKNN',
+    'LATTICE',
+    'LightGCNM',
+    'MGCN',
+    'MMGCN',
+    'MMSSL',
+    'NGCF',
+    'PGL',
+    'Popularity',
+    'PromptMMPlus',
+    'SLMRec',
+    'SMORE',
+    'VBPR',
+]
