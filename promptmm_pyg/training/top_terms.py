@@ -7,8 +7,8 @@ from promptmm_pyg._checks import check_positive
 from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import estimate_rank, sample_by_rank
-from promptmm_pyg.ranking import Ranking, SeenItems
-from promptmm_pyg.scoring import score_all, score_lists
+from promptmm_pyg.ranking import Ranking, SeenItems, rank_items
+from promptmm_pyg.scoring import score_lists
 from promptmm_pyg.training.loop import Terms
 from promptmm_pyg.training.objective import FUSED, view
 from promptmm_pyg.training.terms import Teacher, XDict
@@ -162,8 +162,8 @@ class CollaborativeTerm(_TopTerm):
 
 class RankAwareTerm(_TopTerm):
     """Both models' best items in one list
-    (:class:`~promptmm_pyg.losses.RankAwareKDLoss`). The student's are looked up every
-    step, for which a step scores the catalogue for its users.
+    (:class:`~promptmm_pyg.losses.RankAwareKDLoss`). The student's are ranked anew now
+    and then, for which it scores the catalogue for every user.
 
     Args:
         loss: The loss.
@@ -171,7 +171,12 @@ class RankAwareTerm(_TopTerm):
         seen: Training items, which the student's best leave out.
         depth: How many best items of either model. (default: all of ``top``)
         name: The term's name among the weights. (default: ``'ranking'``)
+        refresh_every: Steps between two looks at the student's best items; they are
+            part of the state, so that a resumed run goes on alike. (default: ``100``)
     """
+
+    own: Tensor
+    step: Tensor
 
     def __init__(
         self,
@@ -180,30 +185,31 @@ class RankAwareTerm(_TopTerm):
         seen: SeenItems,
         depth: int | None = None,
         name: str = 'ranking',
+        *,
+        refresh_every: int = 100,
     ) -> None:
         super().__init__(loss, top, depth, name)
+        check_positive('refresh_every', refresh_every)
         self.seen = seen
+        self.refresh_every = refresh_every
+        self.register_buffer('own', torch.full_like(self.top, -1))
+        self.register_buffer('step', torch.zeros((), dtype=torch.long))
 
     def forward(
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
     ) -> Terms:
         users, items, mask = self.best(batch)
-        with torch.no_grad():
-            scores = score_all(student[USER][users], student[ITEM])
-            self.seen.mask_(scores, users)
-            own = scores.topk(self.depth, dim=1)
-        both = torch.cat([items, own.indices], dim=1)
+        if int(self.step) % self.refresh_every == 0:
+            pair = student[USER].detach(), student[ITEM].detach()
+            every = torch.arange(self.own.size(0), device=self.own.device)
+            self.own = rank_items(pair, every, self.depth, seen=self.seen).item_index
+        self.step += 1
+        own = self.own[users]
+        both = torch.cat([items, own.clamp_min(0)], dim=1)
+        # An item in both counts once, in the teacher's part.
+        shared = (items[:, :, None] == own[:, None]) & mask[:, :, None]
         teacher_top = torch.cat([mask, torch.zeros_like(mask)], dim=1)
-        student_top = torch.cat(
-            [
-                (items[:, :, None] == own.indices[:, None]).any(-1) & mask,
-                (own.values > -torch.inf)
-                & ~((own.indices[:, :, None] == items[:, None]) & mask[:, None]).any(
-                    -1
-                ),
-            ],
-            dim=1,
-        )
+        student_top = torch.cat([shared.any(2), (own >= 0) & ~shared.any(1)], dim=1)
         logits = [
             score_lists(x[USER], x[ITEM], users, both)
             for x in (student, view(teacher, FUSED))

@@ -155,6 +155,22 @@ def test_rank_aware_term_joins_both_models_best(models):
     torch.testing.assert_close(out, {'ranking': expected})
 
 
+def test_rank_aware_term_looks_again_when_it_is_time_to(models):
+    student, teacher = models
+    seen = SeenItems.from_edge_index(torch.tensor([[3], [5]]), 4, 6)
+    term = RankAwareTerm(RankAwareKDLoss(), TOP, seen, refresh_every=2)
+    term(*models, BATCH, LISTS)
+    first = term.own.clone()
+    other = {**student, 'user': -student['user']}
+    resumed = RankAwareTerm(RankAwareKDLoss(), TOP, seen, refresh_every=2)
+    resumed.load_state_dict(term.state_dict())
+    for each in (term, resumed):
+        each(other, teacher, BATCH, LISTS)
+        assert torch.equal(each.own, first)
+        each(other, teacher, BATCH, LISTS)
+        assert not torch.equal(each.own, first)
+
+
 @pytest.mark.parametrize(
     'make',
     [
