@@ -155,7 +155,10 @@ def teacher_step(widths: tuple[int, ...], repeats: int) -> dict[str, dict[str, f
     def encode(teacher: PromptMMTeacher) -> None:
         assert teacher.prompt is not None
         prompts = teacher.prompt()
-        parts = [teacher._encode(name, 'item', prompts) for name in teacher.modalities]
+        parts = [
+            teacher._encode(key, node_type, prompts.get(node_type))
+            for _, node_type, key in teacher._features()
+        ]
         torch.stack(parts).sum().backward()
 
     def step(teacher: PromptMMTeacher, optimizer: torch.optim.Optimizer) -> None:
