@@ -29,7 +29,14 @@ def make_graph(size: int, num_classes: int = 4) -> tuple[Tensor, Tensor, Tensor]
     return x, edge_index, y
 
 
-def fit(model, head, inputs, y: Tensor, train: Tensor, epochs: int) -> None:
+def fit(
+    model: torch.nn.Module,
+    head: torch.nn.Module,
+    inputs: tuple[Tensor, Tensor],
+    y: Tensor,
+    train: Tensor,
+    epochs: int,
+) -> None:
     parts = torch.nn.ModuleList([model, head])
     trained = [p for p in parts.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=0.01)

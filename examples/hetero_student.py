@@ -10,7 +10,9 @@ import argparse
 
 import torch
 from torch import Tensor
+from torch_geometric.data import HeteroData
 from torch_geometric.nn import HeteroConv, HGTConv, SAGEConv
+from torch_geometric.typing import EdgeType
 
 from promptmm_pyg import PromptMMTeacher, distill, split_per_user, train_teacher
 from promptmm_pyg.data import modality_x_dict, num_nodes_dict, planted_dataset
@@ -22,7 +24,7 @@ from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 class HeteroStudent(torch.nn.Module):
     """Id tables and one heterogeneous layer on top of them."""
 
-    def __init__(self, train, layer: str, channels: int = 16) -> None:
+    def __init__(self, train: HeteroData, layer: str, channels: int = 16) -> None:
         super().__init__()
         self.embeddings = NodeEmbeddings(num_nodes_dict(train), channels)
         if layer == 'hgt':
@@ -31,7 +33,7 @@ class HeteroStudent(torch.nn.Module):
             layers = {key: SAGEConv(channels, channels) for key in train.edge_types}
             self.conv = HeteroConv(layers)
 
-    def forward(self, edge_index_dict: dict) -> dict[str, Tensor]:
+    def forward(self, edge_index_dict: dict[EdgeType, Tensor]) -> dict[str, Tensor]:
         x_dict = self.embeddings()
         passed = self.conv(x_dict, edge_index_dict)
         return {key: x + passed[key] for key, x in x_dict.items()}

@@ -44,7 +44,9 @@ def make_tables(rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, pd.DataFrame(sound, index=names).drop(index=names[7])
 
 
-def _like(rng, style, wanted):
+def _like(
+    rng: np.random.Generator, style: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
     by_style = [np.flatnonzero(style == s) for s in range(5)]
     return np.array([rng.choice(by_style[s]) for s in wanted])
 

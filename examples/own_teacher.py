@@ -2,15 +2,15 @@
 
     python examples/own_teacher.py
 
-This one has no id table at all: it maps content to vectors, and a user is the mean of
-what it took. So it can rank items that nobody has touched, and its student, which has
-nothing but id tables, is taught what content knows.
+This one has no id table: it maps content to vectors, and a user gathers what it took.
+Its student, which has nothing but id tables, is taught what content knows.
 """
 
 import argparse
 
 import torch
 from torch import Tensor
+from torch_geometric.typing import EdgeType
 
 from promptmm_pyg import (
     MatrixFactorization,
@@ -20,9 +20,13 @@ from promptmm_pyg import (
     train_teacher,
 )
 from promptmm_pyg.data import modality_x_dict, num_nodes_dict, planted_dataset
-from promptmm_pyg.nn import propagate_blocks
+from promptmm_pyg.nn import CSRPair, propagate_blocks
 from promptmm_pyg.training import Schedule, bpr_terms
 from promptmm_pyg.transforms import StandardizeModalities
+
+
+def total(parts: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(parts.values())).sum(dim=0)
 
 
 class ContentTeacher(torch.nn.Module):
@@ -42,12 +46,12 @@ class ContentTeacher(torch.nn.Module):
             }
         )
 
-    def forward(self, adj_dict: dict) -> TeacherOutput:
+    def forward(self, adj_dict: dict[EdgeType, CSRPair]) -> TeacherOutput:
         items = {name: mlp(self.features[name]) for name, mlp in self.encoders.items()}
         blocks = {'item': items, 'user': {}}
         users = propagate_blocks(blocks, adj_dict)['user']
         return TeacherOutput(
-            {'user': sum(users.values()), 'item': sum(items.values())},
+            {'user': total(users), 'item': total(items)},
             {name: {'user': users[name], 'item': items[name]} for name in items},
         )
 

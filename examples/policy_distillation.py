@@ -7,6 +7,7 @@ is the set of actions, the positive the action that was taken.
 """
 
 import argparse
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def main() -> None:
     )
     with torch.no_grad():
         teacher_logits = teacher(state[log])
-    losses = {
+    losses: dict[str, Callable[[Tensor], Tensor]] = {
         'log alone': lambda _: torch.zeros(()),
         'list-wise': lambda logits: ListwiseKDLoss()(logits, teacher_logits),
         'decoupled': lambda logits: DecoupledKDLoss(beta=2.0)(
