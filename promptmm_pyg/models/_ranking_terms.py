@@ -7,7 +7,7 @@ from torch_geometric.typing import NodeType
 
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm
-from promptmm_pyg.scoring import score_pairs
+from promptmm_pyg.scoring import rows, score_pairs
 
 
 def bpr_term(
@@ -41,5 +41,7 @@ def l2_term(
     """
     user_x, item_x = x_dict[user], x_dict[item]
     return squared_norm(
-        user_x[batch.user], item_x[batch.positive], item_x[batch.negative]
+        rows(user_x, batch.user),
+        rows(item_x, batch.positive),
+        rows(item_x, batch.negative),
     )

@@ -20,6 +20,7 @@ from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import CSRPair, NodeEmbeddings, as_csr_pair
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.scoring import rows
 from promptmm_pyg.unit_rows import unit_rows
 
 
@@ -212,10 +213,10 @@ class GRCN(torch.nn.Module):
         return {
             'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
             'l2': squared_norm(
-                id_dict[self.user][batch.user],
-                prototypes[batch.user],
-                id_dict[self.item][batch.positive],
-                id_dict[self.item][batch.negative],
+                rows(id_dict[self.user], batch.user),
+                rows(prototypes, batch.user),
+                rows(id_dict[self.item], batch.positive),
+                rows(id_dict[self.item], batch.negative),
             ),
         }
 

@@ -9,12 +9,11 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._checks import check_positive, check_probability
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.models._bipartite import bipartite
 from promptmm_pyg.models._edge_pattern import EdgePattern
 from promptmm_pyg.models._frozen_graph import FrozenGraph
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term
+from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import NodeEmbeddings, knn_graph, normalize_edges
 from promptmm_pyg.nn.csr import Adjacency
@@ -220,11 +219,7 @@ class LATTICE(torch.nn.Module):
         id_dict = self.embeddings()
         return {
             'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
-            'l2': squared_norm(
-                id_dict[self.user][batch.user],
-                id_dict[self.item][batch.positive],
-                id_dict[self.item][batch.negative],
-            ),
+            'l2': l2_term(id_dict, self.user, self.item, batch),
         }
 
     def __repr__(self) -> str:

@@ -18,6 +18,7 @@ from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import NodeEmbeddings
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.scoring import rows
 
 
 class MMGCN(torch.nn.Module):
@@ -152,10 +153,10 @@ class MMGCN(torch.nn.Module):
         return {
             'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
             'l2': squared_norm(
-                id_dict[self.user][batch.user],
-                tastes[batch.user],
-                id_dict[self.item][batch.positive],
-                id_dict[self.item][batch.negative],
+                rows(id_dict[self.user], batch.user),
+                rows(tastes, batch.user),
+                rows(id_dict[self.item], batch.positive),
+                rows(id_dict[self.item], batch.negative),
             ),
         }
 

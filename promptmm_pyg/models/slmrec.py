@@ -10,11 +10,10 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._checks import check_choice, check_positive, check_probability
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.models._bipartite import Bipartite, bipartite
 from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term
+from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import CSRPair, NodeEmbeddings
 from promptmm_pyg.nn.csr import Adjacency
@@ -205,11 +204,7 @@ class SLMRec(torch.nn.Module):
             alignment.append(self._align(ids[s][nodes], views))
         return {
             'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
-            'l2': squared_norm(
-                id_dict[self.user][batch.user],
-                id_dict[self.item][batch.positive],
-                id_dict[self.item][batch.negative],
-            ),
+            'l2': l2_term(id_dict, self.user, self.item, batch),
             'augmentation': torch.stack(augmentation).sum(),
             'alignment': torch.stack(alignment).sum(),
         }

@@ -140,12 +140,7 @@ class DistillationObjective(torch.nn.Module):
     def _pairwise(
         self, student: dict[str, Tensor], teacher: dict[str, Tensor], batch: Triplets
     ) -> Tensor:
-        margins = [
-            score_pairs(x[USER], x[ITEM], batch.user, batch.positive)
-            - score_pairs(x[USER], x[ITEM], batch.user, batch.negative)
-            for x in (student, teacher)
-        ]
-        loss: Tensor = self.pairwise(*margins)
+        loss: Tensor = self.pairwise(margins(student, batch), margins(teacher, batch))
         return loss
 
     def _listwise(
@@ -155,11 +150,10 @@ class DistillationObjective(torch.nn.Module):
         user: Tensor,
         lists: CandidateLists,
     ) -> Tensor:
-        student_logits = score_lists(
-            student[USER], student[ITEM], user, lists.item_index
-        )
+        student_logits = list_logits(student, user, lists.item_index)
         logits = {
-            name: _list_logits(teacher, name, user, lists) for name in self.list_views
+            name: list_logits(view(teacher, name), user, lists.item_index)
+            for name in self.list_views
         }
         losses = {
             name: self.listwise(
@@ -176,7 +170,7 @@ class DistillationObjective(torch.nn.Module):
             return every.mean()
         fused = logits.get(FUSED)
         if fused is None:
-            fused = _list_logits(teacher, FUSED, user, lists)
+            fused = list_logits(view(teacher, FUSED), user, lists.item_index)
         weights = agreement_weights(
             torch.stack(list(logits.values())), fused, self.temperature, lists.mask
         )
@@ -204,11 +198,17 @@ class DistillationObjective(torch.nn.Module):
         return torch.stack(losses).mean()
 
 
-def _list_logits(
-    teacher: SoftTargets | TeacherOutput, name: str, user: Tensor, lists: CandidateLists
-) -> Tensor:
-    x = view(teacher, name)
-    return score_lists(x[USER], x[ITEM], user, lists.item_index)
+def margins(x_dict: dict[str, Tensor], batch: Triplets) -> Tensor:
+    """How far each positive of a batch scores above its negative, ``[B]``."""
+    user_x, item_x = x_dict[USER], x_dict[ITEM]
+    return score_pairs(user_x, item_x, batch.user, batch.positive) - score_pairs(
+        user_x, item_x, batch.user, batch.negative
+    )
+
+
+def list_logits(x_dict: dict[str, Tensor], user: Tensor, items: Tensor) -> Tensor:
+    """Scores ``[B, K]`` of the items ``[B, K]`` of each user ``[B]``."""
+    return score_lists(x_dict[USER], x_dict[ITEM], user, items)
 
 
 def view(output: SoftTargets | TeacherOutput, name: str) -> dict[str, Tensor]:

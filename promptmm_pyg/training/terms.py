@@ -10,9 +10,9 @@ from promptmm_pyg._checks import check_choice, check_positive
 from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.outputs import SoftTargets, TeacherOutput
-from promptmm_pyg.scoring import rows, score_lists, score_pairs
+from promptmm_pyg.scoring import rows
 from promptmm_pyg.training.loop import Terms
-from promptmm_pyg.training.objective import FUSED, view
+from promptmm_pyg.training.objective import FUSED, list_logits, margins, view
 
 Teacher = SoftTargets | TeacherOutput
 XDict = dict[str, Tensor]
@@ -39,12 +39,8 @@ class PairTerm(torch.nn.Module):
     def forward(
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
     ) -> Terms:
-        margins = [
-            score_pairs(x[USER], x[ITEM], batch.user, batch.positive)
-            - score_pairs(x[USER], x[ITEM], batch.user, batch.negative)
-            for x in (student, view(teacher, self.view))
-        ]
-        return {self.name: self.loss(*margins)}
+        target = view(teacher, self.view)
+        return {self.name: self.loss(margins(student, batch), margins(target, batch))}
 
 
 class ListTerm(torch.nn.Module):
@@ -70,7 +66,7 @@ class ListTerm(torch.nn.Module):
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
     ) -> Terms:
         logits = [
-            score_lists(x[USER], x[ITEM], batch.user, lists.item_index)
+            list_logits(x, batch.user, lists.item_index)
             for x in (student, view(teacher, self.view))
         ]
         return {self.name: self.loss(*logits, mask=lists.mask)}

@@ -8,9 +8,8 @@ from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import estimate_rank, sample_by_rank
 from promptmm_pyg.ranking import Ranking, SeenItems, rank_items
-from promptmm_pyg.scoring import score_lists
 from promptmm_pyg.training.loop import Terms
-from promptmm_pyg.training.objective import FUSED, view
+from promptmm_pyg.training.objective import FUSED, list_logits, view
 from promptmm_pyg.training.terms import Teacher, XDict
 
 
@@ -89,14 +88,14 @@ class RankingTerm(_TopTerm):
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
     ) -> Terms:
         users, items, mask = self.best(batch)
-        logits = score_lists(student[USER], student[ITEM], users, items)
+        logits = list_logits(student, users, items)
         rank = None
         if self.num_sampled > 0:
             num_items = student[ITEM].size(0)
             drawn = torch.randint(num_items, (users.numel(), self.num_sampled))
             drawn = drawn.to(users.device)
             with torch.no_grad():
-                sampled = score_lists(student[USER], student[ITEM], users, drawn)
+                sampled = list_logits(student, users, drawn)
             rank = estimate_rank(logits, sampled, num_items)
         return {self.name: self.loss(logits, rank, mask=mask)}
 
@@ -116,8 +115,7 @@ class RelaxedRankingTerm(_TopTerm):
         counts = counts & ~among
         some = counts.any(dim=-1)
         interesting, uninteresting = (
-            score_lists(student[USER], student[ITEM], users[some], x[some])
-            for x in (items, others)
+            list_logits(student, users[some], x[some]) for x in (items, others)
         )
         loss = self.loss(interesting, uninteresting, mask[some], counts[some])
         return {self.name: loss}
@@ -153,10 +151,7 @@ class CollaborativeTerm(_TopTerm):
         # The best item is always there: no list stays empty.
         place[:, 0] = place[:, 0].where(mask.gather(1, place).any(dim=1), 0)
         items, mask = items.gather(1, place), mask.gather(1, place)
-        logits = [
-            score_lists(x[USER], x[ITEM], users, items)
-            for x in (student, view(teacher, FUSED))
-        ]
+        logits = [list_logits(x, users, items) for x in (student, view(teacher, FUSED))]
         return {self.name: self.loss(*logits, mask=mask)}
 
 
@@ -210,8 +205,5 @@ class RankAwareTerm(_TopTerm):
         shared = (items[:, :, None] == own[:, None]) & mask[:, :, None]
         teacher_top = torch.cat([mask, torch.zeros_like(mask)], dim=1)
         student_top = torch.cat([shared.any(2), (own >= 0) & ~shared.any(1)], dim=1)
-        logits = [
-            score_lists(x[USER], x[ITEM], users, both)
-            for x in (student, view(teacher, FUSED))
-        ]
+        logits = [list_logits(x, users, both) for x in (student, view(teacher, FUSED))]
         return {self.name: self.loss(*logits, teacher_top, student_top)}
