@@ -42,6 +42,7 @@ from promptmm_pyg.training import (
 )
 
 CONTROL, TEACHER, SHUFFLED = 'control', 'teacher', 'PromptMM, shuffled teacher'
+RANDOM, COPY = 'random', 'teacher copy'
 METRIC = 'Recall@20'
 LEARNING_RATE = 1e-2
 SCHEDULE = Schedule(epochs=150, patience=5, validate_every=3, progress=False)
@@ -78,22 +79,34 @@ class Bench:
             )
         return load_targets(path, self.train)
 
-    def outcome(self, name: str, trial: Trial, width: int, seed: int) -> dict[str, Any]:
+    def outcome(
+        self, name: str, trial: Trial, width: int, seed: int, init: str = RANDOM
+    ) -> dict[str, Any]:
         """Validation value, epoch and per-user test values of one student, trained
-        now or before.
+        now or before, from ``init``: random tables or the teacher's, cut to its width.
         """
-        key = json.dumps(
-            [self.setting.digest(), name, trial, width, seed, LEARNING_RATE, SCHEDULE]
-        )
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        digest = self.setting.digest()
+        numbers = [digest, name, trial, width, seed, LEARNING_RATE, SCHEDULE]
+        if init != RANDOM:  # What random starts are kept under stays as it was.
+            numbers.append(init)
+        digest = hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:16]
         path = self.work / 'losses' / f'{self.name}-{digest}.safetensors'
         if not path.is_file():
-            save_state(path, self._train(name, trial, width, seed))
+            save_state(path, self._train(name, trial, width, seed, init))
         return load_state(path)
 
-    def _train(self, name: str, trial: Trial, width: int, seed: int) -> dict[str, Any]:
+    def _student(self, width: int, seed: int, init: str) -> MatrixFactorization:
         torch.manual_seed(seed)
         student = MatrixFactorization(num_nodes_dict(self.train), width)
+        if init == COPY:
+            tables = copy_tables(self.targets(seed).x_dict, width)
+            student.embeddings.load_tables(tables)
+        return student
+
+    def _train(
+        self, name: str, trial: Trial, width: int, seed: int, init: str
+    ) -> dict[str, Any]:
+        student = self._student(width, seed, init)
         weights = {'bpr': 1.0, 'l2': trial.l2}
         common: dict[str, Any] = {
             'learning_rate': LEARNING_RATE,

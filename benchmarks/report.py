@@ -5,6 +5,7 @@ python -m benchmarks.report benchmarks/results/*.json
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,107 @@ def losses_table(result: dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
+def widths_table(result: dict[str, Any]) -> str:
+    """Every start with every loss at every width, and what the tables cost."""
+    widths = sorted({row['width'] for row in result['cells']})
+    teacher = result['teacher']
+    seeds = len(result['seeds'])
+    lines = [
+        f'**{result["setting"]["dataset"]}**, test Recall@20, mean ± standard '
+        f'deviation of {seeds} seeds (share of the teacher; epochs); the teacher, '
+        f'width {result["teacher_width"]}, has {teacher["mean"]:.4f} ± '
+        f'{teacher["std"]:.4f}',
+        *_by_width(result['cells'], widths, _outcome),
+    ]
+    for key, rival in (
+        ('over_control', 'the control of the same start and width'),
+        ('over_copy', "the teacher's tables cut to that width, untrained"),
+    ):
+        lines += ['', f'Recall@20 beyond that of {rival} (95 % interval)']
+        rows = [row for row in result['cells'] if key in row]
+        lines += _by_width(rows, widths, lambda row, key=key: _interval(row[key]))
+    return '\n'.join([*lines, '', *_costs(result['costs'])])
+
+
+def _by_width(
+    rows: list[dict[str, Any]], widths: list[int], cell: Callable[..., str]
+) -> list[str]:
+    found = {(r['init'], r['distillation'], r['width']): cell(r) for r in rows}
+    lines = [
+        '',
+        '| start | distillation | ' + ' | '.join(f'width {w}' for w in widths) + ' |',
+        '|---|---|' + '---|' * len(widths),
+    ]
+    for init, name in dict.fromkeys(key[:2] for key in found):
+        cells = ' | '.join(found[init, name, width] for width in widths)
+        lines.append(f'| {init} | {name} | {cells} |')
+    return lines
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    more = f'{row["share_of_teacher"]:.0%}'
+    if 'epochs' in row:
+        more += f'; {sum(row["epochs"]) / len(row["epochs"]):.0f}'
+    return f'{_mean_std(row["test"])} ({more})'
+
+
+def _mean_std(values: dict[str, Any]) -> str:
+    return f'{values["mean"]:.4f} ± {values["std"]:.4f}'
+
+
+def _interval(gain: dict[str, float]) -> str:
+    return f'{gain["difference"]:+.4f} [{gain["low"]:+.4f}, {gain["high"]:+.4f}]'
+
+
+def _costs(rows: list[dict[str, Any]]) -> list[str]:
+    times = [key for key in rows[0] if isinstance(rows[0][key], dict)]
+    titles = [key.replace('serve_', 'top-20, users: ') + ', ms' for key in times]
+    lines = [
+        '| tables | width | trainable parameters | MiB served | '
+        + ' | '.join(titles)
+        + ' |',
+        '|---|---|---|---|' + '---|' * len(times),
+    ]
+    for row in rows:
+        cells = [f'{row[key]["median_ms"]:.3f}' for key in times]
+        lines.append(
+            f'| {row["how"]} | {row["width"]} | {row["parameters"]:,} | '
+            f'{row["bytes"] / 2**20:.2f} | ' + ' | '.join(cells) + ' |'
+        )
+    return lines
+
+
+def noise_table(result: dict[str, Any]) -> str:
+    """Every model at every share of noisy items, beside the plain one."""
+    shares = sorted({row['share'] for row in result['noise']})
+    head = [f'{share:.0%} noisy items | - plain (95 %)' for share in shares]
+    lines = [
+        f'**synthetic**, test Recall@20, mean ± standard deviation of '
+        f'{len(result["seeds"])} seeds',
+        '',
+        '| PromptMMPlus | ' + ' | '.join(head) + ' |',
+        '|---|' + '---|---|' * len(shares),
+    ]
+    rows = {(row['model'], row['share']): row for row in result['noise']}
+    for model in dict.fromkeys(model for model, _ in rows):
+        cells = []
+        for share in shares:
+            row = rows[model, share]
+            gain = row.get('over_plain')
+            cells += [_mean_std(row['test']), _interval(gain) if gain else '']
+        lines.append(f'| {model} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
 def render(path: Path) -> str:
     """The table of one result file."""
     result = json.loads(path.read_text())
     if 'losses' in result:
         return losses_table(result)
+    if 'cells' in result:
+        return widths_table(result)
+    if 'noise' in result:
+        return noise_table(result)
     return speed_table(result) if 'sections' in result else table(result)
 
 
