@@ -13,6 +13,7 @@ from promptmm_pyg.training.early_stopping import EarlyStopping
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import embed, message_operators
 from promptmm_pyg.training.loop import Schedule
+from promptmm_pyg.training.mix_weights import learn_mix_weights
 from promptmm_pyg.training.objective import DistillationObjective
 from promptmm_pyg.training.teacher import (
     TEACHER_WEIGHTS,
@@ -20,6 +21,7 @@ from promptmm_pyg.training.teacher import (
     promptmm_terms,
     train_teacher,
 )
+from promptmm_pyg.training.teacher_mix import mix_targets
 from promptmm_pyg.training.terms import JoinedTerms, ListTerm, PairTerm, RowTerm
 from promptmm_pyg.training.top_terms import (
     CollaborativeTerm,
@@ -50,8 +52,10 @@ __all__ = [
     'copy_tables',
     'distill',
     'embed',
+    'learn_mix_weights',
     'load_state',
     'message_operators',
+    'mix_targets',
     'promptmm_terms',
     'save_state',
     'train_teacher',
