@@ -12,6 +12,7 @@ ARGUMENTS = {
     'list_loss_in_pyg_lightgcn.py': ['--epochs', '1'],
     'hetero_student.py': ['--users', '80', '--items', '50', '--epochs', '2'],
     'own_teacher.py': ['--users', '80', '--items', '50', '--epochs', '2'],
+    'several_teachers.py': ['--users', '80', '--items', '50', '--epochs', '2'],
     'own_data_frame.py': ['--epochs', '2'],
     'graph_free_node_classifier.py': ['--size', '30', '--epochs', '3'],
     'policy_distillation.py': ['--steps', '3'],

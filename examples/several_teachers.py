@@ -1,0 +1,99 @@
+"""Several teachers into one student, their weights learned on validation.
+
+    python examples/several_teachers.py
+
+One teacher knows interactions alone, the other content too. A mixture of teachers is
+again one teacher, so the student is distilled as ever.
+"""
+
+import argparse
+
+import torch
+
+from promptmm_pyg import LightGCN, SoftTargets, distill, evaluate, split_per_user
+from promptmm_pyg.data import (
+    INTERACTS,
+    modality_x_dict,
+    num_nodes_dict,
+    planted_dataset,
+)
+from promptmm_pyg.models import FREEDOM
+from promptmm_pyg.outputs import soft_targets
+from promptmm_pyg.training import (
+    DistillationObjective,
+    Schedule,
+    bpr_terms,
+    copy_tables,
+    embed,
+    learn_mix_weights,
+    message_operators,
+    mix_targets,
+    train_teacher,
+)
+from promptmm_pyg.transforms import StandardizeModalities
+
+WIDTH = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--users', type=int, default=1000)
+    parser.add_argument('--items', type=int, default=600)
+    parser.add_argument('--epochs', type=int, default=60)
+    args = parser.parse_args()
+    split = split_per_user(planted_dataset(args.users, args.items, seed=0))
+    train = StandardizeModalities()(split.train)
+    num_nodes, inputs = num_nodes_dict(train), (message_operators(train),)
+    schedule = Schedule(epochs=args.epochs, patience=10)
+
+    # 1. Each teacher on its own; test positives are not looked at.
+    torch.manual_seed(0)
+    lightgcn = LightGCN(num_nodes, embedding_dim=64)
+    freedom = FREEDOM(num_nodes, INTERACTS, modality_x_dict(train))
+    for model, terms, weights in (
+        (lightgcn, bpr_terms, {'bpr': 1.0, 'l2': 1e-3}),
+        (freedom, freedom.terms, freedom.weights),
+    ):
+        train_teacher(
+            model,
+            train,
+            split.val,
+            terms=terms,
+            weights=weights,
+            learning_rate=0.01,
+            schedule=schedule,
+        )
+    teachers = {
+        'LightGCN': SoftTargets(embed(lightgcn, inputs), {}),
+        'FREEDOM': soft_targets(freedom, *inputs),
+    }
+
+    # 2. How much each counts is what makes validation most likely.
+    learned = learn_mix_weights(teachers, train, split.val)
+    mixture = mix_targets(teachers, learned, train)
+    print('weights:', ', '.join(f'{k} {x:.2f}' for k, x in learned.items()))
+
+    # 3. One narrow student of the mixture, and its control without a teacher.
+    out = distill(
+        LightGCN(num_nodes, embedding_dim=WIDTH),
+        mixture,
+        train,
+        split.val,
+        objective=DistillationObjective(mixture, WIDTH, list_views=['fused']),
+        learning_rate=0.01,
+        schedule=schedule,
+    )
+    assert out.control is not None
+    tables = {name: target.x_dict for name, target in teachers.items()}
+    tables['mixture'] = mixture.x_dict
+    tables['its SVD'] = copy_tables(mixture.x_dict, WIDTH)
+    tables['student'] = embed(out.student, inputs)
+    tables['control'] = embed(out.control, inputs)
+    for name, x_dict in tables.items():
+        metrics = evaluate(x_dict, split.test).metrics
+        print(f'{name:<8} width {x_dict["item"].size(1):>3}', end='  ')
+        print(f'test Recall@20 {metrics["Recall@20"]:.4f}')
+
+
+if __name__ == '__main__':
+    main()
