@@ -1,4 +1,5 @@
 from promptmm_pyg.evaluation.bootstrap import Interval, paired_bootstrap
+from promptmm_pyg.evaluation.holm import holm
 from promptmm_pyg.evaluation.metrics import Evaluation, evaluate
 from promptmm_pyg.evaluation.slices import (
     slice_by_history,
@@ -13,6 +14,7 @@ __all__ = [
     'Ranking',
     'SeenItems',
     'evaluate',
+    'holm',
     'paired_bootstrap',
     'rank_items',
     'slice_by_history',
