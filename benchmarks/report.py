@@ -1,6 +1,7 @@
 """Tables in Markdown from the result files.
 
 python -m benchmarks.report benchmarks/results/*.json
+python -m benchmarks.report benchmarks/results/suite-tiktok.json --plot suite.png
 """
 
 import argparse
@@ -8,6 +9,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.suite_report import suite_plot, suite_table
 
 METRICS = ('Recall@20', 'NDCG@20')
 
@@ -184,6 +187,8 @@ def render(path: Path) -> str:
     result = json.loads(path.read_text())
     if 'losses' in result:
         return losses_table(result)
+    if 'suite' in result:
+        return suite_table(result)
     if 'cells' in result:
         return widths_table(result)
     if 'noise' in result:
@@ -194,8 +199,13 @@ def render(path: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('results', nargs='+', type=Path, help='result files (JSON)')
-    for path in parser.parse_args().results:
+    parser.add_argument('--plot', type=Path, help='PNG of one result of the suite')
+    args = parser.parse_args()
+    for path in args.results:
         print(render(path), end='\n\n')
+    if args.plot is not None:
+        (path,) = args.results
+        suite_plot(json.loads(path.read_text()), args.plot)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,225 @@
+"""Every model of the library, tuned on one budget and compared user by user.
+
+    python -m benchmarks.suite tiktok --data FOLDER --trials 5 --seeds 0 1 2 --jobs 2
+    python -m benchmarks.suite folder --data FOLDER --format mmrec
+
+Every model gets the same number of trials of Optuna's TPE, the first at its defaults
+(:mod:`benchmarks.spaces`), judged by the best validation Recall@20 of seed 0. (TPE
+draws its first ten at random: fewer trials are a random search.) The
+choice is then trained with all seeds; the test positives are read once a model and
+seed, by the state that was best on validation. Finished trainings are kept under
+``--work``, so an interrupted suite goes on where it was. Writes
+``suite-<setting>.json`` and, with every test user's Recall@20, ``…-per-user.npz``.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch_geometric
+
+import promptmm_pyg
+from benchmarks.entry import WIDTH, Entry
+from benchmarks.paired import compare
+from benchmarks.run import prepare, spread
+from benchmarks.settings import SETTINGS, read
+from benchmarks.spaces import ENTRIES
+from benchmarks.trial import METRIC, Bench
+from promptmm_pyg._files import replacing
+from promptmm_pyg.data import read_dataset
+from promptmm_pyg.training import Schedule
+
+REFERENCE = 'LightGCN'
+METRICS = ('Recall@10', 'Recall@20', 'Recall@50', 'NDCG@20')
+FOLDER = 'folder'
+TUNING_SEED = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one model of the suite is run with."""
+
+    setting: str
+    data: Path | None
+    format: str
+    model: str
+    trials: int
+    seeds: tuple[int, ...]
+    schedule: Schedule
+    batch_size: int
+    work: Path
+    threads: int | None = None
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data."""
+        folder = self.data.resolve().name if self.data else FOLDER
+        return folder if self.setting == FOLDER else self.setting
+
+    def bench(self) -> Bench:
+        """The data, read and prepared."""
+        if self.setting != FOLDER:
+            setting = SETTINGS[self.setting]
+            split = read(setting.dataset, self.data)
+        elif self.data is not None:
+            # Of a setting, the preparation needs the prompt's width alone.
+            setting = replace(SETTINGS['synthetic'], dataset=self.dataset)
+            split = read_dataset(self.data, self.format)  # type: ignore[arg-type]
+        else:
+            raise ValueError("'--data' needs to be a folder to read (got none)")
+        train, channels = prepare(split.train, setting), setting.prompt_channels
+        numbers = channels, self.schedule, self.batch_size, self.work
+        return Bench(self.dataset, split, train, *numbers)
+
+
+def tune(bench: Bench, entry: Entry, trials: int) -> list[dict[str, Any]]:
+    """What was tried, in order: parameters and validation value.
+
+    Finished trials are told to the study as if they had just run, so the parameters
+    to try next are those of an uninterrupted study.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError(
+            "'tune' needs 'optuna'. Install it with 'pip install promptmm_pyg[dev]'"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=0)
+    study = optuna.create_study(direction='maximize', sampler=sampler)
+    study.enqueue_trial(entry.defaults)
+    rows = []
+    for _ in range(trials):
+        trial = study.ask()
+        params = entry.suggest(trial)
+        outcome = bench.outcome(entry, params, TUNING_SEED)
+        study.tell(trial, outcome['validation'])
+        said = {k: v for k, v in outcome.items() if k in ('validation', 'error')}
+        rows.append({'params': params, **said})
+        print(f'{entry.name} {params} {outcome["validation"]:.4f}', flush=True)
+    return rows
+
+
+def run_model(job: Job) -> dict[str, Any]:
+    """One model: its trials, and its choice with all seeds, tested once each."""
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    bench, entry = job.bench(), ENTRIES[job.model]
+    trials = tune(bench, entry, job.trials)
+    # Of equals, the first.
+    chosen = max(trials, key=lambda row: row['validation'])['params']
+    # What is not trained is the same for every seed.
+    seeds = job.seeds if entry.trained else (TUNING_SEED,)
+    outcomes = [bench.outcome(entry, chosen, seed) for seed in seeds]
+    tests = [bench.test(entry, chosen, seed) for seed in seeds]
+    means = [test.metrics for test in tests]
+    row = {
+        'kind': entry.kind,
+        'parameters': outcomes[0]['parameters'],
+        'chosen': chosen,
+        'trials': trials,
+        'validation': spread([out['validation'] for out in outcomes]),
+        'test': {name: spread([values[name] for values in means]) for name in METRICS},
+        'epochs': [out.get('epoch') for out in outcomes],
+        'seconds': [out['seconds'] for out in outcomes],
+        'seconds_per_epoch': [out.get('seconds_per_epoch') for out in outcomes],
+        'peak_mib': [out['peak_mib'] for out in outcomes],
+        'threads': [out['threads'] for out in outcomes],
+    }
+    return {
+        'name': entry.name,
+        'row': row,
+        # Arrays, as tensors between processes would need the sender to stay.
+        'users': tests[0].users.numpy(),
+        'per_user': torch.stack([test.per_user[METRIC] for test in tests]).numpy(),
+    }
+
+
+def run_models(jobs: list[Job], processes: int) -> Iterable[dict[str, Any]]:
+    """The models in order, each in a fresh process; with 0, all in this one, whose
+    peak memory then holds what the models before have left.
+    """
+    if processes == 0:
+        yield from map(run_model, jobs)
+        return
+    with ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context('spawn'),
+        max_tasks_per_child=1,
+    ) as pool:
+        yield from pool.map(run_model, jobs)
+
+
+def summarize(job: Job, outs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The result file."""
+    models = {out['name']: out['row'] for out in outs}
+    per_user = {out['name']: torch.from_numpy(out['per_user']) for out in outs}
+    best = max(models, key=lambda name: models[name]['validation']['mean'])
+    references = [name for name in dict.fromkeys((REFERENCE, best)) if name in models]
+    return {
+        'suite': {
+            'dataset': job.dataset,
+            'trials': job.trials,
+            'seeds': list(job.seeds),
+            'schedule': job.schedule._asdict(),
+            'batch_size': job.batch_size,
+            'width': WIDTH,
+            'sampler': 'TPESampler(seed=0)',
+        },
+        'best': best,
+        'models': models,
+        'comparisons': {name: compare(per_user, name) for name in references},
+        'per_user': f'suite-{job.dataset}-per-user.npz',
+        'versions': {
+            'promptmm_pyg': promptmm_pyg.__version__,
+            'torch': torch.__version__,
+            'torch_geometric': torch_geometric.__version__,
+            'python': platform.python_version(),
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('setting', choices=[*sorted(SETTINGS), FOLDER])
+    parser.add_argument('--data', type=Path, help='folder of the data set')
+    formats = ('auto', 'diffmm', 'mmssl', 'mmrec')
+    parser.add_argument('--format', choices=formats, default='auto', help='of a folder')
+    parser.add_argument('--models', nargs='+', choices=ENTRIES, default=list(ENTRIES))
+    parser.add_argument('--trials', type=int, default=5, help='of every model')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--epochs', type=int, default=300)
+    parser.add_argument('--patience', type=int, default=10, help='validations')
+    parser.add_argument('--batch-size', type=int, default=2048)
+    parser.add_argument('--jobs', type=int, default=1, help='models side by side')
+    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
+    args = parser.parse_args()
+    schedule = Schedule(args.epochs, args.patience, validate_every=3, progress=False)
+    common: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in ('setting', 'data', 'format', 'trials', 'batch_size', 'work')
+    }
+    common |= {'seeds': tuple(args.seeds), 'schedule': schedule}
+    # Two processes of two threads each would wait for each other.
+    common |= {'threads': 1 if args.jobs > 1 else None}
+    jobs = [Job(model=model, **common) for model in dict.fromkeys(args.models)]
+    outs = list(run_models(jobs, args.jobs))
+    result = summarize(jobs[0], outs)
+    tables = {out['name']: out['per_user'] for out in outs}
+    with replacing(args.out / result['per_user']) as path, path.open('wb') as file:
+        np.savez_compressed(file, users=outs[0]['users'], **tables)
+    with replacing(args.out / f'suite-{jobs[0].dataset}.json') as path:
+        path.write_text(json.dumps(result, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()
