@@ -13,13 +13,13 @@ from promptmm_pyg.models._bipartite import reverse_type
 from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._edge_sampler import EdgeSampler
 from promptmm_pyg.models._frozen_graph import FrozenGraph, item_edges
+from promptmm_pyg.models._gated_teacher import GatedTeacher, content_trust
 from promptmm_pyg.models._per_graph import PerGraph
 from promptmm_pyg.models._promptmm_terms import promptmm_terms
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
 from promptmm_pyg.nn.prompt import SoftPrompt
 from promptmm_pyg.nn.propagation import propagate_blocks
-from promptmm_pyg.nn.teacher import PromptMMTeacher
 from promptmm_pyg.outputs import TeacherOutput
 from promptmm_pyg.unit_rows import unit_rows
 
@@ -39,10 +39,19 @@ class PromptMMPlus(torch.nn.Module):
       this share of its edges, drawn anew in every forward. Edges between busy nodes go
       first (they stay in proportion to :math:`1 / \sqrt{d_u d_i}`); the rest is
       normalized symmetrically. In eval mode the graph is whole.
-    * ``denoise``: each modality vector is gated by what is known of the node's taste,
-      :math:`\mathbf{f}^m \leftarrow \sigma(\mathbf{W}_m \mathbf{z} + \mathbf{b}_m)
-      \odot \mathbf{f}^m`. Gates start at one half everywhere, which leaves
-      :math:`\mathrm{norm}(\mathbf{f}^m)` as it was.
+    * ``denoise``: before an item's features travel, each modality is multiplied by how
+      well it agrees with what the item's users took besides,
+
+      .. math::
+          t_i^m = \max \Big( 0, \cos \big( \mathbf{x}_i^m, \sum_{j \neq i}
+          (\mathbf{A}^{\top} \mathbf{A})_{ij} \, t_j^m \,
+          \mathrm{norm}(\mathbf{x}_j^m) \big) \Big)
+
+      found in two rounds from :math:`t = 1` on the raw features :math:`\mathbf{x}^m`:
+      content that has nothing to do with who likes the item is left to its neighbors.
+      A gate on what arrives could not: features have mixed by then, and
+      :math:`\mathrm{norm}` undoes what it does to their length. Nothing of it is
+      trained. Items without anything to compare get the mean of the others.
     * ``item_graph_weight`` :math:`w > 0`: items add what their nearest neighbors by
       raw features hold, each modality's vector along its own frozen graph
       :math:`\mathbf{S}_m`; users add the same of their items.
@@ -61,9 +70,9 @@ class PromptMMPlus(torch.nn.Module):
     (models do not import training; a test compares the two). ``weights`` are the
     teacher's, and ``alignment_weight``.
 
-    What is known of the graph for ``edge_dropout`` is remembered for the operators
-    seen last, in a plain attribute that is neither saved nor copied: convert edges
-    once with :func:`~promptmm_pyg.nn.csr_pair_dict`.
+    What is known of the graph for ``edge_dropout`` and ``denoise`` is remembered for
+    the operators seen last, in a plain attribute that is neither saved nor copied:
+    convert edges once with :func:`~promptmm_pyg.nn.csr_pair_dict`.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -79,7 +88,7 @@ class PromptMMPlus(torch.nn.Module):
         alignment_weight: Weight of ``alignment``; ``0`` leaves it at zero.
             (default: ``0.0``)
         temperature: Of the alignment. (default: ``0.2``)
-        denoise: Whether modality vectors are gated. (default: ``False``)
+        denoise: Whether features of items are gated. (default: ``False``)
         edge_dropout: Share of the edges that is left out in training.
             (default: ``0.0``)
         **teacher: Further arguments of the teacher, handed on as they are.
@@ -133,7 +142,7 @@ class PromptMMPlus(torch.nn.Module):
         self.denoise = denoise
         self.edge_dropout = edge_dropout
         self.weights = {**type(self).weights, 'alignment': alignment_weight}
-        self.teacher = PromptMMTeacher(
+        self.teacher = GatedTeacher(
             num_nodes_dict,
             modality_x_dict,
             prompt_start_dict,
@@ -141,12 +150,12 @@ class PromptMMPlus(torch.nn.Module):
             **teacher,
         )
         self._sampler: PerGraph[EdgeSampler] = PerGraph(EdgeSampler)
-        width = self.teacher.embeddings.embedding_dim
-        # Empty, they add no state.
-        self.gates = torch.nn.ModuleDict(
-            {m: torch.nn.Linear(width, width) for m in modality_x_dict if denoise}
-        )
-        self._reset_gates()
+        self._gates: PerGraph[Tables] = PerGraph(_none_yet)
+        self._gated = [
+            f'{modality}__{item}'
+            for modality, x_dict in modality_x_dict.items()
+            if denoise and item in x_dict
+        ]
         self.graphs = torch.nn.ModuleDict()
         if item_graph_weight > 0:
             for modality, x_dict in modality_x_dict.items():
@@ -163,7 +172,7 @@ class PromptMMPlus(torch.nn.Module):
         for name, wants, has in (
             ('item_graph_weight', self.item_graph_weight > 0, len(self.graphs)),
             ('alignment_weight', self.alignment_weight > 0, self.teacher.modalities),
-            ('denoise', self.denoise, len(self.gates)),
+            ('denoise', self.denoise, len(self._gated)),
         ):
             if wants and not has:
                 raise ValueError(
@@ -184,13 +193,6 @@ class PromptMMPlus(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
         self.teacher.reset_parameters()
-        self._reset_gates()
-
-    def _reset_gates(self) -> None:
-        for gate in self.gates.values():
-            assert isinstance(gate, torch.nn.Linear)
-            torch.nn.init.zeros_(gate.weight)
-            torch.nn.init.zeros_(gate.bias)
 
     def forward(
         self,
@@ -202,11 +204,10 @@ class PromptMMPlus(torch.nn.Module):
             edge_weight_dict,
             num_nodes_dict=self.teacher.num_nodes_dict,
         )
+        gate_dict = self._gate_dict(adj_dict) if self.denoise else None
         if self.training and self.edge_dropout > 0:
             adj_dict = self._pruned(adj_dict)
-        output: TeacherOutput = self.teacher(adj_dict)
-        if self.denoise:
-            output = self._denoised(output)
+        output: TeacherOutput = self.teacher(adj_dict, gate_dict=gate_dict)
         if self.item_graph_weight > 0:
             output = output._replace(x_dict=self._with_neighbors(output, adj_dict))
         return output
@@ -220,6 +221,20 @@ class PromptMMPlus(torch.nn.Module):
             )
         adj = self._sampler(adj_dict[self.edge_type]).sample(1 - self.edge_dropout)
         return {**adj_dict, self.edge_type: adj, mirrored: adj.t()}
+
+    def _gate_dict(self, adj_dict: dict[EdgeType, CSRPair]) -> Tables:
+        """Gates per name of features, found once per graph."""
+        if self.edge_type not in adj_dict:
+            raise ValueError(
+                f"'edge_index_dict' needs the edge type {self.edge_type} for denoise "
+                f'(got {list(adj_dict)})'
+            )
+        adj = adj_dict[self.edge_type]
+        gates = self._gates(adj)
+        for key in self._gated:
+            if key not in gates:
+                gates[key] = content_trust(self.teacher.get_buffer(f'x_{key}'), adj)
+        return gates
 
     def _modality_part(self, output: TeacherOutput) -> Tables:
         parts: Tables = {}
@@ -235,24 +250,6 @@ class PromptMMPlus(torch.nn.Module):
             key: x - self.teacher.modality_weight * parts[key] if key in parts else x
             for key, x in output.x_dict.items()
         }
-
-    def _denoised(self, output: TeacherOutput) -> TeacherOutput:
-        x_dict = self._collaborative(output, self._modality_part(output))
-        modality_x_dict = {
-            modality: {
-                key: self.gates[modality](x_dict[key]).sigmoid() * x
-                for key, x in features.items()
-            }
-            for modality, features in output.modality_x_dict.items()
-        }
-        output = output._replace(modality_x_dict=modality_x_dict)
-        parts = self._modality_part(output)
-        weight = self.teacher.modality_weight
-        x_dict = {
-            key: x + weight * parts[key] if key in parts else x
-            for key, x in x_dict.items()
-        }
-        return output._replace(x_dict=x_dict)
 
     def _with_neighbors(
         self, output: TeacherOutput, adj_dict: dict[EdgeType, CSRPair]
@@ -306,3 +303,8 @@ class PromptMMPlus(torch.nn.Module):
             f'alignment_weight={self.alignment_weight}, denoise={self.denoise}, '
             f'edge_dropout={self.edge_dropout})'
         )
+
+
+def _none_yet(_: CSRPair) -> Tables:
+    """Gates of a new graph; not a method, that copies of a model fill their own."""
+    return {}

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,8 @@ from tests.models.setting import (
     one_row,
     weights,
 )
-from tests.nn.graphs import features
+from tests.models.test_gated_teacher import naive_trust
+from tests.nn.graphs import EDGE_INDEX, features
 from tests.training.setting import make_split, make_student
 
 K, GAMMA = 3, 0.5
@@ -97,25 +100,24 @@ def test_weights_are_those_of_training_and_the_one_of_the_alignment():
     assert PromptMMPlus.weights['alignment'] == 0.0
 
 
-def with_random_gates(plus):
-    generator = torch.Generator().manual_seed(9)
-    with torch.no_grad():
-        for gate in plus.gates.values():
-            for parameter in gate.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return plus
+def features_out(key, teacher):
+    """The reduced features of one modality, before they travel."""
+    return PromptMMTeacher._encode(teacher, key, 'item', teacher.prompt()['item'])
 
 
-def naive_denoised(plus, out):
-    """From the output of the teacher inside."""
-    x_dict, views = {}, {m: {} for m in make_features()}
-    for key in ('user', 'item'):
-        rest = out.x_dict[key] - GAMMA * unit_sum(out, key)
-        for m in views:
-            gate = torch.sigmoid(rest @ plus.gates[m].weight.t() + plus.gates[m].bias)
-            views[m][key] = gate * out.modality_x_dict[m][key]
-        parts = [F.normalize(x[key], dim=-1) for x in views.values()]
-        x_dict[key] = rest + GAMMA * sum(parts)
+def naive_denoised(plus, inside, A):
+    """From the output of the ungated teacher (one hop pair, self_weight 0)."""
+    views = {}
+    x_dict = {
+        key: inside.x_dict[key] - GAMMA * unit_sum(inside, key)
+        for key in ('user', 'item')
+    }
+    for m, x in make_features().items():
+        trust = naive_trust(x['item'], A)
+        reduced = trust[:, None] * features_out(f'{m}__item', plus.teacher)
+        views[m] = {'user': A @ reduced, 'item': A.t() @ (A @ reduced)}
+        for key, part in views[m].items():
+            x_dict[key] = x_dict[key] + GAMMA * F.normalize(part, dim=-1)
     return x_dict, views
 
 
@@ -133,31 +135,97 @@ def naive_neighbors(x_dict, views):
     return {'user': x_dict['user'] + dense() @ item, 'item': x_dict['item'] + item}
 
 
-def test_gates_come_from_what_is_not_modality():
-    plus = with_random_gates(make_plus(denoise=True)).eval()
-    x_dict, views = naive_denoised(plus, plus.teacher(edges(), weights()))
-    out = plus(edges(), weights())
-    torch.testing.assert_close(out.x_dict, x_dict)
-    torch.testing.assert_close(out.modality_x_dict, views)
-
-
-def test_gates_start_where_they_change_no_embedding():
+def test_features_of_items_are_gated_before_they_travel():
     plus = make_plus(denoise=True).eval()
-    out, inside = plus(edges(), weights()), plus.teacher(edges(), weights())
-    torch.testing.assert_close(out.x_dict, inside.x_dict)
-    for m, x_dict in inside.modality_x_dict.items():
-        torch.testing.assert_close(
-            out.modality_x_dict[m], {key: x / 2 for key, x in x_dict.items()}
-        )
+    index = torch.cat([EDGE_INDEX, torch.tensor([[0, 0, 1, 2], [1, 5, 5, 6]])], dim=1)
+    given = {USER_ITEM: index, ITEM_USER: index.flip([0])}
+    A = torch.zeros(5, 7)
+    A[index[0], index[1]] = 1.0
+    out, inside = plus(given), plus.teacher(given)
+    x_dict, views = naive_denoised(plus, inside, A)
+    torch.testing.assert_close(out.modality_x_dict, views)
+    torch.testing.assert_close(out.x_dict, x_dict)
+    ungated = inside.modality_x_dict['text']['user']
+    assert not torch.allclose(out.modality_x_dict['text']['user'], ungated)
+
+
+def test_content_that_its_users_contradict_reaches_nobody():
+    plus = make_plus(denoise=True).eval()
+    index = torch.cat([EDGE_INDEX, torch.tensor([[2, 2], [2, 4]])], dim=1)
+    given = {USER_ITEM: index, ITEM_USER: index.flip([0])}
+    x = features(9, seed=2)
+    # User 2 took items 1, 2, 4 and 5.
+    x[2], x[4], x[1] = x[5], x[5], -x[5]
+    plus.teacher.x_text__item.copy_(x)
+    before = plus(given).modality_x_dict['text']
+    plus.teacher.x_text__item[1] *= 100.0
+    after = plus(given).modality_x_dict['text']
+    torch.testing.assert_close(after, before)
+    assert (before['user'][2] != 0).all()
+
+
+def make_copy(plus):
+    """It remembers no graph."""
+    return copy.deepcopy(plus)
+
+
+def test_gates_are_found_once_per_graph_and_by_every_copy_anew():
+    plus = make_plus(denoise=True).eval()
+    pairs = graph()
+    plus(pairs)
+    kept = plus._gates(pairs[USER_ITEM])
+    known = dict(kept)
+    plus(pairs)
+    assert plus._gates(pairs[USER_ITEM]) is kept
+    assert all(kept[key] is gate for key, gate in known.items())
+    twin = make_copy(plus)
+    twin.teacher.x_text__item.neg_()
+    twin.teacher.x_text__item[0] *= -1
+    twin(pairs)
+    assert not torch.equal(
+        twin._gates(pairs[USER_ITEM])['text__item'], known['text__item']
+    )
+
+
+def test_gates_see_the_whole_graph_in_training_too():
+    plus = make_plus(denoise=True, edge_dropout=0.5, dropout=0.0).train()
+    pairs = graph()
+    plus(pairs)
+    expected = naive_trust(make_features()['text']['item'], dense())
+    torch.testing.assert_close(plus._gates(pairs[USER_ITEM])['text__item'], expected)
+
+
+def test_denoising_adds_no_parameters():
+    plain, denoised = make_plus(), make_plus(denoise=True)
+    assert list(plain.state_dict()) == list(denoised.state_dict())
+
+
+def test_features_of_users_are_not_gated():
+    given = {**make_features(), 'age': {'user': features(2, num=5)}}
+    outputs = []
+    for denoise in (False, True):
+        torch.manual_seed(0)
+        plus = PromptMMPlus(
+            NUM_NODES, USER_ITEM, given, embedding_dim=4, denoise=denoise
+        ).eval()
+        outputs.append(plus(edges(), weights()).modality_x_dict)
+    torch.testing.assert_close(outputs[0]['age'], outputs[1]['age'], rtol=0, atol=0)
+    assert not torch.equal(outputs[0]['text']['user'], outputs[1]['text']['user'])
+
+
+def test_errors_of_a_graph_without_the_edges_gates_are_found_on():
+    plus = make_plus(denoise=True)
+    with pytest.raises(ValueError, match=r"'edge_index_dict' needs .* for denoise"):
+        plus({ITEM_USER: edges()[ITEM_USER], ('user', 'x', 'item'): EDGE_INDEX})
 
 
 @pytest.mark.parametrize('denoise', [False, True])
 def test_the_item_graph_agrees_with_dense_matrices(denoise):
-    plus = with_random_gates(make_plus(denoise=denoise, **GRAPH)).eval()
+    plus = make_plus(denoise=denoise, **GRAPH).eval()
     inside = plus.teacher(edges(), weights())
     x_dict, views = inside.x_dict, inside.modality_x_dict
     if denoise:
-        x_dict, views = naive_denoised(plus, inside)
+        x_dict, views = naive_denoised(plus, inside, dense())
     out = plus(edges(), weights())
     torch.testing.assert_close(
         out.x_dict, naive_neighbors(x_dict, views), atol=1e-5, rtol=1e-5
@@ -257,12 +325,6 @@ def test_its_prompt_is_the_teachers_and_can_be_tuned_jointly():
     assert not plus.prompt_enabled
 
 
-def test_reset_reaches_the_gates():
-    plus = with_random_gates(make_plus(denoise=True))
-    plus.reset_parameters()
-    assert all((p == 0).all() for p in plus.gates.parameters())
-
-
 def test_errors_of_options_without_modalities():
     for name, option in (
         ('item_graph_weight', 0.1),
@@ -272,6 +334,8 @@ def test_errors_of_options_without_modalities():
         with pytest.raises(ValueError, match=f"'{name}' needs 'modality_x_dict'"):
             make_plus((), **{name: option})
     only = {'age': {'user': features(2, num=5)}}
+    with pytest.raises(ValueError, match=r"'denoise' needs.*'age': \['user'\]"):
+        PromptMMPlus(NUM_NODES, USER_ITEM, only, denoise=True)
     with pytest.raises(
         ValueError, match=r"'item_graph_weight' needs.*'age': \['user'\]"
     ):
