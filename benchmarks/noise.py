@@ -1,0 +1,234 @@
+"""Whether denoising helps where content is noise: PromptMMPlus with and without.
+
+    python -m benchmarks.noise --seeds 0 1 2
+
+Planted data in which a share of the items shows, in every modality, what other items
+drawn at random show. Only training reads features, so validation and test do not know.
+All models have the same epochs and the same trials, of which the best on validation at
+the first seed is kept for all; the test positives are read once per model and seed.
+Writes ``benchmarks/results/noise.json``.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from benchmarks.run import spread
+from promptmm_pyg.data import (
+    INTERACTS,
+    ITEM,
+    USER,
+    modality_mask_dict,
+    modality_x_dict,
+    num_nodes_dict,
+    planted_dataset,
+    split_per_user,
+)
+from promptmm_pyg.evaluation import evaluate, paired_bootstrap
+from promptmm_pyg.models.promptmm_plus import PromptMMPlus
+from promptmm_pyg.training import (
+    Schedule,
+    embed,
+    load_state,
+    message_operators,
+    save_state,
+    train_teacher,
+)
+from promptmm_pyg.transforms import (
+    AddBipartiteNorm,
+    AddModalityPCA,
+    StandardizeModalities,
+)
+
+METRIC = 'Recall@20'
+SIZES = (1000, 500)  # Users and items.
+PROMPT_CHANNELS = 16
+TEACHER: dict[str, Any] = {'embedding_dim': 32, 'num_layers': 2, 'self_weight': 1.0}
+LEARNING_RATE = 1e-2
+BATCH_SIZE = 1024
+SCHEDULE = Schedule(epochs=30, patience=6, validate_every=2, progress=False)
+PLAIN = 'plain'
+_BOTH = {'denoise': True, 'edge_dropout': 0.2}
+MODELS: dict[str, dict[str, Any]] = {
+    PLAIN: {},
+    'denoise': {'denoise': True},
+    'edge_dropout': {'edge_dropout': 0.2},
+    'denoise, edge_dropout': _BOTH,
+    'denoise, edge_dropout, item graph': {**_BOTH, 'item_graph_weight': 0.3},
+}
+
+
+class Trial(NamedTuple):
+    """What is chosen on validation."""
+
+    l2: float
+    modality_weight: float
+
+
+TRIALS = (Trial(0.05, 0.1), Trial(0.05, 0.5))
+
+
+def corrupt_features(data: HeteroData, share: float, seed: int) -> HeteroData:
+    """A copy in which a share of the items has other items' content.
+
+    Every modality of a noisy item, with its presence, is that of another item, drawn
+    anew for each modality. Items are drawn without replacement, donors with.
+
+    Args:
+        data: Graph with features on items.
+        share: Share of the items, in [0, 1].
+        seed: Which draw.
+
+    Raises:
+        ValueError: If ``share`` is none, or there is no other item.
+    """
+    num_items = num_nodes_dict(data)[ITEM]
+    if not 0 <= share <= 1:
+        raise ValueError(f"'share' needs to be in [0, 1] (got {share})")
+    if num_items < 2:
+        raise ValueError(f"'data' needs at least two items (got {num_items})")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(num_items, generator=generator)
+    noisy = order[: round(share * num_items)]
+    out = data.clone()
+    masks = modality_mask_dict(data)
+    for modality, x_dict in modality_x_dict(data).items():
+        steps = torch.randint(1, num_items, noisy.size(), generator=generator)
+        donor = (noisy + steps) % num_items  # Never the item itself.
+        tables = {f'x_{modality}': x_dict.get(ITEM)}
+        tables[f'mask_{modality}'] = masks.get(modality, {}).get(ITEM)
+        for name, table in tables.items():
+            if table is not None:
+                out[ITEM][name] = table.index_copy(0, noisy, table[donor])
+    return out
+
+
+class Bench:
+    """The planted data, and every model that was trained on it."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.split = split_per_user(planted_dataset(*SIZES, seed=0))
+        self._train: dict[float, HeteroData] = {}
+
+    def train(self, share: float) -> HeteroData:
+        if share not in self._train:
+            noisy = corrupt_features(self.split.train, share, seed=0)
+            data = AddBipartiteNorm()(StandardizeModalities()(noisy))
+            self._train[share] = AddModalityPCA(PROMPT_CHANNELS)(data)
+        return self._train[share]
+
+    def outcome(
+        self, share: float, model: str, trial: Trial, seed: int
+    ) -> dict[str, Any]:
+        """Validation value, epoch and per-user test values, trained now or before."""
+        numbers = [SIZES, PROMPT_CHANNELS, TEACHER, LEARNING_RATE, BATCH_SIZE, SCHEDULE]
+        key = json.dumps([*numbers, share, MODELS[model], trial, seed])
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        path = self.work / 'noise' / f'{digest}.safetensors'
+        if not path.is_file():
+            save_state(path, self._fit(share, model, trial, seed))
+        return load_state(path)
+
+    def _fit(self, share: float, model: str, trial: Trial, seed: int) -> dict[str, Any]:
+        train = self.train(share)
+        torch.manual_seed(seed)
+        plus = PromptMMPlus(
+            num_nodes_dict(train),
+            INTERACTS,
+            modality_x_dict(train),
+            {key: train[key].prompt_start for key in (USER, ITEM)},
+            **TEACHER,
+            **MODELS[model],
+            modality_weight=trial.modality_weight,
+        )
+        history = train_teacher(
+            plus,
+            train,
+            self.split.val,
+            terms=plus.terms,
+            weights={**plus.weights, 'l2': trial.l2},
+            learning_rate=LEARNING_RATE,
+            batch_size=BATCH_SIZE,
+            seed=seed,
+            schedule=SCHEDULE,
+        )
+        tables = embed(plus, (message_operators(train),))
+        return {
+            'validation': history.best_value,
+            'epoch': history.best_epoch,
+            'test': evaluate(tables, self.split.test, ks=(20,)).per_user[METRIC],
+        }
+
+    def choose(self, share: float, model: str, seed: int) -> Trial:
+        """The best trial on validation; of equals, the first."""
+        values = [self.outcome(share, model, t, seed)['validation'] for t in TRIALS]
+        return TRIALS[values.index(max(values))]
+
+
+def rows(bench: Bench, shares: list[float], seeds: list[int]) -> list[dict[str, Any]]:
+    """Every model at every share of noisy items, beside the plain one."""
+    out: list[dict[str, Any]] = []
+    for share in shares:
+        plain: list[Tensor] = []
+        for model in MODELS:
+            trial = bench.choose(share, model, seeds[0])
+            runs = [bench.outcome(share, model, trial, seed) for seed in seeds]
+            values = [run['test'] for run in runs]
+            row: dict[str, Any] = {
+                'share': share,
+                'model': model,
+                'trial': trial._asdict(),
+                'test': spread([float(x.mean()) for x in values]),
+                'validation': [run['validation'] for run in runs],
+                'epochs': [run['epoch'] for run in runs],
+            }
+            if model == PLAIN:
+                plain = values
+            else:
+                interval = paired_bootstrap(
+                    values, plain, resample_seeds=len(seeds) > 1
+                )
+                row['over_plain'] = {
+                    'difference': interval.difference,
+                    'low': interval.low,
+                    'high': interval.high,
+                }
+            out.append(row)
+            print(share, model, trial, row['test']['mean'], flush=True)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--shares', type=float, nargs='+', default=[0.0, 0.4])
+    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
+    args = parser.parse_args()
+    result = {
+        'sizes': SIZES,
+        'teacher': TEACHER,
+        'learning_rate': LEARNING_RATE,
+        'batch_size': BATCH_SIZE,
+        'schedule': SCHEDULE._asdict(),
+        'trials': [trial._asdict() for trial in TRIALS],
+        'models': MODELS,
+        'seeds': args.seeds,
+        'noise': rows(Bench(args.work), args.shares, args.seeds),
+        'threads': torch.get_num_threads(),
+        'versions': {'torch': torch.__version__, 'python': platform.python_version()},
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / 'noise.json').write_text(json.dumps(result, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()
