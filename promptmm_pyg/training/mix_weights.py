@@ -72,8 +72,10 @@ def learn_mix_weights(
         slope = float(now.gradient @ step)
         if -(slope + float(step @ now.hessian @ step) / 2) < _TOLERANCE:
             break
+        # A model of where all is decided knows no bounds; three times is far enough.
+        furthest = min(1.0, float(2 * (1 + scale.sum()) / step.abs().sum()))
         for halving in range(_HALVINGS):
-            share = 0.5**halving
+            share = furthest * 0.5**halving
             there = problem_at(problem, scale + share * step, batch_size)
             if there.value <= now.value + 1e-4 * share * slope:
                 break
@@ -126,10 +128,11 @@ def problem_at(problem: Problem, scale: Tensor, batch_size: int) -> Likelihood:
         normalizer = logits.logsumexp(dim=1, keepdim=True)
         value += float(share @ normalizer.squeeze(1))
         weight = (logits - normalizer).exp_() * share.unsqueeze(1)  # [B, I]
-        flat = scores.flatten(1)
         mean = torch.einsum('bi,tbi->tb', weight, scores)
         gradient = gradient + mean.sum(dim=1)
-        hessian += (flat * weight.flatten()) @ flat.t() - (mean / share) @ mean.t()
+        # Centered first: sums of squares, where a difference would lose its digits.
+        flat = scores.sub_((mean / share).unsqueeze(2)).flatten(1)
+        hessian += (flat * weight.flatten()) @ flat.t()
     return Likelihood(value - float(scale @ problem.positive), gradient, hessian)
 
 

@@ -251,7 +251,14 @@ def spoilt(value):
             'users and items of one width',
         ),
         (
-            SoftTargets({'user': torch.rand(7, 1), 'item': torch.ones(9, 1) / 3}, {}),
+            # Their mean is not exactly a third.
+            SoftTargets(
+                {
+                    'user': torch.ones(7, 1, dtype=torch.double),
+                    'item': torch.ones(9, 1, dtype=torch.double) / 3,
+                },
+                {},
+            ),
             "scores that differ from item to item .* of teacher 'b'",
         ),
         (
