@@ -74,6 +74,13 @@ def test_lists_equal_a_sort_by_score_then_item(levels, k):
     torch.testing.assert_close(ranking.scores, values)
 
 
+def test_a_transposed_block_is_masked_in_place():
+    seen = SeenItems.from_edge_index(torch.tensor([[0, 1], [2, 0]]), 2, 3)
+    block = torch.zeros(3, 2)
+    seen.mask_(block.t(), torch.tensor([1, 0]))
+    assert block.tolist() == [[-INF, 0.0], [0.0, 0.0], [0.0, -INF]]
+
+
 def test_ties_across_the_last_place_go_to_the_lower_item():
     # Wide enough that torch.topk alone returns other items.
     scores = torch.zeros(3, 1000)

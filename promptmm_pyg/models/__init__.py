@@ -4,6 +4,7 @@ from promptmm_pyg.models.bm3 import BM3
 from promptmm_pyg.models.clcrec import CLCRec
 from promptmm_pyg.models.ease import EASE
 from promptmm_pyg.models.freedom import FREEDOM
+from promptmm_pyg.models.graph_filter import GraphFilter
 from promptmm_pyg.models.grcn import GRCN
 from promptmm_pyg.models.item_knn import ItemKNN
 from promptmm_pyg.models.lattice import LATTICE
@@ -33,6 +34,7 @@ __all__ = [
     'SMORE',
     'VBPR',
     'CLCRec',
+    'GraphFilter',
     'ItemKNN',
     'LightGCNM',
     'Popularity',

@@ -63,8 +63,9 @@ class SeenItems:
         row = torch.repeat_interleave(count)  # Row of the block, once an item.
         offset = torch.arange(row.numel(), device=row.device)
         within = offset - (count.cumsum(0) - count)[row]
-        flat = row * self.num_items + self.col[start[row] + within]
-        scores.view(-1).index_fill_(0, flat.to(scores.device), -torch.inf)
+        item = self.col[start[row] + within]
+        # By two indices: the block may be a transposed view.
+        scores[row.to(scores.device), item.to(scores.device)] = -torch.inf
 
 
 def check_index(name: str, index: Tensor, size: int) -> None:

@@ -1,0 +1,215 @@
+"""A low-pass filter of the interactions, and of the content, without training."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg.models._interactions import Interactions
+from promptmm_pyg.models._score_svd import low_rank
+from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn import CSRPair
+from promptmm_pyg.nn._feature_checks import FeatureDict, check_rows
+from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.unit_rows import unit_rows
+
+
+class _Fitted(NamedTuple):
+    interactions: Interactions
+    item_scale: Tensor  # 1 / sqrt(degree), [num_items, 1].
+    popularity: Tensor  # degree ** beta, [num_items, 1].
+
+
+class GraphFilter:
+    r"""Every user's items smoothed over the graph, beside how alike content is.
+
+    What LightGCN's layers do to a table, done to the interactions themselves, as in
+    `"How Powerful is Graph Convolution for Recommendation?"
+    <https://arxiv.org/abs/2108.07567>`_. Where that paper adds an ideal low-pass
+    filter, the filter here is a power :math:`K`, and popularity has an exponent.
+
+    .. math::
+        \mathbf{S} = \mathbf{D}_i^{-1/2} \mathbf{A}^{\top} \mathbf{D}_u^{-1}
+        \mathbf{A} \mathbf{D}_i^{-1/2}, \qquad
+        \mathbf{C} = \mathbf{A} \mathbf{S}^K \mathbf{D}_i^{\beta}
+
+    Content joins as the cosine between an item and the mean of what a user had,
+
+    .. math::
+        \mathbf{M}^m = \mathrm{norm}(\mathbf{A} \hat{\mathbf{X}}^m)
+        \hat{\mathbf{X}}^{m \top}, \quad \hat{\mathbf{X}}^m = \mathrm{norm}
+        (\mathbf{X}^m), \qquad
+        \mathrm{score}_{ui} = \frac{C_{ui}}{\sigma_u(\mathbf{C})} + w \sum_m
+        \frac{M^m_{ui}}{\sigma_u(\mathbf{M}^m)}
+
+    where :math:`\sigma_u` is the standard deviation of a user's scores over all items
+    (all-zero scores stay zero). Nothing is trained, and no matrix of users or items
+    by items is formed.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        edge_type: ``(user, relation, item)``, the interactions.
+        modality_x_dict: Features ``{modality: {item: [num_items, F_m]}}``, centered if
+            they have a mean (:class:`~promptmm_pyg.transforms.StandardizeModalities`).
+            (default: ``None``)
+        num_layers: The power :math:`K`. (default: ``4``)
+        popularity: The exponent :math:`\beta`. (default: ``0.5``)
+        modality_weight: :math:`w`. (default: ``0.1``)
+
+    Raises:
+        ValueError: If a size, a weight or features do not fit.
+
+    Example:
+        >>> sizes, buys = {'user': 2, 'item': 3}, ('user', 'buys', 'item')
+        >>> model = GraphFilter(sizes, buys, num_layers=1)
+        >>> model = model.fit(torch.tensor([[0, 1, 1], [0, 0, 1]]))
+        >>> model.scores(torch.tensor([0])).argmax()
+        tensor(0)
+    """
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        edge_type: EdgeType,
+        modality_x_dict: FeatureDict | None = None,
+        *,
+        num_layers: int = 4,
+        popularity: float = 0.5,
+        modality_weight: float = 0.1,
+    ) -> None:
+        self.user, self.item = sides(num_nodes_dict, edge_type)
+        check_positive('num_layers', num_layers)
+        check_non_negative('popularity', popularity)
+        check_non_negative('modality_weight', modality_weight)
+        check_rows(num_nodes_dict, modality_x_dict or {}, {})
+        self.num_users = num_nodes_dict[self.user]
+        self.num_items = num_nodes_dict[self.item]
+        self.num_layers = num_layers
+        self.popularity = popularity
+        self.modality_weight = modality_weight
+        self._x_dict = {
+            modality: unit_rows(x_dict[self.item].detach().float())
+            for modality, x_dict in (modality_x_dict or {}).items()
+            if self.item in x_dict and modality_weight > 0
+        }
+        self._fitted: _Fitted | None = None
+
+    def fit(self, edge_index: Tensor) -> 'GraphFilter':
+        """Counts degrees and returns the model.
+
+        Args:
+            edge_index: (user, item) pairs ``[2, E]``; repeats count once.
+
+        Raises:
+            ValueError: If an index leaves the numbers of nodes.
+        """
+        interactions = Interactions(edge_index, self.num_users, self.num_items)
+        degree = interactions.item_degree.float().unsqueeze(1)
+        scale = degree.clamp(min=1).rsqrt()
+        # An item nobody had is reached by no walk; its exponent does not matter.
+        weight = degree.clamp(min=1) ** self.popularity
+        self._fitted = _Fitted(interactions, scale, weight)
+        return self
+
+    def scores(self, users: Tensor) -> Tensor:
+        """The scores of every item, for :func:`~promptmm_pyg.ranking.rank_items` and
+        :func:`~promptmm_pyg.evaluation.evaluate`.
+
+        Args:
+            users: Users ``[B]``.
+
+        Returns:
+            Scores ``[B, num_items]``.
+
+        Raises:
+            RuntimeError: If the model is not fitted.
+            ValueError: If an index leaves the number of users.
+        """
+        fitted = self._state()
+        place_item = fitted.interactions.histories(users)
+        size = (self.num_items, users.numel())
+        history = CSRPair.from_edge_index(place_item.flip([0]), size=size)
+        start = torch.eye(users.numel(), device=place_item.device)
+        walks = fitted.popularity * self._filter(history.t() @ start)
+        out = _standardized(walks.t())
+        for x in self._x_dict.values():
+            content = unit_rows(history @ x) @ x.t()
+            out = out + self.modality_weight * _standardized(content)
+        return out
+
+    def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
+        """Tables to teach and to serve with. ``width`` is that of the filter's part,
+        a truncated SVD; each modality's part keeps the width of its features, and is
+        also what :attr:`~promptmm_pyg.outputs.TeacherOutput.modality_x_dict` holds.
+
+        Args:
+            width: The width of the filter's part.
+            seed: Seed of the decomposition's start. (default: ``0``)
+
+        Raises:
+            RuntimeError: If the model is not fitted.
+            ValueError: If ``width`` exceeds the number of users or items.
+        """
+        fitted = self._state()
+        operator = fitted.interactions.operator
+        user_x, item_x = low_rank(
+            lambda x: operator @ self._filter(fitted.popularity * x),
+            lambda x: fitted.popularity * self._filter(operator.t() @ x),
+            (self.num_users, self.num_items),
+            width,
+            seed=seed,
+            device=fitted.item_scale.device,
+        )
+        user_parts = [_per_deviation(user_x, item_x)]
+        item_parts = [item_x]
+        modality_x_dict = {}
+        for modality, x in self._x_dict.items():
+            taste = unit_rows(operator @ x)
+            modality_x_dict[modality] = {self.user: taste, self.item: x}
+            user_parts.append(self.modality_weight * _per_deviation(taste, x))
+            item_parts.append(x)
+        x_dict = {
+            self.user: torch.cat(user_parts, dim=1),
+            self.item: torch.cat(item_parts, dim=1),
+        }
+        return TeacherOutput(x_dict, modality_x_dict)
+
+    def _filter(self, x: Tensor) -> Tensor:
+        r""":math:`\mathbf{S}^K \mathbf{x}`, for item vectors ``[num_items, B]``."""
+        fitted = self._state()
+        operator = fitted.interactions.operator
+        per_user = fitted.interactions.user_degree.clamp(min=1).float().unsqueeze(1)
+        for _ in range(self.num_layers):
+            mean = (operator @ (fitted.item_scale * x)) / per_user
+            x = fitted.item_scale * (operator.t() @ mean)
+        return x
+
+    def _state(self) -> _Fitted:
+        if self._fitted is None:
+            raise RuntimeError("the model is not fitted. Call 'fit(edge_index)' first")
+        return self._fitted
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}(num_layers={self.num_layers}, '
+            f'popularity={self.popularity}, modality_weight={self.modality_weight}, '
+            f'modalities={list(self._x_dict)})'
+        )
+
+
+def _standardized(scores: Tensor) -> Tensor:
+    """Rows over their standard deviation; constant rows become zero."""
+    deviation = scores.std(dim=1, correction=0, keepdim=True)
+    return torch.where(deviation > 0, scores / deviation, 0.0)
+
+
+def _per_deviation(user_x: Tensor, item_x: Tensor) -> Tensor:
+    """User rows over the standard deviation of their scores, from the covariance of
+    the items.
+    """
+    centered = item_x - item_x.mean(dim=0)
+    covariance = centered.t() @ centered / item_x.size(0)
+    variance = ((user_x @ covariance) * user_x).sum(dim=1, keepdim=True)
+    return torch.where(variance > 0, user_x * variance.clamp(min=1e-30).rsqrt(), 0.0)

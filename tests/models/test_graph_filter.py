@@ -1,0 +1,143 @@
+import pytest
+import torch
+
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.models.graph_filter import GraphFilter
+from promptmm_pyg.nn import MatrixFactorization
+from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.training import Schedule, distill
+from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM, features
+from tests.training.setting import make_split
+
+ALL = torch.arange(5)
+
+
+def modalities():
+    return {'image': {'item': features(3)}, 'text': {'item': features(4, seed=1)}}
+
+
+def deviations(scores):
+    """Rows over their standard deviation, one by one."""
+    rows = [row / row.std(correction=0) if row.std() > 0 else row * 0 for row in scores]
+    return torch.stack(rows)
+
+
+def dense_scores(num_layers, popularity, weight=0.0, x_dict=None):
+    a = torch.zeros(5, 7, dtype=torch.double)
+    a[EDGE_INDEX[0], EDGE_INDEX[1]] = 1
+    per_user = torch.diag(1 / a.sum(1).clamp(min=1))
+    root = torch.diag(a.sum(0).clamp(min=1) ** -0.5)
+    s = root @ a.t() @ per_user @ a @ root
+    walks = a @ torch.linalg.matrix_power(s, num_layers)
+    out = deviations(walks * a.sum(0).clamp(min=1) ** popularity)
+    for features_of in (x_dict or {}).values():
+        x = features_of['item'].double()
+        x = x / x.norm(dim=1, keepdim=True)
+        mean = a @ x
+        mean = mean / mean.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        out = out + weight * deviations(mean @ x.t())
+    return out.float()
+
+
+@pytest.mark.parametrize('num_layers', [1, 2, 4])
+@pytest.mark.parametrize('popularity', [0.0, 0.5, 1.0])
+def test_scores_are_those_of_dense_matrices(num_layers, popularity):
+    model = GraphFilter(
+        NUM_NODES, USER_ITEM, num_layers=num_layers, popularity=popularity
+    ).fit(EDGE_INDEX)
+    expected = dense_scores(num_layers, popularity)
+    torch.testing.assert_close(model.scores(ALL), expected)
+    users = torch.tensor([3, 0, 3])
+    torch.testing.assert_close(model.scores(users), expected[users])
+
+
+def test_content_joins_with_its_weight():
+    model = GraphFilter(NUM_NODES, USER_ITEM, modalities(), modality_weight=0.3)
+    expected = dense_scores(4, 0.5, 0.3, modalities())
+    torch.testing.assert_close(model.fit(EDGE_INDEX).scores(ALL), expected)
+
+
+def test_the_tables_of_full_width_rank_as_the_scores_do():
+    model = GraphFilter(NUM_NODES, USER_ITEM, modalities()).fit(EDGE_INDEX)
+    output = model.as_output(width=5)
+    x_dict = output.x_dict
+    assert x_dict['item'].shape == (7, 5 + 3 + 4)
+    torch.testing.assert_close(
+        x_dict['user'] @ x_dict['item'].t(), model.scores(ALL), atol=1e-4, rtol=1e-4
+    )
+    image = output.modality_x_dict['image']
+    torch.testing.assert_close(image['item'].norm(dim=1), torch.ones(7))
+    assert not image['user'][4].any()  # A user without a history has no taste.
+
+
+def test_narrow_tables_are_the_truncated_svd_of_the_walks():
+    model = GraphFilter(NUM_NODES, USER_ITEM, num_layers=1, popularity=0.0)
+    x_dict = model.fit(EDGE_INDEX).as_output(width=2).x_dict
+    a = torch.zeros(5, 7)
+    a[EDGE_INDEX[0], EDGE_INDEX[1]] = 1
+    root = torch.diag(a.sum(0).clamp(min=1) ** -0.5)
+    walks = a @ root @ a.t() @ torch.diag(1 / a.sum(1).clamp(min=1)) @ a @ root
+    u, sigma, vh = torch.linalg.svd(walks)
+    expected = deviations((u[:, :2] * sigma[:2]) @ vh[:2])
+    actual = x_dict['user'] @ x_dict['item'].t()
+    torch.testing.assert_close(actual[:4], expected[:4], atol=1e-4, rtol=1e-4)
+
+
+def test_repeated_edges_count_once():
+    twice = torch.cat([EDGE_INDEX, EDGE_INDEX[:, :2]], dim=1)
+    one, two = (
+        GraphFilter(NUM_NODES, USER_ITEM).fit(edges) for edges in (EDGE_INDEX, twice)
+    )
+    assert torch.equal(one.scores(ALL), two.scores(ALL))
+
+
+def test_a_user_without_a_history_scores_nothing():
+    model = GraphFilter(NUM_NODES, USER_ITEM, modalities()).fit(EDGE_INDEX)
+    assert not model.scores(torch.tensor([4])).any()
+    assert not model.as_output(width=3).x_dict['user'][4].any()
+
+
+def test_it_finds_planted_tastes_and_teaches():
+    train, val, _ = make_split()
+    sizes = {'user': 60, 'item': 40}
+    model = GraphFilter(sizes, USER_ITEM).fit(train[USER_ITEM].edge_index)
+    assert evaluate(model.scores, val, ks=(10,)).metrics['Recall@10'] > 10 / 40
+    targets = SoftTargets.from_output(model.as_output(width=8))
+    quick = Schedule(epochs=1, progress=False)
+    student = MatrixFactorization(sizes, 4)
+    result = distill(student, targets, train, val, schedule=quick, control=False)
+    assert 'pairwise' in result.history.records[0]['terms']
+
+
+def test_a_weight_of_zero_leaves_the_content_out():
+    plain = GraphFilter(NUM_NODES, USER_ITEM).fit(EDGE_INDEX)
+    zero = GraphFilter(NUM_NODES, USER_ITEM, modalities(), modality_weight=0.0)
+    assert torch.equal(zero.fit(EDGE_INDEX).scores(ALL), plain.scores(ALL))
+    assert zero.as_output(2).modality_x_dict == {}
+
+
+def test_errors_and_repr():
+    model = GraphFilter(NUM_NODES, USER_ITEM, modalities())
+    assert str(model) == (
+        'GraphFilter(num_layers=4, popularity=0.5, modality_weight=0.1, '
+        "modalities=['image', 'text'])"
+    )
+    with pytest.raises(RuntimeError, match='not fitted'):
+        model.scores(ALL)
+    with pytest.raises(RuntimeError, match='not fitted'):
+        model.as_output(2)
+    with pytest.raises(ValueError, match=r"'num_layers' needs to be positive"):
+        GraphFilter(NUM_NODES, USER_ITEM, num_layers=0)
+    with pytest.raises(ValueError, match=r"'popularity'.*got -1"):
+        GraphFilter(NUM_NODES, USER_ITEM, popularity=-1.0)
+    with pytest.raises(ValueError, match=r"'modality_weight'.*got -1"):
+        GraphFilter(NUM_NODES, USER_ITEM, modality_weight=-1.0)
+    with pytest.raises(ValueError, match='one row per node'):
+        GraphFilter(NUM_NODES, USER_ITEM, {'image': {'item': torch.ones(6, 2)}})
+    with pytest.raises(ValueError, match='two different ends'):
+        GraphFilter(NUM_NODES, ('user', 'has', 'user'))
+    model.fit(EDGE_INDEX)
+    with pytest.raises(ValueError, match=r"'users' needs indices below 5"):
+        model.scores(torch.tensor([5]))
+    with pytest.raises(ValueError, match=r"'width' needs to be at most 5"):
+        model.as_output(6)
