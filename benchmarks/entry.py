@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH = 64
 Kind = Literal['untrained', 'ids', 'multi-modal']
-Model = torch.nn.Module | m.ItemKNN | m.EASE
+Model = torch.nn.Module | m.ItemKNN | m.EASE | m.GraphFilter
 Params = Mapping[str, Any]
 
 
@@ -131,3 +131,10 @@ def fitted(cls: Any, train: HeteroData, **arguments: Any) -> Model:
     model = cls(num_nodes_dict(train), INTERACTS, **arguments)
     fitted: Model = model.fit(train[INTERACTS].edge_index)
     return fitted
+
+
+def fitted_content(cls: Any, train: HeteroData, **arguments: Any) -> Model:
+    features = modality_x_dict(train)
+    model = cls(num_nodes_dict(train), INTERACTS, features, **arguments)
+    fit: Model = model.fit(train[INTERACTS].edge_index)
+    return fit

@@ -15,6 +15,7 @@ from benchmarks.entry import (
     content,
     counted,
     fitted,
+    fitted_content,
     graph,
     prompted,
     tables,
@@ -63,6 +64,17 @@ ENTRIES: dict[str, Entry] = {
             },
         ),
         Entry('EASE', 'untrained', m.EASE, fitted, {'l2': Range(250.0, 1.0, 5000.0)}),
+        Entry(
+            'GraphFilter',
+            'untrained',
+            m.GraphFilter,
+            fitted_content,
+            {
+                'num_layers': _layers(4, 2, 3, 4, 6, 8),
+                'popularity': Choices(0.5, (0.25, 0.5, 0.75, 1.0)),
+                'modality_weight': Range(0.1, 0.01, 1.0),
+            },
+        ),
         _ids('BPR-MF', MatrixFactorization, 1e-4),
         _ids('LightGCN', LightGCN, 1e-4, num_layers=_layers(2, 2, 3, 4, 6)),
         _ids(
