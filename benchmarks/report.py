@@ -182,6 +182,39 @@ def noise_table(result: dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
+def mixture_table(result: dict[str, Any]) -> str:
+    """The teachers with their weights, and their students beside the control."""
+    lines = [
+        f'**{result["setting"]["dataset"]}**, test Recall@20, mean ± standard '
+        f'deviation of {len(result["seeds"])} seeds',
+        '',
+        '| teacher | width | weights | validation | test |',
+        '|---|---|---|---|---|',
+    ]
+    for row in result['teachers']:
+        count = len(row['weights'])
+        weights = ', '.join(
+            f'{name} {sum(w[name] for w in row["weights"]) / count:.2f}'
+            for name in row['weights'][0]
+        )
+        lines.append(
+            f'| {row["name"]} | {row["width"]} | {weights} | '
+            f'{_mean_std(row["val"])} | {_mean_std(row["test"])} |'
+        )
+    lines += [
+        '',
+        '| student of | width | test | - no teacher (95 %) |',
+        '|---|---|---|---|',
+    ]
+    for row in result['students']:
+        gain = row.get('over_control')
+        lines.append(
+            f'| {row["name"]} | {row["width"]} | {_mean_std(row["test"])} | '
+            f'{_interval(gain) if gain else ""} |'
+        )
+    return '\n'.join(lines)
+
+
 def render(path: Path) -> str:
     """The table of one result file."""
     result = json.loads(path.read_text())
@@ -191,6 +224,8 @@ def render(path: Path) -> str:
         return suite_table(result)
     if 'cells' in result:
         return widths_table(result)
+    if 'students' in result:
+        return mixture_table(result)
     if 'noise' in result:
         return noise_table(result)
     return speed_table(result) if 'sections' in result else table(result)
