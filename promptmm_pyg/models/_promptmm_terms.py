@@ -12,8 +12,7 @@ from promptmm_pyg.outputs import TeacherOutput
 def promptmm_terms(
     output: TeacherOutput, edge_type: EdgeType, batch: Triplets
 ) -> dict[str, Tensor]:
-    """What :func:`promptmm_pyg.training.promptmm_terms` returns; models do not import
-    training, and a test compares the two.
+    """What :func:`promptmm_pyg.training.promptmm_terms` returns.
 
     Args:
         output: What the teacher returned.

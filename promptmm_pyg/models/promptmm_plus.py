@@ -66,9 +66,8 @@ class PromptMMPlus(torch.nn.Module):
       between what is modality in an embedding, :math:`\sum_m \mathrm{norm}
       (\mathbf{f}^m)`, and the rest of it, over the batch's users and its positives.
 
-    ``terms`` holds besides what :func:`~promptmm_pyg.training.promptmm_terms` returns
-    (models do not import training; a test compares the two). ``weights`` are the
-    teacher's, and ``alignment_weight``.
+    ``terms`` holds besides what :func:`~promptmm_pyg.training.promptmm_terms` returns.
+    ``weights`` are the teacher's, and ``alignment_weight``.
 
     What is known of the graph for ``edge_dropout`` and ``denoise`` is remembered for
     the operators seen last, in a plain attribute that is neither saved nor copied:

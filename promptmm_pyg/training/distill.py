@@ -10,9 +10,10 @@ import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._checks import check_choice, check_positive
-from promptmm_pyg.data.schema import ITEM
+from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models._ranking_terms import bpr_term
 from promptmm_pyg.outputs import SoftTargets, soft_targets
 from promptmm_pyg.training.candidates import Candidates, CandidateSource
 from promptmm_pyg.training.copying import copy_tables
@@ -27,7 +28,7 @@ from promptmm_pyg.training.inputs import (
 from promptmm_pyg.training.joint import JointTeacher
 from promptmm_pyg.training.loop import CHECKPOINT, Schedule, Terms, fit, make_optimizer
 from promptmm_pyg.training.objective import DistillationObjective
-from promptmm_pyg.training.teacher import bpr_of_tables, bpr_terms
+from promptmm_pyg.training.teacher import bpr_terms
 
 CONTROL_WEIGHTS: Mapping[str, float] = {'bpr': 1.0, 'l2': 1e-3}
 STUDENT_WEIGHTS: Mapping[str, float] = {
@@ -147,7 +148,7 @@ def distill(
         terms = bpr_terms(x_dict, batch)
         terms.update(objective(x_dict, output, batch, source.lists(batch)))
         if joint is not None:
-            terms['anchor'] = bpr_of_tables(output.x_dict, batch)
+            terms['anchor'] = bpr_term(output.x_dict, USER, ITEM, batch)
         return terms
 
     def control_terms(batch: Triplets) -> Terms:

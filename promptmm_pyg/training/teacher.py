@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.schema import ITEM, USER
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm
+from promptmm_pyg.models._promptmm_terms import promptmm_terms as terms_of_edges
 from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.scoring import rows, score_pairs
+from promptmm_pyg.scoring import rows
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
     cutoff,
@@ -55,36 +56,7 @@ def promptmm_terms(output: TeacherOutput, batch: Triplets) -> Terms:
         output: What the teacher returned.
         batch: User, positive and negative items ``[B]``.
     """
-    modalities = list(output.modality_x_dict.values())
-    norms = [
-        x.square().sum(dim=-1).mean() / 2
-        for x_dict in modalities
-        for x in x_dict.values()
-    ]
-    return {
-        **bpr_terms(output.x_dict, batch),
-        'prompt_bpr': _mean_bpr([output.prompt_dict], batch),
-        'modality_bpr': _mean_bpr(modalities, batch),
-        'modality_l2': _mean(norms),
-    }
-
-
-def _mean_bpr(views: list[dict[str, torch.Tensor]], batch: Triplets) -> torch.Tensor:
-    both = [x_dict for x_dict in views if USER in x_dict and ITEM in x_dict]
-    return _mean([bpr_of_tables(x_dict, batch) for x_dict in both])
-
-
-def _mean(losses: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(losses).mean() if losses else torch.zeros(())
-
-
-def bpr_of_tables(x_dict: Mapping[str, torch.Tensor], batch: Triplets) -> torch.Tensor:
-    """BPR of any users' and items' vectors on one batch."""
-    user_x, item_x = x_dict[USER], x_dict[ITEM]
-    return bpr_loss(
-        score_pairs(user_x, item_x, batch.user, batch.positive),
-        score_pairs(user_x, item_x, batch.user, batch.negative),
-    )
+    return terms_of_edges(output, INTERACTS, batch)
 
 
 def train_teacher(
