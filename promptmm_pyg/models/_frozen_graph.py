@@ -1,5 +1,7 @@
 """A constant graph on one node type that moves with its model."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
@@ -7,6 +9,7 @@ from torch_geometric.utils import coalesce
 from promptmm_pyg._checks import check_positive
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.knn import knn_graph
+from promptmm_pyg.nn.knn_cache import cached_knn_graph
 
 Edges = tuple[Tensor, Tensor]  # edge_index [2, E], edge_weight [E]
 
@@ -64,10 +67,20 @@ class FrozenGraph(torch.nn.Module):
         )
 
 
-def item_edges(x: Tensor, num_neighbors: int, mask: Tensor | None = None) -> Edges:
-    """The nearest neighbors by features, with weights of single precision."""
+def item_edges(
+    x: Tensor,
+    num_neighbors: int,
+    mask: Tensor | None = None,
+    folder: str | Path | None = None,
+) -> Edges:
+    """The nearest neighbors by features, with weights of single precision; with a
+    folder, from there if they were computed before.
+    """
     check_positive('num_neighbors', num_neighbors)
-    edge_index, edge_weight = knn_graph(x, num_neighbors, mask=mask)
+    if folder is None:
+        edge_index, edge_weight = knn_graph(x, num_neighbors, mask=mask)
+    else:
+        edge_index, edge_weight = cached_knn_graph(folder, x, num_neighbors, mask=mask)
     return edge_index, edge_weight.float()
 
 

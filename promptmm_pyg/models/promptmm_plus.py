@@ -1,6 +1,7 @@
 """PromptMM's teacher with what the field has found to help since."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,6 +85,8 @@ class PromptMMPlus(torch.nn.Module):
         item_graph_weight: :math:`w`; ``0`` builds no graph. (default: ``0.0``)
         num_item_layers: Layers :math:`K` of the item graphs. (default: ``1``)
         num_neighbors: Neighbors of an item. (default: ``10``)
+        graph_folder: Where item graphs are kept and found again by their features
+            (:func:`~promptmm_pyg.nn.cached_knn_graph`). (default: ``None``, nowhere)
         alignment_weight: Weight of ``alignment``; ``0`` leaves it at zero.
             (default: ``0.0``)
         temperature: Of the alignment. (default: ``0.2``)
@@ -122,6 +125,7 @@ class PromptMMPlus(torch.nn.Module):
         item_graph_weight: float = 0.0,
         num_item_layers: int = 1,
         num_neighbors: int = 10,
+        graph_folder: str | Path | None = None,
         alignment_weight: float = 0.0,
         temperature: float = 0.2,
         denoise: bool = False,
@@ -160,7 +164,7 @@ class PromptMMPlus(torch.nn.Module):
             for modality, x_dict in modality_x_dict.items():
                 if item in x_dict:
                     mask = (modality_mask_dict or {}).get(modality, {}).get(item)
-                    edges = item_edges(x_dict[item], num_neighbors, mask)
+                    edges = item_edges(x_dict[item], num_neighbors, mask, graph_folder)
                     num_items = num_nodes_dict[item]
                     self.graphs[modality] = FrozenGraph(
                         edges, num_items, num_item_layers

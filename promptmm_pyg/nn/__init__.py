@@ -3,6 +3,7 @@
 from promptmm_pyg.nn.csr import CSRPair, as_csr_pair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.knn import knn_graph, normalize_edges
+from promptmm_pyg.nn.knn_cache import cached_knn_graph
 from promptmm_pyg.nn.missing_rows import MissingRows
 from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
@@ -26,6 +27,7 @@ __all__ = [
     'SoftPrompt',
     'TokenPrompt',
     'as_csr_pair',
+    'cached_knn_graph',
     'csr_pair_dict',
     'knn_graph',
     'load_prompt',

@@ -359,3 +359,13 @@ def test_alignment_over_a_batch_of_one_item_is_that_of_users():
     rest = out.x_dict['user'][:2] - GAMMA * part
     expected = naive_contrast(rest, part, 0.2) / 2
     torch.testing.assert_close(plus.terms(out, batch)['alignment'], expected)
+
+
+def test_item_graphs_are_found_again_by_their_features(tmp_path):
+    outputs = [
+        make_plus(item_graph_weight=0.5, **folder).eval()(edges(), weights())
+        for folder in ({}, {'graph_folder': tmp_path}, {'graph_folder': tmp_path})
+    ]
+    assert len(list(tmp_path.iterdir())) == 3  # One of each modality.
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0], rtol=0, atol=0)
