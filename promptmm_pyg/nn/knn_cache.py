@@ -66,7 +66,7 @@ def _digest(x: Tensor, mask: Tensor | None, numbers: list[object]) -> str:
         if part is not None:
             # As bytes: NumPy has no bfloat16.
             flat = part.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            digest.update(flat.numpy())
+            digest.update(flat.numpy().data)
     return digest.hexdigest()
 
 
