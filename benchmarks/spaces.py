@@ -26,7 +26,7 @@ from promptmm_pyg.training import TEACHER_WEIGHTS
 
 
 def _l2(default: float) -> Range:
-    return Range(default, 1e-5, 1e-2)
+    return Range(default, 1e-5, 0.2)
 
 
 def _layers(default: int, *values: int) -> Choices:
