@@ -57,7 +57,7 @@ LAYERS = {
         {'_checks', '_files', 'data.schema', 'data.fingerprint', 'outputs', 'ranking'},
         {*PYG, 'safetensors'},
     ),
-    'training': May({*MODELS, 'models'}, {*PYG, 'safetensors', 'tqdm'}),
+    'training': May({*MODELS, 'models', 'target_store'}, {*PYG, 'safetensors', 'tqdm'}),
     # What is run from a shell may use every core dependency.
     'viz': May({'_files'}, set()),
     'cli': May({NAME, *MODELS, 'training', 'serving', 'viz'}, {*PYG, *CORE}),

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._checks import check_positive
-from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER, num_nodes_dict
+from promptmm_pyg.data.schema import ITEM, NODE_TYPES, USER, num_nodes_dict
 from promptmm_pyg.outputs import SoftTargets
-from promptmm_pyg.ranking import SeenItems, rank_items
+from promptmm_pyg.target_store import rank_targets
 
 
 def mix_targets(
@@ -65,13 +65,8 @@ def mix_targets(
     )
     if train is None:
         return mixed
-    user_x, item_x = mixed.x_dict[USER], mixed.x_dict[ITEM]
-    size = user_x.size(0), item_x.size(0)
-    seen = SeenItems.from_edge_index(train[INTERACTS].edge_index, *size)
-    k = min(depth, size[1])
-    return mixed._replace(
-        top=rank_items((user_x, item_x), torch.arange(size[0]), k, seen=seen)
-    )
+    k = min(depth, mixed.x_dict[ITEM].size(0))
+    return mixed._replace(top=rank_targets(mixed, train, k))
 
 
 def score_std(name: str, x_dict: Mapping[str, Tensor]) -> float:
