@@ -4,10 +4,12 @@
 
 The teachers are PromptMM's of :mod:`benchmarks.run`, read from ``--work``, and a
 graph filter, which is not trained. The filter's numbers are chosen on validation once,
-how much each teacher counts is learned on validation for every seed. The student is
-matrix factorization, trained as in :mod:`benchmarks.losses`; weight and penalty are
-chosen from equally many trials on validation at the first width and seed. Finished
-trials are kept under ``--work``. Writes ``benchmarks/results/mixture-<setting>.json``.
+how much each teacher counts is learned on validation for every seed. Students are
+told the tables of wide teachers cut to width 128, and the best items of the whole. The
+student is matrix factorization, trained as in :mod:`benchmarks.losses`; weight and
+penalty are chosen from equally many trials on validation at the first width and seed.
+Finished trials are kept under ``--work``. Writes
+``benchmarks/results/mixture-<setting>.json``.
 """
 
 import argparse
@@ -36,7 +38,7 @@ from benchmarks.recipes import RECIPES, Context
 from benchmarks.run import prepare, spread
 from benchmarks.settings import SETTINGS, read
 from promptmm_pyg._files import replacing
-from promptmm_pyg.data import INTERACTS, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import INTERACTS, ITEM, modality_x_dict, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate, paired_bootstrap
 from promptmm_pyg.models import GraphFilter
 from promptmm_pyg.nn import MatrixFactorization
@@ -55,6 +57,7 @@ from promptmm_pyg.training import (
 FILTER, PROMPTMM, MIXTURE = 'GraphFilter', 'PromptMM', 'mixture'
 TEACHERS = (PROMPTMM, FILTER, MIXTURE)
 FILTER_WIDTH = 256
+TEACHER_WIDTH = 128  # Wider teachers are cut to it: a step costs what they are wide.
 FILTER_GRID = tuple(product((2, 3, 4), (0.0, 0.1, 0.2)))  # Layers, modality weight.
 
 
@@ -89,8 +92,12 @@ class MixBench:
         assert best is not None
         return best[1], best[2]._replace(modality_x_dict={})
 
-    def _teacher(self, name: str, seed: int) -> tuple[dict[str, float], SoftTargets]:
-        """What a teacher says, and how much of it is whose."""
+    def _teacher(
+        self, name: str, seed: int
+    ) -> tuple[dict[str, float], SoftTargets, SoftTargets]:
+        """How much of a teacher is whose, what it says, and what of it a student is
+        told.
+        """
         train = self.bench.train
         promptmm = self.bench.targets(seed)._replace(modality_x_dict={}, top=None)
         parts = {PROMPTMM: promptmm, FILTER: self.filter()[1]}
@@ -99,7 +106,15 @@ class MixBench:
         else:
             weights = {key: float(key == name) for key in parts}
         mixed = mix_targets(parts, weights)
-        return weights, mixed._replace(top=rank_targets(mixed, train, 100))
+        # Its best items are those before the cut.
+        cut = SoftTargets(
+            copy_tables(mixed.x_dict, TEACHER_WIDTH)
+            if mixed.x_dict[ITEM].size(1) > TEACHER_WIDTH
+            else mixed.x_dict,
+            {},
+            top=rank_targets(mixed, train, 100),
+        )
+        return weights, mixed, cut
 
     def outcome(self, name: str, trial: Trial, width: int, seed: int) -> dict[str, Any]:
         """Validation value, epoch and per-user test values of one student, trained
@@ -108,7 +123,15 @@ class MixBench:
         key = json.dumps(
             [
                 self.bench.setting.digest(),
-                [name, trial, width, seed, self.filter()[0], FILTER_WIDTH],
+                [
+                    name,
+                    trial,
+                    width,
+                    seed,
+                    self.filter()[0],
+                    FILTER_WIDTH,
+                    TEACHER_WIDTH,
+                ],
                 LEARNING_RATE,
                 SCHEDULE,
             ]
@@ -121,7 +144,7 @@ class MixBench:
 
     def _train(self, name: str, trial: Trial, width: int, seed: int) -> dict[str, Any]:
         train, split = self.bench.train, self.bench.split
-        targets = self.teacher(name, seed)[1]
+        targets = self.teacher(name, seed)[2]
         torch.manual_seed(seed)
         student = MatrixFactorization(num_nodes_dict(train), width)
         objective, shares = RECIPES['PromptMM'](Context(targets, train, width))
@@ -164,13 +187,13 @@ def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, A
         said = [mix.teacher(name, seed) for seed in seeds]
         row = {
             'name': name,
-            'width': said[0][1].x_dict['item'].size(1),
-            'weights': [weights for weights, _ in said],
+            'width': said[0][1].x_dict[ITEM].size(1),
+            'weights': [weights for weights, *_ in said],
         }
         for part in ('val', 'test'):
             graph = getattr(bench.split, part)
             values = [
-                evaluate(t.x_dict, graph, ks=(20,)).metrics[METRIC] for _, t in said
+                evaluate(t.x_dict, graph, ks=(20,)).metrics[METRIC] for _, t, _ in said
             ]
             row[part] = spread(values)
         teachers.append(row)
@@ -208,6 +231,7 @@ def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, A
         'trials': [t._asdict() for t in TRIALS],
         'filter': mix.filter()[0] | {'width': FILTER_WIDTH},
         'filter_grid': FILTER_GRID,
+        'teacher_width': TEACHER_WIDTH,
         'seeds': seeds,
         'teachers': teachers,
         'students': students,
