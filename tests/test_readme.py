@@ -47,7 +47,7 @@ def test_the_python_of_the_readme_runs(monkeypatch, tmp_path, capsys):
     for block in blocks:
         exec(block, names)
     assert 'Recall ' in capsys.readouterr().out
-    assert len(blocks) == 5
+    assert len(blocks) == 6
 
 
 def test_the_readme_names_every_example():
