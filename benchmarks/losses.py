@@ -5,8 +5,9 @@
 The student is matrix factorization, so that all of the graph and of the content comes
 through its teacher: that of :mod:`benchmarks.run`, whose soft targets are read from
 ``--work``. Weight and penalty of every loss, and the penalty of the control, are
-chosen from equally many trials on validation, at the first width and seed, and kept
-for all. Finished trials are kept under ``--work``. Writes
+chosen from equally many trials on validation at the first seed: those of the losses at
+the first width, the control's at every width, so that none of its gains is a penalty
+that does not fit. Finished trials are kept under ``--work``. Writes
 ``benchmarks/results/losses-<setting>.json``.
 """
 
@@ -174,6 +175,10 @@ def choose(bench: Bench, name: str, width: int, seed: int) -> Trial:
     return trials[values.index(max(values))]
 
 
+def _width_of_trials(name: str, width: int, widths: list[int]) -> int:
+    return width if name == CONTROL else widths[0]
+
+
 def summarize(
     bench: Bench, names: list[str], widths: list[int], seeds: list[int]
 ) -> dict[str, Any]:
@@ -181,17 +186,17 @@ def summarize(
     teachers = [bench.targets(seed).x_dict for seed in seeds]
     full = [_test(bench, x_dict) for x_dict in teachers]
     rows: list[dict[str, Any]] = []
-    chosen = {name: choose(bench, name, widths[0], seeds[0]) for name in names}
     for width in widths:
         control: list[torch.Tensor] = []
         for name in names:
-            runs = [bench.outcome(name, chosen[name], width, s) for s in seeds]
+            trial = choose(bench, name, _width_of_trials(name, width, widths), seeds[0])
+            runs = [bench.outcome(name, trial, width, s) for s in seeds]
             values = [run['test'][METRIC] for run in runs]
             if name == CONTROL:
                 control = values
             row = _row(name, width, values, control, full)
             row |= {
-                'trial': chosen[name]._asdict(),
+                'trial': trial._asdict(),
                 'validation': [run['validation'] for run in runs],
                 'epochs': [run['epoch'] for run in runs],
             }
@@ -257,9 +262,10 @@ def main() -> None:
     names = [CONTROL, *(args.losses or RECIPES), SHUFFLED]
     report: Callable[..., None] = lambda *x: print(*x, flush=True)  # noqa: E731
     for name in names:
-        trial = choose(bench, name, args.widths[0], args.seeds[0])
-        for seed in args.seeds:
-            for width in args.widths:
+        for width in args.widths:
+            at = _width_of_trials(name, width, args.widths)
+            trial = choose(bench, name, at, args.seeds[0])
+            for seed in args.seeds:
                 out = bench.outcome(name, trial, width, seed)
                 report(name, trial, width, seed, round(out['validation'], 4))
     args.out.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,9 @@ numbers, and its finished trials are read from the same ``--work``. It starts fr
 random tables or from the teacher's, cut to its width (:func:`~promptmm_pyg.training.
 copy_tables`), and learns from interactions alone (the control) or from a loss of
 distillation as well. Weight and penalty are chosen on validation for random starts at
-one width (``--chosen-at``) and the first seed, and kept for all: a copied start is not
-tuned again. Teachers are those of :mod:`benchmarks.run`.
+one width (``--chosen-at``) and the first seed, and kept for all, but for the control's,
+which are chosen at every width: a copied start is not tuned again. Teachers are those
+of :mod:`benchmarks.run`.
 
 Times are medians over turns that all take in one process. The teacher that is timed is
 not a trained one, which takes no less time. Writes
@@ -64,10 +65,11 @@ def cells(
         cut = [copy_tables(x_dict, width) for x_dict in teachers]
         copied = [_values(bench, x_dict, 'test') for x_dict in cut]
         validation = [_mean([_values(bench, x_dict, 'val')]) for x_dict in cut]
+        trials = {CONTROL: choose(bench, CONTROL, width, seeds[0]), **chosen}
         for init in (RANDOM, COPY):
             runs = {
                 name: [bench.outcome(name, trial, width, s, init) for s in seeds]
-                for name, trial in chosen.items()
+                for name, trial in trials.items()
             }
             values = {
                 name: [out['test'][METRIC] for out in outs]
@@ -76,7 +78,7 @@ def cells(
             for name, outs in runs.items():
                 row = _row(init, name, width, values[name], of_teacher)
                 row |= {
-                    'trial': chosen[name]._asdict(),
+                    'trial': trials[name]._asdict(),
                     'validation': [out['validation'] for out in outs],
                     'epochs': [out['epoch'] for out in outs],
                     'over_copy': _difference(values[name], copied),
@@ -221,8 +223,7 @@ def main() -> None:
         args.setting, setting, split, prepare(split.train, setting), args.work
     )
     chosen = {
-        name: choose(bench, name, args.chosen_at, args.seeds[0])
-        for name in (CONTROL, *args.losses)
+        name: choose(bench, name, args.chosen_at, args.seeds[0]) for name in args.losses
     }
     teachers = [bench.targets(seed).x_dict for seed in args.seeds]
     result = {

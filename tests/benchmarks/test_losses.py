@@ -109,6 +109,20 @@ def test_what_is_chosen_is_the_best_on_validation(quick, monkeypatch):
     assert losses.choose(bench, 'PromptMM', 4, 0) == losses.TRIALS[1]
 
 
+def test_only_the_control_is_chosen_at_every_width(quick, monkeypatch):
+    asked, choose = set(), losses.choose
+
+    def spy(bench, name, width, seed):
+        asked.add((name, width, seed))
+        return choose(bench, name, width, seed)
+
+    monkeypatch.setattr(losses, 'choose', spy)
+    quick()
+    taught = ('ListwiseKDLoss', 'PromptMM', 'PromptMM, shuffled teacher')
+    expected = {(name, 4, 0) for name in ('control', *taught)}
+    assert asked == {*expected, ('control', 8, 0)}
+
+
 def test_finished_trials_are_not_run_again(quick, monkeypatch):
     path = quick()
     first = path.read_text()

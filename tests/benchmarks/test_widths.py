@@ -129,14 +129,15 @@ def test_a_copied_start_is_the_teacher_cut_and_a_random_one_is_as_it_was(quick):
         assert torch.equal(x, expected[key])
 
 
-def test_the_trial_is_chosen_once_at_one_width_from_random_starts(quick, monkeypatch):
+def test_only_the_control_is_chosen_at_every_width(quick, monkeypatch):
     asked = []
     choose = losses.choose
     monkeypatch.setattr(
         widths, 'choose', lambda bench, *where: asked.append(where) or TRIAL
     )
     result = json.loads(quick().read_text())
-    assert asked == [(n, 4, 0) for n in ('control', 'ScaledCosineLoss', 'PromptMM')]
+    taught = [(name, 4, 0) for name in ('ScaledCosineLoss', 'PromptMM')]
+    assert asked == [*taught, ('control', 4, 0), ('control', 8, 0)]
     assert result['chosen_at'] == 4
     assert all(
         row['trial'] == TRIAL._asdict()
