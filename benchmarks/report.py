@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite_report import suite_plot, suite_table
+from benchmarks.suite_report import interval, mean_std, suite_plot, suite_table
 
 METRICS = ('Recall@20', 'NDCG@20')
 
@@ -36,11 +36,9 @@ def table(result: dict[str, Any]) -> str:
             + ' |'
         )
     lines += ['', '| difference in Recall@20 | mean | 95 % interval |', '|---|---|---|']
-    for name, interval in result['differences'].items():
-        lines.append(
-            f'| {name} | {interval["difference"]:+.4f} | '
-            f'[{interval["low"]:+.4f}, {interval["high"]:+.4f}] |'
-        )
+    for name, gain in result['differences'].items():
+        spread = f'[{gain["low"]:+.4f}, {gain["high"]:+.4f}]'
+        lines.append(f'| {name} | {gain["difference"]:+.4f} | {spread} |')
     return '\n'.join(lines)
 
 
@@ -108,7 +106,7 @@ def widths_table(result: dict[str, Any]) -> str:
     ):
         lines += ['', f'Recall@20 beyond that of {rival} (95 % interval)']
         rows = [row for row in result['cells'] if key in row]
-        lines += _by_width(rows, widths, lambda row, key=key: _interval(row[key]))
+        lines += _by_width(rows, widths, lambda row, key=key: interval(row[key]))
     return '\n'.join([*lines, '', *_costs(result['costs'])])
 
 
@@ -131,15 +129,7 @@ def _outcome(row: dict[str, Any]) -> str:
     more = f'{row["share_of_teacher"]:.0%}'
     if 'epochs' in row:
         more += f'; {sum(row["epochs"]) / len(row["epochs"]):.0f}'
-    return f'{_mean_std(row["test"])} ({more})'
-
-
-def _mean_std(values: dict[str, Any]) -> str:
-    return f'{values["mean"]:.4f} ± {values["std"]:.4f}'
-
-
-def _interval(gain: dict[str, float]) -> str:
-    return f'{gain["difference"]:+.4f} [{gain["low"]:+.4f}, {gain["high"]:+.4f}]'
+    return f'{mean_std(row["test"])} ({more})'
 
 
 def _costs(rows: list[dict[str, Any]]) -> list[str]:
@@ -177,7 +167,7 @@ def noise_table(result: dict[str, Any]) -> str:
         for share in shares:
             row = rows[model, share]
             gain = row.get('over_plain')
-            cells += [_mean_std(row['test']), _interval(gain) if gain else '']
+            cells += [mean_std(row['test']), interval(gain) if gain else '']
         lines.append(f'| {model} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
@@ -199,7 +189,7 @@ def mixture_table(result: dict[str, Any]) -> str:
         )
         lines.append(
             f'| {row["name"]} | {row["width"]} | {weights} | '
-            f'{_mean_std(row["val"])} | {_mean_std(row["test"])} |'
+            f'{mean_std(row["val"])} | {mean_std(row["test"])} |'
         )
     lines += [
         '',
@@ -209,8 +199,8 @@ def mixture_table(result: dict[str, Any]) -> str:
     for row in result['students']:
         gain = row.get('over_control')
         lines.append(
-            f'| {row["name"]} | {row["width"]} | {_mean_std(row["test"])} | '
-            f'{_interval(gain) if gain else ""} |'
+            f'| {row["name"]} | {row["width"]} | {mean_std(row["test"])} | '
+            f'{interval(gain) if gain else ""} |'
         )
     return '\n'.join(lines)
 

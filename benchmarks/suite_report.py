@@ -43,9 +43,9 @@ def suite_table(result: dict[str, Any]) -> str:
             name,
             model['kind'],
             f'{model["parameters"]:,}',
-            _mean_std(model['test']['Recall@20']),
-            _mean_std(model['test']['NDCG@20']),
-            '' if gain is None else _interval(gain),
+            mean_std(model['test']['Recall@20']),
+            mean_std(model['test']['NDCG@20']),
+            '' if gain is None else interval(gain),
             '' if gain is None else f'{gain["holm_p"]:.4f}',
             f'{sum(epochs) / len(epochs):.2f}' if epochs else '',
             f'{max(model["peak_mib"]):.0f}',
@@ -92,9 +92,11 @@ def suite_plot(result: dict[str, Any], path: str | Path) -> None:
     save_figure(figure, path)
 
 
-def _mean_std(values: dict[str, Any]) -> str:
+def mean_std(values: dict[str, Any]) -> str:
+    """What :func:`benchmarks.run.spread` says, for a cell."""
     return f'{values["mean"]:.4f} ± {values["std"]:.4f}'
 
 
-def _interval(gain: dict[str, float]) -> str:
+def interval(gain: dict[str, float]) -> str:
+    """A difference with its interval, for a cell."""
     return f'{gain["difference"]:+.4f} [{gain["low"]:+.4f}, {gain["high"]:+.4f}]'
