@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch_geometric.data import HeteroData
 
-from benchmarks.recipes import RECIPES, Context
+from benchmarks.recipes import RECIPES, Context, Recipe
 from benchmarks.run import prepare, spread, targets_path
 from benchmarks.settings import SETTINGS, Setting, read
 from promptmm_pyg.data import ITEM, Split, num_nodes_dict
@@ -32,6 +32,7 @@ from promptmm_pyg.outputs import SoftTargets
 from promptmm_pyg.target_store import load_targets, rank_targets
 from promptmm_pyg.training import (
     Candidates,
+    History,
     Schedule,
     bpr_terms,
     copy_tables,
@@ -96,7 +97,8 @@ class Bench:
             save_state(path, self._train(name, trial, width, seed, init))
         return load_state(path)
 
-    def _student(self, width: int, seed: int, init: str) -> MatrixFactorization:
+    def student(self, width: int, seed: int, init: str = RANDOM) -> MatrixFactorization:
+        """A student at its start."""
         torch.manual_seed(seed)
         student = MatrixFactorization(num_nodes_dict(self.train), width)
         if init == COPY:
@@ -107,40 +109,59 @@ class Bench:
     def _train(
         self, name: str, trial: Trial, width: int, seed: int, init: str
     ) -> dict[str, Any]:
-        student = self._student(width, seed, init)
-        weights = {'bpr': 1.0, 'l2': trial.l2}
-        common: dict[str, Any] = {
-            'learning_rate': LEARNING_RATE,
-            'batch_size': self.setting.batch_size,
-            'seed': seed,
-            'schedule': SCHEDULE,
-        }
+        student = self.student(width, seed, init)
         if name == CONTROL:
             history = train_teacher(
                 student,
                 self.train,
                 self.split.val,
                 terms=bpr_terms,
-                weights=weights,
-                **common,
+                weights={'bpr': 1.0, 'l2': trial.l2},
+                **self._common(seed),
             )
-        else:
-            recipe = RECIPES['PromptMM' if name == SHUFFLED else name]
-            targets = self.targets(seed)
-            if name == SHUFFLED:
-                targets = shuffled(targets, self.train, seed)
-            objective, shares = recipe(Context(targets, self.train, width))
-            history = distill(
-                student,
-                targets,
-                self.train,
-                self.split.val,
-                objective=objective,
-                candidates=CANDIDATES,
-                weights=weights | {k: trial.weight * s for k, s in shares.items()},
-                control=False,
-                **common,
-            ).history
+            return self._said(student, history)
+        targets = self.targets(seed)
+        if name == SHUFFLED:
+            targets = shuffled(targets, self.train, seed)
+        recipe = RECIPES['PromptMM' if name == SHUFFLED else name]
+        return self.teach(student, targets, recipe, trial, seed)
+
+    def teach(
+        self,
+        student: MatrixFactorization,
+        targets: SoftTargets,
+        recipe: Recipe,
+        trial: Trial,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Validation value, epoch and per-user test values of a student that learns
+        from ``targets``.
+        """
+        width = student.embeddings.embedding_dim
+        objective, shares = recipe(Context(targets, self.train, width))
+        shares = {name: trial.weight * share for name, share in shares.items()}
+        history = distill(
+            student,
+            targets,
+            self.train,
+            self.split.val,
+            objective=objective,
+            candidates=CANDIDATES,
+            weights={'bpr': 1.0, 'l2': trial.l2, **shares},
+            control=False,
+            **self._common(seed),
+        ).history
+        return self._said(student, history)
+
+    def _common(self, seed: int) -> dict[str, Any]:
+        return {
+            'learning_rate': LEARNING_RATE,
+            'batch_size': self.setting.batch_size,
+            'seed': seed,
+            'schedule': SCHEDULE,
+        }
+
+    def _said(self, student: MatrixFactorization, history: History) -> dict[str, Any]:
         test = evaluate(embed(student, ()), self.split.test, ks=(20,))
         return {
             'validation': history.best_value,

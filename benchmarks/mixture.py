@@ -24,7 +24,6 @@ from typing import Any
 import torch
 
 from benchmarks.losses import (
-    CANDIDATES,
     CONTROL,
     LEARNING_RATE,
     METRIC,
@@ -34,20 +33,17 @@ from benchmarks.losses import (
     Trial,
     choose,
 )
-from benchmarks.recipes import RECIPES, Context
+from benchmarks.recipes import RECIPES
 from benchmarks.run import prepare, spread
 from benchmarks.settings import SETTINGS, read
 from promptmm_pyg._files import replacing
 from promptmm_pyg.data import INTERACTS, ITEM, modality_x_dict, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate, paired_bootstrap
 from promptmm_pyg.models import GraphFilter
-from promptmm_pyg.nn import MatrixFactorization
 from promptmm_pyg.outputs import SoftTargets
 from promptmm_pyg.target_store import rank_targets
 from promptmm_pyg.training import (
     copy_tables,
-    distill,
-    embed,
     learn_mix_weights,
     load_state,
     mix_targets,
@@ -139,39 +135,11 @@ class MixBench:
         digest = hashlib.sha256(key.encode()).hexdigest()[:16]
         path = self.bench.work / 'mixture' / f'{self.bench.name}-{digest}.safetensors'
         if not path.is_file():
-            save_state(path, self._train(name, trial, width, seed))
+            targets = self.teacher(name, seed)[2]
+            student = self.bench.student(width, seed)
+            recipe = RECIPES['PromptMM']
+            save_state(path, self.bench.teach(student, targets, recipe, trial, seed))
         return load_state(path)
-
-    def _train(self, name: str, trial: Trial, width: int, seed: int) -> dict[str, Any]:
-        train, split = self.bench.train, self.bench.split
-        targets = self.teacher(name, seed)[2]
-        torch.manual_seed(seed)
-        student = MatrixFactorization(num_nodes_dict(train), width)
-        objective, shares = RECIPES['PromptMM'](Context(targets, train, width))
-        history = distill(
-            student,
-            targets,
-            train,
-            split.val,
-            objective=objective,
-            candidates=CANDIDATES,
-            weights={
-                'bpr': 1.0,
-                'l2': trial.l2,
-                **{k: trial.weight * s for k, s in shares.items()},
-            },
-            control=False,
-            learning_rate=LEARNING_RATE,
-            batch_size=self.bench.setting.batch_size,
-            seed=seed,
-            schedule=SCHEDULE,
-        ).history
-        test = evaluate(embed(student, ()), split.test, ks=(20,))
-        return {
-            'validation': history.best_value,
-            'epoch': history.best_epoch,
-            'test': dict(test.per_user),
-        }
 
     def choose(self, name: str, width: int, seed: int) -> Trial:
         """The best trial on validation; of equals, the first."""

@@ -62,5 +62,5 @@ def test_the_mixture_has_weights_of_both_and_the_others_of_one(quick):
 
 def test_finished_trials_are_not_trained_again(quick, monkeypatch):
     first = quick().read_text()
-    monkeypatch.setattr(mixture, 'distill', None)
+    monkeypatch.setattr(losses, 'distill', None)
     assert quick().read_text() == first

@@ -119,13 +119,13 @@ def test_a_copied_start_is_the_teacher_cut_and_a_random_one_is_as_it_was(quick):
     quick()
     bench = quick.bench
     for width in (4, 8):
-        copied = bench._student(width, 1, losses.COPY).embeddings()
+        copied = bench.student(width, 1, losses.COPY).embeddings()
         expected = copy_tables(bench.targets(1).x_dict, width)
         for key, x in expected.items():
             assert torch.equal(copied[key], x)
     torch.manual_seed(1)
     expected = losses.MatrixFactorization({'user': 60, 'item': 120}, 4).embeddings()
-    for key, x in bench._student(4, 1, losses.RANDOM).embeddings().items():
+    for key, x in bench.student(4, 1, losses.RANDOM).embeddings().items():
         assert torch.equal(x, expected[key])
 
 
