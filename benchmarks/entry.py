@@ -43,7 +43,7 @@ class Choices(NamedTuple):
 
 
 Space = Mapping[str, Range | Choices]
-LEARNING_RATE = Range(1e-3, 1e-3, 1e-2)
+LEARNING_RATE = Range(3e-3, 1e-3, 1e-2)
 
 
 @dataclass(frozen=True)

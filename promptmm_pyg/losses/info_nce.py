@@ -42,14 +42,17 @@ def info_nce_loss(
     """
     check_positive('temperature', temperature)
     _check_rows(anchor, positive)
-    others = _others(anchor, group)
+    others = None if group is None else _others(anchor, group)
     # Under autocast a product would leave three digits of a cosine.
     with torch.autocast(anchor.device.type, enabled=False):
         rows = [unit_rows(at_least_float32(x)) for x in (anchor, positive)]
         logits = rows[0] @ rows[1].t() / temperature
-    loss = _row_loss(logits, others)
+    own = logits.diagonal()
+    if others is not None:
+        logits = logits.masked_fill(~others, -torch.inf)
+    loss = logits.logsumexp(dim=1) - own
     if symmetric:
-        loss = (loss + _row_loss(logits.t(), others)) / 2
+        loss = (loss + logits.logsumexp(dim=0) - own) / 2
     return reduce(loss, reduction)
 
 
@@ -64,11 +67,8 @@ def _check_rows(anchor: Tensor, positive: Tensor) -> None:
     check_finite('positive', positive)
 
 
-def _others(anchor: Tensor, group: Tensor | None) -> Tensor:
+def _others(anchor: Tensor, group: Tensor) -> Tensor:
     """Where the row's positive or a negative stands, boolean ``[B, B]``."""
-    own = torch.eye(anchor.size(0), dtype=torch.bool, device=anchor.device)
-    if group is None:
-        return torch.ones_like(own)
     if group.size() != anchor.size()[:1]:
         raise ValueError(
             f"'group' needs one id per row of 'anchor' (got shapes "
@@ -83,12 +83,8 @@ def _others(anchor: Tensor, group: Tensor | None) -> Tensor:
             f"'group' needs to leave every row a negative (got {int(alone.sum())} rows "
             f'of one group only). Draw larger batches'
         )
+    own = torch.eye(anchor.size(0), dtype=torch.bool, device=anchor.device)
     return negative | own
-
-
-def _row_loss(logits: Tensor, others: Tensor) -> Tensor:
-    log_probs = logits.masked_fill(~others, -torch.inf).log_softmax(dim=-1)
-    return -log_probs.diagonal()
 
 
 class InfoNCELoss(torch.nn.Module):

@@ -46,14 +46,15 @@ def sampled_softmax_loss(
     """
     check_positive('temperature', temperature)
     _check_scores(positive_logits, negative_logits, mask)
-    positive = at_least_float32(positive_logits) / temperature
-    negative = at_least_float32(negative_logits) / temperature
+    # Differences first: nothing is lost where both scores are large. What they are
+    # then changed in place by needs no copy of its own, and gradients none of them.
+    positive = at_least_float32(positive_logits).unsqueeze(-1)
+    gap = (at_least_float32(negative_logits) - positive).div_(temperature)
     if negative_log_q is not None:
-        negative = negative - _log_expected_count(negative, negative_log_q, mask)
+        gap = gap - _log_expected_count(negative_logits, negative_log_q, mask)
     if mask is not None:
-        negative = negative.masked_fill(~mask, -torch.inf)
-    # Differences first: nothing is lost where both scores are large.
-    margin = torch.logsumexp(negative - positive.unsqueeze(-1), dim=-1)
+        gap = gap.masked_fill_(~mask, -torch.inf)
+    margin = torch.logsumexp(gap, dim=-1)
     return reduce(-F.logsigmoid(-margin), reduction)
 
 

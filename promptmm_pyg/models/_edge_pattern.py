@@ -8,6 +8,8 @@ from torch.autograd.function import once_differentiable
 
 from promptmm_pyg.nn.csr import CSRPair
 
+_SAMPLED = (torch.float, torch.double)  # What `sampled_addmm` takes on a CPU.
+
 
 class EdgePattern:
     r"""Where edges are, while their weights come and go: what
@@ -62,6 +64,15 @@ class EdgePattern:
 
     def products(self, source_x: Tensor, target_x: Tensor) -> Tensor:
         """Like :meth:`dot`, as a constant."""
+        if source_x.dtype in _SAMPLED and source_x.device.type == 'cpu':
+            # One pass, an order of magnitude faster than both gathers.
+            places = source_x.new_zeros(self.source.numel())
+            pattern = _csr(self._forward, places, (self.size[1], self.size[0]))
+            sampled = torch.sparse.sampled_addmm(
+                pattern, target_x.contiguous(), source_x.t(), beta=0.0
+            )
+            values: Tensor = sampled.values()
+            return values
         out: Tensor = torch.linalg.vecdot(source_x[self.source], target_x[self.target])
         return out
 
