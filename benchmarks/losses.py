@@ -5,9 +5,9 @@
 The student is matrix factorization, so that all of the graph and of the content comes
 through its teacher: that of :mod:`benchmarks.run`, whose soft targets are read from
 ``--work``. Weight and penalty of every loss, and the penalty of the control, are
-chosen from equally many trials on validation at the first seed: those of the losses at
-the first width, the control's at every width, so that none of its gains is a penalty
-that does not fit. Finished trials are kept under ``--work``. Writes
+chosen on validation at the first seed: those of the losses from equally many trials at
+the first width, the control's from a finer grid at every width, so that no gain is a
+penalty that does not fit. Finished trials are kept under ``--work``. Writes
 ``benchmarks/results/losses-<setting>.json``.
 """
 
@@ -59,7 +59,7 @@ class Trial(NamedTuple):
 
 
 TRIALS = (Trial(1.0, 0.01), Trial(1.0, 0.05), Trial(10.0, 0.01))
-CONTROL_TRIALS = (Trial(0.0, 0.03), Trial(0.0, 0.05), Trial(0.0, 0.1))
+CONTROL_TRIALS = tuple(Trial(0.0, l2) for l2 in (0.003, 0.01, 0.03, 0.05, 0.1))
 
 
 @dataclass(frozen=True)
