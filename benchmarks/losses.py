@@ -4,10 +4,10 @@
 
 The student is matrix factorization, so that all of the graph and of the content comes
 through its teacher: that of :mod:`benchmarks.run`, whose soft targets are read from
-``--work``. Weight and penalty of every loss, and the penalty of the control, are
-chosen on validation at the first seed: those of the losses from equally many trials at
-the first width, the control's from a finer grid at every width, so that no gain is a
-penalty that does not fit. Finished trials are kept under ``--work``. Writes
+``--work``. All is chosen on validation at the first seed: weight and penalty of every
+loss from equally many trials at the first width, penalty and learning rate of the
+control from more of them and at every width, so that no gain is a number that does not
+fit. Finished trials are kept under ``--work``. Writes
 ``benchmarks/results/losses-<setting>.json``.
 """
 
@@ -56,10 +56,15 @@ class Trial(NamedTuple):
 
     weight: float  # Of the loss.
     l2: float
+    learning_rate: float = LEARNING_RATE
 
 
 TRIALS = (Trial(1.0, 0.01), Trial(1.0, 0.05), Trial(10.0, 0.01))
-CONTROL_TRIALS = tuple(Trial(0.0, l2) for l2 in (0.003, 0.01, 0.03, 0.05, 0.1))
+CONTROL_TRIALS = tuple(
+    Trial(0.0, l2, learning_rate)
+    for learning_rate in (3e-3, LEARNING_RATE)
+    for l2 in (0.003, 0.01, 0.03, 0.05, 0.1)
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ class Bench:
         now or before, from ``init``: random tables or the teacher's, cut to its width.
         """
         digest = self.setting.digest()
-        numbers = [digest, name, trial, width, seed, LEARNING_RATE, SCHEDULE]
+        *chosen, learning_rate = trial
+        numbers = [digest, name, chosen, width, seed, learning_rate, SCHEDULE]
         if init != RANDOM:  # What random starts are kept under stays as it was.
             numbers.append(init)
         digest = hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:16]
@@ -117,7 +123,7 @@ class Bench:
                 self.split.val,
                 terms=bpr_terms,
                 weights={'bpr': 1.0, 'l2': trial.l2},
-                **self._common(seed),
+                **self._common(trial, seed),
             )
             return self._said(student, history)
         targets = self.targets(seed)
@@ -149,13 +155,13 @@ class Bench:
             candidates=CANDIDATES,
             weights={'bpr': 1.0, 'l2': trial.l2, **shares},
             control=False,
-            **self._common(seed),
+            **self._common(trial, seed),
         ).history
         return self._said(student, history)
 
-    def _common(self, seed: int) -> dict[str, Any]:
+    def _common(self, trial: Trial, seed: int) -> dict[str, Any]:
         return {
-            'learning_rate': LEARNING_RATE,
+            'learning_rate': trial.learning_rate,
             'batch_size': self.setting.batch_size,
             'seed': seed,
             'schedule': SCHEDULE,

@@ -116,19 +116,20 @@ class MixBench:
         """Validation value, epoch and per-user test values of one student, trained
         now or before.
         """
+        *chosen, learning_rate = trial
         key = json.dumps(
             [
                 self.bench.setting.digest(),
                 [
                     name,
-                    trial,
+                    chosen,
                     width,
                     seed,
                     self.filter()[0],
                     FILTER_WIDTH,
                     TEACHER_WIDTH,
                 ],
-                LEARNING_RATE,
+                learning_rate,
                 SCHEDULE,
             ]
         )

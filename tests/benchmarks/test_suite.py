@@ -16,7 +16,8 @@ from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.nn import PromptMMTeacher
 from promptmm_pyg.training import TEACHER_WEIGHTS, message_operators
 from promptmm_pyg.training.inputs import triplet_loader
-from promptmm_pyg.training.loop import make_optimizer, train_step
+from promptmm_pyg.training.loop import train_step
+from promptmm_pyg.training.optimizer import make_optimizer
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 MODELS = ['Popularity', 'LightGCN', 'FREEDOM']
@@ -77,8 +78,9 @@ def test_a_study_starts_at_the_defaults_of_the_model(name):
         assert entry.defaults[argument] == known[argument], argument
     if entry.cls is PromptMMTeacher:
         weights = TEACHER_WEIGHTS
-    else:  # Of models without terms of their own, the paper's.
-        weights = getattr(entry.cls, 'weights', {'l2': 1e-4})
+    else:  # Of models without terms of their own, what is said in `spaces`.
+        l2 = 0.03 if name == 'BPR-MF' else 1e-4
+        weights = getattr(entry.cls, 'weights', {'l2': l2})
     for weight in entry.weights:
         assert entry.defaults[weight] == weights[weight], weight
     assert ('learning_rate' in entry.defaults) == entry.trained
