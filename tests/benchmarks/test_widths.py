@@ -102,7 +102,7 @@ def test_trials_of_random_starts_are_those_of_the_loss_benchmark(quick, monkeypa
     numbers = [
         bench.setting.digest(),
         'control',
-        TRIAL,
+        [TRIAL.weight, TRIAL.l2],
         4,
         0,
         losses.LEARNING_RATE,
