@@ -17,8 +17,9 @@ NAME = 'promptmm_pyg'
 PYG = {'torch', 'torch_geometric'}
 CORE = {'numpy', 'safetensors', 'tqdm'}
 # Extras: inside the function that uses them, and not in the lightest layers.
-OPTIONAL = {'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
+OPTIONAL = {'faiss', 'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
 OPTIONAL |= {'torch_scatter', 'torch_sparse'}
+OPTIONAL |= {'PIL', 'sentence_transformers', 'timm', 'torchvision'}
 MODELS = {'_checks', 'outputs', 'scoring', 'ranking', 'losses', 'data', 'transforms'}
 MODELS |= {'_files', 'loader', 'nn', 'evaluation', 'unit_rows'}
 
@@ -46,6 +47,7 @@ LAYERS = {
         {'torch', 'numpy', 'safetensors'},
     ),
     'data': May({'_checks', '_files'}, {*PYG, 'numpy', 'safetensors'}),
+    'content': May({'_checks', '_files', 'data.schema', 'data.split'}, {*PYG, *CORE}),
     'transforms': May({'_checks', 'data.schema'}, PYG),
     'loader': May({'_checks', 'data.schema'}, PYG),
     'nn': May({'_checks', '_files', 'outputs', 'unit_rows'}, {*PYG, 'safetensors'}),
@@ -60,7 +62,7 @@ LAYERS = {
     'training': May({*MODELS, 'models', 'target_store'}, {*PYG, 'safetensors', 'tqdm'}),
     # What is run from a shell may use every core dependency.
     'viz': May({'_files'}, set()),
-    'cli': May({NAME, *MODELS, 'training', 'serving', 'viz'}, {*PYG, *CORE}),
+    'cli': May({NAME, *MODELS, 'content', 'training', 'serving', 'viz'}, {*PYG, *CORE}),
 }
 LIGHT = ['losses', 'outputs', 'ranking', 'scoring', 'serving', 'unit_rows']
 

@@ -203,11 +203,13 @@ def test_tables_that_share_memory_are_saved_whole(tmp_path):
     assert again.recommend(0, k=2).ids.tolist() == [1, 2]
 
 
-def test_saving_over_an_older_model_leaves_three_files(tmp_path):
+def test_saving_over_an_older_model_leaves_five_files(tmp_path):
     random_recommender().save(tmp_path)
     newer = random_recommender(seed=1)
     newer.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'README.md',
+        'card.json',
         'config.json',
         'ids.json',
         'model.safetensors',
@@ -235,11 +237,13 @@ def test_a_failed_write_leaves_the_older_model(tmp_path, monkeypatch):
     monkeypatch.setattr('pathlib.Path.replace', fail)
     with pytest.raises(OSError, match='disk full'):
         random_recommender(seed=1).save(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 5
     torch.testing.assert_close(Recommender.load(tmp_path).user_x, older.user_x)
 
 
-@pytest.mark.parametrize('name', ['model.safetensors', 'ids.json', 'config.json'])
+@pytest.mark.parametrize(
+    'name', ['model.safetensors', 'ids.json', 'card.json', 'config.json']
+)
 @pytest.mark.parametrize('damage', ['truncated', 'empty', 'missing', 'changed'])
 def test_damaged_files_are_refused_by_name(tmp_path, name, damage):
     random_recommender().save(tmp_path)
@@ -270,10 +274,10 @@ def test_a_flipped_bit_of_an_embedding_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ('key', 'value', 'message'),
     [
-        ('version', 2, r"config\.json.*version 1 \(got 'promptmm.*' version 2\)"),
-        ('format', 'other', r"config\.json.*\(got 'other' version 1\)"),
-        ('sha256', {}, r'model\.safetensors.*checksum'),
-        ('sha256', 3, r'config\.json.*needs to be the configuration'),
+        ('version', 3, r"config\.json.*version 1 to 2 \(got 'promptmm.*' version 3\)"),
+        ('format', 'other', r"config\.json.*\(got 'other' version 2\)"),
+        ('files', {}, r'config\.json.*needs to list the files.*\(got \[\]\)'),
+        ('files', 3, r'config\.json.*needs to be the configuration'),
     ],
 )
 def test_another_configuration_is_refused(tmp_path, key, value, message):

@@ -40,6 +40,10 @@ class RawIds:
         lookup[:-1] = self.ids
         return lookup
 
+    def knows(self, raw: object) -> bool:
+        """Whether ``raw`` is one of the ids."""
+        return is_id(raw) and raw in self._row
+
     def rows(
         self, name: str, ids: RawId | Iterable[RawId], hint: str = ''
     ) -> list[int]:

@@ -1,7 +1,6 @@
 """Recommendations by raw ids, from embeddings alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +11,26 @@ from torch.nn.functional import normalize
 
 from promptmm_pyg._checks import check_positive
 from promptmm_pyg.ranking import Ranking, SeenItems, rank_items
-from promptmm_pyg.scoring import check_width
-from promptmm_pyg.serving._files import read_files, write_files
-from promptmm_pyg.serving._raw_ids import RawId, RawIds, is_id
+from promptmm_pyg.serving._card import ABOUT, build_card
+from promptmm_pyg.serving._files import MAX_BYTES, Artifact, read_files, write_files
+from promptmm_pyg.serving._histories import (
+    Histories,
+    History,
+    Unknown,
+    read_histories,
+)
+from promptmm_pyg.serving._modalities import Features
+from promptmm_pyg.serving._raw_ids import RawId, is_id
+from promptmm_pyg.serving._restore import restore
+from promptmm_pyg.serving._tables import Ids
+from promptmm_pyg.serving.exports import Exports
+from promptmm_pyg.serving.feature_path import FeaturePath
+from promptmm_pyg.serving.fold_in import FoldIn
 
-_COLD_USER = 'A user without a row of embeddings is new to the model: train again'
+_COLD_USER = (
+    "A user without a row of embeddings is new to the model: 'recommend_from_history' "
+    'ranks by the items they took'
+)
 
 
 class Recommendations(NamedTuple):
@@ -30,7 +44,7 @@ class Recommendations(NamedTuple):
     scores: np.ndarray
 
 
-class Recommender:
+class Recommender(Exports):
     """Serves a trained model: raw ids in, raw ids out, without model, graph library or
     training data.
 
@@ -45,6 +59,8 @@ class Recommender:
             numbers, the same as :class:`~promptmm_pyg.ranking.SeenItems`, or ``None``
             if nobody has seen anything.
         titles: What to call items when printing them, by raw id. (default: none)
+        feature_path: Predicts embeddings of new items, for :meth:`add_items`.
+            (default: none)
 
     Raises:
         ValueError: If sizes do not fit each other, an id occurs twice, or an embedding
@@ -64,53 +80,31 @@ class Recommender:
         user_x: Tensor,
         item_x: Tensor,
         *,
-        user_ids: Sequence[RawId] | np.ndarray,
-        item_ids: Sequence[RawId] | np.ndarray,
+        user_ids: Ids,
+        item_ids: Ids,
         seen: SeenItems | Tensor | None,
         titles: Mapping[Any, str] | None = None,
+        feature_path: FeaturePath | None = None,
     ) -> None:
-        check_width(user_x, item_x)
-        for name, x in (('user_x', user_x), ('item_x', item_x)):
-            if not x.isfinite().all():
-                raise ValueError(f"'{name}' needs to be finite (got NaN or infinity)")
-        # Copies: training on must not change what is served.
-        self.user_x = user_x.detach().clone()
-        self.item_x = item_x.detach().clone()
-        self._users = RawIds('user_ids', user_ids, user_x.size(0))
-        self._items = RawIds('item_ids', item_ids, item_x.size(0))
-        if seen is None:
-            seen = torch.empty(2, 0, dtype=torch.long)
-        if isinstance(seen, Tensor):
-            seen = SeenItems.from_edge_index(seen, self.num_users, self.num_items)
-        if (seen.num_users, seen.num_items) != (self.num_users, self.num_items):
+        super().__init__(
+            user_x,
+            item_x,
+            user_ids=user_ids,
+            item_ids=item_ids,
+            seen=seen,
+            titles=titles,
+        )
+        if feature_path is not None and feature_path.width != item_x.size(1):
             raise ValueError(
-                "'seen' needs to cover the users and items of the embeddings "
-                f'(got {seen.num_users} x {seen.num_items} instead of '
-                f'{self.num_users} x {self.num_items})'
+                "'feature_path' needs to predict embeddings of the same width (got "
+                f'{feature_path.width} instead of {item_x.size(1)})'
             )
-        self.seen = seen
-        self.titles = dict(titles or {})
-        self._items.rows('titles', self.titles)
-
-    @property
-    def num_users(self) -> int:
-        """The number of known users."""
-        return self.user_x.size(0)
-
-    @property
-    def num_items(self) -> int:
-        """The size of the catalogue."""
-        return self.item_x.size(0)
-
-    @property
-    def user_ids(self) -> list[RawId]:
-        """The raw user ids, in the order of ``user_x``."""
-        return list(self._users.ids)
-
-    @property
-    def item_ids(self) -> list[RawId]:
-        """The raw item ids, in the order of ``item_x``."""
-        return list(self._items.ids)
+        self.feature_path = feature_path
+        self.card: dict[str, Any] = {}
+        """What :meth:`load` found written about the model."""
+        self.num_added = 0
+        """How many items came by :meth:`add_items`; they are the last ones."""
+        self._derived: dict[Any, Any] = {}
 
     def recommend(
         self,
@@ -144,6 +138,82 @@ class Recommender:
         )
         return self._raw(ranking, scalar=is_id(users), k=k)
 
+    def recommend_from_history(
+        self,
+        histories: RawId | History | Sequence[History],
+        k: int = 10,
+        *,
+        weights: Sequence[float] | Sequence[Sequence[float]] | None = None,
+        unknown: Unknown = 'raise',
+        exclude_seen: bool = True,
+        allow: Iterable[RawId] | None = None,
+        deny: Iterable[RawId] | None = None,
+        unseen_weight: float = 0.1,
+        ridge: float = 10.0,
+    ) -> Recommendations:
+        """The best ``k`` items for users who were not there in training, from the
+        items they took; the formula is that of :meth:`fold_in`.
+
+        Scores estimate a preference between 0 and 1 and are comparable within a list;
+        those of :meth:`recommend` are on another scale.
+
+        Args:
+            histories: The raw item ids of one user, or a sequence of such, of any
+                lengths. An id that stands twice counts twice.
+            k: How many items; more than the catalogue holds are padded. (default: 10)
+            weights: A positive number for each item of the histories, such as its
+                recency. (default: 1)
+            unknown: What to do with ids that are not in the catalogue, ``'raise'`` or
+                ``'ignore'``. (default: ``'raise'``)
+            exclude_seen: Whether to leave out the history. (default: ``True``)
+            allow: Recommend only these raw item ids. (default: every item)
+            deny: Never recommend these raw item ids. (default: none)
+            unseen_weight: Weight of what was not taken. (default: ``0.1``)
+            ridge: How near to the mean of the items the user is. (default: ``10.0``)
+
+        Raises:
+            ValueError: If a history holds no (known) item, an id is unknown, a weight
+                does not fit, or both lists are given.
+        """
+        read = read_histories(self._items, histories, weights, unknown)
+        candidates = self._candidates(allow, deny)
+        user_x = self._fold_in(unseen_weight, ridge)(read.rows, read.weights)
+        item_x = self.item_x.to(user_x.dtype)  # At least of single precision.
+        ranking = self._rank(
+            (user_x.to(item_x.device), item_x),
+            list(range(len(read.rows))),
+            k,
+            seen=read.seen(self.num_items) if exclude_seen else None,
+            candidates=candidates,
+        )
+        return self._raw(ranking, scalar=read.one, k=k)
+
+    def fold_in(
+        self,
+        histories: RawId | History | Sequence[History],
+        *,
+        weights: Sequence[float] | Sequence[Sequence[float]] | None = None,
+        unknown: Unknown = 'raise',
+        unseen_weight: float = 0.1,
+        ridge: float = 10.0,
+    ) -> Tensor:
+        """The vectors ``[B, D]`` of users who were not there in training (``[D]`` for
+        one history), by :class:`FoldIn`, for example to search an index with.
+
+        Args:
+            histories: See :meth:`recommend_from_history`; so are the others.
+            weights: (default: 1)
+            unknown: (default: ``'raise'``)
+            unseen_weight: (default: ``0.1``)
+            ridge: (default: ``10.0``)
+
+        Raises:
+            ValueError: As :meth:`recommend_from_history`.
+        """
+        read: Histories = read_histories(self._items, histories, weights, unknown)
+        user_x = self._fold_in(unseen_weight, ridge)(read.rows, read.weights)
+        return user_x[0] if read.one else user_x
+
     def similar_items(
         self, items: RawId | Sequence[RawId] | np.ndarray, k: int = 10
     ) -> Recommendations:
@@ -159,20 +229,90 @@ class Recommender:
         rows = self._items.rows('items', items)
         number = torch.arange(self.num_items + 1)
         itself = SeenItems(number, number[:-1], self.num_items)
-        ranking = self._rank(
-            (self._unit_item_x, self._unit_item_x),
-            rows,
-            k,
-            seen=itself,
-        )
+        if 'unit' not in self._derived:
+            self._derived['unit'] = normalize(self.item_x, dim=-1)
+        unit = self._derived['unit']
+        ranking = self._rank((unit, unit), rows, k, seen=itself)
         return self._raw(ranking, scalar=is_id(items), k=k)
 
-    def save(self, path: str | Path) -> None:
-        """Writes the folder ``path``: ``model.safetensors``, ``ids.json`` and, last,
-        ``config.json`` with the checksums of both.
+    def learn_features(
+        self,
+        modality_x: Features,
+        modality_mask: Features | None = None,
+        *,
+        seed: int = 0,
+    ) -> FeaturePath:
+        """Fits the :attr:`feature_path` on the items there are, and returns it.
+
+        Args:
+            modality_x: Features ``[num_items, F_m]`` by name, as they come, in the
+                order of ``item_ids``.
+            modality_mask: Boolean ``[num_items]`` by name, ``True`` where an item has
+                the modality. (default: everywhere)
+            seed: Of the choice of held-out items. (default: ``0``)
 
         Raises:
-            ValueError: If ``path`` is a file.
+            ValueError: As :meth:`FeaturePath.fit`.
+        """
+        self.feature_path = FeaturePath.fit(
+            modality_x,
+            self.item_x,
+            user_x=self.user_x,
+            seen=self.seen,
+            modality_mask=modality_mask,
+            seed=seed,
+        )
+        return self.feature_path
+
+    def add_items(
+        self,
+        ids: RawId | Sequence[RawId] | np.ndarray,
+        features: Features,
+        *,
+        modality_mask: Features | None = None,
+        titles: Mapping[Any, str] | None = None,
+    ) -> None:
+        """Appends new items, whose embeddings are predicted from their features, to
+        the catalogue; nothing is trained, and known items stay as they are.
+
+        Args:
+            ids: Raw ids that are not in the catalogue.
+            features: ``[N, F_m]`` by modality, as they come; a modality left out is
+                one that none of the new items has.
+            modality_mask: Boolean ``[N]`` by modality, ``True`` where an item has it.
+                (default: everywhere)
+            titles: What to call the items, by raw id. (default: nothing)
+
+        Raises:
+            ValueError: If there is no feature path, an id is known or occurs twice, or
+                features do not fit. The recommender is unchanged then.
+        """
+        if self.feature_path is None:
+            raise ValueError(
+                "'add_items' needs a recommender with a feature path (got none). Fit "
+                "it with 'learn_features'"
+            )
+        new: list[RawId] = [ids] if is_id(ids) else list(ids)  # type: ignore[arg-type]
+        item_x = self.feature_path(features, modality_mask)
+        self._append_items(item_x, new, titles)
+        self.num_added += len(new)
+        self._derived.clear()
+
+    def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
+        """Writes the folder ``path``: ``model.safetensors``, ``ids.json``,
+        ``card.json``, the same for people as ``README.md``, and, last, ``config.json``
+        with sizes and checksums.
+
+        Args:
+            path: The folder.
+            card: What to say about the model, by section: ``'name'``,
+                ``'description'``, ``'intended_use'``, ``'limits'``, ``'metrics'``,
+                ``'data'``, ``'license'`` or any other, each text, numbers, lists and
+                mappings. Counts, versions and the date are added. (default: what was
+                loaded, and general words)
+
+        Raises:
+            ValueError: If ``path`` is a file, or JSON cannot hold the card.
         """
         tensors = {
             'user_x': self.user_x,
@@ -184,35 +324,52 @@ class Recommender:
             'user_ids': self.user_ids,
             'item_ids': self.item_ids,
             'titles': [self.titles.get(raw) for raw in self.item_ids],
+            'num_added': self.num_added,
         }
-        write_files(Path(path), tensors, ids)
+        if self.feature_path is not None:
+            more, ids['feature_path'] = self.feature_path.state()
+            tensors |= more
+        said = {key: value for key, value in self.card.items() if key != ABOUT}
+        whole = build_card({**said, **(card or {})}, self._about())
+        write_files(Path(path), Artifact(tensors, ids, whole))
+        self.card = whole
 
     @classmethod
     def load(
-        cls, path: str | Path, *, device: str | torch.device = 'cpu'
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = 'cpu',
+        max_bytes: int = MAX_BYTES,
     ) -> 'Recommender':
-        """Reads what :meth:`save` wrote; no code in the files is ever run.
+        """Reads what :meth:`save` wrote, of this format version or an older one; no
+        code in the files is ever run, and nothing outside the folder is opened.
 
         Args:
             path: The folder.
             device: Where the embeddings are to live. (default: the CPU)
+            max_bytes: A larger file is refused unread. (default: 16 GiB)
 
         Raises:
-            ValueError: If a file is missing, of another format version, or not the one
-                that was written.
+            ValueError: If a file is missing, too large, a link to outside, of an
+                unknown format version, or not the one that was written, or if its
+                content does not fit together.
         """
-        tensors, ids = read_files(Path(path))
-        item_x, item_ids = tensors['item_x'], ids['item_ids']
-        seen = SeenItems(tensors['seen_rowptr'], tensors['seen_col'], item_x.size(0))
-        pairs = zip(item_ids, ids['titles'], strict=True)
-        return cls(
-            tensors['user_x'].to(device),
-            item_x.to(device),
-            user_ids=ids['user_ids'],
-            item_ids=item_ids,
-            seen=seen,
-            titles={raw: title for raw, title in pairs if title is not None},
-        )
+        artifact = read_files(Path(path), max_bytes)
+        try:
+            model = cls(**restore(artifact, device))
+        except ValueError as error:
+            raise ValueError(
+                f"'{path}' needs to hold a recommender ({error})"
+            ) from error
+        model.card = artifact.card
+        added = artifact.ids.get('num_added', 0)
+        if type(added) is not int or not 0 <= added <= model.num_items:
+            raise ValueError(
+                f"'{path}' needs to hold a recommender (got {added!r} added items)"
+            )
+        model.num_added = added
+        return model
 
     def __repr__(self) -> str:
         return (
@@ -220,9 +377,33 @@ class Recommender:
             f'{self.user_x.size(1)} channels)'
         )
 
-    @cached_property
-    def _unit_item_x(self) -> Tensor:
-        return normalize(self.item_x, dim=-1)
+    def _about(self) -> dict[str, Any]:
+        about: dict[str, Any] = {
+            'users': self.num_users,
+            'items': self.num_items,
+            'items_added_from_features': self.num_added,
+            'interactions': int(self.seen.col.numel()),
+            'channels': self.user_x.size(1),
+            'precision': str(self.item_x.dtype).removeprefix('torch.'),
+        }
+        if self.feature_path is not None:
+            about['feature_path'] = {
+                ' + '.join(part.modalities): {
+                    'held_out_ndcg': part.gain,
+                    'held_out_ndcg_of_the_average_item': part.baseline,
+                    'penalty': part.penalty,
+                }
+                for part in self.feature_path.maps
+            }
+        return about
+
+    def _fold_in(self, unseen_weight: float, ridge: float) -> FoldIn:
+        key = (unseen_weight, ridge)
+        if self._derived.get('fold_in', (None,))[0] != key:
+            fold_in = FoldIn(self.item_x, unseen_weight=unseen_weight, ridge=ridge)
+            self._derived['fold_in'] = key, fold_in
+        found: FoldIn = self._derived['fold_in'][1]
+        return found
 
     def _rank(
         self,
@@ -237,23 +418,6 @@ class Recommender:
         users = torch.tensor(rows, dtype=torch.long)
         k = min(k, self.num_items)
         return rank_items(tables, users, k, seen=seen, candidates=candidates)
-
-    def _candidates(
-        self, allow: Iterable[RawId] | None, deny: Iterable[RawId] | None
-    ) -> Tensor | None:
-        if allow is not None and deny is not None:
-            raise ValueError(
-                "'allow' and 'deny' need to be given one at a time (got both). "
-                "Leave the denied items out of 'allow'"
-            )
-        mask = torch.zeros(self.num_items, dtype=torch.bool)
-        if allow is not None:
-            mask[self._items.rows('allow', allow)] = True
-            return mask
-        if deny is not None:
-            mask[self._items.rows('deny', deny)] = True
-            return ~mask
-        return None
 
     def _raw(self, ranking: Ranking, *, scalar: bool, k: int) -> Recommendations:
         index = ranking.item_index.cpu().numpy()
