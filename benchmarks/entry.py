@@ -44,6 +44,7 @@ class Choices(NamedTuple):
 
 Space = Mapping[str, Range | Choices]
 LEARNING_RATE = Range(3e-3, 1e-3, 1e-2)
+STRONG = 0.03  # A penalty that tables without a graph need.
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,15 @@ class Entry:
     def defaults(self) -> dict[str, Any]:
         """Where the search starts."""
         return {name: part.default for name, part in self.space.items()}
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """What is tried first: the defaults, and these with a strong penalty."""
+        part = self.weights.get('l2')
+        if part is None:
+            return [self.defaults]
+        strong = STRONG if isinstance(part, Range) else max(part.values)
+        return [self.defaults, {**self.defaults, 'l2': strong}]
 
     def suggest(self, trial: 'optuna.Trial') -> dict[str, Any]:
         """What a study wants to know next."""

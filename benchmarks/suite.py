@@ -3,12 +3,13 @@
     python -m benchmarks.suite tiktok --data FOLDER --trials 5 --seeds 0 1 2 --jobs 2
     python -m benchmarks.suite folder --data FOLDER --format mmrec
 
-Every model gets the same number of trials of Optuna's TPE, the first at its defaults
-(:mod:`benchmarks.spaces`), judged by the best validation Recall@20 of seed 0. (TPE
-draws its first ten at random: fewer trials are a random search.) The
-choice is then trained with all seeds; the test positives are read once a model and
-seed, by the state that was best on validation. Finished trainings are kept under
-``--work``, so an interrupted suite goes on where it was. Writes
+Every model gets the same number of trials, judged by the best validation Recall@20 of
+seed 0: one at its defaults (:mod:`benchmarks.spaces`), one at these with a strong
+penalty, as nothing else decides as much, and then Optuna's TPE. (TPE draws its first
+ten at random: fewer trials are a random search.) The choice is then trained with all
+seeds; the test positives are read once a model and seed, by the state that was best on
+validation. Finished trainings are kept under ``--work``, so an interrupted suite goes
+on where it was. Writes
 ``suite-<setting>.json`` and, with every test user's Recall@20, ``…-per-user.npz``.
 """
 
@@ -95,7 +96,8 @@ def tune(bench: Bench, entry: Entry, trials: int) -> list[dict[str, Any]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=0)
     study = optuna.create_study(direction='maximize', sampler=sampler)
-    study.enqueue_trial(entry.defaults)
+    for start in entry.starts:
+        study.enqueue_trial(start)
     rows = []
     for _ in range(trials):
         trial = study.ask()

@@ -78,9 +78,8 @@ def test_a_study_starts_at_the_defaults_of_the_model(name):
         assert entry.defaults[argument] == known[argument], argument
     if entry.cls is PromptMMTeacher:
         weights = TEACHER_WEIGHTS
-    else:  # Of models without terms of their own, what is said in `spaces`.
-        l2 = 0.03 if name == 'BPR-MF' else 1e-4
-        weights = getattr(entry.cls, 'weights', {'l2': l2})
+    else:  # Of models without terms of their own, the paper's.
+        weights = getattr(entry.cls, 'weights', {'l2': 1e-4})
     for weight in entry.weights:
         assert entry.defaults[weight] == weights[weight], weight
     assert ('learning_rate' in entry.defaults) == entry.trained
@@ -89,6 +88,17 @@ def test_a_study_starts_at_the_defaults_of_the_model(name):
             assert part.default in part.values
         else:
             assert part.low <= part.default <= part.high
+
+
+@pytest.mark.parametrize('name', ENTRIES)
+def test_the_second_start_differs_from_the_defaults_by_its_penalty_alone(name):
+    entry = ENTRIES[name]
+    first, *rest = entry.starts
+    assert first == entry.defaults
+    assert len(rest) == ('l2' in entry.weights)
+    for start in rest:
+        assert {k: v for k, v in start.items() if v != first[k]}.keys() == {'l2'}
+        assert start['l2'] > first['l2']
 
 
 def _of(cls):
