@@ -6,13 +6,18 @@ from promptmm_pyg.loader.candidates import (
     uniform_candidates,
 )
 from promptmm_pyg.loader.negative import ExactNegativeSampler
+from promptmm_pyg.loader.neighbors import HeteroNeighborSampler
+from promptmm_pyg.loader.triplet_neighbors import TripletNeighborLoader, triplets_of
 from promptmm_pyg.loader.triplets import TripletLoader, Triplets
 
 __all__ = [
     'CandidateLists',
     'ExactNegativeSampler',
+    'HeteroNeighborSampler',
     'TripletLoader',
+    'TripletNeighborLoader',
     'Triplets',
     'mixed_candidates',
+    'triplets_of',
     'uniform_candidates',
 ]
