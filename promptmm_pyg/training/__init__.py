@@ -15,6 +15,8 @@ from promptmm_pyg.training.inputs import embed, message_operators
 from promptmm_pyg.training.loop import Schedule
 from promptmm_pyg.training.mix_weights import learn_mix_weights
 from promptmm_pyg.training.objective import DistillationObjective
+from promptmm_pyg.training.optimizer import LazyAdamW
+from promptmm_pyg.training.row_tables import row_tables
 from promptmm_pyg.training.teacher import (
     TEACHER_WEIGHTS,
     bpr_terms,
@@ -41,6 +43,7 @@ __all__ = [
     'EarlyStopping',
     'History',
     'JoinedTerms',
+    'LazyAdamW',
     'ListTerm',
     'PairTerm',
     'RankAwareTerm',
@@ -57,6 +60,7 @@ __all__ = [
     'message_operators',
     'mix_targets',
     'promptmm_terms',
+    'row_tables',
     'save_state',
     'train_teacher',
 ]

@@ -26,8 +26,10 @@ from promptmm_pyg.training.inputs import (
     validation,
 )
 from promptmm_pyg.training.joint import JointTeacher
-from promptmm_pyg.training.loop import CHECKPOINT, Schedule, Terms, fit, make_optimizer
+from promptmm_pyg.training.loop import CHECKPOINT, Schedule, Terms, fit
 from promptmm_pyg.training.objective import DistillationObjective
+from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
+from promptmm_pyg.training.row_tables import looked_up
 from promptmm_pyg.training.teacher import bpr_terms
 
 CONTROL_WEIGHTS: Mapping[str, float] = {'bpr': 1.0, 'l2': 1e-3}
@@ -71,6 +73,7 @@ def distill(
     teacher_inputs: tuple[Any, ...] | None = None,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
+    optimizer: OptimizerKind = 'dense',
     batch_size: int = 2048,
     seed: int = 0,
     schedule: Schedule | None = None,
@@ -110,6 +113,9 @@ def distill(
         teacher_inputs: Arguments of the teacher. (default: its message operators)
         learning_rate: Of Adam. (default: ``1e-3``)
         weight_decay: Decoupled (AdamW). (default: ``0.0``)
+        optimizer: ``'dense'``, or ``'lazy'`` to update only the rows of a batch, for
+            students that return their tables as they are
+            (:class:`~promptmm_pyg.training.LazyAdamW`). (default: ``'dense'``)
         batch_size: Interactions per step. (default: ``2048``)
         seed: Seed of batches, negatives, candidates and dropout. (default: ``0``)
         schedule: Epochs, patience, monitor, run directory (with the control in its
@@ -143,7 +149,7 @@ def distill(
     source = CandidateSource(candidates or Candidates(), train, targets, seed)
 
     def distillation_terms(batch: Triplets) -> Terms:
-        x_dict = student(*inputs)
+        x_dict = looked_up(student(*inputs), optimizer)
         output = targets if joint is None else joint()
         terms = bpr_terms(x_dict, batch)
         terms.update(objective(x_dict, output, batch, source.lists(batch)))
@@ -152,12 +158,12 @@ def distill(
         return terms
 
     def control_terms(batch: Triplets) -> Terms:
-        return bpr_terms(start(*inputs), batch)
+        return bpr_terms(looked_up(start(*inputs), optimizer), batch)
 
     def run(module: torch.nn.Module, model: torch.nn.Module, **kwargs: Any) -> History:
         return fit(
             module,
-            make_optimizer(module.parameters(), learning_rate, weight_decay),
+            make_optimizer(module.parameters(), learning_rate, weight_decay, optimizer),
             triplet_loader(train, batch_size=batch_size, seed=seed),
             validate=lambda: validation(model, inputs, val, schedule.monitor),
             **kwargs,

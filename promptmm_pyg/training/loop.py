@@ -1,7 +1,7 @@
 """The part both training loops share: epochs, validation, best state, resume."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg._checks import check_positive
 from promptmm_pyg.loader import TripletLoader, Triplets
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.training.checkpoint import load_state, save_state
@@ -41,18 +41,6 @@ class Schedule(NamedTuple):
     run_dir: str | Path | None = None  # None: nothing is written.
     resume: bool = False
     progress: bool = True
-
-
-def make_optimizer(
-    parameters: Iterable[torch.nn.Parameter], learning_rate: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW over the parameters that want gradients, in its fused form."""
-    check_positive('learning_rate', learning_rate)
-    check_non_negative('weight_decay', weight_decay)
-    trained = [p for p in parameters if p.requires_grad]
-    return torch.optim.AdamW(
-        trained, lr=learning_rate, weight_decay=weight_decay, fused=True
-    )
 
 
 def train_step(

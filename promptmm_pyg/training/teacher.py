@@ -19,7 +19,9 @@ from promptmm_pyg.training.inputs import (
     triplet_loader,
     validation,
 )
-from promptmm_pyg.training.loop import Schedule, Terms, fit, make_optimizer
+from promptmm_pyg.training.loop import Schedule, Terms, fit
+from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
+from promptmm_pyg.training.row_tables import looked_up
 
 TEACHER_WEIGHTS: Mapping[str, float] = {
     'bpr': 1.0,
@@ -69,6 +71,7 @@ def train_teacher(
     weights: Mapping[str, float] = TEACHER_WEIGHTS,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
+    optimizer: OptimizerKind = 'dense',
     batch_size: int = 2048,
     seed: int = 0,
     schedule: Schedule | None = None,
@@ -91,6 +94,9 @@ def train_teacher(
         weights: One weight per term. (default: ``TEACHER_WEIGHTS``)
         learning_rate: Of Adam. (default: ``1e-3``)
         weight_decay: Decoupled (AdamW). (default: ``0.0``)
+        optimizer: ``'dense'``, or ``'lazy'`` to update only the rows of a batch in
+            tables that the model returns as they are
+            (:class:`~promptmm_pyg.training.LazyAdamW`). (default: ``'dense'``)
         batch_size: Interactions per step. (default: ``2048``)
         seed: Seed of batches, negatives and dropout. (default: ``0``)
         schedule: Epochs, patience, monitor, run directory, resume.
@@ -106,11 +112,11 @@ def train_teacher(
     arguments = (message_operators(train),) if inputs is None else inputs
 
     def batch_terms(batch: Triplets) -> Terms:
-        return terms(teacher(*arguments), batch)
+        return terms(looked_up(teacher(*arguments), optimizer), batch)
 
     return fit(
         teacher,
-        make_optimizer(teacher.parameters(), learning_rate, weight_decay),
+        make_optimizer(teacher.parameters(), learning_rate, weight_decay, optimizer),
         loader,
         terms=batch_terms,
         weights=weights,
