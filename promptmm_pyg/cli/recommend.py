@@ -15,11 +15,13 @@ from promptmm_pyg.serving import Recommender
 
 _DESCRIPTION = """\
 Print the best items for each user, by your own ids. What a user has interacted with
-in training is left out unless --include-seen is given."""
+in training is left out unless --include-seen is given. Somebody who was not there in
+training is recommended to by the items they took: --history, once for each of them."""
 _EXAMPLE = """\
 example:
   promptmm recommend runs/tiktok --users 7 42 -k 5
-  promptmm recommend runs/tiktok --users 7 --deny sold_out.txt --json"""
+  promptmm recommend runs/tiktok --users 7 --deny sold_out.txt --json
+  promptmm recommend runs/tiktok --history 31 8 205"""
 
 
 def add_command(commands: Any) -> None:
@@ -30,8 +32,14 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         'folder', metavar='RUN', help='folder of a run with a student, or a recommender'
     )
-    parser.add_argument(
-        '--users', nargs='+', required=True, metavar='ID', help='raw ids of users'
+    whom = parser.add_mutually_exclusive_group(required=True)
+    whom.add_argument('--users', nargs='+', metavar='ID', help='raw ids of users')
+    whom.add_argument(
+        '--history',
+        nargs='+',
+        action='append',
+        metavar='ID',
+        help='raw ids of the items a new user took, may be repeated for further users',
     )
     parser.add_argument(
         '-k', type=int, default=10, metavar='N', help='items a user (default: 10)'
@@ -58,14 +66,15 @@ def run(args: argparse.Namespace) -> int:
             f'-k needs to lie between 1 and the {recommender.num_items} items there '
             f'are (got {args.k})'
         )
-    found = recommend(
-        recommender,
-        args.users,
-        args.k,
-        exclude_seen=not args.include_seen,
-        allow=_read('--allow', args.allow, recommender),
-        deny=_read('--deny', args.deny, recommender),
-    )
+    options: dict[str, Any] = {
+        'exclude_seen': not args.include_seen,
+        'allow': _read('--allow', args.allow, recommender),
+        'deny': _read('--deny', args.deny, recommender),
+    }
+    if args.history is None:
+        found = recommend(recommender, args.users, args.k, **options)
+    else:
+        found = recommend_to_new(recommender, args.history, args.k, **options)
     if args.json:
         print(json.dumps(found))
     else:
@@ -117,6 +126,42 @@ def recommend(
     return [
         {'user': user, 'items': _items(recommender, row, scores)}
         for user, row, scores in zip(ids, lists.ids, lists.scores, strict=True)
+    ]
+
+
+def recommend_to_new(
+    recommender: Recommender,
+    histories: list[list[str]],
+    k: int,
+    *,
+    exclude_seen: bool = True,
+    allow: list[Any] | None = None,
+    deny: list[Any] | None = None,
+) -> list[dict[str, Any]]:
+    """As :func:`recommend`, for users who were not there in training.
+
+    Args:
+        recommender: Knows items by raw id.
+        histories: For each user the raw ids, as text, of the items they took.
+        k: How many items.
+        exclude_seen: Whether to leave these out.
+        allow: Only these raw items. (default: all)
+        deny: None of these raw items. (default: all are fine)
+    """
+    known = recommender.item_ids
+    ids = [_typed('--history', history, known) for history in histories]
+    lists = recommender.recommend_from_history(
+        ids, k, exclude_seen=exclude_seen, allow=allow, deny=deny
+    )
+    return [
+        {
+            'user': f'new {number}',
+            'history': history,
+            'items': _items(recommender, row, scores),
+        }
+        for number, (history, row, scores) in enumerate(
+            zip(ids, lists.ids, lists.scores, strict=True), start=1
+        )
     ]
 
 

@@ -1,9 +1,11 @@
 """The stages of a run: trains and writes the teacher, then the student."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from promptmm_pyg.cli.data_source import read_titles
 from promptmm_pyg.cli.models import Prepared, build_student, build_teacher, load_teacher
@@ -14,9 +16,15 @@ from promptmm_pyg.cli.run_folder import (
     versions,
     write_json,
 )
-from promptmm_pyg.data import INTERACTS, ITEM, USER
+from promptmm_pyg.data import (
+    INTERACTS,
+    ITEM,
+    USER,
+    modality_mask_dict,
+    modality_x_dict,
+)
 from promptmm_pyg.outputs import soft_targets
-from promptmm_pyg.serving import Recommender
+from promptmm_pyg.serving import FeaturePath, Recommender
 from promptmm_pyg.training import (
     Candidates,
     DistillationObjective,
@@ -116,7 +124,8 @@ def distill_run(
         save_tensors(run.control / MODEL, result.control.state_dict())
         write_json(run.control / 'metrics.json', best(result.control_history))
     write_json(run.student / 'metrics.json', best(result.history))
-    _recommender(config, result, data, titles).save(run.recommender)
+    recommender = _recommender(config, result, data, titles)
+    recommender.save(run.recommender, card=_card(student, result))
     # Last: the student counts as trained once this is there.
     save_tensors(run.student / MODEL, result.student.state_dict())
     return result
@@ -143,4 +152,39 @@ def _recommender(
         item_ids=item_ids,
         seen=data.train[INTERACTS].edge_index,
         titles=titles,
+        feature_path=_feature_path(x_dict, data),
     )
+
+
+def _feature_path(x_dict: dict[str, Tensor], data: Prepared) -> FeaturePath | None:
+    """From features as they come to the student's items, where there are enough."""
+    # Those of the training graph are standardized, which a new item's are not.
+    features, masks = (
+        {name: x_of[ITEM] for name, x_of in kind(data.val).items() if ITEM in x_of}
+        for kind in (modality_x_dict, modality_mask_dict)
+    )
+    if not features:
+        return None
+    try:
+        return FeaturePath.fit(
+            features,
+            x_dict[ITEM],
+            user_x=x_dict[USER],
+            seen=data.train[INTERACTS].edge_index,
+            modality_mask=masks,
+        )
+    except ValueError as error:
+        print(f'warning: no items can be added later: {error}', file=sys.stderr)
+        return None
+
+
+def _card(student: dict[str, Any], result: Distilled) -> dict[str, Any]:
+    """What the recommender's folder says of its training."""
+    metrics = {'student': best(result.history)}
+    if result.control_history is not None:
+        metrics['control'] = best(result.control_history)
+    return {
+        'name': f'Recommender: a {student["student"]} student of PromptMM',
+        'metrics': metrics,
+        'training': student,
+    }

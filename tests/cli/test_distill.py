@@ -17,7 +17,7 @@ from promptmm_pyg.cli.run_folder import RunFolder
 from promptmm_pyg.data import INTERACTS, num_nodes_dict
 from promptmm_pyg.nn import LightGCN, MatrixFactorization
 from promptmm_pyg.outputs import soft_targets
-from promptmm_pyg.serving import Recommender
+from promptmm_pyg.serving import FeaturePath, Recommender
 from promptmm_pyg.training import (
     STUDENT_WEIGHTS,
     Candidates,
@@ -51,7 +51,7 @@ def test_a_run_holds_all_that_was_promised(distilled):
     expected = {f'student/{name}' for name in each}
     expected |= {f'student/control/{name}' for name in each}
     expected |= {'student/config.json', 'student/targets.safetensors'}
-    files = ('config.json', 'ids.json', 'model.safetensors')
+    files = ('config.json', 'ids.json', 'model.safetensors', 'card.json', 'README.md')
     expected |= {f'recommender/{name}' for name in files}
     assert expected <= names
 
@@ -89,6 +89,48 @@ def test_the_recommender_knows_training_items_and_titles(distilled):
     edges = data.train[INTERACTS].edge_index
     assert served.seen.num_seen.tolist() == edges[0].bincount(minlength=40).tolist()
     assert served.titles['i3'] == 'The i3'
+
+
+def test_the_recommender_takes_new_items_by_features_as_they_come(distilled):
+    _, _, data = load(distilled)
+    served = Recommender.load(distilled / 'recommender')
+    x = data.val['item'].x_text
+    expected = FeaturePath.fit(
+        {'text': x},
+        served.item_x,
+        user_x=served.user_x,
+        seen=data.train[INTERACTS].edge_index,
+    )
+    served.add_items(['new'], {'text': x[:1]}, titles={'new': 'A copy'})
+    torch.testing.assert_close(served.item_x[60:], expected({'text': x[:1]}))
+    # The features of the training graph are on another scale.
+    assert not torch.allclose(data.train['item'].x_text, x)
+
+
+def test_a_run_without_features_has_no_feature_path(files, tmp_path):
+    run = tmp_path / 'run'
+    words = ['--no-prompt', '--epochs', '1', '--quiet', '--out', str(run)]
+    assert main(['train', files.table, *words]) == 0
+    assert main(['distill', str(run), *DISTILL, '--epochs', '1']) == 0
+    assert Recommender.load(run / 'recommender').feature_path is None
+
+
+def test_too_few_items_for_a_feature_path_are_a_warning(
+    trained, copy_of, capsys, monkeypatch
+):
+    monkeypatch.setattr('promptmm_pyg.serving.feature_path.MIN_ITEMS', 1000)
+    run = copy_of(trained)
+    assert main(['distill', str(run), *DISTILL, '--epochs', '1']) == 0
+    assert 'warning: no items can be added later: ' in capsys.readouterr().err
+    assert Recommender.load(run / 'recommender').feature_path is None
+
+
+def test_the_card_names_metrics_and_training(distilled):
+    card = Recommender.load(distilled / 'recommender').card
+    metrics = json.loads((distilled / 'student' / 'metrics.json').read_text())
+    assert card['metrics']['student'] == metrics
+    assert card['metrics']['control']['monitor'] == 'Recall@20'
+    assert card['training']['width'] == 4
 
 
 def test_the_teacher_is_left_as_it_was(trained, distilled):

@@ -100,11 +100,57 @@ def test_allowed_and_denied_items_come_from_files(distilled, tmp_path, capsys):
         (['--users', 'u0', '-k', '0'], 'between 1 and the 60 items there are (got 0)'),
         (['--users', 'u0', '--allow', 'no.txt'], "there is no file 'no.txt' of ids"),
         (['--users', 'u0', '--allow', 'a', '--deny', 'b'], 'not allowed with argument'),
-        ([], 'required: --users'),
+        ([], 'one of the arguments --users --history is required'),
+        (['--users', 'u0', '--history', 'i1'], 'not allowed with argument'),
+        (['--history'], '--history: expected at least one argument'),
+        (
+            ['--history', 'i1', 'u0'],
+            "--history needs ids of the training data (got 'u0",
+        ),
     ],
 )
 def test_what_does_not_fit_is_a_mistake(distilled, fails, words, match):
     assert match in fails('recommend', distilled, *words)
+
+
+def test_new_users_get_what_the_recommender_says_of_their_histories(distilled, capsys):
+    words = ['--history', 'i3', 'i5', '--history', 'i0', '-k', '4']
+    found = recommend(distilled, capsys, *words)
+    lists = Recommender.load(distilled / 'recommender').recommend_from_history(
+        [['i3', 'i5'], ['i0']], 4
+    )
+    assert [row['user'] for row in found] == ['new 1', 'new 2']
+    assert [row['history'] for row in found] == [['i3', 'i5'], ['i0']]
+    for row, ids, scores in zip(found, lists.ids, lists.scores, strict=True):
+        assert [x['item'] for x in row['items']] == ids.tolist()
+        assert [x['score'] for x in row['items']] == scores.tolist()
+
+
+def test_lists_and_seen_items_concern_new_users_too(distilled, tmp_path, capsys):
+    (tmp_path / 'ids.txt').write_text('i1\ni2\n')
+    words = ['--history', 'i1', '-k', '60', '--allow', str(tmp_path / 'ids.txt')]
+    assert [x['item'] for x in recommend(distilled, capsys, *words)[0]['items']] == [
+        'i2'
+    ]
+    found = recommend(distilled, capsys, *words, '--include-seen')
+    assert {x['item'] for x in found[0]['items']} == {'i1', 'i2'}
+
+
+def test_the_table_names_new_users_by_number(distilled, capsys):
+    capsys.readouterr()
+    words = ['recommend', str(distilled), '--history', 'i3', '-k', '1']
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ['new', '1', '1']
+
+
+def test_integer_histories_stay_integers(tmp_path, capsys):
+    x = torch.eye(3)
+    Recommender(x, x, user_ids=[7, 8, 9], item_ids=[70, 80, 90], seen=None).save(
+        tmp_path
+    )
+    found = recommend(tmp_path, capsys, '--history', '70', '-k', '3')
+    assert found[0]['history'] == [70]
+    assert [x['item'] for x in found[0]['items']] == [80, 90]
 
 
 def test_an_unknown_item_in_a_file_is_a_mistake(distilled, tmp_path, fails):
@@ -126,4 +172,4 @@ def test_what_is_not_a_run_is_a_mistake(tmp_path, fails):
 def test_a_damaged_recommender_is_a_mistake(distilled, copy_of, fails):
     run = copy_of(distilled)
     (run / 'recommender' / 'ids.json').write_text('{}')
-    assert 'another checksum' in fails('recommend', run, '--users', 'u0')
+    assert 'another size' in fails('recommend', run, '--users', 'u0')
