@@ -1,0 +1,206 @@
+"""From contents by id to rows by id, with what is missing named."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from promptmm_pyg._checks import check_positive
+from promptmm_pyg.content.cache import RowCache
+from promptmm_pyg.content.encoder import ContentEncoder, Rows
+from promptmm_pyg.content.hashing import HashingTextEncoder
+
+Contents = Mapping[Any, str | Path | None]
+_NUMBERS_A_FILE = 2**24  # 64 MiB; what is lost at most when a run is killed.
+
+
+class ContentRows(NamedTuple):
+    """What became of each content, in the order they were given in."""
+
+    ids: list[Any]
+    x: Rows  # [N, width], float32; zeros where there is nothing
+    mask: np.ndarray[Any, np.dtype[np.bool_]]  # [N], true where there is a row
+    problems: dict[Any, str]  # id -> why there is none
+
+
+def encode_content(
+    contents: Contents,
+    encoder: ContentEncoder | None = None,
+    *,
+    cache: str | Path | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> ContentRows:
+    """Returns a row of numbers for each content, and a mask of those there are.
+
+    Content that is missing is no error: ``None``, empty text, a file that is not
+    there or cannot be read, and whatever the encoder finds nothing in, is marked
+    as absent, and ``problems`` says why. Equal contents are encoded once.
+
+    With a ``cache``, only contents that are new or changed are encoded. A row is
+    found there by the SHA-256 of the content's bytes and by the encoder's
+    fingerprint, whatever the file or the id is called. Rows are written in steps,
+    and also on the way out after an error or Ctrl-C, so that a second run goes on
+    where the first stopped. A damaged file in the cache is refused.
+
+    Args:
+        contents: ``{id: text}`` or ``{id: path}``; an encoder of text reads paths
+            as files in UTF-8.
+        encoder: Where the rows come from.
+            (default: :class:`~promptmm_pyg.content.HashingTextEncoder`)
+        cache: A folder, shared by any number of encoders and data sets.
+            (default: no cache)
+        batch_size: Contents to hand to the encoder at once. (default: ``64``)
+        progress: Whether to show a bar with the time left, on stderr.
+            (default: ``True``)
+
+    Raises:
+        TypeError: If a content is neither text, path nor ``None``, or text where
+            the encoder takes files.
+        ValueError: If the batch size is not positive, if the encoder does not
+            return one row of its width for each content, or if a file in the
+            cache is damaged.
+
+    Example:
+        >>> rows = encode_content({'a': 'red shoes', 'b': ''}, progress=False)
+        >>> rows.x.shape, rows.mask.tolist(), rows.problems
+        ((2, 1024), [True, False], {'b': 'is empty'})
+    """
+    check_positive('batch_size', batch_size)
+    encoder = HashingTextEncoder() if encoder is None else encoder
+    problems: dict[Any, str] = {}
+    keys: dict[Any, bytes] = {}
+    sources: dict[bytes, str | Path] = {}
+    for name, content in contents.items():
+        if content is None:
+            problems[name] = 'is missing'
+            continue
+        data = _read(name, content, encoder)
+        if isinstance(data, _Absent):
+            problems[name] = data.why
+            continue
+        keys[name] = hashlib.sha256(data).digest()
+        sources.setdefault(keys[name], content)
+    store = None if cache is None else RowCache(cache, encoder)
+    rows_of = {} if store is None else store.find(sources)
+    todo = {key: source for key, source in sources.items() if key not in rows_of}
+    rows_of |= _encode_all(todo, encoder, store, batch_size, progress)
+    return _collect(contents, keys, rows_of, problems, encoder.width)
+
+
+class _Absent(NamedTuple):
+    why: str
+
+
+def _read(name: Any, content: str | Path, encoder: ContentEncoder) -> bytes | _Absent:
+    if isinstance(content, str):
+        if encoder.takes == 'files':
+            raise TypeError(
+                f"'contents' needs to hold paths for an encoder of files (got text for "
+                f'{name!r}). Wrap it in pathlib.Path if it names a file'
+            )
+        data = content.encode('utf-8', 'surrogatepass')
+    elif isinstance(content, Path):
+        try:
+            data = content.read_bytes()
+            if encoder.takes == 'text':
+                data.decode('utf-8')
+        except UnicodeDecodeError:
+            return _Absent(f"'{content}' is not text in UTF-8")
+        except OSError as error:
+            return _Absent(f"'{content}' cannot be read ({error.strerror})")
+    else:
+        raise TypeError(
+            f"'contents' needs to hold text, paths or None (got "
+            f'{type(content).__name__} for {name!r})'
+        )
+    return data if data.strip() else _Absent('is empty')
+
+
+def _encode_all(
+    todo: dict[bytes, str | Path],
+    encoder: ContentEncoder,
+    store: RowCache | None,
+    batch_size: int,
+    progress: bool,
+) -> dict[bytes, Rows]:
+    done: dict[bytes, Rows] = {}
+    fresh: dict[bytes, Rows] = {}  # Not yet on disk.
+    bar = tqdm(total=len(todo), desc='encoding', unit='item', disable=not progress)
+    try:
+        with bar:
+            for keys, batch in _batches(todo, encoder, batch_size):
+                rows = _checked(encoder.encode(batch), len(batch), encoder.width)
+                for key, row in zip(keys, rows, strict=True):
+                    # What cannot be read today may be tomorrow: it is not kept.
+                    (fresh if np.isfinite(row).all() else done)[key] = row
+                bar.update(len(batch))
+                if store is not None and len(fresh) * encoder.width >= _NUMBERS_A_FILE:
+                    store.store(fresh)
+                    done |= fresh
+                    fresh = {}
+    finally:
+        if store is not None:
+            store.store(fresh)
+    return done | fresh
+
+
+def _batches(
+    todo: dict[bytes, str | Path], encoder: ContentEncoder, batch_size: int
+) -> Iterator[tuple[list[bytes], list[Any]]]:
+    keys = list(todo)
+    if encoder.takes == 'text':
+        # Texts of one length need no padding in a transformer; the longest come
+        # first, so that memory runs out at once or never.
+        keys.sort(key=lambda key: -_size(todo[key]))
+    for start in range(0, len(keys), batch_size):
+        chosen = keys[start : start + batch_size]
+        batch: list[Any] = [todo[key] for key in chosen]
+        if encoder.takes == 'text':
+            batch = [_text(content) for content in batch]
+        yield chosen, batch
+
+
+def _size(content: str | Path) -> int:
+    return len(content) if isinstance(content, str) else content.stat().st_size
+
+
+def _text(content: str | Path) -> str:
+    # As `open` does not, a mark at the start of files from Windows is dropped.
+    if isinstance(content, str):
+        return content
+    return content.read_text(encoding='utf-8-sig')
+
+
+def _checked(rows: Rows, count: int, width: int) -> Rows:
+    array = np.asarray(rows)
+    if array.shape != (count, width) or array.dtype.kind not in 'fiu':
+        raise ValueError(
+            f"'encoder' needs to return numbers of shape [{count}, {width}] (got "
+            f'{array.dtype} of shape {list(array.shape)}). Compare its width and its '
+            f'output'
+        )
+    return array.astype(np.float32)
+
+
+def _collect(
+    contents: Contents,
+    keys: dict[Any, bytes],
+    rows_of: dict[bytes, Rows],
+    problems: dict[Any, str],
+    width: int,
+) -> ContentRows:
+    ids = list(contents)
+    x = np.zeros((len(ids), width), np.float32)
+    mask = np.zeros(len(ids), np.bool_)
+    for i, name in enumerate(ids):
+        if name in keys:
+            row = rows_of[keys[name]]
+            if bool(np.isfinite(row).all()) and bool(row.any()):
+                x[i], mask[i] = row, True
+            else:
+                problems[name] = 'holds nothing that the encoder can read'
+    return ContentRows(ids, x, mask, {i: problems[i] for i in ids if i in problems})
