@@ -17,7 +17,10 @@ class NodeEmbeddings(torch.nn.Module):
         std: The standard deviation :math:`\sigma`. (default: ``0.1``)
 
     Shapes:
-        - **output:** tables :math:`(N_t, D)` per node type
+        - **input:** ``n_id_dict``, ids :math:`(n_t)` of the rows to look up, one entry
+          per node type *(optional: whole tables)*
+        - **output:** tables :math:`(N_t, D)`, or their rows :math:`(n_t, D)`, per node
+          type
     """
 
     def __init__(
@@ -62,8 +65,19 @@ class NodeEmbeddings(torch.nn.Module):
             for key, table in self.tables.items():
                 table.copy_(x_dict[key])
 
-    def forward(self) -> dict[NodeType, Tensor]:
-        return dict(self.tables.items())
+    def forward(
+        self, n_id_dict: dict[NodeType, Tensor] | None = None
+    ) -> dict[NodeType, Tensor]:
+        if n_id_dict is None:
+            return dict(self.tables.items())
+        missing = sorted(set(self.tables) - set(n_id_dict))
+        if missing:
+            raise ValueError(
+                f"'n_id_dict' needs ids for every node type (got none for {missing})"
+            )
+        return {
+            key: x.index_select(0, n_id_dict[key]) for key, x in self.tables.items()
+        }
 
     def __repr__(self) -> str:
         sizes = ', '.join(f'{key}={t.size(0)}' for key, t in self.tables.items())

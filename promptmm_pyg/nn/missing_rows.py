@@ -27,7 +27,8 @@ class MissingRows(torch.nn.Module):
         dropout: Rate at which rows are taken for absent. (default: ``0.0``)
 
     Shapes:
-        - **input:** rows :math:`(N, D)`
+        - **inputs:** rows :math:`(N, D)`, and ``n_id``, the places in the mask of those
+          that are given *(optional: all)*
         - **output:** rows :math:`(N, D)`
 
     Raises:
@@ -67,8 +68,10 @@ class MissingRows(torch.nn.Module):
         if self.token is not None:
             torch.nn.init.zeros_(self.token)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, n_id: Tensor | None = None) -> Tensor:
         present = self.mask
+        if present is not None and n_id is not None:
+            present = present[n_id]
         if self.training and self.dropout > 0:
             kept = torch.rand(x.size(0), device=x.device) >= self.dropout
             present = kept if present is None else present & kept

@@ -62,7 +62,9 @@ class SoftPrompt(Prompt):
         num_tokens: The number of linear maps :math:`T`. (default: ``1``)
 
     Shapes:
-        - **output:** prompts :math:`(N_t, P)` per node type
+        - **input:** ``n_id_dict``, ids :math:`(n_t)` of nodes per node type
+          *(optional: all nodes)*
+        - **output:** prompts :math:`(N_t, P)`, or :math:`(n_t, P)`, per node type
 
     Raises:
         ValueError: If sizes do not fit or the starting point is not finite.
@@ -105,11 +107,17 @@ class SoftPrompt(Prompt):
         """The starting point ``[N, P_in]`` of a node type."""
         return self.get_buffer(f'start_{node_type}')
 
-    def forward(self) -> dict[NodeType, Tensor]:
-        return {node_type: self._prompt(node_type) for node_type in self.lins}
+    def forward(
+        self, n_id_dict: dict[NodeType, Tensor] | None = None
+    ) -> dict[NodeType, Tensor]:
+        n_ids = n_id_dict or {}
+        return {key: self.rows(key, n_ids.get(key)) for key in self.lins}
 
-    def _prompt(self, node_type: NodeType) -> Tensor:
+    def rows(self, node_type: NodeType, n_id: Tensor | None = None) -> Tensor:
+        """The prompts ``[n, P]`` of the nodes ``n_id``, or of all of a type."""
         start = self.start(node_type)
+        if n_id is not None:
+            start = start.index_select(0, n_id)
         out: Tensor = self.lins[node_type](start)
         if self.num_tokens == 1:
             return out

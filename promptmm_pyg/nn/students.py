@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.nn.csr import Adjacency, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
-from promptmm_pyg.nn.propagation import HeteroPropagation
+from promptmm_pyg.nn.layerwise import BLOCK, sum_of_hops
+from promptmm_pyg.nn.propagation import HeteroPropagation, check_reached
 
 
 class MatrixFactorization(torch.nn.Module):
@@ -20,7 +21,9 @@ class MatrixFactorization(torch.nn.Module):
         std: Standard deviation of the random start. (default: ``0.1``)
 
     Shapes:
-        - **output:** embeddings :math:`(N_t, D)` per node type
+        - **input:** ``n_id_dict``, ids :math:`(n_t)` of the rows to look up per node
+          type *(optional)*; edges are ignored
+        - **output:** embeddings :math:`(N_t, D)`, or :math:`(n_t, D)`, per node type
     """
 
     def __init__(
@@ -40,8 +43,9 @@ class MatrixFactorization(torch.nn.Module):
         self,
         edge_index_dict: dict[EdgeType, Adjacency] | None = None,  # noqa: ARG002
         edge_weight_dict: dict[EdgeType, Tensor] | None = None,  # noqa: ARG002
+        n_id_dict: dict[NodeType, Tensor] | None = None,
     ) -> dict[NodeType, Tensor]:
-        x_dict: dict[NodeType, Tensor] = self.embeddings()
+        x_dict: dict[NodeType, Tensor] = self.embeddings(n_id_dict)
         return x_dict
 
     def __repr__(self) -> str:
@@ -56,6 +60,10 @@ class LightGCN(torch.nn.Module):
     weights (tested), on the fast operator. Its output is a table again, so serving
     needs no graph.
 
+    With ``n_id_dict`` the edges are those of a part of the graph, in positions of the
+    ids, as a neighbor loader gives them: only these rows are looked up. Nodes within as
+    many hops as there are layers must be there for a row to be that of the whole graph.
+
     Args:
         num_nodes_dict: The number of nodes per node type.
         embedding_dim: The width of the tables. (default: ``32``)
@@ -64,8 +72,9 @@ class LightGCN(torch.nn.Module):
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** embeddings :math:`(N_t, D)` per node type
+          weights :math:`(E_r)` *(optional)* per edge type, ids :math:`(n_t)` per node
+          type *(optional)*
+        - **output:** embeddings :math:`(N_t, D)`, or :math:`(n_t, D)`, per node type
     """
 
     def __init__(
@@ -87,11 +96,46 @@ class LightGCN(torch.nn.Module):
         self,
         edge_index_dict: dict[EdgeType, Adjacency],
         edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        n_id_dict: dict[NodeType, Tensor] | None = None,
     ) -> dict[NodeType, Tensor]:
         x_dict: dict[NodeType, Tensor] = self.propagation(
-            self.embeddings(), edge_index_dict, edge_weight_dict
+            self.embeddings(n_id_dict), edge_index_dict, edge_weight_dict
         )
         return x_dict
+
+    @property
+    def num_hops(self) -> int:
+        """How far a node's row depends on others."""
+        return self.propagation.num_layers
+
+    def inference(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        *,
+        block_size: int = BLOCK,
+    ) -> dict[NodeType, Tensor]:
+        """Returns what :meth:`forward` does for the whole graph, without gradients,
+        layer by layer and ``block_size`` rows at a time.
+
+        Args:
+            edge_index_dict: Edges per type; operators may stay on another device.
+            edge_weight_dict: Weights per edge type. (default: ``None``)
+            block_size: Rows at a time. (default: ``65536``)
+
+        Raises:
+            ValueError: If ``block_size`` is not positive or a node type is not reached.
+        """
+        with torch.no_grad():
+            x_dict = self.embeddings()
+            check_reached(x_dict, edge_index_dict)
+            adj_dict = csr_pair_dict(
+                edge_index_dict,
+                edge_weight_dict,
+                num_nodes_dict={key: x.size(0) for key, x in x_dict.items()},
+            )
+            sums = sum_of_hops(x_dict, adj_dict, self.num_hops, block_size=block_size)
+            return {key: x.div_(self.num_hops + 1) for key, x in sums.items()}
 
     def __repr__(self) -> str:
         return (

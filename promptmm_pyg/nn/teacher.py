@@ -13,12 +13,18 @@ from promptmm_pyg._checks import (
 from promptmm_pyg.nn._feature_checks import FeatureDict, check_masks, check_rows
 from promptmm_pyg.nn.csr import Adjacency, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.layerwise import (
+    BLOCK,
+    recall_in_blocks,
+    rows_in_blocks,
+    sum_of_hops,
+)
 from promptmm_pyg.nn.missing_rows import Missing, MissingRows
 from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
 from promptmm_pyg.nn.prompt_holder import PromptHolder
 from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.outputs import TeacherOutput, evaluating
 from promptmm_pyg.unit_rows import unit_rows
 
 _ID = 'id'  # The block of id embeddings; modalities carry the prefix below.
@@ -55,6 +61,12 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
     when the rows are filled already
     (:class:`~promptmm_pyg.transforms.ImputeFromNeighbors`).
 
+    With ``n_id_dict`` the edges are those of a part of the graph, in positions of the
+    ids, as a neighbor loader gives them: only these rows of tables and features are
+    read. Nodes within ``num_hops`` must be there for a row to be that of the whole
+    graph. (With several prompt tokens, what the prompt recalls is a sum over all nodes
+    at every step; it is taken in blocks.)
+
     Further prompts have names (``add_prompt``, ``set_prompt``); with
     ``disable_prompt`` the output is bit for bit that of a teacher without one.
 
@@ -85,7 +97,8 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+          weights :math:`(E_r)` *(optional)* per edge type, ids :math:`(n_t)` per node
+          type *(optional)*
         - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput`
 
     Raises:
@@ -206,21 +219,26 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
         self,
         edge_index_dict: dict[EdgeType, Adjacency],
         edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        n_id_dict: dict[NodeType, Tensor] | None = None,
     ) -> TeacherOutput:
+        id_dict = self.embeddings(n_id_dict)
         adj_dict = csr_pair_dict(
-            edge_index_dict, edge_weight_dict, num_nodes_dict=self.num_nodes_dict
+            edge_index_dict,
+            edge_weight_dict,
+            num_nodes_dict={key: x.size(0) for key, x in id_dict.items()},
         )
-        id_dict = self.embeddings()
         check_reached(id_dict, adj_dict)
         soft_prompt = self.active_prompt
-        prompt_dict = soft_prompt() if soft_prompt is not None else {}
+        prompt_dict = soft_prompt(n_id_dict) if soft_prompt is not None else {}
         for node_type, prompt in prompt_dict.items():
-            shift = self.prompt_id_weight * unit_rows(prompt)
-            id_dict[node_type] = id_dict[node_type] + shift
+            id_dict[node_type] = self._shifted(id_dict[node_type], prompt)
         blocks: Blocks = {key: {_ID: x} for key, x in id_dict.items()}
         for modality, node_type, key in self._features():
             blocks[node_type][_MODALITY + modality] = self._encode(
-                key, node_type, prompt_dict.get(node_type)
+                key,
+                prompt_dict.get(node_type),
+                self._recall(key, node_type, whole=n_id_dict is None),
+                None if n_id_dict is None else n_id_dict[node_type],
             )
 
         id_dict, modality_x_dict = self._propagate(blocks, adj_dict)
@@ -232,17 +250,117 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
                 )
         return TeacherOutput(x_dict, modality_x_dict, prompt_dict)
 
-    def _encode(self, key: str, node_type: NodeType, prompt: Tensor | None) -> Tensor:
-        recall = None  # The encoder computes it where it cannot be had for less.
-        source = self.active_prompt if prompt is not None else None
-        if source is not None and source.num_tokens == 1:
-            statistics = PromptStatistics(
-                self.get_buffer(f'cross_{key}'), self.get_buffer(f'total_{key}')
-            )
-            recall = source.recall(node_type, statistics)
-        out: Tensor = self.encoders[key](self.get_buffer(f'x_{key}'), prompt, recall)
+    @property
+    def num_hops(self) -> int:
+        """How far a node's rows depend on others."""
+        return max(self.num_layers, 2 * self.num_modality_layers)
+
+    def inference(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        *,
+        block_size: int = BLOCK,
+    ) -> dict[NodeType, Tensor]:
+        """Returns the ``x_dict`` of :meth:`forward` for the whole graph, in eval mode
+        and without gradients: one modality and one layer at a time, ``block_size`` rows
+        at a time. Memory does not grow with the number of modalities.
+
+        Args:
+            edge_index_dict: Edges per type; operators may stay on another device.
+            edge_weight_dict: Weights per edge type. (default: ``None``)
+            block_size: Rows at a time. (default: ``65536``)
+
+        Raises:
+            ValueError: If ``block_size`` is not positive or a node type is not reached.
+        """
+        check_positive('block_size', block_size)
+        adj_dict = csr_pair_dict(
+            edge_index_dict, edge_weight_dict, num_nodes_dict=self.num_nodes_dict
+        )
+        check_reached(self.embeddings(), adj_dict)
+        with evaluating(self), torch.no_grad():
+            ids = {key: self._id_rows(key, block_size) for key in self.num_nodes_dict}
+            x_dict = sum_of_hops(ids, adj_dict, self.num_layers, block_size=block_size)
+            for x in x_dict.values():
+                x.div_(self.num_layers + 1)
+            for modality, node_types in self.modalities.items():
+                sums = sum_of_hops(
+                    {
+                        key: self._own_rows(modality, key, block_size)
+                        for key in node_types
+                    },
+                    adj_dict,
+                    2 * self.num_modality_layers,
+                    start_weight=self.self_weight,
+                    block_size=block_size,
+                )
+                for key, x in sums.items():
+                    x_dict[key].add_(unit_rows(x), alpha=self.modality_weight)
+        return x_dict
+
+    def _id_rows(self, node_type: NodeType, block_size: int) -> Tensor:
+        table: Tensor = self.embeddings.tables[node_type]
+        prompt = self._prompt_of(node_type)
+        if prompt is None:
+            return table
+        return rows_in_blocks(
+            lambda n_id: self._shifted(table[n_id], prompt.rows(node_type, n_id)),
+            table.size(0),
+            device=table.device,
+            block_size=block_size,
+        )
+
+    def _own_rows(self, modality: str, node_type: NodeType, block_size: int) -> Tensor:
+        key = f'{modality}__{node_type}'
+        prompt = self._prompt_of(node_type)
+        recall = self._recall(key, node_type, whole=False)
+        return rows_in_blocks(
+            lambda n_id: self._encode(
+                key,
+                None if prompt is None else prompt.rows(node_type, n_id),
+                recall,
+                n_id,
+            ),
+            self.num_nodes_dict[node_type],
+            device=self.get_buffer(f'x_{key}').device,
+            block_size=block_size,
+        )
+
+    def _prompt_of(self, node_type: NodeType) -> SoftPrompt | None:
+        prompt = self.active_prompt
+        return prompt if prompt is not None and node_type in prompt.lins else None
+
+    def _shifted(self, x: Tensor, prompt: Tensor) -> Tensor:
+        return x + self.prompt_id_weight * unit_rows(prompt)
+
+    def _recall(self, key: str, node_type: NodeType, *, whole: bool) -> Tensor | None:
+        """What the prompts of all nodes recall of a modality, in the cheapest way."""
+        prompt = self._prompt_of(node_type)
+        if prompt is None:
+            return None
+        if prompt.num_tokens > 1:
+            # The encoder computes it where it has the rows of all nodes.
+            x = self.get_buffer(f'x_{key}')
+            return None if whole else recall_in_blocks(prompt, node_type, x)
+        statistics = PromptStatistics(
+            self.get_buffer(f'cross_{key}'), self.get_buffer(f'total_{key}')
+        )
+        return prompt.recall(node_type, statistics)
+
+    def _encode(
+        self,
+        key: str,
+        prompt: Tensor | None,
+        recall: Tensor | None,
+        n_id: Tensor | None,
+    ) -> Tensor:
+        x = self.get_buffer(f'x_{key}')
+        if n_id is not None:
+            x = x.index_select(0, n_id)
+        out: Tensor = self.encoders[key](x, prompt, recall)
         if key in self.missing_rows:
-            out = self.missing_rows[key](out)
+            out = self.missing_rows[key](out, n_id)
         return out
 
     def _propagate(
@@ -256,8 +374,7 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
             }
             for key, named in blocks.items()
         }
-        num_hops = max(self.num_layers, 2 * self.num_modality_layers)
-        for hop in range(1, num_hops + 1):
+        for hop in range(1, self.num_hops + 1):
             active = {_ID} if hop <= self.num_layers else set()
             if hop <= 2 * self.num_modality_layers:
                 active |= {_MODALITY + name for name in self.modalities}

@@ -2,6 +2,8 @@
 
 import torch
 
+from promptmm_pyg.loader import HeteroNeighborSampler
+
 USER_ITEM = ('user', 'interacts', 'item')
 ITEM_USER = ('item', 'rev_interacts', 'user')
 NUM_NODES = {'user': 5, 'item': 7}
@@ -30,3 +32,14 @@ def dense(dtype=torch.float):
 def features(width, seed=0, num=7):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(num, width, generator=g)
+
+
+def around(seed_dict, num_hops):
+    """All edges and nodes within some hops of the given nodes, in double."""
+    sampler = HeteroNeighborSampler(
+        edges(),
+        NUM_NODES,
+        [-1] * num_hops,
+        edge_weight_dict={key: x.double() for key, x in weights().items()},
+    )
+    return sampler.sample(seed_dict)

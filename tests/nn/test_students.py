@@ -3,7 +3,15 @@ import torch
 import torch_geometric.nn
 
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, NodeEmbeddings
-from tests.nn.graphs import EDGE_INDEX, NUM_NODES, edges, weights
+from tests.nn.graphs import (
+    EDGE_INDEX,
+    ITEM_USER,
+    NUM_NODES,
+    USER_ITEM,
+    around,
+    edges,
+    weights,
+)
 
 
 def test_light_gcn_agrees_with_pyg_on_a_bipartite_graph():
@@ -47,6 +55,74 @@ def test_start_has_the_standard_deviation_asked_for():
     torch.manual_seed(0)
     tables = NodeEmbeddings({'user': 1000}, 64, std=0.3)
     assert abs(float(tables()['user'].detach().std()) - 0.3) < 0.01
+
+
+@pytest.mark.parametrize('num_layers', [1, 2, 3])
+def test_rows_and_gradients_of_a_neighborhood_are_those_of_the_graph(num_layers):
+    # User 4 and item 6 have no edge.
+    seeds = {'user': torch.tensor([1, 4]), 'item': torch.tensor([0, 6])}
+    student = LightGCN(NUM_NODES, 4, num_layers=num_layers).double()
+    assert student.num_hops == num_layers
+    batch = around(seeds, num_layers)
+    part = student(
+        batch.edge_index_dict, batch.collect('edge_weight'), batch.collect('n_id')
+    )
+    whole = student(edges(), weights())
+    grads = []
+    for x_dict, index in ((whole, seeds), (part, {key: slice(2) for key in seeds})):
+        rows = {key: x_dict[key][index[key]] for key in seeds}
+        grads.append(
+            torch.autograd.grad(
+                sum(x.square().sum() for x in rows.values()), student.parameters()
+            )
+        )
+    for key, index in seeds.items():
+        torch.testing.assert_close(part[key][:2], whole[key][index])
+    torch.testing.assert_close(grads[1], grads[0])
+    assert all(grad.any() for grad in grads[0])
+
+
+def test_one_hop_less_is_not_the_graph():
+    seeds = {'user': torch.tensor([2]), 'item': torch.tensor([5])}
+    student, batch = LightGCN(NUM_NODES, 4, num_layers=2), around(seeds, 1)
+    part = student(
+        batch.edge_index_dict, batch.collect('edge_weight'), batch.collect('n_id')
+    )
+    whole = student(edges(), weights())
+    assert (part['user'][0] - whole['user'][2]).abs().max() > 1e-4
+
+
+def test_tables_are_looked_up_where_asked():
+    student = MatrixFactorization(NUM_NODES, 4)
+    n_id = {'user': torch.tensor([3, 0]), 'item': torch.tensor([], dtype=torch.long)}
+    out = student(n_id_dict=n_id)
+    assert torch.equal(out['user'], student()['user'][[3, 0]])
+    assert out['item'].shape == (0, 4)
+
+
+@pytest.mark.parametrize('block_size', [1, 3, 100])
+def test_inference_in_blocks_is_the_forward(block_size):
+    student = LightGCN(NUM_NODES, 4, num_layers=3)
+    before = {k: x.clone() for k, x in student.state_dict().items()}
+    out = student.inference(edges(), weights(), block_size=block_size)
+    expected = student(edges(), weights())
+    for key, x in out.items():
+        assert not x.requires_grad
+        torch.testing.assert_close(x, expected[key].detach())
+    torch.testing.assert_close(dict(student.state_dict()), before)
+
+
+def test_errors_of_parts_and_blocks():
+    student = LightGCN(NUM_NODES, 4)
+    with pytest.raises(ValueError, match=r"'n_id_dict' needs ids.*'item'"):
+        student(edges(), n_id_dict={'user': torch.arange(5)})
+    with pytest.raises(ValueError, match="'block_size' needs to be positive"):
+        student.inference(edges(), block_size=0)
+    with pytest.raises(ValueError, match=r"points to \['user'\]"):
+        student.inference({USER_ITEM: edges()[USER_ITEM]})
+    whole = {ITEM_USER: edges()[ITEM_USER], USER_ITEM: edges()[USER_ITEM]}
+    with pytest.raises(ValueError, match="'edge_index' needs source ids"):
+        student(whole, n_id_dict={key: torch.arange(2) for key in NUM_NODES})
 
 
 def test_errors_and_repr():

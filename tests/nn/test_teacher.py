@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from promptmm_pyg.nn import PromptMMTeacher, SoftPrompt, csr_pair_dict
-from tests.nn.graphs import NUM_NODES, dense, edges, features, weights
+from tests.nn.graphs import NUM_NODES, around, dense, edges, features, weights
 
 
 def make_features():
@@ -435,3 +435,76 @@ def test_errors_and_repr():
         PromptMMTeacher(NUM_NODES, {}, {'user': features(3)})
     with pytest.raises(ValueError, match=r'points to .*user'):
         teacher({('user', 'interacts', 'item'): edges()['user', 'interacts', 'item']})
+
+
+PARTS = [
+    {},
+    {'num_prompt_tokens': 3},
+    {'prompt_start_dict': None},
+    {'num_layers': 3, 'num_modality_layers': 2, 'self_weight': 0.5},
+    {
+        'missing': 'token',
+        'modality_mask_dict': {
+            'image': {'item': torch.tensor([1, 0, 1, 1, 0, 0, 1]).bool()}
+        },
+    },
+]
+
+
+@pytest.mark.parametrize('kwargs', PARTS)
+def test_rows_and_gradients_of_a_neighborhood_are_those_of_the_graph(kwargs):
+    seeds = {'user': torch.tensor([1, 4]), 'item': torch.tensor([0, 1, 6])}
+    teacher = make_teacher(dropout=0.0, **kwargs).double()
+    batch = around(seeds, teacher.num_hops)
+    assert batch['item'].num_nodes < 7  # A part it is.
+    part = teacher(
+        batch.edge_index_dict, batch.collect('edge_weight'), batch.collect('n_id')
+    )
+    whole = teacher(edges(), {key: w.double() for key, w in weights().items()})
+    grads = []
+    for output, index in (
+        (whole, seeds),
+        (part, {key: slice(ids.numel()) for key, ids in seeds.items()}),
+    ):
+        views = [output.x_dict, output.prompt_dict, *output.modality_x_dict.values()]
+        rows = [{key: x[index[key]] for key, x in view.items()} for view in views]
+        loss = sum(x.pow(3).sum() for view in rows for x in view.values())
+        grads.append(torch.autograd.grad(loss, teacher.parameters()))
+        if output is whole:
+            expected = rows
+    torch.testing.assert_close(rows, expected)
+    torch.testing.assert_close(grads[1], grads[0])
+    assert all(grad.any() for grad in grads[0])
+
+
+@pytest.mark.parametrize('block_size', [2, 100])
+@pytest.mark.parametrize('kwargs', PARTS)
+def test_inference_in_blocks_is_the_forward_in_eval_mode(kwargs, block_size):
+    teacher = make_teacher(dropout=0.5, modality_dropout=0.5, **kwargs).train()
+    out = teacher.inference(edges(), weights(), block_size=block_size)
+    assert teacher.training
+    with torch.no_grad():
+        expected = teacher.eval()(edges(), weights()).x_dict
+    torch.testing.assert_close(out, expected)
+    assert not any(x.requires_grad for x in out.values())
+
+
+def test_inference_without_the_prompt_is_the_forward_without():
+    teacher = make_teacher().eval()
+    teacher.disable_prompt()
+    expected = teacher(edges(), weights()).x_dict
+    out = teacher.inference(edges(), weights(), block_size=3)
+    torch.testing.assert_close(out, {key: x.detach() for key, x in expected.items()})
+    with pytest.raises(ValueError, match="'block_size' needs to be positive"):
+        teacher.inference(edges(), block_size=0)
+
+
+def test_a_part_reads_the_features_of_its_nodes_only():
+    teacher = make_teacher().eval()
+    batch = around({'user': torch.tensor([1]), 'item': torch.tensor([0])}, 2)
+    absent = torch.ones(7, dtype=torch.bool)
+    absent[batch['item'].n_id] = False
+    assert absent.any()
+    teacher.get_buffer('x_image__item')[absent] = float('nan')
+    out = teacher(batch.edge_index_dict, None, batch.collect('n_id'))
+    assert out.x_dict['item'].isfinite().all()

@@ -1,0 +1,116 @@
+"""One layer after the other over the whole graph, in blocks of rows, without
+gradients: what training on neighborhoods is validated with.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg._checks import check_positive
+from promptmm_pyg.nn.csr import CSRPair, _product
+from promptmm_pyg.nn.prompt import SoftPrompt
+
+BLOCK = 2**16
+
+
+def matmul_in_blocks(adj: CSRPair, x: Tensor, block_size: int = BLOCK) -> Tensor:
+    """Returns ``adj @ x``; the operator may stay on another device than ``x``, which
+    then receives ``block_size`` of its rows at a time.
+
+    Args:
+        adj: The operator ``(num_dst, num_src)``.
+        x: Features ``[num_src, F]``.
+        block_size: Rows of the result at a time. (default: ``65536``)
+
+    Raises:
+        ValueError: If ``block_size`` is not positive.
+    """
+    check_positive('block_size', block_size)
+    matrix, _ = adj.matrices(x.dtype)
+    start, source = matrix.crow_indices(), matrix.col_indices()
+    weight = matrix.values()
+    num_rows, num_columns = adj.shape
+    out = x.new_empty(num_rows, x.size(1))
+    for first in range(0, num_rows, block_size):
+        last = min(first + block_size, num_rows)
+        begin, end = int(start[first]), int(start[last])
+        rows = torch.sparse_csr_tensor(
+            (start[first : last + 1] - begin).to(x.device),
+            source[begin:end].to(x.device),
+            weight[begin:end].to(x.device),
+            (last - first, num_columns),
+            check_invariants=False,
+        )
+        out[first:last] = _product(rows, x)
+    return out
+
+
+def sum_of_hops(
+    x_dict: dict[NodeType, Tensor],
+    adj_dict: dict[EdgeType, CSRPair],
+    num_hops: int,
+    *,
+    start_weight: float = 1.0,
+    block_size: int = BLOCK,
+) -> dict[NodeType, Tensor]:
+    r"""Returns :math:`\omega \mathbf{X} + \mathbf{A} \mathbf{X} + \dots + \mathbf{A}^L
+    \mathbf{X}` per node type; types that nothing reaches are absent.
+
+    Args:
+        x_dict: Features ``[N_t, F]``, of some node types.
+        adj_dict: The operator of every edge type.
+        num_hops: :math:`L`.
+        start_weight: :math:`\omega`. (default: ``1.0``)
+        block_size: Rows at a time. (default: ``65536``)
+    """
+    sums = {key: start_weight * x for key, x in x_dict.items() if start_weight > 0}
+    for _ in range(num_hops):
+        moved: dict[NodeType, Tensor] = {}
+        for (src, _, dst), adj in adj_dict.items():
+            if src in x_dict:
+                part = matmul_in_blocks(adj, x_dict[src], block_size)
+                moved[dst] = moved[dst].add_(part) if dst in moved else part
+        for key, x in moved.items():
+            sums[key] = sums[key].add_(x) if key in sums else x.clone()
+        x_dict = moved
+    return sums
+
+
+def rows_in_blocks(
+    rows: Callable[[Tensor], Tensor],
+    num_rows: int,
+    *,
+    device: torch.device,
+    block_size: int = BLOCK,
+) -> Tensor:
+    """Returns ``rows`` of all node ids, asked for ``block_size`` ids at a time."""
+    every = torch.arange(num_rows, device=device)
+    return torch.cat([rows(n_id) for n_id in every.split(block_size)])
+
+
+def recall_in_blocks(
+    prompt: SoftPrompt, node_type: NodeType, x: Tensor, block_size: int = BLOCK
+) -> Tensor:
+    r"""Returns :math:`\mathbf{P}^{\top} \mathbf{X}`, ``[P, F]``, differentiable in the
+    prompt, and keeps no more than one block of prompts at a time: backward computes
+    them anew.
+
+    Args:
+        prompt: Any number of tokens.
+        node_type: One of the prompt's.
+        x: Features ``[N, F]`` of all nodes of that type.
+        block_size: Nodes at a time. (default: ``65536``)
+    """
+
+    def part(n_id: Tensor) -> Tensor:
+        return prompt.rows(node_type, n_id).t() @ x[n_id]
+
+    out = x.new_zeros(prompt.out_channels, x.size(1))
+    for n_id in torch.arange(x.size(0), device=x.device).split(block_size):
+        out = out + checkpoint(
+            part, n_id, use_reentrant=False, preserve_rng_state=False
+        )
+    return out
