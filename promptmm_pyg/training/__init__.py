@@ -1,5 +1,6 @@
 """Two loops as functions, and the parts they are made of."""
 
+from promptmm_pyg.training.amortized import AmortizedTerms
 from promptmm_pyg.training.candidates import Candidates
 from promptmm_pyg.training.checkpoint import load_state, save_state
 from promptmm_pyg.training.copying import copy_tables
@@ -13,6 +14,7 @@ from promptmm_pyg.training.early_stopping import EarlyStopping
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import embed, message_operators
 from promptmm_pyg.training.loop import Schedule
+from promptmm_pyg.training.minibatch import train_minibatch
 from promptmm_pyg.training.mix_weights import learn_mix_weights
 from promptmm_pyg.training.objective import DistillationObjective
 from promptmm_pyg.training.optimizer import LazyAdamW
@@ -36,6 +38,7 @@ __all__ = [
     'CONTROL_WEIGHTS',
     'STUDENT_WEIGHTS',
     'TEACHER_WEIGHTS',
+    'AmortizedTerms',
     'Candidates',
     'CollaborativeTerm',
     'DistillationObjective',
@@ -62,5 +65,6 @@ __all__ = [
     'promptmm_terms',
     'row_tables',
     'save_state',
+    'train_minibatch',
     'train_teacher',
 ]

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg._checks import check_positive
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm
 from promptmm_pyg.models._promptmm_terms import promptmm_terms as terms_of_edges
 from promptmm_pyg.outputs import TeacherOutput
 from promptmm_pyg.scoring import rows
+from promptmm_pyg.training.amortized import AmortizedTerms
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
     cutoff,
@@ -22,6 +24,7 @@ from promptmm_pyg.training.inputs import (
 from promptmm_pyg.training.loop import Schedule, Terms, fit
 from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
 from promptmm_pyg.training.row_tables import looked_up
+from promptmm_pyg.training.summands import by_example, shared_terms
 
 TEACHER_WEIGHTS: Mapping[str, float] = {
     'bpr': 1.0,
@@ -32,6 +35,7 @@ TEACHER_WEIGHTS: Mapping[str, float] = {
 }
 
 
+@by_example
 def bpr_terms(x_dict: Mapping[str, torch.Tensor], batch: Triplets) -> Terms:
     """BPR and the penalty on the rows of one batch, for any embedding model."""
     user_x, item_x = x_dict[USER], x_dict[ITEM]
@@ -46,6 +50,7 @@ def bpr_terms(x_dict: Mapping[str, torch.Tensor], batch: Triplets) -> Terms:
     }
 
 
+@by_example
 def promptmm_terms(output: TeacherOutput, batch: Triplets) -> Terms:
     r"""The losses of PromptMM's teacher on one batch.
 
@@ -73,6 +78,7 @@ def train_teacher(
     weight_decay: float = 0.0,
     optimizer: OptimizerKind = 'dense',
     batch_size: int = 2048,
+    propagate_every: int = 1,
     seed: int = 0,
     schedule: Schedule | None = None,
 ) -> History:
@@ -82,6 +88,9 @@ def train_teacher(
     :class:`~promptmm_pyg.outputs.TeacherOutput` will do, and so will any embedding
     model that returns ``x_dict`` with ``terms=bpr_terms``. The global random
     generator is seeded, for dropout.
+
+    Several processes train together where ``torch.distributed`` is initialized, see
+    :func:`~promptmm_pyg.training.process_group`.
 
     Args:
         teacher: Called as ``teacher(*inputs)``.
@@ -97,30 +106,51 @@ def train_teacher(
         optimizer: ``'dense'``, or ``'lazy'`` to update only the rows of a batch in
             tables that the model returns as they are
             (:class:`~promptmm_pyg.training.LazyAdamW`). (default: ``'dense'``)
-        batch_size: Interactions per step. (default: ``2048``)
+        batch_size: Interactions per batch. (default: ``2048``)
+        propagate_every: Batches that share one forward of the teacher and one step:
+            the step that ``batch_size * propagate_every`` gives, with the memory of
+            ``batch_size``, where terms are means over a batch
+            (:class:`~promptmm_pyg.training.AmortizedTerms` tells what differs). An
+            epoch has fewer steps. (default: ``1``)
         seed: Seed of batches, negatives and dropout. (default: ``0``)
         schedule: Epochs, patience, monitor, run directory, resume.
 
     Raises:
-        ValueError: If the weights do not match the terms or the monitor is unknown.
+        ValueError: If the weights do not match the terms, the monitor is unknown or
+            options do not fit each other.
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     schedule = schedule or Schedule()
     cutoff(schedule.monitor)  # Before any work is lost.
+    _check_shared(propagate_every, optimizer)
     torch.manual_seed(seed)
-    loader = triplet_loader(train, batch_size=batch_size, seed=seed)
+    loader = triplet_loader(train, batch_size=batch_size * propagate_every, seed=seed)
     arguments = (message_operators(train),) if inputs is None else inputs
 
     def batch_terms(batch: Triplets) -> Terms:
         return terms(looked_up(teacher(*arguments), optimizer), batch)
 
+    shared_terms = AmortizedTerms(
+        lambda: teacher(*arguments), terms, weights, teacher.parameters(), batch_size
+    )
+
     return fit(
         teacher,
         make_optimizer(teacher.parameters(), learning_rate, weight_decay, optimizer),
         loader,
-        terms=batch_terms,
+        terms=batch_terms if propagate_every == 1 else shared_terms,
         weights=weights,
         validate=lambda: validation(teacher, arguments, val, schedule.monitor),
         schedule=schedule,
         name=type(teacher).__name__,
     )
+
+
+def _check_shared(propagate_every: int, optimizer: OptimizerKind) -> None:
+    check_positive('propagate_every', propagate_every)
+    if propagate_every > 1 and optimizer == 'lazy':
+        raise ValueError(
+            f"'propagate_every' needs to be 1 with optimizer='lazy' (got "
+            f'{propagate_every}). Tables that are returned as they are have no forward '
+            f'to share'
+        )
