@@ -7,6 +7,7 @@ from promptmm_pyg.data.finding import Finding
 from promptmm_pyg.data.fingerprint import fingerprint
 from promptmm_pyg.data.frames import from_frame
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
+from promptmm_pyg.data.recbole import read_recbole, read_recbole_texts
 from promptmm_pyg.data.safe_pickle import SparseMatrix, load_sparse_pickle
 from promptmm_pyg.data.schema import (
     INTERACTS,
@@ -56,6 +57,8 @@ __all__ = [
     'read_diffmm',
     'read_mmrec',
     'read_mmssl',
+    'read_recbole',
+    'read_recbole_texts',
     'read_table',
     'split_by_part',
     'split_by_time',

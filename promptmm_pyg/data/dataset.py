@@ -15,7 +15,10 @@ from promptmm_pyg.data.feature_files import FeaturePaths, Masks
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.data.store import FORMAT, load_split, save_split
 
-_READ = ('*Mat.pkl', '*_mat', '*_mat.pkl', '*.json', '*.inter', '*_feat.npy')
+_READ = (
+    *('*Mat.pkl', '*_mat', '*_mat.pkl', '*.json'),
+    *('*.inter', '*.item', '*.user', '*_feat.npy'),
+)
 
 
 class MultiModalDataset(InMemoryDataset):
@@ -31,8 +34,8 @@ class MultiModalDataset(InMemoryDataset):
     Args:
         root: The folder for the copy.
         source: The data set's own folder, which is only read.
-        format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'`` or ``'auto'``.
-            (default: ``'auto'``)
+        format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'``, ``'recbole'`` or
+            ``'auto'``. (default: ``'auto'``)
         features: As in :func:`~promptmm_pyg.data.read_dataset`.
         masks: As in :func:`~promptmm_pyg.data.read_dataset`.
         duplicates: As in :func:`~promptmm_pyg.data.read_dataset`.

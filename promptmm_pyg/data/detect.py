@@ -1,17 +1,25 @@
 """One reader for all folder formats."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from promptmm_pyg._checks import check_choice
+from promptmm_pyg.data.atomic_file import is_atomic
 from promptmm_pyg.data.build import Duplicates
 from promptmm_pyg.data.feature_files import FeaturePaths, Masks
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
+from promptmm_pyg.data.recbole import read_recbole
 from promptmm_pyg.data.split import Split
 
-Format = Literal['auto', 'diffmm', 'mmssl', 'mmrec']
+Format = Literal['auto', 'diffmm', 'mmssl', 'mmrec', 'recbole']
 
-_READERS = {'diffmm': read_diffmm, 'mmssl': read_mmssl, 'mmrec': read_mmrec}
+_READERS: dict[str, Callable[..., Split]] = {
+    'diffmm': read_diffmm,
+    'mmssl': read_mmssl,
+    'mmrec': read_mmrec,
+    'recbole': read_recbole,
+}
 _SIGNS = {
     'diffmm': ('trnMat.pkl',),
     'mmssl': (
@@ -23,6 +31,7 @@ _SIGNS = {
         '5-core/train_mat.pkl',
     ),
     'mmrec': ('*.inter',),
+    'recbole': ('*.inter',),
 }
 
 
@@ -38,13 +47,16 @@ def read_dataset(
 
     A distributed split is never split again. See
     :func:`~promptmm_pyg.data.read_diffmm`,
-    :func:`~promptmm_pyg.data.read_mmssl` and
-    :func:`~promptmm_pyg.data.read_mmrec`.
+    :func:`~promptmm_pyg.data.read_mmssl`,
+    :func:`~promptmm_pyg.data.read_mmrec` and
+    :func:`~promptmm_pyg.data.read_recbole`; the last also splits a folder that
+    came without one.
 
     Args:
         path: The folder.
-        format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'``, or ``'auto'`` to tell
-            from the files that are there. (default: ``'auto'``)
+        format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'``, ``'recbole'``, or
+            ``'auto'`` to tell from the files that are there.
+            (default: ``'auto'``)
         features: ``{modality: file}`` to add or replace, ``{modality: None}``
             to leave out. (default: all ``<modality>_feat.npy``)
         masks: ``'zero-rows'`` takes rows of nothing but zeros for missing;
@@ -55,7 +67,7 @@ def read_dataset(
     Raises:
         FileNotFoundError: If the folder or a file is missing, or no format
             fits.
-        ValueError: If two formats fit, or a file is damaged.
+        ValueError: If two formats fit, a file is damaged, or there is no split.
     """
     check_choice('format', format, ('auto', *_READERS))
     chosen = detect_format(Path(path)) if format == 'auto' else format
@@ -70,7 +82,7 @@ def detect_format(folder: Path) -> str:
     found = [
         name
         for name, signs in _SIGNS.items()
-        if any(next(folder.glob(sign), None) for sign in signs)
+        if any(_fits(name, path) for sign in signs for path in folder.glob(sign))
     ]
     if len(found) > 1:
         raise ValueError(
@@ -85,3 +97,8 @@ def detect_format(folder: Path) -> str:
             f"{names}). Read single tables with 'read_table'"
         )
     return found[0]
+
+
+def _fits(name: str, path: Path) -> bool:
+    # MMRec and RecBole share the end of the name; types in the header differ.
+    return path.suffix != '.inter' or is_atomic(path) == (name == 'recbole')

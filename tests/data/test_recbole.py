@@ -1,0 +1,362 @@
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from promptmm_pyg.data import (
+    INTERACTS,
+    MultiModalDataset,
+    read_dataset,
+    read_recbole,
+    read_recbole_texts,
+    split_by_part,
+    split_by_time,
+    split_per_user,
+    validate,
+)
+
+HEAD = 'user_id:token\titem_id:token\trating:float\ttimestamp:float\n'
+PARTS = {
+    'train': ['u1\tb\t5\t10', 'u2\tb\t1\t20', 'u2\ta\t4\t30'],
+    'valid': ['u1\ta\t3\t40'],
+    'test': ['u2\td\t2\t50', 'u1\td\t5\t60'],
+}
+ITEMS = (
+    'item_id:token\tname:token_seq\tkind:token\tprice:float\temb:float_seq\n'
+    'a\tRed Shoe\tshoe\t2.5\t1 -2 0.5\n'
+    'b\tLamp\tlamp\t\t0 0 0\n'
+    'c\tRed Lamp\tlamp\t-1\t\n'
+)
+USERS = 'user_id:token\tage:token\nu1\t20\nu3\t\n'
+
+
+def all_of(split):
+    return split_by_part(split, torch.zeros(split[INTERACTS].edge_index.size(1)).long())
+
+
+def write_whole(folder, item=ITEMS, user=USERS):
+    rows = [row for part in PARTS.values() for row in part]
+    (folder / 'toy.inter').write_text(HEAD + '\n'.join(rows) + '\n')
+    (folder / 'toy.item').write_text(item)
+    (folder / 'toy.user').write_text(user)
+    return folder
+
+
+def write_parts(folder, names=('train', 'valid', 'test'), parts=PARTS):
+    for name, rows in zip(names, parts.values(), strict=False):
+        (folder / f'toy.{name}.inter').write_text(HEAD + '\n'.join(rows) + '\n')
+    return folder
+
+
+def labels(graph):
+    users, items = graph[INTERACTS].edge_label_index.numpy()
+    users, items = graph['user'].raw_id[users], graph['item'].raw_id[items]
+    return list(zip(users.tolist(), items.tolist(), strict=True))
+
+
+def pairs_of(rows):
+    return [tuple(row.split('\t')[:2]) for row in rows]
+
+
+def test_a_single_file_is_split_as_asked(tmp_path):
+    split = read_recbole(write_whole(tmp_path), split=all_of)
+    assert labels(split.train) == pairs_of(
+        [row for part in PARTS.values() for row in part]
+    )
+    assert split.train[INTERACTS].time.tolist() == [10, 20, 30, 40, 50, 60]
+    by_time = read_recbole(tmp_path, split=lambda g: split_by_time(g, 0.2, 0.2))
+    assert labels(by_time.test) == [('u1', 'd')]
+
+
+def test_a_single_file_is_never_split_unasked(tmp_path):
+    with pytest.raises(ValueError, match=r'or to be split .*split=split_per_user'):
+        read_recbole(write_whole(tmp_path))
+
+
+@pytest.mark.parametrize(
+    'names', [('train', 'valid', 'test'), ('part1', 'part2', 'part3')]
+)
+def test_a_split_that_came_with_the_data_is_kept(tmp_path, names):
+    split = read_recbole(write_parts(tmp_path, names))
+    for part, graph in zip(PARTS.values(), split, strict=True):
+        assert labels(graph) == pairs_of(part)
+        assert graph[INTERACTS].edge_index.size(1) == 3
+        times = [int(row.split('\t')[3]) for row in part]
+        assert graph[INTERACTS].edge_label_time.tolist() == times
+    assert [x for x in validate(split) if x.level == 'error'] == []
+
+
+def test_the_whole_beside_the_parts_is_left_alone(tmp_path):
+    split = read_recbole(write_parts(write_whole(tmp_path)))
+    assert labels(split.test) == pairs_of(PARTS['test'])
+
+
+def test_a_split_that_came_is_never_split_again(tmp_path):
+    with pytest.raises(ValueError, match=r"'split' needs to be None .*came with"):
+        read_recbole(write_parts(tmp_path), split=split_per_user)
+
+
+def test_without_a_validation_file_that_part_is_empty(tmp_path):
+    write_parts(tmp_path)
+    (tmp_path / 'toy.valid.inter').unlink()
+    split = read_recbole(tmp_path)
+    assert labels(split.val) == []
+    assert labels(split.test) == pairs_of(PARTS['test'])
+
+
+@pytest.mark.parametrize('gone', ['train', 'test'])
+def test_a_missing_part_is_named(tmp_path, gone):
+    (write_parts(tmp_path) / f'toy.{gone}.inter').unlink()
+    with pytest.raises(FileNotFoundError, match=rf"without \['{gone}'\]"):
+        read_recbole(tmp_path)
+
+
+def test_two_files_for_one_part_are_refused(tmp_path):
+    write_parts(write_parts(tmp_path), ('part1', 'part2', 'part3'))
+    with pytest.raises(ValueError, match='one file for each part'):
+        read_recbole(tmp_path)
+
+
+def test_nodes_are_those_of_the_files_and_then_those_mentioned(tmp_path):
+    train = read_recbole(write_whole(tmp_path), split=all_of).train
+    assert train['item'].raw_id.tolist() == ['a', 'b', 'c', 'd']
+    assert train['user'].raw_id.tolist() == ['u1', 'u3', 'u2']
+
+
+def test_vectors_are_taken_by_default_and_empty_cells_are_missing(tmp_path):
+    item = read_recbole(write_whole(tmp_path), split=all_of).train['item']
+    rows = [[1, -2, 0.5], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert_close(item.x_emb, torch.tensor(rows))
+    assert item.mask_emb.tolist() == [True, True, False, False]
+    assert not any(key.startswith('x_') and key != 'x_emb' for key in item)
+
+
+def test_columns_of_every_type_become_modalities(tmp_path):
+    train = read_recbole(
+        write_whole(tmp_path),
+        split=all_of,
+        item_columns=['name', 'kind', 'price'],
+        user_columns=['age'],
+    ).train
+    item = train['item']
+    # Lamp, Red, Shoe; lamp, shoe.
+    assert item.x_name.tolist() == [[0, 1, 1], [1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    assert item.x_kind.tolist() == [[0, 1], [1, 0], [1, 0], [0, 0]]
+    assert item.x_price.tolist() == [[2.5], [0], [-1], [0]]
+    assert item.mask_price.tolist() == [True, False, True, False]
+    assert train['user'].x_age.tolist() == [[1], [0], [0]]
+    assert train['user'].mask_age.tolist() == [True, False, False]
+    assert 'x_emb' not in item
+
+
+def test_files_of_features_have_a_row_for_each_line_of_items(tmp_path):
+    write_whole(tmp_path)
+    np.save(tmp_path / 'image_feat.npy', np.array([[1.0], [0], [2]]))
+    np.save(tmp_path / 'more.npy', np.ones((3, 2)))
+    features = {'more': 'more.npy', 'emb': None}
+    item = read_recbole(tmp_path, split=all_of, features=features).train['item']
+    assert item.x_image.tolist() == [[1], [0], [2], [0]]
+    assert item.mask_image.tolist() == [True, False, True, False]
+    assert item.mask_more.tolist() == [True, True, True, False]
+    assert 'x_emb' not in item
+    plain = read_recbole(tmp_path, split=all_of, masks=None).train['item']
+    assert plain.mask_image.tolist() == [True, True, True, False]
+
+
+def test_files_of_features_of_another_length_are_refused(tmp_path):
+    np.save(write_whole(tmp_path) / 'image_feat.npy', np.ones((4, 1)))
+    with pytest.raises(ValueError, match='4 rows for 3 lines'):
+        read_recbole(tmp_path, split=all_of)
+
+
+def test_low_ratings_are_left_out_of_every_part(tmp_path):
+    split = read_recbole(write_parts(tmp_path), min_rating=3)
+    assert labels(split.train) == [('u1', 'b'), ('u2', 'a')]
+    assert labels(split.val) == [('u1', 'a')]
+    assert labels(split.test) == [('u1', 'd')]
+    assert split.train[INTERACTS].time.tolist() == [10, 30]
+
+
+def test_columns_may_have_other_names_and_no_times(tmp_path):
+    (tmp_path / 'x.inter').write_text('iid:token\tuid:token\tt:float\na\tu\t0.5\n')
+    split = read_recbole(tmp_path, split=all_of, user='uid', item='iid')
+    assert labels(split.train) == [('u', 'a')]
+    assert 'time' not in split.train[INTERACTS]
+    timed = read_recbole(tmp_path, split=all_of, user='uid', item='iid', time='t')
+    assert timed.train[INTERACTS].time.tolist() == [0.5]
+
+
+def test_a_pair_in_two_parts_stays_where_it_is_first(tmp_path):
+    parts = {**PARTS, 'test': [*PARTS['test'], 'u1\tb\t1\t70']}
+    write_parts(tmp_path, parts=parts)
+    with pytest.raises(ValueError, match=r'does not fit together: .*hold each pair'):
+        read_recbole(tmp_path)
+    split = read_recbole(tmp_path, duplicates='drop')
+    assert labels(split.test) == pairs_of(PARTS['test'])
+    assert split.test[INTERACTS].edge_label_time.tolist() == [50, 60]
+
+
+def test_the_format_is_recognised(tmp_path):
+    split = read_dataset(write_parts(tmp_path))
+    assert labels(split.val) == [('u1', 'a')]
+    (tmp_path / 'one').mkdir()
+    with pytest.raises(ValueError, match='or to be split'):
+        read_dataset(write_whole(tmp_path / 'one'))
+
+
+def test_a_copy_is_read_anew_when_the_items_change(tmp_path):
+    source = tmp_path / 'source'
+    source.mkdir()
+    write_parts(write_whole(source))
+    before = MultiModalDataset(tmp_path / 'copy', source)
+    (source / 'toy.item').write_text(ITEMS.replace('1 -2 0.5', '1 -2 7'))
+    after = MultiModalDataset(tmp_path / 'copy', source)
+    assert before.split.train['item'].x_emb[0, 2] == 0.5
+    assert after.split.train['item'].x_emb[0, 2] == 7
+
+
+def test_texts_are_columns_by_raw_id(tmp_path):
+    write_whole(tmp_path)
+    assert read_recbole_texts(tmp_path, ['kind', 'name', 'price']) == {
+        'a': 'shoe Red Shoe 2.5',
+        'b': 'lamp Lamp',
+        'c': 'lamp Red Lamp -1',
+    }
+    assert read_recbole_texts(tmp_path, ['price'])['b'] is None
+
+
+def test_texts_need_the_file_of_items(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"needs to hold one '<name>\.item'"):
+        read_recbole_texts(write_parts(tmp_path), ['name'])
+
+
+@pytest.mark.parametrize(
+    ('text', 'match'),
+    [
+        ('user_id\titem_id:token\n', 'columns like .item_id:token.'),
+        ('user_id:token\titem_id:str\n', 'of the types'),
+        ('user_id:token\tuser_id:token\n', 'name each column once'),
+        ('user_id:token\tiid:token\nu\ta\n', r"have the columns \['item_id'\]"),
+        (HEAD, 'needs to hold interactions'),
+        (HEAD + 'u\ta\t1\t2\nu\tb\t1\n', r'hold 4 cells .*got 3 in line 3'),
+        (HEAD + 'u\ta\t1\tx\n', "hold numbers in the column 'timestamp'"),
+        (HEAD + 'u\ta\t1\tinf\n', r"'timestamp' \(got 'inf'\)"),
+        (HEAD + '\ta\t1\t2\n', 'hold ids in each row'),
+        (
+            'user_id:token\titem_id:token\titem_id_list:token_seq\nu\ta\tb c\n',
+            'histori',
+        ),
+    ],
+)
+def test_interactions_are_checked(tmp_path, text, match):
+    (tmp_path / 'toy.inter').write_text(text)
+    with pytest.raises(ValueError, match=match):
+        read_recbole(tmp_path, split=all_of)
+
+
+def test_ratings_have_to_be_numbers(tmp_path):
+    (tmp_path / 'toy.inter').write_text(HEAD + 'u\ta\tgood\t2\n')
+    with pytest.raises(ValueError, match=r"the column 'rating' \(got 'good'\)"):
+        read_recbole(tmp_path, split=all_of, min_rating=1)
+
+
+def test_text_in_another_code_is_named(tmp_path):
+    (tmp_path / 'toy.inter').write_bytes(
+        HEAD.encode() + 'u\té\t1\t2\n'.encode('cp1252')
+    )
+    with pytest.raises(ValueError, match='needs to be text in UTF-8'):
+        read_recbole(tmp_path, split=all_of)
+
+
+@pytest.mark.parametrize(
+    ('item', 'columns', 'match'),
+    [
+        (ITEMS + 'a\t\t\t\t\n', None, r"each 'item_id' once \(got 'a'\)"),
+        (ITEMS + '\t\t\t\t\n', None, r"each 'item_id' once \(got ''\)"),
+        (ITEMS + 'e\t\t\t\t1 2\n', None, r'vectors of one length .*\[2, 3\]'),
+        (ITEMS + 'e\t\t\t\t1 2 x\n', None, r"'emb' \(got 'x'\)"),
+        (ITEMS, ['size'], r"have the columns \['size'\]"),
+        ('item_id:token\ts:float\na\t\n', ['s'], "hold something in the column 's'"),
+    ],
+)
+def test_items_are_checked(tmp_path, item, columns, match):
+    write_whole(tmp_path, item=item)
+    with pytest.raises(ValueError, match=match):
+        read_recbole(tmp_path, split=all_of, item_columns=columns)
+
+
+def test_too_many_tokens_are_text(tmp_path):
+    rows = ''.join(f'{i}\tw{i}\n' for i in range(10_001))
+    write_whole(tmp_path, item='item_id:token\tname:token\n' + rows)
+    with pytest.raises(ValueError, match=r'10001.*read_recbole_texts'):
+        read_recbole(tmp_path, split=all_of, item_columns=['name'])
+
+
+def test_columns_need_their_file(tmp_path):
+    with pytest.raises(ValueError, match=r"file with the columns \['user_id', 'age'\]"):
+        read_recbole(write_parts(tmp_path), user_columns=['age'])
+
+
+def test_two_files_of_items_are_refused(tmp_path):
+    write_whole(tmp_path)
+    (tmp_path / 'b.item').write_text(ITEMS)
+    with pytest.raises(ValueError, match=r"one '<name>\.item' .*'toy\.item'"):
+        read_recbole(tmp_path, split=all_of)
+
+
+@pytest.mark.parametrize('read', [read_recbole, read_recbole_texts])
+def test_the_folder_has_to_be_there(tmp_path, read):
+    arguments = () if read is read_recbole else (['name'],)
+    with pytest.raises(FileNotFoundError, match="'path' needs to be a folder"):
+        read(tmp_path / 'no', *arguments)
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"one '<name>\.inter' \(got \[\]\)"):
+        read_recbole(tmp_path)
+
+
+def shipped_ml100k():
+    """The files in RecBole's own wheel, unpacked anywhere or installed."""
+    given = os.environ.get('PROMPTMM_RECBOLE')
+    spec = None if given else importlib.util.find_spec('recbole')
+    if given:
+        folder = Path(given)
+    elif spec is not None and spec.origin is not None:
+        folder = Path(spec.origin).parent / 'dataset_example' / 'ml-100k'
+    else:
+        pytest.skip('PROMPTMM_RECBOLE names no folder and recbole is not installed')
+    if not (folder / 'ml-100k.inter').is_file():
+        pytest.skip(f'no ml-100k.inter in {folder}')
+    return folder
+
+
+@pytest.mark.real_data
+def test_the_ml100k_that_recbole_ships():
+    folder = shipped_ml100k()
+    split = read_recbole(
+        folder, split=split_per_user, item_columns=['class'], user_columns=['gender']
+    )
+    train = split.train
+    assert (train['user'].num_nodes, train['item'].num_nodes) == (943, 1682)
+    assert sum(graph[INTERACTS].edge_label_index.size(1) for graph in split) == 100_000
+    assert train['item'].x_class.shape == (1682, 19)
+    assert train['user'].x_gender.sum(0).tolist() == [273, 670]  # F, M
+    assert [x for x in validate(split) if x.level == 'error'] == []
+    # The first line: user 196, item 242, 3 stars, at 881250949.
+    users, items = train['user'].raw_id.tolist(), train['item'].raw_id.tolist()
+    pair = torch.tensor([users.index('196'), items.index('242')])
+    times = [
+        int(graph[INTERACTS].edge_label_time[i])
+        for graph in split
+        for i in (graph[INTERACTS].edge_label_index.t() == pair).all(1).nonzero()
+    ]
+    assert times == [881250949]
+    liked = read_recbole(folder, split=all_of, min_rating=4)
+    assert liked.train[INTERACTS].edge_index.size(1) == 55_375
+    texts = read_recbole_texts(folder, ['movie_title', 'class'])
+    assert texts['1'] == "Toy Story Animation Children's Comedy"
