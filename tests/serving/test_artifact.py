@@ -1,0 +1,355 @@
+"""What is written, and everything that is refused when read."""
+
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save, save_file
+
+from promptmm_pyg.serving import Recommender, _files, _header
+
+
+@pytest.fixture
+def folder(planted, tmp_path):
+    model, features = planted()
+    model.learn_features(features)
+    model.add_items([500], {'text': features['text'][:1]}, titles={500: 'Ünew'})
+    model.save(tmp_path / 'model', card={'metrics': {'Recall@20': 0.25}})
+    return tmp_path / 'model'
+
+
+def vouch(folder, **changes):
+    """Writes a configuration that fits the files, as somebody of ill will would."""
+    config = json.loads((folder / 'config.json').read_text())
+    for name in config['files']:
+        content = (folder / name).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        config['files'][name] = {'bytes': len(content), 'sha256': digest}
+    (folder / 'config.json').write_text(json.dumps({**config, **changes}))
+
+
+def test_everything_comes_back(folder, planted):
+    model, features = planted()
+    model.learn_features(features)
+    again = Recommender.load(folder)
+    assert again.item_ids == [*model.item_ids, 500]
+    assert again.num_added == 1
+    assert again.titles == {500: 'Ünew'}
+    torch.testing.assert_close(
+        again.feature_path(features), model.feature_path(features)
+    )
+    again.add_items(['newer'], {'image': features['image'][:1]})
+    assert again.recommend('u3', k=1, allow=['newer']).ids.tolist() == ['newer']
+
+
+def test_the_card_has_facts_metrics_and_general_words(folder):
+    card = json.loads((folder / 'card.json').read_text())
+    about = card['about']
+    counts = ('users', 'items', 'items_added_from_features', 'interactions', 'channels')
+    assert [about[key] for key in counts] == [40, 61, 1, 320, 4]
+    assert about['precision'] == 'float32'
+    assert set(about['versions']) == {
+        'python',
+        'promptmm_pyg',
+        'torch',
+        'numpy',
+        'safetensors',
+    }
+    assert about['created'].endswith('+00:00')
+    assert set(about['feature_path']) == {'text + image', 'text', 'image'}
+    assert card['metrics'] == {'Recall@20': 0.25}
+    assert 'by the items they took' in card['intended_use']
+    assert 'nothing that happened after training' in card['limits']
+    assert Recommender.load(folder).card == card
+
+
+def test_the_page_says_what_the_card_says(folder):
+    page = (folder / 'README.md').read_text(encoding='utf-8')
+    assert page.startswith('# Recommender\n\n## Description\n\nRanks items')
+    assert '\n## Intended use\n' in page
+    assert '\n## Metrics\n\n- Recall@20: 0.25\n' in page
+    assert '\n- items added from features: 1\n' in page
+    assert '\n  - torch: ' in page
+
+
+def test_what_was_said_stays_and_facts_are_new(folder, tmp_path):
+    model = Recommender.load(folder)
+    model.feature_path = None
+    model.save(tmp_path / 'again', card={'name': 'Mine', 'data': ['a', {'b': 1}]})
+    card = Recommender.load(tmp_path / 'again').card
+    assert card['metrics'] == {'Recall@20': 0.25}
+    assert card['name'] == 'Mine'
+    assert 'feature_path' not in card['about']
+    page = (tmp_path / 'again' / 'README.md').read_text()
+    assert '## Data\n\n- a\n- {"b": 1}\n' in page
+
+
+@pytest.mark.parametrize('value', [object(), float('nan'), {1, 2}, torch.ones(1)])
+def test_a_card_that_json_cannot_hold_is_refused(folder, tmp_path, value):
+    model = Recommender.load(folder)
+    with pytest.raises(ValueError, match="'card' needs to hold text, finite numbers"):
+        model.save(tmp_path / 'other', card={'metrics': value})
+    assert not (tmp_path / 'other').exists()
+
+
+def test_the_page_is_for_people_and_never_read(folder):
+    (folder / 'README.md').write_text('My own words')
+    assert Recommender.load(folder).num_items == 61
+
+
+def test_version_1_is_still_read(planted, tmp_path):
+    model, _ = planted()
+    model.save(tmp_path)
+    ids = {'user_ids': model.user_ids, 'item_ids': model.item_ids}
+    ids['titles'] = [None] * 60
+    (tmp_path / 'ids.json').write_text(json.dumps(ids))
+    (tmp_path / 'card.json').unlink()
+    names = ('model.safetensors', 'ids.json')
+    digests = {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in names
+    }
+    config = {'format': 'promptmm_pyg.Recommender', 'version': 1, 'sha256': digests}
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    again = Recommender.load(tmp_path)
+    expected = model.recommend(model.user_ids, k=9).ids.tolist()
+    assert again.recommend(model.user_ids, k=9).ids.tolist() == expected
+    assert again.card == {}
+    (tmp_path / 'ids.json').write_text(json.dumps({**ids, 'titles': []}))
+    with pytest.raises(ValueError, match=r'ids\.json.*another checksum'):
+        Recommender.load(tmp_path)
+
+
+def test_it_is_served_with_torch_and_numpy_alone(folder, tmp_path):
+    blocked = ['torch_geometric', 'pandas', 'scipy', 'pyarrow', 'sklearn', 'faiss']
+    code = (
+        'import sys\n'
+        f'for name in {blocked}: sys.modules[name] = None\n'
+        'import torch\n'
+        'from promptmm_pyg.serving import Recommender\n'
+        f'model = Recommender.load({str(folder)!r})\n'
+        "model.add_items([501], {'text': torch.ones(1, 6)})\n"
+        "lists = [model.recommend('u0', 3), model.similar_items(501, 3)]\n"
+        'lists.append(model.recommend_from_history([501, 101], 3))\n'
+        f'model.export_embeddings({str(tmp_path / "x.npz")!r})\n'
+        f'model.save({str(tmp_path / "again")!r})\n'
+        f'print(sum(map(len, (x.ids for x in lists))))\n'
+    )
+    out = subprocess.run(
+        [sys.executable, '-c', code], check=True, capture_output=True, text=True
+    )
+    assert out.stdout.strip() == '9'
+
+
+def test_nothing_written_is_a_pickle(folder):
+    for path in folder.iterdir():
+        assert not path.read_bytes().startswith((b'\x80', b'PK'))
+
+
+def test_a_file_too_large_is_refused_unread(folder, monkeypatch):
+    size = (folder / 'model.safetensors').stat().st_size
+    assert Recommender.load(folder, max_bytes=size).num_items == 61
+    with pytest.raises(ValueError, match=rf'safetensors.*at most 500.*\(got {size}\)'):
+        Recommender.load(folder, max_bytes=500)
+    with (folder / 'config.json').open('ab') as file:
+        file.truncate(2**40)  # A hole: it takes no space on the disk.
+    with pytest.raises(ValueError, match=r'config\.json.*at most 65536 bytes'):
+        Recommender.load(folder)
+
+
+def test_a_size_other_than_promised_is_refused_unread(folder, monkeypatch):
+    with (folder / 'ids.json').open('ab') as file:
+        file.truncate(2**33)
+    with pytest.raises(ValueError, match=r'ids\.json.*another size than'):
+        Recommender.load(folder)
+
+
+@pytest.mark.parametrize(
+    'name', ['model.safetensors', 'ids.json', 'card.json', 'config.json']
+)
+def test_a_link_to_outside_is_refused(folder, tmp_path, name):
+    (folder / name).rename(tmp_path / 'elsewhere')
+    (folder / name).symlink_to(tmp_path / 'elsewhere')
+    with pytest.raises(ValueError, match=rf'{name}.*lie in its folder \(got a link'):
+        Recommender.load(folder)
+
+
+def test_the_folder_itself_may_be_a_link(folder, tmp_path):
+    (tmp_path / 'link').symlink_to(folder, target_is_directory=True)
+    assert Recommender.load(tmp_path / 'link').num_items == 61
+
+
+@pytest.mark.parametrize('name', ['../elsewhere', '/etc/passwd', 'more.bin'])
+def test_a_configuration_cannot_name_other_files(folder, name):
+    config = json.loads((folder / 'config.json').read_text())
+    config['files'][name] = {'bytes': 1, 'sha256': 'x'}
+    (folder / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r'config\.json.*needs to list the files'):
+        Recommender.load(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='the system has no pipes')
+def test_a_pipe_is_not_waited_for(folder):
+    (folder / 'ids.json').unlink()
+    os.mkfifo(folder / 'ids.json')
+    with pytest.raises(ValueError, match=r'ids\.json.*needs to be a file'):
+        Recommender.load(folder)
+
+
+@pytest.mark.parametrize('name', ['ids.json', 'card.json', 'config.json'])
+def test_json_that_is_nested_without_end_is_refused(folder, name):
+    (folder / name).write_text('[' * 60_000)
+    if name != 'config.json':
+        vouch(folder)
+    with pytest.raises(ValueError, match=rf'{name}.*nested too deeply'):
+        Recommender.load(folder)
+
+
+@pytest.mark.parametrize('content', ['[]', '3', 'null', '"x"'])
+def test_json_of_another_kind_is_refused(folder, content):
+    (folder / 'ids.json').write_text(content)
+    vouch(folder)
+    with pytest.raises(ValueError, match=r'ids\.json.*needs to hold an object'):
+        Recommender.load(folder)
+    (folder / 'config.json').write_text(content)
+    with pytest.raises(ValueError, match=r'config\.json.*be the configuration of a'):
+        Recommender.load(folder)
+
+
+@pytest.mark.parametrize('content', ['{', '\x80\x04', '{"a": 1}}'])
+def test_what_is_not_json_is_refused(folder, content):
+    (folder / 'card.json').write_text(content, encoding='latin-1')
+    vouch(folder)
+    with pytest.raises(ValueError, match=r'card\.json.*needs to be JSON'):
+        Recommender.load(folder)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'user_ids': None}, "there is no list of 'user_ids'"),
+        ({'item_ids': {'a': 1}}, "there is no list of 'item_ids'"),
+        ({'titles': ['x']}, "'titles' are 1 for 61 items"),
+        ({'titles': [3] * 61}, "'titles' are not all text"),
+        ({'user_ids': ['u0']}, "'user_ids' needs to hold one id for each of 40"),
+        ({'user_ids': ['u0'] * 40}, "'user_ids' needs to hold each id once"),
+        ({'user_ids': [[]] * 40}, "'user_ids' needs to hold strings or integers"),
+        ({'item_ids': [[]] * 61}, "'item_ids' are not all text or integers"),
+        ({'num_added': 62}, 'got 62 added items'),
+        ({'num_added': 'x'}, "got 'x' added items"),
+        ({'feature_path': {}}, 'a part of the feature path is missing'),
+        ({'feature_path': {'channels': [[[], 1]], 'maps': []}}, 'feature path'),
+        ({'feature_path': {'channels': [['a']], 'maps': []}}, 'dictionary update'),
+    ],
+)
+def test_ids_that_do_not_fit_are_refused(folder, changes, message):
+    ids = json.loads((folder / 'ids.json').read_text())
+    (folder / 'ids.json').write_text(json.dumps({**ids, **changes}))
+    vouch(folder)
+    with pytest.raises(ValueError, match=rf'needs to hold a recommender.*{message}'):
+        Recommender.load(folder)
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'message'),
+    [
+        ('user_x', lambda x: x.long(), "'user_x' is no matrix of numbers"),
+        ('item_x', lambda x: x[0], "'item_x' is no matrix of numbers"),
+        ('item_x', lambda x: x * float('nan'), "'item_x' needs to be finite"),
+        ('item_x', lambda x: x[:, :2], 'need to be matrices of one width'),
+        ('user_x', lambda x: None, "there is no tensor 'user_x'"),
+        ('seen_col', lambda x: x - 60, 'no rows of items for 40 users and 61'),
+        ('seen_col', lambda x: x + 55, 'no rows of items'),
+        ('seen_col', lambda x: x[:-1], 'no rows of items'),
+        ('seen_col', lambda x: x.int(), 'no rows of items'),
+        ('seen_rowptr', lambda x: x.flip(0), 'no rows of items'),
+        ('seen_rowptr', lambda x: x[:-1], 'no rows of items'),
+        ('seen_rowptr', lambda x: x + 1, 'no rows of items'),
+        ('seen_rowptr', lambda x: x.index_fill(0, torch.tensor([1]), 99), 'no rows'),
+        ('feature_path.mean.0', lambda x: x[:2], 'does not fit together'),
+        ('feature_path.weight.0', lambda x: None, 'feature path is missing'),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(folder, name, change, message):
+    tensors = load_file(folder / 'model.safetensors')
+    new = change(tensors.pop(name))
+    if new is not None:
+        tensors[name] = new.contiguous()
+    save_file(tensors, folder / 'model.safetensors')
+    vouch(folder)
+    with pytest.raises(ValueError, match=rf'needs to hold a recommender.*{message}'):
+        Recommender.load(folder)
+
+
+def header(entries, body=b'', length=None):
+    content = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    size = len(content) if length is None else length
+    return struct.pack('<Q', size) + content + body
+
+
+def entry(shape=(2,), offsets=(0, 8), dtype='F32'):
+    return {'dtype': dtype, 'shape': list(shape), 'data_offsets': list(offsets)}
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'123', 'no safetensors file'),
+        (header({}, length=2**62), 'header claims 4611686018427387904 bytes'),
+        (header({}, length=99), 'header claims 99 bytes'),
+        (header(b'x' * 9), 'Expecting value'),
+        (header(b'[' * 50_000), 'nested too deeply'),
+        (header([]), 'header is no JSON object'),
+        (header({'a': 3}, bytes(8)), "does not describe 'a'"),
+        (header({'a': entry(dtype='F31')}, bytes(8)), "does not describe 'a'"),
+        (header({'a': entry(offsets=(0, 4, 8))}, bytes(8)), "not describe 'a'"),
+        (header({'a': entry((-2,), (0, -8))}, bytes(8)), "'a' no sound shape"),
+        (header({'a': entry((2.0,))}, bytes(8)), "'a' no sound shape"),
+        (header({'a': entry((True, 2))}, bytes(8)), "'a' no sound shape"),
+        (header({'a': entry((3,))}, bytes(8)), "'a' another size than its shape"),
+        (header({'a': entry((2**40, 2**40), (0, 8))}, bytes(8)), 'another size'),
+        (header({'a': entry()}, bytes(4)), 'describes 77 bytes and there are'),
+        (header({'a': entry()}, bytes(12)), 'describes 77 bytes and there are'),
+        (header({'a': entry(), 'b': entry()}, bytes(16)), 'overlap or leave gaps'),
+        (header({'a': entry(offsets=(8, 16))}, bytes(16)), 'overlap or leave gaps'),
+    ],
+)
+def test_a_header_that_does_not_fit_the_file_is_refused(folder, content, message):
+    (folder / 'model.safetensors').write_bytes(content)
+    vouch(folder)
+    with pytest.raises(ValueError, match=rf'sound safetensors file \(.*{message}'):
+        Recommender.load(folder)
+
+
+@pytest.mark.parametrize('dtype', [torch.double, torch.half, torch.bfloat16])
+def test_a_sound_header_of_any_precision_passes(planted, tmp_path, dtype):
+    model, _ = planted()
+    Recommender(
+        model.user_x.to(dtype),
+        model.item_x.to(dtype),
+        user_ids=model.user_ids,
+        item_ids=model.item_ids,
+        seen=None,
+    ).save(tmp_path)
+    assert Recommender.load(tmp_path).item_x.dtype == dtype
+
+
+def test_empty_tensors_and_metadata_are_sound(tmp_path):
+    content = save({'a': torch.empty(0, 3), 'b': torch.ones(2)}, {'by': 'somebody'})
+    (tmp_path / 'x').write_bytes(content)
+    with (tmp_path / 'x').open('rb') as file:
+        _header.check_header(file, len(content))
+
+
+def test_a_body_the_library_refuses_is_refused(folder, monkeypatch):
+    def refuse(content):
+        raise _files.SafetensorError('odd')
+
+    monkeypatch.setattr(_files, 'load', refuse)
+    with pytest.raises(ValueError, match=r'needs to be a safetensors file \(odd\)'):
+        Recommender.load(folder)
