@@ -37,6 +37,7 @@ LAYERS = {
     '__main__': May({'cli'}, set(), set()),
     '_checks': May(set(), {'torch'}, set()),
     '_files': May(set(), set(), set()),
+    '_processes': May(set(), {'torch'}, set()),
     'outputs': May({'_checks', 'ranking'}, {'torch'}, set()),
     'scoring': May({'_checks'}, {'torch'}, set()),
     'unit_rows': May(set(), {'torch'}, set()),
@@ -54,12 +55,17 @@ LAYERS = {
     'models': May(
         {'_checks', 'outputs', 'unit_rows', 'scoring', 'losses', 'nn', 'loader'}, PYG
     ),
-    'evaluation': May({'_checks', 'scoring', 'ranking', 'data.schema'}, PYG),
+    'evaluation': May(
+        {'_checks', '_processes', 'scoring', 'ranking', 'data.schema'}, PYG
+    ),
     'target_store': May(
         {'_checks', '_files', 'data.schema', 'data.fingerprint', 'outputs', 'ranking'},
         {*PYG, 'safetensors'},
     ),
-    'training': May({*MODELS, 'models', 'target_store'}, {*PYG, 'safetensors', 'tqdm'}),
+    'training': May(
+        {*MODELS, '_processes', 'models', 'target_store'},
+        {*PYG, 'safetensors', 'tqdm'},
+    ),
     # What is run from a shell may use every core dependency.
     'viz': May({'_files'}, set()),
     'cli': May({NAME, *MODELS, 'content', 'training', 'serving', 'viz'}, {*PYG, *CORE}),

@@ -17,6 +17,7 @@ from torch_geometric.metrics import (
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
 from promptmm_pyg._checks import check_positive
+from promptmm_pyg._processes import in_parts
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
 from promptmm_pyg.ranking import Ranking, ScoreFn, SeenItems, rank_items
 
@@ -88,6 +89,11 @@ def evaluate(
     Precision divides by :math:`K`, average precision by :math:`\min(n, K)`. Equal
     scores are ordered by item, see :func:`~promptmm_pyg.ranking.rank_items`.
 
+    Where ``torch.distributed`` is initialized, the users are divided among the
+    processes, in whole batches of ``batch_size``: with more processes than batches,
+    some have nothing to do. Every process has to call this with the same arguments, and
+    gets what one process alone would get.
+
     Args:
         score: Embeddings ``{'user': [num_users, D], 'item': [num_items, D]}``
             compared by inner product, or a function from users ``[B]`` to scores
@@ -108,6 +114,7 @@ def evaluate(
     """
     ks = sorted(set(ks))
     check_positive('ks', min(ks, default=0))
+    check_positive('batch_size', batch_size)
     sizes = num_nodes_dict(data)
     user, item = positives(data)
     if user.numel() == 0:
@@ -119,17 +126,28 @@ def evaluate(
     if extra_seen_edge_index is not None:
         seen_edge_index = torch.cat([seen_edge_index, extra_seen_edge_index.cpu()], 1)
 
-    ranking = rank_items(
-        score if callable(score) else _pair(score, sizes),
-        users,
-        ks[-1],
-        seen=SeenItems.from_edge_index(seen_edge_index, sizes[USER], sizes[ITEM]),
-        batch_size=batch_size,
-        candidates=candidates,
-    )
-    ranking = Ranking(ranking.item_index.cpu(), ranking.scores.cpu())
-    per_user = metrics_per_user(ranking.item_index, row, item, sizes[ITEM], ks)
-    return Evaluation(per_user, users, sizes[ITEM], ranking)
+    scorer = score if callable(score) else _pair(score, sizes)
+    seen = SeenItems.from_edge_index(seen_edge_index, sizes[USER], sizes[ITEM])
+
+    def part(mine: slice) -> list[Tensor]:
+        ranking = rank_items(
+            scorer,
+            users[mine],
+            ks[-1],
+            seen=seen,
+            batch_size=batch_size,
+            candidates=candidates,
+        )
+        index = ranking.item_index.cpu()
+        inside = (row >= mine.start) & (row < mine.stop)
+        found = row[inside] - mine.start, item[inside]
+        per_user = metrics_per_user(index, *found, sizes[ITEM], ks)
+        return [index, ranking.scores.cpu(), *per_user.values()]
+
+    index, scores, *values = in_parts(part, users.numel(), batch_size)
+    names = [f'{name}@{k}' for name in METRICS for k in ks]
+    per_user = dict(zip(names, values, strict=True))
+    return Evaluation(per_user, users, sizes[ITEM], Ranking(index, scores))
 
 
 def metrics_per_user(

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._checks import check_choice, check_positive
+from promptmm_pyg._processes import Share, from_first
 from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import Triplets
@@ -17,6 +19,7 @@ from promptmm_pyg.models._ranking_terms import bpr_term
 from promptmm_pyg.outputs import SoftTargets, soft_targets
 from promptmm_pyg.training.candidates import Candidates, CandidateSource
 from promptmm_pyg.training.copying import copy_tables
+from promptmm_pyg.training.distributed import broadcast_module, check_same_rows
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
     cutoff,
@@ -30,6 +33,7 @@ from promptmm_pyg.training.loop import CHECKPOINT, Schedule, Terms, fit
 from promptmm_pyg.training.objective import DistillationObjective
 from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
 from promptmm_pyg.training.row_tables import looked_up
+from promptmm_pyg.training.summands import summands, summands_of_objective
 from promptmm_pyg.training.teacher import bpr_terms
 
 CONTROL_WEIGHTS: Mapping[str, float] = {'bpr': 1.0, 'l2': 1e-3}
@@ -88,6 +92,9 @@ def distill(
     own that would let the teacher drift towards the student, so the teacher's own
     BPR stays in the objective as an anchor.
 
+    Several processes train together where ``torch.distributed`` is initialized, see
+    :func:`~promptmm_pyg.training.process_group`.
+
     Args:
         student: Called as ``student(*inputs)``, returns ``x_dict``. Its present
             parameters are the start.
@@ -116,7 +123,7 @@ def distill(
         optimizer: ``'dense'``, or ``'lazy'`` to update only the rows of a batch, for
             students that return their tables as they are
             (:class:`~promptmm_pyg.training.LazyAdamW`). (default: ``'dense'``)
-        batch_size: Interactions per step. (default: ``2048``)
+        batch_size: Interactions per step, of all processes. (default: ``2048``)
         seed: Seed of batches, negatives, candidates and dropout. (default: ``0``)
         schedule: Epochs, patience, monitor, run directory (with the control in its
             folder ``control``), resume.
@@ -132,11 +139,7 @@ def distill(
     operators = (message_operators(train),)
     inputs = operators if inputs is None else inputs
     teacher_inputs = operators if teacher_inputs is None else teacher_inputs
-    targets = (
-        teacher
-        if isinstance(teacher, SoftTargets)
-        else soft_targets(teacher, *teacher_inputs)
-    )
+    targets = _targets(teacher, teacher_inputs)
     control_weights = _control_weights(weights, control_weights)
     start = copy.deepcopy(student)
     torch.manual_seed(seed)
@@ -151,14 +154,23 @@ def distill(
     def distillation_terms(batch: Triplets) -> Terms:
         x_dict = looked_up(student(*inputs), optimizer)
         output = targets if joint is None else joint()
-        terms = bpr_terms(x_dict, batch)
-        terms.update(objective(x_dict, output, batch, source.lists(batch)))
+        terms = summands(partial(bpr_terms, x_dict), batch, divide=True)
+        lists = source.lists(batch)  # Drawn for all processes' examples by each.
+        terms.update(
+            summands_of_objective(
+                objective, x_dict, output, batch, lists, Share.current()
+            )
+        )
         if joint is not None:
-            terms['anchor'] = bpr_term(output.x_dict, USER, ITEM, batch)
+            anchor = partial(bpr_term, output.x_dict, USER, ITEM)
+            terms.update(
+                summands(lambda part: {'anchor': anchor(part)}, batch, divide=True)
+            )
         return terms
 
     def control_terms(batch: Triplets) -> Terms:
-        return bpr_terms(looked_up(start(*inputs), optimizer), batch)
+        x_dict = looked_up(start(*inputs), optimizer)
+        return summands(partial(bpr_terms, x_dict), batch, divide=True)
 
     def run(module: torch.nn.Module, model: torch.nn.Module, **kwargs: Any) -> History:
         return fit(
@@ -166,6 +178,7 @@ def distill(
             make_optimizer(module.parameters(), learning_rate, weight_decay, optimizer),
             triplet_loader(train, batch_size=batch_size, seed=seed),
             validate=lambda: validation(model, inputs, val, schedule.monitor),
+            divided=True,
             **kwargs,
         )
 
@@ -211,6 +224,19 @@ def distill(
     )
 
 
+def _targets(
+    teacher: torch.nn.Module | SoftTargets, inputs: tuple[Any, ...]
+) -> SoftTargets:
+    """What the teacher says, the same in all processes."""
+    if isinstance(teacher, SoftTargets):
+        for x in teacher.x_dict.values():
+            # A few rows: tables may be mapped from disk, and large.
+            check_same_rows('teacher', x[:: max(1, x.size(0) // 100)])
+        return teacher
+    broadcast_module(teacher)
+    return soft_targets(teacher, *inputs)
+
+
 def _control_weights(
     weights: Mapping[str, float], own: Mapping[str, float] | None
 ) -> Mapping[str, float]:
@@ -234,5 +260,5 @@ def _beside(schedule: Schedule) -> Schedule:
         return schedule
     folder = Path(schedule.run_dir) / 'control'
     # The student may have been interrupted before its control began.
-    resume = schedule.resume and (folder / CHECKPOINT).is_file()
+    resume = schedule.resume and from_first((folder / CHECKPOINT).is_file)
     return schedule._replace(run_dir=folder, resume=resume)

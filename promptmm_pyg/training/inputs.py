@@ -19,6 +19,7 @@ from promptmm_pyg.evaluation.metrics import METRICS
 from promptmm_pyg.loader import TripletLoader
 from promptmm_pyg.nn import CSRPair, csr_pair_dict
 from promptmm_pyg.outputs import TeacherOutput, evaluating
+from promptmm_pyg.training.distributed import check_same_rows
 from promptmm_pyg.transforms import AddBipartiteNorm
 
 
@@ -41,6 +42,7 @@ def message_operators(data: HeteroData) -> dict[EdgeType, CSRPair]:
 def triplet_loader(train: HeteroData, *, batch_size: int, seed: int) -> TripletLoader:
     """The training interactions of ``train`` in batches."""
     num_nodes = num_nodes_dict(train)
+    check_same_rows('train', train[INTERACTS].edge_index)
     return TripletLoader(
         train[INTERACTS].edge_index,
         num_users=num_nodes[USER],

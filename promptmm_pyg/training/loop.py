@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -10,11 +11,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from promptmm_pyg._checks import check_positive
+from promptmm_pyg._processes import Share, check_same, from_first
 from promptmm_pyg.loader import TripletLoader, Triplets
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.training.checkpoint import load_state, save_state
+from promptmm_pyg.training.distributed import broadcast_module, sum_gradients, summed
 from promptmm_pyg.training.early_stopping import EarlyStopping
 from promptmm_pyg.training.history import History, append_jsonl, write_jsonl
+from promptmm_pyg.training.summands import summands
 
 Terms = dict[str, Tensor]
 CHECKPOINT = 'checkpoint.safetensors'
@@ -46,22 +50,25 @@ class Schedule(NamedTuple):
 def train_step(
     optimizer: torch.optim.Optimizer, terms: Terms, weights: Mapping[str, float]
 ) -> Tensor:
-    """Takes one step down the weighted sum of ``terms`` and returns that sum.
+    """Takes one step down the weighted sum of ``terms`` and returns that sum; of
+    several processes, each has its summand of every term.
 
     Raises:
         FloatingPointError: If the sum is not finite; parameters are untouched.
     """
     loss = weighted_sum(terms, weights)
-    if not bool(loss.isfinite()):
-        values = {name: round(float(term.detach()), 6) for name, term in terms.items()}
+    total = summed(loss)
+    if not bool(total.isfinite()):
+        values = {name: round(float(summed(term)), 6) for name, term in terms.items()}
         raise FloatingPointError(
-            f"'loss' needs to be finite (got {float(loss.detach())} from {values}). "
+            f"'loss' needs to be finite (got {float(total)} from {values}). "
             f'Lower the learning rate or the weight of the term that is not finite'
         )
     optimizer.zero_grad()
     loss.backward()
+    sum_gradients(p for group in optimizer.param_groups for p in group['params'])
     optimizer.step()
-    return loss.detach()
+    return total
 
 
 def fit(
@@ -75,6 +82,7 @@ def fit(
     schedule: Schedule,
     stateful: Mapping[str, Stateful] | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    divided: bool = False,
     name: str = 'train',
 ) -> History:
     """Trains ``module`` and leaves it in its best state on validation.
@@ -82,6 +90,10 @@ def fit(
     With ``schedule.run_dir`` every epoch ends in a checkpoint, so a crash or an
     interruption costs one epoch at most, and ``schedule.resume`` goes on from it to
     the very numbers an uninterrupted run gives (same machine, same threads).
+
+    Where ``torch.distributed`` is initialized, every process of the group has to call
+    this alike: each goes through the same batches, gradients are summed, and rank 0
+    alone writes and shows anything.
 
     Args:
         module: Everything that is trained; its ``state_dict`` is what is kept.
@@ -93,6 +105,9 @@ def fit(
         schedule: Length, patience, monitor and place.
         stateful: What else ``terms`` depends on and changes from epoch to epoch.
         on_epoch: Called with the epoch's number before it starts.
+        divided: Whether ``terms`` returns this process's summands of the losses of a
+            batch (:mod:`promptmm_pyg.training.summands`), not the losses themselves.
+            (default: ``False``)
         name: Title of the progress bar.
 
     Raises:
@@ -102,7 +117,10 @@ def fit(
     """
     check_positive('epochs', schedule.epochs)
     check_positive('validate_every', schedule.validate_every)
+    _check_alike(loader, weights, schedule)
+    broadcast_module(module)
     stopping = EarlyStopping(schedule.patience)
+    parts = terms if divided else partial(summands, terms, divide=False)
     run = _Run(module, optimizer, loader, stopping, dict(stateful or {}), schedule)
     records = run.start()
     first = len(records) + 1
@@ -111,7 +129,7 @@ def fit(
         initial=len(records),
         desc=name,
         unit='epoch',
-        disable=not schedule.progress,
+        disable=not schedule.progress or Share.current().rank > 0,
         dynamic_ncols=True,
     )
     with bar:
@@ -120,7 +138,7 @@ def fit(
                 break
             if on_epoch is not None:
                 on_epoch(epoch)
-            record = _train_epoch(module, optimizer, loader, terms, weights, epoch)
+            record = _train_epoch(module, optimizer, loader, parts, weights, epoch)
             if epoch % schedule.validate_every == 0 or epoch == schedule.epochs:
                 module.eval()
                 metrics = validate()
@@ -144,16 +162,29 @@ def _train_epoch(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     module.train()
+    total = torch.zeros(())
     sums: dict[str, Tensor] = {}
     for batch in loader:
         values = terms(batch)
-        values['loss'] = train_step(optimizer, values, weights)
+        total = total + train_step(optimizer, values, weights)
         for key, value in values.items():
             sums[key] = sums.get(key, torch.zeros(())) + value.detach()
-    means = {key: float(value) / len(loader) for key, value in sums.items()}
-    loss = means.pop('loss')
+    means = {key: float(summed(value)) / len(loader) for key, value in sums.items()}
+    loss = float(total) / len(loader)
     seconds = time.perf_counter() - started
     return {'epoch': epoch, 'loss': loss, 'terms': means, 'seconds': seconds}
+
+
+def _check_alike(
+    loader: TripletLoader, weights: Mapping[str, float], schedule: Schedule
+) -> None:
+    """Several processes that are called differently would wait for ever."""
+    draws = loader.state_dict()['generator'].tolist()
+    check_same('seed', draws)
+    check_same('batch_size', (loader.batch_size, len(loader)))
+    check_same('weights', dict(weights))
+    kept = None if schedule.run_dir is None else 'kept'  # A path may differ.
+    check_same('schedule', schedule._replace(run_dir=kept, progress=False))
 
 
 def _show(
@@ -194,7 +225,8 @@ class _Run:
             return []
         records: list[dict[str, Any]] = []
         if self.resume:
-            state = load_state(self.dir / CHECKPOINT)
+            checkpoint = self.dir / CHECKPOINT
+            state = from_first(lambda: load_state(checkpoint))
             self.module.load_state_dict(state['module'])
             self.optimizer.load_state_dict(state['optimizer'])
             self.loader.load_state_dict(state['loader'])
@@ -204,15 +236,19 @@ class _Run:
             torch.set_rng_state(state['rng'])
             records = state['records']
         # An interrupted run may have logged an epoch that no checkpoint holds.
-        write_jsonl(self.dir / LOG, records)
+        log = self.dir / LOG
+        from_first(lambda: write_jsonl(log, records))
         return records
 
     def keep(self, records: list[dict[str, Any]]) -> None:
-        if self.dir is None:
-            return
-        append_jsonl(self.dir / LOG, records[-1])
+        if self.dir is not None:
+            folder = self.dir
+            from_first(lambda: self._write(folder, records))
+
+    def _write(self, folder: Path, records: list[dict[str, Any]]) -> None:
+        append_jsonl(folder / LOG, records[-1])
         save_state(
-            self.dir / CHECKPOINT,
+            folder / CHECKPOINT,
             {
                 'module': dict(self.module.state_dict()),
                 'optimizer': self.optimizer.state_dict(),

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._checks import check_choice
+from promptmm_pyg._processes import Share
 from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import (
     DecoupledKDLoss,
+    FixedViewWeights,
+    LearnedViewWeights,
     PairwiseKDLoss,
     ScaledCosineLoss,
     UnitMSELoss,
@@ -19,6 +22,7 @@ from promptmm_pyg.losses import (
 from promptmm_pyg.outputs import SoftTargets, TeacherOutput
 from promptmm_pyg.scoring import rows, score_lists, score_pairs
 from promptmm_pyg.training.loop import Terms
+from promptmm_pyg.training.summands import share_lists
 
 FUSED = 'fused'  # The teacher's final embeddings, named beside its modalities.
 
@@ -134,7 +138,36 @@ class DistillationObjective(torch.nn.Module):
         return {
             'pairwise': self._pairwise(student, view(teacher, FUSED), batch),
             'listwise': self._listwise(student, teacher, batch.user, lists),
-            'embedding': self._embedding(student, teacher, batch),
+            'embedding': self._embedding(student, teacher, batch, Share()),
+        }
+
+    def summands(
+        self,
+        student: dict[str, Tensor],
+        teacher: SoftTargets | TeacherOutput,
+        batch: Triplets,
+        lists: CandidateLists,
+        share: Share,
+    ) -> Terms:
+        """What one of several processes adds to the terms of a batch that all hold: a
+        part of its examples, and of its distinct nodes. Lists stay whole with a module
+        of view weights that is not of this package, as it may combine means as it
+        likes.
+        """
+        part, part_lists, fraction = share_lists(share, batch, lists)
+        linear = self.view_weights in ('uniform', 'agreement') or isinstance(
+            self.view_weights, FixedViewWeights | LearnedViewWeights
+        )
+        if linear:
+            listwise = fraction * self._listwise(
+                student, teacher, part.user, part_lists
+            )
+        else:
+            listwise = self._listwise(student, teacher, batch.user, lists) / share.size
+        return {
+            'pairwise': fraction * self._pairwise(student, view(teacher, FUSED), part),
+            'listwise': listwise,
+            'embedding': self._embedding(student, teacher, batch, share),
         }
 
     def _pairwise(
@@ -181,20 +214,23 @@ class DistillationObjective(torch.nn.Module):
         student: dict[str, Tensor],
         teacher: SoftTargets | TeacherOutput,
         batch: Triplets,
+        share: Share,
     ) -> Tensor:
         # Nodes of the batch, each once per step however often it occurs.
         nodes = {
-            USER: batch.user.unique(),
-            ITEM: torch.cat([batch.positive, batch.negative]).unique(),
+            USER: share.part(batch.user.unique()),
+            ITEM: share.part(torch.cat([batch.positive, batch.negative]).unique()),
         }
         losses = []
         for name in self.embedding_views:
             target = view(teacher, name)
             for side in self.sides:
-                x = rows(student[side], nodes[side])
+                (chosen,), fraction = nodes[side]
+                x = rows(student[side], chosen)
                 if name in self.projectors:
                     x = self.projectors[name](x)
-                losses.append(self.embedding(x, rows(target[side], nodes[side])))
+                loss = self.embedding(x, rows(target[side], chosen))
+                losses.append(loss if fraction == 1 else fraction * loss)
         return torch.stack(losses).mean()
 
 

@@ -24,7 +24,7 @@ from promptmm_pyg.training.inputs import (
 from promptmm_pyg.training.loop import Schedule, Terms, fit
 from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
 from promptmm_pyg.training.row_tables import looked_up
-from promptmm_pyg.training.summands import by_example, shared_terms
+from promptmm_pyg.training.summands import by_example, is_by_example, summands
 
 TEACHER_WEIGHTS: Mapping[str, float] = {
     'bpr': 1.0,
@@ -106,7 +106,7 @@ def train_teacher(
         optimizer: ``'dense'``, or ``'lazy'`` to update only the rows of a batch in
             tables that the model returns as they are
             (:class:`~promptmm_pyg.training.LazyAdamW`). (default: ``'dense'``)
-        batch_size: Interactions per batch. (default: ``2048``)
+        batch_size: Interactions per batch, of all processes. (default: ``2048``)
         propagate_every: Batches that share one forward of the teacher and one step:
             the step that ``batch_size * propagate_every`` gives, with the memory of
             ``batch_size``, where terms are means over a batch
@@ -133,12 +133,15 @@ def train_teacher(
     shared_terms = AmortizedTerms(
         lambda: teacher(*arguments), terms, weights, teacher.parameters(), batch_size
     )
+    step_terms = batch_terms if propagate_every == 1 else shared_terms
+    divide = is_by_example(terms)
 
     return fit(
         teacher,
         make_optimizer(teacher.parameters(), learning_rate, weight_decay, optimizer),
         loader,
-        terms=batch_terms if propagate_every == 1 else shared_terms,
+        terms=lambda batch: summands(step_terms, batch, divide),
+        divided=True,
         weights=weights,
         validate=lambda: validation(teacher, arguments, val, schedule.monitor),
         schedule=schedule,

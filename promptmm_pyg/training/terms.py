@@ -7,15 +7,37 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._checks import check_choice, check_positive
+from promptmm_pyg._processes import Share
 from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.loader import CandidateLists, Triplets
+from promptmm_pyg.losses import (
+    BidirectionalKDLoss,
+    DecoupledKDLoss,
+    ListwiseKDLoss,
+    PairwiseKDLoss,
+    ScaledCosineLoss,
+    SoftLabelKDLoss,
+    UnitMSELoss,
+)
 from promptmm_pyg.outputs import SoftTargets, TeacherOutput
 from promptmm_pyg.scoring import rows
 from promptmm_pyg.training.loop import Terms
 from promptmm_pyg.training.objective import FUSED, list_logits, margins, view
+from promptmm_pyg.training.summands import summands_of_objective
 
 Teacher = SoftTargets | TeacherOutput
 XDict = dict[str, Tensor]
+
+# Means over rows, of which several processes may take a part each.
+_BY_ROW = (
+    BidirectionalKDLoss,
+    DecoupledKDLoss,
+    ListwiseKDLoss,
+    PairwiseKDLoss,
+    ScaledCosineLoss,
+    SoftLabelKDLoss,
+    UnitMSELoss,
+)
 
 
 class PairTerm(torch.nn.Module):
@@ -35,6 +57,7 @@ class PairTerm(torch.nn.Module):
         self.loss = loss
         self.view = view
         self.name = name
+        self.by_example = type(self) is PairTerm and _is_by_row(loss)
 
     def forward(
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
@@ -61,6 +84,7 @@ class ListTerm(torch.nn.Module):
         self.loss = loss
         self.view = view
         self.name = name
+        self.by_example = type(self) is ListTerm and _is_by_row(loss)
 
     def forward(
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
@@ -122,6 +146,7 @@ class RowTerm(torch.nn.Module):
                 key, group = f'group_{side}', group_dict[side]
                 self.register_buffer(key, group, persistent=False)
         self.grouped = group_dict is not None
+        self.by_row = _is_by_row(loss)
         self.view = view
         self.max_rows = max_rows
         self.name = name
@@ -129,17 +154,35 @@ class RowTerm(torch.nn.Module):
     def forward(
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
     ) -> Terms:
+        return self.summands(student, teacher, batch, lists, Share())
+
+    def summands(
+        self,
+        student: XDict,
+        teacher: Teacher,
+        batch: Triplets,
+        lists: CandidateLists,
+        share: Share,
+    ) -> Terms:
+        """What one of several processes adds to the term of a batch that all hold: a
+        part of the rows if the loss is a mean over them; an equal share of the whole
+        loss, where rows meet or the loss is not of this package.
+        """
         nodes = {USER: batch.user, ITEM: torch.cat([batch.positive, batch.negative])}
         target = view(teacher, self.view)
         terms = []
         for side, loss in self.losses.items():
             chosen = _first_distinct(nodes[side], self.max_rows)
+            fraction = 1 / share.size
+            if self.by_row:
+                (chosen,), fraction = share.part(chosen)
             x = rows(student[side], chosen)
             if side in self.projectors:
                 x = self.projectors[side](x)
             pair = x, rows(target[side], chosen)
             group = (self.get_buffer(f'group_{side}')[chosen],) if self.grouped else ()
-            terms.append(loss(*pair, *group))
+            term = loss(*pair, *group)
+            terms.append(term if fraction == 1 else fraction * term)
         return {self.name: torch.stack(terms).mean()}
 
 
@@ -163,9 +206,20 @@ class JoinedTerms(torch.nn.Module):
     def forward(
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
     ) -> Terms:
+        return self.summands(student, teacher, batch, lists, Share())
+
+    def summands(
+        self,
+        student: XDict,
+        teacher: Teacher,
+        batch: Triplets,
+        lists: CandidateLists,
+        share: Share,
+    ) -> Terms:
+        """What one of several processes adds to the terms of a batch that all hold."""
         terms: Terms = {}
         for part in self.parts:
-            added = part(student, teacher, batch, lists)
+            added = summands_of_objective(part, student, teacher, batch, lists, share)
             twice = sorted(terms.keys() & added.keys())
             if twice:
                 raise ValueError(
@@ -188,3 +242,8 @@ def _first_distinct(nodes: Tensor, most: int | None) -> Tensor:
     )
     kept: Tensor = distinct[first.argsort()[:most].sort().values]
     return kept
+
+
+def _is_by_row(loss: torch.nn.Module) -> bool:
+    known = type(loss) in _BY_ROW  # A subclass may do anything.
+    return known and getattr(loss, 'reduction', None) == 'mean'
