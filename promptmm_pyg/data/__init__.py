@@ -3,9 +3,12 @@
 from promptmm_pyg.data.build import build_graph
 from promptmm_pyg.data.dataset import MultiModalDataset
 from promptmm_pyg.data.detect import read_dataset
+from promptmm_pyg.data.feature_store import open_features, save_features
 from promptmm_pyg.data.finding import Finding
 from promptmm_pyg.data.fingerprint import fingerprint
 from promptmm_pyg.data.frames import from_frame
+from promptmm_pyg.data.mmrec_writer import write_mmrec
+from promptmm_pyg.data.movielens import from_movielens, split_movielens
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
 from promptmm_pyg.data.recbole import read_recbole, read_recbole_texts
 from promptmm_pyg.data.safe_pickle import SparseMatrix, load_sparse_pickle
@@ -48,10 +51,12 @@ __all__ = [
     'checkerboard',
     'fingerprint',
     'from_frame',
+    'from_movielens',
     'load_sparse_pickle',
     'modality_mask_dict',
     'modality_x_dict',
     'num_nodes_dict',
+    'open_features',
     'planted_dataset',
     'read_dataset',
     'read_diffmm',
@@ -60,11 +65,14 @@ __all__ = [
     'read_recbole',
     'read_recbole_texts',
     'read_table',
+    'save_features',
     'split_by_part',
     'split_by_time',
     'split_cold_items',
     'split_leave_one_out',
+    'split_movielens',
     'split_per_user',
     'validate',
     'without_raw_ids',
+    'write_mmrec',
 ]

@@ -17,7 +17,7 @@ from promptmm_pyg.data.store import FORMAT, load_split, save_split
 
 _READ = (
     *('*Mat.pkl', '*_mat', '*_mat.pkl', '*.json'),
-    *('*.inter', '*.item', '*.user', '*_feat.npy'),
+    *('*.inter', '*.item', '*.user', '*_feat.npy', '*_id_mapping.csv'),
 )
 
 

@@ -13,9 +13,11 @@ from promptmm_pyg.data.feature_files import (
     load_features,
     zero_row_masks,
 )
+from promptmm_pyg.data.id_mapping import read_mapping
 from promptmm_pyg.data.inter_file import find_inter_file, read_inter_file
 from promptmm_pyg.data.json_lists import read_user_lists
 from promptmm_pyg.data.safe_pickle import load_sparse_pickle
+from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.data.split import Split, split_by_part
 
 _PARTS = ('train', 'val', 'test')
@@ -119,7 +121,8 @@ def read_mmrec(
     with ``userID``, ``itemID``, ``x_label`` 0, 1 or 2, and perhaps
     ``timestamp``, which is kept as ``time``) and every ``<modality>_feat.npy``.
 
-    Raw ids are the numbers in the files, as strings. MMRec writes a row of
+    Raw ids are those of ``u_id_mapping.csv`` and ``i_id_mapping.csv`` where they
+    lie beside it, else the numbers in the files, as strings. MMRec writes a row of
     zeros for a feature that it lacks, so such rows are masked by default.
 
     Args:
@@ -140,7 +143,7 @@ def read_mmrec(
     time = None
     if table.time is not None:
         time = np.concatenate([table.time[table.part == code] for code in range(3)])
-    return _build(folder, [folder], pairs, None, options, time)
+    return _build(folder, [folder], pairs, None, options, time, mapped=True)
 
 
 def _folder(path: str | Path) -> Path:
@@ -183,6 +186,7 @@ def _build(
     shape: tuple[int, int] | None,
     options: _Options,
     time: np.ndarray[Any, Any] | None = None,
+    mapped: bool = False,
 ) -> Split:
     arrays = load_features(folder, places, options.features)
     edges = np.concatenate(pairs, axis=1)
@@ -192,6 +196,12 @@ def _build(
     num_users, num_items = shape or tuple((edges.max(axis=1) + 1).tolist())
     if shape is None and arrays:  # Items that nobody has touched have features.
         num_items = max(num_items, *(len(x) for x in arrays.values()))
+    user_ids = [str(user) for user in range(num_users)]
+    item_ids = [str(item) for item in range(num_items)]
+    if mapped:
+        user_ids = read_mapping(folder, USER, num_users)
+        item_ids = read_mapping(folder, ITEM, num_items)
+        num_users, num_items = len(user_ids), len(item_ids)
     if options.duplicates == 'drop':
         kept = first_mentions(torch.from_numpy(edges), num_items).numpy()
         edges, part = edges[:, kept], part[kept]
@@ -203,8 +213,8 @@ def _build(
             num_items=num_items,
             item_features=arrays,
             item_masks=zero_row_masks(arrays, options.masks),
-            user_ids=[str(user) for user in range(num_users)],
-            item_ids=[str(item) for item in range(num_items)],
+            user_ids=user_ids,
+            item_ids=item_ids,
             edge_time=time,
         )
     except ValueError as error:
