@@ -1,8 +1,11 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch_geometric.nn
 
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, NodeEmbeddings
+from promptmm_pyg.nn.embeddings import sparse_gradients
 from tests.nn.graphs import (
     EDGE_INDEX,
     ITEM_USER,
@@ -98,6 +101,23 @@ def test_tables_are_looked_up_where_asked():
     out = student(n_id_dict=n_id)
     assert torch.equal(out['user'], student()['user'][[3, 0]])
     assert out['item'].shape == (0, 4)
+
+
+def test_sparse_gradients_are_the_dense_ones_while_they_are_asked_for():
+    student = LightGCN(NUM_NODES, 4)
+    batch = around({'user': torch.tensor([1]), 'item': torch.tensor([0])}, 2)
+    table = student.embeddings.tables['item']
+    grads = []
+    for context in (nullcontext(), sparse_gradients(student), nullcontext()):
+        with context:
+            out = student(batch.edge_index_dict, None, batch.collect('n_id'))
+            (grad,) = torch.autograd.grad(out['user'].pow(3).sum(), [table])
+            grads.append(grad)
+    assert [grad.is_sparse for grad in grads] == [False, True, False]
+    torch.testing.assert_close(grads[1].to_dense(), grads[0])
+    assert grads[1].coalesce().indices().numel() < 7
+    with pytest.raises(ValueError, match=r"'model' needs 'NodeEmbeddings'.*'Linear'"):
+        sparse_gradients(torch.nn.Linear(2, 2)).__enter__()
 
 
 @pytest.mark.parametrize('block_size', [1, 3, 100])
