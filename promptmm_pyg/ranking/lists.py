@@ -1,74 +1,19 @@
-"""Exact top-K lists with one tie rule; imports :mod:`torch` only."""
+"""The best items of many users; imports :mod:`torch` only."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from promptmm_pyg._checks import check_positive
-from promptmm_pyg.ranking.seen_items import SeenItems, check_index
-from promptmm_pyg.scoring import score_all
+from promptmm_pyg.ranking._budget import Sizes, parse_memory, plan
+from promptmm_pyg.ranking._item_blocks import ItemBlocks, score_dtype
+from promptmm_pyg.ranking.seen_items import SeenItems, check_catalogue, check_index
+from promptmm_pyg.ranking.top import Ranking, check_length, top_items
 
 ScoreFn = Callable[[Tensor], Tensor]
 """Users ``[B]`` to their scores of every item ``[B, num_items]``."""
-
-
-class Ranking(NamedTuple):
-    """The best items of each user, best first.
-
-    Where a user has fewer admissible items than asked for, the row ends in item -1
-    with score ``-inf``.
-    """
-
-    item_index: Tensor
-    """Items ``[N, k]``."""
-    scores: Tensor
-    """Their scores ``[N, k]``."""
-
-
-def top_items(scores: Tensor, k: int) -> Ranking:
-    """The exact best ``k`` columns of every row: higher score first, then lower
-    index, also where equal scores compete for the last place.
-
-    Args:
-        scores: Scores ``[B, num_items]``; ``-inf`` marks items that are never
-            returned.
-        k: The length of the lists.
-
-    Raises:
-        ValueError: If ``k`` exceeds the number of columns or a score is NaN.
-
-    Example:
-        >>> top_items(torch.tensor([[1.0, 3.0, 3.0, 3.0]]), k=2).item_index
-        tensor([[1, 2]])
-    """
-    check_positive('k', k)
-    num_items = scores.size(1)
-    if k > num_items:
-        raise ValueError(
-            f"'k' needs to be at most the catalogue size of {num_items} (got {k})"
-        )
-    # One place more than asked for shows whether the cut falls between equals.
-    values, index = scores.topk(min(k + 1, num_items), dim=1)
-    if values[:, 0].isnan().any():  # NaN ranks above every number.
-        raise ValueError("'scores' needs to hold numbers only (got NaN)")
-
-    tied = values[:, 1:] == values[:, :-1]
-    cut = tied[:, k - 1] if k < num_items else tied.new_zeros(tied.size(0))
-    values, index = values[:, :k], index[:, :k]
-    if tied.any():
-        # Ascending items, then a stable sort by score: ties keep that order.
-        index = index.sort(dim=1).values
-        # Among items that may not be returned, order does not matter.
-        rows = (cut & (values[:, -1] > -torch.inf)).nonzero().view(-1)
-        if rows.numel() > 0:
-            index[rows] = _cut_between_equals(scores[rows], values[rows, -1:], k)
-        values, order = scores.gather(1, index).sort(
-            dim=1, descending=True, stable=True
-        )
-        index = index.gather(1, order)
-    return Ranking(index.masked_fill(values == -torch.inf, -1), values)
 
 
 def rank_items(
@@ -79,11 +24,24 @@ def rank_items(
     seen: SeenItems | None = None,
     batch_size: int = 1024,
     candidates: Tensor | None = None,
+    item_batch_size: int | None = None,
+    memory: int | str | None = None,
 ) -> Ranking:
     """The exact best ``k`` items of every user out of the whole catalogue.
 
     Higher score first, then lower item index, so equal scores give equal lists on
     every machine. No gradient is recorded; what ``score`` returns is not modified.
+
+    A pair of tables may be ranked in blocks of items as well as of users. The lists
+    are the same, but for the rounding of a product, whose last digit may depend on
+    the size of the block, as it does with ``batch_size``. No tensor that is made then
+    has more than ``batch_size * (item_batch_size + 2 * k)`` entries, besides the lists
+    themselves ``[N, k]``, the vectors of a block ``[batch_size, D]``, those of its
+    items if they are converted, and what its users have seen.
+
+    Scores of tables are of their precision, yet at least float32: in float16 or
+    bfloat16, items would tie whose scores differ, or overflow. Such tables are
+    converted block by block and may be memory-mapped.
 
     Args:
         score: A pair of user vectors ``[num_users, D]`` and item vectors
@@ -92,77 +50,120 @@ def rank_items(
         users: The users to rank for, ``[N]``, repeats allowed.
         k: The length of the lists.
         seen: Items to leave out, user by user. (default: none)
-        batch_size: How many users are scored at once; memory grows with
-            ``batch_size * num_items``. (default: 1024)
+        batch_size: How many users are scored at once at most. (default: 1024)
         candidates: Boolean ``[num_items]``; where false, nobody gets the item.
             (default: every item)
+        item_batch_size: How many items are scored at once at most; for a pair of
+            tables only. (default: the whole catalogue)
+        memory: Bytes, or text such as ``'2GiB'``, that every tensor made on the way
+            fits in together, the lists included: both block sizes are lowered until
+            it holds. The inputs and the workspace of matrix products (some MiB) are
+            not counted. For a pair of tables only. (default: no bound)
 
     Raises:
         ValueError: If ``k`` exceeds the catalogue, a score is NaN, or sizes or
-            indices do not fit each other.
+            indices do not fit each other; before any work, if ``memory`` cannot hold
+            the lists and the smallest block, with the bytes that would do.
+
+    Example:
+        >>> x = torch.tensor([[1.0], [3.0], [2.0]])
+        >>> rank_items((x, x), torch.tensor([0]), k=2, memory='1MiB').item_index
+        tensor([[1, 2]])
     """
     check_positive('batch_size', batch_size)
-    score_block = _copy_of(score) if callable(score) else _inner_product(*score)
     if seen is not None:
         check_index('users', users, seen.num_users)
-
-    blocks = []
+    if callable(score):
+        if item_batch_size is not None or memory is not None:
+            raise ValueError(
+                "'item_batch_size' and 'memory' need 'score' to be a pair of tables "
+                '(got a function, which scores whole rows). Lower batch_size instead'
+            )
+        rank = _rank_rows(score, k, seen, candidates)
+    else:
+        blocks = _item_blocks(score, users, k, seen, candidates)
+        limit = blocks.num_items if item_batch_size is None else item_batch_size
+        check_positive('item_batch_size', limit)
+        if memory is not None:
+            budget = parse_memory(memory)
+            batch_size, limit = plan(
+                _sizes(blocks, users, k), budget, batch_size, limit
+            )
+        rank = partial(blocks.rank, k=k, item_batch_size=limit)
     with torch.no_grad():
-        for block_users in torch.split(users, batch_size):
-            scores = score_block(block_users)
-            _check_block(scores, block_users.numel(), seen, candidates)
-            if candidates is not None:
-                scores.masked_fill_(~candidates.to(scores.device), -torch.inf)
-            if seen is not None:
-                seen.mask_(scores, block_users)
-            blocks.append(top_items(scores, k))
-    return Ranking(
-        torch.cat([block.item_index for block in blocks]),
-        torch.cat([block.scores for block in blocks]),
+        return _by_batches(rank, users, k, batch_size)
+
+
+def _by_batches(
+    rank: Callable[[Tensor], Ranking], users: Tensor, k: int, batch_size: int
+) -> Ranking:
+    if users.numel() <= batch_size:
+        return rank(users)
+    index = scores = None
+    for start in range(0, users.numel(), batch_size):
+        batch = slice(start, start + batch_size)
+        part = rank(users[batch])
+        if index is None or scores is None:
+            # Joining the parts at the end would take the memory of the lists twice.
+            index = part.item_index.new_empty(users.numel(), k)
+            scores = part.scores.new_empty(users.numel(), k)
+        index[batch], scores[batch] = part
+    assert index is not None
+    assert scores is not None
+    return Ranking(index, scores)
+
+
+def _rank_rows(
+    score: ScoreFn, k: int, seen: SeenItems | None, candidates: Tensor | None
+) -> Callable[[Tensor], Ranking]:
+    """Lists from a function that scores the whole catalogue at once."""
+
+    def rank(users: Tensor) -> Ranking:
+        # The block is masked in place, and a function may return a view of its table.
+        scores = score(users).clone()
+        size = users.numel()
+        if not (
+            scores.dim() == 2 and scores.size(0) == size and scores.is_floating_point()
+        ):
+            raise ValueError(
+                f"'score' needs to return floating point scores [{size}, num_items] "
+                f'(got {list(scores.size())}, {scores.dtype})'
+            )
+        check_catalogue(scores.size(1), seen, candidates)
+        if candidates is not None:
+            scores.masked_fill_(~candidates.to(scores.device), -torch.inf)
+        if seen is not None:
+            seen.mask_(scores, users)
+        return top_items(scores, k)
+
+    return rank
+
+
+def _item_blocks(
+    tables: tuple[Tensor, Tensor],
+    users: Tensor,
+    k: int,
+    seen: SeenItems | None,
+    candidates: Tensor | None,
+) -> ItemBlocks:
+    user_x, item_x = tables
+    dtype = score_dtype(user_x, item_x)
+    check_index('users', users, user_x.size(0))
+    check_length(k, item_x.size(0))
+    check_catalogue(item_x.size(0), seen, candidates)
+    return ItemBlocks(user_x, item_x, dtype, seen, candidates)
+
+
+def _sizes(blocks: ItemBlocks, users: Tensor, k: int) -> Sizes:
+    score_size = blocks.dtype.itemsize
+    on_cpu = blocks.item_x.device.type == 'cpu'
+    return Sizes(
+        num_users=users.numel(),
+        num_items=blocks.num_items,
+        k=k,
+        width=blocks.item_x.size(1),
+        score_size=score_size,
+        copied_size=score_size if blocks.item_x.dtype != blocks.dtype else 0,
+        seen_before=None if blocks.seen is None else blocks.seen.seen_before(users),
+        num_threads=torch.get_num_threads() if on_cpu else 1,
     )
-
-
-def _cut_between_equals(scores: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """The ascending items of the top ``k`` where ``threshold`` ``[B, 1]`` is the
-    score of the last place and more items have it than there are places.
-    """
-    above, equal = scores > threshold, scores == threshold
-    places = k - above.sum(dim=1, keepdim=True)
-    chosen = above | (equal & (equal.cumsum(dim=1) <= places))
-    return chosen.nonzero()[:, 1].view(-1, k)
-
-
-def _copy_of(score: ScoreFn) -> ScoreFn:
-    # The block is masked in place, and a function may return a view of its table.
-    return lambda users: score(users).clone()
-
-
-def _inner_product(user_x: Tensor, item_x: Tensor) -> ScoreFn:
-    def score(users: Tensor) -> Tensor:
-        check_index('users', users, user_x.size(0))
-        return score_all(user_x[users.to(user_x.device)], item_x)
-
-    return score
-
-
-def _check_block(
-    scores: Tensor, size: int, seen: SeenItems | None, candidates: Tensor | None
-) -> None:
-    if scores.dim() != 2 or scores.size(0) != size or not scores.is_floating_point():
-        raise ValueError(
-            f"'score' needs to return floating point scores [{size}, num_items] "
-            f'(got {list(scores.size())}, {scores.dtype})'
-        )
-    num_items = scores.size(1)
-    if seen is not None and seen.num_items != num_items:
-        raise ValueError(
-            "'seen' needs to cover the catalogue that is scored "
-            f'(got {seen.num_items} and {num_items} items)'
-        )
-    if candidates is not None and (
-        candidates.dtype != torch.bool or list(candidates.size()) != [num_items]
-    ):
-        raise ValueError(
-            f"'candidates' needs to be a boolean mask of shape [{num_items}] "
-            f'(got {list(candidates.size())}, {candidates.dtype})'
-        )

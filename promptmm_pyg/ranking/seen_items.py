@@ -57,15 +57,31 @@ class SeenItems:
         """Writes ``-inf`` into ``scores`` ``[B, num_items]``, whose rows belong to
         ``users`` ``[B]``, wherever the user has seen the item.
         """
+        row, item = self.pairs(users)
+        # By two indices: the block may be a transposed view.
+        scores[row.to(scores.device), item.to(scores.device)] = -torch.inf
+
+    def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``users`` ``[B]`` have seen: positions in ``users``, ascending, and
+        items, ascending within a position.
+        """
         users = users.to(self.rowptr.device)
         start = self.rowptr[users]
         count = self.rowptr[users + 1] - start
-        row = torch.repeat_interleave(count)  # Row of the block, once an item.
-        offset = torch.arange(row.numel(), device=row.device)
-        within = offset - (count.cumsum(0) - count)[row]
-        item = self.col[start[row] + within]
-        # By two indices: the block may be a transposed view.
-        scores[row.to(scores.device), item.to(scores.device)] = -torch.inf
+        row = torch.repeat_interleave(count)
+        # In place from here on: these are the largest tensors of many a ranking.
+        place = torch.arange(row.numel(), device=row.device)
+        place += (start - count.cumsum(0) + count)[row]
+        return row, self.col[place]
+
+    def seen_before(self, users: Tensor) -> Tensor:
+        """How many items all users before each of ``users`` ``[N]`` have seen, and
+        then how many all of them have, ``[N + 1]``.
+        """
+        users = users.to(self.rowptr.device)
+        before = self.rowptr.new_zeros(users.numel() + 1)
+        torch.cumsum(self.rowptr[users + 1] - self.rowptr[users], 0, out=before[1:])
+        return before
 
 
 def check_index(name: str, index: Tensor, size: int) -> None:
@@ -74,4 +90,22 @@ def check_index(name: str, index: Tensor, size: int) -> None:
         raise ValueError(
             f"'{name}' needs to hold indices below {size} "
             f'(got {int(index.min())} to {int(index.max())})'
+        )
+
+
+def check_catalogue(
+    num_items: int, seen: SeenItems | None, candidates: Tensor | None
+) -> None:
+    """Raises unless what is left out is told for each of ``num_items`` items."""
+    if seen is not None and seen.num_items != num_items:
+        raise ValueError(
+            "'seen' needs to cover the catalogue that is scored "
+            f'(got {seen.num_items} and {num_items} items)'
+        )
+    if candidates is not None and (
+        candidates.dtype != torch.bool or list(candidates.size()) != [num_items]
+    ):
+        raise ValueError(
+            f"'candidates' needs to be a boolean mask of shape [{num_items}] "
+            f'(got {list(candidates.size())}, {candidates.dtype})'
         )
