@@ -1,18 +1,23 @@
 """Constant features of one node type, each modality through a linear layer."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
 from promptmm_pyg._checks import check_positive
-from promptmm_pyg.nn._feature_checks import FeatureDict, check_rows
+from promptmm_pyg.nn._feature_checks import Features, check_rows
+from promptmm_pyg.nn.blocked_linear import RowBlocks, in_blocks, project
 
 
 class ProjectedFeatures(torch.nn.Module):
     r"""Returns :math:`\mathbf{X}^m \mathbf{W}_m^{\top} + \mathbf{b}_m` for every
     modality :math:`m`.
 
-    The features are buffers that are not saved: facts about the data.
+    The features are buffers that are not saved: facts about the data. Those in half
+    precision, and :class:`~promptmm_pyg.nn.RowBlocks`, stay where they are and are read
+    in blocks of rows.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -34,7 +39,7 @@ class ProjectedFeatures(torch.nn.Module):
         self,
         num_nodes_dict: dict[NodeType, int],
         node_type: NodeType,
-        modality_x_dict: FeatureDict,
+        modality_x_dict: Features,
         out_channels: int,
         *,
         bias: bool = True,
@@ -48,6 +53,7 @@ class ProjectedFeatures(torch.nn.Module):
             )
         check_rows(num_nodes_dict, modality_x_dict, {})
         self.modalities = list(modality_x_dict)
+        self._row_blocks: dict[str, RowBlocks] = {}
         self.lins = torch.nn.ModuleDict()
         for modality, x_dict in modality_x_dict.items():
             if set(x_dict) != {node_type}:
@@ -57,7 +63,11 @@ class ProjectedFeatures(torch.nn.Module):
                     f'others out'
                 )
             x = x_dict[node_type].detach()
-            self.register_buffer(f'x_{modality}', x, persistent=False)
+            blocks = in_blocks(x)
+            if blocks is not None:
+                self._row_blocks[modality] = blocks
+            elif isinstance(x, Tensor):
+                self.register_buffer(f'x_{modality}', x, persistent=False)
             # With a prefix: a modality may have the name of a method of modules.
             self.lins[f'lin_{modality}'] = torch.nn.Linear(
                 x.size(1), out_channels, bias=bias
@@ -80,11 +90,26 @@ class ProjectedFeatures(torch.nn.Module):
     def forward(self, index: Tensor | None = None) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         for modality in self.modalities:
-            x = self.get_buffer(f'x_{modality}')
-            rows = x if index is None else x[index]
-            out[modality] = self.lins[f'lin_{modality}'](rows)
+            x = self.rows(modality)
+            if index is not None:
+                x = x.rows(index) if isinstance(x, RowBlocks) else x[index]
+            lin = cast(torch.nn.Linear, self.lins[f'lin_{modality}'])
+            out[modality] = (
+                lin(x) if isinstance(x, Tensor) else project(x, lin.weight, lin.bias)
+            )
         return out
 
+    def rows(self, modality: str) -> Tensor | RowBlocks:
+        """The features ``[N, F_m]`` of a modality."""
+        if modality in self._row_blocks:
+            return self._row_blocks[modality]
+        return self.get_buffer(f'x_{modality}')
+
+    def present(self, modality: str) -> Tensor:
+        """Boolean ``[N]``: which rows of a modality hold anything but zeros."""
+        x = self.rows(modality)
+        return x.present() if isinstance(x, RowBlocks) else (x != 0).any(dim=1)
+
     def __repr__(self) -> str:
-        widths = {m: self.get_buffer(f'x_{m}').size(1) for m in self.modalities}
+        widths = {m: self.rows(m).size(1) for m in self.modalities}
         return f'{self.__class__.__name__}({widths})'

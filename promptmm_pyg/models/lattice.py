@@ -203,7 +203,7 @@ class LATTICE(torch.nn.Module):
         patterns = {}
         for modality, x in unit.items():
             # The projection of an absent row is its bias, and no content.
-            mask = (self.features.get_buffer(f'x_{modality}') != 0).any(dim=1)
+            mask = self.features.present(modality)
             edge_index, _ = knn_graph(x, self.num_neighbors, mask=mask)
             patterns[modality] = EdgePattern(edge_index, (x.size(0), x.size(0)))
         return patterns

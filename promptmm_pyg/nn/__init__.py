@@ -1,5 +1,6 @@
 """Modules on tensors and PyG dictionaries; no node name is fixed here."""
 
+from promptmm_pyg.nn.blocked_linear import BlockedLinear, RowBlocks
 from promptmm_pyg.nn.csr import CSRPair, as_csr_pair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.knn import knn_graph, normalize_edges
@@ -14,6 +15,7 @@ from promptmm_pyg.nn.students import LightGCN, MatrixFactorization
 from promptmm_pyg.nn.teacher import PromptMMTeacher
 
 __all__ = [
+    'BlockedLinear',
     'CSRPair',
     'HeteroPropagation',
     'LightGCN',
@@ -24,6 +26,7 @@ __all__ = [
     'PromptStatistics',
     'PromptedEncoder',
     'PromptedModalityEncoder',
+    'RowBlocks',
     'SoftPrompt',
     'TokenPrompt',
     'as_csr_pair',

@@ -1,19 +1,24 @@
 """Whether features, masks and starting points fit the nodes they are for."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
+from promptmm_pyg.nn.blocked_linear import RowBlocks
+
+Features = Mapping[str, Mapping[NodeType, Tensor | RowBlocks]]
 FeatureDict = dict[str, dict[NodeType, Tensor]]  # modality -> node type -> tensor
 
 
 def check_rows(
     num_nodes_dict: dict[NodeType, int],
-    modality_x_dict: FeatureDict,
-    prompt_start_dict: dict[NodeType, Tensor],
+    modality_x_dict: Features,
+    prompt_start_dict: Mapping[NodeType, Tensor],
 ) -> None:
     """Raises unless every matrix has one row per node of a known type."""
-    named = {
+    named: dict[str, Mapping[NodeType, Tensor | RowBlocks]] = {
         f"modality_x_dict['{modality}']": features
         for modality, features in modality_x_dict.items()
     }
@@ -32,7 +37,7 @@ def check_rows(
                 )
 
 
-def check_masks(modality_x_dict: FeatureDict, modality_mask_dict: FeatureDict) -> None:
+def check_masks(modality_x_dict: Features, modality_mask_dict: FeatureDict) -> None:
     """Raises unless every mask is boolean and belongs to the rows of a feature."""
     for modality, masks in modality_mask_dict.items():
         features = modality_x_dict.get(modality, {})

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
+from promptmm_pyg.nn.blocked_linear import RowBlocks, cross, in_blocks, project
 
 _TINY = 1e-12
 
@@ -39,9 +40,10 @@ class PromptedModalityEncoder(torch.nn.Module):
         dropout: Dropout rate on the output while training. (default: ``0.0``)
 
     Shapes:
-        - **inputs:** features :math:`(N, F)`, prompt :math:`(N, P)` *(optional)*,
-          recall :math:`\mathbf{Q}` :math:`(P, F)` *(optional: computed when
-          absent)*
+        - **inputs:** features :math:`(N, F)`, also as
+          :class:`~promptmm_pyg.nn.RowBlocks`, which those in half precision become;
+          prompt :math:`(N, P)` *(optional)*, recall :math:`\mathbf{Q}`
+          :math:`(P, F)` *(optional: computed when absent)*
         - **output:** embeddings :math:`(N, D)`
 
     Raises:
@@ -73,13 +75,22 @@ class PromptedModalityEncoder(torch.nn.Module):
         torch.nn.init.zeros_(self.lin.bias)
 
     def forward(
-        self, x: Tensor, prompt: Tensor | None = None, recall: Tensor | None = None
+        self,
+        x: Tensor | RowBlocks,
+        prompt: Tensor | None = None,
+        recall: Tensor | None = None,
     ) -> Tensor:
         if x.dim() != 2 or x.size(1) != self.in_channels:
             raise ValueError(
                 f"'x' needs to have shape [N, {self.in_channels}] (got {list(x.shape)})"
             )
-        out: Tensor = self.lin(x)
+        constant = not isinstance(x, Tensor) or not x.requires_grad
+        x = (in_blocks(x) if constant else None) or x
+        out: Tensor = (
+            self.lin(x)
+            if isinstance(x, Tensor)
+            else project(x, self.lin.weight, self.lin.bias)
+        )
         if prompt is not None and self.prompt_weight > 0:
             if prompt.size(0) != x.size(0):
                 raise ValueError(
@@ -87,7 +98,7 @@ class PromptedModalityEncoder(torch.nn.Module):
                     f'{prompt.size(0)} rows and {x.size(0)} rows)'
                 )
             if recall is None:
-                recall = prompt.t() @ x
+                recall = cross(prompt, x)
             out = out + self.prompt_weight * self._recalled(prompt, recall)
         dropped: Tensor = self.dropout(out)
         return dropped

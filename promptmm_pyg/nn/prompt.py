@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.typing import NodeType
 
 from promptmm_pyg._checks import check_positive
+from promptmm_pyg.nn.blocked_linear import RowBlocks, cross
 from promptmm_pyg.nn.prompt_holder import Prompt
 
 
@@ -17,15 +18,19 @@ class PromptStatistics(NamedTuple):
     total: Tensor  # [F]: column sums of the features.
 
 
-def prompt_statistics(x: Tensor, start: Tensor) -> PromptStatistics:
+def prompt_statistics(x: Tensor | RowBlocks, start: Tensor) -> PromptStatistics:
     r"""Returns :math:`\mathbf{C} = \mathbf{H}^{\top} \mathbf{X}` and
     :math:`\mathbf{s} = \mathbf{1}^{\top} \mathbf{X}`, computed once per data set.
 
     Args:
-        x: Features ``[N, F]``.
+        x: Features ``[N, F]``; as :class:`~promptmm_pyg.nn.RowBlocks` they are read
+            in blocks.
         start: The prompt's starting point ``[N, P_in]``.
     """
-    return PromptStatistics(start.t() @ x, x.sum(dim=0))
+    if isinstance(x, Tensor):
+        return PromptStatistics(start.t() @ x, x.sum(dim=0))
+    ones = start.new_ones(start.size(0), 1)
+    return PromptStatistics(cross(start, x), cross(ones, x)[0])
 
 
 class SoftPrompt(Prompt):

@@ -10,7 +10,13 @@ from promptmm_pyg._checks import (
     check_positive,
     check_probability,
 )
-from promptmm_pyg.nn._feature_checks import FeatureDict, check_masks, check_rows
+from promptmm_pyg.nn._feature_checks import (
+    FeatureDict,
+    Features,
+    check_masks,
+    check_rows,
+)
+from promptmm_pyg.nn.blocked_linear import RowBlocks, cross, in_blocks
 from promptmm_pyg.nn.csr import Adjacency, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.layerwise import (
@@ -73,7 +79,9 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``; rows
-            that are absent hold zeros, or anything where the mask says so.
+            that are absent hold zeros, or anything where the mask says so. Those in
+            half precision, and :class:`~promptmm_pyg.nn.RowBlocks`, are read in blocks
+            of rows and stay where they are.
         prompt_start_dict: The prompt's starting point ``[N_t, P_in]`` per node
             type; ``None`` builds the teacher without a prompt. (default: ``None``)
         embedding_dim: The shared width :math:`D`. (default: ``64``)
@@ -108,7 +116,7 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: Features,
         prompt_start_dict: dict[NodeType, Tensor] | None = None,
         *,
         embedding_dim: int = 64,
@@ -150,6 +158,7 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
             else None
         )
         self.encoders = torch.nn.ModuleDict()
+        self._row_blocks: dict[str, RowBlocks] = {}
         self.missing_rows = torch.nn.ModuleDict()
         for modality, node_type, key in self._features():
             x = modality_x_dict[modality][node_type]
@@ -161,7 +170,7 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
                 self.missing_rows[key] = MissingRows(
                     embedding_dim, mask, missing, modality_dropout
                 )
-            self._keep(f'x_{key}', x if mask is None else _present(x, mask))
+            self._keep_features(key, x, mask)
         self._prompt_changed()
 
     def _features(self) -> list[tuple[str, NodeType, str]]:
@@ -170,6 +179,21 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
             for modality, node_types in self.modalities.items()
             for node_type in node_types
         ]
+
+    def _keep_features(
+        self, key: str, x: Tensor | RowBlocks, mask: Tensor | None
+    ) -> None:
+        blocks = in_blocks(x, mask)
+        if blocks is not None:
+            self._row_blocks[key] = blocks
+        elif isinstance(x, Tensor):
+            self._keep(f'x_{key}', x if mask is None else _present(x, mask))
+
+    def _rows(self, key: str) -> Tensor | RowBlocks:
+        """The features of one modality and node type."""
+        if key in self._row_blocks:
+            return self._row_blocks[key]
+        return self.get_buffer(f'x_{key}')
 
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value.detach(), persistent=False)
@@ -181,8 +205,10 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
             return
         for _, node_type, key in self._features():
             if node_type in prompt.lins:
-                x = self.get_buffer(f'x_{key}')
-                stats = prompt_statistics(x, prompt.start(node_type).to(x))
+                x, start = self._rows(key), prompt.start(node_type)
+                stats = prompt_statistics(
+                    x, start.to(x) if torch.is_tensor(x) else start
+                )
                 self._keep(f'cross_{key}', stats.cross)
                 self._keep(f'total_{key}', stats.total)
 
@@ -323,7 +349,7 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
                 n_id,
             ),
             self.num_nodes_dict[node_type],
-            device=self.get_buffer(f'x_{key}').device,
+            device=self.embeddings.tables[node_type].device,
             block_size=block_size,
         )
 
@@ -341,7 +367,9 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
             return None
         if prompt.num_tokens > 1:
             # The encoder computes it where it has the rows of all nodes.
-            x = self.get_buffer(f'x_{key}')
+            x = self._rows(key)
+            if isinstance(x, RowBlocks):
+                return cross(prompt.rows(node_type), x)
             return None if whole else recall_in_blocks(prompt, node_type, x)
         statistics = PromptStatistics(
             self.get_buffer(f'cross_{key}'), self.get_buffer(f'total_{key}')
@@ -355,9 +383,9 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
         recall: Tensor | None,
         n_id: Tensor | None,
     ) -> Tensor:
-        x = self.get_buffer(f'x_{key}')
+        x = self._rows(key)
         if n_id is not None:
-            x = x.index_select(0, n_id)
+            x = x.rows(n_id) if isinstance(x, RowBlocks) else x.index_select(0, n_id)
         out: Tensor = self.encoders[key](x, prompt, recall)
         if key in self.missing_rows:
             out = self.missing_rows[key](out, n_id)

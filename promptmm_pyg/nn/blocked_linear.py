@@ -1,0 +1,254 @@
+"""Products with constant features of any size and precision, some rows at a time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from promptmm_pyg._checks import check_positive
+
+_BLOCK_NUMBERS = 2**22  # Of a block, unless told otherwise: 16 MiB in float32.
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class RowBlocks:
+    r"""Constant features :math:`(N, F)` that are never needed as a whole: what is
+    computed with them reads ``block_rows`` rows at a time, in the precision and on the
+    device of what they are multiplied with.
+
+    In place of a tensor, modules of this package take it for features that are on disk
+    (:func:`~promptmm_pyg.data.open_features`), in half precision or larger than the
+    memory of a GPU. It is a fact about the data, no part of a module: ``Module.to``
+    and ``copy.deepcopy`` leave it where it is.
+
+    Args:
+        x: Features :math:`(N, F)` of any floating type, in memory or mapped.
+        mask: Boolean :math:`(N)`, ``False`` where a row is absent: it counts as zeros,
+            whatever it holds. (default: ``None``)
+        block_rows: Rows at a time. (default: as many as have about four million
+            numbers)
+
+    Raises:
+        ValueError: If shapes do not fit or ``x`` wants a gradient.
+
+    Example:
+        >>> x = RowBlocks(torch.ones(1000, 2, dtype=torch.float16), block_rows=64)
+        >>> cross(torch.ones(1000, 1), x)
+        tensor([[1000., 1000.]])
+    """
+
+    def __init__(
+        self, x: Tensor, mask: Tensor | None = None, block_rows: int | None = None
+    ) -> None:
+        if x.dim() != 2 or not x.is_floating_point() or x.requires_grad:
+            raise ValueError(
+                f"'x' needs to be a constant floating matrix [N, F] (got {x.dtype} "
+                f'{list(x.shape)}, requires_grad={x.requires_grad})'
+            )
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:1]):
+            raise ValueError(
+                f"'mask' needs to be a bool tensor [{x.size(0)}] (got {mask.dtype} "
+                f'{list(mask.shape)})'
+            )
+        if block_rows is None:
+            block_rows = max(1, _BLOCK_NUMBERS // max(1, x.size(1)))
+        check_positive('block_rows', block_rows)
+        self.x = x
+        self.mask = None if mask is None else mask.to(x.device)
+        self.block_rows = block_rows
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(N, F)``."""
+        return self.x.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features are kept."""
+        return self.x.device
+
+    def dim(self) -> int:
+        """Two."""
+        return 2
+
+    def size(self, dim: int) -> int:
+        """The number of rows or of columns."""
+        return int(self.x.size(dim))
+
+    def detach(self) -> 'RowBlocks':
+        """The same features, constant as they are."""
+        return self
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """The rows ``index``, those that are absent as zeros.
+
+        Raises:
+            ValueError: If ``dim`` is not 0.
+        """
+        if dim != 0:
+            raise ValueError(f"'dim' needs to be 0, the rows (got {dim})")
+        index = index.to(self.device)
+        rows = self.x.index_select(0, index)
+        if self.mask is not None:
+            rows.masked_fill_(~self.mask[index, None], 0.0)
+        return rows
+
+    def rows(self, index: Tensor) -> 'RowBlocks':
+        """The rows ``index``, taken into memory, in blocks again."""
+        return RowBlocks(self.index_select(0, index), block_rows=self.block_rows)
+
+    def blocks(
+        self, dtype: torch.dtype, device: torch.device
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Where each block of rows lies, and the block."""
+        for start in range(0, self.size(0), self.block_rows):
+            where = slice(start, start + self.block_rows)
+            block = self.x[where]
+            if self.mask is not None and not bool(self.mask[where].all()):
+                block = block.masked_fill(~self.mask[where, None], 0.0)
+            yield where, block.to(device=device, dtype=dtype)
+
+    def present(self) -> Tensor:
+        """Boolean ``[N]``: which rows hold anything but zeros."""
+        found = [
+            (block != 0).any(dim=1)
+            for _, block in self.blocks(self.x.dtype, self.device)
+        ]
+        return torch.cat(found) if found else self.x.new_zeros(0, dtype=torch.bool)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> 'RowBlocks':
+        return self
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({list(self.shape)}, {self.x.dtype}, '
+            f'block_rows={self.block_rows})'
+        )
+
+
+def in_blocks(x: Tensor | RowBlocks, mask: Tensor | None = None) -> RowBlocks | None:
+    """``x`` as :class:`RowBlocks` if it is one, or is in half precision."""
+    if isinstance(x, Tensor):
+        return RowBlocks(x.detach(), mask) if x.dtype in _HALF else None
+    return x if mask is None else RowBlocks(x.x, mask, x.block_rows)
+
+
+def project(
+    x: Tensor | RowBlocks, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    r"""Returns :math:`\mathbf{X} \mathbf{W}^{\top} + \mathbf{b}`, in blocks of rows if
+    ``x`` comes in blocks.
+
+    Args:
+        x: Features ``[N, F]``; as :class:`RowBlocks` they have no gradient.
+        weight: :math:`\mathbf{W}` ``[D, F]``.
+        bias: :math:`\mathbf{b}` ``[D]``. (default: ``None``)
+    """
+    if isinstance(x, Tensor):
+        return F.linear(x, weight, bias)
+    out: Tensor = _project(weight, x)
+    return out if bias is None else out + bias
+
+
+def cross(left: Tensor, x: Tensor | RowBlocks) -> Tensor:
+    r"""Returns :math:`\mathbf{L}^{\top} \mathbf{X}` ``[P, F]``, in blocks of rows if
+    ``x`` comes in blocks.
+
+    Args:
+        left: :math:`\mathbf{L}` ``[N, P]``.
+        x: Features ``[N, F]``; as :class:`RowBlocks` they have no gradient.
+    """
+    if isinstance(x, Tensor):
+        return left.t() @ x
+    out: Tensor = _cross(left, x)
+    return out
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, x: RowBlocks) -> Tensor:
+        ctx.x = x
+        out = weight.new_empty(x.size(0), weight.size(0))
+        for where, block in x.blocks(weight.dtype, weight.device):
+            torch.mm(block, weight.t(), out=out[where])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        # Through `apply` again, so that second derivatives exist.
+        return _cross(grad[0], ctx.x), None
+
+
+class _Cross(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, x: RowBlocks) -> Tensor:
+        ctx.x = x
+        # Sums over all rows: half precision would lose the last of them.
+        dtype = torch.float32 if left.dtype in _HALF else left.dtype
+        out = left.new_zeros(left.size(1), x.size(1), dtype=dtype)
+        for where, block in x.blocks(dtype, left.device):
+            out.addmm_(left[where].t().to(dtype), block)
+        return out.to(left.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        return _project(grad[0], ctx.x), None
+
+
+_project: Any = _Project.apply
+_cross: Any = _Cross.apply
+
+
+class BlockedLinear(torch.nn.Linear):
+    r"""A :class:`torch.nn.Linear` on constant features, whose forward and weight
+    gradient read them in blocks of rows, so that features may be on disk or in half
+    precision while the weight is in ``float32``. Its state fits
+    :class:`torch.nn.Linear`.
+
+    Args:
+        in_features: The number of raw features :math:`F`.
+        out_features: The width :math:`D`.
+        bias: Whether there is a bias. (default: ``True``)
+        block_rows: Rows at a time. (default: as in :class:`RowBlocks`)
+
+    Shapes:
+        - **input:** features :math:`(N, F)`, or :class:`RowBlocks`
+        - **output:** :math:`(N, D)`, in the precision of the weight
+
+    Raises:
+        ValueError: If shapes do not fit or the features want a gradient.
+
+    Example:
+        >>> layer = BlockedLinear(8, 2, block_rows=100)
+        >>> layer(torch.ones(1000, 8, dtype=torch.float16)).shape
+        torch.Size([1000, 2])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        block_rows: int | None = None,
+    ) -> None:
+        check_positive('in_features', in_features)
+        check_positive('out_features', out_features)
+        if block_rows is not None:
+            check_positive('block_rows', block_rows)
+        super().__init__(in_features, out_features, bias)
+        self.block_rows = block_rows
+
+    def forward(self, x: Tensor | RowBlocks) -> Tensor:
+        if x.dim() != 2 or x.size(1) != self.in_features:
+            raise ValueError(
+                f"'x' needs to have shape [N, {self.in_features}] (got {list(x.shape)})"
+            )
+        if isinstance(x, Tensor):
+            x = RowBlocks(x, block_rows=self.block_rows)
+        return project(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """What stands between the brackets of the printed module."""
+        return f'{super().extra_repr()}, block_rows={self.block_rows}'
