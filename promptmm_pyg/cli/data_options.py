@@ -4,11 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from promptmm_pyg.cli.content_source import add_content_options, content_config
 from promptmm_pyg.cli.parsing import Group, UserError, add_options, chosen, named
 from promptmm_pyg.data import read_dataset, read_table, split_per_user
+from promptmm_pyg.data.atomic_file import read_header
 from promptmm_pyg.data.detect import detect_format
+from promptmm_pyg.data.recbole_files import find_atomic_files
 
-FORMATS = ('auto', 'diffmm', 'mmssl', 'mmrec', 'table')
+FORMATS = ('auto', 'diffmm', 'mmssl', 'mmrec', 'recbole', 'table')
 SPLITS = ('per-user', 'leave-one-out', 'time', 'cold-items')
 _TABLE = {
     'user': 'column of user ids, in a table',
@@ -29,8 +32,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'path',
         metavar='PATH',
-        help='folder in a published layout (DiffMM, MMSSL/LATTICE/PromptMM, MMRec), '
-        'or a table of interactions (.csv, .parquet) with your own ids',
+        help='folder in a published layout (DiffMM, MMSSL/LATTICE/PromptMM, MMRec, '
+        'RecBole), or a table of interactions (.csv, .parquet) with your own ids',
     )
     group = parser.add_argument_group('reading the data')
     group.add_argument(
@@ -55,6 +58,14 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help='folders only: take feature rows of zeros for missing, or take all rows '
         'as they are (default: zero-rows)',
     )
+    group.add_argument(
+        '--min-rating',
+        type=float,
+        metavar='X',
+        help='RecBole only: the least rating that counts as an interaction '
+        '(default: all count)',
+    )
+    add_content_options(parser.add_argument_group("the items' own contents"))
     _add_table_options(parser.add_argument_group('tables only'))
 
 
@@ -69,7 +80,8 @@ def _add_table_options(group: Group) -> None:
     group.add_argument(
         '--split',
         choices=SPLITS,
-        help='how to hold interactions out; leave-one-out takes the last ones where '
+        help='how to hold interactions out, also of a RecBole folder that came without '
+        'a split; leave-one-out takes the last ones where '
         'there is a --time-column, else any (default: per-user)',
     )
     add_options(group, split_per_user, _SPLIT, _SPLIT_NAMES)
@@ -93,18 +105,36 @@ def data_config(args: argparse.Namespace) -> dict[str, Any]:
         'features': features,
         'duplicates': args.duplicates,
     }
+    if args.min_rating is not None and is_table:
+        raise UserError('--min-rating is for RecBole folders')
     if is_table:
         config |= chosen(args, _TABLE, _TABLE_NAMES)
         config['time'] = args.time_column
         config['item_ids'] = args.item_ids and str(Path(args.item_ids).resolve())
-        config['split'] = _split_config(args)
-        return config
+        config['split'] = _split_config(args, has_time=args.time_column is not None)
+    else:
+        config |= _folder_config(args, path)
+    config['content'] = content_config(args, config)
+    return config
+
+
+def _folder_config(args: argparse.Namespace, path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        'format': detect_format(path) if args.format == 'auto' else args.format,
+        'masks': None if args.masks == 'none' else args.masks,
+    }
+    if config['format'] == 'recbole':
+        config['min_rating'] = args.min_rating
+        files = find_atomic_files(path)
+        if not files.came_with_split:
+            timed = all('timestamp' in read_header(x) for x in files.inter.values())
+            return config | {'split': _split_config(args, has_time=timed)}
+    elif args.min_rating is not None:
+        raise UserError('--min-rating is for RecBole folders')
     if args.split is not None:
         raise UserError(
             f"--split is for tables: '{path}' came with a split, which is kept"
         )
-    config['format'] = detect_format(path) if args.format == 'auto' else args.format
-    config['masks'] = None if args.masks == 'none' else args.masks
     return config
 
 
@@ -118,14 +148,14 @@ def _feature_path(file: str, base: Path) -> str | None:
     return str(found.resolve())
 
 
-def _split_config(args: argparse.Namespace) -> dict[str, Any]:
+def _split_config(args: argparse.Namespace, *, has_time: bool) -> dict[str, Any]:
     method = args.split or 'per-user'
-    if method == 'time' and args.time_column is None:
+    if method == 'time' and not has_time:
         raise UserError('--split time needs --time-column NAME')
     config = {'method': method, **chosen(args, _SPLIT, _SPLIT_NAMES)}
     if method == 'time':
         del config['seed']
     if method == 'leave-one-out':
-        by = 'random' if args.time_column is None else 'time'
+        by = 'time' if has_time else 'random'
         config = {'method': method, 'by': by, 'seed': args.split_seed}
     return config

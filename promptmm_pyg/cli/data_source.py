@@ -9,6 +9,7 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg.cli.content_source import join_contents
 from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.data import (
     INTERACTS,
@@ -20,6 +21,7 @@ from promptmm_pyg.data import (
     modality_x_dict,
     planted_dataset,
     read_dataset,
+    read_recbole,
     read_table,
     split_by_time,
     split_cold_items,
@@ -42,12 +44,24 @@ def load_split(config: dict[str, Any]) -> Split:
     Raises:
         UserError: If there is nothing to validate on.
     """
+    # Runs from before contents were encoded have no such entry.
+    return join_contents(_load(config), config.get('content', []))
+
+
+def _load(config: dict[str, Any]) -> Split:
     if config['format'] == 'planted':
         return _divide(planted_dataset(**config['planted']), config['split'])
     if config['format'] == 'table':
         return _divide(_read_table(config), config['split'])
-    names = ('format', 'features', 'masks', 'duplicates')
-    return read_dataset(config['path'], **{name: config[name] for name in names})
+    names = ['features', 'masks', 'duplicates']
+    if config['format'] != 'recbole':
+        names.append('format')
+        return read_dataset(config['path'], **{name: config[name] for name in names})
+    names.append('min_rating')
+    options = {name: config[name] for name in names}
+    if 'split' in config:
+        options['split'] = lambda graph: _divide(graph, config['split'])
+    return read_recbole(config['path'], **options)
 
 
 def _divide(graph: HeteroData, config: dict[str, Any]) -> Split:

@@ -19,8 +19,8 @@ def write_mapping(path: Path, node_type: str, ids: Sequence[str]) -> None:
     bad = [name for name in ids if '\t' in name or name.splitlines() != [name]]
     if bad:
         raise ValueError(
-            f"'raw_id' of the {node_type}s needs to be text without tabs and line breaks "
-            f'(got {bad[0]!r})'
+            f"'raw_id' of the {node_type}s needs to be text without tabs and line "
+            f'breaks (got {bad[0]!r})'
         )
     lines = [_HEADS[node_type], *((name, str(i)) for i, name in enumerate(ids))]
     text = ''.join('\t'.join(line) + '\n' for line in lines)
