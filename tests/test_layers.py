@@ -42,7 +42,7 @@ LAYERS = {
     'scoring': May({'_checks'}, {'torch'}, set()),
     'unit_rows': May(set(), {'torch'}, set()),
     'losses': May({'_checks', 'unit_rows'}, {'torch'}, set()),
-    'ranking': May({'_checks', 'scoring'}, {'torch'}, set()),
+    'ranking': May({'_checks', 'scoring'}, {'torch'}, {'faiss'}),
     'serving': May(
         {'_checks', '_files', 'scoring', 'ranking'},
         {'torch', 'numpy', 'safetensors'},

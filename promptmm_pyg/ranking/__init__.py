@@ -1,5 +1,13 @@
+from promptmm_pyg.ranking.approximate import ApproximateItems
 from promptmm_pyg.ranking.lists import ScoreFn, rank_items
 from promptmm_pyg.ranking.seen_items import SeenItems
 from promptmm_pyg.ranking.top import Ranking, top_items
 
-__all__ = ['Ranking', 'ScoreFn', 'SeenItems', 'rank_items', 'top_items']
+__all__ = [
+    'ApproximateItems',
+    'Ranking',
+    'ScoreFn',
+    'SeenItems',
+    'rank_items',
+    'top_items',
+]
