@@ -73,6 +73,7 @@ def evaluate(
     extra_seen_edge_index: Tensor | None = None,
     batch_size: int = 1024,
     candidates: Tensor | None = None,
+    memory: int | str | None = None,
 ) -> Evaluation:
     r"""Recall, NDCG, precision, hit ratio, MRR and MAP over the whole catalogue,
     averaged over the users with at least one held-out positive.
@@ -108,9 +109,13 @@ def evaluate(
         batch_size: How many users are scored at once. (default: 1024)
         candidates: Boolean ``[num_items]``; where false, the item is not ranked.
             (default: every item)
+        memory: Bytes, or text such as ``'2GiB'``, that the ranking of embeddings has
+            to fit in, see :func:`~promptmm_pyg.ranking.rank_items`, in each process;
+            the graph and the metrics are not counted. (default: no bound)
 
     Raises:
-        ValueError: If there is nothing to find, or sizes do not fit each other.
+        ValueError: If there is nothing to find, sizes do not fit each other, or the
+            ranking does not fit in ``memory``.
     """
     ks = sorted(set(ks))
     check_positive('ks', min(ks, default=0))
@@ -137,6 +142,7 @@ def evaluate(
             seen=seen,
             batch_size=batch_size,
             candidates=candidates,
+            memory=memory,
         )
         index = ranking.item_index.cpu()
         inside = (row >= mine.start) & (row < mine.stop)

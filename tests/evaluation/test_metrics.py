@@ -243,3 +243,21 @@ def test_errors(problem):
     del data[INTERACTS].edge_label_index
     with pytest.raises(ValueError, match=r"'edge_label_index'.*\['edge_index'\]"):
         evaluate(x_dict, data, ks=KS)
+
+
+def test_a_bound_on_memory_leaves_the_metrics_alone(problem):
+    seen, held_out, x_dict, _ = problem
+    data = make_graph(seen, held_out)
+    expected = evaluate(x_dict, data, ks=KS)
+    bounded = evaluate(x_dict, data, ks=KS, memory='32KiB')
+    assert torch.equal(bounded.ranking.item_index, expected.ranking.item_index)
+    assert bounded.metrics == expected.metrics
+
+
+def test_a_bound_that_cannot_be_kept_is_refused(problem):
+    seen, held_out, x_dict, scores = problem
+    data = make_graph(seen, held_out)
+    with pytest.raises(ValueError, match=r"'memory' needs to be at least \d+ bytes"):
+        evaluate(x_dict, data, ks=KS, memory='1KiB')
+    with pytest.raises(ValueError, match="need 'score' to be a pair of tables"):
+        evaluate(scores.__getitem__, data, ks=KS, memory='1GiB')
