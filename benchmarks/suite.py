@@ -34,6 +34,7 @@ from benchmarks.run import prepare, spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.spaces import ENTRIES
 from benchmarks.trial import METRIC, Bench
+from benchmarks.workers import end_with_parent
 from promptmm_pyg._files import replacing
 from promptmm_pyg.data import read_dataset
 from promptmm_pyg.training import Schedule
@@ -155,6 +156,7 @@ def run_models(jobs: list[Job], processes: int) -> Iterable[dict[str, Any]]:
     with ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context('spawn'),
+        initializer=end_with_parent,
         max_tasks_per_child=1,
     ) as pool:
         yield from pool.map(run_model, jobs)
