@@ -20,24 +20,34 @@ class GatedTeacher(PromptMMTeacher):
     ``'{modality}__{node_type}'``. What has none is left as it is.
     """
 
-    _gate_dict: dict[str, Tensor]
+    _gate_dict: dict[str, Tensor] | None = None
 
     def forward(
         self,
         edge_index_dict: dict[EdgeType, Adjacency],
         edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        n_id_dict: dict[NodeType, Tensor] | None = None,
         gate_dict: dict[str, Tensor] | None = None,
     ) -> TeacherOutput:
-        self._gate_dict = gate_dict or {}
+        self._gate_dict = gate_dict
         try:
-            return super().forward(edge_index_dict, edge_weight_dict)
+            return super().forward(edge_index_dict, edge_weight_dict, n_id_dict)
         finally:
-            self._gate_dict = {}
+            self._gate_dict = None
 
-    def _encode(self, key: str, node_type: NodeType, prompt: Tensor | None) -> Tensor:
-        out = super()._encode(key, node_type, prompt)
-        gate = self._gate_dict.get(key)
-        return out if gate is None else gate[:, None] * out
+    def _encode(
+        self,
+        key: str,
+        node_type: NodeType,
+        prompt: Tensor | None,
+        n_id: Tensor | None = None,
+        recall: Tensor | None = None,
+    ) -> Tensor:
+        out = super()._encode(key, node_type, prompt, n_id, recall)
+        gate = (self._gate_dict or {}).get(key)
+        if gate is None:
+            return out
+        return (gate if n_id is None else gate[n_id])[:, None] * out
 
 
 def content_trust(x: Tensor, adj: CSRPair, num_rounds: int = 2) -> Tensor:

@@ -262,8 +262,8 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
         for modality, node_type, key in self._features():
             blocks[node_type][_MODALITY + modality] = self._encode(
                 key,
+                node_type,
                 prompt_dict.get(node_type),
-                self._recall(key, node_type, whole=n_id_dict is None),
                 None if n_id_dict is None else n_id_dict[node_type],
             )
 
@@ -344,9 +344,10 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
         return rows_in_blocks(
             lambda n_id: self._encode(
                 key,
+                node_type,
                 None if prompt is None else prompt.rows(node_type, n_id),
-                recall,
                 n_id,
+                recall,
             ),
             self.num_nodes_dict[node_type],
             device=self.embeddings.tables[node_type].device,
@@ -379,10 +380,13 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
     def _encode(
         self,
         key: str,
+        node_type: NodeType,
         prompt: Tensor | None,
-        recall: Tensor | None,
-        n_id: Tensor | None,
+        n_id: Tensor | None = None,
+        recall: Tensor | None = None,
     ) -> Tensor:
+        if prompt is not None and recall is None:
+            recall = self._recall(key, node_type, whole=n_id is None)
         x = self._rows(key)
         if n_id is not None:
             x = x.rows(n_id) if isinstance(x, RowBlocks) else x.index_select(0, n_id)

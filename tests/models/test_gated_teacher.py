@@ -103,7 +103,7 @@ def test_a_gate_of_zero_is_the_same_as_no_content():
     gate = torch.ones(7)
     gate[3] = 0.0
     teacher = make(GatedTeacher)
-    out = teacher(edges(), weights(), {'text__item': gate})
+    out = teacher(edges(), weights(), gate_dict={'text__item': gate})
     mask = {'text': {'item': gate.bool()}}
     torch.manual_seed(0)
     without = PromptMMTeacher(
@@ -122,6 +122,23 @@ def test_a_gate_of_zero_is_the_same_as_no_content():
 def test_gates_are_gone_after_an_error():
     teacher = make(GatedTeacher)
     with pytest.raises(RuntimeError):
-        teacher(edges(), weights(), {'text__item': torch.ones(3)})
+        teacher(edges(), weights(), gate_dict={'text__item': torch.ones(3)})
     plain = make(PromptMMTeacher)(edges(), weights())
     torch.testing.assert_close(teacher(edges(), weights()), plain, rtol=0, atol=0)
+
+
+def test_gates_of_a_part_are_those_of_its_nodes():
+    gate_dict = {'text__item': torch.arange(7.0)}
+    teacher = make(GatedTeacher).eval()
+    whole = teacher(edges(), weights(), gate_dict=gate_dict).x_dict
+    # All nodes, items the other way round.
+    n_id_dict = {'user': torch.arange(5), 'item': torch.arange(7).flip(0)}
+    turned = {
+        (src, name, dst): torch.stack(
+            [6 - x if key == 'item' else x for key, x in ((src, a), (dst, b))]
+        )
+        for (src, name, dst), (a, b) in edges().items()
+    }
+    part = teacher(turned, weights(), n_id_dict, gate_dict).x_dict
+    torch.testing.assert_close(part['item'].flip(0), whole['item'])
+    torch.testing.assert_close(part['user'], whole['user'])
