@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +106,7 @@ def _read_config(path: Path) -> dict[str, _Vouched]:
         )
     try:
         files = _vouched(config)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise _no_config(path, error) from error
     expected = _FILES[found[1]]
     if set(files) != set(expected):
@@ -137,7 +138,7 @@ def _read(path: Path, max_bytes: int, vouched: _Vouched | None = None) -> bytes:
             f'Copy the folder with its links followed'
         )
     with path.open('rb') as file:
-        size = path.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise ValueError(
                 f"'{path}' needs to be at most {max_bytes} bytes (got {size}). Pass a "

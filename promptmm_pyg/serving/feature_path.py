@@ -234,7 +234,7 @@ class FeaturePath:
                     FeatureMap(tuple(names), weight, bias, penalty, gain, baseline)
                 )
             path._check()
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(
                 f'a part of the feature path is missing: {error}'
             ) from error
@@ -250,7 +250,8 @@ class FeaturePath:
         ]
         for part in self.maps:
             width = sum(self.channels[name] for name in part.modalities)
-            if list(part.weight.shape) != [width, self.width]:
+            shapes = [list(part.weight.shape), list(part.bias.shape)]
+            if shapes != [[width, self.width], [self.width]]:
                 wrong.append(' + '.join(part.modalities))
         tensors = self.state()[0]
         wrong += [key for key, x in tensors.items() if x.dtype != torch.float32]

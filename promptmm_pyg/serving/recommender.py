@@ -178,7 +178,9 @@ class Recommender(Exports):
         read = read_histories(self._items, histories, weights, unknown)
         candidates = self._candidates(allow, deny)
         user_x = self._fold_in(unseen_weight, ridge)(read.rows, read.weights)
-        item_x = self.item_x.to(user_x.dtype)  # At least of single precision.
+        if 'precise' not in self._derived:  # At least of single precision.
+            self._derived['precise'] = self.item_x.to(user_x.dtype)
+        item_x = self._derived['precise']
         ranking = self._rank(
             (user_x.to(item_x.device), item_x),
             list(range(len(read.rows))),
@@ -273,7 +275,8 @@ class Recommender(Exports):
         titles: Mapping[Any, str] | None = None,
     ) -> None:
         """Appends new items, whose embeddings are predicted from their features, to
-        the catalogue; nothing is trained, and known items stay as they are.
+        the catalogue; nothing is trained, and known items stay as they are. Not while
+        another thread asks for recommendations.
 
         Args:
             ids: Raw ids that are not in the catalogue.

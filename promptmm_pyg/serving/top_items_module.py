@@ -66,7 +66,8 @@ class TopItems(torch.nn.Module):
         self.register_buffer('candidates', candidates.to(device))
 
     def forward(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.user_x[users] @ self.item_x.t()
+        # Unlike indexing, this refuses negative rows.
+        scores = self.user_x.index_select(0, users) @ self.item_x.t()
         item = torch.arange(self.item_x.size(0), device=users.device)
         key = users[:, None] * item.numel() + item
         is_seen = self.seen[torch.searchsorted(self.seen, key)] == key

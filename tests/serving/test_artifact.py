@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -193,6 +194,16 @@ def test_a_configuration_cannot_name_other_files(folder, name):
         Recommender.load(folder)
 
 
+@pytest.mark.parametrize('size', ['Infinity', '"many"', '[]', '-1'])
+def test_a_size_that_is_none_is_refused(folder, size):
+    text = (folder / 'config.json').read_text()
+    (folder / 'config.json').write_text(
+        re.sub(r'"bytes": \d+', f'"bytes": {size}', text)
+    )
+    with pytest.raises(ValueError, match=r'configuration of a|another size'):
+        Recommender.load(folder)
+
+
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='the system has no pipes')
 def test_a_pipe_is_not_waited_for(folder):
     (folder / 'ids.json').unlink()
@@ -242,6 +253,7 @@ def test_what_is_not_json_is_refused(folder, content):
         ({'item_ids': [[]] * 61}, "'item_ids' are not all text or integers"),
         ({'num_added': 62}, 'got 62 added items'),
         ({'num_added': 'x'}, "got 'x' added items"),
+        ({'feature_path': {'channels': [], 'maps': [[[], 10**400, 0, 0]]}}, 'feature'),
         ({'feature_path': {}}, 'a part of the feature path is missing'),
         ({'feature_path': {'channels': [[[], 1]], 'maps': []}}, 'feature path'),
         ({'feature_path': {'channels': [['a']], 'maps': []}}, 'dictionary update'),

@@ -90,6 +90,12 @@ def test_a_module_stands_alone():
     assert scores.tolist() == [[1.0, 1.0, -INF], [1.0, 1.0, 0.0]]
 
 
+@pytest.mark.parametrize('row', [-1, 6])
+def test_a_row_outside_is_refused(row):
+    with pytest.raises(IndexError, match='out of range'):
+        ties().as_module(3)(torch.tensor([0, row]))
+
+
 def test_low_precision_ranks_in_the_module():
     model = ties()
     half = Recommender(

@@ -257,6 +257,7 @@ def test_a_state_that_does_not_fit_is_refused(planted):
     for changed in (
         {'feature_path.weight.0': torch.zeros(3, 4)},
         {'feature_path.scale.1': torch.zeros(9)},
+        {'feature_path.bias.1': bias[:1]},
         {'feature_path.bias.0': bias.double()},
         {'feature_path.bias.0': bias * float('nan')},
     ):
