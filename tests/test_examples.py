@@ -16,6 +16,7 @@ ARGUMENTS = {
     'own_data_frame.py': ['--epochs', '2'],
     'graph_free_node_classifier.py': ['--size', '30', '--epochs', '3'],
     'policy_distillation.py': ['--steps', '3'],
+    'mini_batches.py': ['--users', '80', '--items', '50', '--epochs', '2'],
     'new_items_and_users.py': ['--users', '80', '--items', '50', '--epochs', '2'],
 }
 REPORTS = {

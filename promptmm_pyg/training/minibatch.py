@@ -1,5 +1,6 @@
 """Stage one on neighborhoods, for graphs that one step cannot hold."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -84,14 +85,16 @@ def train_minibatch(
         schedule: Epochs, patience, monitor, run directory, resume.
 
     Raises:
-        ValueError: If hops, weights or options do not fit the model, the monitor is
-            unknown or the graph lacks a direction of its messages.
+        ValueError: If the model cannot run on a part of a graph, hops, weights or
+            options do not fit it, the monitor is unknown or the graph lacks a direction
+            of its messages.
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     schedule = schedule or Schedule()
     cutoff(schedule.monitor)  # Before any work is lost.
     check_positive('block_size', block_size)
     check_choice('optimizer', optimizer, ('dense', 'lazy'))
+    _check_forward(model)
     torch.manual_seed(seed)
     train = _with_weights(train)
     loader = TripletNeighborLoader(
@@ -142,6 +145,17 @@ def _with_weights(data: HeteroData) -> HeteroData:
     if len(edge_types) == 2 and not any('edge_weight' in data[k] for k in edge_types):
         return AddBipartiteNorm()(data)  # Works on a shallow copy.
     return data
+
+
+def _check_forward(model: torch.nn.Module) -> None:
+    try:
+        inspect.signature(model.forward).bind({}, {}, {})
+    except TypeError as error:
+        raise ValueError(
+            f"'model' needs a forward of (edge_index_dict, edge_weight_dict, "
+            f"n_id_dict) (got '{type(model).__name__}': {error}). Train it on the "
+            f"whole graph with 'train_teacher'"
+        ) from error
 
 
 def _check_hops(model: torch.nn.Module, num_hops: int) -> None:

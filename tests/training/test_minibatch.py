@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import promptmm_pyg.training.loop as loop
-from promptmm_pyg.data import num_nodes_dict
+from promptmm_pyg.data import modality_x_dict, num_nodes_dict
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletNeighborLoader, triplets_of
+from promptmm_pyg.nn import PromptMMTeacher
 from promptmm_pyg.nn.embeddings import sparse_gradients
 from promptmm_pyg.training import (
     TEACHER_WEIGHTS,
@@ -204,6 +205,20 @@ def test_no_step_makes_what_is_as_long_as_the_graph():
     assert longest(nullcontext()) == 700  # The gradient of a table.
 
 
+def test_features_in_half_precision_are_read_where_they_are():
+    train, val, _ = make_split()
+    x_dict = modality_x_dict(train)
+    half = {name: {k: x.half() for k, x in by.items()} for name, by in x_dict.items()}
+    exact = {name: {k: x.float() for k, x in by.items()} for name, by in half.items()}
+    states = []
+    for features in (half, exact):
+        torch.manual_seed(0)
+        teacher = PromptMMTeacher(num_nodes_dict(train), features, embedding_dim=8)
+        train_minibatch(teacher, train, val, num_neighbors=[2, 2], schedule=QUICK)
+        states.append(dict(teacher.state_dict()))
+    torch.testing.assert_close(*states)
+
+
 def test_resumed_run_equals_the_uninterrupted_one_bitwise(tmp_path, monkeypatch):
     train, val, _ = make_split()
 
@@ -265,7 +280,13 @@ def test_errors():
     del one_way[REV_INTERACTS]
     with pytest.raises(ValueError, match="'data' needs message edges of"):
         run(one_way, val)
-    bare = torch.nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="'model' needs 'NodeEmbeddings'"):
-        train_minibatch(bare, train, val, optimizer='lazy')
+    with pytest.raises(ValueError, match=r"'model' needs a forward of.*'Linear': too"):
+        train_minibatch(torch.nn.Linear(2, 2), train, val)
+
+    class Bare(torch.nn.Linear):
+        def forward(self, edge_index_dict, edge_weight_dict, n_id_dict):
+            """Never called."""
+
+    with pytest.raises(ValueError, match=r"'model' needs 'NodeEmbeddings'.*'Bare'"):
+        train_minibatch(Bare(2, 2), train, val, optimizer='lazy')
     assert num_nodes_dict(one_way) == num_nodes_dict(train)

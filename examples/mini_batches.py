@@ -1,0 +1,96 @@
+"""A teacher trained on neighborhoods, and a student that needs no graph to train.
+
+python examples/mini_batches.py
+"""
+
+import argparse
+
+import torch
+
+from promptmm_pyg import (
+    MatrixFactorization,
+    PromptMMTeacher,
+    distill,
+    evaluate,
+    split_per_user,
+)
+from promptmm_pyg.data import modality_x_dict, num_nodes_dict, planted_dataset
+from promptmm_pyg.loader import TripletNeighborLoader
+from promptmm_pyg.outputs import soft_targets
+from promptmm_pyg.training import (
+    Schedule,
+    embed,
+    message_operators,
+    train_minibatch,
+)
+from promptmm_pyg.transforms import AddBipartiteNorm, AddModalityPCA
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--users', type=int, default=600)
+    parser.add_argument('--items', type=int, default=400)
+    parser.add_argument('--epochs', type=int, default=15)
+    parser.add_argument('--neighbors', type=int, default=5)
+    args = parser.parse_args()
+
+    # 1. Weights of the whole graph: a batch has no other.
+    split = split_per_user(planted_dataset(args.users, args.items, seed=0))
+    train = AddBipartiteNorm()(AddModalityPCA(16)(split.train))
+    num_nodes = num_nodes_dict(train)
+    hops = [args.neighbors, args.neighbors]
+
+    # 2. What one step holds, whatever the size of the graph.
+    loader = TripletNeighborLoader(train, hops, batch_size=64)
+    batch = next(iter(loader))
+    found = {key: batch[key].num_sampled_nodes for key in num_nodes}
+    print(f'64 triplets and the nodes they found in each hop: {found}')
+
+    # 3. The teacher; with `lazy`, a step updates the rows it looked up.
+    torch.manual_seed(0)
+    teacher = PromptMMTeacher(
+        num_nodes,
+        modality_x_dict(train),
+        {key: train[key].prompt_start for key in num_nodes},
+        self_weight=1.0,
+    )
+    schedule = Schedule(epochs=args.epochs, patience=5)
+    train_minibatch(
+        teacher,
+        train,
+        split.val,
+        num_neighbors=hops,
+        optimizer='lazy',
+        learning_rate=0.01,
+        batch_size=512,
+        schedule=schedule,
+    )
+
+    # 4. The student's steps look up tables and never see an edge.
+    operators = message_operators(train)
+    torch.manual_seed(0)
+    student = MatrixFactorization(num_nodes, embedding_dim=16)
+    out = distill(
+        student,
+        soft_targets(teacher, operators),
+        train,
+        split.val,
+        inputs=(),
+        optimizer='lazy',
+        learning_rate=0.01,
+        control=False,
+        schedule=schedule,
+    )
+
+    # 5. The whole graph, layer by layer, in blocks of nodes.
+    tables = {
+        'teacher': teacher.inference(operators, block_size=256),
+        'student': embed(out.student, ()),
+    }
+    for name, x_dict in tables.items():
+        recall = evaluate(x_dict, split.test).metrics['Recall@20']
+        print(f'{name} Recall@20 {recall:.4f}')
+
+
+if __name__ == '__main__':
+    main()
