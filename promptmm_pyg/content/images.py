@@ -91,7 +91,10 @@ class ImageEncoder:
         try:
             with image.open(path) as file:
                 picture = ImageOps.exif_transpose(file)
-                if picture.mode not in ('RGB', 'L'):
+                if picture.mode.startswith('I'):  # Sixteen bits of grey.
+                    grey = np.asarray(picture, np.int64) >> 8
+                    picture = image.fromarray(grey.clip(0, 255).astype(np.uint8))
+                elif picture.mode not in ('RGB', 'L'):
                     picture = picture.convert('RGBA')
                     white = image.new('RGBA', picture.size, 'white')
                     picture = image.alpha_composite(white, picture)

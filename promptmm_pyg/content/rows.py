@@ -103,11 +103,11 @@ def _read(name: Any, content: str | Path, encoder: ContentEncoder) -> bytes | _A
                 f'{name!r}). Wrap it in pathlib.Path if it names a file'
             )
         data = content.encode('utf-8', 'surrogatepass')
+        empty = not content.strip()
     elif isinstance(content, Path):
         try:
             data = content.read_bytes()
-            if encoder.takes == 'text':
-                data.decode('utf-8')
+            empty = not (_text(data).strip() if encoder.takes == 'text' else data)
         except UnicodeDecodeError:
             return _Absent(f"'{content}' is not text in UTF-8")
         except OSError as error:
@@ -117,7 +117,7 @@ def _read(name: Any, content: str | Path, encoder: ContentEncoder) -> bytes | _A
             f"'contents' needs to hold text, paths or None (got "
             f'{type(content).__name__} for {name!r})'
         )
-    return data if data.strip() else _Absent('is empty')
+    return _Absent('is empty') if empty else data
 
 
 def _encode_all(
@@ -160,7 +160,7 @@ def _batches(
         chosen = keys[start : start + batch_size]
         batch: list[Any] = [todo[key] for key in chosen]
         if encoder.takes == 'text':
-            batch = [_text(content) for content in batch]
+            batch = [x if isinstance(x, str) else _text(x.read_bytes()) for x in batch]
         yield chosen, batch
 
 
@@ -168,11 +168,9 @@ def _size(content: str | Path) -> int:
     return len(content) if isinstance(content, str) else content.stat().st_size
 
 
-def _text(content: str | Path) -> str:
-    # As `open` does not, a mark at the start of files from Windows is dropped.
-    if isinstance(content, str):
-        return content
-    return content.read_text(encoding='utf-8-sig')
+def _text(data: bytes) -> str:
+    # The mark that Windows puts at the start of files is no part of the text.
+    return data.decode('utf-8-sig')
 
 
 def _checked(rows: Rows, count: int, width: int) -> Rows:

@@ -38,12 +38,15 @@ def test_every_mode_of_picture_becomes_rgb(tmp_path):
     Image.new('RGBA', (2, 2), (*red, 255)).save(tmp_path / 'opaque.png')
     Image.new('RGB', (2, 2), red).quantize().save(tmp_path / 'palette.gif')
     Image.new('CMYK', (2, 2), (0, 255, 255, 0)).save(tmp_path / 'print.tiff')
+    deep = np.full((2, 2), 9 * 256 + 5, np.uint16)
+    Image.fromarray(deep).save(tmp_path / 'deep.png')
     rows = encode_content(
         folder_contents(tmp_path, 'images'), encoder(), progress=False
     )
     found = dict(zip(rows.ids, rows.x.tolist(), strict=True))
     assert found.pop('clear') == [255, 255, 255]
     assert found.pop('grey') == [7, 7, 7]
+    assert found.pop('deep') == [9, 9, 9]
     assert set(found) == {'rgb', 'opaque', 'palette', 'print'}
     assert all(row == [255, 0, 0] for row in found.values())
 

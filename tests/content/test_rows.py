@@ -43,10 +43,12 @@ def test_equal_contents_are_encoded_once(tmp_path):
 
 def test_what_is_missing_is_masked_and_named(tmp_path):
     (tmp_path / 'empty.txt').write_text(' \n')
+    (tmp_path / 'mark.txt').write_text('\u00a0', encoding='utf-8-sig')
     (tmp_path / 'latin.txt').write_bytes('naïve'.encode('latin-1'))
     contents = {
         'none': None,
         'blank': '  ',
+        'mark': tmp_path / 'mark.txt',
         'empty': tmp_path / 'empty.txt',
         'latin': tmp_path / 'latin.txt',
         'gone': tmp_path / 'gone.txt',
@@ -54,11 +56,11 @@ def test_what_is_missing_is_masked_and_named(tmp_path):
         'fine': 'a',
     }
     rows = encode(contents)
-    assert rows.mask.tolist() == [False] * 6 + [True]
-    assert_array_equal(rows.x[:6], np.zeros((6, 2)))
-    assert list(rows.problems) == list(contents)[:6]
+    assert rows.mask.tolist() == [False] * 7 + [True]
+    assert_array_equal(rows.x[:7], np.zeros((7, 2)))
+    assert list(rows.problems) == list(contents)[:7]
     assert rows.problems['none'] == 'is missing'
-    assert rows.problems['blank'] == rows.problems['empty'] == 'is empty'
+    assert {rows.problems[x] for x in ('blank', 'mark', 'empty')} == {'is empty'}
     assert 'is not text in UTF-8' in rows.problems['latin']
     assert 'cannot be read (No such file' in rows.problems['gone']
     assert 'cannot be read (Is a directory' in rows.problems['folder']
@@ -147,3 +149,15 @@ def test_other_contents_are_refused():
 def test_the_batch_size_is_checked():
     with pytest.raises(ValueError, match="'batch_size' needs to be positive"):
         encode({}, batch_size=0)
+
+
+def test_empty_files_are_missing_and_files_of_spaces_are_not(tmp_path):
+    (tmp_path / '1.bin').write_bytes(b'')
+    (tmp_path / '2.bin').write_bytes(b'  ')
+    rows = encode({i: tmp_path / f'{i}.bin' for i in (1, 2)}, Sizes())
+    assert rows.mask.tolist() == [False, True]
+    assert rows.problems == {1: 'is empty'}
+
+
+def test_halves_of_characters_are_no_error():
+    assert encode_content({1: 'a\ud800b'}, progress=False).mask.all()
