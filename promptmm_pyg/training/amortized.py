@@ -43,6 +43,17 @@ class AmortizedTerms:
             proportions.
         parameters: What else ``terms`` may depend on, if it has parameters of its own.
         batch_size: The size of a piece; the last one may be smaller.
+
+    Raises:
+        ValueError: If called and the names of terms and weights differ.
+
+    Example:
+        >>> table = torch.nn.Parameter(torch.ones(4, 2))
+        >>> terms = lambda x, batch: {'sum': x[batch.user].sum(dim=1).mean()}
+        >>> shared = AmortizedTerms(lambda: 3 * table, terms, {'sum': 1.0}, [], 2)
+        >>> shared(Triplets(*[torch.tensor([0, 1, 1])] * 3))['sum'].backward()
+        >>> table.grad[:, 0]
+        tensor([1., 2., 0., 0.])
     """
 
     def __init__(

@@ -66,6 +66,8 @@ class LazyAdamW(torch.optim.AdamW):
             weight_decay=weight_decay,
             fused=True,
         )
+        # A scaler has to take its scale off the gradients itself: the rows see none.
+        self._step_supports_amp_scaling = False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -168,6 +168,21 @@ def test_a_closure_is_called_once_and_its_loss_returned():
     assert int((table != make_table()).any(dim=1).sum()) == 1
 
 
+def test_a_scaled_loss_is_scaled_back_by_its_scaler():
+    tables = [make_table(dtype=torch.float) for _ in range(2)]
+    for table, scaler in zip(tables, (None, torch.amp.GradScaler('cpu')), strict=True):
+        optimizer = LazyAdamW([table], eps=1.0)  # Where the size of a gradient counts.
+        loss = row_tables({'x': table})['x'][torch.tensor([3, 3])].square().sum()
+        if scaler is None:
+            loss.backward()
+            optimizer.step()
+        else:
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+    torch.testing.assert_close(tables[1], tables[0])
+    assert (tables[0][3] != make_table(dtype=torch.float)[3]).all()
+
+
 def test_a_gradient_that_is_sparse_in_single_entries_is_refused():
     table = make_table()
     table.grad = torch.eye(6, 3, dtype=torch.double).to_sparse()
