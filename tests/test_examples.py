@@ -1,6 +1,8 @@
 """Every example runs, on data small enough for a test."""
 
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ ARGUMENTS = {
     'hetero_student.py': ['--users', '80', '--items', '50', '--epochs', '2'],
     'own_teacher.py': ['--users', '80', '--items', '50', '--epochs', '2'],
     'several_teachers.py': ['--users', '80', '--items', '50', '--epochs', '2'],
+    'data_parallel.py': ['--users', '80', '--items', '50', '--epochs', '2'],
     'own_data_frame.py': ['--epochs', '2'],
     'graph_free_node_classifier.py': ['--size', '30', '--epochs', '3'],
     'policy_distillation.py': ['--steps', '3'],
@@ -43,6 +46,24 @@ def test_the_other_layer_of_the_heterogeneous_student(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [name, *ARGUMENTS[name], '--layer', 'hgt'])
     runpy.run_path(str(EXAMPLES / name), run_name='__main__')
     assert 'one layer of hgt' in capsys.readouterr().out
+
+
+def test_torchrun_gives_what_one_process_gives():
+    example = [str(EXAMPLES / 'data_parallel.py'), *ARGUMENTS['data_parallel.py']]
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+    out = [
+        subprocess.run(
+            [sys.executable, *start, *example],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=500,
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+        ).stdout.splitlines()
+        for start in ([], torchrun)
+    ]
+    assert [lines[-1] for lines in out] == ['by 1 process(es)', 'by 2 process(es)']
+    assert out[0][:-1] == out[1][:-1]  # The metrics, and no rank but the first.
 
 
 @pytest.mark.parametrize('name', ARGUMENTS)

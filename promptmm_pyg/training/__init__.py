@@ -10,6 +10,7 @@ from promptmm_pyg.training.distill import (
     Distilled,
     distill,
 )
+from promptmm_pyg.training.distributed import process_group
 from promptmm_pyg.training.early_stopping import EarlyStopping
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import embed, message_operators
@@ -19,6 +20,7 @@ from promptmm_pyg.training.mix_weights import learn_mix_weights
 from promptmm_pyg.training.objective import DistillationObjective
 from promptmm_pyg.training.optimizer import LazyAdamW
 from promptmm_pyg.training.row_tables import row_tables
+from promptmm_pyg.training.summands import by_example
 from promptmm_pyg.training.teacher import (
     TEACHER_WEIGHTS,
     bpr_terms,
@@ -55,6 +57,7 @@ __all__ = [
     'RowTerm',
     'Schedule',
     'bpr_terms',
+    'by_example',
     'copy_tables',
     'distill',
     'embed',
@@ -62,6 +65,7 @@ __all__ = [
     'load_state',
     'message_operators',
     'mix_targets',
+    'process_group',
     'promptmm_terms',
     'row_tables',
     'save_state',

@@ -174,7 +174,10 @@ def _joined_rows(parameter: Tensor) -> Tensor:
             broadcast(index[-1], rank)
             broadcast(content[-1], rank)
     joined = torch.sparse_coo_tensor(
-        torch.cat(index)[None], torch.cat(content), parameter.shape
+        torch.cat(index)[None],
+        torch.cat(content),
+        parameter.shape,
+        check_invariants=False,
     )
     return joined.coalesce()
 

@@ -1,0 +1,89 @@
+"""One run by several processes, each with its part of every batch and of the users.
+
+python examples/data_parallel.py
+torchrun --nproc-per-node 2 examples/data_parallel.py
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from promptmm_pyg import (
+    LightGCN,
+    PromptMMTeacher,
+    distill,
+    evaluate,
+    split_per_user,
+    train_teacher,
+)
+from promptmm_pyg.data import modality_x_dict, num_nodes_dict, planted_dataset
+from promptmm_pyg.training import Schedule, embed, message_operators, process_group
+from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--users', type=int, default=1000)
+    parser.add_argument('--items', type=int, default=600)
+    parser.add_argument('--epochs', type=int, default=20)
+    parser.add_argument('--out', type=Path, help='folder for checkpoints and logs')
+    args = parser.parse_args()
+
+    # Without torchrun this is a group of one, and the rest is an ordinary script.
+    with process_group() as device:
+        run(args, device)
+
+
+def run(args: argparse.Namespace, device: torch.device) -> None:
+    # 1. Every process makes, or reads, the same data: seeds have to be equal.
+    split = split_per_user(planted_dataset(args.users, args.items, seed=0))
+    train = AddModalityPCA(16)(StandardizeModalities()(split.train)).to(device)
+    num_nodes = num_nodes_dict(train)
+
+    # 2. `batch_size` is that of all processes together: 512 each, where there are two.
+    schedule = Schedule(epochs=args.epochs, patience=10, run_dir=args.out)
+    torch.manual_seed(0)
+    teacher = PromptMMTeacher(
+        num_nodes,
+        modality_x_dict(train),
+        {key: train[key].prompt_start for key in num_nodes},
+    ).to(device)
+    train_teacher(
+        teacher,
+        train,
+        split.val,
+        learning_rate=0.01,
+        batch_size=1024,
+        schedule=schedule,
+    )
+
+    # 3. The same for the student; parameters start as those of rank 0.
+    student = LightGCN(num_nodes, embedding_dim=16).to(device)
+    out = distill(
+        student,
+        teacher,
+        train,
+        split.val,
+        control=False,
+        learning_rate=0.01,
+        batch_size=1024,
+        schedule=schedule._replace(run_dir=args.out and args.out / 'student'),
+    )
+
+    # 4. Each process ranks for its users, and all of them get the whole result.
+    x_dict = embed(out.student, (message_operators(train),))
+    result = evaluate(x_dict, split.test, ks=(20,), batch_size=64)
+    rank, size = (dist.get_rank(), dist.get_world_size()) if grouped() else (0, 1)
+    if rank == 0:
+        print(f'student Recall@20 {result.metrics["Recall@20"]:.6f}')
+        print(f'by {size} process(es)')
+
+
+def grouped() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+if __name__ == '__main__':
+    main()
