@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from math import ceil, sqrt
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from promptmm_pyg._checks import check_positive
+from promptmm_pyg.ranking._clusters import Clusters, import_faiss
 from promptmm_pyg.ranking._item_blocks import score_dtype
 from promptmm_pyg.ranking.lists import rank_items
 from promptmm_pyg.ranking.seen_items import SeenItems, check_catalogue, check_index
@@ -71,7 +70,7 @@ class ApproximateItems:
         num_probes: int = 32,
         seed: int = 0,
     ) -> None:
-        self._faiss = _import_faiss()
+        import_faiss()
         score_dtype(item_x, item_x)  # Refuses what is no table of numbers.
         num_items = item_x.size(0)
         check_positive('num_items', num_items)
@@ -87,7 +86,7 @@ class ApproximateItems:
         self.item_x = item_x.detach()
         self.num_lists = num_lists
         self.num_probes = num_probes
-        self._index = _build(self._faiss, _lift(self.item_x), num_lists, seed)
+        self._clusters = Clusters(self.item_x, num_lists, num_probes, seed)
 
     @property
     def num_items(self) -> int:
@@ -136,10 +135,12 @@ class ApproximateItems:
         index = torch.empty(users.numel(), k, dtype=torch.long, device=device)
         scores = torch.empty(users.numel(), k, dtype=dtype, device=device)
         with torch.no_grad():
+            params = self._clusters.parameters(candidates)
             for place, width in self._batches(users, k, seen, batch_size):
                 batch = users[place.to(users.device)]
-                found = self._look_up(user_x, batch, width, candidates)
-                part = self._order(user_x, batch, found, k, seen)
+                rows = user_x[batch.to(user_x.device)].to(device, dtype)
+                found = self._clusters.look_up(rows, width, params)
+                part = self._order(rows, batch, found, k, seen)
                 index[place], scores[place] = part
             short = (index[:, -1] < 0).nonzero().view(-1)
             if short.numel() > 0:
@@ -216,33 +217,17 @@ class ApproximateItems:
             for part in place.split(size):
                 yield part, width
 
-    def _look_up(
-        self, user_x: Tensor, users: Tensor, width: int, candidates: Tensor | None
-    ) -> Tensor:
-        """Up to ``width`` items for each user, ascending, after as many -1 as miss."""
-        dtype = score_dtype(user_x, self.item_x)
-        rows = F.normalize(user_x[users.to(user_x.device)].to(dtype), dim=1)
-        query = F.pad(rows, (0, 1)).float().cpu().numpy()
-        options = {'nprobe': min(self.num_probes, self.num_lists)}
-        if candidates is not None:
-            chosen = candidates.nonzero().view(-1).cpu().numpy()
-            options['sel'] = self._faiss.IDSelectorBatch(chosen)
-        params = self._faiss.SearchParametersIVF(**options)
-        _, index = self._index.search(query, width, params=params)
-        return torch.from_numpy(index).to(self.item_x.device).sort(dim=1).values
-
     def _order(
         self,
-        user_x: Tensor,
+        rows: Tensor,
         users: Tensor,
         index: Tensor,
         k: int,
         seen: SeenItems | None,
     ) -> Ranking:
         """The best ``k`` of the items found, by exact scores."""
-        device, dtype = index.device, score_dtype(user_x, self.item_x)
-        rows = user_x[users.to(user_x.device)].to(device, dtype)
-        item_x = self.item_x[index.clamp(min=0)].to(dtype)
+        device = index.device
+        item_x = self.item_x[index.clamp(min=0)].to(rows.dtype)
         with torch.autocast(device.type, enabled=False):
             scores = torch.matmul(item_x, rows.unsqueeze(2)).squeeze(2)
         left_out = index < 0
@@ -255,40 +240,3 @@ class ApproximateItems:
         # Columns ascend as their items do: the tie rule is that of items.
         items = index.gather(1, best.item_index.clamp(min=0))
         return Ranking(items.masked_fill(best.item_index < 0, -1), best.scores)
-
-
-def _import_faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "'ApproximateItems' needs 'faiss'. "
-            "Install it with 'pip install promptmm_pyg[ann]'"
-        ) from error
-    return faiss
-
-
-def _lift(x: Tensor) -> Tensor:
-    """Vectors on the unit sphere of one more dimension, ``[num_items, D + 1]``."""
-    x = x.cpu().to(score_dtype(x, x))
-    if not x.isfinite().all():
-        raise ValueError("'item_x' needs to be finite (got NaN or infinity)")
-    longest = x.norm(dim=1).max()
-    x = x / longest.where(longest > 0, 1.0)
-    rest = (1 - x.square().sum(dim=1, keepdim=True)).clamp(min=0).sqrt()
-    return torch.cat([x, rest], dim=1).float()
-
-
-def _build(faiss: Any, x: Tensor, num_lists: int, seed: int) -> Any:
-    """Clusters by distance; within them, inner products suffer less from rounding."""
-    quantizer = faiss.IndexFlatL2(x.size(1))
-    index = faiss.IndexIVFFlat(
-        quantizer, x.size(1), num_lists, faiss.METRIC_INNER_PRODUCT
-    )
-    index.cp.spherical = False
-    index.cp.seed = seed
-    index.cp.min_points_per_centroid = 1  # Short of points, it would print.
-    vectors = x.numpy()
-    index.train(vectors)
-    index.add(vectors)
-    return index

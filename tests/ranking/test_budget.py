@@ -93,6 +93,9 @@ def test_what_was_seen_counts_for_the_users_who_are_ranked_together():
     extra = [with_seen.need(r, 9) - without.need(r, 9) for r in (1, 2, 3, 5)]
     # At most 3 of one user, 4 of two (the first two, or the last), 8 of all.
     assert [x * 3 / extra[0] for x in extra] == [3, 4, 4, 8]
+    # A last batch that is not full counts, too: that of the user who saw 3.
+    last = sizes(num_users=3, seen_before=seen.seen_before(torch.tensor([1, 2, 0])))
+    assert last.need(2, 9) - without.need(2, 9) + 2 * 20 * 12 == extra[0]
 
 
 def tables(num_users, num_items, width, dtype, tied):
@@ -141,6 +144,18 @@ def test_the_budget_is_kept(num_users, num_items, width, k, share, dtype, tied):
         torch.testing.assert_close(ranking.scores, expected.scores)
     # The estimate is one of this work: within a few times of what is taken.
     assert made.peak > smallest / 6
+
+
+def test_the_budget_holds_what_ties_take():
+    user_x, item_x = torch.ones(64, 1), torch.ones(4000, 1)
+    need = Sizes(
+        num_users=64, num_items=4000, k=1, width=1, score_size=4, copied_size=0
+    )
+    memory = need.need(64, 2000)
+    with Allocations() as made:
+        rank_items((user_x, item_x), torch.arange(64), 1, memory=memory)
+    assert made.largest == 64 * 2000
+    assert 64 * 2000 * 5 < made.peak <= memory
 
 
 def test_a_budget_too_small_is_refused_before_a_score():
