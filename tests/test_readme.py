@@ -42,12 +42,27 @@ def test_the_python_of_the_readme_runs(monkeypatch, tmp_path, capsys):
         module = import_module(f'promptmm_pyg.training.{name}')
         monkeypatch.setattr(module, 'Schedule', lambda: quick)
     monkeypatch.chdir(tmp_path)
-    names = {'encoder': torch.nn.Linear(768, 4)}
+    _recommender().save('runs/first/recommender')
+    names = {'encoder': torch.nn.Linear(768, 4), 'x': torch.rand(1, 3)}
     blocks = re.findall(r'```python\n(.*?)```', README.read_text(), flags=re.DOTALL)
     for block in blocks:
         exec(block, names)
     assert 'Recall ' in capsys.readouterr().out
-    assert len(blocks) == 6
+    assert len(blocks) == 7
+
+
+def _recommender():
+    generator = torch.Generator().manual_seed(0)
+    user_x, item_x = (torch.randn(20, 4, generator=generator) for _ in range(2))
+    recommender = promptmm_pyg.Recommender(
+        user_x,
+        item_x,
+        user_ids=[f'u{row}' for row in range(20)],
+        item_ids=[f'i{row}' for row in range(20)],
+        seen=torch.arange(20).repeat(2, 1),
+    )
+    recommender.learn_features({'text': torch.randn(20, 3, generator=generator)})
+    return recommender
 
 
 def test_the_readme_names_every_example():
