@@ -66,9 +66,15 @@ LAYERS = {
         {*MODELS, '_processes', 'models', 'target_store'},
         {*PYG, 'safetensors', 'tqdm'},
     ),
+    'explain': May(
+        {'_checks', 'data.schema', 'nn', 'outputs', 'unit_rows'}, PYG, set()
+    ),
     # What is run from a shell may use every core dependency.
-    'viz': May({'_files'}, set()),
-    'cli': May({NAME, *MODELS, 'content', 'training', 'serving', 'viz'}, {*PYG, *CORE}),
+    'viz': May({'_files', 'explain.pca_map'}, {'torch'}),
+    'cli': May(
+        {NAME, *MODELS, 'content', 'training', 'serving', 'viz', 'explain'},
+        {*PYG, *CORE},
+    ),
 }
 LIGHT = ['losses', 'outputs', 'ranking', 'scoring', 'serving', 'unit_rows']
 
