@@ -1,4 +1,4 @@
-"""Teacher, student, control and LightGCN under one protocol, over several seeds.
+"""Teacher, student, control, LightGCN and EASE under one protocol, over several seeds.
 
     python -m benchmarks.run tiktok --data FOLDER --seeds 0 1 2
 
@@ -22,8 +22,9 @@ from torch_geometric.data import HeteroData
 
 import promptmm_pyg
 from benchmarks.settings import SETTINGS, Setting, read
-from promptmm_pyg.data import ITEM, Split, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import INTERACTS, ITEM, Split, modality_x_dict, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate, paired_bootstrap
+from promptmm_pyg.models import EASE
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
 from promptmm_pyg.outputs import soft_targets
 from promptmm_pyg.target_store import save_targets
@@ -48,7 +49,8 @@ from promptmm_pyg.transforms import (
     StandardizeModalities,
 )
 
-LIGHT_GCN, TEACHER = 'LightGCN', 'PromptMM teacher'
+LIGHT_GCN, TEACHER, EASE_ROW = 'LightGCN', 'PromptMM teacher', 'EASE'
+EASE_L2 = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 STUDENTS = {'LightGCN': LightGCN, 'MatrixFactorization': MatrixFactorization}
 KS = (10, 20, 50)
 
@@ -69,6 +71,7 @@ def differences(setting: Setting) -> list[tuple[str, str]]:
             f'teacher cut to width {spec.arguments["embedding_dim"]}',
             TEACHER,
             LIGHT_GCN,
+            EASE_ROW,
         )
         pairs += [(student, rival) for rival in rivals]
     return pairs
@@ -190,6 +193,29 @@ def run_seed(
     }
 
 
+def add_ease(split: Split, seeds: dict[int, dict[str, Any]]) -> None:
+    """Puts EASE beside the models of every seed, for each of which it is the same; its
+    penalty is chosen on validation.
+    """
+    num_items = num_nodes_dict(split.train)[ITEM]
+
+    def fitted(l2: float) -> EASE:
+        model = EASE(num_nodes_dict(split.train), INTERACTS, l2=l2)
+        return model.fit(split.train[INTERACTS].edge_index)
+
+    values = [
+        evaluate(fitted(l2).scores, split.val, ks=(20,)).metrics['Recall@20']
+        for l2 in EASE_L2
+    ]
+    best = fitted(EASE_L2[values.index(max(values))])
+    test = evaluate(best.scores, split.test, ks=KS)
+    for outcome in seeds.values():
+        outcome['per_user'][EASE_ROW] = dict(test.per_user)
+        outcome['validation'][EASE_ROW] = max(values)
+        outcome['width'][EASE_ROW] = num_items
+        outcome['parameters'][EASE_ROW] = num_items**2
+
+
 def summarize(setting: Setting, seeds: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """The result file: means over seeds, paired intervals over users, versions."""
     first = next(iter(seeds.values()))
@@ -221,6 +247,7 @@ def summarize(setting: Setting, seeds: dict[int, dict[str, Any]]) -> dict[str, A
         }
     return {
         'setting': setting.as_dict(),
+        'ease_l2': EASE_L2,
         'seeds': list(seeds),
         'models': models,
         'differences': intervals,
@@ -263,6 +290,7 @@ def main() -> None:
         print(
             {k: round(v, 4) for k, v in seeds[seed]['validation'].items()}, flush=True
         )
+    add_ease(split, seeds)
     args.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(summarize(setting, seeds), indent=1) + '\n'
     (args.out / f'{args.setting}.json').write_text(text)
