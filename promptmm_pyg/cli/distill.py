@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from promptmm_pyg.cli.config_file import add_config_options, config_text
+from promptmm_pyg.cli.dry_run import add_dry_run, try_student, without_cache
 from promptmm_pyg.cli.models import reload
 from promptmm_pyg.cli.parsing import (
     SCHEDULE,
@@ -37,7 +39,9 @@ goes on."""
 _EXAMPLE = """\
 example:
   promptmm distill runs/tiktok
-  promptmm distill runs/tiktok --overwrite --student mf --width 16 --prompt joint"""
+  promptmm distill runs/tiktok --overwrite --student mf --width 16 --prompt joint
+  promptmm distill runs/tiktok --dry-run
+  promptmm distill --config runs/tiktok/student/config.json runs/other"""
 DISTILL = {
     'prompt': "whether the teacher's prompt stays as it is or is tuned along",
     'anchor_weight': "weight of the teacher's own loss with --prompt joint",
@@ -45,6 +49,8 @@ DISTILL = {
     'learning_rate': 'step size of the optimizer',
     'weight_decay': 'decay of all parameters by the optimizer',
     'batch_size': 'interactions a step',
+    'optimizer': "update all rows of tables at each step, or ('lazy', for --student "
+    "mf) a batch's only",
     'seed': 'seed of everything random in training',
 }
 OBJECTIVE = {
@@ -107,14 +113,23 @@ def add_command(commands: Any) -> None:
     add_options(parser.add_argument_group('lists'), Candidates, CANDIDATES)
     add_schedule(parser)
     add_progress(parser)
+    add_config_options(parser)
+    add_dry_run(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Distills and prints the validation metrics."""
+    student = student_config(args)
+    if args.print_config:
+        print(config_text(args))
+        return 0
     run = RunFolder(args.folder)
     config = run.read_config()
-    student = student_config(args)
+    if args.dry_run:
+        data = reload(run, {**config, 'data': without_cache(config['data'])})
+        print(try_student(run, config, student, data))
+        return 0
     _begin(run, student, resume=args.resume, overwrite=args.overwrite)
     data = reload(run, config)
     result = distill_run(

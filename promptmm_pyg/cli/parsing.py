@@ -2,7 +2,7 @@
 
 import argparse
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from promptmm_pyg.training import Schedule
@@ -26,6 +26,18 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault('allow_abbrev', False)
         super().__init__(*args, **kwargs)
+        self.before_parsing: Callable[[Parser, Sequence[str]], None] | None = None
+        """Is shown the words before they are parsed. (default: nobody)"""
+
+    def parse_known_args(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        namespace: argparse.Namespace | None = None,
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parses what is known, with :attr:`before_parsing` ahead."""
+        if self.before_parsing is not None:
+            self.before_parsing(self, args or ())
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing the usage."""
@@ -98,7 +110,7 @@ def add_weights(group: Group, defaults: Mapping[str, float]) -> None:
     group.add_argument(
         '--weight',
         action='append',
-        default=[],
+        default=list(defaults.items()),
         type=named,
         metavar='TERM=X',
         help=f'weight of a term of the loss, may be repeated (default: {shown})',

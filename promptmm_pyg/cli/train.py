@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from promptmm_pyg.cli.config_file import add_config_options, config_text
 from promptmm_pyg.cli.data_options import add_data_options, data_config
 from promptmm_pyg.cli.data_source import findings, fingerprint, load_split
+from promptmm_pyg.cli.dry_run import add_dry_run, try_teacher, without_cache
 from promptmm_pyg.cli.models import prepare
 from promptmm_pyg.cli.parsing import (
     SCHEDULE,
@@ -36,7 +38,9 @@ _EXAMPLE = """\
 example:
   promptmm train data/tiktok --out runs/tiktok --learning-rate 0.002
   promptmm train clicks.parquet --out runs/clicks --features text=text.parquet \\
-      --split time --time-column day --val-ratio 0.1 --test-ratio 0.1"""
+      --split time --time-column day --val-ratio 0.1 --test-ratio 0.1
+  promptmm train data/tiktok --out runs/tiktok --dry-run
+  promptmm train --config runs/tiktok/config.json --out runs/wide --embedding-dim 128"""
 TEACHER = {
     'embedding_dim': 'width of the embeddings, in numbers a user or item',
     'num_layers': 'layers of the propagation of ids',
@@ -56,6 +60,9 @@ TRAIN = {
     'learning_rate': 'step size of the optimizer',
     'weight_decay': 'decay of all parameters by the optimizer',
     'batch_size': 'interactions a step',
+    'optimizer': "update all rows of tables at each step, or ('lazy', for models that "
+    "return their tables as they are) a batch's only",
+    'propagate_every': 'batches that share one pass over the graph and one step',
     'seed': 'seed of everything random in training',
 }
 PROMPT = {
@@ -105,17 +112,27 @@ def add_command(commands: Any) -> None:
     add_weights(training, TEACHER_WEIGHTS)
     add_schedule(parser)
     add_progress(parser)
+    add_config_options(parser)
+    add_dry_run(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains and prints the validation metrics."""
     config = run_config(args)
+    if args.print_config:
+        print(config_text(args))
+        return 0
     run = RunFolder(args.out)
-    split = load_split(config['data'])
+    split = load_split(
+        without_cache(config['data']) if args.dry_run else config['data']
+    )
     sound(split, args.path)
     config['data_sha256'] = fingerprint(split)
     data = prepare(split, config['prompt'])
+    if args.dry_run:
+        print(try_teacher(run, config, data))
+        return 0
     if args.resume:
         _check_same(config, run.read_config())
     else:

@@ -1,0 +1,269 @@
+"""``--dry-run``: a few real steps, and what they say of time and memory."""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from promptmm_pyg.cli.machine import (
+    available_memory,
+    bytes_text,
+    peak_memory,
+    seconds_text,
+)
+from promptmm_pyg.cli.models import (
+    Prepared,
+    build_student,
+    build_teacher,
+    load_teacher,
+)
+from promptmm_pyg.cli.run_folder import RunFolder
+from promptmm_pyg.data import INTERACTS, modality_x_dict, num_nodes_dict
+from promptmm_pyg.outputs import soft_targets
+from promptmm_pyg.training import (
+    Candidates,
+    DistillationObjective,
+    Schedule,
+    bpr_terms,
+    distill,
+    train_teacher,
+)
+from promptmm_pyg.training.distill import CONTROL_WEIGHTS
+from promptmm_pyg.training.inputs import validation
+
+_STEPS = 6  # Measured, after one that warms up.
+_SECONDS = 10.0  # After which no further step is begun.
+_NEVER = 10**9
+
+
+class Cost(NamedTuple):
+    """What a few steps cost."""
+
+    name: str
+    num_parameters: int
+    parameter_bytes: int
+    seconds_a_step: float
+    steps_an_epoch: int
+    seconds_a_validation: float
+
+    def epochs_seconds(self, epochs: int, validate_every: int) -> float:
+        """The time that so many epochs would take."""
+        training = epochs * self.steps_an_epoch * self.seconds_a_step
+        return training + -(-epochs // validate_every) * self.seconds_a_validation
+
+
+class _EnoughError(Exception):
+    """Ends training once it has been seen at work."""
+
+
+class _Clock:
+    """Notes when each forward of training begins."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, module: torch.nn.Module, _: Any) -> None:
+        if not module.training:
+            return
+        self.times.append(time.perf_counter())
+        late = len(self.times) > 2 and self.times[-1] - self.times[0] > _SECONDS
+        if late or len(self.times) > _STEPS + 1:
+            raise _EnoughError
+
+    def seconds(self) -> float:
+        """The median step; the first one also allocates, and is left out."""
+        steps = [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
+        return statistics.median(steps[1:] or steps)
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--dry-run``."""
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='read the data, build the model, take a few steps and say how long it '
+        'would take and how much memory; write nothing',
+    )
+
+
+def without_cache(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of data that writes no encoded contents."""
+    content = [{**one, 'cache': None} for one in data.get('content', [])]
+    return {**data, 'content': content}
+
+
+def try_teacher(run: RunFolder, config: dict[str, Any], data: Prepared) -> str:
+    """A report on what it would take to train the teacher of a configuration."""
+    model = build_teacher(config, data.train)
+
+    def train(schedule: Schedule) -> None:
+        train_teacher(
+            model,
+            data.train,
+            data.val,
+            weights=config['weights'],
+            inputs=data.inputs,
+            schedule=schedule,
+            **config['train'],
+        )
+
+    cost = measure('teacher', model, train, config['train'], config['schedule'], data)
+    note = ''
+    if run.config_file.is_file():
+        note = f"\nnote: '{run.path}' holds a run, see --resume and --overwrite"
+    return report([cost], config['schedule'], data) + note
+
+
+def try_student(
+    run: RunFolder, config: dict[str, Any], student: dict[str, Any], data: Prepared
+) -> str:
+    """A report on what it would take to train the student of a configuration."""
+    teacher = load_teacher(run, config, data.train)
+    model = build_student(student, data.train)
+    targets = soft_targets(teacher, *data.inputs)
+    objective = DistillationObjective(targets, student['width'], **student['objective'])
+
+    def train(schedule: Schedule) -> None:
+        distill(
+            model,
+            teacher,
+            data.train,
+            data.val,
+            objective=objective,
+            candidates=Candidates(**student['candidates']),
+            weights=student['weights'],
+            inputs=data.inputs,
+            teacher_inputs=data.inputs,
+            schedule=schedule,
+            **student['distill'],
+        )
+
+    parts = (student['distill'], student['schedule'], data)
+    costs = [measure('student', model, train, *parts)]
+    if student['distill']['control']:
+        control = build_student(student, data.train)
+
+        def train_control(schedule: Schedule) -> None:
+            names = ('learning_rate', 'weight_decay', 'optimizer', 'batch_size', 'seed')
+            train_teacher(
+                control,
+                data.train,
+                data.val,
+                terms=bpr_terms,
+                weights={name: student['weights'][name] for name in CONTROL_WEIGHTS},
+                inputs=data.inputs,
+                schedule=schedule,
+                **{name: student['distill'][name] for name in names},
+            )
+
+        costs.append(measure('control', control, train_control, *parts))
+    note = ''
+    if (run.student / 'config.json').is_file():
+        note = f"\nnote: '{run.path}' has a student, see --resume and --overwrite"
+    return report(costs, student['schedule'], data) + note
+
+
+def measure(
+    name: str,
+    model: torch.nn.Module,
+    train: Callable[[Schedule], None],
+    options: Mapping[str, Any],
+    schedule: Mapping[str, Any],
+    data: Prepared,
+) -> Cost:
+    """Trains a model for a few steps, validates once, and tells what that cost.
+
+    Args:
+        name: What the model is called in the report.
+        model: Is left as these steps leave it.
+        train: Trains it on a schedule.
+        options: Hold the ``batch_size``.
+        schedule: Holds the ``monitor``.
+        data: The graphs.
+    """
+    clock = _Clock()
+    handle = model.register_forward_pre_hook(clock)
+    monitor = schedule['monitor']
+    long = Schedule(_NEVER, _NEVER, monitor, _NEVER, progress=False)
+    try:
+        train(long)
+    except _EnoughError:
+        pass
+    finally:
+        handle.remove()
+    started = time.perf_counter()
+    validation(model, data.inputs, data.val, monitor)
+    spent = time.perf_counter() - started
+    parameters = [x for x in model.parameters() if x.requires_grad]
+    interactions = data.train[INTERACTS].edge_index.size(1)
+    a_step = options['batch_size'] * options.get('propagate_every', 1)
+    return Cost(
+        name,
+        sum(x.numel() for x in parameters),
+        _bytes(parameters),
+        clock.seconds(),
+        -(-interactions // a_step),
+        spent,
+    )
+
+
+def report(costs: list[Cost], schedule: Mapping[str, Any], data: Prepared) -> str:
+    """What was measured and what follows from it, as text."""
+    every, epochs = schedule['validate_every'], schedule['epochs']
+    users, items = num_nodes_dict(data.train).values()
+    interactions = data.train[INTERACTS].edge_index.size(1)
+    lines = [f'data: {users} users, {items} items, {interactions} interactions']
+    for cost in costs:
+        epoch = cost.epochs_seconds(every, every) / every
+        lines += [
+            f'{cost.name}: {cost.num_parameters:,} parameters '
+            f'({bytes_text(cost.parameter_bytes)})',
+            f'  {cost.steps_an_epoch} steps an epoch of '
+            f'{seconds_text(cost.seconds_a_step)}, a validation '
+            f'{seconds_text(cost.seconds_a_validation)}: about {seconds_text(epoch)} '
+            f'an epoch',
+        ]
+    least = min(epochs, (schedule['patience'] + 1) * every)
+    low, high = (
+        sum(cost.epochs_seconds(number, every) for cost in costs)
+        for number in (least, epochs)
+    )
+    each = ' each' if len(costs) > 1 else ''
+    if least < epochs:
+        lines.append(
+            f'time: {seconds_text(low)} to {seconds_text(high)}: from {least} epochs'
+            f'{each}, the earliest that --patience ends training, to all {epochs}'
+        )
+    else:
+        lines.append(f'time: {seconds_text(high)} for {epochs} epochs{each}')
+    return '\n'.join([*lines, *_memory(costs, data), 'nothing was written'])
+
+
+def _memory(costs: list[Cost], data: Prepared) -> list[str]:
+    features = [x for of in modality_x_dict(data.val).values() for x in of.values()]
+    largest = max(cost.parameter_bytes for cost in costs)
+    # The best state so far, which these steps did not yet keep.
+    kept = sum(cost.parameter_bytes for cost in costs)
+    lines = []
+    peak = peak_memory()
+    if peak is not None:
+        lines.append(
+            f'memory: about {bytes_text(peak + kept)} at most: {bytes_text(peak)} '
+            f'measured, {bytes_text(kept)} for the best state'
+        )
+    lines.append(
+        f'  in it features {bytes_text(_bytes(features))}, parameters with gradients '
+        f"and the optimizer's moments {bytes_text(4 * largest)}"
+    )
+    free = available_memory()
+    if free is not None:
+        lines.append(f'  free now: {bytes_text(free)}')
+    return lines
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)
