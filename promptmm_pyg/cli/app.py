@@ -9,7 +9,18 @@ import warnings
 from collections.abc import Sequence
 
 from promptmm_pyg import __version__
-from promptmm_pyg.cli import data_check, demo, distill, evaluate, recommend, train
+from promptmm_pyg.cli import (
+    compare,
+    data_check,
+    demo,
+    distill,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    recommend,
+    train,
+)
 from promptmm_pyg.cli.parsing import Parser, UserError
 
 _DESCRIPTION = """\
@@ -25,6 +36,11 @@ Then, with your own data:
   promptmm distill runs/mine                 the student, and a recommender
   promptmm evaluate runs/mine                how good they are, on validation
   promptmm recommend runs/mine --users 7 42  what to show to whom
+  promptmm explain runs/mine --user 7        where a score comes from
+  promptmm compare runs/mine runs/other      settings and metrics side by side
+  promptmm export runs/mine --embeddings x.npz  for other programs
+If something does not work:
+  promptmm doctor                            what this machine lacks, and how to get it
 
 Results are printed to stdout, progress to stderr."""
 # What the library raises where a value does not fit; anything else is a bug.
@@ -50,6 +66,9 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(title='commands', metavar='COMMAND')
     for module in (data_check, train, distill, evaluate, recommend, demo):
         module.add_command(commands)
+    for module in (compare, export, doctor):
+        module.add_command(commands)
+    explain.add_command(commands)
     parser.set_defaults(run=None)
     return parser
 

@@ -13,6 +13,9 @@ COMMANDS = [
     ['evaluate'],
     ['recommend'],
     ['demo'],
+    ['compare'],
+    ['export'],
+    ['doctor'],
 ]
 
 
@@ -50,7 +53,8 @@ def test_an_unknown_option_names_the_help_to_read(fails):
 
 
 def test_an_option_may_not_be_abbreviated(fails):
-    assert 'required: --users' in fails('recommend', 'runs/x', '--user', '1')
+    message = fails('recommend', 'runs/x', '--user', '1')
+    assert 'one of the arguments --users --history is required' in message
 
 
 def test_a_message_of_the_library_is_one_line(fails, monkeypatch):

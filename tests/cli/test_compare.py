@@ -1,0 +1,172 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from promptmm_pyg.cli import compare, main
+from promptmm_pyg.cli.compare import why_incomparable
+from promptmm_pyg.cli.evaluate import evaluate_tables
+from promptmm_pyg.cli.models import load_tables, reload
+from promptmm_pyg.cli.run_folder import RunFolder
+from promptmm_pyg.evaluation import paired_bootstrap
+
+from .conftest import TRAIN
+
+
+@pytest.fixture(scope='module')
+def other(files, tmp_path_factory):
+    """A teacher of the same data with another width and without a prompt."""
+    run = tmp_path_factory.mktemp('runs') / 'other'
+    words = [files.table, '--features', f'text={files.text}', '--no-prompt']
+    words += ['--out', str(run), *TRAIN, '--embedding-dim', '6']
+    assert main(['train', *words]) == 0
+    return run
+
+
+def rows(out, start):
+    return [line.split() for line in out.splitlines() if line.startswith(start)]
+
+
+def test_runs_are_put_side_by_side(distilled, other, capsys):
+    assert main(['compare', str(distilled), str(other)]) == 0
+    out = capsys.readouterr().out
+    assert rows(out, 'teacher.embedding_dim') == [['teacher.embedding_dim', '8', '6']]
+    assert 'teacher.num_layers' not in out
+    assert 'data_sha256' not in out
+    assert rows(out, 'student: width') == [['student:', 'width', '4', '-']]
+    assert '\non validation\nmodel ' in out
+    assert f'\n{other} - {distilled}, with 95% intervals\nteacher  Recall@20 ' in out
+
+
+def test_metrics_and_intervals_are_those_of_the_library(distilled, other, capsys):
+    assert main(['compare', str(distilled), str(other), '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    evaluations = []
+    for folder in (distilled, other):
+        run = RunFolder(folder)
+        config = run.read_config()
+        data = reload(run, config)
+        evaluations.append(evaluate_tables(load_tables(run, config, data), data.val))
+    first, second = evaluations
+    assert found['runs'][0]['validation']['student'] == first['student'].metrics
+    assert found['runs'][1]['validation'] == {'teacher': second['teacher'].metrics}
+    (difference,) = found['differences']
+    assert difference['of'] == [str(other), str(distilled)]
+    assert difference['none_since'] is None
+    assert set(difference['intervals']) == {'teacher'}
+    by_metric = difference['intervals']['teacher']
+    assert len(by_metric) == 6
+    for name in ('Recall@20', 'MAP@20'):
+        expected = paired_bootstrap(
+            second['teacher'].per_user[name], first['teacher'].per_user[name]
+        )
+        assert by_metric[name] == vars(expected)
+
+
+def test_sizes_are_counted(distilled, other, capsys):
+    assert main(['compare', str(distilled), str(other), '--json']) == 0
+    one = json.loads(capsys.readouterr().out)['runs'][0]
+    assert one['parameters']['student'] == one['parameters']['control'] == 400
+    file = distilled / 'student' / 'model.safetensors'
+    assert one['bytes']['student'] == file.stat().st_size
+    served = (distilled / 'recommender').iterdir()
+    assert one['recommender_bytes'] == sum(path.stat().st_size for path in served)
+
+
+def test_equal_runs_differ_in_nothing(distilled, copy_of, capsys):
+    assert main(['compare', str(distilled), str(copy_of(distilled)), '-k', '10']) == 0
+    out = capsys.readouterr().out
+    assert out.startswith('no setting differs\n')
+    zero = '+0.0000  [+0.0000, +0.0000]  not clear: zero is inside'
+    assert out.count(zero) == 18
+    assert 'Recall@10     +0' in out
+
+
+def test_other_interactions_have_no_intervals(files, distilled, tmp_path, capsys):
+    run = str(tmp_path / 'run')
+    words = [files.table, '--features', f'text={files.text}', '--split-seed', '9']
+    assert main(['train', *words, '--out', run, *TRAIN]) == 0
+    capsys.readouterr()
+    assert main(['compare', str(distilled), run]) == 0
+    out = capsys.readouterr().out
+    assert 'no intervals: the runs differ in users, items or training' in out
+    assert rows(out, 'data.split.seed') == [['data.split.seed', '0', '9']]
+
+
+def test_other_features_of_the_same_interactions_are_compared(
+    files, distilled, tmp_path, capsys
+):
+    run = str(tmp_path / 'run')
+    words = [files.table, '--features', f'sound={files.text}', '--out', run]
+    assert main(['train', *words, *TRAIN]) == 0
+    capsys.readouterr()
+    assert main(['compare', str(distilled), run]) == 0
+    out = capsys.readouterr().out
+    assert 'no intervals' not in out
+    assert rows(out, 'data.features')
+
+
+def test_without_the_data_the_written_metrics_are_shown(
+    files, distilled, tmp_path, capsys
+):
+    data = shutil.copytree(files.layout, tmp_path / 'data')
+    run = tmp_path / 'run'
+    assert main(['train', str(data), '--out', str(run), *TRAIN]) == 0
+    written = json.loads((run / 'teacher' / 'metrics.json').read_text())
+    shutil.rmtree(data)
+    capsys.readouterr()
+    assert main(['compare', str(distilled), str(run), '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['runs'][1]['validation']['teacher'] == written['validation']
+    assert found['runs'][1]['parameters'] == {'teacher': None}
+    why = found['differences'][0]['none_since']
+    assert why.startswith('the metrics are those written in training, since')
+    assert str(run) in why
+
+
+def test_what_is_held_out_is_compared_as_a_set():
+    pairs = torch.tensor([[0, 1, 1], [5, 2, 3]])
+    seen = [
+        compare.Seen('x', {}, {}, {}, None, {}, '', ('hash', task))
+        for task in (pairs, pairs.flip(1), pairs + 1, pairs[:, :2])
+    ]
+    assert why_incomparable(seen[0], seen[1]) is None
+    for other_seen in seen[2:]:
+        why = why_incomparable(seen[0], other_seen)
+        assert why == 'the runs differ in what is held out for validation'
+
+
+def test_test_data_are_not_read(distilled, other, monkeypatch):
+    asked = []
+
+    def watched(tables, graph):
+        asked.append(graph)
+        return evaluate_tables(tables, graph)
+
+    monkeypatch.setattr(compare, 'evaluate_tables', watched)
+    assert main(['compare', str(distilled), str(other)]) == 0
+    run = RunFolder(distilled)
+    data = reload(run, run.read_config())
+    val, test = (
+        graph['user', 'interacts', 'item'].edge_label_index
+        for graph in (data.val, data.test)
+    )
+    assert not torch.equal(val, test)
+    for graph in asked:
+        label = graph['user', 'interacts', 'item'].edge_label_index
+        assert torch.equal(label, val)
+    assert not (distilled / 'evaluation-test.json').exists()
+
+
+def test_one_run_is_not_enough(distilled, fails):
+    assert 'two or more runs are needed' in fails('compare', distilled)
+
+
+def test_a_run_is_named_once(distilled, fails):
+    message = fails('compare', distilled, f'{distilled}/../{distilled.name}')
+    assert 'each run is to be named once' in message
+
+
+def test_what_is_no_run_is_a_mistake(distilled, tmp_path, fails):
+    assert 'is not a run' in fails('compare', distilled, tmp_path)

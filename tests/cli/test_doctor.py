@@ -1,0 +1,168 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from promptmm_pyg.cli import doctor, main, requirements
+from promptmm_pyg.cli.doctor import Check
+from promptmm_pyg.cli.machine import GIB
+
+
+def levels(checks):
+    return {check.about: check.level for check in checks}
+
+
+def test_this_machine_is_fine(tmp_path, capsys):
+    assert main(['doctor', '--out', str(tmp_path / 'a' / 'b')]) == 0
+    out = capsys.readouterr().out
+    assert f'\nok       torch: {torch.__version__}\n' in out
+    assert '\nok       self test: trained, saved and loaded in ' in out
+    assert f"'{tmp_path / 'a' / 'b'}' can be written\n" in out
+    assert '\n0 problems, ' in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_problem_sets_the_status_and_has_its_fix(tmp_path, capsys, monkeypatch):
+    def broken():
+        raise OSError('no  such\nlibrary')
+
+    monkeypatch.setattr(doctor, '_self_test', broken)
+    assert main(['doctor', '--out', str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert (
+        'problem  self test: OSError: no such library\n         what to do: Install '
+    ) in out
+    assert '\n1 problems, ' in out
+
+
+def test_every_problem_and_note_has_a_fix(monkeypatch):
+    monkeypatch.setattr(requirements, 'version', missing_package)
+    found = [*doctor.check_versions(), *doctor.check_extras()]
+    assert all(check.fix for check in found if check.level != 'ok')
+    assert {check.level for check in found} == {'ok', 'problem', 'note'}
+
+
+def missing_package(name):
+    raise requirements.PackageNotFoundError(name)
+
+
+def test_a_package_that_is_needed_is_a_problem_an_extra_a_note(monkeypatch):
+    monkeypatch.setattr(requirements, 'version', missing_package)
+    found = levels(doctor.check_versions())
+    assert found.pop('python') == 'ok'
+    assert set(found.values()) == {'problem'}
+    assert set(levels(doctor.check_extras()).values()) == {'note'}
+
+
+def test_a_version_that_is_too_old_is_a_problem(monkeypatch):
+    monkeypatch.setattr(requirements, 'version', lambda name: '0.1')
+    torch_check = next(c for c in doctor.check_versions() if c.about == 'torch')
+    assert torch_check == Check(
+        'problem', 'torch', '0.1 is too old', "pip install 'torch>=2.6'"
+    )
+    frames = next(c for c in doctor.check_extras() if c.about == 'extra frames')
+    assert frames.level == 'note'
+    assert 'pandas 2.2 or later (here 0.1)' in frames.text
+
+
+def test_an_old_python_is_a_problem(monkeypatch):
+    monkeypatch.setattr(doctor, 'required', lambda: '99.0')
+    assert levels(doctor.check_versions())['python'] == 'problem'
+
+
+def test_a_package_that_is_not_installed_is_a_problem(monkeypatch):
+    monkeypatch.setattr(doctor, 'required', lambda: None)
+    (check,) = doctor.check_versions()
+    assert (check.level, check.text) == ('problem', 'is not installed')
+
+
+def test_code_that_is_newer_than_its_metadata_is_a_note(monkeypatch):
+    monkeypatch.setattr(doctor, 'requirements', lambda extra: {})
+    found = doctor.check_extras()
+    assert {check.level for check in found} == {'note'}
+    assert 'its code is newer' in found[0].text
+
+
+def test_a_kernel_that_does_not_load_is_a_problem(monkeypatch):
+    def broken(name):
+        raise OSError('undefined symbol: torch')
+
+    monkeypatch.setattr(doctor, 'missing', lambda extra: [])
+    monkeypatch.setattr(doctor, 'requirements', lambda extra: {'some': '1'})
+    monkeypatch.setattr(doctor.importlib, 'import_module', broken)
+    found = {check.about: check for check in doctor.check_extras()}
+    assert found['extra kernels'].level == 'problem'
+    assert (
+        'torch_scatter does not load: undefined symbol' in found['extra kernels'].text
+    )
+    assert '--no-build-isolation' in found['extra kernels'].fix
+    assert found['extra content'].level == 'problem'
+    assert found['extra viz'].level == 'ok'
+
+
+@pytest.mark.parametrize(
+    ('have', 'used', 'level'), [(2, 4, 'note'), (2, 2, 'ok'), (4, 1, 'note')]
+)
+def test_threads_should_be_as_many_as_cores(monkeypatch, have, used, level):
+    monkeypatch.setattr(doctor, 'cores', lambda: have)
+    monkeypatch.setattr(doctor.torch, 'get_num_threads', lambda: used)
+    (check,) = doctor.check_threads()
+    assert check.level == level
+    assert bool(check.fix) == (level == 'note')
+
+
+@pytest.mark.parametrize(
+    ('free', 'level'), [(None, 'ok'), (2 * GIB - 1, 'note'), (2 * GIB, 'ok')]
+)
+def test_little_memory_is_a_note(monkeypatch, free, level):
+    monkeypatch.setattr(doctor, 'available_memory', lambda: free)
+    (check,) = doctor.check_memory()
+    assert check.level == level
+
+
+def test_a_gpu_that_does_not_compute_is_a_note(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+
+    def broken(*sizes, device):
+        raise RuntimeError(f'no kernel image on {device}')
+
+    monkeypatch.setattr(doctor.torch, 'ones', broken)
+    (check,) = doctor.check_gpus()
+    assert check.level == 'note'
+    assert check.text == 'does not compute: no kernel image on cuda:0'
+
+
+def test_no_gpu_is_fine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    (check,) = doctor.check_gpus()
+    assert check.level == 'ok'
+
+
+def test_a_file_is_no_place_to_write(tmp_path):
+    (tmp_path / 'x').write_text('mine')
+    check = doctor.check_writing(tmp_path / 'x')
+    assert check.level == 'problem'
+    assert f"'{tmp_path / 'x'}' cannot be written: " in check.text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_a_folder_without_the_right_is_a_problem(tmp_path):
+    tmp_path.chmod(0o500)
+    assert doctor.check_writing(tmp_path / 'runs').level == 'problem'
+    tmp_path.chmod(0o700)
+
+
+def test_embeddings_that_do_not_come_back_fail_the_self_test(monkeypatch):
+    monkeypatch.setattr(doctor, 'load_tensors', zeros_of(doctor.load_tensors))
+    (check,) = doctor.check_self()
+    assert check.level == 'problem'
+    assert 'did not come back' in check.text
+
+
+def zeros_of(load):
+    def loaded(path: Path, what: str):
+        return {name: 0 * x for name, x in load(path, what).items()}
+
+    return loaded
