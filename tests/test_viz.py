@@ -1,11 +1,16 @@
+import random
 import subprocess
 import sys
 
 import matplotlib as mpl
 import pytest
+import torch
 
+from promptmm_pyg.explain import pca_map
 from promptmm_pyg.viz import (
     Bar,
+    plot_embedding_map,
+    plot_explanation,
     plot_learning_curves,
     plot_metric_bars,
     plot_run,
@@ -130,6 +135,8 @@ def test_a_value_outside_its_interval_is_an_error(bar):
         ('plot_learning_curves', lambda: plot_learning_curves(CURVES)),
         ('plot_metric_bars', lambda: plot_metric_bars(BARS)),
         ('plot_run', lambda: plot_run(CURVES, BARS)),
+        ('plot_explanation', lambda: plot_explanation(PANELS)),
+        ('plot_embedding_map', lambda: plot_embedding_map(TABLES)),
     ],
 )
 def test_without_matplotlib_the_extra_is_named(name, plot, monkeypatch):
@@ -150,3 +157,147 @@ def test_neither_the_import_nor_pyplot_comes_along():
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ['False', 'False']
+
+
+PANELS = {
+    'by part': [('id', 0.5), ('text', -0.2), ('prompt', 0.1)],
+    'by neighbor': [('a', 0.4), ('a', 0.0)],
+}
+
+
+def test_parts_are_bars_with_their_sum_below():
+    ax, other = plot_explanation(PANELS, 'why').axes
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx(
+        [0.5, -0.2, 0.1, 0.4]
+    )
+    names = [x.get_text() for x in ax.get_yticklabels()]
+    assert names == ['id', 'text', 'prompt', 'sum']
+    assert [x.get_text() for x in ax.texts] == ['+0.500', '-0.200', '+0.100', '+0.400']
+    low, high = ax.get_ylim()
+    assert low > high  # The first part is the uppermost.
+    assert len(other.patches) == 3
+
+
+def test_what_lowers_a_score_has_another_color():
+    ax = plot_explanation(PANELS).axes[0]
+    up, down, again, total = (bar.get_facecolor() for bar in ax.patches)
+    assert up == again
+    assert len({up, down, total}) == 3
+
+
+def test_all_panels_have_one_scale_with_room_for_every_number():
+    figure = plot_explanation(PANELS)
+    figure.draw_without_rendering()
+    left, right = figure.axes
+    assert left.get_xlim() == right.get_xlim()
+    for ax in figure.axes:
+        frame = ax.get_window_extent()
+        for number in ax.texts:
+            box = number.get_window_extent()
+            assert frame.x0 <= box.x0
+            assert box.x1 <= frame.x1
+
+
+def test_long_names_are_cut_and_small_numbers_are_not_zero():
+    ax = plot_explanation({'x': [('n' * 80, 0.00012)]}).axes[0]
+    assert len(ax.get_yticklabels()[0].get_text()) == 30
+    assert ax.texts[0].get_text() == '+0.00012'
+
+
+def test_a_score_of_zero_can_be_drawn():
+    assert plot_explanation({'x': [('a', 0.0)]}).axes[0].get_xlim() == (0.0, 1.0)
+
+
+@pytest.mark.parametrize('panels', [{}, {'by part': []}])
+def test_no_parts_are_an_error(panels):
+    with pytest.raises(ValueError, match="'panels' needs at least one part each"):
+        plot_explanation(panels)
+
+
+def table(width, seed=0):
+    return torch.randn(9, width, generator=torch.Generator().manual_seed(seed))
+
+
+TABLES = {'image': table(5), 'text': table(3, seed=1)}
+
+
+def points(ax):
+    return torch.tensor(ax.collections[0].get_offsets().tolist())
+
+
+def test_a_map_shows_every_row_of_every_table_where_the_axes_put_it():
+    figure = plot_embedding_map(TABLES)
+    assert len(figure.axes) == 2
+    for ax, (name, x) in zip(figure.axes, TABLES.items(), strict=True):
+        found = pca_map(x)
+        expected = found.points[torch.tensor(random.Random(0).sample(range(9), 9))]
+        torch.testing.assert_close(points(ax), expected.float(), check_dtype=False)
+        assert ax.get_title() == f'{name} (9 rows)'
+        assert f'{found.share[0]:.0%}' in ax.get_xlabel()
+
+
+def test_absent_rows_are_neither_drawn_nor_do_they_move_others():
+    mask = torch.tensor([True, False, True, True, False, True, True, True, True])
+    x = TABLES['text'].masked_fill(~mask[:, None], 1000.0)
+    ax = plot_embedding_map({'text': x}, mask_dict={'text': mask}).axes[0]
+    assert ax.get_title() == 'text (7 rows)'
+    expected = pca_map(TABLES['text'][mask]).points.sort(dim=0).values
+    torch.testing.assert_close(points(ax).sort(dim=0).values, expected)
+
+
+def test_of_many_points_some_are_drawn():
+    ax = plot_embedding_map(TABLES, max_points=4).axes[0]
+    assert len(points(ax)) == 4
+    assert ax.get_title() == 'image (9 rows)'
+
+
+def test_the_five_most_frequent_words_are_told_apart():
+    labels = list('aabbccdde') + list('fghij')
+    x = torch.cat([TABLES['text'], TABLES['text'][:5]])
+    figure = plot_embedding_map({'text': x}, labels, label_name='kind')
+    legend = figure.legends[0]
+    words = [entry.get_text() for entry in legend.get_texts()]
+    assert words == ['a', 'b', 'c', 'd', 'e', 'other']
+    assert legend.get_title().get_text() == 'kind'
+    order = random.Random(0).sample(range(14), 14)
+    colors = figure.axes[0].collections[0].get_facecolors()[:, :3].tolist()
+    by_label = {}
+    for node, color in zip(order, colors, strict=True):
+        by_label.setdefault(labels[node], set()).add(tuple(color))
+    assert all(len(found) == 1 for found in by_label.values())
+    assert by_label['f'] == by_label['j'] != by_label['e']
+
+
+def test_numbers_are_a_scale_of_color_with_a_name():
+    figure = plot_embedding_map(TABLES, [0, 1, 5, 9, 0, 2, 100, 3, 3], label_name='n')
+    assert figure.axes[-1].get_ylabel() == 'n'
+    assert set(figure.axes[0].collections[0].get_array().tolist()) >= {0, 100}
+
+
+def test_equal_numbers_can_be_drawn():
+    plot_embedding_map(TABLES, [2.0] * 9).draw_without_rendering()
+
+
+def test_places_without_a_table_are_empty():
+    figure = plot_embedding_map(dict.fromkeys('abcde', TABLES['text']))
+    assert len(figure.axes) == 5
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'x_dict': {}}, "'x_dict' needs tables of the same nodes, one at least"),
+        ({'x_dict': {'a': table(2), 'b': table(2)[:3]}}, "'b': 3"),
+        ({'x_dict': {'a': table(2)[:0]}}, "'x_dict' needs tables"),
+        ({'labels': ['a']}, r"'labels' needs one entry a row \(got 1 for 9 rows\)"),
+        ({'max_points': 0}, r"'max_points' needs to be positive \(got 0\)"),
+        (
+            {'mask_dict': {'text': torch.zeros(9, dtype=torch.bool)}},
+            r"'mask_dict' needs 9 entries .* for 'text' \(got 9 with 0\)",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_a_map_of_what_does_not_fit_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        plot_embedding_map(**{'x_dict': TABLES, **options})
