@@ -1,13 +1,19 @@
 """``promptmm data check``: what a data set holds and what is wrong with it."""
 
 import argparse
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from promptmm_pyg.cli.data_options import add_data_options, data_config
 from promptmm_pyg.cli.data_source import findings, load_split
+from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.tables import table
 from promptmm_pyg.data import (
     INTERACTS,
+    ITEM,
     Split,
     modality_mask_dict,
     modality_x_dict,
@@ -16,15 +22,17 @@ from promptmm_pyg.data import (
 
 _DESCRIPTION = """\
 Read a data set, say what was found, and list everything that is wrong with it or
-odd about it, with what to do: leaks between training and test, repeated pairs,
-broken or missing features, users without training interactions.
+odd about it, with what to do: leaks between training and what is held out, also
+through a graph among items; repeated pairs; ids that nothing is known of; broken,
+missing or constant features, or such that seem to be in another order than the items.
 
 The exit status is 1 if there is an error; warnings alone give 0."""
 _EXAMPLE = """\
 example:
   promptmm data check data/tiktok
   promptmm data check clicks.csv --user-column user --item-column movie \\
-      --features text=plots.csv --split leave-one-out"""
+      --features text=plots.csv --split leave-one-out
+  promptmm data check data/tiktok --item-graph bought_together.npy"""
 
 
 def add_command(commands: Any) -> None:
@@ -39,6 +47,12 @@ def add_command(commands: Any) -> None:
         epilog=_EXAMPLE,
     )
     add_data_options(parser)
+    parser.add_argument(
+        '--item-graph',
+        metavar='FILE',
+        help='also check a graph among items for leaks: .npy with two rows of whole '
+        'numbers, the items (counted from zero) that each edge joins',
+    )
     parser.set_defaults(run=run)
 
 
@@ -46,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints the report; returns 1 if the data have errors."""
     config = data_config(args)
     split = load_split(config)
+    if args.item_graph is not None:
+        split.train[ITEM, 'given', ITEM].edge_index = _read_edges(args.item_graph)
     print(f"'{args.path}' read as {config['format']}")
     print(describe(split))
     errors, warnings = findings(split)
@@ -75,6 +91,20 @@ def describe(split: Split) -> str:
     if not rows:
         return '\n'.join([*lines, 'no modalities'])
     return '\n'.join([*lines, table(['modality', 'of', 'width', 'missing'], rows)])
+
+
+def _read_edges(path: str) -> torch.Tensor:
+    if not Path(path).is_file():
+        raise UserError(f"--item-graph names a file that is not there: '{path}'")
+    try:
+        edges = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"'{path}' is no .npy file of numbers: {error}") from error
+    is_array = isinstance(edges, np.ndarray)
+    if not is_array or edges.dtype.kind not in 'iu' or edges.shape[:-1] != (2,):
+        what = f'{edges.dtype} {list(edges.shape)}' if is_array else 'several arrays'
+        raise UserError(f"'{path}' needs whole numbers of shape [2, E] (got {what})")
+    return torch.from_numpy(edges.astype(np.int64))
 
 
 _HELD = ('val', 'test')

@@ -17,9 +17,13 @@ def validate(data: HeteroData | Split) -> list[Finding]:
     Errors are what makes results wrong: a broken schema, indices out of range,
     repeated edges, reverse edges that do not mirror the interactions, features
     with NaN, infinity or the wrong number of rows and, in a split, any positive
-    of validation or test that training can see. Warnings are what is often an
-    accident: users or items without training edges, zero, repeated or constant
-    features.
+    of validation or test that training can see, also through edges of other types
+    and through graphs among items (or users) that were made of who took what:
+    those whose every edge joins what some interaction brings together, held-out
+    ones included. Warnings are what is often an accident: users or items without
+    training edges or in no part at all, raw ids that differ in spaces or case
+    only, zero, repeated or constant features, and features that are no more alike
+    for two items of one user than for any two, as rows in another order are.
 
     Args:
         data: A graph, or the three graphs of a split.

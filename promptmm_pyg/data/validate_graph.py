@@ -112,6 +112,13 @@ def _check_raw_ids(name: str, data: HeteroData) -> list[Finding]:
             problem = f'{len(ids)} ids, {different} different, for {num_nodes} nodes'
             where = f"{name}['{node_type}'].raw_id"
             found.append(Finding('error', where, problem, 'Give each node one id'))
+        # As '7' and ' 7', or 'A1' and 'a1', from files that were written apart.
+        alike = different - len({str(raw).strip().casefold() for raw in ids.tolist()})
+        if alike:
+            problem = f'{alike} ids differ from another in spaces or case only'
+            where = f"{name}['{node_type}'].raw_id"
+            fix = 'If they mean the same, write them alike and read the files again'
+            found.append(Finding('warning', where, problem, fix))
     return found
 
 

@@ -6,13 +6,18 @@ from torch_geometric.data import HeteroData
 from promptmm_pyg.data.finding import Finding, in_range, keys
 from promptmm_pyg.data.schema import (
     INTERACTS,
+    ITEM,
+    NODE_TYPES,
     REV_INTERACTS,
+    USER,
     modality_mask_dict,
     modality_x_dict,
     num_nodes_dict,
 )
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.data.validate_graph import check_graph, check_structure
+from promptmm_pyg.data.validate_leaks import check_other_edges
+from promptmm_pyg.data.validate_order import check_order
 
 
 def check_split(split: Split) -> list[Finding]:
@@ -28,6 +33,9 @@ def check_split(split: Split) -> list[Finding]:
         for name in ('val', 'test'):
             found += _check_held_out(name, getattr(split, name), split.train)
         found += _check_overlap(split)
+        if not any(finding.level == 'error' for finding in found):
+            found += check_other_edges(split) + _check_dead(split)
+            found += check_order('train', split.train)
     return found
 
 
@@ -93,3 +101,40 @@ def _check_overlap(split: Split) -> list[Finding]:
     problem = f'{shared} positives of validation are test positives too'
     fix = 'Whatever is chosen on validation has seen them: keep them in one part'
     return [Finding('error', 'val and test', problem, fix)]
+
+
+def _check_dead(split: Split) -> list[Finding]:
+    """Nodes that no part knows, and positives of nodes that training does not know."""
+    found = []
+    labels = {name: graph[INTERACTS].edge_label_index for name, graph in _parts(split)}
+    train = split.train[INTERACTS].edge_index
+    for side, node_type in enumerate(NODE_TYPES):
+        num_nodes = num_nodes_dict(split.train)[node_type]
+        every = torch.cat([train[side], *(x[side] for x in labels.values())])
+        dead = num_nodes - every.unique().numel()
+        if dead:
+            problem = f'{dead} of {num_nodes} are in no interaction of any part'
+            where = f"train['{node_type}']"
+            found.append(Finding('warning', where, problem, _DEAD[node_type]))
+        for name in ('val', 'test'):
+            cold = int((~torch.isin(labels[name][side], train[side])).sum())
+            if cold:
+                problem = f'{cold} positives are of {node_type}s without training edges'
+                where = f'{name}: edge_label_index'
+                found.append(Finding('warning', where, problem, _COLD[node_type]))
+    return found
+
+
+def _parts(split: Split) -> list[tuple[str, HeteroData]]:
+    return list(split._asdict().items())
+
+
+_DEAD = {
+    USER: 'Drop them: they only make tables longer',
+    ITEM: 'Drop them if they cannot be recommended; each takes a place in the ranking',
+}
+_COLD = {
+    USER: 'No model that learns by user can rank for them: leave them out, or expect '
+    'lower numbers',
+    ITEM: 'Only features can find them: look at warm and cold items apart',
+}

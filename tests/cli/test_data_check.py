@@ -1,7 +1,9 @@
 import json
+import re
 import shutil
 
 import numpy as np
+import pytest
 
 from promptmm_pyg.cli import main
 
@@ -57,3 +59,38 @@ def test_data_without_features_are_described(files, capsys):
 def test_a_modality_can_be_left_out(files, capsys):
     assert main(['data', 'check', files.layout, '--features', 'text=']) == 0
     assert 'no modalities' in capsys.readouterr().out
+
+
+def test_a_graph_among_items_is_checked_for_leaks(files, tmp_path, capsys):
+    together = set()
+    every = np.concatenate([x.numpy() for x in files.edges.values()], axis=1)
+    for user in np.unique(every[0]):
+        items = every[1][every[0] == user].tolist()
+        together |= {(a, b) for a in items for b in items if a != b}
+    np.save(tmp_path / 'graph.npy', np.array(sorted(together)).T)
+    words = ['data', 'check', files.layout, '--item-graph', str(tmp_path / 'graph.npy')]
+    assert main(words) == 1
+    out = capsys.readouterr().out
+    assert "error: train['item', 'given', 'item']: joins " in out
+    assert main(words[:3]) == 0
+
+
+@pytest.mark.parametrize(
+    ('content', 'match'),
+    [
+        (np.ones((3, 2), dtype=np.int64), r'needs whole numbers of shape \[2, E\]'),
+        (np.ones((2, 2)), r'got float64 \[2, 2\]'),
+        (np.array([[{}], [{}]]), 'is no .npy file of numbers'),
+    ],
+)
+def test_what_is_no_graph_among_items_is_a_mistake(
+    files, tmp_path, fails, content, match
+):
+    np.save(tmp_path / 'graph.npy', content, allow_pickle=True)
+    words = ['data', 'check', files.layout, '--item-graph', tmp_path / 'graph.npy']
+    assert re.search(match, fails(*words))
+
+
+def test_a_graph_that_is_not_there_is_a_mistake(files, fails):
+    words = ['data', 'check', files.layout, '--item-graph', 'nowhere.npy']
+    assert "--item-graph names a file that is not there: 'nowhere.npy'" in fails(*words)
