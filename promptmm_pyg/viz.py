@@ -214,7 +214,7 @@ def _draw_parts(ax: 'Axes', parts: Sequence[tuple[str, float]]) -> None:
         color = _COLORS[0] if value >= 0 else _COLORS[1]
         ax.barh(place, value, color='0.45' if place == last else color, height=0.66)
         ax.annotate(
-            f'{value:+.3g}' if 0 < abs(value) < 0.01 else f'{value:+.3f}',
+            f'{value:+.2g}' if 0 < abs(value) < 0.01 else f'{value:+.3f}',
             (value, place),
             xytext=(4 if value >= 0 else -4, 0),
             textcoords='offset points',

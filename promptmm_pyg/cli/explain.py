@@ -21,8 +21,9 @@ from promptmm_pyg.explain import Explainer, Explanation, Side
 _DESCRIPTION = """\
 Take the score of an item for a user apart, exactly: by the ids, each modality and the
 prompt (of what two of them give together, each gets half), by the items that the user
-took, and by the users who took the item. Each table adds up to the score. A neighbor
-also counts for what reached it from others on the way.
+took, and by the users who took the item. Each table adds up to the score. The further
+columns of the last two say which part of the user's (the item's) embedding it is. A
+neighbor also counts for what reached it from others on the way.
 
 The teacher is explained unless --model says otherwise; a student has ids alone. With
 --map, the items are drawn as each part of the model sees them, on two principal axes,
@@ -43,9 +44,13 @@ class _Names:
     titles: dict[str, str]
 
     def __call__(self, node_type: str, node: int) -> str:
+        name = self.full(node_type, node)
+        return name if len(name) <= _WIDTH else f'{name[: _WIDTH - 3].rstrip()}...'
+
+    def full(self, node_type: str, node: int) -> str:
         raw = str(self.ids[node_type][node])
         title = self.titles.get(raw) if node_type == ITEM else None
-        return _short(raw if title is None else f'{raw}  {title}')
+        return raw if title is None else f'{raw}  {title}'
 
     def find(self, option: str, node_type: str, text: str) -> int:
         known = [str(raw) for raw in self.ids[node_type]]
@@ -187,7 +192,7 @@ def _head(
 ) -> str:
     lines = [
         f'user   {names(USER, explanation.user)}',
-        f'item   {names(ITEM, explanation.item)}',
+        f'item   {names.full(ITEM, explanation.item)}',
         f'score  {explanation.score:.4f} by the {model}, rank {rank} of {unseen} '
         f'{"with" if taken else "among"} the items the user has not seen',
     ]
@@ -294,7 +299,3 @@ def _draw_map(path: str, explainer: Explainer, train: HeteroData, model: str) ->
 def _written(path: str, quiet: bool) -> None:
     if not quiet:
         print(f'\nwritten to {path}')
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _WIDTH else text[: _WIDTH - 3].rstrip() + '...'

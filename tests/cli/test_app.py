@@ -14,6 +14,7 @@ COMMANDS = [
     ['recommend'],
     ['demo'],
     ['compare'],
+    ['explain'],
     ['export'],
     ['doctor'],
 ]

@@ -99,10 +99,13 @@ def test_an_item_of_the_history_is_said_to_be_one(trained, loaded, capsys):
     assert explain(trained, capsys, '--user', 'u3', '--item', item)['seen'] is True
 
 
-def test_tables_have_ids_titles_and_the_rank(trained, capsys):
-    out = text(trained, capsys, '--user', 'u3', '--item', 'i5', '-k', '1')
+def test_tables_have_ids_titles_and_the_rank(trained, loaded, capsys):
+    graph, _ = loaded
+    busiest = int(graph[INTERACTS].edge_index[0].bincount().argmax())
+    user = graph['user'].raw_id[busiest]
+    out = text(trained, capsys, '--user', user, '--item', 'i5', '-k', '1')
     lines = out.splitlines()
-    assert lines[:2] == ['user   u3', 'item   i5  The i5']
+    assert lines[:2] == [f'user   {user}', 'item   i5  The i5']
     assert lines[2].startswith('score  ')
     assert ' by the teacher, rank ' in lines[2]
     head = next(n for n, line in enumerate(lines) if line.startswith('what the user'))
@@ -167,3 +170,19 @@ def test_a_student_that_is_not_there_is_named(trained, fails):
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, fails):
     assert 'is not a run' in fails('explain', tmp_path, '--user', 'u3')
+
+
+def test_a_long_title_is_cut_in_tables_only(trained, copy_of, capsys, tmp_path):
+    run = copy_of(trained)
+    config = json.loads((run / 'config.json').read_text())
+    titles = tmp_path / 'long.csv'
+    long = 'x' * 70
+    rows = [f'i{number},{long}' for number in range(60)]
+    titles.write_text('\n'.join(['item_id,title', *rows]))
+    config['titles']['path'] = str(titles)
+    (run / 'config.json').write_text(json.dumps(config))
+    lines = text(run, capsys, '--user', 'u3', '--item', 'i5').splitlines()
+    assert lines[1] == f'item   i5  {long}'
+    cut = [line for line in lines if 'xxx...' in line]
+    assert cut
+    assert all(line.split('  ')[1].endswith('...') for line in cut)
