@@ -51,8 +51,8 @@ def add_command(commands: Any) -> None:
     what.add_argument(
         '--embeddings',
         metavar='FILE',
-        help='ids and embeddings: .npz, or .parquet (then FILE.users.parquet and '
-        'FILE.items.parquet)',
+        help='ids and embeddings: NAME.npz, or NAME.parquet, which becomes '
+        'NAME.users.parquet and NAME.items.parquet',
     )
     what.add_argument('--faiss', metavar='FILE', help='a faiss index of the items')
     what.add_argument(
