@@ -127,8 +127,8 @@ class Explanation:
 
     def summary(self, k: int = 5, label: Label = _position) -> str:
         """Returns three tables: the score by source, by what the user took and by who
-        took the item. The further columns of these two are the sources of that one end's
-        embedding: a row of :attr:`pairs` or a column, not half of both.
+        took the item. The further columns of these two are the sources of that one
+        end's embedding, not half of both.
 
         Args:
             k: How many neighbors of each end. (default: ``5``)
