@@ -1,0 +1,230 @@
+"""What missing content costs, and what helps: from no item without it to nearly all.
+
+    python -m benchmarks.missing --seeds 0 1 2
+
+Planted data in which a share of the items lacks every modality, in training and in
+serving. The items are the same for all models, and those of a smaller share are among
+those of a larger. All models have the same epochs and trials, of which the best on
+validation at the first seed is kept for all; the test positives are read once per
+model and seed. Finished trainings are kept under ``--work``. Writes
+``benchmarks/results/missing.json``.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_geometric.data import HeteroData
+
+from benchmarks.run import spread
+from promptmm_pyg.data import (
+    ITEM,
+    USER,
+    modality_mask_dict,
+    modality_x_dict,
+    num_nodes_dict,
+    planted_dataset,
+    split_per_user,
+)
+from promptmm_pyg.evaluation import evaluate, paired_bootstrap
+from promptmm_pyg.nn import LightGCN, PromptMMTeacher
+from promptmm_pyg.training import (
+    TEACHER_WEIGHTS,
+    Schedule,
+    bpr_terms,
+    embed,
+    load_state,
+    message_operators,
+    save_state,
+    train_teacher,
+)
+from promptmm_pyg.transforms import (
+    AddBipartiteNorm,
+    AddModalityPCA,
+    ImputeFromNeighbors,
+    StandardizeModalities,
+)
+
+METRIC = 'Recall@20'
+SIZES = (2000, 1000)  # Users and items.
+DATA_SEED = 1
+PROMPT_CHANNELS = 16
+MODEL: dict[str, Any] = {'embedding_dim': 32, 'num_layers': 2}
+LEARNING_RATE = 1e-2
+BATCH_SIZE = 1024
+SCHEDULE = Schedule(epochs=30, patience=6, validate_every=2, progress=False)
+L2 = (0.05, 0.15)  # The trials of every model.
+FLOOR, IMPUTED = 'LightGCN, no content', 'neighbors'
+TEACHERS: dict[str, dict[str, Any]] = {
+    'zero': {'missing': 'zero'},
+    'token': {'missing': 'token'},
+    'token, modality_dropout': {'missing': 'token', 'modality_dropout': 0.2},
+    IMPUTED: {},  # Reads what is filled in, and no mask.
+}
+
+
+def hide_content(data: HeteroData, share: float, seed: int) -> HeteroData:
+    """A copy in which a share of the items lacks every modality: zero, and false in
+    the mask. With the same seed, the items of a smaller share are among them.
+
+    Args:
+        data: Graph with features on items.
+        share: Share of the items, in [0, 1].
+        seed: Which draw.
+
+    Raises:
+        ValueError: If ``share`` is none.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"'share' needs to be in [0, 1] (got {share})")
+    num_items = num_nodes_dict(data)[ITEM]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(num_items, generator=generator)
+    hidden = order[: round(share * num_items)]
+    out, masks = data.clone(), modality_mask_dict(data)
+    for modality, x_dict in modality_x_dict(data).items():
+        if ITEM in x_dict:
+            every = torch.ones(num_items, dtype=torch.bool)
+            mask = masks.get(modality, {}).get(ITEM, every)
+            out[ITEM][f'x_{modality}'] = x_dict[ITEM].index_fill(0, hidden, 0.0)
+            out[ITEM][f'mask_{modality}'] = mask.index_fill(0, hidden, False)
+    return out
+
+
+class Bench:
+    """The planted data, and every model that was trained on it."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.split = split_per_user(planted_dataset(*SIZES, seed=DATA_SEED))
+
+    def train(self, share: float, model: str) -> HeteroData:
+        hidden = hide_content(self.split.train, share, seed=DATA_SEED)
+        data = StandardizeModalities()(hidden)
+        if model == IMPUTED:
+            data = ImputeFromNeighbors()(data)
+        return AddModalityPCA(PROMPT_CHANNELS)(AddBipartiteNorm()(data))
+
+    def outcome(self, share: float, model: str, l2: float, seed: int) -> dict[str, Any]:
+        """Validation value, epoch and per-user test values, trained now or before."""
+        numbers = [SIZES, DATA_SEED, PROMPT_CHANNELS, MODEL, LEARNING_RATE]
+        numbers += [BATCH_SIZE, SCHEDULE]
+        # What knows no content is the same whatever is missing.
+        about = 0.0 if model == FLOOR else share
+        key = json.dumps([*numbers, about, model, TEACHERS.get(model), l2, seed])
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        path = self.work / 'missing' / f'{digest}.safetensors'
+        if not path.is_file():
+            save_state(path, self._fit(about, model, l2, seed))
+        return load_state(path)
+
+    def _fit(self, share: float, model: str, l2: float, seed: int) -> dict[str, Any]:
+        train = self.train(share, model)
+        sizes = num_nodes_dict(train)
+        torch.manual_seed(seed)
+        built: torch.nn.Module
+        more: dict[str, Any]
+        if model == FLOOR:
+            built = LightGCN(sizes, **MODEL)
+            more = {'terms': bpr_terms, 'weights': {'bpr': 1.0, 'l2': l2}}
+        else:
+            masks = None if model == IMPUTED else modality_mask_dict(train)
+            built = PromptMMTeacher(
+                sizes,
+                modality_x_dict(train),
+                {key: train[key].prompt_start for key in (USER, ITEM)},
+                **MODEL,
+                self_weight=1.0,
+                modality_mask_dict=masks,
+                **TEACHERS[model],
+            )
+            more = {'weights': {**TEACHER_WEIGHTS, 'l2': l2}}
+        history = train_teacher(
+            built,
+            train,
+            self.split.val,
+            learning_rate=LEARNING_RATE,
+            batch_size=BATCH_SIZE,
+            seed=seed,
+            schedule=SCHEDULE,
+            **more,
+        )
+        tables = embed(built, (message_operators(train),))
+        return {
+            'validation': history.best_value,
+            'epoch': history.best_epoch,
+            'test': evaluate(tables, self.split.test, ks=(20,)).per_user[METRIC],
+        }
+
+    def choose(self, share: float, model: str, seed: int) -> float:
+        """The best penalty on validation; of equals, the first."""
+        values = [self.outcome(share, model, l2, seed)['validation'] for l2 in L2]
+        return L2[values.index(max(values))]
+
+
+def rows(bench: Bench, shares: list[float], seeds: list[int]) -> list[dict[str, Any]]:
+    """Every model at every share of items without content, beside the floor."""
+    out: list[dict[str, Any]] = []
+    for share in shares:
+        floor: list[torch.Tensor] = []
+        for model in (FLOOR, *TEACHERS):
+            l2 = bench.choose(share, model, seeds[0])
+            runs = [bench.outcome(share, model, l2, seed) for seed in seeds]
+            values = [run['test'] for run in runs]
+            row: dict[str, Any] = {
+                'share': share,
+                'model': model,
+                'l2': l2,
+                'test': spread([float(x.mean()) for x in values]),
+                'validation': [run['validation'] for run in runs],
+                'epochs': [run['epoch'] for run in runs],
+            }
+            if model == FLOOR:
+                floor = values
+            else:
+                interval = paired_bootstrap(
+                    values, floor, resample_seeds=len(seeds) > 1
+                )
+                row['over_floor'] = {
+                    'difference': interval.difference,
+                    'low': interval.low,
+                    'high': interval.high,
+                }
+            out.append(row)
+            print(share, model, l2, row['test']['mean'], flush=True)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument(
+        '--shares', type=float, nargs='+', default=[0.0, 0.3, 0.5, 0.7, 0.9]
+    )
+    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
+    args = parser.parse_args()
+    result = {
+        'sizes': SIZES,
+        'data_seed': DATA_SEED,
+        'model': MODEL,
+        'learning_rate': LEARNING_RATE,
+        'batch_size': BATCH_SIZE,
+        'schedule': SCHEDULE._asdict(),
+        'l2': L2,
+        'teachers': TEACHERS,
+        'seeds': args.seeds,
+        'missing': rows(Bench(args.work), args.shares, args.seeds),
+        'threads': torch.get_num_threads(),
+        'versions': {'torch': torch.__version__, 'python': platform.python_version()},
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / 'missing.json').write_text(json.dumps(result, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()
