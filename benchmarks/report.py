@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.content_report import cold_table, content_plot, missing_table
 from benchmarks.suite_report import interval, mean_std, suite_plot, suite_table
 
 METRICS = ('Recall@20', 'NDCG@20')
@@ -218,19 +219,29 @@ def render(path: Path) -> str:
         return mixture_table(result)
     if 'noise' in result:
         return noise_table(result)
+    if 'cold' in result:
+        return cold_table(result)
+    if 'missing' in result:
+        return missing_table(result)
     return speed_table(result) if 'sections' in result else table(result)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('results', nargs='+', type=Path, help='result files (JSON)')
-    parser.add_argument('--plot', type=Path, help='PNG of one result of the suite')
+    parser.add_argument(
+        '--plot',
+        type=Path,
+        help='PNG of one result: a suite, cold items or missing content',
+    )
     args = parser.parse_args()
     for path in args.results:
         print(render(path), end='\n\n')
     if args.plot is not None:
         (path,) = args.results
-        suite_plot(json.loads(path.read_text()), args.plot)
+        result = json.loads(path.read_text())
+        draw = suite_plot if 'suite' in result else content_plot
+        draw(result, args.plot)
 
 
 if __name__ == '__main__':

@@ -24,7 +24,12 @@ from torch_geometric.utils import to_torch_csr_tensor
 
 from benchmarks.report import speed_table
 from promptmm_pyg.losses import bpr_loss
-from promptmm_pyg.nn import CSRPair, PromptedModalityEncoder, PromptMMTeacher
+from promptmm_pyg.nn import (
+    CSRPair,
+    PromptedModalityEncoder,
+    PromptMMTeacher,
+    RowBlocks,
+)
 from promptmm_pyg.nn.csr import csr_pair_dict
 from promptmm_pyg.ranking import SeenItems, rank_items
 
@@ -115,10 +120,11 @@ class NaiveEncoder(PromptedModalityEncoder):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | RowBlocks,
         prompt: Tensor | None = None,
         recall: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
+        assert isinstance(x, Tensor)
         assert prompt is not None
         lifted = F.normalize(prompt @ (prompt.t() @ x), dim=-1)
         out: Tensor = self.dropout(self.lin(x + self.prompt_weight * lifted))
