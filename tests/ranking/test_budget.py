@@ -149,7 +149,13 @@ def test_the_budget_is_kept(num_users, num_items, width, k, share, dtype, tied):
 def test_the_budget_holds_what_ties_take():
     user_x, item_x = torch.ones(64, 1), torch.ones(4000, 1)
     need = Sizes(
-        num_users=64, num_items=4000, k=1, width=1, score_size=4, copied_size=0
+        num_users=64,
+        num_items=4000,
+        k=1,
+        width=1,
+        score_size=4,
+        copied_size=0,
+        num_threads=torch.get_num_threads(),
     )
     memory = need.need(64, 2000)
     with Allocations() as made:
