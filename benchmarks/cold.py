@@ -17,6 +17,7 @@ import copy
 import hashlib
 import json
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from benchmarks.kept import kept
+from benchmarks.paired import difference
 from benchmarks.run import STUDENTS, build_teacher, prepare, spread
 from benchmarks.settings import SETTINGS, Setting, read
 from promptmm_pyg import models as m
@@ -40,8 +43,8 @@ from promptmm_pyg.data import (
     split_cold_items,
     split_per_user,
 )
-from promptmm_pyg.evaluation import evaluate, paired_bootstrap
-from promptmm_pyg.outputs import SoftTargets, TeacherOutput, soft_targets
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.outputs import SoftTargets, TeacherOutput
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.training import (
     CONTROL_WEIGHTS,
@@ -51,9 +54,7 @@ from promptmm_pyg.training import (
     bpr_terms,
     distill,
     embed,
-    load_state,
     message_operators,
-    save_state,
     train_teacher,
 )
 
@@ -146,8 +147,11 @@ def add_cold(x_dict: dict[str, Tensor], data: HeteroData, warm: Tensor) -> Tenso
 class Bench:
     """A data set split by cold items, and every model that was trained on it."""
 
-    def __init__(self, setting: Setting, data: HeteroData, work: Path) -> None:
-        self.setting, self.work = setting, work
+    def __init__(
+        self, setting: Setting, data: HeteroData, work: Path, first_seed: int
+    ) -> None:
+        self.setting, self.work, self.first_seed = setting, work, first_seed
+        self.choose = cache(self._choose)  # Every student asks for its teacher's.
         self.split, inner = cold_split(data)
         self.val = inner.val
         self.train = prepare(inner.train, setting)
@@ -160,24 +164,23 @@ class Bench:
 
     def outcome(self, name: str, l2: float, seed: int) -> dict[str, Any]:
         """Tables of the state that was best, trained now or before."""
-        targets = self.targets(seed) if name.endswith(STUDENT) else None
         edges = self.split.train[INTERACTS].edge_index.numpy().tobytes()
         key: list[Any] = [self.setting.digest(), hashlib.sha256(edges).hexdigest()]
         key += [list(SCHEDULE), name, l2, seed]
-        if targets is not None:
-            key.append(self.choose(TEACHER, seed=self.first_seed))
-        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        path = self.work / 'cold' / f'{digest}.safetensors'
-        if not path.is_file():
-            save_state(path, {'x_dict': self._fit(name, l2, seed, targets)})
-        return load_state(path)
+        taught = name.endswith(STUDENT)
+        if taught:
+            key.append(self.choose(TEACHER))
 
-    first_seed = 0
+        def trained() -> dict[str, Any]:
+            targets = self.targets(seed) if taught else None
+            return {'x_dict': self._fit(name, l2, seed, targets)}
+
+        return kept(self.work / 'cold', key, trained)
 
     def targets(self, seed: int) -> SoftTargets:
         """What the chosen teacher says, trained now or before."""
-        l2 = self.choose(TEACHER, seed=self.first_seed)
-        return soft_targets(_Tables(self.outcome(TEACHER, l2, seed)['x_dict']))
+        x_dict = self.outcome(TEACHER, self.choose(TEACHER), seed)['x_dict']
+        return SoftTargets.from_output(TeacherOutput(x_dict, {}))
 
     def _fit(
         self, name: str, l2: float, seed: int, targets: SoftTargets | None
@@ -241,33 +244,21 @@ class Bench:
         cold = mask_of(self.warm.numel(), data)
         return dict(evaluate(x_dict, data, ks=(20,), candidates=cold).per_user)
 
-    def choose(self, name: str, seed: int) -> float:
-        """The best penalty on the cold items of validation; of equals, the first."""
-        values = [
-            float(self.among_cold(self.tables(name, l2, seed), 'val')[METRIC].mean())
-            for l2 in L2
-        ]
+    def _choose(self, name: str) -> float:
+        """The best penalty on the cold items of validation at the first seed; of
+        equals, the first.
+        """
+        tables = [self.tables(name, l2, self.first_seed) for l2 in L2]
+        values = [float(self.among_cold(x, 'val')[METRIC].mean()) for x in tables]
         return L2[values.index(max(values))]
-
-
-class _Tables(torch.nn.Module):
-    """Says what a trained teacher said."""
-
-    def __init__(self, x_dict: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.x_dict = x_dict
-
-    def forward(self) -> TeacherOutput:
-        return TeacherOutput(self.x_dict, {})
 
 
 def rows(bench: Bench, seeds: list[int]) -> list[dict[str, Any]]:
     """Every model among cold items and among all, students beside their control."""
-    bench.first_seed = seeds[0]
     out: list[dict[str, Any]] = []
     found: dict[str, list[dict[str, Tensor]]] = {}
     for name in (RANDOM, POPULARITY, *TRAINED):
-        l2 = bench.choose(name, seeds[0]) if name in TRAINED else 0.0
+        l2 = bench.choose(name) if name in TRAINED else 0.0
         tables = [bench.tables(name, l2, seed) for seed in seeds]
         cold = [bench.among_cold(x, 'test') for x in tables]
         everywhere = [evaluate(x, bench.split.test, ks=(20,)).per_user for x in tables]
@@ -288,16 +279,6 @@ def rows(bench: Bench, seeds: list[int]) -> list[dict[str, Any]]:
     return out
 
 
-def difference(a: list[Tensor], b: list[Tensor]) -> dict[str, float]:
-    """Mean difference over users and seeds, with its 95 % interval."""
-    interval = paired_bootstrap(a, b, resample_seeds=len(a) > 1)
-    return {
-        'difference': interval.difference,
-        'low': interval.low,
-        'high': interval.high,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
@@ -311,7 +292,7 @@ def main() -> None:
         data = planted_dataset(*SIZES, seed=0)
     else:
         data = unsplit(read(setting.dataset, args.data))
-    bench = Bench(setting, data, args.work)
+    bench = Bench(setting, data, args.work, args.seeds[0])
     result = {
         'setting': setting.as_dict(),
         'note': NOTE,

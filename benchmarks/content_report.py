@@ -1,4 +1,4 @@
-"""Tables and figures of what content gives: cold items and missing modalities."""
+"""Tables and figures of what content gives: cold items, noisy and missing content."""
 
 from pathlib import Path
 from typing import Any
@@ -27,23 +27,39 @@ def cold_table(result: dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
+def noise_table(result: dict[str, Any]) -> str:
+    """Every model at every share of noisy items, beside the plain one."""
+    return _share_table(
+        result, 'noise', title='PromptMMPlus', spoiled='noisy items', base='plain'
+    )
+
+
 def missing_table(result: dict[str, Any]) -> str:
     """Every model at every share of items without content, beside the floor."""
-    shares = sorted({row['share'] for row in result['missing']})
-    head = [f'{share:.0%} without content | - LightGCN (95 %)' for share in shares]
+    return _share_table(
+        result, 'missing', title='model', spoiled='without content', base='LightGCN'
+    )
+
+
+def _share_table(
+    result: dict[str, Any], key: str, *, title: str, spoiled: str, base: str
+) -> str:
+    shares = sorted({row['share'] for row in result[key]})
+    head = [f'{share:.0%} {spoiled} | - {base} (95 %)' for share in shares]
     lines = [
         '**synthetic**, test Recall@20, mean ± standard deviation of '
         f'{len(result["seeds"])} seeds',
         '',
-        '| model | ' + ' | '.join(head) + ' |',
+        f'| {title} | ' + ' | '.join(head) + ' |',
         '|---|' + '---|---|' * len(shares),
     ]
-    rows = {(row['model'], row['share']): row for row in result['missing']}
+    rows = {(row['model'], row['share']): row for row in result[key]}
     for model in dict.fromkeys(model for model, _ in rows):
         cells = []
         for share in shares:
             row = rows[model, share]
-            gain = row.get('over_floor')
+            # All but the first model have a difference to it.
+            gain = row.get('over_plain', row.get('over_floor'))
             cells += [mean_std(row['test']), interval(gain) if gain else '']
         lines.append(f'| {model} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)

@@ -12,7 +12,6 @@ fit. Finished trials are kept under ``--work``. Writes
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,11 +21,13 @@ from typing import Any, NamedTuple
 import torch
 from torch_geometric.data import HeteroData
 
+from benchmarks.kept import kept
+from benchmarks.paired import difference
 from benchmarks.recipes import RECIPES, Context, Recipe
 from benchmarks.run import prepare, spread, targets_path
 from benchmarks.settings import SETTINGS, Setting, read
 from promptmm_pyg.data import ITEM, Split, num_nodes_dict
-from promptmm_pyg.evaluation import evaluate, paired_bootstrap
+from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.nn import MatrixFactorization
 from promptmm_pyg.outputs import SoftTargets
 from promptmm_pyg.target_store import load_targets, rank_targets
@@ -38,8 +39,6 @@ from promptmm_pyg.training import (
     copy_tables,
     distill,
     embed,
-    load_state,
-    save_state,
     train_teacher,
 )
 
@@ -97,11 +96,12 @@ class Bench:
         numbers = [digest, name, chosen, width, seed, learning_rate, SCHEDULE]
         if init != RANDOM:  # What random starts are kept under stays as it was.
             numbers.append(init)
-        digest = hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:16]
-        path = self.work / 'losses' / f'{self.name}-{digest}.safetensors'
-        if not path.is_file():
-            save_state(path, self._train(name, trial, width, seed, init))
-        return load_state(path)
+        return kept(
+            self.work / 'losses',
+            numbers,
+            lambda: self._train(name, trial, width, seed, init),
+            f'{self.name}-',
+        )
 
     def student(self, width: int, seed: int, init: str = RANDOM) -> MatrixFactorization:
         """A student at its start."""
@@ -263,12 +263,7 @@ def _row(
         'share_of_teacher': of_teacher,
     }
     if name != CONTROL:
-        interval = paired_bootstrap(values, control, resample_seeds=len(values) > 1)
-        row['difference'] = {
-            'difference': interval.difference,
-            'low': interval.low,
-            'high': interval.high,
-        }
+        row['difference'] = difference(values, control)
     return row
 
 

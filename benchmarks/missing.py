@@ -11,7 +11,6 @@ model and seed. Finished trainings are kept under ``--work``. Writes
 """
 
 import argparse
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
-from benchmarks.run import spread
+from benchmarks.kept import kept
+from benchmarks.shares import best_trial, fitted, rows
 from promptmm_pyg.data import (
     ITEM,
     USER,
@@ -30,17 +30,11 @@ from promptmm_pyg.data import (
     planted_dataset,
     split_per_user,
 )
-from promptmm_pyg.evaluation import evaluate, paired_bootstrap
 from promptmm_pyg.nn import LightGCN, PromptMMTeacher
 from promptmm_pyg.training import (
     TEACHER_WEIGHTS,
     Schedule,
     bpr_terms,
-    embed,
-    load_state,
-    message_operators,
-    save_state,
-    train_teacher,
 )
 from promptmm_pyg.transforms import (
     AddBipartiteNorm,
@@ -115,12 +109,10 @@ class Bench:
         numbers += [BATCH_SIZE, SCHEDULE]
         # What knows no content is the same whatever is missing.
         about = 0.0 if model == FLOOR else share
-        key = json.dumps([*numbers, about, model, TEACHERS.get(model), l2, seed])
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-        path = self.work / 'missing' / f'{digest}.safetensors'
-        if not path.is_file():
-            save_state(path, self._fit(about, model, l2, seed))
-        return load_state(path)
+        key = [*numbers, about, model, TEACHERS.get(model), l2, seed]
+        return kept(
+            self.work / 'missing', key, lambda: self._fit(about, model, l2, seed)
+        )
 
     def _fit(self, share: float, model: str, l2: float, seed: int) -> dict[str, Any]:
         train = self.train(share, model)
@@ -143,60 +135,21 @@ class Bench:
                 **TEACHERS[model],
             )
             more = {'weights': {**TEACHER_WEIGHTS, 'l2': l2}}
-        history = train_teacher(
+        return fitted(
             built,
             train,
-            self.split.val,
+            self.split,
             learning_rate=LEARNING_RATE,
             batch_size=BATCH_SIZE,
             seed=seed,
             schedule=SCHEDULE,
             **more,
         )
-        tables = embed(built, (message_operators(train),))
-        return {
-            'validation': history.best_value,
-            'epoch': history.best_epoch,
-            'test': evaluate(tables, self.split.test, ks=(20,)).per_user[METRIC],
-        }
 
     def choose(self, share: float, model: str, seed: int) -> float:
         """The best penalty on validation; of equals, the first."""
-        values = [self.outcome(share, model, l2, seed)['validation'] for l2 in L2]
-        return L2[values.index(max(values))]
-
-
-def rows(bench: Bench, shares: list[float], seeds: list[int]) -> list[dict[str, Any]]:
-    """Every model at every share of items without content, beside the floor."""
-    out: list[dict[str, Any]] = []
-    for share in shares:
-        floor: list[torch.Tensor] = []
-        for model in (FLOOR, *TEACHERS):
-            l2 = bench.choose(share, model, seeds[0])
-            runs = [bench.outcome(share, model, l2, seed) for seed in seeds]
-            values = [run['test'] for run in runs]
-            row: dict[str, Any] = {
-                'share': share,
-                'model': model,
-                'l2': l2,
-                'test': spread([float(x.mean()) for x in values]),
-                'validation': [run['validation'] for run in runs],
-                'epochs': [run['epoch'] for run in runs],
-            }
-            if model == FLOOR:
-                floor = values
-            else:
-                interval = paired_bootstrap(
-                    values, floor, resample_seeds=len(seeds) > 1
-                )
-                row['over_floor'] = {
-                    'difference': interval.difference,
-                    'low': interval.low,
-                    'high': interval.high,
-                }
-            out.append(row)
-            print(share, model, l2, row['test']['mean'], flush=True)
-    return out
+        l2: float = best_trial(self, L2, share, model, seed)
+        return l2
 
 
 def main() -> None:
@@ -208,6 +161,14 @@ def main() -> None:
     parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
+    found = rows(
+        Bench(args.work),
+        (FLOOR, *TEACHERS),
+        args.shares,
+        args.seeds,
+        over='over_floor',
+        about=lambda l2: {'l2': l2},
+    )
     result = {
         'sizes': SIZES,
         'data_seed': DATA_SEED,
@@ -218,7 +179,7 @@ def main() -> None:
         'l2': L2,
         'teachers': TEACHERS,
         'seeds': args.seeds,
-        'missing': rows(Bench(args.work), args.shares, args.seeds),
+        'missing': found,
         'threads': torch.get_num_threads(),
         'versions': {'torch': torch.__version__, 'python': platform.python_version()},
     }

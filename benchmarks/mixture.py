@@ -13,7 +13,6 @@ Finished trials are kept under ``--work``. Writes
 """
 
 import argparse
-import hashlib
 import json
 from dataclasses import asdict
 from functools import cache
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.kept import kept
 from benchmarks.losses import (
     CONTROL,
     LEARNING_RATE,
@@ -45,9 +45,7 @@ from promptmm_pyg.target_store import rank_targets
 from promptmm_pyg.training import (
     copy_tables,
     learn_mix_weights,
-    load_state,
     mix_targets,
-    save_state,
 )
 
 FILTER, PROMPTMM, MIXTURE = 'GraphFilter', 'PromptMM', 'mixture'
@@ -117,30 +115,20 @@ class MixBench:
         now or before.
         """
         *chosen, learning_rate = trial
-        key = json.dumps(
-            [
-                self.bench.setting.digest(),
-                [
-                    name,
-                    chosen,
-                    width,
-                    seed,
-                    self.filter()[0],
-                    FILTER_WIDTH,
-                    TEACHER_WIDTH,
-                ],
-                learning_rate,
-                SCHEDULE,
-            ]
-        )
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-        path = self.bench.work / 'mixture' / f'{self.bench.name}-{digest}.safetensors'
-        if not path.is_file():
+        numbers = self.filter()[0], FILTER_WIDTH, TEACHER_WIDTH
+        key = [
+            self.bench.setting.digest(),
+            [name, chosen, width, seed, *numbers],
+            learning_rate,
+            SCHEDULE,
+        ]
+
+        def taught() -> dict[str, Any]:
             targets = self.teacher(name, seed)[2]
             student = self.bench.student(width, seed)
-            recipe = RECIPES['PromptMM']
-            save_state(path, self.bench.teach(student, targets, recipe, trial, seed))
-        return load_state(path)
+            return self.bench.teach(student, targets, RECIPES['PromptMM'], trial, seed)
+
+        return kept(self.bench.work / 'mixture', key, taught, f'{self.bench.name}-')
 
     def choose(self, name: str, width: int, seed: int) -> Trial:
         """The best trial on validation; of equals, the first."""

@@ -10,17 +10,16 @@ Writes ``benchmarks/results/noise.json``.
 """
 
 import argparse
-import hashlib
 import json
 import platform
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from benchmarks.run import spread
+from benchmarks.kept import kept
+from benchmarks.shares import best_trial, fitted, rows
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
@@ -31,15 +30,9 @@ from promptmm_pyg.data import (
     planted_dataset,
     split_per_user,
 )
-from promptmm_pyg.evaluation import evaluate, paired_bootstrap
 from promptmm_pyg.models.promptmm_plus import PromptMMPlus
 from promptmm_pyg.training import (
     Schedule,
-    embed,
-    load_state,
-    message_operators,
-    save_state,
-    train_teacher,
 )
 from promptmm_pyg.transforms import (
     AddBipartiteNorm,
@@ -133,12 +126,10 @@ class Bench:
         """Validation value, epoch and per-user test values, trained now or before."""
         numbers = [SIZES, DATA_SEED, PROMPT_CHANNELS, TEACHER, LEARNING_RATE]
         numbers += [BATCH_SIZE, SCHEDULE]
-        key = json.dumps([*numbers, share, MODELS[model], trial, seed])
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-        path = self.work / 'noise' / f'{digest}.safetensors'
-        if not path.is_file():
-            save_state(path, self._fit(share, model, trial, seed))
-        return load_state(path)
+        key = [*numbers, share, MODELS[model], trial, seed]
+        return kept(
+            self.work / 'noise', key, lambda: self._fit(share, model, trial, seed)
+        )
 
     def _fit(self, share: float, model: str, trial: Trial, seed: int) -> dict[str, Any]:
         train = self.train(share)
@@ -152,10 +143,10 @@ class Bench:
             **MODELS[model],
             modality_weight=trial.modality_weight,
         )
-        history = train_teacher(
+        return fitted(
             plus,
             train,
-            self.split.val,
+            self.split,
             terms=plus.terms,
             weights={**plus.weights, 'l2': trial.l2},
             learning_rate=LEARNING_RATE,
@@ -163,50 +154,11 @@ class Bench:
             seed=seed,
             schedule=SCHEDULE,
         )
-        tables = embed(plus, (message_operators(train),))
-        return {
-            'validation': history.best_value,
-            'epoch': history.best_epoch,
-            'test': evaluate(tables, self.split.test, ks=(20,)).per_user[METRIC],
-        }
 
     def choose(self, share: float, model: str, seed: int) -> Trial:
         """The best trial on validation; of equals, the first."""
-        values = [self.outcome(share, model, t, seed)['validation'] for t in TRIALS]
-        return TRIALS[values.index(max(values))]
-
-
-def rows(bench: Bench, shares: list[float], seeds: list[int]) -> list[dict[str, Any]]:
-    """Every model at every share of noisy items, beside the plain one."""
-    out: list[dict[str, Any]] = []
-    for share in shares:
-        plain: list[Tensor] = []
-        for model in MODELS:
-            trial = bench.choose(share, model, seeds[0])
-            runs = [bench.outcome(share, model, trial, seed) for seed in seeds]
-            values = [run['test'] for run in runs]
-            row: dict[str, Any] = {
-                'share': share,
-                'model': model,
-                'trial': trial._asdict(),
-                'test': spread([float(x.mean()) for x in values]),
-                'validation': [run['validation'] for run in runs],
-                'epochs': [run['epoch'] for run in runs],
-            }
-            if model == PLAIN:
-                plain = values
-            else:
-                interval = paired_bootstrap(
-                    values, plain, resample_seeds=len(seeds) > 1
-                )
-                row['over_plain'] = {
-                    'difference': interval.difference,
-                    'low': interval.low,
-                    'high': interval.high,
-                }
-            out.append(row)
-            print(share, model, trial, row['test']['mean'], flush=True)
-    return out
+        trial: Trial = best_trial(self, TRIALS, share, model, seed)
+        return trial
 
 
 def main() -> None:
@@ -216,6 +168,14 @@ def main() -> None:
     parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
+    found = rows(
+        Bench(args.work),
+        MODELS,
+        args.shares,
+        args.seeds,
+        over='over_plain',
+        about=lambda trial: {'trial': trial._asdict()},
+    )
     result = {
         'sizes': SIZES,
         'data_seed': DATA_SEED,
@@ -226,7 +186,7 @@ def main() -> None:
         'trials': [trial._asdict() for trial in TRIALS],
         'models': MODELS,
         'seeds': args.seeds,
-        'noise': rows(Bench(args.work), args.shares, args.seeds),
+        'noise': found,
         'threads': torch.get_num_threads(),
         'versions': {'torch': torch.__version__, 'python': platform.python_version()},
     }

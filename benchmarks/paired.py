@@ -35,18 +35,29 @@ def permutation_p_value(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(test.pvalue)
 
 
+def difference(
+    a: torch.Tensor | list[torch.Tensor], b: torch.Tensor | list[torch.Tensor]
+) -> dict[str, float]:
+    """The mean of ``a`` minus ``b``, values of each user by seed, with its 95 %
+    interval.
+    """
+    several = max(len(a), len(b)) > 1
+    interval = paired_bootstrap(a, b, resample_seeds=several)
+    return {
+        'difference': interval.difference,
+        'low': interval.low,
+        'high': interval.high,
+    }
+
+
 def compare(per_user: dict[str, torch.Tensor], reference: str) -> dict[str, Any]:
     """Every other model minus the reference: interval and corrected p-value."""
     base = per_user[reference]
     rows: dict[str, dict[str, float]] = {}
     for name, values in per_user.items():
         if name != reference:
-            several = max(len(values), len(base)) > 1
-            interval = paired_bootstrap(values, base, resample_seeds=several)
             rows[name] = {
-                'difference': interval.difference,
-                'low': interval.low,
-                'high': interval.high,
+                **difference(values, base),
                 'p': permutation_p_value(values.mean(dim=0), base.mean(dim=0)),
             }
     adjusted = holm([row['p'] for row in rows.values()]).tolist()

@@ -10,7 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.content_report import cold_table, content_plot, missing_table
+from benchmarks.content_report import (
+    cold_table,
+    content_plot,
+    missing_table,
+    noise_table,
+)
 from benchmarks.suite_report import interval, mean_std, suite_plot, suite_table
 
 METRICS = ('Recall@20', 'NDCG@20')
@@ -149,28 +154,6 @@ def _costs(rows: list[dict[str, Any]]) -> list[str]:
             f'{row["bytes"] / 2**20:.2f} | ' + ' | '.join(cells) + ' |'
         )
     return lines
-
-
-def noise_table(result: dict[str, Any]) -> str:
-    """Every model at every share of noisy items, beside the plain one."""
-    shares = sorted({row['share'] for row in result['noise']})
-    head = [f'{share:.0%} noisy items | - plain (95 %)' for share in shares]
-    lines = [
-        f'**synthetic**, test Recall@20, mean ± standard deviation of '
-        f'{len(result["seeds"])} seeds',
-        '',
-        '| PromptMMPlus | ' + ' | '.join(head) + ' |',
-        '|---|' + '---|---|' * len(shares),
-    ]
-    rows = {(row['model'], row['share']): row for row in result['noise']}
-    for model in dict.fromkeys(model for model, _ in rows):
-        cells = []
-        for share in shares:
-            row = rows[model, share]
-            gain = row.get('over_plain')
-            cells += [mean_std(row['test']), interval(gain) if gain else '']
-        lines.append(f'| {model} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
 
 
 def mixture_table(result: dict[str, Any]) -> str:

@@ -21,9 +21,10 @@ import torch_geometric
 from torch_geometric.data import HeteroData
 
 import promptmm_pyg
+from benchmarks.paired import difference
 from benchmarks.settings import SETTINGS, Setting, read
 from promptmm_pyg.data import INTERACTS, ITEM, Split, modality_x_dict, num_nodes_dict
-from promptmm_pyg.evaluation import evaluate, paired_bootstrap
+from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.models import EASE
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
 from promptmm_pyg.outputs import soft_targets
@@ -239,12 +240,7 @@ def summarize(setting: Setting, seeds: dict[int, dict[str, Any]]) -> dict[str, A
             [s['per_user'][name]['Recall@20'] for s in seeds.values()]
             for name in (a, b)
         ]
-        interval = paired_bootstrap(*pair, resample_seeds=len(seeds) > 1)
-        intervals[f'{a} - {b}'] = {
-            'difference': interval.difference,
-            'low': interval.low,
-            'high': interval.high,
-        }
+        intervals[f'{a} - {b}'] = difference(*pair)
     return {
         'setting': setting.as_dict(),
         'ease_l2': EASE_L2,

@@ -38,12 +38,13 @@ from benchmarks.losses import (
     Trial,
     choose,
 )
+from benchmarks.paired import difference
 from benchmarks.recipes import RECIPES
 from benchmarks.run import build_teacher, prepare, spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.speed import interleaved
 from promptmm_pyg.data import INTERACTS, ITEM, USER, num_nodes_dict
-from promptmm_pyg.evaluation import evaluate, paired_bootstrap
+from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.nn import MatrixFactorization
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.training import copy_tables, embed, message_operators
@@ -81,16 +82,16 @@ def cells(
                     'trial': trials[name]._asdict(),
                     'validation': [out['validation'] for out in outs],
                     'epochs': [out['epoch'] for out in outs],
-                    'over_copy': _difference(values[name], copied),
+                    'over_copy': difference(values[name], copied),
                 }
                 if name != CONTROL:
-                    row['over_control'] = _difference(values[name], values[CONTROL])
+                    row['over_control'] = difference(values[name], values[CONTROL])
                 rows.append(row)
             if init == COPY:
                 row = _row(init, UNTRAINED, width, copied, of_teacher)
                 row |= {
                     'validation': validation,
-                    'over_control': _difference(copied, values[CONTROL]),
+                    'over_control': difference(copied, values[CONTROL]),
                 }
                 rows.append(row)
     return rows
@@ -114,15 +115,6 @@ def _row(
         'width': width,
         'test': spread([float(x.mean()) for x in values]),
         'share_of_teacher': _mean(values) / of_teacher,
-    }
-
-
-def _difference(a: list[Tensor], b: list[Tensor]) -> dict[str, float]:
-    interval = paired_bootstrap(a, b, resample_seeds=len(a) > 1)
-    return {
-        'difference': interval.difference,
-        'low': interval.low,
-        'high': interval.high,
     }
 
 
