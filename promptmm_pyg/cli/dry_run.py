@@ -19,14 +19,12 @@ from promptmm_pyg.cli.models import (
     Prepared,
     build_student,
     build_teacher,
+    distill_arguments,
     load_teacher,
 )
 from promptmm_pyg.cli.run_folder import RunFolder
 from promptmm_pyg.data import INTERACTS, modality_x_dict, num_nodes_dict
-from promptmm_pyg.outputs import soft_targets
 from promptmm_pyg.training import (
-    Candidates,
-    DistillationObjective,
     Schedule,
     bpr_terms,
     distill,
@@ -124,8 +122,7 @@ def try_student(
     """A report on what it would take to train the student of a configuration."""
     teacher = load_teacher(run, config, data.train)
     model = build_student(student, data.train)
-    targets = soft_targets(teacher, *data.inputs)
-    objective = DistillationObjective(targets, student['width'], **student['objective'])
+    arguments = distill_arguments(student, teacher, data)
 
     def train(schedule: Schedule) -> None:
         distill(
@@ -133,13 +130,8 @@ def try_student(
             teacher,
             data.train,
             data.val,
-            objective=objective,
-            candidates=Candidates(**student['candidates']),
-            weights=student['weights'],
-            inputs=data.inputs,
-            teacher_inputs=data.inputs,
             schedule=schedule,
-            **student['distill'],
+            **arguments,
         )
 
     parts = (student['distill'], student['schedule'], data)

@@ -19,7 +19,14 @@ from promptmm_pyg.data import (
     num_nodes_dict,
 )
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
-from promptmm_pyg.training import copy_tables, embed, message_operators
+from promptmm_pyg.outputs import soft_targets
+from promptmm_pyg.training import (
+    Candidates,
+    DistillationObjective,
+    copy_tables,
+    embed,
+    message_operators,
+)
 from promptmm_pyg.transforms import (
     AddModalityICA,
     AddModalityPCA,
@@ -123,6 +130,26 @@ def build_student(config: dict[str, Any], train: HeteroData) -> torch.nn.Module:
     if config['student'] == 'mf':
         return MatrixFactorization(counts, width)
     return LightGCN(counts, width, config['num_layers'])
+
+
+def distill_arguments(
+    config: dict[str, Any], teacher: PromptMMTeacher, data: Prepared
+) -> dict[str, Any]:
+    """What :func:`~promptmm_pyg.training.distill` is told by the configuration of a
+    student, besides models, graphs and schedule.
+    """
+    targets = soft_targets(teacher, *data.inputs)
+    torch.manual_seed(config['distill']['seed'])  # As 'distill' on its own does.
+    return {
+        'objective': DistillationObjective(
+            targets, config['width'], **config['objective']
+        ),
+        'candidates': Candidates(**config['candidates']),
+        'weights': config['weights'],
+        'inputs': data.inputs,
+        'teacher_inputs': data.inputs,
+        **config['distill'],
+    }
 
 
 def load_tables(

@@ -4,11 +4,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from promptmm_pyg.cli.data_source import read_titles
-from promptmm_pyg.cli.models import Prepared, build_student, build_teacher, load_teacher
+from promptmm_pyg.cli.models import (
+    Prepared,
+    build_student,
+    build_teacher,
+    distill_arguments,
+    load_teacher,
+)
 from promptmm_pyg.cli.run_folder import (
     MODEL,
     RunFolder,
@@ -23,11 +28,8 @@ from promptmm_pyg.data import (
     modality_mask_dict,
     modality_x_dict,
 )
-from promptmm_pyg.outputs import soft_targets
 from promptmm_pyg.serving import FeaturePath, Recommender
 from promptmm_pyg.training import (
-    Candidates,
-    DistillationObjective,
     Distilled,
     History,
     Schedule,
@@ -103,21 +105,13 @@ def distill_run(
     teacher = load_teacher(run, config, data.train)
     write_json(run.student / 'config.json', student)
     model = build_student(student, data.train)
-    targets = soft_targets(teacher, *data.inputs)
-    torch.manual_seed(student['distill']['seed'])  # As 'distill' on its own does.
-    objective = DistillationObjective(targets, student['width'], **student['objective'])
     result = distill(
         model,
         teacher,
         data.train,
         data.val,
-        objective=objective,
-        candidates=Candidates(**student['candidates']),
-        weights=student['weights'],
-        inputs=data.inputs,
-        teacher_inputs=data.inputs,
         schedule=schedule(student, run.student, resume=resume, progress=progress),
-        **student['distill'],
+        **distill_arguments(student, teacher, data),
     )
     save_tensors(run.student / 'targets.safetensors', result.targets.x_dict)
     if result.control is not None and result.control_history is not None:
