@@ -69,10 +69,12 @@ LAYERS = {
     'explain': May(
         {'_checks', 'data.schema', 'nn', 'outputs', 'unit_rows'}, PYG, set()
     ),
+    'report': May({'data.schema', 'evaluation', 'ranking', 'serving'}, PYG, set()),
     # What is run from a shell may use every core dependency.
     'viz': May({'_files', 'explain.pca_map'}, {'torch'}),
     'cli': May(
-        {NAME, *MODELS, 'content', 'training', 'serving', 'viz', 'explain'},
+        {NAME, *MODELS, 'content', 'training', 'serving', 'viz', 'explain'}
+        | {'report'},
         {*PYG, *CORE},
     ),
 }

@@ -19,6 +19,7 @@ from promptmm_pyg.cli import (
     explain,
     export,
     recommend,
+    report,
     train,
 )
 from promptmm_pyg.cli.parsing import Parser, UserError
@@ -37,6 +38,7 @@ Then, with your own data:
   promptmm evaluate runs/mine                how good they are, on validation
   promptmm recommend runs/mine --users 7 42  what to show to whom
   promptmm explain runs/mine --user 7        where a score comes from
+  promptmm report runs/mine                  all of it on one page
   promptmm compare runs/mine runs/other      settings and metrics side by side
   promptmm export runs/mine --embeddings x.npz  for other programs
 If something does not work:
@@ -69,6 +71,7 @@ def build_parser() -> Parser:
     for module in (compare, export, doctor):
         module.add_command(commands)
     explain.add_command(commands)
+    report.add_command(commands)
     parser.set_defaults(run=None)
     return parser
 

@@ -1,0 +1,177 @@
+import re
+
+import pytest
+
+from promptmm_pyg.report import Report, render
+from promptmm_pyg.report.content import (
+    Bar,
+    Comparison,
+    Curve,
+    Difference,
+    Example,
+    Item,
+    Latency,
+    Missing,
+    Size,
+    Slice,
+    SliceRow,
+    Training,
+)
+from tests.report.conftest import EVIL, Page
+
+
+def full(text='x', part='validation'):
+    """A report with everything, ``text`` in each place that data can reach."""
+    bar = Bar(0.5, 0.25, 0.75)
+    metrics = {text: {'Recall@20': 0.5, text: None}}
+    difference = Difference(text, 'Recall@20', Bar(0.1, -0.1, 0.3))
+    one = Comparison(
+        part, 7, 'Recall@20', metrics, {text: 8}, {text: bar}, [difference], 2, text
+    )
+    item = Item(text, text, 1.5, True)
+    return Report(
+        name=text,
+        made=text,
+        missing=[Missing(text, text)],
+        facts={text: text},
+        monitor=text,
+        curves={text: Curve((1, 2), (0.1, 0.2), 2)},
+        losses={text: Curve((1, 2), (1.0, 0.5), 2)},
+        trainings={text: Training(2, 2, 0.5)},
+        comparisons=[one],
+        slices=[Slice(text, text, [SliceRow(text, 7, {text: bar})])],
+        slice_metric=text,
+        weights={text: 0.5},
+        shares={text: {text: 1.0}},
+        sizes={text: Size(1234, 2048, None)},
+        recommender_bytes=4096,
+        latencies=[Latency(text, 1024, 1.5, 1.25, 2.0, 9)],
+        examples=[Example(text, text, [item], 9, [item])],
+        settings={text: text},
+    )
+
+
+def test_tags_are_balanced():
+    assert Page(render(full())).count('svg') == 6
+
+
+@pytest.mark.parametrize(
+    'evil', [EVIL, '"><script>', "</style></title>'", '\x00\ud800']
+)
+def test_text_of_the_data_adds_no_markup(evil):
+    plain, other = Page(render(full())), Page(render(full(evil)))
+    assert [tag for tag, _ in other.tags] == [tag for tag, _ in plain.tags]
+    assert [sorted(a) for _, a in other.tags] == [sorted(a) for _, a in plain.tags]
+
+
+def test_text_of_the_data_can_be_read_as_it_was():
+    assert Page(render(full('<i>&amp;</i>'))).text.count('<i>&amp;</i>') > 20
+
+
+@pytest.mark.parametrize('report', [full(), full(EVIL), Report('n', 'm')])
+def test_nothing_is_loaded_and_nothing_runs(report):
+    text = render(report)
+    for tag, attrs in Page(text).tags:
+        assert tag not in {'script', 'img', 'link', 'iframe', 'object', 'use', 'image'}
+        assert not any(name.startswith('on') for name in attrs)
+        assert not {'src', 'srcset', 'data', 'action', 'style'} & set(attrs)
+        assert attrs.get('href', '#').startswith('#')
+    style = re.search('<style>(.*?)</style>', text, re.DOTALL)[1]
+    assert 'url(' not in style
+    assert '@import' not in style
+    assert '://' not in text
+    assert 'default-src &#x27;none&#x27;' in text
+
+
+def test_an_empty_report_has_no_section():
+    page = Page(render(Report('n', 'm')))
+    assert page.count('section') == page.count('nav') == page.count('figure') == 0
+    assert 'What is not on this page' not in page.text
+
+
+def test_links_lead_to_the_sections_that_are_there():
+    page = Page(render(full()))
+    targets = [attrs['href'][1:] for tag, attrs in page.tags if tag == 'a']
+    ids = [attrs['id'] for tag, attrs in page.tags if tag == 'section']
+    assert (
+        targets
+        == ids
+        == [
+            'learning',
+            'comparison',
+            'slices',
+            'modalities',
+            'cost',
+            'examples',
+            'settings',
+        ]
+    )
+
+
+def test_every_figure_has_a_caption_and_every_chart_a_name():
+    page = Page(render(full()))
+    assert page.count('figcaption') == page.count('figure')
+    assert all(a['aria-label'] for tag, a in page.tags if tag == 'svg')
+
+
+def test_both_color_schemes_and_phones_are_served():
+    text = render(full())
+    assert '@media (prefers-color-scheme: dark)' in text
+    assert 'name="viewport" content="width=device-width, initial-scale=1"' in text
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        'trainable parameters file embeddings x 1,234 2.0 KiB –',
+        'x 1,024 1.50 1.25 to 2.00 9',
+        'Measured when this report was made, on its machine with 1 thread',
+        'x Recall@20 +0.1000 -0.1000 to 0.3000 not clear: zero is inside',
+        'Took x and 8 more .',
+        '1 x x 1.500 yes',
+        'x 2 2 0.5',
+    ],
+)
+def test_numbers_stand_with_their_units(words):
+    assert words in Page(render(full())).text.replace(' more.', ' more .')
+
+
+def test_the_readings_of_test_are_counted():
+    text = Page(render(full('now', 'test'))).text
+    assert 'Test was read 2 times, last on now; this report did not read it.' in text
+    assert 'Test was read' not in Page(render(full())).text
+
+
+@pytest.mark.parametrize('low', [0.1, -0.3])
+def test_an_interval_on_one_side_of_zero_is_clear(low):
+    report = full()
+    bar = Bar(low + 0.1, low, low + 0.2)
+    report.comparisons[0].differences[0] = Difference('x', 'Recall@20', bar)
+    words = f'{low:.4f} to {low + 0.2:.4f} clear'
+    assert words in Page(render(report)).text
+
+
+def test_a_model_has_one_color_everywhere():
+    bars = {'b': Bar(0.5), 'a': Bar(0.5)}
+    report = Report(
+        'n',
+        'm',
+        monitor='r',
+        curves={'a': Curve((1, 2), (0.1, 0.2))},
+        slices=[Slice('s', 'c', [SliceRow('all', 7, bars)])],
+    )
+    text = render(report)
+    assert 'class="line c0"' in text
+    found = re.findall('<title>(.)</title>.*?class="bar c(.)"', text)
+    assert found == [('b', '1'), ('a', '0')]
+
+
+def test_more_models_than_colors_can_be_drawn():
+    bars = {f'm{n}': Bar(0.5) for n in range(9)}
+    Page(render(Report('n', 'm', slices=[Slice('s', 'c', [SliceRow('a', 7, bars)])])))
+
+
+def test_slices_without_anyone_are_named():
+    rows = [SliceRow('all', 7, {'m': Bar(0.5)}), SliceRow('none', 0, {})]
+    text = Page(render(Report('n', 'm', slices=[Slice('s', 'c', rows)]))).text
+    assert 'Nothing is held out for: none.' in text
