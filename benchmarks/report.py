@@ -16,6 +16,7 @@ from benchmarks.content_report import (
     missing_table,
     noise_table,
 )
+from benchmarks.speed_report import roofline_lines
 from benchmarks.suite_report import interval, mean_std, suite_plot, suite_table
 
 METRICS = ('Recall@20', 'NDCG@20')
@@ -56,12 +57,13 @@ def speed_table(result: dict[str, Any]) -> str:
         for name, value in times.items():
             if '(ours)' in name:  # Stands first in its group.
                 ours = value['median_ms']
+            rate = f', {value["per_second"]:,.0f}/s' if 'per_second' in value else ''
             lines.append(
-                f'| {title} | {name} | {value["median_ms"]:.2f} | '
+                f'| {title} | {name}{rate} | {value["median_ms"]:.2f} | '
                 f'{value["median_ms"] / ours:.1f}x |'
             )
     lines += ['', f'Peak memory of the whole run: {result["peak_memory_mib"]:.0f} MiB.']
-    return '\n'.join(lines)
+    return '\n'.join([*lines, *roofline_lines(result.get('roofline', []))])
 
 
 def losses_table(result: dict[str, Any]) -> str:

@@ -2,37 +2,46 @@ import json
 import sys
 
 import pytest
-import torch
 
-from benchmarks import speed
+from benchmarks import speed, speed_propagation
+from benchmarks.report import speed_table
 
 
-@pytest.mark.filterwarnings('ignore::UserWarning')
-def test_times_every_alternative_on_small_graphs(monkeypatch, tmp_path, capsys):
+@pytest.fixture(name='result')
+def tiny_run(monkeypatch, tmp_path):
     small = dict.fromkeys(speed.GRAPHS, (50, 40, 200))
     monkeypatch.setattr(speed, 'GRAPHS', small)
     monkeypatch.setattr(speed, 'FEATURES', {'2 x 8-d': (8, 8)})
+    monkeypatch.setattr(speed, 'RANKED_USERS', 30)
+    monkeypatch.setattr(speed, 'triad_numbers', lambda: 1000)
     out = tmp_path / 'speed.json'
     monkeypatch.setattr(sys, 'argv', ['speed', '--repeats', '1', '--out', str(out)])
-    monkeypatch.setattr(speed, 'RANKED_USERS', 30)
     speed.main()
-    sections = json.loads(out.read_text())['sections']
-    for name in small:
+    return json.loads(out.read_text())
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_times_every_alternative_on_small_graphs(capsys, result):
+    sections = result['sections']
+    for name in speed.GRAPHS:
         ways = set(sections[f'propagation, {name}'])
         assert {'CSR pair (ours)', 'torch CSR', 'torch COO', 'PyG scatter'} <= ways
-    assert len(sections['teacher, 2 x 8-d']) == 4
-    assert '1.0x' in capsys.readouterr().out
+        assert 'Python loop' in sections[f'negatives, {name}']
+    assert len(sections['teacher, 2 x 8-d']) == 8
+    assert 'PyG, edge_index' in sections['LightGCN epoch, 9k x 7k, 60k edges']
+    assert speed_table(result) == capsys.readouterr().out.rstrip('\n')
 
 
-def test_naive_and_fast_teachers_compute_the_same():
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(7, 6, generator=g)
-    prompt = torch.randn(7, 4, generator=g)
-    torch.manual_seed(0)
-    naive = speed.NaiveEncoder(6, 3)
-    fast = speed.PromptedModalityEncoder(6, 3)
-    fast.load_state_dict(naive.state_dict())
-    torch.testing.assert_close(fast(x, prompt), naive(x, prompt))
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_every_graph_has_a_roofline_at_every_width(result):
+    found = [(row['graph'], row['channels']) for row in result['roofline']]
+    assert found == [(g, c) for g in speed.GRAPHS for c in speed_propagation.CHANNELS]
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_every_group_starts_with_ours(result):
+    for title, times in result['sections'].items():
+        assert '(ours)' in next(iter(times)), title
 
 
 def test_takes_turns_and_leaves_the_first_out():

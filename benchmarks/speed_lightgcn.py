@@ -1,0 +1,192 @@
+"""An epoch of LightGCN under BPR: this library's and PyG's, on the same triplets.
+
+All compute the same loss of the same tables: the mean of BPR over a batch, and
+
+    REG / B * sum over the batch of |user|^2 + |positive|^2 + |negative|^2
+
+on the tables as they are before propagation, which is what
+``torch_geometric.nn.LightGCN.recommendation_loss`` does with ``node_id``. Batches are
+drawn once, before any turn, so that no epoch pays for sampling. PyG's normalizes its
+edges in every forward; a second row gives it the weights made once.
+
+``propagate_every`` is another training: fewer, larger steps. It stands beside, with
+what it needs for one pass over the same triplets.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch_geometric.nn
+from torch import Tensor
+
+from benchmarks.speed_graphs import Graph, Runs
+from promptmm_pyg.loader import TripletLoader, Triplets
+from promptmm_pyg.losses import bpr_loss, squared_norm, weighted_sum
+from promptmm_pyg.nn import LightGCN, csr_pair_dict
+from promptmm_pyg.scoring import rows
+from promptmm_pyg.training import AmortizedTerms
+
+REG = 1e-4
+_LEARNING_RATE = 1e-3
+
+
+def symmetric_weights(graph: Graph) -> Tensor:
+    """One over the root of the product of both degrees, for each interaction."""
+    user, item = graph.edge_index
+    degrees = [torch.bincount(side)[side].double() for side in (user, item)]
+    return (degrees[0] * degrees[1]).rsqrt()
+
+
+def draw_batches(graph: Graph, batch_size: int) -> list[Triplets]:
+    """The triplets of one epoch."""
+    loader = TripletLoader(*_parts(graph), batch_size=batch_size)
+    return list(loader)
+
+
+def _parts(graph: Graph) -> tuple[Tensor, int, int]:
+    return graph.edge_index, graph.num_users, graph.num_items
+
+
+class Ours:
+    """This library's LightGCN; the operator is made once."""
+
+    def __init__(self, graph: Graph, width: int, num_layers: int) -> None:
+        num_nodes = {'user': graph.num_users, 'item': graph.num_items}
+        self.model = LightGCN(num_nodes, width, num_layers)
+        edge_types = ('user', 'has', 'item'), ('item', 'rev_has', 'user')
+        edges = graph.edge_index, graph.edge_index.flip([0])
+        weight = symmetric_weights(graph)
+        self.adj = csr_pair_dict(
+            dict(zip(edge_types, edges, strict=True)),
+            dict.fromkeys(edge_types, weight),
+            num_nodes_dict=num_nodes,
+        )
+        self.weights = {'bpr': 1.0, 'l2': 2 * REG}
+
+    def output(self) -> dict[str, dict[str, Tensor]]:
+        """The tables, and what propagation makes of them."""
+        return {'start': self.model.embeddings(), 'final': self.model(self.adj)}
+
+    @staticmethod
+    def terms(output: Any, batch: Triplets) -> dict[str, Tensor]:
+        def looked_up(x: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+            return (
+                rows(x['user'], batch.user),
+                rows(x['item'], batch.positive),
+                rows(x['item'], batch.negative),
+            )
+
+        user, positive, negative = looked_up(output['final'])
+        return {
+            'bpr': bpr_loss((user * positive).sum(-1), (user * negative).sum(-1)),
+            'l2': squared_norm(*looked_up(output['start'])),
+        }
+
+    def loss(self, batch: Triplets) -> Tensor:
+        return weighted_sum(self.terms(self.output(), batch), self.weights)
+
+    def shared_loss(self, batch_size: int) -> Callable[[Triplets], Tensor]:
+        """The loss of several batches of this size from one propagation."""
+        terms = AmortizedTerms(
+            self.output, self.terms, self.weights, self.model.parameters(), batch_size
+        )
+        return lambda batch: weighted_sum(terms(batch), self.weights)
+
+
+class PyG:
+    """PyG's LightGCN; items follow users among its nodes.
+
+    Args:
+        graph: Interactions.
+        width: Of the table.
+        num_layers: How often it propagates.
+        adjacency: What it is called with: ``'edge_index'``, with ``'weights'`` made
+            once, or as ``'sparse'`` for torch_sparse, made once as well.
+    """
+
+    def __init__(
+        self, graph: Graph, width: int, num_layers: int, adjacency: str = 'edge_index'
+    ) -> None:
+        num_nodes = graph.num_users + graph.num_items
+        self.num_users = graph.num_users
+        self.model = torch_geometric.nn.LightGCN(
+            num_nodes, width, num_layers, normalize=adjacency == 'edge_index'
+        )
+        user, item = graph.edge_index[0], graph.edge_index[1] + graph.num_users
+        self.edges: Any = torch.stack(
+            [torch.cat([user, item]), torch.cat([item, user])]
+        )
+        self.weight: Tensor | None = None
+        if adjacency != 'edge_index':
+            self.weight = symmetric_weights(graph).repeat(2).float()
+        if adjacency == 'sparse':
+            from torch_sparse import SparseTensor
+
+            size = (num_nodes, num_nodes)
+            self.edges = SparseTensor.from_edge_index(self.edges, self.weight, size).t()
+            self.edges.fill_cache_()
+            self.weight = None
+
+    def loss(self, batch: Triplets) -> Tensor:
+        user, positive, negative = (
+            batch.user,
+            batch.positive + self.num_users,
+            batch.negative + self.num_users,
+        )
+        pairs = torch.stack([user.repeat(2), torch.cat([positive, negative])])
+        ranks = self.model(self.edges, pairs, self.weight)
+        loss: Tensor = self.model.recommendation_loss(
+            *ranks.chunk(2), torch.cat([user, positive, negative]), REG
+        )
+        return loss
+
+
+def epoch_run(
+    model: torch.nn.Module, loss: Callable[[Triplets], Tensor], batches: list[Triplets]
+) -> Callable[[], float]:
+    """Every batch once, one Adam step each; returns the mean loss."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
+
+    def run() -> float:
+        total = 0.0
+        for batch in batches:
+            value = loss(batch)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            total += float(value)
+        return total / len(batches)
+
+    return run
+
+
+def lightgcn_runs(
+    graph: Graph,
+    width: int = 64,
+    num_layers: int = 3,
+    batch_size: int = 2048,
+    propagate_every: int = 8,
+) -> Runs:
+    """One epoch a turn; every model has tables of its own."""
+    batches = draw_batches(graph, batch_size)
+    large = draw_batches(graph, batch_size * propagate_every)
+    ours, shared = (Ours(graph, width, num_layers) for _ in range(2))
+    runs: Runs = {
+        'CSR pair (ours)': epoch_run(ours.model, ours.loss, batches),
+        f'ours with propagate_every={propagate_every}': epoch_run(
+            shared.model, shared.shared_loss(batch_size), large
+        ),
+    }
+    rivals = {
+        'PyG, edge_index': 'edge_index',
+        'PyG, edge_index and weights made once': 'weights',
+        'PyG, torch_sparse': 'sparse',
+    }
+    for name, adjacency in rivals.items():
+        try:
+            rival = PyG(graph, width, num_layers, adjacency)
+        except ImportError:
+            continue
+        runs[name] = epoch_run(rival.model, rival.loss, batches)
+    return runs

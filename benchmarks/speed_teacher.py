@@ -1,0 +1,108 @@
+"""The teacher's step beside the formula of the paper and in other precisions."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.speed_graphs import Graph, Runs
+from promptmm_pyg.losses import bpr_loss
+from promptmm_pyg.nn import PromptedModalityEncoder, PromptMMTeacher, RowBlocks
+from promptmm_pyg.nn.csr import csr_pair_dict
+
+# How features are held. Half precision is read in blocks of rows, each of which is
+# widened before it is multiplied; float32 in blocks tells what the blocks alone cost.
+HELD: dict[str, Callable[[Tensor], Tensor | RowBlocks]] = {
+    'fast (ours)': lambda x: x,
+    'naive': lambda x: x,
+    'bfloat16 features': lambda x: x.bfloat16(),
+    'float32 in row blocks': RowBlocks,
+}
+
+
+class NaiveEncoder(PromptedModalityEncoder):
+    """The prompt as the paper writes it, with the prompted features in full."""
+
+    def forward(
+        self,
+        x: Tensor | RowBlocks,
+        prompt: Tensor | None = None,
+        recall: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        assert isinstance(x, Tensor)
+        assert prompt is not None
+        lifted = F.normalize(prompt @ (prompt.t() @ x), dim=-1)
+        out: Tensor = self.dropout(self.lin(x + self.prompt_weight * lifted))
+        return out
+
+
+def make_teacher(graph: Graph, widths: tuple[int, ...], how: str) -> PromptMMTeacher:
+    """The same teacher at every call, with its features held as ``how`` says."""
+    generator = torch.Generator().manual_seed(0)
+    features = {
+        f'modality{i}': {
+            'item': HELD[how](torch.randn(graph.num_items, width, generator=generator))
+        }
+        for i, width in enumerate(widths)
+    }
+    num_nodes = {'user': graph.num_users, 'item': graph.num_items}
+    start = {
+        key: torch.randn(num, 32, generator=generator) for key, num in num_nodes.items()
+    }
+    torch.manual_seed(0)
+    teacher = PromptMMTeacher(num_nodes, features, start, embedding_dim=32)
+    if how == 'naive':
+        for encoder in teacher.encoders.values():
+            encoder.__class__ = NaiveEncoder
+    return teacher
+
+
+def encode(teacher: PromptMMTeacher) -> Tensor:
+    """The reduction layers, ``[modalities, N, D]``."""
+    assert teacher.prompt is not None
+    prompts = teacher.prompt()
+    return torch.stack(
+        [
+            teacher._encode(key, node_type, prompts.get(node_type))
+            for _, node_type, key in teacher._features()
+        ]
+    )
+
+
+def teacher_runs(graph: Graph, widths: tuple[int, ...]) -> Runs:
+    """The reduction layers under a loss, forward and backward; and the whole step."""
+    user_item = graph.edge_index
+    adj = csr_pair_dict(
+        {
+            ('user', 'interacts', 'item'): user_item,
+            ('item', 'rev_interacts', 'user'): user_item.flip([0]),
+        },
+        num_nodes_dict={'user': graph.num_users, 'item': graph.num_items},
+    )
+    user = torch.randint(graph.num_users, (2048,))
+    positive, negative = torch.randint(graph.num_items, (2, 2048))
+
+    def layers(teacher: PromptMMTeacher) -> None:
+        encode(teacher).sum().backward()
+
+    def step(teacher: PromptMMTeacher, optimizer: torch.optim.Optimizer) -> None:
+        x = teacher(adj).x_dict
+        users, items = x['user'][user], x['item']
+        loss = bpr_loss(
+            (users * items[positive]).sum(-1), (users * items[negative]).sum(-1)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    teachers = {how: make_teacher(graph, widths, how) for how in HELD}
+    runs: Runs = {
+        f'reduction layers, {how}': partial(layers, teacher)
+        for how, teacher in teachers.items()
+    }
+    for how, teacher in teachers.items():
+        optimizer = torch.optim.AdamW(teacher.parameters())
+        runs[f'whole step, {how}'] = partial(step, teacher, optimizer)
+    return runs

@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from benchmarks import speed_ranking as module
+from benchmarks.speed_graphs import random_graph
+
+GRAPH = random_graph(30, 60, 300)
+
+
+def runs():
+    generator = torch.Generator().manual_seed(0)
+    tables = (torch.randn(n, 8, generator=generator) for n in (30, 60))
+    return module.ranking_runs(GRAPH, *tables, 25)
+
+
+def test_the_loop_ranks_as_the_blocks_do():
+    ours, loop = runs()['blocked top-K (ours)'](), runs()['one user at a time']()
+    assert ours.shape == (25, module.K)
+    assert torch.equal(ours, loop)
+
+
+def test_implicit_ranks_as_the_blocks_do():
+    pytest.importorskip('implicit')
+    theirs = runs()['implicit recommend']().long()
+    assert torch.equal(theirs, runs()['blocked top-K (ours)']())
