@@ -12,7 +12,8 @@ _TABLE_BYTES = 2**27
 
 
 class ExactNegativeSampler:
-    r"""Draws items uniformly among those a user has no training interaction with.
+    r"""Draws items uniformly among those a user has no training interaction with, of
+    the whole catalogue or of some ``items``.
 
     No draw is rejected. With the user's items sorted, :math:`p_0 < p_1 < \dots`, the
     :math:`r`-th item that is not among them is :math:`r` plus the number of
@@ -26,9 +27,13 @@ class ExactNegativeSampler:
             once.
         num_users: The number of users.
         num_items: The number of items.
+        items: Ids of the items to draw among, ``[N]``, in any order; repeats count
+            once. Where items are to be found that nobody has taken yet, they are no
+            negatives of anybody: draw among the others. (default: every item)
 
     Raises:
-        ValueError: If the shape is wrong or an id is out of range.
+        ValueError: If a shape is wrong, an id is out of range, or ``items`` are none
+            or no ids.
 
     Example:
         >>> sampler = ExactNegativeSampler(torch.tensor([[0, 0], [0, 2]]), 1, 4)
@@ -37,7 +42,13 @@ class ExactNegativeSampler:
         tensor([1, 3])
     """
 
-    def __init__(self, edge_index: Tensor, num_users: int, num_items: int) -> None:
+    def __init__(
+        self,
+        edge_index: Tensor,
+        num_users: int,
+        num_items: int,
+        items: Tensor | None = None,
+    ) -> None:
         check_positive('num_users', num_users)
         check_positive('num_items', num_items)
         if edge_index.dim() != 2 or edge_index.size(0) != 2:
@@ -52,12 +63,20 @@ class ExactNegativeSampler:
         edge_user, edge_item = edge_index.long()  # The product outgrows int32.
         self._flat = torch.unique(edge_user * num_items + edge_item)
         user, item = self._flat // num_items, self._flat % num_items
+        self._pool = None if items is None else _pool(items, num_items, user.device)
+        self._num_drawn = num_items if self._pool is None else self._pool.numel()
+        if self._pool is not None:
+            # From here on, items are positions among those that are drawn.
+            position = torch.full((num_items,), -1, device=user.device)
+            position[self._pool] = torch.arange(self._num_drawn, device=user.device)
+            item = position[item]
+            user, item = user[item >= 0], item[item >= 0]
         degree = torch.bincount(user, minlength=num_users)
         self._start = degree.cumsum(0) - degree
-        self._num_free = num_items - degree
+        self._num_free = self._num_drawn - degree
         place = torch.arange(user.numel(), device=user.device) - self._start[user]
-        # Ascending over all users, since no p_j - j exceeds num_items.
-        self._key = user * (num_items + 1) + (item - place)
+        # Ascending over all users, since no p_j - j exceeds the number of items.
+        self._key = user * (self._num_drawn + 1) + (item - place)
 
     def sample(
         self,
@@ -87,9 +106,11 @@ class ExactNegativeSampler:
         )
         # Double: a float has too few values for a large catalogue.
         rank = (uniform * self._num_free[users][:, None]).long()
-        query = users[:, None] * (self.num_items + 1) + rank
+        query = users[:, None] * (self._num_drawn + 1) + rank
         passed = torch.searchsorted(self._key, query, right=True)
         item = rank + passed - self._start[users][:, None]
+        if self._pool is not None:
+            item = self._pool[item]
         return item[:, 0] if num_negatives is None else item
 
     @cached_property
@@ -113,10 +134,11 @@ class ExactNegativeSampler:
         _check_ids('users', users, self.num_users)
         full = self._num_free[users] == 0
         if bool(full.any()):
+            which = 'items' if self._pool is None else "of 'items'"
             raise ValueError(
                 f"'users' needs users with a negative left (got user "
-                f'{int(users[full][0])}, who interacted with all {self.num_items} '
-                f'items). Leave this user out'
+                f'{int(users[full][0])}, who interacted with all {self._num_drawn} '
+                f'{which}). Leave this user out'
             )
 
     def is_positive(self, users: Tensor, items: Tensor) -> Tensor:
@@ -140,6 +162,23 @@ class ExactNegativeSampler:
         place = place.clamp_max(self._flat.numel() - 1)
         found: Tensor = self._flat[place] == query
         return found
+
+
+def _pool(items: Tensor, num_items: int, device: torch.device) -> Tensor:
+    """The items to draw among, ascending."""
+    if items.dim() != 1 or items.numel() == 0:
+        raise ValueError(
+            f"'items' needs to hold at least one id, in the shape [N] (got "
+            f'{list(items.size())})'
+        )
+    if items.dtype == torch.bool or items.is_floating_point():
+        raise ValueError(
+            f"'items' needs to hold ids (got {items.dtype}). Of a mask, pass "
+            f"'mask.nonzero().view(-1)'"
+        )
+    _check_ids('items', items, num_items)
+    distinct: Tensor = items.to(device).long().unique()
+    return distinct
 
 
 def _check_ids(name: str, index: Tensor, bound: int) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data.schema import (
@@ -46,6 +47,8 @@ class TripletNeighborLoader:
             of a triplet of the batch. (default: ``False``)
         rescale: Whether weights make up for the edges left out. (default: ``True``)
         user_uniform: Whether users count the same. (default: ``False``)
+        negative_items: Ids of the items that negatives are drawn among, ``[N]``.
+            (default: every item)
         seed: Seed of order, negatives and neighbors. (default: ``0``)
 
     Raises:
@@ -69,6 +72,7 @@ class TripletNeighborLoader:
         drop_targets: bool = False,
         rescale: bool = True,
         user_uniform: bool = False,
+        negative_items: Tensor | None = None,
         seed: int = 0,
     ) -> None:
         edge_types = (INTERACTS, REV_INTERACTS)
@@ -97,6 +101,7 @@ class TripletNeighborLoader:
             batch_size=batch_size,
             seed=seed,
             user_uniform=user_uniform,
+            negative_items=negative_items,
         )
         self.neighbors = HeteroNeighborSampler(
             {key: data[key].edge_index for key in edge_types},

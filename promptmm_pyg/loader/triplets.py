@@ -34,6 +34,8 @@ class TripletLoader:
             (default: ``2048``)
         seed: Seed of order and negatives. (default: ``0``)
         user_uniform: Whether users count the same. (default: ``False``)
+        negative_items: Ids of the items that negatives are drawn among, ``[N]``.
+            (default: every item)
 
     Raises:
         ValueError: If there is no interaction, an id is out of range, or a user has
@@ -54,9 +56,12 @@ class TripletLoader:
         batch_size: int = 2048,
         seed: int = 0,
         user_uniform: bool = False,
+        negative_items: Tensor | None = None,
     ) -> None:
         check_positive('batch_size', batch_size)
-        self.sampler = ExactNegativeSampler(edge_index, num_users, num_items)
+        self.sampler = ExactNegativeSampler(
+            edge_index, num_users, num_items, negative_items
+        )
         if edge_index.size(1) == 0:
             raise ValueError("'edge_index' needs at least one interaction (got none)")
         self.sampler.check_users(edge_index[0])

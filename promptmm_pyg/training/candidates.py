@@ -43,10 +43,17 @@ class CandidateSource:
         train: Graph whose message edges are the training interactions.
         targets: The teacher, for its best items.
         seed: Seed of the draws.
+        items: Ids of the items that lists are made of, but for the positive, ``[N]``.
+            (default: every item)
     """
 
     def __init__(
-        self, candidates: Candidates, train: HeteroData, targets: SoftTargets, seed: int
+        self,
+        candidates: Candidates,
+        train: HeteroData,
+        targets: SoftTargets,
+        seed: int,
+        items: Tensor | None = None,
     ) -> None:
         check_positive('num_random', candidates.num_random)
         check_positive('depth', candidates.depth)
@@ -56,7 +63,11 @@ class CandidateSource:
         self.candidates = candidates
         sizes = num_nodes_dict(train)
         edge_index = train[INTERACTS].edge_index
-        self.sampler = ExactNegativeSampler(edge_index, sizes[USER], sizes[ITEM])
+        self.sampler = ExactNegativeSampler(edge_index, sizes[USER], sizes[ITEM], items)
+        self._allowed: Tensor | None = None
+        if items is not None:
+            self._allowed = torch.zeros(sizes[ITEM], dtype=torch.bool)
+            self._allowed[items.cpu()] = True
         self.generator = torch.Generator(device=edge_index.device).manual_seed(seed)
         self._seen = SeenItems.from_edge_index(edge_index, sizes[USER], sizes[ITEM])
         self._users = torch.arange(sizes[USER])
@@ -113,10 +124,18 @@ class CandidateSource:
         )
 
     def _teachers_best(self, targets: SoftTargets) -> Tensor:
-        if targets.top is not None and targets.top.item_index.size(1) >= self._depth:
-            return targets.top.item_index[:, : self._depth]
+        top = targets.top if self._allowed is None else None  # Holds other items too.
+        if top is not None and top.item_index.size(1) >= self._depth:
+            return top.item_index[:, : self._depth]
         return self._best(targets.x_dict)
 
     def _best(self, x_dict: dict[str, Tensor]) -> Tensor:
         pair = x_dict[USER].detach(), x_dict[ITEM].detach()
-        return rank_items(pair, self._users, self._depth, seen=self._seen).item_index
+        ranking = rank_items(
+            pair,
+            self._users,
+            self._depth,
+            seen=self._seen,
+            candidates=self._allowed,
+        )
+        return ranking.item_index

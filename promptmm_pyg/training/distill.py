@@ -79,6 +79,7 @@ def distill(
     weight_decay: float = 0.0,
     optimizer: OptimizerKind = 'dense',
     batch_size: int = 2048,
+    negative_items: torch.Tensor | None = None,
     seed: int = 0,
     schedule: Schedule | None = None,
 ) -> Distilled:
@@ -124,6 +125,8 @@ def distill(
             students that return their tables as they are
             (:class:`~promptmm_pyg.training.LazyAdamW`). (default: ``'dense'``)
         batch_size: Interactions per step, of all processes. (default: ``2048``)
+        negative_items: Ids of the items that negatives and all candidates are drawn
+            among, ``[N]``. (default: every item)
         seed: Seed of batches, negatives, candidates and dropout. (default: ``0``)
         schedule: Epochs, patience, monitor, run directory (with the control in its
             folder ``control``), resume.
@@ -149,7 +152,9 @@ def distill(
     if prompt == 'joint':
         joint = JointTeacher(teacher, teacher_inputs)
         weights = {**weights, 'anchor': anchor_weight}
-    source = CandidateSource(candidates or Candidates(), train, targets, seed)
+    source = CandidateSource(
+        candidates or Candidates(), train, targets, seed, negative_items
+    )
 
     def distillation_terms(batch: Triplets) -> Terms:
         x_dict = looked_up(student(*inputs), optimizer)
@@ -176,7 +181,9 @@ def distill(
         return fit(
             module,
             make_optimizer(module.parameters(), learning_rate, weight_decay, optimizer),
-            triplet_loader(train, batch_size=batch_size, seed=seed),
+            triplet_loader(
+                train, batch_size=batch_size, seed=seed, negative_items=negative_items
+            ),
             validate=lambda: validation(model, inputs, val, schedule.monitor),
             divided=True,
             **kwargs,

@@ -39,7 +39,13 @@ def message_operators(data: HeteroData) -> dict[EdgeType, CSRPair]:
     )
 
 
-def triplet_loader(train: HeteroData, *, batch_size: int, seed: int) -> TripletLoader:
+def triplet_loader(
+    train: HeteroData,
+    *,
+    batch_size: int,
+    seed: int,
+    negative_items: Tensor | None = None,
+) -> TripletLoader:
     """The training interactions of ``train`` in batches."""
     num_nodes = num_nodes_dict(train)
     check_same_rows('train', train[INTERACTS].edge_index)
@@ -49,6 +55,7 @@ def triplet_loader(train: HeteroData, *, batch_size: int, seed: int) -> TripletL
         num_items=num_nodes[ITEM],
         batch_size=batch_size,
         seed=seed,
+        negative_items=negative_items,
     )
 
 

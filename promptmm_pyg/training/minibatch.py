@@ -39,6 +39,7 @@ def train_minibatch(
     weight_decay: float = 0.0,
     optimizer: OptimizerKind = 'dense',
     batch_size: int = 2048,
+    negative_items: Tensor | None = None,
     seed: int = 0,
     block_size: int = BLOCK,
     schedule: Schedule | None = None,
@@ -80,6 +81,8 @@ def train_minibatch(
             neighborhood (:class:`~promptmm_pyg.training.LazyAdamW`).
             (default: ``'dense'``)
         batch_size: Interactions per step. (default: ``2048``)
+        negative_items: Ids of the items that negatives are drawn among, ``[N]``.
+            (default: every item)
         seed: Seed of batches, negatives, neighbors and dropout. (default: ``0``)
         block_size: Rows at a time in validation. (default: ``65536``)
         schedule: Epochs, patience, monitor, run directory, resume.
@@ -103,6 +106,7 @@ def train_minibatch(
         batch_size=batch_size,
         drop_targets=drop_targets,
         rescale=rescale,
+        negative_items=negative_items,
         seed=seed,
     )
     _check_hops(model, loader.neighbors.num_hops)

@@ -79,6 +79,7 @@ def train_teacher(
     optimizer: OptimizerKind = 'dense',
     batch_size: int = 2048,
     propagate_every: int = 1,
+    negative_items: torch.Tensor | None = None,
     seed: int = 0,
     schedule: Schedule | None = None,
 ) -> History:
@@ -112,6 +113,8 @@ def train_teacher(
             ``batch_size``, where terms are means over a batch
             (:class:`~promptmm_pyg.training.AmortizedTerms` tells what differs). An
             epoch has fewer steps. (default: ``1``)
+        negative_items: Ids of the items that negatives are drawn among, ``[N]``.
+            (default: every item)
         seed: Seed of batches, negatives and dropout. (default: ``0``)
         schedule: Epochs, patience, monitor, run directory, resume.
 
@@ -124,7 +127,12 @@ def train_teacher(
     cutoff(schedule.monitor)  # Before any work is lost.
     _check_shared(propagate_every, optimizer)
     torch.manual_seed(seed)
-    loader = triplet_loader(train, batch_size=batch_size * propagate_every, seed=seed)
+    loader = triplet_loader(
+        train,
+        batch_size=batch_size * propagate_every,
+        seed=seed,
+        negative_items=negative_items,
+    )
     arguments = (message_operators(train),) if inputs is None else inputs
 
     def batch_terms(batch: Triplets) -> Terms:

@@ -190,3 +190,65 @@ def test_there_need_to_be_users_and_items(name):
     sizes = {'num_users': 2, 'num_items': 3, name: 0}
     with pytest.raises(ValueError, match=rf"'{name}' needs to be positive \(got 0\)"):
         ExactNegativeSampler(torch.zeros(2, 0, dtype=torch.long), **sizes)
+
+
+def test_draws_among_some_items_are_uniform_over_those_a_user_has_not_seen():
+    # User 1 has seen 3 and 7 of the items drawn among, and 0, which is not.
+    edges = torch.tensor([[1, 1, 1, 0], [7, 0, 3, 5]])
+    items = torch.tensor([9, 7, 5, 4, 3, 2, 7])
+    sampler = ExactNegativeSampler(edges, 2, 10, items)
+    n = 60_000
+    counts = draw(sampler, [1], n).view(-1).bincount(minlength=10)
+    assert counts[[0, 1, 3, 6, 7, 8]].sum() == 0
+    left = counts[[2, 4, 5, 9]].double()
+    # Chi-square of three degrees of freedom: 16.3 is its 0.999 quantile.
+    assert ((left - n / 4).square() / (n / 4)).sum() < 16.3
+
+
+@pytest.mark.parametrize('dtype', [torch.long, torch.int32])
+def test_draws_among_some_items_reach_each_of_them_and_no_positive(dtype):
+    edges = make_edges()
+    items = torch.randperm(30, generator=torch.Generator().manual_seed(2))[:11]
+    sampler = ExactNegativeSampler(edges, 20, 30, items.to(dtype))
+    draws = draw(sampler, range(20), 2000)
+    for user in range(20):
+        seen = {i for u, i in as_set(edges) if u == user}
+        assert set(draws[user].tolist()) == set(items.tolist()) - seen
+
+
+def test_draws_among_all_items_are_those_of_no_choice():
+    edges = make_edges()
+    every = torch.randperm(30, generator=torch.Generator().manual_seed(3))
+    some = ExactNegativeSampler(edges, 20, 30, every)
+    plain = ExactNegativeSampler(edges, 20, 30)
+    assert torch.equal(draw(some, range(20), 50), draw(plain, range(20), 50))
+
+
+def test_positives_are_known_whatever_is_drawn_among():
+    edges = make_edges()
+    sampler = ExactNegativeSampler(edges, 20, 30, torch.tensor([4]))
+    assert sampler.is_positive(*edges).all()
+
+
+def test_a_user_who_has_seen_all_of_some_items_is_named():
+    edges = torch.tensor([[0, 1, 1], [0, 0, 2]])
+    sampler = ExactNegativeSampler(edges, 2, 3, torch.tensor([0, 2]))
+    match = r"got user 1, who interacted with all 2 of 'items'"
+    with pytest.raises(ValueError, match=match):
+        draw(sampler, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ('items', 'match'),
+    [
+        ([0, 3], r"'items' needs to hold ids in \[0, 3\) \(got 0 to 3\)"),
+        ([-1, 0], r"'items' needs to hold ids in .* \(got -1 to 0\)"),
+        ([[0, 1]], r"'items' needs .* shape \[N\] \(got \[1, 2\]\)"),
+        ([], r"'items' needs to hold at least one id"),
+        ([True, False, True], r"'items' needs to hold ids \(got torch.bool\)"),
+        ([0.0, 1.0], r"'items' needs to hold ids \(got torch.float32\)"),
+    ],
+)
+def test_items_to_draw_among_need_to_be_ids(items, match):
+    with pytest.raises(ValueError, match=match):
+        ExactNegativeSampler(make_edges(2, 3, 4), 2, 3, torch.tensor(items))

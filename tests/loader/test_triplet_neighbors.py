@@ -152,3 +152,10 @@ def test_errors_and_repr():
     shown = str(make_loader(train))
     assert shown.startswith('TripletNeighborLoader(TripletLoader(')
     assert shown.endswith('drop_targets=False)')
+
+
+def test_negatives_are_drawn_among_the_items_given():
+    items = torch.arange(0, 40, 3)
+    for batch in make_loader(negative_items=items):
+        negative = in_the_graph(batch, triplets_of(batch))[2]
+        assert torch.isin(negative, items).all()

@@ -204,3 +204,10 @@ def test_repr():
     assert repr(make_loader()) == (
         'TripletLoader(203 interactions, batch_size=32, user_uniform=False)'
     )
+
+
+def test_negatives_are_drawn_among_the_items_given():
+    items = torch.arange(0, 30, 2)
+    out = epoch(make_loader(negative_items=items, batch_size=7))
+    assert set(out.negative.tolist()) <= set(items.tolist())
+    assert set(out.positive.tolist()) - set(items.tolist())

@@ -4,6 +4,7 @@ import torch
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import TripletLoader
 from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.ranking import SeenItems, rank_items
 from promptmm_pyg.training import Candidates
 from promptmm_pyg.training.candidates import CandidateSource
 from tests.training.setting import make_split
@@ -18,8 +19,9 @@ def make_targets(seed=0):
     return SoftTargets(x_dict, {})
 
 
-def make_source(train, **kwargs):
-    return CandidateSource(Candidates(**kwargs), train, make_targets(), seed=0)
+def make_source(train, items=None, targets=None, **kwargs):
+    targets = make_targets() if targets is None else targets
+    return CandidateSource(Candidates(**kwargs), train, targets, 0, items)
 
 
 def make_batch(train):
@@ -66,6 +68,24 @@ def test_depth_beyond_the_catalogue_takes_all_of_it():
     lists = make_source(train, num_teacher=3, depth=10_000).lists(make_batch(train))
     assert lists.item_index.max() < 40
     assert lists.item_index.min() >= 0
+
+
+def test_lists_are_made_of_the_items_given():
+    train, _, _ = make_split()
+    batch, items = make_batch(train), torch.arange(1, 40, 2)
+    full = make_targets()
+    seen = SeenItems.from_edge_index(train[INTERACTS].edge_index, 60, 40)
+    tables = full.x_dict['user'], full.x_dict['item']
+    # The best items a teacher brings along are those of the whole catalogue.
+    full = full._replace(top=rank_items(tables, torch.arange(60), 40, seen=seen))
+    source = make_source(
+        train, items, full, num_random=3, num_teacher=4, num_student=4, depth=8
+    )
+    source.refresh(1, lambda: make_targets(1).x_dict)
+    lists = source.lists(batch)
+    drawn = lists.item_index[:, 1:][lists.mask[:, 1:]]
+    assert torch.isin(drawn, items).all()
+    assert lists.mask[:, 1:].sum(dim=1).min() > 3
 
 
 def test_errors():

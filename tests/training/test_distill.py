@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import promptmm_pyg.training.loop as loop
-from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletLoader, uniform_candidates
 from promptmm_pyg.losses import weighted_sum
@@ -306,3 +306,32 @@ def test_errors():
         distill(student, teacher, train, val, weights={'bpr': 1.0}, schedule=ONE)
     with pytest.raises(ValueError, match=r"'control_weights' needs a weight for each"):
         distill(student, teacher, train, val, control_weights={'bpr': 1.0})
+
+
+@pytest.mark.parametrize('candidates', [None, Candidates(2, 2, 2)])
+def test_items_that_are_never_drawn_and_never_taken_stay_as_they_are(candidates):
+    train, val, _ = make_split()
+    taken = train[INTERACTS].edge_index[1].unique()
+    never = torch.arange(5)
+    # Nobody has taken the first five items.
+    edges = train[INTERACTS].edge_index
+    edges = edges[:, ~torch.isin(edges[1], never)]
+    train[INTERACTS].edge_index, train[REV_INTERACTS].edge_index = edges, edges.flip(0)
+    assert torch.isin(never, taken).any()
+    student, teacher = make_student(train), make_teacher(train)
+    start = copy.deepcopy(student).embeddings.tables['item']
+    out = distill(
+        student,
+        teacher,
+        train,
+        val,
+        candidates=candidates,
+        negative_items=torch.arange(5, 40),
+        learning_rate=0.01,
+        schedule=QUICK,
+    )
+    assert out.control is not None
+    for model in (student, out.control):
+        moved = (model.embeddings.tables['item'] != start).any(dim=1)
+        assert not moved[:5].any()
+        assert moved[5:].all()

@@ -290,3 +290,24 @@ def test_errors():
     with pytest.raises(ValueError, match=r"'model' needs 'NodeEmbeddings'.*'Bare'"):
         train_minibatch(Bare(2, 2), train, val, optimizer='lazy')
     assert num_nodes_dict(one_way) == num_nodes_dict(train)
+
+
+def test_negatives_are_drawn_among_the_items_given():
+    train, val, _ = make_split()
+    items, drawn = torch.arange(0, 40, 3), set()
+
+    def terms(x_dict, batch):
+        drawn.update(batch.negative.tolist())
+        return bpr_terms(x_dict, batch)
+
+    train_minibatch(
+        make_student(train),
+        train,
+        val,
+        num_neighbors=[3, 3],
+        terms=terms,
+        weights={'bpr': 1.0, 'l2': 0.1},
+        negative_items=items,
+        schedule=QUICK,
+    )
+    assert drawn == set(items.tolist())

@@ -290,3 +290,23 @@ def test_a_sum_that_is_not_finite_leaves_the_parameters_alone():
     with pytest.raises(FloatingPointError, match=r"'loss' needs to be finite.*'bpr'"):
         train_step(optimizer, terms, {'bpr': 1.0, 'l2': 1.0})
     assert torch.equal(weight.detach(), torch.ones(2))
+
+
+def test_negatives_are_drawn_among_the_items_given():
+    train, val, _ = make_split()
+    items, drawn = torch.arange(0, 40, 3), set()
+
+    def terms(x_dict, batch):
+        drawn.update(batch.negative.tolist())
+        return bpr_terms(x_dict, batch)
+
+    train_teacher(
+        make_student(train),
+        train,
+        val,
+        terms=terms,
+        weights={'bpr': 1.0, 'l2': 0.1},
+        negative_items=items,
+        schedule=QUICK,
+    )
+    assert drawn == set(items.tolist())
