@@ -8,11 +8,12 @@ TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
 
-.PHONY: help demo test lint types kernels clean
+.PHONY: help demo test docs lint types kernels clean
 
 help:
 	@echo "make demo     train, distill and report on the built-in data (sets up first)"
 	@echo "make test     run the whole test suite (sets up first)"
+	@echo "make docs     build the documentation in docs/_build"
 	@echo "make lint     check style and format"
 	@echo "make types    check types"
 	@echo "make kernels  compile torch-scatter and torch-sparse (about 20 minutes)"
@@ -37,6 +38,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W -n -b html docs docs/_build
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +51,4 @@ types: $(STAMP)
 kernels: $(KERNELS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache

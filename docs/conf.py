@@ -1,0 +1,57 @@
+"""Settings of the documentation; nothing is fetched while it is built."""
+
+import sys
+from pathlib import Path
+
+import promptmm_pyg
+
+sys.path.insert(0, str(Path(__file__).parent / '_ext'))
+
+project = 'promptmm_pyg'
+author = 'The promptmm_pyg developers'
+copyright = author
+version = release = promptmm_pyg.__version__
+
+extensions = [
+    'myst_parser',
+    'sphinx.ext.autodoc',
+    'sphinx.ext.autosummary',
+    'sphinx.ext.mathjax',
+    'sphinx.ext.napoleon',
+    'public_names',
+]
+exclude_patterns = ['_build']
+
+html_theme = 'furo'
+html_static_path = ['_static']
+html_css_files = ['site.css']
+html_title = 'promptmm_pyg'
+# Formulas stay readable as TeX where no network is.
+mathjax_path = 'https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-mml-chtml.js'
+
+myst_enable_extensions = ['colon_fence', 'dollarmath']
+myst_heading_anchors = 4
+
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ['Shapes']
+napoleon_use_ivar = True  # Properties are documented by themselves.
+autodoc_typehints = 'signature'
+autodoc_member_order = 'bysource'
+autodoc_inherit_docstrings = False
+autosummary_generate = False
+
+nitpicky = True
+# Names of other projects, which are not looked up, and types that are not offered.
+nitpick_ignore_regex = [
+    (
+        r'py:.*',
+        r'(collections|datetime|np|numpy|pathlib|pd|torch|torch_geometric)\..*',
+    ),
+    (r'py:class', r'Axes|Figure|NumpyArray|RowTable|Tensor|dict\[str'),
+    (r'py:class', r'promptmm_pyg\.(_processes|report\.content)\..*'),
+    (r'py:class', r'promptmm_pyg\..*\.([A-Z]|_Graphs)'),
+    (r'py:meth', r'forward'),
+    (r'py:attr', r'feature_path'),
+    (r'py:func', r'score_std|save_prompt|save_targets'),
+]
