@@ -36,8 +36,12 @@ def noise_table(result: dict[str, Any]) -> str:
 
 def missing_table(result: dict[str, Any]) -> str:
     """Every model at every share of items without content, beside the floor."""
+    spoiled = {
+        'items': 'of items without content',
+        'modalities': 'of each modality hidden',
+    }[result.get('pattern', 'items')]
     return _share_table(
-        result, 'missing', title='model', spoiled='without content', base='LightGCN'
+        result, 'missing', title='model', spoiled=spoiled, base='LightGCN'
     )
 
 
@@ -79,27 +83,56 @@ def content_plot(result: dict[str, Any], path: str | Path) -> None:
         ) from error
     figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
     if 'cold' in result:
-        rows = result['cold'][::-1]
-        values = [row['cold']['Recall@20'] for row in rows]
-        axes.barh(
-            [row['model'] for row in rows],
-            [value['mean'] for value in values],
-            xerr=[value['std'] for value in values],
-        )
-        axes.set_xlabel('Recall@20 among cold items')
+        _cold_bars(axes, result)
     else:
-        rows = result['missing']
-        for model in dict.fromkeys(row['model'] for row in rows):
-            mine = [row for row in rows if row['model'] == model]
-            axes.errorbar(
-                [row['share'] for row in mine],
-                [row['test']['mean'] for row in mine],
-                [row['test']['std'] for row in mine],
-                label=model,
-                capsize=3,
-            )
-        axes.set_xlabel('share of items without content')
-        axes.set_ylabel('Recall@20')
-        axes.legend()
+        _missing_lines(axes, result)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _cold_bars(axes: Any, result: dict[str, Any]) -> None:
+    rows = result['cold'][::-1]
+    values = [row['cold']['Recall@20'] for row in rows]
+    axes.barh(
+        [row['model'] for row in rows],
+        [value['mean'] for value in values],
+        xerr=[value['std'] for value in values],
+        color=['C0' if 'over_control' in row else '0.65' for row in rows],
+        capsize=3,
+    )
+    axes.set_xlabel(f'Recall@20 among cold items, {_seeds(result)}')
+    axes.set_title(f'{result["setting"]["dataset"]}: items without any interaction')
+
+
+def _missing_lines(axes: Any, result: dict[str, Any]) -> None:
+    rows = result['missing']
+    models = list(dict.fromkeys(row['model'] for row in rows))
+    for number, model in enumerate(models):
+        mine = sorted(
+            (row for row in rows if row['model'] == model), key=lambda row: row['share']
+        )
+        # Side by side, so that no whisker hides another.
+        aside = number - (len(models) - 1) / 2
+        axes.errorbar(
+            [100 * row['share'] + 0.6 * aside for row in mine],
+            [row['test']['mean'] for row in mine],
+            [row['test']['std'] for row in mine],
+            label=model,
+            capsize=3,
+            # The first has no content to lose.
+            **({'color': '0.5', 'linestyle': '--'} if number == 0 else {'marker': 'o'}),
+        )
+    what = {
+        'items': '% of items without any modality',
+        'modalities': '% of each modality hidden',
+    }[result.get('pattern', 'items')]
+    start = min(row.get('absent', 0.0) for row in rows)
+    more = f' (at 0 %, {100 * start:.0f} % of the content is missing)' if start else ''
+    axes.set_xlabel(what + more)
+    axes.set_ylabel(f'Recall@20, {_seeds(result)}')
+    axes.set_title('synthetic: what missing content costs')
+    axes.legend()
+
+
+def _seeds(result: dict[str, Any]) -> str:
+    return f'mean ± std of {len(result["seeds"])} seeds'

@@ -1,24 +1,27 @@
 """What missing content costs, and what helps: from no item without it to nearly all.
 
     python -m benchmarks.missing --seeds 0 1 2
+    python -m benchmarks.missing --seeds 0 1 2 --pattern modalities
 
-Planted data in which a share of the items lacks every modality, in training and in
-serving. The items are the same for all models, and those of a smaller share are among
-those of a larger. All models have the same epochs and trials, of which the best on
-validation at the first seed is kept for all; the test positives are read once per
-model and seed. Finished trainings are kept under ``--work``. Writes
-``benchmarks/results/missing.json``.
+Planted data in which a share of the items lacks every modality, or each modality lacks
+in a share of the items drawn for it alone, in training and in serving. The items are
+the same for all models, and those of a smaller share are among those of a larger. All
+models have the same epochs and trials, of which the best on validation at the first
+seed is kept for all; the test positives are read once per model and seed. Finished
+trainings are kept under ``--work``. Writes ``benchmarks/results/missing.json``, or
+``missing-modalities.json``.
 """
 
 import argparse
 import json
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch_geometric.data import HeteroData
 
+from benchmarks.hidden_content import Pattern, absent, hide_content
 from benchmarks.kept import kept
 from benchmarks.shares import best_trial, fitted, rows
 from promptmm_pyg.data import (
@@ -59,48 +62,28 @@ TEACHERS: dict[str, dict[str, Any]] = {
     'token, modality_dropout': {'missing': 'token', 'modality_dropout': 0.2},
     IMPUTED: {},  # Reads what is filled in, and no mask.
 }
-
-
-def hide_content(data: HeteroData, share: float, seed: int) -> HeteroData:
-    """A copy in which a share of the items lacks every modality: zero, and false in
-    the mask. With the same seed, the items of a smaller share are among them.
-
-    Args:
-        data: Graph with features on items.
-        share: Share of the items, in [0, 1].
-        seed: Which draw.
-
-    Raises:
-        ValueError: If ``share`` is none.
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"'share' needs to be in [0, 1] (got {share})")
-    num_items = num_nodes_dict(data)[ITEM]
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(num_items, generator=generator)
-    hidden = order[: round(share * num_items)]
-    out, masks = data.clone(), modality_mask_dict(data)
-    for modality, x_dict in modality_x_dict(data).items():
-        if ITEM in x_dict:
-            every = torch.ones(num_items, dtype=torch.bool)
-            mask = masks.get(modality, {}).get(ITEM, every)
-            out[ITEM][f'x_{modality}'] = x_dict[ITEM].index_fill(0, hidden, 0.0)
-            out[ITEM][f'mask_{modality}'] = mask.index_fill(0, hidden, False)
-    return out
+_IMPUTATION = 'prompt of what is filled in'  # Named in what is kept.
 
 
 class Bench:
     """The planted data, and every model that was trained on it."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
+    def __init__(self, work: Path, pattern: Pattern = 'items') -> None:
+        self.work, self.pattern = work, pattern
         self.split = split_per_user(planted_dataset(*SIZES, seed=DATA_SEED))
 
+    def hidden(self, share: float) -> HeteroData:
+        """The training graph with the content of a share hidden."""
+        return hide_content(self.split.train, share, DATA_SEED, self.pattern)
+
     def train(self, share: float, model: str) -> HeteroData:
-        hidden = hide_content(self.split.train, share, seed=DATA_SEED)
-        data = StandardizeModalities()(hidden)
+        """What a model is trained on."""
+        data = StandardizeModalities()(self.hidden(share))
         if model == IMPUTED:
             data = ImputeFromNeighbors()(data)
+            for modality in modality_mask_dict(data):
+                # With it, the prompt would start without what is filled in.
+                del data[ITEM][f'mask_{modality}']
         return AddModalityPCA(PROMPT_CHANNELS)(AddBipartiteNorm()(data))
 
     def outcome(self, share: float, model: str, l2: float, seed: int) -> dict[str, Any]:
@@ -110,6 +93,10 @@ class Bench:
         # What knows no content is the same whatever is missing.
         about = 0.0 if model == FLOOR else share
         key = [*numbers, about, model, TEACHERS.get(model), l2, seed]
+        if model == IMPUTED:
+            key.append(_IMPUTATION)
+        if self.pattern != 'items' and model != FLOOR:
+            key.append(self.pattern)
         return kept(
             self.work / 'missing', key, lambda: self._fit(about, model, l2, seed)
         )
@@ -158,18 +145,29 @@ def main() -> None:
     parser.add_argument(
         '--shares', type=float, nargs='+', default=[0.0, 0.3, 0.5, 0.7, 0.9]
     )
+    parser.add_argument(
+        '--pattern',
+        choices=get_args(Pattern),
+        default='items',
+        help='whether the same items lack every modality, or others each',
+    )
     parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
+    bench = Bench(args.work, args.pattern)
     found = rows(
-        Bench(args.work),
+        bench,
         (FLOOR, *TEACHERS),
         args.shares,
         args.seeds,
         over='over_floor',
         about=lambda l2: {'l2': l2},
     )
+    lacking = {share: absent(bench.hidden(share)) for share in args.shares}
+    for row in found:
+        row['absent'] = lacking[row['share']]
     result = {
+        'pattern': args.pattern,
         'sizes': SIZES,
         'data_seed': DATA_SEED,
         'model': MODEL,
@@ -184,7 +182,8 @@ def main() -> None:
         'versions': {'torch': torch.__version__, 'python': platform.python_version()},
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / 'missing.json').write_text(json.dumps(result, indent=1) + '\n')
+    name = 'missing' if args.pattern == 'items' else f'missing-{args.pattern}'
+    (args.out / f'{name}.json').write_text(json.dumps(result, indent=1) + '\n')
 
 
 if __name__ == '__main__':
