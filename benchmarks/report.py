@@ -16,6 +16,7 @@ from benchmarks.content_report import (
     missing_table,
     noise_table,
 )
+from benchmarks.scale_report import scale_plot, scale_table
 from benchmarks.speed_report import roofline_lines
 from benchmarks.suite_report import interval, mean_std, suite_plot, suite_table
 
@@ -194,6 +195,8 @@ def mixture_table(result: dict[str, Any]) -> str:
 def render(path: Path) -> str:
     """The table of one result file."""
     result = json.loads(path.read_text())
+    if 'scale' in result:
+        return scale_table(result)
     if 'losses' in result:
         return losses_table(result)
     if 'suite' in result:
@@ -217,7 +220,7 @@ def main() -> None:
     parser.add_argument(
         '--plot',
         type=Path,
-        help='PNG of one result: a suite, cold items or missing content',
+        help='PNG of one result: a suite, scale, cold items or missing content',
     )
     args = parser.parse_args()
     for path in args.results:
@@ -226,6 +229,7 @@ def main() -> None:
         (path,) = args.results
         result = json.loads(path.read_text())
         draw = suite_plot if 'suite' in result else content_plot
+        draw = scale_plot if 'scale' in result else draw
         draw(result, args.plot)
 
 

@@ -1,0 +1,118 @@
+"""What a teacher costs: a product with the graph, its steps, its targets."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from benchmarks.scale_costs import Costs, epoch
+from benchmarks.scale_graph import PROMPT, Size
+from benchmarks.scale_students import LEARNING_RATE, Again
+from promptmm_pyg.data.schema import INTERACTS, ITEM, num_nodes_dict
+from promptmm_pyg.loader import TripletNeighborLoader, Triplets, triplets_of
+from promptmm_pyg.nn import PromptMMTeacher
+from promptmm_pyg.nn.embeddings import sparse_gradients
+from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.target_store import save_targets
+from promptmm_pyg.training import (
+    TEACHER_WEIGHTS,
+    AmortizedTerms,
+    message_operators,
+    promptmm_terms,
+)
+from promptmm_pyg.training.inputs import triplet_loader
+from promptmm_pyg.training.loop import train_step
+from promptmm_pyg.training.minibatch import _of_seeds
+from promptmm_pyg.training.optimizer import make_optimizer
+from promptmm_pyg.transforms import AddBipartiteNorm
+
+NEIGHBORS = [10, 10]
+STEPS = 20  # Of an epoch on neighborhoods, at most.
+SHARES = 16  # Steps of an epoch on the whole graph: a propagation each.
+
+
+def propagation(size: Size, data: HeteroData, costs: Costs) -> None:
+    """One product with the graph and its gradient, users to items."""
+    with costs.timed('operators built'):
+        adj = message_operators(data)[INTERACTS]
+    x = torch.randn(size.users, size.width, requires_grad=True)
+
+    def product() -> None:
+        x.grad = None
+        (adj @ x).sum().backward()
+
+    costs.repeated('propagation', product, size.repeats)
+
+
+def teaching(
+    size: Size, data: HeteroData, features: Tensor, costs: Costs
+) -> PromptMMTeacher:
+    """Steps on neighborhoods, and on the whole graph where it fits."""
+    sizes = num_nodes_dict(data)
+    start = {key: torch.randn(number, PROMPT) for key, number in sizes.items()}
+    content = {'content': {ITEM: features}}
+    teacher = PromptMMTeacher(sizes, content, start, embedding_dim=size.width)
+    on_neighborhoods(size, data, teacher, costs)
+    if size.whole_graph <= size.memory:
+        on_whole_graph(size, data, teacher, costs)
+    return teacher
+
+
+def on_neighborhoods(
+    size: Size, data: HeteroData, teacher: PromptMMTeacher, costs: Costs
+) -> None:
+    """What :func:`~promptmm_pyg.training.train_minibatch` does, with the lazy
+    optimizer; the epoch is cut.
+    """
+    with costs.timed('neighborhoods prepared'):
+        loader = TripletNeighborLoader(
+            AddBipartiteNorm()(data), NEIGHBORS, batch_size=size.teacher_batch_size
+        )
+
+    def step(triplets: Triplets) -> None:
+        batch = loader.around(triplets)
+        weights, n_id = batch.collect('edge_weight'), batch.collect('n_id')
+        output = teacher(batch.edge_index_dict, weights, n_id)
+        terms = promptmm_terms(_of_seeds(output, batch), triplets_of(batch))
+        train_step(optimizer, terms, TEACHER_WEIGHTS)
+
+    name = 'neighborhoods'
+    with sparse_gradients(teacher):
+        optimizer = make_optimizer(teacher.parameters(), LEARNING_RATE, 0.0, 'lazy')
+        again = Again(step, next(iter(loader.triplets)))
+        costs.repeated(f'teacher step, {name}', again, size.repeats)
+        cost = epoch(loader.triplets, len(loader), step, most=STEPS)
+        costs.add(f'teacher epoch, {name}', cost)
+
+
+def on_whole_graph(
+    size: Size, data: HeteroData, teacher: PromptMMTeacher, costs: Costs
+) -> None:
+    """A step with one propagation for a sixteenth of the interactions, whose losses
+    are taken piece by piece.
+    """
+    operators, parameters = message_operators(data), list(teacher.parameters())
+    optimizer = make_optimizer(parameters, LEARNING_RATE, 0.0)
+    terms = AmortizedTerms(
+        lambda: teacher(operators),
+        promptmm_terms,
+        TEACHER_WEIGHTS,
+        parameters,
+        size.batch_size,
+    )
+
+    def step(batch: Triplets) -> None:
+        train_step(optimizer, terms(batch), TEACHER_WEIGHTS)
+
+    number = -(-data[INTERACTS].edge_index.size(1) // SHARES)
+    loader = triplet_loader(data, batch_size=number, seed=size.seed)
+    again = Again(step, next(iter(loader)))
+    costs.repeated('teacher step, whole graph', again, size.repeats)
+
+
+def asked(teacher: PromptMMTeacher, data: HeteroData, path: Path, costs: Costs) -> None:
+    """The teacher's final vectors, layer by layer, and the file that keeps them."""
+    with costs.timed('targets written'):
+        x_dict = teacher.inference(message_operators(data))
+        save_targets(path, SoftTargets(x_dict, {}), data, depth=0)
