@@ -31,6 +31,7 @@ mathjax_path = 'https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-mml-chtml.js'
 
 myst_enable_extensions = ['colon_fence', 'dollarmath']
 myst_heading_anchors = 4
+suppress_warnings = ['myst.header']  # Sections of the README start at their own level.
 
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

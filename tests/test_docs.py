@@ -1,20 +1,33 @@
 """The documentation: it builds, says everything, and what it shows is so."""
 
+import inspect
+import os
+import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from importlib import import_module
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+import promptmm_pyg
 from promptmm_pyg.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 TUTORIALS = sorted((DOCS / 'tutorials').glob('[1-9]*.md'))
+DECISIONS = sorted(
+    path for path in (DOCS / 'decisions').glob('*.md') if path.stem != 'index'
+)
+# Modules without an `__all__` whose functions the documentation offers.
+PLAIN = ('outputs', 'scoring', 'target_store', 'viz')
 # Numbers with a decimal point may differ by this much on another machine.
 TOLERANCE = 0.06
 NUMBER = re.compile(r'[-+]?\d+\.\d+')
@@ -69,6 +82,10 @@ def agree(said: str, printed: str) -> bool:
     return all(abs(float(a) - float(b)) <= TOLERANCE for a, b in pairs)
 
 
+def test_there_are_five_tutorials():
+    assert [path.name[0] for path in TUTORIALS] == list('12345')
+
+
 @pytest.mark.parametrize('path', TUTORIALS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_a_tutorial_prints_what_it_says(path, monkeypatch, tmp_path):
@@ -81,3 +98,139 @@ def test_a_tutorial_prints_what_it_says(path, monkeypatch, tmp_path):
         assert agree(said, printed), f'{path}:{block.line} prints\n{printed}'
         shown += bool(said)
     assert shown >= 3
+
+
+def packages() -> dict[str, list[str]]:
+    """The public names of every subpackage but the command line."""
+    found = {'index': list(promptmm_pyg.__all__)}
+    for module in pkgutil.iter_modules(promptmm_pyg.__path__):
+        if module.ispkg and module.name != 'cli':
+            found[module.name] = import_module(f'promptmm_pyg.{module.name}').__all__
+    return found
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    missing = [x for x in ('sphinx', 'myst_parser', 'furo') if find_spec(x) is None]
+    if missing:
+        pytest.skip(f"building needs {missing} (pip install 'promptmm_pyg[docs]')")
+    out = tmp_path_factory.mktemp('site')
+    sphinx = [sys.executable, '-m', 'sphinx', '-q', '-E', '-W', '-n', '--keep-going']
+    done = subprocess.run(
+        [*sphinx, '-d', str(out / 'doctrees'), str(DOCS), str(out / 'html')],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        # Any address that the build asked for would be refused.
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'https_proxy': 'http://0.0.0.0:9'},
+    )
+    assert done.returncode == 0, done.stderr
+    return out / 'html'
+
+
+def test_the_site_builds_without_a_warning(site):
+    assert (site / 'index.html').is_file()
+
+
+@pytest.mark.parametrize('package', packages())
+def test_no_public_name_is_missing(site, package):
+    page = (site / 'api' / f'{package}.html').read_text()
+    for name in packages()[package]:
+        if name != '__version__':
+            where = rf'(?:id|title|href)="[^"]*promptmm_pyg\.[\w.]*\b{name}"'
+            assert re.search(where, page), name
+
+
+@pytest.mark.parametrize('name', PLAIN)
+def test_no_public_function_is_missing(site, name):
+    module = import_module(f'promptmm_pyg.{name}')
+    page = (site / 'api' / f'{name}.html').read_text()
+    for key, value in inspect.getmembers(module, inspect.isfunction):
+        if value.__module__ == module.__name__ and not key.startswith('_'):
+            assert f'id="{module.__name__}.{key}"' in page
+
+
+@pytest.mark.parametrize('package', packages())
+def test_every_public_name_is_described(package):
+    home = 'promptmm_pyg' if package == 'index' else f'promptmm_pyg.{package}'
+    for name in packages()[package]:
+        value = getattr(import_module(home), name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert (value.__doc__ or '').strip(), name
+
+
+def test_commands_say_what_they_say_when_asked(site):
+    page = (site / 'api' / 'commands.html').read_text()
+    for command in ('train', 'distill', 'evaluate', 'recommend', 'data check'):
+        assert f'usage: promptmm {command}' in page
+
+
+def test_pages_load_nothing_from_elsewhere_but_formulas(site):
+    for page in site.rglob('*.html'):
+        loaded = re.findall(
+            r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"',
+            page.read_text(),
+        )
+        assert all('mathjax' in one for one in loaded), page
+
+
+def test_every_page_is_in_the_index():
+    text = '\n'.join(path.read_text() for path in DOCS.rglob('index.md'))
+    for path in DOCS.rglob('*.md'):
+        if path != DOCS / 'index.md':
+            assert f'{path.stem}' in text, path
+
+
+@pytest.mark.parametrize(
+    'path',
+    [*DECISIONS, DOCS / 'released_code.md'],
+    ids=lambda path: path.stem,
+)
+def test_what_a_page_names_exists(path):
+    named = re.findall(
+        r'`((?:promptmm_pyg|tests|benchmarks|examples)/[^`]+)`', path.read_text()
+    )
+    assert named
+    for place in named:
+        file, _, test = place.partition('::')
+        assert (ROOT / file).is_file(), place
+        if test:
+            assert f'def {test}(' in (ROOT / file).read_text(), place
+
+
+@pytest.mark.parametrize('path', DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_says_what_it_has_to(path):
+    text = path.read_text()
+    parts = re.findall(r'^\*\*(\w+)\.\*\*', text, re.MULTILINE)
+    assert parts == ['Decision', 'Why', 'Rejected', 'Consequence', 'Where']
+    assert '`tests/' in text
+    assert 150 <= len(text.split()) <= 300
+
+
+def test_every_difference_to_the_released_code_names_a_file_and_a_test():
+    rows = [
+        line.strip('|').split('|')
+        for line in (DOCS / 'released_code.md').read_text().splitlines()
+        if line.startswith('| ') and 'held by' not in line
+    ]
+    assert len(rows) >= 30
+    for _, here, held in rows:
+        assert '`' in here
+        assert '`tests/' in held or held.strip() == 'nothing to test'
+
+
+@pytest.mark.parametrize(
+    ('said', 'printed', 'same'),
+    [
+        ('a 0.50', 'a 0.53', True),
+        ('a 0.50', 'a 0.60', False),
+        ('a 5', 'a 6', False),
+        ('a  b\nc', 'a b c', True),
+        ('a ... c', 'a 1.5 b c', True),
+        ('a ... d', 'a b c', False),
+        ('a 0.5', 'a', False),
+        ('', 'a', False),
+    ],
+)
+def test_texts_agree_but_for_close_numbers(said, printed, same):
+    assert agree(said, printed) is same
