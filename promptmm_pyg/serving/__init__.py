@@ -1,6 +1,8 @@
-from promptmm_pyg.serving.feature_path import FeatureMap, FeaturePath
+from promptmm_pyg.serving._feature_fit import FeatureMap
+from promptmm_pyg.serving.feature_path import FeaturePath
 from promptmm_pyg.serving.fold_in import FoldIn
-from promptmm_pyg.serving.recommender import Recommendations, Recommender
+from promptmm_pyg.serving.ranked import Recommendations
+from promptmm_pyg.serving.recommender import Recommender
 from promptmm_pyg.serving.top_items_module import TopItems
 
 __all__ = [

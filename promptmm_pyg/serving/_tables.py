@@ -49,6 +49,8 @@ class Tables:
         self.seen = seen
         self.titles = dict(titles or {})
         self._items.rows('titles', self.titles)
+        # Made of the tables when first asked for, and forgotten when they change.
+        self._derived: dict[Any, Any] = {}
 
     @property
     def num_users(self) -> int:
@@ -87,6 +89,7 @@ class Tables:
         self._items = items
         self.seen = SeenItems(self.seen.rowptr, self.seen.col, self.num_items)
         self.titles.update(titles or {})
+        self._derived.clear()
 
     def _candidates(
         self, allow: Iterable[RawId] | None, deny: Iterable[RawId] | None

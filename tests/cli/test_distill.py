@@ -118,7 +118,7 @@ def test_a_run_without_features_has_no_feature_path(files, tmp_path):
 def test_too_few_items_for_a_feature_path_are_a_warning(
     trained, copy_of, capsys, monkeypatch
 ):
-    monkeypatch.setattr('promptmm_pyg.serving.feature_path.MIN_ITEMS', 1000)
+    monkeypatch.setattr('promptmm_pyg.serving._feature_fit.MIN_ITEMS', 1000)
     run = copy_of(trained)
     assert main(['distill', str(run), *DISTILL, '--epochs', '1']) == 0
     assert 'warning: no items can be added later: ' in capsys.readouterr().err
