@@ -8,20 +8,32 @@ from typing import Any
 import numpy as np
 
 from promptmm_pyg.cli.data_source import read_ids
+from promptmm_pyg.cli.large_rankings import (
+    add_large,
+    check_large,
+    how_to_rank,
+    tell_recall,
+)
 from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.run_folder import RunFolder
 from promptmm_pyg.cli.tables import table
+from promptmm_pyg.ranking import ApproximateItems
 from promptmm_pyg.serving import Recommender
 
 _DESCRIPTION = """\
 Print the best items for each user, by your own ids. What a user has interacted with
 in training is left out unless --include-seen is given. Somebody who was not there in
-training is recommended to by the items they took: --history, once for each of them."""
+training is recommended to by the items they took: --history, once for each of them.
+
+For many users or items: --memory ranks in blocks that fit in it, with the same lists;
+--approximate looks at a part of the catalogue only, and --recall measures what it
+misses."""
 _EXAMPLE = """\
 example:
   promptmm recommend runs/tiktok --users 7 42 -k 5
   promptmm recommend runs/tiktok --users 7 --deny sold_out.txt --json
-  promptmm recommend runs/tiktok --history 31 8 205"""
+  promptmm recommend runs/tiktok --history 31 8 205
+  promptmm recommend runs/tiktok --users 7 42 --approximate --recall"""
 
 
 def add_command(commands: Any) -> None:
@@ -55,11 +67,13 @@ def add_command(commands: Any) -> None:
         '--deny', metavar='FILE', help='none of these items, one raw id a line'
     )
     parser.add_argument('--json', action='store_true', help='print JSON')
+    add_large(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints a table, or JSON."""
+    check_large(args)
     recommender = load_recommender(args.folder)
     if not 1 <= args.k <= recommender.num_items:
         raise UserError(
@@ -71,10 +85,14 @@ def run(args: argparse.Namespace) -> int:
         'allow': _read('--allow', args.allow, recommender),
         'deny': _read('--deny', args.deny, recommender),
     }
+    how = how_to_rank(args, recommender)
     if args.history is None:
-        found = recommend(recommender, args.users, args.k, **options)
+        found = recommend(recommender, args.users, args.k, **options, **how)
     else:
-        found = recommend_to_new(recommender, args.history, args.k, **options)
+        found = recommend_to_new(recommender, args.history, args.k, **options, **how)
+    if args.recall:
+        users = _typed('--users', args.users, recommender.user_ids)
+        tell_recall(recommender, how['index'], users, args.k, **options)
     if args.json:
         print(json.dumps(found))
     else:
@@ -108,6 +126,8 @@ def recommend(
     exclude_seen: bool = True,
     allow: list[Any] | None = None,
     deny: list[Any] | None = None,
+    memory: str | None = None,
+    index: ApproximateItems | None = None,
 ) -> list[dict[str, Any]]:
     """For each user the items with rank, score and title, best first.
 
@@ -118,10 +138,18 @@ def recommend(
         exclude_seen: Whether to leave out what the user has seen.
         allow: Only these raw items. (default: all)
         deny: None of these raw items. (default: all are fine)
+        memory: What the ranking fits in. (default: no bound)
+        index: Looks at a part of the items. (default: all are looked at)
     """
     ids = _typed('--users', users, recommender.user_ids)
     lists = recommender.recommend(
-        ids, k, exclude_seen=exclude_seen, allow=allow, deny=deny
+        ids,
+        k,
+        exclude_seen=exclude_seen,
+        allow=allow,
+        deny=deny,
+        memory=memory,
+        index=index,
     )
     return [
         {'user': user, 'items': _items(recommender, row, scores)}
@@ -137,6 +165,8 @@ def recommend_to_new(
     exclude_seen: bool = True,
     allow: list[Any] | None = None,
     deny: list[Any] | None = None,
+    memory: str | None = None,
+    index: ApproximateItems | None = None,
 ) -> list[dict[str, Any]]:
     """As :func:`recommend`, for users who were not there in training.
 
@@ -147,11 +177,19 @@ def recommend_to_new(
         exclude_seen: Whether to leave these out.
         allow: Only these raw items. (default: all)
         deny: None of these raw items. (default: all are fine)
+        memory: What the ranking fits in. (default: no bound)
+        index: Looks at a part of the items. (default: all are looked at)
     """
     known = recommender.item_ids
     ids = [_typed('--history', history, known) for history in histories]
     lists = recommender.recommend_from_history(
-        ids, k, exclude_seen=exclude_seen, allow=allow, deny=deny
+        ids,
+        k,
+        exclude_seen=exclude_seen,
+        allow=allow,
+        deny=deny,
+        memory=memory,
+        index=index,
     )
     return [
         {

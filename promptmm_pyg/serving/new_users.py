@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
+from promptmm_pyg.ranking import ApproximateItems
 from promptmm_pyg.serving._histories import (
     Histories,
     History,
@@ -32,6 +33,8 @@ class NewUsers(Ranked):
         deny: Iterable[RawId] | None = None,
         unseen_weight: float = 0.1,
         ridge: float = 10.0,
+        memory: int | str | None = None,
+        index: ApproximateItems | None = None,
     ) -> Recommendations:
         """The best ``k`` items for users who were not there in training, from the
         items they took; the formula is that of :meth:`fold_in`.
@@ -52,23 +55,31 @@ class NewUsers(Ranked):
             deny: Never recommend these raw item ids. (default: none)
             unseen_weight: Weight of what was not taken. (default: ``0.1``)
             ridge: How near to the mean of the items the user is. (default: ``10.0``)
+            memory: See :meth:`recommend`. (default: no bound)
+            index: See :meth:`recommend`. (default: none, the exact lists)
 
         Raises:
             ValueError: If a history holds no (known) item, an id is unknown, a weight
-                does not fit, or both lists are given.
+                does not fit, both lists are given, or ``memory`` or ``index`` do not
+                fit.
         """
         read = read_histories(self._items, histories, weights, unknown)
         candidates = self._candidates(allow, deny)
         user_x = self._fold_in(unseen_weight, ridge)(read.rows, read.weights)
-        if 'precise' not in self._derived:  # At least of single precision.
-            self._derived['precise'] = self.item_x.to(user_x.dtype)
-        item_x = self._derived['precise']
+        item_x = self.item_x
+        if memory is None and index is None:
+            # A copy of at least single precision, once for all calls.
+            if 'precise' not in self._derived:
+                self._derived['precise'] = self.item_x.to(user_x.dtype)
+            item_x = self._derived['precise']
         ranking = self._rank(
             (user_x.to(item_x.device), item_x),
             list(range(len(read.rows))),
             k,
             seen=read.seen(self.num_items) if exclude_seen else None,
             candidates=candidates,
+            memory=memory,
+            index=index,
         )
         return self._raw(ranking, scalar=read.one, k=k)
 

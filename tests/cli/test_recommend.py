@@ -173,3 +173,52 @@ def test_a_damaged_recommender_is_a_mistake(distilled, copy_of, fails):
     run = copy_of(distilled)
     (run / 'recommender' / 'ids.json').write_text('{}')
     assert 'another size' in fails('recommend', run, '--users', 'u0')
+
+
+def test_a_bound_on_memory_gives_the_same_lists(distilled, capsys):
+    words = ['--users', 'u3', 'u0', '-k', '4']
+    exact = recommend(distilled, capsys, *words)
+    bound = recommend(distilled, capsys, *words, '--memory', '200KB')
+    items = [[[x['item'] for x in row['items']] for row in y] for y in (exact, bound)]
+    assert items[0] == items[1]
+
+
+def test_an_index_finds_the_items_and_recall_says_so(distilled, capsys):
+    pytest.importorskip('faiss', reason="needs the extra 'ann'")
+    words = ['--users', 'u3', 'u0', '-k', '4']
+    exact = recommend(distilled, capsys, *words)
+    more = ['--approximate', '--probes', '60', '--recall', '--json']
+    assert main(['recommend', str(distilled), *words, *more]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    items = [[[x['item'] for x in row['items']] for row in y] for y in (exact, found)]
+    assert items[0] == items[1]
+    assert 'clusters compared: 100.00% of the exact items found' in err
+
+
+def test_an_index_serves_new_users_too(distilled, capsys):
+    pytest.importorskip('faiss', reason="needs the extra 'ann'")
+    found = recommend(distilled, capsys, '--history', 'i1', 'i2', '--approximate')
+    assert len(found[0]['items']) == 10
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--memory', '1GiB', '--approximate'], 'cannot be given together'),
+        (['--memory', 'much'], "'memory' needs to be a number of bytes"),
+        (['--memory', '9B'], "'memory' needs to be at least"),
+        (['--approximate', '--probes', '0'], '--probes needs to be positive (got 0)'),
+        (['--probes', '4'], '--probes needs --approximate'),
+        (['--recall'], '--recall needs --approximate'),
+    ],
+)
+def test_options_of_large_rankings_that_do_not_fit_are_refused(
+    distilled, fails, words, message
+):
+    assert message in fails('recommend', distilled, '--users', 'u1', *words)
+
+
+def test_recall_is_that_of_known_users(distilled, fails):
+    words = ['--history', 'i1', '--approximate', '--recall']
+    assert '--recall needs --users' in fails('recommend', distilled, *words)
