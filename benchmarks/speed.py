@@ -22,6 +22,7 @@ import torch
 from benchmarks.report import speed_table
 from benchmarks.speed_graphs import Graph, Times, random_graph
 from benchmarks.speed_lightgcn import lightgcn_runs
+from benchmarks.speed_peers import peer_runs
 from benchmarks.speed_propagation import (
     CHANNELS,
     propagation_runs,
@@ -34,6 +35,7 @@ from benchmarks.speed_sampling import sampling_runs, with_rate
 from benchmarks.speed_teacher import teacher_runs
 from promptmm_pyg.nn import CSRPair
 
+PEER_EPOCHS = 5
 GRAPHS = {
     '9k x 7k, 60k edges': (9_308, 6_710, 60_000),
     '44k x 17k, 435k edges': (44_000, 17_000, 435_000),
@@ -90,6 +92,10 @@ def measure(repeats: int, width: int) -> dict[str, Any]:
         sections[f'teacher, {name}'] = interleaved(runs, repeats)
     runs = lightgcn_runs(graph)
     sections[f'LightGCN epoch, {smallest}'] = interleaved(runs, repeats)
+    times = interleaved(peer_runs(graph, epochs=PEER_EPOCHS), repeats)
+    sections[f'factorization under BPR, {PEER_EPOCHS} epochs, {smallest}'] = with_rate(
+        times, PEER_EPOCHS * graph.num_edges
+    )
     runs = ranking_runs(graph, *tables, RANKED_USERS)
     sections[f'full ranking, {RANKED_USERS:,} users'] = interleaved(runs, repeats)
     for name, any_graph in graphs.items():

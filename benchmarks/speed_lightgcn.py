@@ -155,7 +155,7 @@ def epoch_run(
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-            total += float(value)
+            total += float(value.detach())
         return total / len(batches)
 
     return run
