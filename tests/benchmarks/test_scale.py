@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,6 +80,13 @@ def test_a_budget_that_cannot_hold_a_size_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match=rf"'memory'.*{need}.*got 16.00 GiB"):
         scale.run(sizes, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_estimate_is_the_least_budget_that_will_do():
+    size = Size(1000, **TINY)
+    replace(size, memory=size.peak).check()
+    with pytest.raises(ValueError, match="'memory' needs to be at least"):
+        replace(size, memory=size.peak - 1).check()
 
 
 def test_ten_million_interactions_are_let_into_sixteen_gib_and_not_into_two():
