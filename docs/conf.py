@@ -16,8 +16,8 @@ extensions = [
     'myst_parser',
     'sphinx.ext.autodoc',
     'sphinx.ext.autosummary',
-    'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
+    'mathml',
     'public_names',
 ]
 exclude_patterns = ['_build']
@@ -26,8 +26,7 @@ html_theme = 'furo'
 html_static_path = ['_static']
 html_css_files = ['site.css']
 html_title = 'promptmm_pyg'
-# Formulas stay readable as TeX where no network is.
-mathjax_path = 'https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-mml-chtml.js'
+html_math_renderer = 'mathml'
 
 myst_enable_extensions = ['colon_fence', 'dollarmath']
 myst_heading_anchors = 4
