@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from promptmm_pyg import __version__
 from promptmm_pyg.cli import (
+    add_items,
     compare,
     data_check,
     demo,
@@ -37,6 +38,7 @@ Then, with your own data:
   promptmm distill runs/mine                 the student, and a recommender
   promptmm evaluate runs/mine                how good they are, on validation
   promptmm recommend runs/mine --users 7 42  what to show to whom
+  promptmm add-items runs/mine --features text=new.csv  items that came later
   promptmm explain runs/mine --user 7        where a score comes from
   promptmm report runs/mine                  all of it on one page
   promptmm compare runs/mine runs/other      settings and metrics side by side
@@ -66,7 +68,7 @@ def build_parser() -> Parser:
         help='show where in the code an error was raised, for a bug report',
     )
     commands = parser.add_subparsers(title='commands', metavar='COMMAND')
-    for module in (data_check, train, distill, evaluate, recommend, demo):
+    for module in (data_check, train, distill, evaluate, recommend, add_items, demo):
         module.add_command(commands)
     for module in (compare, export, doctor):
         module.add_command(commands)

@@ -57,7 +57,7 @@ def read_table(
     """
     path = Path(path)
     tables = {
-        name: _load_features(path.parent / file, item)
+        name: load_item_features(path.parent / file, item)
         for name, file in (features or {}).items()
     }
     return from_frame(
@@ -95,7 +95,12 @@ def _load_frame(path: Path) -> 'pd.DataFrame':
     return frame
 
 
-def _load_features(path: Path, item: str) -> 'pd.DataFrame | np.ndarray[Any, Any]':
+def load_item_features(path: Path, item: str) -> 'pd.DataFrame | np.ndarray[Any, Any]':
+    """Features in an ``.npy`` file, or those of a table with its item column as index.
+
+    Raises:
+        ValueError: If the file is damaged or of another kind, or lacks the column.
+    """
     if path.suffix == '.npy':
         return load_array(path)
     frame = _load_frame(path)

@@ -12,6 +12,7 @@ COMMANDS = [
     ['distill'],
     ['evaluate'],
     ['recommend'],
+    ['add-items'],
     ['demo'],
     ['compare'],
     ['explain'],
