@@ -85,8 +85,12 @@ def run(args: argparse.Namespace) -> int:
                 print(f'{"":<8} what to do: {check.fix}')
     problems = sum(check.level == 'problem' for check in checks)
     notes = sum(check.level == 'note' for check in checks)
-    print(f'\n{problems} problems, {notes} notes')
+    print(f'\n{_count(problems, "problem")}, {_count(notes, "note")}')
     return 1 if problems else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f'{number} {what}' if number == 1 else f'{number} {what}s'
 
 
 def check_versions() -> list[Check]:

@@ -33,7 +33,7 @@ def test_a_problem_sets_the_status_and_has_its_fix(tmp_path, capsys, monkeypatch
     assert (
         'problem  self test: OSError: no such library\n         what to do: Install '
     ) in out
-    assert '\n1 problems, ' in out
+    assert '\n1 problem, ' in out
 
 
 def test_every_problem_and_note_has_a_fix(monkeypatch):
@@ -166,3 +166,13 @@ def zeros_of(load):
         return {name: 0 * x for name, x in load(path, what).items()}
 
     return loaded
+
+
+@pytest.mark.parametrize(('number', 'text'), [(0, 'notes'), (1, 'note'), (2, 'notes')])
+def test_one_is_counted_as_one(monkeypatch, capsys, number, text):
+    notes = [doctor.Check('note', 'x', 'y')] * number
+    monkeypatch.setattr(doctor, 'check_versions', lambda: notes)
+    for name in ('extras', 'threads', 'memory', 'gpus', 'self'):
+        monkeypatch.setattr(doctor, f'check_{name}', list)
+    assert main(['doctor']) == 0
+    assert capsys.readouterr().out.endswith(f'\n0 problems, {number} {text}\n')
