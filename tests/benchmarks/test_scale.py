@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import report, scale, scale_report
 from benchmarks.scale_costs import Costs, epoch
-from benchmarks.scale_graph import GIB, Size, draw_graph
+from benchmarks.scale_graph import GIB, Size, _held_out, draw_graph
 from benchmarks.scale_measures import measure
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 
@@ -125,6 +125,12 @@ def test_graphs_have_the_edges_asked_for_each_once_in_both_directions():
     assert torch.equal(train.flip([0]), data[REV_INTERACTS].edge_index)
     assert (data['user'].num_nodes, data['item'].num_nodes) == (500, 100)
     assert torch.equal(train, draw_graph(size)[INTERACTS].edge_index)
+
+
+def test_nobody_loses_an_only_interaction():
+    user = torch.tensor([0, 0, 1, 2, 2])
+    held_out = _held_out(user, Size(30), torch.Generator().manual_seed(0))
+    assert user[held_out].tolist() == [0, 2]
 
 
 def test_degrees_have_a_long_tail_that_is_no_matter_of_the_number():
