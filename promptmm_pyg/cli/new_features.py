@@ -101,9 +101,9 @@ def _in_order(
         )
     out = np.zeros((len(ids), x.shape[1]), dtype=np.float32)
     place = np.array([by_text.get(str(raw), -1) for raw in ids])
-    out[place >= 0] = x[: (place >= 0).sum()]
+    out[place >= 0] = x[place[place >= 0]]
     gaps = np.isnan(out)
-    mask =  ~gaps.all(axis=1)
+    mask = (out != 0).any(axis=1) & ~gaps.all(axis=1)
     broken = mask & gaps.any(axis=1)
     if broken.any():
         raise UserError(
