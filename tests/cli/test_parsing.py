@@ -92,7 +92,11 @@ def test_one_set_of_ratios_is_the_default_of_all_splits(splitter):
     ('command', 'function', 'others'),
     [
         ('TEACHER', PromptMMTeacher, {'num_nodes_dict', 'modality_x_dict'}),
-        ('TRAIN', train_teacher, {'teacher', 'train', 'val', 'inputs', 'terms'}),
+        (
+            'TRAIN',
+            train_teacher,
+            {'teacher', 'train', 'val', 'inputs', 'terms', 'negative_items'},
+        ),
     ],
 )
 def test_no_number_of_the_teacher_is_out_of_reach(command, function, others):

@@ -42,7 +42,7 @@ def test_an_extra_is_read_whole(project, extra):
 
 
 def test_every_extra_for_users_is_known(project):
-    assert set(project['optional-dependencies']) - {'all', 'dev'} == set(EXTRAS)
+    assert set(project['optional-dependencies']) - {'all', 'dev', 'docs'} == set(EXTRAS)
 
 
 @pytest.mark.parametrize(
