@@ -50,6 +50,7 @@ class EdgePattern:
         return CSRPair(
             _csr(self._forward, weight, (num_dst, num_src)),
             _csr(self._transpose, weight[self._turned], (num_src, num_dst)),
+            reused=False,
         )
 
     def sum(self, weight: Tensor, source_x: Tensor) -> Tensor:

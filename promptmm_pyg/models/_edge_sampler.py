@@ -58,6 +58,7 @@ class EdgeSampler:
                 keep[other],
                 self.size[::-1],
             ),
+            reused=False,
         )
 
     def _degrees(self, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ class FrozenGraph(torch.nn.Module):
             )
             for name in 'ab'
         ]
-        return CSRPair(matrices[0], matrices[1])
+        return CSRPair(matrices[0], matrices[1], reused=False)
 
     def forward(self, x: Tensor) -> Tensor:
         adj = self.operator()

@@ -111,7 +111,10 @@ class EASE:
         interactions, weight = self._state()
         place_item = interactions.histories(users)
         size = (self.num_items, users.numel())
-        return CSRPair.from_edge_index(place_item.flip([0]), size=size) @ weight
+        return (
+            CSRPair.from_edge_index(place_item.flip([0]), size=size, reused=False)
+            @ weight
+        )
 
     def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
         """The tables of the given width whose inner products are closest to the

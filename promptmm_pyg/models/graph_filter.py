@@ -130,7 +130,7 @@ class GraphFilter:
         fitted = self._state()
         place_item = fitted.interactions.histories(users)
         size = (self.num_items, users.numel())
-        history = CSRPair.from_edge_index(place_item.flip([0]), size=size)
+        history = CSRPair.from_edge_index(place_item.flip([0]), size=size, reused=False)
         start = torch.eye(users.numel(), device=place_item.device)
         walks = fitted.popularity * self._filter(history.t() @ start)
         out = _standardized(walks.t())

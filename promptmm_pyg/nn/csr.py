@@ -7,11 +7,13 @@ and never changes needs neither.
 """
 
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType
+
+from promptmm_pyg.nn.tiled_csr import TiledCSR
 
 Adjacency = Any  # edge_index, torch.sparse, SparseTensor or CSRPair
 
@@ -24,11 +26,15 @@ class CSRPair:
     :math:`\mathbf{A}^{\top} \mathbf{g}` both read rows in order.
 
     Gradients reach ``x``, not the weights of the edges. Indices are 32-bit where
-    they fit. Build one with :meth:`from_edge_index` or :func:`as_csr_pair`.
+    they fit. On the CPU, features that exceed the cache are read in parts that fit it,
+    from further copies of the edges (:class:`~promptmm_pyg.nn.tiled_csr.TiledCSR`).
+    Build one with :meth:`from_edge_index` or :func:`as_csr_pair`.
 
     Args:
         forward: :math:`\mathbf{A}` as ``torch.sparse_csr`` tensor.
         transpose: :math:`\mathbf{A}^{\top}` as ``torch.sparse_csr`` tensor.
+        reused: Whether it is multiplied often enough for such copies to pay; say no for
+            an operator that is made anew for every step. (default: ``True``)
 
     Shapes:
         - **matmul:** dense :math:`(N_{src}, F)` to dense :math:`(N_{dst}, F)`
@@ -41,15 +47,21 @@ class CSRPair:
                 [4.]])
     """
 
-    def __init__(self, forward: Tensor, transpose: Tensor) -> None:
+    def __init__(
+        self, forward: Tensor, transpose: Tensor, *, reused: bool = True
+    ) -> None:
         if forward.layout != torch.sparse_csr or transpose.layout != torch.sparse_csr:
             raise TypeError(
                 f"'forward' and 'transpose' need to be 'torch.sparse_csr' tensors "
                 f'(got {forward.layout} and {transpose.layout}). Use '
                 f"'as_csr_pair' to convert other layouts"
             )
-        self._by_dtype = {forward.dtype: (forward, transpose)}
+        self._reused = reused
         self._dtype = forward.dtype
+        self._by_dtype = {forward.dtype: self._pair(forward, transpose)}
+
+    def _pair(self, forward: Tensor, transpose: Tensor) -> tuple[TiledCSR, TiledCSR]:
+        return TiledCSR(forward, self._reused), TiledCSR(transpose, self._reused)
 
     @classmethod
     def from_edge_index(
@@ -58,6 +70,7 @@ class CSRPair:
         edge_weight: Tensor | None = None,
         *,
         size: tuple[int, int],
+        reused: bool = True,
     ) -> 'CSRPair':
         """Builds the operator that sums source rows into destination rows.
 
@@ -65,6 +78,7 @@ class CSRPair:
             edge_index: Source and destination of each edge, ``[2, E]``.
             edge_weight: Weight of each edge, ``[E]``; ``None`` means ones.
             size: ``(num_src, num_dst)``, in PyG's order.
+            reused: Whether it is multiplied often. (default: ``True``)
 
         Raises:
             ValueError: If an index lies outside ``size`` or the weights do not
@@ -93,36 +107,42 @@ class CSRPair:
         return cls(
             _csr(dst, src, weight, (size[1], size[0])),
             _csr(src, dst, weight, (size[0], size[1])),
+            reused=reused,
         )
 
     @property
     def shape(self) -> tuple[int, int]:
         """``(num_dst, num_src)``."""
-        num_dst, num_src = self._by_dtype[self._dtype][0].shape
+        num_dst, num_src = self.matrices(self._dtype)[0].shape
         return int(num_dst), int(num_src)
 
     @property
     def num_edges(self) -> int:
         """The number of stored weights."""
-        return int(self._by_dtype[self._dtype][0].values().numel())
+        return int(self.matrices(self._dtype)[0].values().numel())
 
     def t(self) -> 'CSRPair':
         """The transpose; shares all memory with this operator."""
         out = CSRPair.__new__(CSRPair)
-        out._dtype = self._dtype
+        out._reused, out._dtype = self._reused, self._dtype
         out._by_dtype = {key: (b, a) for key, (a, b) in self._by_dtype.items()}
         return out
 
     def to(self, *args: Any, **kwargs: Any) -> 'CSRPair':
         """Like :meth:`torch.Tensor.to`, for both matrices."""
-        forward, transpose = self._by_dtype[self._dtype]
-        return CSRPair(forward.to(*args, **kwargs), transpose.to(*args, **kwargs))
+        forward, transpose = self.matrices(self._dtype)
+        moved = [matrix.to(*args, **kwargs) for matrix in (forward, transpose)]
+        return CSRPair(moved[0], moved[1], reused=self._reused)
 
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The operator and its transpose with weights of ``dtype``."""
+        forward, transpose = self._tiled(dtype)
+        return forward.matrix, transpose.matrix
+
+    def _tiled(self, dtype: torch.dtype) -> tuple[TiledCSR, TiledCSR]:
         if dtype not in self._by_dtype:
-            forward, transpose = self._by_dtype[self._dtype]
-            self._by_dtype[dtype] = (forward.to(dtype), transpose.to(dtype))
+            forward, transpose = self.matrices(self._dtype)
+            self._by_dtype[dtype] = self._pair(forward.to(dtype), transpose.to(dtype))
         return self._by_dtype[dtype]
 
     def __matmul__(self, x: Tensor) -> Tensor:
@@ -131,8 +151,7 @@ class CSRPair:
                 f"'x' needs to have shape [{self.shape[1]}, F], one row per source "
                 f'node (got {list(x.shape)})'
             )
-        forward, transpose = self.matrices(x.dtype)
-        out: Tensor = _matmul(x, forward, transpose)
+        out: Tensor = _matmul(x, *self._tiled(x.dtype))
         return out
 
     def __repr__(self) -> str:
@@ -144,9 +163,9 @@ class CSRPair:
 
 class _CSRMatmul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, forward: Tensor, transpose: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, forward: TiledCSR, transpose: TiledCSR) -> Tensor:
         ctx.matrices = (forward, transpose)
-        return _product(forward, x)
+        return forward.matmul(x)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
@@ -156,19 +175,6 @@ class _CSRMatmul(torch.autograd.Function):
 
 
 _matmul: Any = _CSRMatmul.apply
-
-
-def _product(matrix: Tensor, x: Tensor) -> Tensor:
-    if matrix.values().numel() == 0:
-        return x.new_zeros(matrix.size(0), x.size(1))
-    if x.device.type != 'cpu':
-        return matrix @ x
-    x = x.contiguous()
-    if torch.backends.mkl.is_available() and x.dtype in (torch.float, torch.double):
-        out = x.new_empty(matrix.size(0), x.size(1))
-        # Writing into `out` spares `matrix @ x` its copy: three times as fast.
-        return torch.addmm(out, matrix, x, beta=0, out=out)
-    return cast(Tensor, torch.sparse.mm(matrix, x, 'sum'))
 
 
 def _csr(row: Tensor, col: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,8 +10,9 @@ from torch.utils.checkpoint import checkpoint
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._checks import check_positive
-from promptmm_pyg.nn.csr import CSRPair, _product
+from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.prompt import SoftPrompt
+from promptmm_pyg.nn.tiled_csr import csr_matmul
 
 BLOCK = 2**16
 
@@ -44,7 +45,7 @@ def matmul_in_blocks(adj: CSRPair, x: Tensor, block_size: int = BLOCK) -> Tensor
             (last - first, num_columns),
             check_invariants=False,
         )
-        out[first:last] = _product(rows, x)
+        out[first:last] = csr_matmul(rows, x)
     return out
 
 
