@@ -17,6 +17,7 @@ from benchmarks.content_report import (
     noise_table,
 )
 from benchmarks.scale_report import scale_plot, scale_table
+from benchmarks.shortcuts_report import shortcuts_table
 from benchmarks.speed_report import roofline_lines
 from benchmarks.suite_report import interval, mean_std, suite_plot, suite_table
 
@@ -211,6 +212,8 @@ def render(path: Path) -> str:
         return cold_table(result)
     if 'missing' in result:
         return missing_table(result)
+    if 'shortcuts' in result:
+        return shortcuts_table(result)
     return speed_table(result) if 'sections' in result else table(result)
 
 

@@ -1,0 +1,180 @@
+"""What cheaper training costs in Recall@20: shared propagations, half precision, lazy
+updates, each beside the same model trained without.
+
+    python -m benchmarks.shortcuts tiktok --data FOLDER --seeds 0 1 2
+
+Every way to train has the same trials, of which the best on validation at the first
+seed is kept for all; the test positives are read once per way and seed. With
+``propagate_every`` a propagation and a step serve several batches, so an epoch has
+fewer steps; half precision keeps the features of the teacher's items in 16 bits; the
+lazy optimizer updates the rows of a batch alone. What is gained in time is measured by
+:mod:`benchmarks.speed` and :mod:`benchmarks.scale`. Finished trainings are kept under
+``--work``. Writes ``benchmarks/results/shortcuts-<setting>.json``.
+"""
+
+import argparse
+import json
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch_geometric.data import HeteroData
+
+from benchmarks.kept import kept
+from benchmarks.paired import difference
+from benchmarks.run import build_teacher, prepare, spread
+from benchmarks.settings import SETTINGS, Setting, read
+from benchmarks.shares import fitted
+from promptmm_pyg._files import replacing
+from promptmm_pyg.data import ITEM, Split, modality_x_dict, num_nodes_dict
+from promptmm_pyg.nn import LightGCN, MatrixFactorization
+from promptmm_pyg.training import Schedule, bpr_terms
+
+GRAPH, TEACHER, TABLES = 'LightGCN', 'PromptMM teacher', 'MatrixFactorization'
+EXACT = 'exact'
+TABLES_L2 = 0.05
+SCHEDULE = Schedule(epochs=150, patience=6, validate_every=3, progress=False)
+
+
+class Way(NamedTuple):
+    """How a model is trained; the first of every model takes no shortcut."""
+
+    model: str
+    name: str
+    how: dict[str, Any]  # Arguments of `train_teacher`.
+    features: torch.dtype = torch.float
+
+
+WAYS = (
+    Way(GRAPH, EXACT, {}),
+    *(
+        Way(GRAPH, f'propagate_every={number}', {'propagate_every': number})
+        for number in (2, 4, 8)
+    ),
+    Way(TEACHER, EXACT, {}),
+    Way(TEACHER, 'bfloat16 features', {}, torch.bfloat16),
+    Way(TEACHER, 'float16 features', {}, torch.float16),
+    Way(TABLES, EXACT, {}),
+    Way(TABLES, "optimizer='lazy'", {'optimizer': 'lazy'}),
+)
+RATES = {GRAPH: (3e-3, 1e-2), TEACHER: (3e-3,), TABLES: (3e-3, 1e-2)}  # The trials.
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One data set, and every way that was gone on it."""
+
+    setting: Setting
+    split: Split
+    work: Path
+    train: HeteroData = field(init=False)
+
+    def __post_init__(self) -> None:
+        train = prepare(self.split.train, self.setting)
+        object.__setattr__(self, 'train', train)
+
+    def outcome(self, way: Way, rate: float, seed: int) -> dict[str, Any]:
+        """Validation value, epoch and per-user test values, trained now or before."""
+        key = [self.setting.digest(), way.model, way.how, str(way.features), rate]
+        if way.model == TABLES:
+            key.append(TABLES_L2)
+        return kept(
+            self.work / 'shortcuts',
+            [*key, seed, SCHEDULE],
+            lambda: self._fit(way, rate, seed),
+            f'{self.setting.dataset}-',
+        )
+
+    def _fit(self, way: Way, rate: float, seed: int) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        model, more = self.model(way)
+        return fitted(
+            model,
+            self.train,
+            self.split,
+            learning_rate=rate,
+            batch_size=self.setting.batch_size,
+            seed=seed,
+            schedule=SCHEDULE,
+            **more,
+            **way.how,
+        )
+
+    def model(self, way: Way) -> tuple[torch.nn.Module, dict[str, Any]]:
+        """A model at its start, and what it is trained with."""
+        sizes, setting = num_nodes_dict(self.train), self.setting
+        if way.model == GRAPH:
+            weights = {'bpr': 1.0, 'l2': setting.light_gcn_l2}
+            model = LightGCN(sizes, **setting.light_gcn)
+            return model, {'terms': bpr_terms, 'weights': weights}
+        if way.model == TABLES:
+            weights = {'bpr': 1.0, 'l2': TABLES_L2}
+            width = setting.light_gcn['embedding_dim']
+            tables = MatrixFactorization(sizes, width)
+            return tables, {'terms': bpr_terms, 'weights': weights}
+        rounded = self.train.clone()
+        for modality, x_dict in modality_x_dict(self.train).items():
+            rounded[ITEM][f'x_{modality}'] = x_dict[ITEM].to(way.features)
+        return build_teacher(rounded, setting), {'weights': setting.teacher_weights}
+
+    def choose(self, way: Way, seed: int) -> float:
+        """The best learning rate on validation; of equals, the first."""
+        rates = RATES[way.model]
+        values = [self.outcome(way, rate, seed)['validation'] for rate in rates]
+        return rates[values.index(max(values))]
+
+
+def rows(bench: Bench, seeds: list[int], models: list[str]) -> list[dict[str, Any]]:
+    """Every way, beside the same model without a shortcut."""
+    out: list[dict[str, Any]] = []
+    exact: dict[str, list[torch.Tensor]] = {}
+    for way in (way for way in WAYS if way.model in models):
+        rate = bench.choose(way, seeds[0])
+        runs = [bench.outcome(way, rate, seed) for seed in seeds]
+        values = [run['test'] for run in runs]
+        row: dict[str, Any] = {
+            'model': way.model,
+            'way': way.name,
+            'learning_rate': rate,
+            'test': spread([float(x.mean()) for x in values]),
+            'validation': [run['validation'] for run in runs],
+            'epochs': [run['epoch'] for run in runs],
+        }
+        if way.name == EXACT:
+            exact[way.model] = values
+        else:
+            row['over_exact'] = difference(values, exact[way.model])
+        out.append(row)
+        print(way.model, way.name, rate, row['validation'], flush=True)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
+    parser.add_argument('--data', type=Path, help='folder of the data set')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--models', nargs='+', choices=RATES, default=list(RATES))
+    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
+    args = parser.parse_args()
+    setting = SETTINGS[args.setting]
+    bench = Bench(setting, read(setting.dataset, args.data), args.work)
+    result = {
+        'setting': setting.as_dict(),
+        'schedule': SCHEDULE._asdict(),
+        'rates': RATES,
+        'seeds': args.seeds,
+        'shortcuts': rows(bench, args.seeds, args.models),
+        'threads': torch.get_num_threads(),
+        'versions': {'torch': torch.__version__, 'python': platform.python_version()},
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    with replacing(args.out / f'shortcuts-{args.setting}.json') as path:
+        path.write_text(json.dumps(result, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()
