@@ -30,7 +30,7 @@ from benchmarks.speed_propagation import (
     roofline_runs,
     triad_numbers,
 )
-from benchmarks.speed_ranking import ranking_runs
+from benchmarks.speed_ranking import evaluation_runs, ranking_runs
 from benchmarks.speed_sampling import sampling_runs, with_rate
 from benchmarks.speed_teacher import teacher_runs
 from promptmm_pyg.nn import CSRPair
@@ -98,6 +98,8 @@ def measure(repeats: int, width: int) -> dict[str, Any]:
     )
     runs = ranking_runs(graph, *tables, RANKED_USERS)
     sections[f'full ranking, {RANKED_USERS:,} users'] = interleaved(runs, repeats)
+    runs = evaluation_runs(graph, *tables, RANKED_USERS)
+    sections[f'evaluation, {RANKED_USERS:,} users'] = interleaved(runs, repeats)
     for name, any_graph in graphs.items():
         times = interleaved(sampling_runs(any_graph), repeats)
         sections[f'negatives, {name}'] = with_rate(times, any_graph.num_edges)

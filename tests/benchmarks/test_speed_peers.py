@@ -35,7 +35,7 @@ def test_every_peer_learns_the_board(name, package):
     if package is not None:
         pytest.importorskip(package)
     torch.manual_seed(0)
-    run = module.peer_runs(checkerboard(), width=8, epochs=50)[name]
+    run = module.peer_runs(checkerboard(), width=8, epochs=200)[name]
     user_x, item_x = run()
     assert user_x.size(0) == USERS
     assert item_x.size(0) == ITEMS
