@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from promptmm_pyg.cli.data_source import read_titles
+from promptmm_pyg.cli.new_contents import add_new_contents, encode_new
 from promptmm_pyg.cli.new_features import NewFeatures, read_new_features
 from promptmm_pyg.cli.parsing import UserError, named
 from promptmm_pyg.cli.recommend import load_recommender
@@ -19,11 +20,13 @@ where a new item stands. Known items stay as they are.
 Features have to be of the same kind as those of training: from the same model, of the
 same width, not standardized. An item may lack a modality: leave it out of that table,
 or let its row be zeros or NaN. Files with ids of their own (.csv, .parquet) may name
-the items in any order.
+the items in any order. Where training encoded texts or pictures, --text and --images
+encode those of the new items in the same way.
 
 'promptmm distill RUN --overwrite' makes the recommender anew, without these items."""
 _EXAMPLE = """\
 example:
+  promptmm add-items runs/mine --text texts/
   promptmm add-items runs/mine --features text=new_text.csv image=new_image.csv
   promptmm add-items runs/mine --features image=new.npy --ids new.txt --out served/
   promptmm recommend runs/mine --users 7 --allow new.txt"""
@@ -34,7 +37,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         'add-items',
         help='new items without training',
-        usage='promptmm add-items RUN --features NAME=FILE [...] [options]',
+        usage='promptmm add-items RUN [--features NAME=FILE ...] [options]',
         description=_DESCRIPTION,
         epilog=_EXAMPLE,
     )
@@ -45,12 +48,13 @@ def add_command(commands: Any) -> None:
         '--features',
         nargs='+',
         action='extend',
-        required=True,
+        default=[],
         type=named,
         metavar='NAME=FILE',
         help='features of the new items by modality: .csv or .parquet with the item '
         'column, or .npy with a row for each of --ids',
     )
+    add_new_contents(parser)
     parser.add_argument(
         '--ids',
         metavar='FILE',
@@ -85,6 +89,11 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Adds the items and says how many there are now."""
+    if not args.features and args.text is None and args.images is None:
+        raise UserError(
+            'what is known of the new items is needed: --features NAME=FILE, --text '
+            'SOURCE or --images FOLDER'
+        )
     target = _target(args)
     recommender = load_recommender(args.folder)
     path = recommender.feature_path
@@ -115,15 +124,21 @@ def run(args: argparse.Namespace) -> int:
 def _read(
     args: argparse.Namespace, recommender: Recommender, path: FeaturePath
 ) -> NewFeatures:
+    contents = encode_new(args, recommender.item_ids)
     files: dict[str, Path] = {}
     for name, file in args.features:
+        if name in contents:
+            raise UserError(
+                f"--features names '{name}', which is what the contents are called. "
+                f'Pass one of them'
+            )
         if name not in path.channels:
             raise UserError(
                 f'--features needs modalities of {sorted(path.channels)}, those of '
                 f"training (got '{name}')"
             )
         files[name] = Path(file)
-    new = read_new_features(files, args.ids, args.item_column)
+    new = read_new_features(files, args.ids, args.item_column, contents)
     ids = _typed(new.ids, recommender)
     known = set(recommender.item_ids)
     old = [raw for raw in ids if raw in known]

@@ -10,6 +10,7 @@ from typing import Any
 from promptmm_pyg.cli.parsing import Group, UserError
 from promptmm_pyg.content import (
     ContentEncoder,
+    ContentRows,
     HashingTextEncoder,
     SentenceTransformerEncoder,
     encode_content,
@@ -75,7 +76,7 @@ def content_config(args: argparse.Namespace, data: Mapping[str, Any]) -> list[An
         found.append(config | _text_source(args.text, data, args.item_column))
     if args.images is not None:
         config = {'modality': 'image', 'encoder': args.image_encoder}
-        found.append(config | _folder('images', args.images))
+        found.append(config | named_folder('images', args.images))
     for config in found:
         if data['features'].get(config['modality']) is not None:
             raise UserError(
@@ -92,14 +93,9 @@ def content_config(args: argparse.Namespace, data: Mapping[str, Any]) -> list[An
 def _text_source(
     text: str, data: Mapping[str, Any], item: str
 ) -> dict[str, str | None]:
-    if Path(text).is_dir():
-        return _folder('text', text)
-    file, mark, column = text.rpartition(':')
-    if mark and Path(file).suffix in ('.csv', '.parquet'):
-        if not Path(file).is_file():
-            raise UserError(f"--text names a file that is not there: '{file}'")
-        path = str(Path(file).resolve())
-        return {'kind': 'table', 'path': path, 'column': column, 'item': item}
+    named = named_text(text, item)
+    if named is not None:
+        return named
     if data['format'] not in ('table', 'recbole'):
         raise UserError(
             f"--text needs a folder or FILE.csv:COLUMN for '{data['path']}', which has "
@@ -109,7 +105,29 @@ def _text_source(
     return {'kind': kind, 'path': data['path'], 'column': text, 'item': item}
 
 
-def _folder(option: str, path: str) -> dict[str, str | None]:
+def named_text(text: str, item: str) -> dict[str, str | None] | None:
+    """Where ``--text`` points to if it is a folder or ``FILE.csv:COLUMN``.
+
+    Raises:
+        UserError: If the file is not there.
+    """
+    if Path(text).is_dir():
+        return named_folder('text', text)
+    file, mark, column = text.rpartition(':')
+    if not mark or Path(file).suffix not in ('.csv', '.parquet'):
+        return None
+    if not Path(file).is_file():
+        raise UserError(f"--text names a file that is not there: '{file}'")
+    path = str(Path(file).resolve())
+    return {'kind': 'table', 'path': path, 'column': column, 'item': item}
+
+
+def named_folder(option: str, path: str) -> dict[str, str | None]:
+    """Where ``--text`` or ``--images`` points to.
+
+    Raises:
+        UserError: If it is no folder.
+    """
     if not Path(path).is_dir():
         raise UserError(f"--{option} needs to name a folder (got '{path}')")
     return {'kind': option, 'path': str(Path(path).resolve())}
@@ -123,29 +141,34 @@ def _cache_of_the_user() -> Path:
 def join_contents(split: Split, configs: list[dict[str, Any]]) -> Split:
     """The split with the encoded contents; what is missing is counted on stderr."""
     for config in configs:
-        contents = _contents(config)
-        rows = encode_content(
-            contents,
-            _encoder(config),
-            cache=config['cache'],
-            progress=sys.stderr.isatty(),
-        )
+        rows = encoded(config, contents_of(config))
         split = join_content(split, rows, config['modality'])
-        broken = {
-            name: why for name, why in rows.problems.items() if why != 'is missing'
-        }
-        if broken:
-            name, why = next(iter(broken.items()))
-            print(
-                f'warning: {len(broken)} of {len(contents)} contents for '
-                f"'{config['modality']}' are taken for missing; the first: '{name}' "
-                f'{why}',
-                file=sys.stderr,
-            )
     return split
 
 
-def _contents(config: dict[str, Any]) -> Mapping[Any, str | Path | None]:
+def encoded(
+    config: dict[str, Any], contents: Mapping[Any, str | Path | None]
+) -> ContentRows:
+    """A row for each content; those that cannot be read are counted on stderr."""
+    rows = encode_content(
+        contents,
+        _encoder(config),
+        cache=config['cache'],
+        progress=sys.stderr.isatty(),
+    )
+    broken = {name: why for name, why in rows.problems.items() if why != 'is missing'}
+    if broken:
+        name, why = next(iter(broken.items()))
+        print(
+            f'warning: {len(broken)} of {len(contents)} contents for '
+            f"'{config['modality']}' are taken for missing; the first: '{name}' {why}",
+            file=sys.stderr,
+        )
+    return rows
+
+
+def contents_of(config: dict[str, Any]) -> Mapping[Any, str | Path | None]:
+    """The contents that a configuration names, by id."""
     if config['kind'] in ('text', 'images'):
         return folder_contents(config['path'], config['kind'])
     if config['kind'] == 'recbole':

@@ -1,5 +1,6 @@
 """Features of new items from files, brought into one order."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,10 @@ class NewFeatures(NamedTuple):
 
 
 def read_new_features(
-    files: dict[str, Path], ids_file: str | None, item_column: str
+    files: dict[str, Path],
+    ids_file: str | None,
+    item_column: str,
+    contents: Mapping[str, tuple[list[Any], Array]] | None = None,
 ) -> NewFeatures:
     """Reads the features of new items.
 
@@ -32,11 +36,13 @@ def read_new_features(
         ids_file: The ids, in the order of ``.npy`` rows. (default: those of the
             tables, in the order in which they first occur)
         item_column: The column of ids in tables.
+        contents: By modality, ids with rows that were encoded already.
+            (default: none)
 
     Raises:
         UserError: If files do not fit each other, or an item has no features.
     """
-    tables = {}
+    tables = dict(contents or {})
     for name, file in files.items():
         if not file.is_file():
             raise UserError(f"--features names a file that is not there: '{file}'")

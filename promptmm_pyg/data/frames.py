@@ -66,7 +66,8 @@ def from_frame(
         if column not in interactions.columns:
             raise ValueError(
                 f"'interactions' needs to have a column '{column}' (got "
-                f'{list(interactions.columns)}). Name yours with user=, item=, time='
+                f'{list(interactions.columns)}). Name yours with user=, item=, time= '
+                f'(--user-column, --item-column, --time-column)'
             )
     keep = without_interactions == 'keep'
     users = _Side('user', interactions[user], user_ids, user_features, keep)

@@ -171,6 +171,13 @@ def test_constant_columns_are_a_warning():
     assert with_text(rows) == ['holds 2 constant columns of 3']
 
 
+def test_words_that_no_item_has_are_no_warning():
+    rows = [[0.0, 1.0, 5.0, 0.0, 0.0], [0.0, 2.0, 5.0, 0.0, 0.0], [0.0, 0, 5.0, 1.0, 0]]
+    assert with_text(rows) == ['holds 1 constant columns of 5']
+    dense = [[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]]
+    assert with_text(dense) == ['holds 1 constant columns of 2']
+
+
 def test_a_modality_that_nobody_has_is_a_warning():
     rows = [[0.0, 0.0]] * 3
     assert with_text(rows, [False] * 3) == ['has no row that is present']
