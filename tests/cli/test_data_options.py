@@ -121,7 +121,10 @@ def test_masks_can_be_turned_off(files):
         (['{table}', '--format', 'parquet'], "invalid choice: 'parquet'"),
         (['{table}', '--format', 'mmssl'], 'needs to be a folder'),
         (['{table}', '--user-column', 'who'], "needs to have a column 'who'"),
-        (['{table}', '--item-column', 'it'], '--user-column, --item-column, --time-column'),
+        (
+            ['{table}', '--item-column', 'it'],
+            '--user-column, --item-column, --time-column',
+        ),
         (['{table}', '--item-ids', 'no.txt'], 'of ids, one a line'),
         (['{table}', '--val-ratio', '1.5'], "'val_ratio' needs to lie in"),
         (['.'], 'needs to hold a known format'),
