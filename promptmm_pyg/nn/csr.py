@@ -146,13 +146,29 @@ class CSRPair:
         return self._by_dtype[dtype]
 
     def __matmul__(self, x: Tensor) -> Tensor:
+        self._check_source(x)
+        out: Tensor = _matmul(x, *self._tiled(x.dtype))
+        return out
+
+    def add_product_(self, out: Tensor, x: Tensor) -> Tensor:
+        """Adds ``A @ x`` to ``out`` in place, without a gradient.
+
+        Args:
+            out: Contiguous, ``[num_dst, F]``.
+            x: ``[num_src, F]``.
+
+        Raises:
+            ValueError: If ``x`` does not fit.
+        """
+        self._check_source(x)
+        return self._tiled(x.dtype)[0].matmul(x, added_to=out)
+
+    def _check_source(self, x: Tensor) -> None:
         if x.dim() != 2 or x.size(0) != self.shape[1]:
             raise ValueError(
                 f"'x' needs to have shape [{self.shape[1]}, F], one row per source "
                 f'node (got {list(x.shape)})'
             )
-        out: Tensor = _matmul(x, *self._tiled(x.dtype))
-        return out
 
     def __repr__(self) -> str:
         num_dst, num_src = self.shape

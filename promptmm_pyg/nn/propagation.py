@@ -6,6 +6,7 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._checks import check_positive
 from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
+from promptmm_pyg.nn.hops import mean_of_hops
 
 Blocks = dict[NodeType, dict[str, Tensor]]  # node type -> block name -> [N, F]
 
@@ -33,7 +34,9 @@ def propagate_blocks(blocks: Blocks, adj_dict: dict[EdgeType, CSRPair]) -> Block
         moved = adj @ (torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
         target = out.setdefault(dst, {})
         widths = [part.size(-1) for part in parts]
-        for name, part in zip(names, moved.split(widths, dim=-1), strict=True):
+        # A split of one part would cost its gradient a copy.
+        split = moved.split(widths, dim=-1) if len(parts) > 1 else [moved]
+        for name, part in zip(names, split, strict=True):
             target[name] = target[name] + part if name in target else part
     return out
 
@@ -82,12 +85,7 @@ class HeteroPropagation(torch.nn.Module):
             edge_weight_dict,
             num_nodes_dict={key: x.size(0) for key, x in x_dict.items()},
         )
-        sum_dict = x_dict
-        blocks: Blocks = {key: {'x': x} for key, x in x_dict.items()}
-        for _ in range(self.num_layers):
-            blocks = propagate_blocks(blocks, adj_dict)
-            sum_dict = {key: sum_dict[key] + blocks[key]['x'] for key in sum_dict}
-        return {key: x / (self.num_layers + 1) for key, x in sum_dict.items()}
+        return mean_of_hops(x_dict, adj_dict, self.num_layers)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(num_layers={self.num_layers})'

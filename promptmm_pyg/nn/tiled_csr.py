@@ -31,22 +31,31 @@ class TiledCSR:
         self.tile = tile
         self._tiles: dict[int, list[Tensor]] = {1: [matrix]}
 
-    def matmul(self, x: Tensor) -> Tensor:
-        """The product with ``x``, ``[num_columns, F]``."""
-        if not self.tile or x.device.type != 'cpu' or not _writes_into(x.dtype):
-            return csr_matmul(self.matrix, x)
+    def matmul(self, x: Tensor, added_to: Tensor | None = None) -> Tensor:
+        """The product with ``x``, ``[num_columns, F]``; added in place to ``added_to``,
+        contiguous ``[num_rows, F]``, if that is given.
+        """
+        if x.device.type != 'cpu' or not _writes_into(x.dtype):
+            product = csr_matmul(self.matrix, x)
+            return product if added_to is None else added_to.add_(product)
         x = x.contiguous()
-        tiles = self._in_tiles(self._num_tiles(x))
-        out = x.new_empty(self.matrix.size(0), x.size(1))
+        keep = added_to is not None
+        out = (
+            x.new_empty(self.matrix.size(0), x.size(1))
+            if added_to is None
+            else added_to
+        )
         first = 0
-        for tile in tiles:
+        for tile in self._in_tiles(self._num_tiles(x)):
             last = first + tile.size(1)
-            _add_product(out, tile, x[first:last], keep=first > 0)
+            _add_product(out, tile, x[first:last], keep=keep or first > 0)
             first = last
         return out
 
     def _num_tiles(self, x: Tensor) -> int:
         """A power of two, so that different widths share their tiles."""
+        if not self.tile:
+            return 1
         fitting = -(-x.numel() * x.element_size() // TILE_BYTES)
         # Reading and writing the result again has to cost less than it saves: at least
         # two edges for every row and tile.

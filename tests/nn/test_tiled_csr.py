@@ -119,6 +119,19 @@ def test_tiles_are_made_once_and_not_before_they_are_needed(dense, monkeypatch):
     assert len(made) == 1
 
 
+@pytest.mark.parametrize('dtype', [torch.float, torch.double, torch.bfloat16])
+@pytest.mark.usefixtures('small_cache')
+def test_product_is_added_to_what_is_there(dense, dtype):
+    x = features(dtype)
+    for adj, matrix in ((pair_of(dense), dense), (pair_of(dense).t(), dense.t())):
+        source = x if matrix is dense else x[: SIZE[1]]
+        there = torch.ones(matrix.size(0), x.size(1), dtype=dtype)
+        assert adj.add_product_(there, source) is there
+        torch.testing.assert_close(there, matrix.to(dtype) @ source + 1)
+    with pytest.raises(ValueError, match=r"'x' needs to have shape \[30, F\]"):
+        pair_of(dense).add_product_(there, x[1:])
+
+
 @pytest.mark.usefixtures('small_cache')
 def test_an_operator_of_one_step_makes_no_tiles(dense, monkeypatch):
     monkeypatch.setattr(tiled_csr, 'column_tiles', None)
