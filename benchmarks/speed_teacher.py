@@ -6,11 +6,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch_geometric.typing import EdgeType
 
 from benchmarks.speed_graphs import Graph, Runs
 from promptmm_pyg.losses import bpr_loss
 from promptmm_pyg.nn import PromptedModalityEncoder, PromptMMTeacher, RowBlocks
-from promptmm_pyg.nn.csr import csr_pair_dict
+from promptmm_pyg.nn.csr import CSRPair, csr_pair_dict
 
 # How features are held. Half precision is read in blocks of rows, each of which is
 # widened before it is multiplied; float32 in blocks tells what the blocks alone cost.
@@ -35,6 +36,19 @@ class NaiveEncoder(PromptedModalityEncoder):
         assert prompt is not None
         lifted = F.normalize(prompt @ (prompt.t() @ x), dim=-1)
         out: Tensor = self.dropout(self.lin(x + self.prompt_weight * lifted))
+        return out
+
+
+class COOPair(CSRPair):
+    """An operator whose products are those of research code: ``torch.sparse.mm`` of a
+    COO matrix, with torch's own gradient.
+    """
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        matrix = self.matrices(x.dtype)[0]
+        if not hasattr(self, 'coo'):
+            self.coo = matrix.to_sparse_coo().coalesce()
+        out: Tensor = torch.sparse.mm(self.coo, x)
         return out
 
 
@@ -84,10 +98,18 @@ def teacher_runs(graph: Graph, widths: tuple[int, ...]) -> Runs:
     user = torch.randint(graph.num_users, (2048,))
     positive, negative = torch.randint(graph.num_items, (2, 2048))
 
+    coo: dict[EdgeType, CSRPair] = {
+        key: COOPair(*pair.matrices(torch.float)) for key, pair in adj.items()
+    }
+
     def layers(teacher: PromptMMTeacher) -> None:
         encode(teacher).sum().backward()
 
-    def step(teacher: PromptMMTeacher, optimizer: torch.optim.Optimizer) -> None:
+    def step(
+        teacher: PromptMMTeacher,
+        optimizer: torch.optim.Optimizer,
+        adj: dict[EdgeType, CSRPair] = adj,
+    ) -> None:
         x = teacher(adj).x_dict
         users, items = x['user'][user], x['item']
         loss = bpr_loss(
@@ -103,6 +125,10 @@ def teacher_runs(graph: Graph, widths: tuple[int, ...]) -> Runs:
         for how, teacher in teachers.items()
     }
     for how, teacher in teachers.items():
-        optimizer = torch.optim.AdamW(teacher.parameters())
+        optimizer = torch.optim.AdamW(teacher.parameters(), fused=True)
         runs[f'whole step, {how}'] = partial(step, teacher, optimizer)
+        if how == 'naive':
+            runs['whole step, naive, torch COO'] = partial(
+                step, teacher, optimizer, coo
+            )
     return runs
