@@ -24,6 +24,7 @@ from promptmm_pyg.cli import (
     train,
 )
 from promptmm_pyg.cli.parsing import Parser, UserError
+from promptmm_pyg.training import keep_freed_memory
 
 _DESCRIPTION = """\
 Multi-modal recommendation: train a large teacher that reads what items look and
@@ -115,6 +116,7 @@ def _run(args: argparse.Namespace) -> int:
         # Nothing that a user could act on.
         warnings.filterwarnings('ignore', message='Sparse CSR tensor support')
         warnings.filterwarnings('ignore', message='Sparse invariant checks')
+        keep_freed_memory()
         status: int = args.run(args)
     return status
 

@@ -27,8 +27,8 @@ class CSRPair:
 
     Gradients reach ``x``, not the weights of the edges. Indices are 32-bit where
     they fit. On the CPU, features that exceed the cache are read in parts that fit it,
-    from further copies of the edges (:class:`~promptmm_pyg.nn.tiled_csr.TiledCSR`).
-    Build one with :meth:`from_edge_index` or :func:`as_csr_pair`.
+    from further copies of the edges. Build one with :meth:`from_edge_index` or
+    :func:`as_csr_pair`.
 
     Args:
         forward: :math:`\mathbf{A}` as ``torch.sparse_csr`` tensor.

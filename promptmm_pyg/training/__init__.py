@@ -12,6 +12,7 @@ from promptmm_pyg.training.distill import (
 )
 from promptmm_pyg.training.distributed import process_group
 from promptmm_pyg.training.early_stopping import EarlyStopping
+from promptmm_pyg.training.freed_memory import keep_freed_memory
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import embed, message_operators
 from promptmm_pyg.training.loop import Schedule
@@ -61,6 +62,7 @@ __all__ = [
     'copy_tables',
     'distill',
     'embed',
+    'keep_freed_memory',
     'learn_mix_weights',
     'load_state',
     'message_operators',

@@ -1,0 +1,78 @@
+import subprocess
+import sys
+
+import pytest
+
+from promptmm_pyg.training import freed_memory
+from promptmm_pyg.training.freed_memory import keep_freed_memory
+
+COUNT = """
+import ctypes, resource, sys
+import torch
+from promptmm_pyg.training import keep_freed_memory
+
+if sys.argv[1] == 'keep':
+    assert keep_freed_memory()
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+x = torch.ones(2**24)  # 64 MiB.
+y = x + 1
+del y
+before = faults()
+for _ in range(10):
+    y = x + 1
+    del y
+print(faults() - before)
+"""
+
+
+def faults(how):
+    command = [sys.executable, '-c', COUNT, how]
+    return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def glibc():
+    import ctypes
+
+    return sys.platform.startswith('linux') and hasattr(
+        ctypes.CDLL(None), 'gnu_get_libc_version'
+    )
+
+
+@pytest.mark.skipif(not glibc(), reason='the C library is not glibc')
+def test_a_large_tensor_takes_the_memory_of_the_one_before():
+    given_back = faults('default')
+    assert given_back > 10 * 2**14 / 16  # At least, if pages are of 64 KiB.
+    assert faults('keep') < given_back / 10
+
+
+def test_elsewhere_nothing_is_done(monkeypatch):
+    monkeypatch.setattr(freed_memory.sys, 'platform', 'darwin')
+    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', None)
+    assert not keep_freed_memory()
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(freed_memory.sys, 'platform', 'linux')
+    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', lambda _: object())
+    assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize(('answers', 'expected'), [((1, 1), True), ((1, 0), False)])
+def test_says_whether_the_c_library_agreed(monkeypatch, answers, expected):
+    told, left = [], list(answers)
+
+    class Library:
+        gnu_get_libc_version = None
+
+        @staticmethod
+        def mallopt(option, value):
+            told.append((option, value))
+            return left.pop(0)
+
+    monkeypatch.setattr(freed_memory.sys, 'platform', 'linux')
+    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', lambda _: Library)
+    assert keep_freed_memory() is expected
+    assert told == [(-4, 0), (-1, 2**31 - 1)]
