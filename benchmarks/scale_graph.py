@@ -101,6 +101,11 @@ class Size:
         return self.peak + 16 * self.table
 
     @property
+    def whole_fits(self) -> bool:
+        """Whether the budget has room for that step, which is left out elsewhere."""
+        return self.whole_graph <= self.memory
+
+    @property
     def ranking_memory(self) -> int:
         """Bytes of a ranking: its blocks, and its lists."""
         return 2**28 + 12 * 20 * min(self.ranked_users, self.users)

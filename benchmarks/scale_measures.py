@@ -14,6 +14,7 @@ from benchmarks.scale_students import distillation, ranking, training
 from benchmarks.scale_teachers import asked, propagation, teaching
 from promptmm_pyg.data import open_features, save_features
 from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.training import keep_freed_memory
 
 
 def measure(size: Size, folder: Path) -> dict[str, Any]:
@@ -24,6 +25,7 @@ def measure(size: Size, folder: Path) -> dict[str, Any]:
         size: The size.
         folder: Where features and targets are written meanwhile.
     """
+    keep_freed_memory()
     torch.set_num_threads(size.threads)
     torch.manual_seed(size.seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,7 @@ def _measure(size: Size, folder: Path, costs: Costs) -> dict[str, Any]:
         'start_mib': start_mib,
         'student_peak_mib': student_peak_mib,
         'peak_mib': peak_mib(),
-        'estimated_mib': size.peak / 2**20,
+        'estimated_mib': (size.whole_graph if size.whole_fits else size.peak) / 2**20,
     }
 
 

@@ -54,7 +54,7 @@ def teaching(
     content = {'content': {ITEM: features}}
     teacher = PromptMMTeacher(sizes, content, start, embedding_dim=size.width)
     on_neighborhoods(size, data, teacher, costs)
-    if size.whole_graph <= size.memory:
+    if size.whole_fits:
         on_whole_graph(size, data, teacher, costs)
     return teacher
 
