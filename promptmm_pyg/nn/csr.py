@@ -150,6 +150,7 @@ class CSRPair:
         out: Tensor = _matmul(x, *self._tiled(x.dtype))
         return out
 
+    @torch.no_grad()
     def add_product_(self, out: Tensor, x: Tensor) -> Tensor:
         """Adds ``A @ x`` to ``out`` in place, without a gradient.
 
