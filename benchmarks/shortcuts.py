@@ -6,10 +6,10 @@ updates, each beside the same model trained without.
 Every way to train has the same trials, of which the best on validation at the first
 seed is kept for all; the test positives are read once per way and seed. With
 ``propagate_every`` a propagation and a step serve several batches, so an epoch has
-fewer steps; half precision keeps the features of the teacher's items in 16 bits; the
-lazy optimizer updates the rows of a batch alone. What is gained in time is measured by
-:mod:`benchmarks.speed` and :mod:`benchmarks.scale`. Finished trainings are kept under
-``--work``. Writes ``benchmarks/results/shortcuts-<setting>.json``.
+fewer steps; half precision keeps the features of the teacher's items in 16 bits, and
+its products too where it says so; the lazy optimizer updates the rows of a batch
+alone. What is gained in time is measured by :mod:`benchmarks.speed` and
+:mod:`benchmarks.scale`. Finished trainings are kept under ``--work``. Writes ``benchmarks/results/shortcuts-<setting>.json``.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from torch_geometric.data import HeteroData
 
 from benchmarks.kept import kept
 from benchmarks.paired import difference
-from benchmarks.run import build_teacher, prepare, spread
+from benchmarks.run import prepare, spread
 from benchmarks.settings import SETTINGS, Setting, read
 from benchmarks.shares import fitted
 from promptmm_pyg._files import replacing
 from promptmm_pyg.data import ITEM, Split, modality_x_dict, num_nodes_dict
-from promptmm_pyg.nn import LightGCN, MatrixFactorization
+from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher, RowBlocks
 from promptmm_pyg.training import Schedule, bpr_terms
 
 GRAPH, TEACHER, TABLES = 'LightGCN', 'PromptMM teacher', 'MatrixFactorization'
@@ -45,6 +45,7 @@ class Way(NamedTuple):
     name: str
     how: dict[str, Any]  # Arguments of `train_teacher`.
     features: torch.dtype = torch.float
+    products: torch.dtype | None = None  # With these features.
 
 
 WAYS = (
@@ -56,6 +57,7 @@ WAYS = (
     Way(TEACHER, EXACT, {}),
     Way(TEACHER, 'bfloat16 features', {}, torch.bfloat16),
     Way(TEACHER, 'float16 features', {}, torch.float16),
+    Way(TEACHER, 'bfloat16 features and products', {}, *2 * (torch.bfloat16,)),
     Way(TABLES, EXACT, {}),
     Way(TABLES, "optimizer='lazy'", {'optimizer': 'lazy'}),
 )
@@ -80,6 +82,8 @@ class Bench:
         key = [self.setting.digest(), way.model, way.how, str(way.features), rate]
         if way.model == TABLES:
             key.append(TABLES_L2)
+        if way.products is not None:
+            key.append(str(way.products))
         return kept(
             self.work / 'shortcuts',
             [*key, seed, SCHEDULE],
@@ -114,16 +118,24 @@ class Bench:
             width = setting.light_gcn['embedding_dim']
             tables = MatrixFactorization(sizes, width)
             return tables, {'terms': bpr_terms, 'weights': weights}
-        rounded = self.train.clone()
-        for modality, x_dict in modality_x_dict(self.train).items():
-            rounded[ITEM][f'x_{modality}'] = x_dict[ITEM].to(way.features)
-        return build_teacher(rounded, setting), {'weights': setting.teacher_weights}
+        features: dict[str, dict[str, Any]] = {
+            modality: {ITEM: _held(x_dict[ITEM], way)}
+            for modality, x_dict in modality_x_dict(self.train).items()
+        }
+        start = {key: self.train[key].prompt_start for key in sizes}
+        teacher = PromptMMTeacher(sizes, features, start, **setting.teacher)
+        return teacher, {'weights': setting.teacher_weights}
 
     def choose(self, way: Way, seed: int) -> float:
         """The best learning rate on validation; of equals, the first."""
         rates = RATES[way.model]
         values = [self.outcome(way, rate, seed)['validation'] for rate in rates]
         return rates[values.index(max(values))]
+
+
+def _held(x: torch.Tensor, way: Way) -> torch.Tensor | RowBlocks:
+    x = x.to(way.features)
+    return x if way.products is None else RowBlocks(x, products=way.products)
 
 
 def rows(bench: Bench, seeds: list[int], models: list[str]) -> list[dict[str, Any]]:

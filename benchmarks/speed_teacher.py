@@ -14,11 +14,15 @@ from promptmm_pyg.nn import PromptedModalityEncoder, PromptMMTeacher, RowBlocks
 from promptmm_pyg.nn.csr import CSRPair, csr_pair_dict
 
 # How features are held. Half precision is read in blocks of rows, each of which is
-# widened before it is multiplied; float32 in blocks tells what the blocks alone cost.
+# widened before it is multiplied, unless products are in half precision as well;
+# float32 in blocks tells what the blocks alone cost.
 HELD: dict[str, Callable[[Tensor], Tensor | RowBlocks]] = {
     'fast (ours)': lambda x: x,
     'naive': lambda x: x,
     'bfloat16 features': lambda x: x.bfloat16(),
+    'bfloat16 features and products': lambda x: RowBlocks(
+        x.bfloat16(), products=torch.bfloat16
+    ),
     'float32 in row blocks': RowBlocks,
 }
 

@@ -29,6 +29,10 @@ class RowBlocks:
             whatever it holds. (default: ``None``)
         block_rows: Rows at a time. (default: as many as have about four million
             numbers)
+        products: The precision of products: ``torch.bfloat16`` rounds the other factor
+            and what comes out of a block to eight bits, more than twice as fast on
+            processors that multiply such numbers. Sums over blocks stay in float32.
+            (default: that of the other factor)
 
     Raises:
         ValueError: If shapes do not fit or ``x`` wants a gradient.
@@ -40,8 +44,17 @@ class RowBlocks:
     """
 
     def __init__(
-        self, x: Tensor, mask: Tensor | None = None, block_rows: int | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        block_rows: int | None = None,
+        products: torch.dtype | None = None,
     ) -> None:
+        if products is not None and not products.is_floating_point:
+            raise ValueError(
+                f"'products' needs to be a floating type such as torch.bfloat16 (got "
+                f'{products})'
+            )
         if x.dim() != 2 or not x.is_floating_point() or x.requires_grad:
             raise ValueError(
                 f"'x' needs to be a constant floating matrix [N, F] (got {x.dtype} "
@@ -58,6 +71,7 @@ class RowBlocks:
         self.x = x
         self.mask = None if mask is None else mask.to(x.device)
         self.block_rows = block_rows
+        self.products = products
 
     @property
     def shape(self) -> torch.Size:
@@ -97,7 +111,8 @@ class RowBlocks:
 
     def rows(self, index: Tensor) -> 'RowBlocks':
         """The rows ``index``, taken into memory, in blocks again."""
-        return RowBlocks(self.index_select(0, index), block_rows=self.block_rows)
+        taken = self.index_select(0, index)
+        return RowBlocks(taken, block_rows=self.block_rows, products=self.products)
 
     def blocks(
         self, dtype: torch.dtype, device: torch.device
@@ -122,9 +137,10 @@ class RowBlocks:
         return self
 
     def __repr__(self) -> str:
+        products = '' if self.products is None else f', products={self.products}'
         return (
             f'{self.__class__.__name__}({list(self.shape)}, {self.x.dtype}, '
-            f'block_rows={self.block_rows})'
+            f'block_rows={self.block_rows}{products})'
         )
 
 
@@ -132,7 +148,7 @@ def in_blocks(x: Tensor | RowBlocks, mask: Tensor | None = None) -> RowBlocks | 
     """``x`` as :class:`RowBlocks` if it is one, or is in half precision."""
     if isinstance(x, Tensor):
         return RowBlocks(x.detach(), mask) if x.dtype in _HALF else None
-    return x if mask is None else RowBlocks(x.x, mask, x.block_rows)
+    return x if mask is None else RowBlocks(x.x, mask, x.block_rows, x.products)
 
 
 def project(
@@ -171,6 +187,11 @@ class _Project(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, x: RowBlocks) -> Tensor:
         ctx.x = x
         out = weight.new_empty(x.size(0), weight.size(0))
+        if x.products is not None:
+            rounded = weight.t().to(x.products)
+            for where, block in x.blocks(x.products, weight.device):
+                out[where] = block @ rounded
+            return out
         for where, block in x.blocks(weight.dtype, weight.device):
             torch.mm(block, weight.t(), out=out[where])
         return out
@@ -188,8 +209,12 @@ class _Cross(torch.autograd.Function):
         # Sums over all rows: half precision would lose the last of them.
         dtype = torch.float32 if left.dtype in _HALF else left.dtype
         out = left.new_zeros(left.size(1), x.size(1), dtype=dtype)
-        for where, block in x.blocks(dtype, left.device):
-            out.addmm_(left[where].t().to(dtype), block)
+        for where, block in x.blocks(x.products or dtype, left.device):
+            rows = left[where].t().to(block.dtype)
+            if x.products is None:
+                out.addmm_(rows, block)
+            else:
+                out += rows @ block
         return out.to(left.dtype)
 
     @staticmethod

@@ -30,6 +30,7 @@ def prompt_statistics(x: Tensor | RowBlocks, start: Tensor) -> PromptStatistics:
     if isinstance(x, Tensor):
         return PromptStatistics(start.t() @ x, x.sum(dim=0))
     ones = start.new_ones(start.size(0), 1)
+    x = RowBlocks(x.x, x.mask, x.block_rows)  # Once, so in full precision.
     return PromptStatistics(cross(start, x), cross(ones, x)[0])
 
 

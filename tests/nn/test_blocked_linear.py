@@ -12,7 +12,7 @@ from promptmm_pyg.nn import (
     RowBlocks,
     prompt_statistics,
 )
-from promptmm_pyg.nn.blocked_linear import cross, project
+from promptmm_pyg.nn.blocked_linear import cross, in_blocks, project
 from tests.nn.graphs import NUM_NODES, edges, features, weights
 
 MASK = torch.tensor([True, False, True, True, False, True, True])
@@ -92,6 +92,46 @@ def test_a_layer_in_half_precision_sums_its_gradient_in_single():
     layer = BlockedLinear(1, 1, block_rows=1).half()
     layer(torch.ones(4096, 1).half()).sum().backward()
     assert layer.weight.grad.item() == 4096.0
+
+
+@pytest.mark.parametrize('mask', [None, MASK])
+def test_products_in_bfloat16_are_those_of_rounded_factors(mask):
+    x = matrix(dtype=torch.float).bfloat16()
+    blocks = RowBlocks(x, mask, 3, products=torch.bfloat16)
+    whole = (x if mask is None else x * mask[:, None]).float()
+    weight = matrix(2, seed=1, dtype=torch.float).requires_grad_()
+    out = project(blocks, weight)
+    assert out.dtype == torch.float
+    rounded = whole @ weight.detach().bfloat16().float().t()
+    # Nothing but what comes out is rounded: to eight bits.
+    torch.testing.assert_close(out.detach(), rounded, rtol=2**-8, atol=1e-6)
+    assert torch.equal(out, out.bfloat16().float())
+    grad = matrix(7, 2, seed=4, dtype=torch.float)
+    out.backward(grad)
+    expected = grad.bfloat16().float().t() @ whole
+    size = grad.abs().t() @ whole.abs()  # Of what cancels in the sums of blocks.
+    assert ((weight.grad - expected).abs() <= 2**-8 * size).all()
+
+
+def test_sums_over_blocks_in_bfloat16_products_stay_in_single():
+    ones = torch.ones(4096, 1, dtype=torch.bfloat16)
+    blocks = RowBlocks(ones, block_rows=1, products=torch.bfloat16)
+    assert cross(torch.ones(4096, 1), blocks).item() == 4096.0
+
+
+def test_what_a_prompt_recalls_is_computed_without_rounding():
+    x = matrix(dtype=torch.float).bfloat16()
+    start = matrix(7, 3, seed=2, dtype=torch.float)
+    rounding, exact = RowBlocks(x, products=torch.bfloat16), RowBlocks(x)
+    ours, exact = (prompt_statistics(blocks, start) for blocks in (rounding, exact))
+    assert torch.equal(ours.cross, exact.cross)
+
+
+def test_rows_and_masks_keep_the_precision_of_products():
+    blocks = RowBlocks(matrix().bfloat16(), products=torch.bfloat16)
+    assert blocks.rows(torch.tensor([1])).products == torch.bfloat16
+    assert in_blocks(blocks, MASK).products == torch.bfloat16
+    assert repr(blocks).endswith('products=torch.bfloat16)')
 
 
 def test_memory_that_is_not_contiguous_is_read_as_well():
@@ -243,6 +283,8 @@ def test_errors():
         RowBlocks(matrix(), MASK[:5])
     with pytest.raises(ValueError, match="'block_rows' needs to be positive"):
         RowBlocks(matrix(), block_rows=0)
+    with pytest.raises(ValueError, match=r"'products' needs .* \(got torch.int32\)"):
+        RowBlocks(matrix(), products=torch.int)
     with pytest.raises(ValueError, match="'block_rows' needs to be positive"):
         BlockedLinear(5, 2, block_rows=-1)
     with pytest.raises(ValueError, match="'out_features' needs to be positive"):
