@@ -9,7 +9,8 @@ seed is kept for all; the test positives are read once per way and seed. With
 fewer steps; half precision keeps the features of the teacher's items in 16 bits, and
 its products too where it says so; the lazy optimizer updates the rows of a batch
 alone. What is gained in time is measured by :mod:`benchmarks.speed` and
-:mod:`benchmarks.scale`. Finished trainings are kept under ``--work``. Writes ``benchmarks/results/shortcuts-<setting>.json``.
+:mod:`benchmarks.scale`. Finished trainings are kept under ``--work``. Writes
+``benchmarks/results/shortcuts-<setting>.json``.
 """
 
 import argparse
