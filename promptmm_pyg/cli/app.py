@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _MISTAKES as error:
         if show:
             raise
-        message = ' '.join(str(error).split()) or type(error).__name__
+        message = ' '.join(_told(error).split()) or type(error).__name__
         print(f'promptmm: error: {message}', file=sys.stderr)
         return 2
 
@@ -119,6 +119,15 @@ def _run(args: argparse.Namespace) -> int:
         keep_freed_memory()
         status: int = args.run(args)
     return status
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return (
+            f"'{error.filename}' cannot be read or written: {error.strerror}. Check "
+            f'that path, and who may write there'
+        )
+    return str(error)
 
 
 def _how_to_go_on(argv: list[str]) -> str:

@@ -96,6 +96,8 @@ def _text_source(
     named = named_text(text, item)
     if named is not None:
         return named
+    if '/' in text or os.sep in text:
+        raise UserError(f"--text names a folder that is not there: '{text}'")
     if data['format'] not in ('table', 'recbole'):
         raise UserError(
             f"--text needs a folder or FILE.csv:COLUMN for '{data['path']}', which has "

@@ -99,7 +99,10 @@ def _read_edges(path: str) -> torch.Tensor:
     try:
         edges = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError(f"'{path}' is no .npy file of numbers: {error}") from error
+        raise UserError(
+            f"--item-graph needs a whole .npy file of numbers (got '{path}', which "
+            f'cannot be read as such). Objects are never loaded: write it again'
+        ) from error
     is_array = isinstance(edges, np.ndarray)
     if not is_array or edges.dtype.kind not in 'iu' or edges.shape[:-1] != (2,):
         what = f'{edges.dtype} {list(edges.shape)}' if is_array else 'several arrays'

@@ -107,6 +107,12 @@ def data_config(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.min_rating is not None and is_table:
         raise UserError('--min-rating is for RecBole folders')
+    empty = [name for name, file in features.items() if file is None]
+    if empty and is_table:
+        raise UserError(
+            f"--features '{empty[0]}=' leaves out what a folder holds; for a table, "
+            f'name a file'
+        )
     if is_table:
         config |= chosen(args, _TABLE, _TABLE_NAMES)
         config['time'] = args.time_column

@@ -106,7 +106,11 @@ def read_titles(path: str | Path, item: str, title: str) -> dict[str, str]:
         reader = csv.DictReader(file)
         missing = {item, title} - set(reader.fieldnames or ())
         if missing:
-            raise UserError(f"'{path}' needs the columns {sorted(missing)}")
+            raise UserError(
+                f"'{path}' needs the columns {sorted(missing)} (got "
+                f'{list(reader.fieldnames or ())}). Name yours with --item-column, '
+                f'--title-column'
+            )
         return {row[item]: row[title] for row in reader if row[title]}
 
 

@@ -1,11 +1,13 @@
 """``promptmm distill``: the student, its control, and a recommender."""
 
 import argparse
+from contextlib import nullcontext
 from typing import Any
 
 from promptmm_pyg.cli.config_file import add_config_options, config_text
 from promptmm_pyg.cli.dry_run import add_dry_run, try_student, without_cache
 from promptmm_pyg.cli.models import reload
+from promptmm_pyg.cli.old_parts import kept_on_mistake
 from promptmm_pyg.cli.parsing import (
     SCHEDULE,
     UserError,
@@ -130,11 +132,12 @@ def run(args: argparse.Namespace) -> int:
         data = reload(run, {**config, 'data': without_cache(config['data'])})
         print(try_student(run, config, student, data))
         return 0
-    _begin(run, student, resume=args.resume, overwrite=args.overwrite)
-    data = reload(run, config)
-    result = distill_run(
-        run, config, student, data, resume=args.resume, progress=not args.quiet
-    )
+    with nullcontext() if args.resume else kept_on_mistake(run, run.student):
+        _begin(run, student, resume=args.resume, overwrite=args.overwrite)
+        data = reload(run, config)
+        result = distill_run(
+            run, config, student, data, resume=args.resume, progress=not args.quiet
+        )
     for name, history in {
         'student': result.history,
         'control': result.control_history,
@@ -171,8 +174,10 @@ def _begin(
         check_longer(student['schedule'], old['schedule'])
         epochs = {'epochs': student['schedule']['epochs']}
         if {**old, 'schedule': {**old['schedule'], **epochs}} != student:
+            where, was, now = _difference(old, student)
             raise UserError(
-                f"--resume needs the options the student was begun with, see '{file}'"
+                f"--resume needs the options the student was begun with ('{where}' was "
+                f"{was}, is {now}). See '{file}', or pass --overwrite to begin again"
             )
     elif file.is_file() and not overwrite:
         raise UserError(
@@ -181,3 +186,19 @@ def _begin(
         )
     else:
         run.forget_student()
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, Any, Any]:
+    """The first option that is not what it was, and both its values; only the number
+    of epochs may differ.
+    """
+    for key, value in new.items():
+        was = old.get(key)
+        if isinstance(value, dict) and isinstance(was, dict):
+            if key == 'schedule':
+                was = {**was, 'epochs': value['epochs']}
+            if was != value:
+                return _difference(was, value)
+        elif was != value:
+            return key, was, value
+    return 'format', old, new

@@ -59,7 +59,8 @@ def prepare(split: Split, prompt: dict[str, Any] | None) -> Prepared:
         if not any(ITEM in x_of for x_of in modality_x_dict(train).values()):
             raise UserError(
                 'the data have no item features, so there is no prompt. Pass '
-                '--features NAME=FILE, or --no-prompt for ids alone'
+                '--features NAME=FILE, --text SOURCE or --images FOLDER, or '
+                '--no-prompt for ids alone'
             )
         train = _prompt_start(**prompt)(train)
     return Prepared(train, split.val, split.test, (message_operators(train),))

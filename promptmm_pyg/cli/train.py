@@ -2,14 +2,21 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from promptmm_pyg.cli.config_file import add_config_options, config_text
 from promptmm_pyg.cli.data_options import add_data_options, data_config
-from promptmm_pyg.cli.data_source import findings, fingerprint, load_split
+from promptmm_pyg.cli.data_source import (
+    findings,
+    fingerprint,
+    load_split,
+    read_titles,
+)
 from promptmm_pyg.cli.dry_run import add_dry_run, try_teacher, without_cache
 from promptmm_pyg.cli.models import prepare
+from promptmm_pyg.cli.old_parts import kept_on_mistake
 from promptmm_pyg.cli.parsing import (
     SCHEDULE,
     UserError,
@@ -135,9 +142,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.resume:
         _check_same(config, run.read_config())
-    else:
-        run.begin(overwrite=args.overwrite)
-    history = train(run, config, data, resume=args.resume, progress=not args.quiet)
+    with nullcontext() if args.resume else kept_on_mistake(run, run.teacher):
+        if not args.resume:
+            run.begin(overwrite=args.overwrite)
+        history = train(run, config, data, resume=args.resume, progress=not args.quiet)
     print(
         f'teacher: validation {history.monitor} {history.best_value:.4f} at epoch '
         f'{history.best_epoch} of {history.num_epochs}, in {run.teacher}'
@@ -152,6 +160,7 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
     if args.titles is not None:
         file = str(Path(args.titles).resolve())
         titles = {'path': file, 'item': args.item_column, 'title': args.title_column}
+        read_titles(**titles)  # Before any work is lost.
     prompt = None
     if not args.no_prompt:
         prompt = {'start': args.prompt_start, **chosen(args, PROMPT, _PROMPT_NAMES)}

@@ -92,9 +92,11 @@ def detect_format(folder: Path) -> str:
     if not found:
         wanted = '; '.join(f'{k}: {", ".join(v)}' for k, v in _SIGNS.items())
         names = sorted(path.name for path in folder.iterdir())
+        if len(names) > 10:
+            names = [*names[:10], f'and {len(names) - 10} more']
         raise FileNotFoundError(
             f"'{folder}' needs to hold a known format (looked for {wanted}; got "
-            f"{names}). Read single tables with 'read_table'"
+            f"{names}). Single tables are read by 'read_table' and named by their file"
         )
     return found[0]
 

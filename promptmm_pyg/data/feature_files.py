@@ -45,8 +45,9 @@ def load_array(path: Path) -> np.ndarray[Any, Any]:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(
-            f"'{path}' needs to be a whole .npy file of numbers (got {error}). It "
-            f'may be truncated: fetch the file again'
+            f"'{path}' needs to be a whole .npy file of numbers (it cannot be read as "
+            f'such). It may be truncated, of another kind, or hold objects, which are '
+            f'never loaded: write or fetch it again'
         ) from error
     if not isinstance(array, np.ndarray) or array.ndim != 2:
         raise ValueError(f"'{path}' needs to hold one matrix, an item a row")

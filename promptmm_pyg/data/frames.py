@@ -69,11 +69,18 @@ def from_frame(
                 f'{list(interactions.columns)}). Name yours with user=, item=, time= '
                 f'(--user-column, --item-column, --time-column)'
             )
+    if interactions.empty:
+        raise ValueError(
+            "'interactions' needs to hold at least one row (got none below its head)"
+        )
     keep = without_interactions == 'keep'
     users = _Side('user', interactions[user], user_ids, user_features, keep)
     items = _Side('item', interactions[item], item_ids, item_features, keep)
+    pairs = np.stack([users.position, items.position])
+    if duplicates == 'error':
+        _check_unique(pairs, users.ids, items.ids)
     return build_graph(
-        np.stack([users.position, items.position]),
+        pairs,
         item_features=items.features,
         user_features=users.features,
         item_masks=items.masks,
@@ -83,6 +90,21 @@ def from_frame(
         edge_time=None if time is None else _time_of(time, interactions[time]),
         duplicates=duplicates,
     )
+
+
+def _check_unique(pairs: NumpyArray, user_ids: Ids, item_ids: Ids) -> None:
+    """Raises as :func:`build_graph` would, but names the pair by its raw ids."""
+    key = pairs[0].astype(np.int64) * len(item_ids) + pairs[1]
+    first = np.unique(key, return_index=True)[1]
+    repeats = key.size - first.size
+    if repeats:
+        row = int(np.setdiff1d(np.arange(key.size), first)[0])
+        user, item = user_ids[pairs[0, row]], item_ids[pairs[1, row]]
+        raise ValueError(
+            f"'interactions' needs to hold each pair once (got {repeats} repeated, the "
+            f"first is user {user}, item {item}). Pass duplicates='drop' (--duplicates "
+            f'drop) to keep the first mention'
+        )
 
 
 class _Side:
@@ -149,7 +171,8 @@ class _Side:
         if strange:
             raise ValueError(
                 f'"{what}" needs to have numeric columns only (got {strange}). Turn '
-                f'them into numbers, and put the ids into the index'
+                f'them into numbers, and put the ids into the index; texts are for '
+                f"'encode_content' (--text FILE:COLUMN)"
             )
         return value.set_axis(pd.Index(keys), axis=0)
 

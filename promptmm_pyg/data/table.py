@@ -37,8 +37,8 @@ def read_table(
         user: The column of user ids. (default: ``'user_id'``)
         item: The column of item ids, here and in feature tables.
             (default: ``'item_id'``)
-        time: The column of times: numbers, or dates in Parquet.
-            (default: no times)
+        time: The column of times: numbers or dates, which have to be written as
+            in ISO 8601 (``2026-03-01 17:30``) in CSV. (default: no times)
         features: ``{modality: file}``, relative to the table's folder: a
             ``.csv`` or ``.parquet`` with the ``item`` column and numbers (or,
             in Parquet, one column of lists), or an ``.npy`` with one row for
@@ -60,8 +60,11 @@ def read_table(
         name: load_item_features(path.parent / file, item)
         for name, file in (features or {}).items()
     }
+    frame = _load_frame(path)
+    if path.suffix == '.csv' and time is not None and time in frame.columns:
+        frame = frame.assign(**{time: _as_dates(path, frame[time])})
     return from_frame(
-        _load_frame(path),
+        frame,
         user=user,
         item=item,
         time=time,
@@ -95,6 +98,23 @@ def _load_frame(path: Path) -> 'pd.DataFrame':
     return frame
 
 
+def _as_dates(path: Path, column: 'pd.Series[Any]') -> 'pd.Series[Any]':
+    """The column itself, or its dates if it holds text."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(column) or column.empty:
+        return column
+    dates = pd.to_datetime(column, utc=True, format='ISO8601', errors='coerce')
+    wrong = column[dates.isna() & column.notna()]
+    if len(wrong):
+        raise ValueError(
+            f"'{path}' needs to hold numbers or dates like '2026-03-01 17:30' in the "
+            f"column '{column.name}' (got '{wrong.iloc[0]}' in row {wrong.index[0] + 1}"
+            f', {len(wrong)} such rows in all). Write dates as in ISO 8601'
+        )
+    return dates
+
+
 def load_item_features(path: Path, item: str) -> 'pd.DataFrame | np.ndarray[Any, Any]':
     """Features in an ``.npy`` file, or those of a table with its item column as index.
 
@@ -109,7 +129,8 @@ def load_item_features(path: Path, item: str) -> 'pd.DataFrame | np.ndarray[Any,
             f"'{path}' needs to have a column '{item}' (got {list(frame.columns)})"
         )
     frame = frame.set_index(item)
-    if frame.shape[1] == 1 and frame.dtypes.iloc[0].kind == 'O':
+    texts = frame.shape[1] == 1 and isinstance(next(iter(frame.iloc[:, 0]), ''), str)
+    if frame.shape[1] == 1 and frame.dtypes.iloc[0].kind == 'O' and not texts:
         return _expand_lists(path, frame)
     return frame
 

@@ -124,3 +124,11 @@ def test_the_program_is_one_process_without_a_traceback(tmp_path):
     assert done.stdout == ''
     assert done.stderr.startswith(f"promptmm: error: '{tmp_path}' is not a run")
     assert done.stderr.count('\n') == 1
+
+
+def test_errors_of_the_system_name_the_path(tmp_path, fails, distilled):
+    (tmp_path / 'file').write_text('')
+    out = tmp_path / 'file' / 'x.npz'
+    message = fails('export', distilled, '--embeddings', out)
+    assert "file' cannot be read or written: " in message
+    assert 'Check that path' in message

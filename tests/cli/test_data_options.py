@@ -128,6 +128,11 @@ def test_masks_can_be_turned_off(files):
         (['{table}', '--item-ids', 'no.txt'], 'of ids, one a line'),
         (['{table}', '--val-ratio', '1.5'], "'val_ratio' needs to lie in"),
         (['.'], 'needs to hold a known format'),
+        (['{table}', '--features', 'text='], 'leaves out what a folder holds'),
+        (['{table}', '--text', 'no/texts'], 'folder that is not there'),
+        (['{table}', '--features', 'text={titles}'], "(got ['title'])"),
+        (['{table}', '--item-graph', '{table}'], 'Objects are never loaded'),
+        (['{table}', '--item-ids', '/'], "no file '/' of ids"),
     ],
 )
 def test_what_does_not_fit_is_a_mistake(

@@ -132,8 +132,19 @@ def test_duplicates_are_dropped_on_request():
     frame = pd.concat([make_frame(), make_frame()])
     graph = from_frame(frame, duplicates='drop')
     assert raw_pairs(graph) == raw_pairs(from_frame(make_frame()))
-    with pytest.raises(ValueError, match='got 4 repeated'):
+    with pytest.raises(ValueError, match=r'got 4 repeated, .*user .*--duplicates drop'):
         from_frame(frame)
+
+
+def test_a_repeated_pair_is_named_by_its_raw_ids():
+    frame = pd.DataFrame({'user_id': ['z', 'a', 'a'], 'item_id': [7, 9, 9]})
+    with pytest.raises(ValueError, match='the first is user a, item 9'):
+        from_frame(frame)
+
+
+def test_a_frame_without_rows_is_refused():
+    with pytest.raises(ValueError, match='needs to hold at least one row'):
+        from_frame(make_frame().iloc[:0])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from promptmm_pyg.data import (
     read_mmssl,
     validate,
 )
+from promptmm_pyg.data.feature_files import load_array
 
 sparse = pytest.importorskip('scipy.sparse')
 
@@ -346,3 +347,17 @@ def test_unknown_masks_are_refused(tmp_path):
         ValueError, match="'masks' needs to be one of 'zero-rows', None"
     ):
         read_diffmm(write_diffmm(tmp_path), masks='nan')
+
+
+def test_other_files_are_no_advice_to_load_them_unsafely(tmp_path):
+    (tmp_path / 'x.npy').write_bytes(b'no array')
+    with pytest.raises(ValueError, match='hold objects, which are never loaded') as no:
+        load_array(tmp_path / 'x.npy')
+    assert 'unsafe' not in str(no.value)
+
+
+def test_a_folder_of_many_files_is_named_in_short(tmp_path):
+    for n in range(30):
+        (tmp_path / f'{n:02}.txt').touch()
+    with pytest.raises(FileNotFoundError, match=r"'09\.txt', 'and 20 more'\]"):
+        read_dataset(tmp_path)

@@ -119,6 +119,26 @@ def test_an_empty_table_is_named(tmp_path):
         read_table(tmp_path / 'log.csv')
 
 
+def test_dates_in_csv_are_read_as_in_iso_8601(tmp_path):
+    days = ['2026-03-01', '2026-03-01 17:30', '1970-01-01T00:00:07+00:00']
+    path = tmp_path / 'log.csv'
+    frame = pd.DataFrame({'user_id': [1, 2, 3], 'item_id': [1, 2, 3], 'day': days})
+    frame.to_csv(path, index=False)
+    time = read_table(path, time='day')[INTERACTS].time
+    assert (time[1] - time[0]).item() == 17.5 * 3600 * 10**9
+    assert time[2].item() == 7 * 10**9
+    frame.assign(day=['2026-03-01', '3.1.26', '']).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"'day' \(got '3\.1\.26' in row 2, 1 such"):
+        read_table(path, time='day')
+
+
+def test_texts_are_no_features(tmp_path):
+    path = write(FRAME, tmp_path / 'log.csv')
+    write(TEXT[['item_id']].assign(title='x y'), tmp_path / 'text.csv')
+    with pytest.raises(ValueError, match=r"only \(got \['title'\]\).*--text FILE:COL"):
+        read_table(path, features={'text': 'text.csv'})
+
+
 def test_features_need_the_id_column(tmp_path):
     path = write(FRAME, tmp_path / 'log.csv')
     write(TEXT.rename(columns={'item_id': 'sku'}), tmp_path / 'text.csv')
