@@ -1,15 +1,11 @@
 """PromptMM's teacher, some of whose features count for less."""
 
-import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg.nn.csr import Adjacency, CSRPair
+from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.teacher import PromptMMTeacher
 from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.unit_rows import unit_rows
-
-_CHANNELS = 256  # Of the features, seen at once: wide ones would fill the memory.
 
 
 class GatedTeacher(PromptMMTeacher):
@@ -48,45 +44,3 @@ class GatedTeacher(PromptMMTeacher):
         if gate is None:
             return out
         return (gate if n_id is None else gate[n_id])[:, None] * out
-
-
-def content_trust(x: Tensor, adj: CSRPair, num_rounds: int = 2) -> Tensor:
-    r"""Returns how well the content of every item agrees with what its users took
-    besides, in [0, 1].
-
-    .. math::
-        t_i = \max \Big( 0, \cos \big( \hat{\mathbf{x}}_i, \sum_{j \neq i}
-        (\mathbf{A}^{\top} \mathbf{A})_{ij} \, t_j \hat{\mathbf{x}}_j \big) \Big)
-
-    with rows :math:`\hat{\mathbf{x}}` at unit length; in the first round all
-    :math:`t_j` are one, in the next those of the round before. Where there is nothing
-    to compare, for lack of content or of other items, :math:`t_i` is the mean of all
-    others (one if there are none): no evidence is no reproach.
-
-    Args:
-        x: Features of the items ``[N, F]``.
-        adj: The operator from users to items, one entry an edge.
-        num_rounds: The number of rounds. (default: ``2``)
-    """
-    matrix = adj.matrices(x.dtype)[0]
-    rows = torch.arange(x.size(0), device=x.device)
-    rows = rows.repeat_interleave(matrix.crow_indices().diff().long())
-    itself = x.new_zeros(x.size(0)).index_add_(0, rows, matrix.values().square())
-    unit, trust = unit_rows(x), x.new_ones(x.size(0))
-    for _ in range(num_rounds):
-        trust = _round(unit, adj, trust, itself)
-    return trust
-
-
-def _round(unit: Tensor, adj: CSRPair, trust: Tensor, itself: Tensor) -> Tensor:
-    dot, square = torch.zeros_like(trust), torch.zeros_like(trust)
-    for own in unit.split(_CHANNELS, dim=1):
-        sent = trust[:, None] * own
-        others = adj @ (adj.t() @ sent) - itself[:, None] * sent
-        dot += (own * others).sum(dim=1)
-        square += others.square().sum(dim=1)
-    # What an item that is alone has of others is rounding.
-    known = (square > 1e-10 * itself.square()) & (unit != 0).any(dim=1)
-    cosine = (dot / square.sqrt()).clamp(min=0)
-    instead = cosine[known].mean() if known.any() else cosine.new_ones(())
-    return torch.where(known, cosine, instead)

@@ -11,10 +11,11 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import reverse_type
+from promptmm_pyg.models._content_trust import content_trust
 from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._edge_sampler import EdgeSampler
 from promptmm_pyg.models._frozen_graph import FrozenGraph, item_edges
-from promptmm_pyg.models._gated_teacher import GatedTeacher, content_trust
+from promptmm_pyg.models._gated_teacher import GatedTeacher
 from promptmm_pyg.models._per_graph import PerGraph
 from promptmm_pyg.models._promptmm_terms import promptmm_terms
 from promptmm_pyg.models._sides import sides
@@ -41,18 +42,26 @@ class PromptMMPlus(torch.nn.Module):
       first (they stay in proportion to :math:`1 / \sqrt{d_u d_i}`); the rest is
       normalized symmetrically. In eval mode the graph is whole.
     * ``denoise``: before an item's features travel, each modality is multiplied by how
-      well it agrees with what the item's users took besides,
+      likely it is the item's own, :math:`t_i^m`. For that, its agreement with what the
+      item's users took besides is compared with that of any item's content there:
 
       .. math::
-          t_i^m = \max \Big( 0, \cos \big( \mathbf{x}_i^m, \sum_{j \neq i}
-          (\mathbf{A}^{\top} \mathbf{A})_{ij} \, t_j^m \,
-          \mathrm{norm}(\mathbf{x}_j^m) \big) \Big)
+          \mathbf{o}_i = \sum_{j \neq i} (\mathbf{A}^{\top} \mathbf{A})_{ij} \, t_j^m
+          \hat{\mathbf{x}}_j^m, \quad
+          z_i = \frac{(\hat{\mathbf{x}}_i^m - \bar{\mathbf{x}}^m)^{\top}
+          \mathbf{o}_i}{\sqrt{\mathbf{o}_i^{\top} \mathbf{\Sigma}_m \mathbf{o}_i}},
+          \quad t_i^m = \mathrm{sigmoid} \Big( \mu z_i - \frac{\mu^2}{2} - \log
+          \frac{\pi}{1 - \pi} \Big)
 
-      found in two rounds from :math:`t = 1` on the raw features :math:`\mathbf{x}^m`:
-      content that has nothing to do with who likes the item is left to its neighbors.
-      A gate on what arrives could not: features have mixed by then, and
-      :math:`\mathrm{norm}` undoes what it does to their length. Nothing of it is
-      trained. Items without anything to compare get the mean of the others.
+      on raw features at unit length, with their mean and covariance
+      :math:`\mathbf{\Sigma}_m`. Foreign content, a share :math:`\pi`, has :math:`z
+      \sim \mathcal{N}(0, 1)`, an item's own :math:`\mathcal{N}(\mu, 1)`; both numbers
+      follow from mean and variance of all :math:`z_i`. Two rounds, from :math:`t =
+      1`: foreign content is left to its neighbors. A gate on what arrives could not:
+      features have mixed by then, and :math:`\mathrm{norm}` undoes what it does to
+      their length. Nothing of it is trained, and where content agrees as one kind, all
+      gates are close to one. Items without anything to compare get the mean of the
+      others.
     * ``item_graph_weight`` :math:`w > 0`: items add what their nearest neighbors by
       raw features hold, each modality's vector along its own frozen graph
       :math:`\mathbf{S}_m`; users add the same of their items.
