@@ -1,20 +1,22 @@
 """A linear item-item model in closed form."""
 
+from typing import Self
+
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._checks import check_positive
+from promptmm_pyg.models._closed_form import ClosedForm
 from promptmm_pyg.models._interactions import Interactions
 from promptmm_pyg.models._score_svd import low_rank
-from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.outputs import TeacherOutput
 
 _BLOCK_SIZE = 1024
 
 
-class EASE:
+class EASE(ClosedForm[tuple[Interactions, Tensor]]):
     r"""The item-item weights that best rebuild every user's items from their other
     items, in closed form, from the `"Embarrassingly Shallow Autoencoders for Sparse
     Data" <https://arxiv.org/abs/1905.03375>`_ paper.
@@ -51,10 +53,8 @@ class EASE:
         *,
         max_items: int = 20000,
     ) -> None:
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
         check_positive('l2', l2)
-        self.num_users = num_nodes_dict[self.user]
-        self.num_items = num_nodes_dict[self.item]
         if self.num_items > max_items:
             gib = 16 * self.num_items**2 / 2**30
             raise ValueError(
@@ -63,17 +63,8 @@ class EASE:
                 f"'max_items' if you have them, or use 'ItemKNN'"
             )
         self.l2 = l2
-        self._fitted: tuple[Interactions, Tensor] | None = None
 
-    def fit(self, edge_index: Tensor) -> 'EASE':
-        """Computes the weights from training interactions and returns the model.
-
-        Args:
-            edge_index: (user, item) pairs ``[2, E]``; repeats count once.
-
-        Raises:
-            ValueError: If an index leaves the numbers of nodes.
-        """
+    def fit(self, edge_index: Tensor) -> Self:
         interactions = Interactions(edge_index, self.num_users, self.num_items)
         size = (self.num_items, self.num_items)
         gram = torch.empty(size, dtype=torch.double, device=edge_index.device)
@@ -95,19 +86,6 @@ class EASE:
         return self._state()[1]
 
     def scores(self, users: Tensor) -> Tensor:
-        """The scores of every item, for :func:`~promptmm_pyg.ranking.rank_items` and
-        :func:`~promptmm_pyg.evaluation.evaluate`.
-
-        Args:
-            users: Users ``[B]``.
-
-        Returns:
-            Scores ``[B, num_items]``.
-
-        Raises:
-            RuntimeError: If the model is not fitted.
-            ValueError: If an index leaves the number of users.
-        """
         interactions, weight = self._state()
         place_item = interactions.histories(users)
         size = (self.num_items, users.numel())
@@ -117,17 +95,6 @@ class EASE:
         )
 
     def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
-        """The tables of the given width whose inner products are closest to the
-        scores of all users (truncated SVD, never the dense scores), to teach with.
-
-        Args:
-            width: The width of the tables.
-            seed: Seed of the decomposition's start. (default: ``0``)
-
-        Raises:
-            RuntimeError: If the model is not fitted.
-            ValueError: If ``width`` exceeds the number of users or items.
-        """
         interactions, weight = self._state()
         operator = interactions.operator
         user_x, item_x = low_rank(
@@ -139,11 +106,6 @@ class EASE:
             device=weight.device,
         )
         return TeacherOutput({self.user: user_x, self.item: item_x}, {})
-
-    def _state(self) -> tuple[Interactions, Tensor]:
-        if self._fitted is None:
-            raise RuntimeError("the model is not fitted. Call 'fit(edge_index)' first")
-        return self._fitted
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(l2={self.l2})'

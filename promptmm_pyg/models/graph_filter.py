@@ -1,15 +1,15 @@
 """A low-pass filter of the interactions, and of the content, without training."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg.models._closed_form import ClosedForm
 from promptmm_pyg.models._interactions import Interactions
 from promptmm_pyg.models._score_svd import low_rank
-from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.nn._feature_checks import FeatureDict, check_rows
 from promptmm_pyg.outputs import TeacherOutput
@@ -22,7 +22,7 @@ class _Fitted(NamedTuple):
     popularity: Tensor  # degree ** beta, [num_items, 1].
 
 
-class GraphFilter:
+class GraphFilter(ClosedForm[_Fitted]):
     r"""Every user's items smoothed over the graph, beside how alike content is.
 
     What LightGCN's layers do to a table, done to the interactions themselves, as in
@@ -79,13 +79,11 @@ class GraphFilter:
         popularity: float = 0.5,
         modality_weight: float = 0.1,
     ) -> None:
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
         check_positive('num_layers', num_layers)
         check_non_negative('popularity', popularity)
         check_non_negative('modality_weight', modality_weight)
         check_rows(num_nodes_dict, modality_x_dict or {}, {})
-        self.num_users = num_nodes_dict[self.user]
-        self.num_items = num_nodes_dict[self.item]
         self.num_layers = num_layers
         self.popularity = popularity
         self.modality_weight = modality_weight
@@ -94,17 +92,8 @@ class GraphFilter:
             for modality, x_dict in (modality_x_dict or {}).items()
             if self.item in x_dict and modality_weight > 0
         }
-        self._fitted: _Fitted | None = None
 
-    def fit(self, edge_index: Tensor) -> 'GraphFilter':
-        """Counts degrees and returns the model.
-
-        Args:
-            edge_index: (user, item) pairs ``[2, E]``; repeats count once.
-
-        Raises:
-            ValueError: If an index leaves the numbers of nodes.
-        """
+    def fit(self, edge_index: Tensor) -> Self:
         interactions = Interactions(edge_index, self.num_users, self.num_items)
         degree = interactions.item_degree.float().unsqueeze(1)
         scale = degree.clamp(min=1).rsqrt()
@@ -114,19 +103,6 @@ class GraphFilter:
         return self
 
     def scores(self, users: Tensor) -> Tensor:
-        """The scores of every item, for :func:`~promptmm_pyg.ranking.rank_items` and
-        :func:`~promptmm_pyg.evaluation.evaluate`.
-
-        Args:
-            users: Users ``[B]``.
-
-        Returns:
-            Scores ``[B, num_items]``.
-
-        Raises:
-            RuntimeError: If the model is not fitted.
-            ValueError: If an index leaves the number of users.
-        """
         fitted = self._state()
         place_item = fitted.interactions.histories(users)
         size = (self.num_items, users.numel())
@@ -185,11 +161,6 @@ class GraphFilter:
             mean = (operator @ (fitted.item_scale * x)) / per_user
             x = fitted.item_scale * (operator.t() @ mean)
         return x
-
-    def _state(self) -> _Fitted:
-        if self._fitted is None:
-            raise RuntimeError("the model is not fitted. Call 'fit(edge_index)' first")
-        return self._fitted
 
     def __repr__(self) -> str:
         return (

@@ -1,18 +1,20 @@
 """Items like those a user has, by the users they share."""
 
+from typing import Self
+
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg.models._closed_form import ClosedForm
 from promptmm_pyg.models._interactions import Interactions
 from promptmm_pyg.models._score_svd import low_rank
-from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.outputs import TeacherOutput
 
 
-class ItemKNN:
+class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
     r"""Item-based collaborative filtering with cosines between the users of two
     items, after the `"Item-Based Top-N Recommendation Algorithms"
     <https://doi.org/10.1145/963770.963776>`_ paper. In closed form: nothing is
@@ -54,26 +56,15 @@ class ItemKNN:
         *,
         block_size: int = 1024,
     ) -> None:
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
         check_positive('k', k)
         check_non_negative('shrink', shrink)
         check_positive('block_size', block_size)
-        self.num_users = num_nodes_dict[self.user]
-        self.num_items = num_nodes_dict[self.item]
         self.k = k
         self.shrink = shrink
         self.block_size = block_size
-        self._fitted: tuple[Interactions, CSRPair] | None = None
 
-    def fit(self, edge_index: Tensor) -> 'ItemKNN':
-        """Computes the neighbors from training interactions and returns the model.
-
-        Args:
-            edge_index: (user, item) pairs ``[2, E]``; repeats count once.
-
-        Raises:
-            ValueError: If an index leaves the numbers of nodes.
-        """
+    def fit(self, edge_index: Tensor) -> Self:
         interactions = Interactions(edge_index, self.num_users, self.num_items)
         degree = interactions.item_degree.double()
         parts = []
@@ -100,19 +91,6 @@ class ItemKNN:
         return self._state()[1]
 
     def scores(self, users: Tensor) -> Tensor:
-        """The scores of every item, for :func:`~promptmm_pyg.ranking.rank_items` and
-        :func:`~promptmm_pyg.evaluation.evaluate`.
-
-        Args:
-            users: Users ``[B]``.
-
-        Returns:
-            Scores ``[B, num_items]``.
-
-        Raises:
-            RuntimeError: If the model is not fitted.
-            ValueError: If an index leaves the number of users.
-        """
         interactions, similarity = self._state()
         place, item = interactions.histories(users)
         history = torch.zeros(self.num_items, users.numel(), device=place.device)
@@ -120,17 +98,6 @@ class ItemKNN:
         return (similarity @ history).t().contiguous()
 
     def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
-        """The tables of the given width whose inner products are closest to the
-        scores of all users (truncated SVD, never the dense scores), to teach with.
-
-        Args:
-            width: The width of the tables.
-            seed: Seed of the decomposition's start. (default: ``0``)
-
-        Raises:
-            RuntimeError: If the model is not fitted.
-            ValueError: If ``width`` exceeds the number of users or items.
-        """
         interactions, similarity = self._state()
         operator = interactions.operator
         user_x, item_x = low_rank(
@@ -142,11 +109,6 @@ class ItemKNN:
             device=interactions.item_degree.device,
         )
         return TeacherOutput({self.user: user_x, self.item: item_x}, {})
-
-    def _state(self) -> tuple[Interactions, CSRPair]:
-        if self._fitted is None:
-            raise RuntimeError("the model is not fitted. Call 'fit(edge_index)' first")
-        return self._fitted
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(k={self.k}, shrink={self.shrink})'
