@@ -96,9 +96,9 @@ class Size:
     @property
     def whole_graph(self) -> int:
         """Bytes with a teacher's step on the whole graph, where vectors of every node
-        are kept for the gradient.
+        are kept for the gradient, and what is freed for the next step.
         """
-        return self.peak + 16 * self.table
+        return self.peak + 18 * self.table
 
     @property
     def whole_fits(self) -> bool:

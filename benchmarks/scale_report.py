@@ -97,7 +97,7 @@ def scale_plot(result: dict[str, Any], path: str | Path) -> None:
             "'scale_plot' needs 'matplotlib'. Install it with "
             "'pip install promptmm_pyg[viz]'"
         ) from error
-    figure = Figure(figsize=(7.0, 4.5), layout='constrained')
+    figure = Figure(figsize=(8.5, 4.5), layout='constrained')
     FigureCanvasAgg(figure)  # `pyplot` would choose a backend for the process.
     ax = figure.subplots()
     rows, starts = result['scale'], []
@@ -116,7 +116,7 @@ def scale_plot(result: dict[str, Any], path: str | Path) -> None:
     ax.set_xlabel('edges')
     ax.set_ylabel('seconds')
     ax.set_title('Cost against edges, with fitted exponents')
-    ax.legend(fontsize='small')
+    figure.legend(loc='outside right upper', fontsize='small')
     for side in ('top', 'right'):
         ax.spines[side].set_visible(False)
     save_figure(figure, path)
