@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from promptmm_pyg.content._packages import BROKEN, not_loaded
 from promptmm_pyg.content.encoder import Rows
 from promptmm_pyg.content.model_print import model_print
 
@@ -71,11 +72,9 @@ class SentenceTransformerEncoder:
 def _load(name: str, device: str | None) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(
-            "'SentenceTransformerEncoder' needs 'sentence-transformers'. Install it "
-            "with 'pip install promptmm_pyg[content]'"
-        ) from error
+    except BROKEN as error:
+        what, package = 'SentenceTransformerEncoder', 'sentence_transformers'
+        raise not_loaded(what, package, error) from error
     return SentenceTransformer(name, device=device)
 
 

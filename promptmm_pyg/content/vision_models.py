@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from promptmm_pyg.content._packages import BROKEN, not_loaded
 from promptmm_pyg.content.images import ImageEncoder
 
 
@@ -21,13 +22,13 @@ def torchvision_encoder(
         device: Where it runs. (default: ``'cpu'``)
 
     Raises:
-        ImportError: If torchvision is not installed.
+        ImportError: If torchvision is not installed or made for another torch.
         ValueError: If there is no such model or weights, or it has no linear layer.
     """
     try:
         from torchvision import models
-    except ImportError as error:
-        raise _missing('torchvision_encoder', 'torchvision') from error
+    except BROKEN as error:
+        raise not_loaded('torchvision_encoder', 'torchvision', error) from error
     if name not in models.list_models(module=models):
         raise ValueError(
             f"'name' needs to be a classifier in torchvision (got '{name}'). See "
@@ -59,24 +60,17 @@ def timm_encoder(
         device: Where it runs. (default: ``'cpu'``)
 
     Raises:
-        ImportError: If timm is not installed.
+        ImportError: If timm, or the torchvision that it needs, cannot be loaded.
     """
     try:
         import timm
-    except ImportError as error:
-        raise _missing('timm_encoder', 'timm') from error
+    except BROKEN as error:
+        raise not_loaded('timm_encoder', 'timm', error) from error
     model = timm.create_model(name, pretrained=pretrained, num_classes=0)
     settings = timm.data.resolve_model_data_config(model)
     preprocess = timm.data.create_transform(**settings, is_training=False)
     width = int(model.num_features)
     return ImageEncoder(model, preprocess, width=width, name=name, device=device)
-
-
-def _missing(what: str, package: str) -> ImportError:
-    return ImportError(
-        f"'{what}' needs '{package}'. Install it with "
-        f"'pip install promptmm_pyg[content]'"
-    )
 
 
 def _cut_last_linear(model: nn.Module) -> int:

@@ -82,3 +82,19 @@ def test_the_packages_are_optional(monkeypatch, package, make):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"needs '{package}'.*\[content\]"):
         make()
+
+
+@pytest.mark.parametrize(
+    ('package', 'make'),
+    [('torchvision', torchvision_encoder), ('timm', lambda: timm_encoder('resnet'))],
+)
+def test_a_package_for_another_torch_is_one_message(
+    monkeypatch, tmp_path, package, make
+):
+    folder = tmp_path / package
+    folder.mkdir()
+    (folder / '__init__.py').write_text("raise RuntimeError('no operator x::nms')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    with pytest.raises(ImportError, match=r'loads .got: no operator x::nms.*one index'):
+        make()
