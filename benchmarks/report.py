@@ -179,16 +179,21 @@ def mixture_table(result: dict[str, Any]) -> str:
             f'| {row["name"]} | {row["width"]} | {weights} | '
             f'{mean_std(row["val"])} | {mean_std(row["test"])} |'
         )
+    titles = {'over_control': 'no teacher', 'over_LightGCN': 'LightGCN'}
+    titles |= {'over_EASE': 'EASE'}
+    known = [key for key in titles if any(key in row for row in result['students'])]
+    head = ' | '.join(f'- {titles[key]} (95 %)' for key in known)
     lines += [
         '',
-        '| student of | width | test | - no teacher (95 %) |',
-        '|---|---|---|---|',
+        f'| student of | width | test | {head} |',
+        '|---|---|---|' + '---|' * len(known),
     ]
     for row in result['students']:
-        gain = row.get('over_control')
+        gains = [interval(row[key]) if key in row else '' for key in known]
         lines.append(
             f'| {row["name"]} | {row["width"]} | {mean_std(row["test"])} | '
-            f'{interval(gain) if gain else ""} |'
+            + ' | '.join(gains)
+            + ' |'
         )
     return '\n'.join(lines)
 

@@ -91,6 +91,20 @@ def build_teacher(train: HeteroData, setting: Setting) -> PromptMMTeacher:
     )
 
 
+def training(setting: Setting, seed: int) -> dict[str, Any]:
+    """How all models of a setting are trained."""
+    return {
+        'learning_rate': setting.learning_rate,
+        'batch_size': setting.batch_size,
+        'seed': seed,
+        'schedule': Schedule(
+            epochs=setting.epochs,
+            patience=setting.patience,
+            validate_every=setting.validate_every,
+        ),
+    }
+
+
 def run_seed(
     split: Split, setting: Setting, seed: int, targets_file: Path
 ) -> dict[str, Any]:
@@ -100,17 +114,7 @@ def run_seed(
     """
     train, val = prepare(split.train, setting), split.val
     inputs = (message_operators(train),)
-    schedule = Schedule(
-        epochs=setting.epochs,
-        patience=setting.patience,
-        validate_every=setting.validate_every,
-    )
-    common: dict[str, Any] = {
-        'learning_rate': setting.learning_rate,
-        'batch_size': setting.batch_size,
-        'seed': seed,
-        'schedule': schedule,
-    }
+    common = training(setting, seed)
     seconds: dict[str, float] = {}
 
     def timed(name: str, run: Callable[[], Any]) -> Any:
@@ -194,11 +198,8 @@ def run_seed(
     }
 
 
-def add_ease(split: Split, seeds: dict[int, dict[str, Any]]) -> None:
-    """Puts EASE beside the models of every seed, for each of which it is the same; its
-    penalty is chosen on validation.
-    """
-    num_items = num_nodes_dict(split.train)[ITEM]
+def best_ease(split: Split) -> tuple[float, EASE]:
+    """EASE with the penalty that is best on validation, and its value there."""
 
     def fitted(l2: float) -> EASE:
         model = EASE(num_nodes_dict(split.train), INTERACTS, l2=l2)
@@ -208,11 +209,17 @@ def add_ease(split: Split, seeds: dict[int, dict[str, Any]]) -> None:
         evaluate(fitted(l2).scores, split.val, ks=(20,)).metrics['Recall@20']
         for l2 in EASE_L2
     ]
-    best = fitted(EASE_L2[values.index(max(values))])
-    test = evaluate(best.scores, split.test, ks=KS)
+    return max(values), fitted(EASE_L2[values.index(max(values))])
+
+
+def add_ease(split: Split, seeds: dict[int, dict[str, Any]]) -> None:
+    """Puts EASE beside the models of every seed, for each of which it is the same."""
+    value, model = best_ease(split)
+    test = evaluate(model.scores, split.test, ks=KS)
+    num_items = num_nodes_dict(split.train)[ITEM]
     for outcome in seeds.values():
         outcome['per_user'][EASE_ROW] = dict(test.per_user)
-        outcome['validation'][EASE_ROW] = max(values)
+        outcome['validation'][EASE_ROW] = value
         outcome['width'][EASE_ROW] = num_items
         outcome['parameters'][EASE_ROW] = num_items**2
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import losses, mixture, report, run, settings
+from benchmarks import losses, mix_teachers, mixture, report, run, settings
 from promptmm_pyg.data import planted_dataset, split_per_user
 from promptmm_pyg.training import Schedule
 
@@ -37,30 +37,67 @@ def quick(monkeypatch, tmp_path):
     return both
 
 
-def test_every_student_stands_beside_control_and_cut_teacher(quick):
+def test_every_student_stands_beside_control_cut_teacher_and_other_models(quick):
     path = quick()
     result = json.loads(path.read_text())
     names = [(row['name'], row['width']) for row in result['students']]
     of_width = ['no teacher']
     for name in mixture.TEACHERS:
         of_width += [name, f'{name}, cut']
-    assert names == [(name, width) for width in (4, 8) for name in of_width]
-    assert len(result['students'][1]['test']['seeds']) == 2
-    for row in result['students']:
-        assert ('over_control' in row) == (row['name'] in mixture.TEACHERS)
+    expected = [('LightGCN', 64), ('EASE', 120)]
+    assert names == expected + [(x, width) for width in (4, 8) for x in of_width]
+    rows = {(row['name'], row['width']): row for row in result['students']}
+    assert all(len(row['test']['seeds']) == 2 for row in rows.values())
+    rivals = {'over_control': None, 'over_LightGCN': 64, 'over_EASE': 120}
+    for (name, width), row in rows.items():
+        for key, other in rivals.items():
+            taught = name in mixture.TEACHERS and width in (4, 8)
+            assert (key in row) == taught
+            if taught:
+                rival = rows[key[5:] if other else 'no teacher', other or width]
+                gain = row['test']['mean'] - rival['test']['mean']
+                assert row[key]['difference'] == pytest.approx(gain, abs=1e-6)
     table = report.render(path)
-    assert all(f'| {name} |' in table for name in of_width)
+    assert all(f'| {name} |' in table for name, _ in rows)
+    assert '| - no teacher (95 %) | - LightGCN (95 %) | - EASE (95 %) |' in table
 
 
-def test_the_mixture_has_weights_of_both_and_the_others_of_one(quick):
+def test_lightgcn_is_that_of_the_teachers_benchmark(quick, tmp_path):
     result = json.loads(quick().read_text())
-    promptmm, graph_filter, mixed = (row['weights'][0] for row in result['teachers'])
-    assert promptmm == {'PromptMM': 1.0, 'GraphFilter': 0.0}
-    assert graph_filter == {'PromptMM': 0.0, 'GraphFilter': 1.0}
+    (row,) = (row for row in result['students'] if row['name'] == 'LightGCN')
+    other = json.loads((tmp_path / 'synthetic.json').read_text())
+    for name, values in (('LightGCN', row), ('EASE', result['students'][1])):
+        expected = other['models'][name]['test']['Recall@20']['seeds']
+        assert values['test']['seeds'] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_mixture_has_weights_of_all_and_the_others_of_one(quick):
+    result = json.loads(quick().read_text())
+    *singles, mixed = (row['weights'][0] for row in result['teachers'])
+    for name, weights in zip(mixture.TEACHERS, singles, strict=False):
+        assert weights == {x: float(x == name) for x in mixture.TEACHERS[:-1]}
     assert sum(mixed.values()) == pytest.approx(1.0)
+    assert list(mixed) == ['PromptMM', 'GraphFilter', 'EASE']
+
+
+def test_numbers_of_closed_forms_are_the_best_on_validation(quick, monkeypatch):
+    values = iter([0.1, 0.3, 0.3, *[0.2] * 20])
+    monkeypatch.setattr(
+        mix_teachers.MixTeachers, 'validation', lambda *_: next(values, 0.0)
+    )
+    result = json.loads(quick().read_text())
+    layers, weight = mix_teachers.FILTER_GRID[1]
+    assert result['filter'] == {
+        'num_layers': layers,
+        'modality_weight': weight,
+        'width': 60,
+    }
+    assert result['ease']['l2'] in run.EASE_L2
+    assert result['ease']['width'] == 60
 
 
 def test_finished_trials_are_not_trained_again(quick, monkeypatch):
     first = quick().read_text()
     monkeypatch.setattr(losses, 'distill', None)
+    monkeypatch.setattr(mix_teachers, 'fitted', None)
     assert quick().read_text() == first

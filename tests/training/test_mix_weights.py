@@ -5,12 +5,12 @@ from scipy.optimize import minimize
 from promptmm_pyg.data import build_graph
 from promptmm_pyg.outputs import SoftTargets
 from promptmm_pyg.training import learn_mix_weights, mix_targets
-from promptmm_pyg.training.mix_weights import (
+from promptmm_pyg.training.mix_likelihood import (
     Likelihood,
     make_problem,
-    newton_step,
     problem_at,
 )
+from promptmm_pyg.training.mix_weights import newton_step
 
 USERS, ITEMS = 40, 30
 
@@ -58,45 +58,52 @@ def dense_scores(targets):
     return torch.stack(every)
 
 
-def naive(targets, train, val, scale):
-    """User by user, positive by positive, over the list of unseen items."""
+def naive(targets, train, val, scale, depth=None):
+    """User by user, positive by positive, over the list of unseen items, or of those
+    that are among a teacher's best.
+    """
     edges = set(map(tuple, train['user', 'interacts', 'item'].edge_index.t().tolist()))
     held = val['user', 'interacts', 'item'].edge_label_index.t().tolist()
-    dense = torch.einsum('t,tui->ui', scale, dense_scores(targets))
+    every = dense_scores(targets)
+    dense = torch.einsum('t,tui->ui', scale, every)
     losses = []
     for user, item in held:
-        if (user, item) in edges:
-            continue
         unseen = [j for j in range(dense.size(1)) if (user, j) not in edges]
-        losses.append(dense[user, unseen].logsumexp(0) - dense[user, item])
+        if depth is not None:
+            best = [sorted(unseen, key=lambda j: -x[user][j])[:depth] for x in every]
+            unseen = sorted(set().union(*best))
+        if item in unseen:
+            losses.append(dense[user, unseen].logsumexp(0) - dense[user, item])
     return torch.stack(losses).mean()
 
 
-def value(targets, train, val, scale):
+def value(targets, train, val, scale, depth=None):
     scale = torch.tensor(scale, dtype=torch.double)
-    return problem_at(make_problem(targets, train, val), scale, 128).value
+    return problem_at(make_problem(targets, train, val, depth), scale, 128).value
 
 
 @pytest.mark.parametrize('batch_size', [1, 7, 1000])
-def test_likelihood_and_derivatives_equal_a_loop_over_positives(batch_size):
+@pytest.mark.parametrize('depth', [None, 3, 100])
+def test_likelihood_and_derivatives_equal_a_loop_over_positives(batch_size, depth):
     tables, (train, val) = make_world()
     targets = as_targets(*tables[:3])
     scale = torch.tensor([0.8, 0.0, 2.5], dtype=torch.double, requires_grad=True)
-    expected = naive(targets, train, val, scale)
+    expected = naive(targets, train, val, scale, depth)
     (gradient,) = torch.autograd.grad(expected, scale)
     expected = expected.detach()
     hessian = torch.autograd.functional.hessian(
-        lambda x: naive(targets, train, val, x), scale.detach()
+        lambda x: naive(targets, train, val, x, depth), scale.detach()
     )
-    out = problem_at(make_problem(targets, train, val), scale.detach(), batch_size)
+    problem = make_problem(targets, train, val, depth)
+    out = problem_at(problem, scale.detach(), batch_size)
     assert out.value == pytest.approx(float(expected), rel=1e-12)
     torch.testing.assert_close(out.gradient, gradient)
     torch.testing.assert_close(out.hessian, hessian)
 
 
-def other_solver(targets, train, val):
+def other_solver(targets, train, val, depth=None):
     found = minimize(
-        lambda x: float(naive(targets, train, val, torch.from_numpy(x))),
+        lambda x: float(naive(targets, train, val, torch.from_numpy(x), depth)),
         [0.5] * len(targets),
         bounds=[(0, None)] * len(targets),
         options={'ftol': 1e-15, 'gtol': 1e-8},
@@ -104,14 +111,50 @@ def other_solver(targets, train, val):
     return dict(zip(targets, (found.x / found.x.sum()).tolist(), strict=True))
 
 
-def test_weights_are_where_another_solver_finds_the_minimum():
+@pytest.mark.parametrize('depth', [None, 6])
+def test_weights_are_where_another_solver_finds_the_minimum(depth):
     tables, (train, val) = make_world()
     targets = as_targets(*tables)
-    weights = learn_mix_weights(targets, train, val)
-    expected = other_solver(targets, train, val)
+    weights = learn_mix_weights(targets, train, val, depth=depth)
+    expected = other_solver(targets, train, val, depth)
     assert weights == pytest.approx(expected, abs=1e-4)  # The other solver's accuracy.
     assert sum(weights.values()) == pytest.approx(1.0)
     assert weights['a'] > weights['b'] > 0.1
+
+
+def test_a_depth_of_the_whole_catalogue_leaves_nothing_out():
+    tables, (train, val) = make_world()
+    targets = as_targets(*tables[:3])
+    expected = learn_mix_weights(targets, train, val, depth=None)
+    for depth in (ITEMS, 10 * ITEMS):
+        weights = learn_mix_weights(targets, train, val, depth=depth)
+        assert weights == pytest.approx(expected, abs=1e-8)
+
+
+def test_what_is_far_down_every_list_does_not_matter():
+    tables, (train, val) = make_world()
+    far = [{k: x.clone() for k, x in table.items()} for table in tables[:2]]
+    edges, held = (
+        x[:, x[1] != 29]
+        for x in (
+            train['user', 'interacts', 'item'].edge_index,
+            val['user', 'interacts', 'item'].edge_label_index,
+        )
+    )
+    train, val = graphs(edges, held)
+    for table in far:  # The last item is the worst of both.
+        level = torch.zeros(ITEMS, 1, dtype=torch.double)
+        level[29] = -50.0
+        table['user'] = torch.cat([table['user'], torch.ones(USERS, 1).double()], 1)
+        table['item'] = torch.cat([table['item'], level], 1)
+    problem = make_problem(as_targets(*far), train, val, 3)
+    assert not (problem.lists == 29).any()
+    # Without it, but in the same units.
+    scale = torch.tensor([0.8, 2.5], dtype=torch.double)
+    changed = [(x, y.index_fill(0, torch.tensor([29]), 9.0)) for x, y in problem.tables]
+    expected = problem_at(problem, scale, 128)
+    out = problem_at(problem._replace(tables=changed), scale, 128)
+    assert out.value == pytest.approx(expected.value, rel=1e-12)
 
 
 def test_a_full_newton_step_may_go_much_too_far():
@@ -130,7 +173,7 @@ def test_a_full_newton_step_may_go_much_too_far():
     targets = as_targets(
         {'user': every[pointed], 'item': every}, {'user': every[other], 'item': every}
     )
-    weights = learn_mix_weights(targets, train, val)
+    weights = learn_mix_weights(targets, train, val, depth=None)
     assert weights == pytest.approx(other_solver(targets, train, val), abs=1e-4)
 
 
@@ -316,7 +359,21 @@ def test_error_without_a_teacher():
         learn_mix_weights({}, train, val)
 
 
-@pytest.mark.parametrize('option', ['steps', 'batch_size'])
+def test_error_of_a_depth_that_reaches_no_positive():
+    users = torch.arange(3)
+    every = torch.eye(4, dtype=torch.double)
+    train, val = graphs(
+        torch.stack([users, users]),
+        torch.stack([users, users + 1]),
+        num_users=3,
+        num_items=4,
+    )
+    wrong = {'user': -every[users + 1], 'item': every}
+    with pytest.raises(ValueError, match=r"'depth' needs to reach .* \(got 1,"):
+        learn_mix_weights(as_targets(wrong), train, val, depth=1)
+
+
+@pytest.mark.parametrize('option', ['depth', 'steps', 'batch_size'])
 def test_error_of_an_option(option):
     tables, (train, val) = make_world()
     with pytest.raises(ValueError, match=f"'{option}' needs to be positive"):
