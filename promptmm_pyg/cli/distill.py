@@ -20,7 +20,7 @@ from promptmm_pyg.cli.parsing import (
 )
 from promptmm_pyg.cli.run_folder import RunFolder, read_json
 from promptmm_pyg.cli.stages import distill_run
-from promptmm_pyg.cli.train import check_longer
+from promptmm_pyg.cli.train import check_longer, first_difference
 from promptmm_pyg.nn import LightGCN
 from promptmm_pyg.training import (
     STUDENT_WEIGHTS,
@@ -172,9 +172,9 @@ def _begin(
             raise UserError(f"'{run.path}' has no student to go on with")
         old = read_json(file)
         check_longer(student['schedule'], old['schedule'])
-        epochs = {'epochs': student['schedule']['epochs']}
-        if {**old, 'schedule': {**old['schedule'], **epochs}} != student:
-            where, was, now = _difference(old, student)
+        differs = first_difference(old, student)
+        if differs is not None:
+            where, was, now = differs
             raise UserError(
                 f"--resume needs the options the student was begun with ('{where}' was "
                 f"{was}, is {now}). See '{file}', or pass --overwrite to begin again"
@@ -186,19 +186,3 @@ def _begin(
         )
     else:
         run.forget_student()
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, Any, Any]:
-    """The first option that is not what it was, and both its values; only the number
-    of epochs may differ.
-    """
-    for key, value in new.items():
-        was = old.get(key)
-        if isinstance(value, dict) and isinstance(was, dict):
-            if key == 'schedule':
-                was = {**was, 'epochs': value['epochs']}
-            if was != value:
-                return _difference(was, value)
-        elif was != value:
-            return key, was, value
-    return 'format', old, new

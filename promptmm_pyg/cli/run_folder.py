@@ -54,25 +54,37 @@ class RunFolder:
             )
         return config
 
-    def begin(self, *, overwrite: bool) -> None:
-        """Makes the folder, or empties that of an old run.
+    def holds_run(self, *, overwrite: bool) -> bool:
+        """Whether there is a run to overwrite.
 
         Raises:
             UserError: If the folder holds something else, or a run that is not to
                 be overwritten.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            if not self.config_file.is_file():
-                raise UserError(
-                    f"'{self.path}' holds something that is not a run. Choose another "
-                    f'folder'
-                )
-            self.read_config()
-            if not overwrite:
-                raise UserError(
-                    f"'{self.path}' holds a run. Choose another --out, or pass "
-                    f'--resume to go on with it or --overwrite to begin again'
-                )
+        if not self.path.exists() or (
+            self.path.is_dir() and not any(self.path.iterdir())
+        ):
+            return False
+        if not self.config_file.is_file():
+            raise UserError(
+                f"'{self.path}' holds something that is not a run. Choose another "
+                f'folder'
+            )
+        self.read_config()
+        if not overwrite:
+            raise UserError(
+                f"'{self.path}' holds a run. Choose another --out, or pass "
+                f'--resume to go on with it or --overwrite to begin again'
+            )
+        return True
+
+    def begin(self, *, overwrite: bool) -> None:
+        """Makes the folder, or empties that of an old run.
+
+        Raises:
+            UserError: As :meth:`holds_run`.
+        """
+        if self.holds_run(overwrite=overwrite):
             self.forget_student()
             shutil.rmtree(self.teacher, ignore_errors=True)
             self.config_file.unlink()

@@ -131,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
         print(config_text(args))
         return 0
     run = RunFolder(args.out)
+    if not args.resume and not args.dry_run:
+        run.holds_run(overwrite=args.overwrite)  # Before contents are encoded.
     split = load_split(
         without_cache(config['data']) if args.dry_run else config['data']
     )
@@ -199,14 +201,32 @@ def sound(split: Split, path: str) -> None:
 
 def _check_same(config: dict[str, Any], old: dict[str, Any]) -> None:
     check_longer(config['schedule'], old['schedule'])
-    new = {**config, 'schedule': {**config['schedule'], 'epochs': None}}
-    old = {**old, 'schedule': {**old['schedule'], 'epochs': None}}
-    for section, value in new.items():
-        if value != old.get(section):
-            raise UserError(
-                f'--resume needs the options and data the run was begun with '
-                f"('{section}' was {old.get(section)}, is {value})"
-            )
+    differs = first_difference(old, config)
+    if differs is not None:
+        where, was, now = differs
+        raise UserError(
+            f"--resume needs the options and data the run was begun with ('{where}' "
+            f'was {was}, is {now})'
+        )
+
+
+def first_difference(
+    old: dict[str, Any], new: dict[str, Any], within: str = ''
+) -> tuple[str, Any, Any] | None:
+    """The first setting that is not what it was, with both values, or ``None``; the
+    number of epochs may differ.
+    """
+    # The run's own file also holds what no option says, such as versions.
+    keys = [*new, *(key for key in old if within and key not in new)]
+    for key in keys:
+        was, value, name = old.get(key), new.get(key), f'{within}{key}'
+        if isinstance(value, dict) and isinstance(was, dict):
+            found = first_difference(was, value, f'{name}.')
+            if found is not None:
+                return found
+        elif was != value and name != 'schedule.epochs':
+            return name, was, value
+    return None
 
 
 def check_longer(new: dict[str, Any], old: dict[str, Any]) -> None:

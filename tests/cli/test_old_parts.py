@@ -111,5 +111,29 @@ def test_files_are_copied_where_there_are_no_links(tmp_path, monkeypatch):
 
 def test_resume_names_the_option_that_differs(distilled, fails):
     message = fails('distill', distilled, *DISTILL, '--resume', '--alpha', '3')
-    assert "('alpha' was 1.0, is 3.0)" in message
+    assert "('objective.alpha' was 1.0, is 3.0)" in message
     assert main(['distill', str(distilled), *DISTILL, '--resume']) == 0
+
+
+def test_resume_of_a_teacher_names_the_option_too(distilled, files, fails):
+    data = [files.table, '--features', f'text={files.text}', '--out', distilled]
+    words = [*data, '--titles', files.titles, *TRAIN, '--resume']
+    message = fails('train', *words, '--split-seed', '7')
+    assert "('data.split.seed' was 0, is 7)" in message
+    message = fails('train', *words, '--features', f'x={files.text}')
+    assert "('data.features.x' was None, is" in message
+    words = [files.table, '--no-prompt', '--titles', files.titles, '--out', distilled]
+    message = fails('train', *words, *TRAIN, '--resume')
+    assert f"('data.features.text' was {files.text}, is None)" in message
+
+
+def test_a_folder_that_is_taken_is_named_before_contents_are_encoded(
+    distilled, files, tmp_path, fails, monkeypatch
+):
+    def never(*_):
+        raise AssertionError('too late')
+
+    monkeypatch.setattr('promptmm_pyg.cli.train.load_split', never)
+    (tmp_path / 'mine.txt').write_text('x')
+    assert 'is not a run' in fails('train', files.table, '--out', tmp_path)
+    assert 'holds a run. Choose' in fails('train', files.table, '--out', distilled)

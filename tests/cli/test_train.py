@@ -139,7 +139,7 @@ def test_a_finished_run_may_go_on_for_more_epochs(files, trained, copy_of):
 
 def test_going_on_with_other_options_is_refused(files, trained, copy_of, fails):
     words = argv(files, copy_of(trained), '--dropout', '0.5', '--resume')
-    assert "('teacher' was" in fails(*words)
+    assert "('teacher.dropout' was 0.2, is 0.5)" in fails(*words)
 
 
 def test_going_on_for_fewer_epochs_is_refused(files, trained, copy_of, fails):
