@@ -11,7 +11,7 @@ from torch import Tensor
 
 from promptmm_pyg.cli.evaluate import evaluate_tables
 from promptmm_pyg.cli.machine import bytes_text
-from promptmm_pyg.cli.models import build_student, build_teacher, load_tables, reload
+from promptmm_pyg.cli.models import build_teacher, load_tables, new_student, reload
 from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.run_folder import MODEL, RunFolder, read_json
 from promptmm_pyg.cli.tables import interval_text, table
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if len(set(places)) < len(places):
         raise UserError('each run is to be named once')
     runs = [RunFolder(folder) for folder in args.folders]
-    configs = [run.read_config() for run in runs]  # Before any work is done.
+    configs = [run.read_whole_config() for run in runs]  # Before any work is done.
     seen = [look(run, config) for run, config in zip(runs, configs, strict=True)]
     found = [differences(seen[0], other, args.k) for other in seen[1:]]
     if args.json:
@@ -116,7 +116,7 @@ def look(run: RunFolder, config: Mapping[str, Any]) -> Seen:
             'teacher': build_teacher(dict(config), data.train)
         }
         if student:
-            models |= {'student': build_student(student, data.train)}
+            models |= {'student': new_student(run, data.train)}
             models |= {'control': models['student']}
         counts = {
             name: sum(x.numel() for x in model.parameters() if x.requires_grad)

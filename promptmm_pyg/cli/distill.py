@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         print(config_text(args))
         return 0
     run = RunFolder(args.folder)
-    config = run.read_config()
+    config = run.read_whole_config()
     if args.dry_run:
         data = reload(run, {**config, 'data': without_cache(config['data'])})
         print(try_student(run, config, student, data))

@@ -60,7 +60,7 @@ def add_command(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison and writes it to the run."""
     run = RunFolder(args.folder)
-    config = run.read_config()
+    config = run.read_whole_config()
     data = reload(run, config)
     graph = getattr(data, args.on)
     if graph[INTERACTS].edge_label_index.size(1) == 0:

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.cli.data_source import read_titles
-from promptmm_pyg.cli.models import Prepared, build_student, load_teacher, reload
+from promptmm_pyg.cli.models import Prepared, load_student, load_teacher, reload
 from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.recommend import load_recommender
-from promptmm_pyg.cli.run_folder import MODEL, RunFolder, load_tensors, read_json
+from promptmm_pyg.cli.run_folder import RunFolder
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.explain import Explainer, Explanation, Side
 
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints tables, or JSON, and draws what is asked for."""
     _check(args)
     run = RunFolder(args.folder)
-    config = run.read_config()
+    config = run.read_whole_config()
     data = reload(run, config)
     model = _model(run, config, data, args.model)
     explainer = Explainer(model, *data.inputs)
@@ -130,11 +130,7 @@ def _check(args: argparse.Namespace) -> None:
 def _model(run: RunFolder, config: dict[str, Any], data: Prepared, name: str) -> Any:
     if name == 'teacher':
         return load_teacher(run, config, data.train)
-    folder = run.student if name == 'student' else run.control
-    state = load_tensors(folder / MODEL, f"Make one with 'promptmm distill {run.path}'")
-    model = build_student(read_json(run.student / 'config.json'), data.train)
-    model.load_state_dict(state)
-    return model.eval()
+    return load_student(run, data.train, name)
 
 
 def _names(run: RunFolder, config: dict[str, Any], train: HeteroData) -> _Names:

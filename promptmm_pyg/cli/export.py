@@ -168,7 +168,7 @@ def _write_faiss(recommender: Recommender, path: str, factory: str) -> str:
 
 def _write_data(folder: str, target: str) -> Path:
     run = RunFolder(folder)
-    config = run.read_config()
+    config = run.read_whole_config()
     split = load_split(config['data'])
     if fingerprint(split) != config['data_sha256']:
         raise UserError(

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
+from promptmm_pyg.cli.damage import settings_of
 from promptmm_pyg.cli.data_source import fingerprint, load_split
 from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.run_folder import MODEL, RunFolder, load_tensors, read_json
@@ -84,13 +85,15 @@ def reload(run: RunFolder, config: dict[str, Any]) -> Prepared:
     Raises:
         UserError: If the data are not what they were.
     """
-    split = load_split(config['data'])
+    with settings_of(run.config_file):
+        split = load_split(config['data'])
     if fingerprint(split) != config['data_sha256']:
         raise UserError(
             f"the data have changed since '{run.path}' was trained. Put them back, or "
             f'train again'
         )
-    return prepare(split, config['prompt'])
+    with settings_of(run.config_file):
+        return prepare(split, config['prompt'])
 
 
 def build_teacher(config: dict[str, Any], train: HeteroData) -> PromptMMTeacher:
@@ -119,8 +122,9 @@ def load_teacher(
     """
     what = "Finish its training: 'promptmm train ... --resume'"
     state = load_tensors(run.teacher / MODEL, what)
-    teacher = build_teacher(config, train)
-    teacher.load_state_dict(state)
+    with settings_of(run.config_file, RuntimeError):
+        teacher = build_teacher(config, train)
+        teacher.load_state_dict(state)
     return teacher.eval()
 
 
@@ -131,6 +135,34 @@ def build_student(config: dict[str, Any], train: HeteroData) -> torch.nn.Module:
     if config['student'] == 'mf':
         return MatrixFactorization(counts, width)
     return LightGCN(counts, width, config['num_layers'])
+
+
+def new_student(run: RunFolder, train: HeteroData) -> torch.nn.Module:
+    """The student of a run, with random parameters.
+
+    Raises:
+        UserError: If its settings are damaged.
+    """
+    file = run.student / 'config.json'
+    with settings_of(file, RuntimeError):
+        return build_student(read_json(file), train)
+
+
+def load_student(
+    run: RunFolder, train: HeteroData, name: str = 'student'
+) -> torch.nn.Module:
+    """The trained student of a run, or its control.
+
+    Raises:
+        UserError: If it is not trained yet, or damaged.
+    """
+    folder = run.student if name == 'student' else run.control
+    what = f"Make one with 'promptmm distill {run.path}'"
+    state = load_tensors(folder / MODEL, what)
+    model = new_student(run, train)
+    with settings_of(run.student / 'config.json', RuntimeError):
+        model.load_state_dict(state)
+    return model.eval()
 
 
 def distill_arguments(
@@ -160,11 +192,9 @@ def load_tables(
     tables = {'teacher': embed(load_teacher(run, config, data.train), data.inputs)}
     if not (run.student / MODEL).is_file():
         return tables
-    student = read_json(run.student / 'config.json')
     for name, folder in {'student': run.student, 'control': run.control}.items():
         if (folder / MODEL).is_file():
-            model = build_student(student, data.train)
-            model.load_state_dict(load_tensors(folder / MODEL, 'Distill again'))
+            model = load_student(run, data.train, name)
             tables[name] = embed(model, data.inputs)
     targets = load_tensors(run.student / 'targets.safetensors', 'Distill again')
     tables['copied'] = copy_tables(targets, tables['student'][ITEM].size(1))

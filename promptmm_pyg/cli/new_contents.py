@@ -93,7 +93,7 @@ def _trained(option: str, folder: str) -> dict[str, Any]:
             f"the encoder (got '{Path(folder)}'). Encode the contents and pass "
             f'--features'
         )
-    used = RunFolder(folder).read_config()['data'].get('content', [])
+    used = RunFolder(folder).read_whole_config()['data'].get('content', [])
     for config in used:
         if config['modality'] == _MODALITIES[option]:
             return dict(config)

@@ -44,7 +44,7 @@ def add_command(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the page and prints its path."""
     run = RunFolder(args.folder)
-    config = run.read_config()
+    config = run.read_whole_config()
     out = run.path / 'report.html' if args.out is None else Path(args.out)
     _check_out(out)
     report = gather_run(run, config)

@@ -8,13 +8,13 @@ import torch
 from promptmm_pyg.cli.models import (
     Prepared,
     Tables,
-    build_student,
     load_tables,
     load_teacher,
+    new_student,
     reload,
 )
 from promptmm_pyg.cli.parsing import UserError
-from promptmm_pyg.cli.run_folder import MODEL, RunFolder, read_json
+from promptmm_pyg.cli.run_folder import MODEL, RunFolder
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.explain import Explainer
 from promptmm_pyg.nn import PromptMMTeacher
@@ -96,9 +96,8 @@ def sizes(run: RunFolder, loaded: Loaded | None) -> dict[str, Size]:
     if loaded is not None:
         counts['teacher'] = _trainable(loaded.teacher)
         if (run.student / MODEL).is_file():
-            config = read_json(run.student / 'config.json')
             # The control is the same model, trained otherwise.
-            number = _trainable(build_student(config, loaded.data.train))
+            number = _trainable(new_student(run, loaded.data.train))
             counts |= {'student': number, 'control': number}
     tables = loaded.tables if loaded is not None else {}
     found = {}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from promptmm_pyg import __version__
 from promptmm_pyg._files import replacing
+from promptmm_pyg.cli.damage import check_settings
 from promptmm_pyg.cli.parsing import UserError
 
 FORMAT = 'promptmm_pyg.run.v1'
@@ -52,6 +53,16 @@ class RunFolder:
                 f"'{self.path}' is not a run. Make one with 'promptmm train PATH --out "
                 f"{self.path}'"
             )
+        return config
+
+    def read_whole_config(self) -> dict[str, Any]:
+        """The configuration, with all that a training needs.
+
+        Raises:
+            UserError: If the folder is not a run, or a part is missing.
+        """
+        config = self.read_config()
+        check_settings(self.config_file, config)
         return config
 
     def holds_run(self, *, overwrite: bool) -> bool:
@@ -110,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is damaged: {error}") from error
     return content if isinstance(content, dict) else {}
 

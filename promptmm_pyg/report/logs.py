@@ -22,7 +22,7 @@ def read_log(path: Path) -> Log:
     for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and isinstance(record.get('epoch'), int):
             records.append(record)

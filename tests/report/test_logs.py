@@ -27,6 +27,12 @@ def test_lines_that_are_no_records_are_left_out(tmp_path):
     assert read_log(tmp_path / 'log') == []
 
 
+def test_a_line_that_is_nested_without_end_is_left_out(tmp_path):
+    file = tmp_path / 'log.jsonl'
+    file.write_text('[' * 100_000 + '\n' + json.dumps(record(1)) + '\n')
+    assert read_log(file) == [record(1)]
+
+
 def test_no_log_has_no_records(tmp_path):
     assert read_log(tmp_path / 'log') == []
 
