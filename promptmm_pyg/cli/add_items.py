@@ -111,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
         new.ids, new.modality_x, modality_mask=new.modality_mask, titles=titles
     )
     recommender.save(target)
-    print(f'{len(new.ids)} items added, {recommender.num_items} in all')
+    items = 'item' if len(new.ids) == 1 else 'items'
+    print(f'{len(new.ids)} {items} added, {recommender.num_items} in all')
     for part in path.maps:
         print(
             f'by {" + ".join(part.modalities)}: held-out items ranked with NDCG '

@@ -63,6 +63,7 @@ def test_texts_come_from_a_column_too(trained_on_texts, tmp_path, capsys):
     out = tmp_path / 'served'
     assert main(['add-items', str(trained_on_texts), *words, '--out', str(out)]) == 0
     assert Recommender.load(out).item_ids[-1] == 77
+    assert '1 item added, 31 in all\n' in capsys.readouterr().out
 
 
 def test_ids_choose_among_the_texts(trained_on_texts, more, tmp_path, fails):
