@@ -12,7 +12,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     block ends well. After an error the former file is as it was, and no other is
     left behind.
 
-    Missing folders are made.
+    Missing folders are made. Who may read the file is as for any new file, also where
+    a library, as safetensors does, would keep it to its owner.
 
     Args:
         path: The file to write.
@@ -27,8 +28,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    temporary.unlink()
     try:
         yield temporary
+        if temporary.is_file():
+            temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -144,9 +144,12 @@ def load_tensors(path: Path, what: str) -> dict[str, Tensor]:
 
     Raises:
         UserError: If the file is not there or damaged; ``what`` says how to get it.
+        PermissionError: If it may not be read.
     """
     if not path.is_file():
         raise UserError(f"there is no '{path}'. {what}")
+    with path.open('rb'):  # The library says of a file it may not read: not found.
+        pass
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:

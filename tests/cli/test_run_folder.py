@@ -35,6 +35,17 @@ def test_damaged_tensors_are_a_mistake(tmp_path):
         load_tensors(tmp_path / 'x', 'Train it')
 
 
+def test_tensors_that_may_not_be_read_are_not_called_missing(tmp_path, monkeypatch):
+    save_tensors(tmp_path / 'x', {'a': torch.ones(1)})
+
+    def refuse(path, *_):
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    monkeypatch.setattr('pathlib.Path.open', refuse)  # Root may read everything.
+    with pytest.raises(PermissionError, match='Permission denied'):
+        load_tensors(tmp_path / 'x', '')
+
+
 def test_a_damaged_configuration_is_a_mistake(tmp_path):
     (tmp_path / 'config.json').write_text('{')
     with pytest.raises(UserError, match=r'config.json. is damaged'):
