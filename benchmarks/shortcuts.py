@@ -57,7 +57,6 @@ WAYS = (
     ),
     Way(TEACHER, EXACT, {}),
     Way(TEACHER, 'bfloat16 features', {}, torch.bfloat16),
-    Way(TEACHER, 'float16 features', {}, torch.float16),
     Way(TEACHER, 'bfloat16 features and products', {}, *2 * (torch.bfloat16,)),
     Way(TABLES, EXACT, {}),
     Way(TABLES, "optimizer='lazy'", {'optimizer': 'lazy'}),
