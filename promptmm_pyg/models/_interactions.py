@@ -64,6 +64,17 @@ class Interactions:
         first = self._user_end[users] - count
         return torch.stack([place, self._by_user[1, first[place] + within]])
 
+    def history_operator(self, users: Tensor) -> CSRPair:
+        """Item vectors to sums over the items of given users, shape ``(B, num_items)``;
+        made for a product or two.
+
+        Raises:
+            ValueError: If a user is none of the matrix.
+        """
+        item_place = self.histories(users).flip([0])
+        size = (self.num_items, users.numel())
+        return CSRPair.from_edge_index(item_place, size=size, reused=False)
+
     def cooccurrence(self, block_size: int) -> Iterator[tuple[int, Tensor]]:
         """Yields how many users every pair of items shares, in blocks of rows.
 

@@ -10,7 +10,6 @@ from promptmm_pyg._checks import check_positive
 from promptmm_pyg.models._closed_form import ClosedForm
 from promptmm_pyg.models._interactions import Interactions
 from promptmm_pyg.models._score_svd import low_rank
-from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.outputs import TeacherOutput
 
 _BLOCK_SIZE = 1024
@@ -87,12 +86,7 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
 
     def scores(self, users: Tensor) -> Tensor:
         interactions, weight = self._state()
-        place_item = interactions.histories(users)
-        size = (self.num_items, users.numel())
-        return (
-            CSRPair.from_edge_index(place_item.flip([0]), size=size, reused=False)
-            @ weight
-        )
+        return interactions.history_operator(users) @ weight
 
     def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
         interactions, weight = self._state()

@@ -10,7 +10,6 @@ from promptmm_pyg._checks import check_non_negative, check_positive
 from promptmm_pyg.models._closed_form import ClosedForm
 from promptmm_pyg.models._interactions import Interactions
 from promptmm_pyg.models._score_svd import low_rank
-from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.nn._feature_checks import FeatureDict, check_rows
 from promptmm_pyg.outputs import TeacherOutput
 from promptmm_pyg.unit_rows import unit_rows
@@ -104,10 +103,8 @@ class GraphFilter(ClosedForm[_Fitted]):
 
     def scores(self, users: Tensor) -> Tensor:
         fitted = self._state()
-        place_item = fitted.interactions.histories(users)
-        size = (self.num_items, users.numel())
-        history = CSRPair.from_edge_index(place_item.flip([0]), size=size, reused=False)
-        start = torch.eye(users.numel(), device=place_item.device)
+        history = fitted.interactions.history_operator(users)
+        start = torch.eye(users.numel(), device=fitted.item_scale.device)
         walks = fitted.popularity * self._filter(history.t() @ start)
         out = _standardized(walks.t())
         for x in self._x_dict.values():

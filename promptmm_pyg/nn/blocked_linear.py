@@ -187,13 +187,12 @@ class _Project(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, x: RowBlocks) -> Tensor:
         ctx.x = x
         out = weight.new_empty(x.size(0), weight.size(0))
-        if x.products is not None:
-            rounded = weight.t().to(x.products)
-            for where, block in x.blocks(x.products, weight.device):
-                out[where] = block @ rounded
-            return out
-        for where, block in x.blocks(weight.dtype, weight.device):
-            torch.mm(block, weight.t(), out=out[where])
+        factor = weight.t().to(x.products or weight.dtype)
+        for where, block in x.blocks(factor.dtype, weight.device):
+            if x.products is None:
+                torch.mm(block, factor, out=out[where])
+            else:
+                out[where] = block @ factor
         return out
 
     @staticmethod
