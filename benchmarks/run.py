@@ -84,11 +84,15 @@ def prepare(train: HeteroData, setting: Setting) -> HeteroData:
     return AddModalityPCA(setting.prompt_channels)(train)
 
 
-def build_teacher(train: HeteroData, setting: Setting) -> PromptMMTeacher:
+def build_teacher(
+    train: HeteroData,
+    setting: Setting,
+    features: dict[str, dict[str, Any]] | None = None,
+) -> PromptMMTeacher:
+    """A setting's teacher, of the graph's features or of others in their place."""
     start = {key: train[key].prompt_start for key in ('user', 'item')}
-    return PromptMMTeacher(
-        num_nodes_dict(train), modality_x_dict(train), start, **setting.teacher
-    )
+    features = modality_x_dict(train) if features is None else features
+    return PromptMMTeacher(num_nodes_dict(train), features, start, **setting.teacher)
 
 
 def training(setting: Setting, seed: int) -> dict[str, Any]:

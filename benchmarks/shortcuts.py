@@ -25,12 +25,12 @@ from torch_geometric.data import HeteroData
 
 from benchmarks.kept import kept
 from benchmarks.paired import difference
-from benchmarks.run import prepare, spread
+from benchmarks.run import build_teacher, prepare, spread
 from benchmarks.settings import SETTINGS, Setting, read
 from benchmarks.shares import fitted
 from promptmm_pyg._files import replacing
 from promptmm_pyg.data import ITEM, Split, modality_x_dict, num_nodes_dict
-from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher, RowBlocks
+from promptmm_pyg.nn import LightGCN, MatrixFactorization, RowBlocks
 from promptmm_pyg.training import Schedule, bpr_terms
 
 GRAPH, TEACHER, TABLES = 'LightGCN', 'PromptMM teacher', 'MatrixFactorization'
@@ -122,8 +122,7 @@ class Bench:
             modality: {ITEM: _held(x_dict[ITEM], way)}
             for modality, x_dict in modality_x_dict(self.train).items()
         }
-        start = {key: self.train[key].prompt_start for key in sizes}
-        teacher = PromptMMTeacher(sizes, features, start, **setting.teacher)
+        teacher = build_teacher(self.train, setting, features)
         return teacher, {'weights': setting.teacher_weights}
 
     def choose(self, way: Way, seed: int) -> float:
@@ -183,7 +182,6 @@ def main() -> None:
         'threads': torch.get_num_threads(),
         'versions': {'torch': torch.__version__, 'python': platform.python_version()},
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     with replacing(args.out / f'shortcuts-{args.setting}.json') as path:
         path.write_text(json.dumps(result, indent=1) + '\n')
 

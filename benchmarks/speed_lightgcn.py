@@ -7,8 +7,8 @@ All compute the same loss of the same tables: the mean of BPR over a batch, and
 on the tables as they are before propagation, which is what
 ``torch_geometric.nn.LightGCN.recommendation_loss`` does with ``node_id``. Batches are
 drawn once, before any turn, so that no epoch pays for sampling; all take the same
-fused Adam. PyG's normalizes its
-edges in every forward; a second row gives it the weights made once.
+fused Adam. PyG's normalizes its edges in every forward; a second row gives it the
+weights made once.
 
 ``propagate_every`` is another training: fewer, larger steps. It stands beside, with
 what it needs for one pass over the same triplets.
