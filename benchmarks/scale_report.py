@@ -7,6 +7,7 @@ from promptmm_pyg.viz import save_figure
 
 DRAWN = (
     'propagation',
+    'rows gathered alone',
     'teacher step, whole graph',
     'student epoch, lazy',
     'student epoch, dense',

@@ -29,11 +29,14 @@ from promptmm_pyg.transforms import AddBipartiteNorm
 
 NEIGHBORS = [10, 10]
 STEPS = 20  # Of an epoch on neighborhoods, at most.
+GATHERED = 2**13  # Rows at a time: what they are written to stays in the cache.
 SHARES = 16  # Steps of an epoch on the whole graph: a propagation each.
 
 
 def propagation(size: Size, data: HeteroData, costs: Costs) -> None:
-    """One product with the graph and its gradient, users to items."""
+    """One product with the graph and its gradient, users to items; and the rows that
+    both have to read, gathered and nothing else, which no product can do without.
+    """
     with costs.timed('operators built'):
         adj = message_operators(data)[INTERACTS]
     x = torch.randn(size.users, size.width, requires_grad=True)
@@ -43,6 +46,16 @@ def propagation(size: Size, data: HeteroData, costs: Costs) -> None:
         (adj @ x).sum().backward()
 
     costs.repeated('propagation', product, size.repeats)
+    tables = x.detach(), torch.randn(size.items, size.width)
+    orders = [matrix.col_indices() for matrix in adj.matrices(x.dtype)]
+    room = x.new_empty(GATHERED, size.width)
+
+    def gather() -> None:
+        for table, order in zip(tables, orders, strict=True):
+            for index in order.split(GATHERED):
+                torch.index_select(table, 0, index, out=room[: index.numel()])
+
+    costs.repeated('rows gathered alone', gather, size.repeats)
 
 
 def teaching(

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric.typing import EdgeType
 
+from benchmarks.naive_teacher import NaiveTeacher
 from benchmarks.speed_graphs import Graph, Runs
 from promptmm_pyg.losses import bpr_loss
 from promptmm_pyg.nn import PromptedModalityEncoder, PromptMMTeacher, RowBlocks
@@ -25,6 +25,8 @@ HELD: dict[str, Callable[[Tensor], Tensor | RowBlocks]] = {
     ),
     'float32 in row blocks': RowBlocks,
 }
+# All formulas in plain torch; `naive` above is the prompt alone.
+PLAIN = 'naive, torch COO'
 
 
 class NaiveEncoder(PromptedModalityEncoder):
@@ -40,19 +42,6 @@ class NaiveEncoder(PromptedModalityEncoder):
         assert prompt is not None
         lifted = F.normalize(prompt @ (prompt.t() @ x), dim=-1)
         out: Tensor = self.dropout(self.lin(x + self.prompt_weight * lifted))
-        return out
-
-
-class COOPair(CSRPair):
-    """An operator whose products are those of research code: ``torch.sparse.mm`` of a
-    COO matrix, with torch's own gradient.
-    """
-
-    def __matmul__(self, x: Tensor) -> Tensor:
-        matrix = self.matrices(x.dtype)[0]
-        if not hasattr(self, 'coo'):
-            self.coo = matrix.to_sparse_coo().coalesce()
-        out: Tensor = torch.sparse.mm(self.coo, x)
         return out
 
 
@@ -102,20 +91,14 @@ def teacher_runs(graph: Graph, widths: tuple[int, ...]) -> Runs:
     user = torch.randint(graph.num_users, (2048,))
     positive, negative = torch.randint(graph.num_items, (2, 2048))
 
-    coo: dict[EdgeType, CSRPair] = {
-        key: COOPair(*pair.matrices(torch.float)) for key, pair in adj.items()
-    }
-
     def layers(teacher: PromptMMTeacher) -> None:
         encode(teacher).sum().backward()
 
     def step(
-        teacher: PromptMMTeacher,
-        optimizer: torch.optim.Optimizer,
-        adj: dict[EdgeType, CSRPair] = adj,
+        forward: Callable[[], tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer
     ) -> None:
-        x = teacher(adj).x_dict
-        users, items = x['user'][user], x['item']
+        users, items = forward()
+        users = users[user]
         loss = bpr_loss(
             (users * items[positive]).sum(-1), (users * items[negative]).sum(-1)
         )
@@ -123,16 +106,29 @@ def teacher_runs(graph: Graph, widths: tuple[int, ...]) -> Runs:
         loss.backward()
         optimizer.step()
 
+    def embedded(teacher: PromptMMTeacher) -> tuple[Tensor, Tensor]:
+        x_dict = teacher(adj).x_dict
+        return x_dict['user'], x_dict['item']
+
     teachers = {how: make_teacher(graph, widths, how) for how in HELD}
     runs: Runs = {
         f'reduction layers, {how}': partial(layers, teacher)
         for how, teacher in teachers.items()
     }
-    for how, teacher in teachers.items():
-        optimizer = torch.optim.AdamW(teacher.parameters(), fused=True)
-        runs[f'whole step, {how}'] = partial(step, teacher, optimizer)
-        if how == 'naive':
-            runs['whole step, naive, torch COO'] = partial(
-                step, teacher, optimizer, coo
-            )
+    forwards: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
+        how: partial(embedded, teacher) for how, teacher in teachers.items()
+    }
+    teachers[PLAIN] = make_teacher(graph, widths, 'naive')
+    forwards[PLAIN] = NaiveTeacher(
+        teachers[PLAIN], *coo_matrices(adj[('item', 'rev_interacts', 'user')])
+    )
+    for how, forward in forwards.items():
+        optimizer = torch.optim.AdamW(teachers[how].parameters(), fused=True)
+        runs[f'whole step, {how}'] = partial(step, forward, optimizer)
     return runs
+
+
+def coo_matrices(to_user: CSRPair) -> tuple[Tensor, Tensor]:
+    """An operator and its transpose as research code holds them."""
+    forward, transpose = to_user.matrices(torch.float)
+    return forward.to_sparse_coo().coalesce(), transpose.to_sparse_coo().coalesce()

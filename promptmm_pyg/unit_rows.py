@@ -45,3 +45,51 @@ def unit_rows(x: Tensor) -> Tensor:
     """
     out: Tensor = _apply(x)
     return out
+
+
+class _AddUnitRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, x: Tensor, weight: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = torch.where(norm > 0, norm, 1.0).reciprocal_()
+        ctx.save_for_backward(x, inverse)
+        ctx.weight = weight
+        out = base
+        for part, scale in zip(x.unbind(1), inverse.unbind(1), strict=True):
+            out = torch.addcmul(out, part, scale, value=weight)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        x, inverse = ctx.saved_tensors
+        d_x = torch.empty_like(x)
+        for part, scale, d_part in zip(
+            x.unbind(1), inverse.unbind(1), d_x.unbind(1), strict=True
+        ):
+            along = torch.linalg.vecdot(grad, part).unsqueeze_(-1)
+            along.mul_(scale).mul_(scale)
+            torch.addcmul(grad, part, along, value=-1, out=d_part)
+            d_part.mul_(scale * ctx.weight)
+        return grad, d_x, None
+
+
+_add: Any = _AddUnitRows.apply
+
+
+def add_unit_rows(base: Tensor, x: Tensor, weight: float = 1.0) -> Tensor:
+    r"""Returns ``base + weight * unit_rows(x).sum(1)``: the unit rows are never in
+    memory. First derivatives only.
+
+    Args:
+        base: Rows ``[N, D]``.
+        x: One or several rows for each of them, ``[N, M, D]``.
+        weight: Of the unit rows. (default: ``1.0``)
+
+    Example:
+        >>> add_unit_rows(torch.ones(1, 2), torch.tensor([[[3.0, 4.0], [0.0, 5.0]]]))
+        tensor([[1.6000, 2.8000]])
+    """
+    out: Tensor = _add(base, x, weight)
+    return out

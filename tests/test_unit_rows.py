@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from promptmm_pyg.unit_rows import unit_rows
+from promptmm_pyg.unit_rows import add_unit_rows, unit_rows
 
 
 def make_x(dtype=torch.double):
@@ -49,3 +49,35 @@ def test_input_is_left_alone():
     before = x.clone()
     unit_rows(x)
     torch.testing.assert_close(x, before, rtol=0, atol=0)
+
+
+def make_pair():
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(5, 2, 3, generator=g, dtype=torch.double)
+    x[1, 0] = 0
+    return make_x(), x.requires_grad_()
+
+
+def test_unit_rows_are_added_with_their_gradient():
+    base, x = make_pair()
+    ours = add_unit_rows(base, x, 0.7)
+    theirs = base + 0.7 * unit_rows(x).sum(dim=1)
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.arange(15.0, dtype=torch.double).view(5, 3)
+    torch.testing.assert_close(
+        torch.autograd.grad((ours * weight).sum(), (base, x)),
+        torch.autograd.grad((theirs * weight).sum(), (base, x)),
+    )
+
+
+def test_gradcheck_of_added_unit_rows():
+    base, x = make_pair()
+    x = (x.detach() + 1).requires_grad_()  # At zero there is no derivative.
+    assert torch.autograd.gradcheck(lambda *args: add_unit_rows(*args, 0.7), (base, x))
+
+
+def test_adding_leaves_the_base_alone():
+    base, x = make_pair()
+    before = base.detach().clone()
+    add_unit_rows(base, x)
+    assert torch.equal(base, before)

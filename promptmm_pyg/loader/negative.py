@@ -105,10 +105,10 @@ class ExactNegativeSampler:
             size, dtype=torch.double, generator=generator, device=users.device
         )
         # Double: a float has too few values for a large catalogue.
-        rank = (uniform * self._num_free[users][:, None]).long()
+        rank = (uniform * self._num_free.index_select(0, users)[:, None]).long()
         query = users[:, None] * (self._num_drawn + 1) + rank
         passed = torch.searchsorted(self._key, query, right=True)
-        item = rank + passed - self._start[users][:, None]
+        item = rank + passed - self._start.index_select(0, users)[:, None]
         if self._pool is not None:
             item = self._pool[item]
         return item[:, 0] if num_negatives is None else item
@@ -132,7 +132,7 @@ class ExactNegativeSampler:
             ValueError: Naming the first user without one.
         """
         _check_ids('users', users, self.num_users)
-        full = self._num_free[users] == 0
+        full = self._num_free.index_select(0, users.long()) == 0
         if bool(full.any()):
             which = 'items' if self._pool is None else "of 'items'"
             raise ValueError(

@@ -86,7 +86,9 @@ class TripletLoader:
             user.numel(), generator=self.generator, device=user.device
         )
         for batch in order.split(self.batch_size):
-            yield Triplets(user[batch], positive[batch], negative[batch])
+            # Several times as fast as `user[batch]`.
+            parts = (x.index_select(0, batch) for x in (user, positive, negative))
+            yield Triplets(*parts)
 
     def _all_pairs(self) -> tuple[Tensor, Tensor]:
         return self._user, self._item
@@ -100,8 +102,9 @@ class TripletLoader:
         uniform = torch.rand(
             num_pairs, dtype=torch.double, generator=self.generator, device=device
         )
-        place = (uniform * self._counts[drawn]).long()
-        return self._users[drawn], self._item[self._start[drawn] + place]
+        place = (uniform * self._counts.index_select(0, drawn)).long()
+        place += self._start.index_select(0, drawn)
+        return self._users.index_select(0, drawn), self._item.index_select(0, place)
 
     def state_dict(self) -> dict[str, Any]:
         """What the epochs to come depend on; to be taken between two epochs."""

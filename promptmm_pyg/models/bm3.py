@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
@@ -15,6 +14,7 @@ from promptmm_pyg.models._projected_features import ProjectedFeatures
 from promptmm_pyg.models._sides import check_both_ways, sides
 from promptmm_pyg.nn import CSRPair, HeteroPropagation, NodeEmbeddings, csr_pair_dict
 from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.outputs import TeacherOutput
 
 
@@ -181,7 +181,7 @@ class BM3(torch.nn.Module):
         )
 
     def _drop(self, h: Tensor) -> Tensor:
-        return F.dropout(h, self.dropout, self.training)
+        return dropout(h, self.dropout, self.training)
 
     def __repr__(self) -> str:
         return (

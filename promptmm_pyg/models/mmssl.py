@@ -15,6 +15,7 @@ from promptmm_pyg.models._projected_features import ProjectedFeatures
 from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.nn.dropout import Dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.outputs import TeacherOutput
 from promptmm_pyg.unit_rows import unit_rows
@@ -104,7 +105,7 @@ class MMSSL(torch.nn.Module):
         self.features = ProjectedFeatures(
             self.num_nodes_dict, item, modality_x_dict, embedding_dim
         )
-        self.dropout = torch.nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""

@@ -14,6 +14,7 @@ from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
 from promptmm_pyg.models._sides import check_both_ways, sides
 from promptmm_pyg.nn import NodeEmbeddings, csr_pair_dict, propagate_blocks
 from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.propagation import Blocks, check_reached
 from promptmm_pyg.outputs import TeacherOutput
 
@@ -111,7 +112,7 @@ class NGCF(torch.nn.Module):
                 x, neighbors = layers[key][-1], named['x']
                 out = sum_lin(neighbors + x) + product_lin(neighbors * x)
                 out = F.leaky_relu(out, self.negative_slope)
-                layers[key].append(F.dropout(out, self.dropout, self.training))
+                layers[key].append(dropout(out, self.dropout, self.training))
         return TeacherOutput({k: torch.cat(xs, dim=-1) for k, xs in layers.items()}, {})
 
     def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:

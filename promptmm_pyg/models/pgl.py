@@ -5,7 +5,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
@@ -21,6 +20,7 @@ from promptmm_pyg.models._projected_features import ProjectedFeatures
 from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn.csr import Adjacency, CSRPair
+from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.outputs import TeacherOutput
 
@@ -189,7 +189,7 @@ class PGL(torch.nn.Module):
         losses = []
         for key, ids in ((user, batch.user), (item, batch.positive)):
             x = output.x_dict[key][ids.unique()]
-            views = [F.dropout(x, self.mask_rate) for _ in range(2)]
+            views = [dropout(x, self.mask_rate) for _ in range(2)]
             losses.append(contrast(views[0], views[1], self.temperature))
         return {
             'bpr': bpr_term(output.x_dict, user, item, batch),

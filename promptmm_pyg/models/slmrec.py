@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
@@ -17,6 +16,7 @@ from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import CSRPair, NodeEmbeddings
 from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.outputs import TeacherOutput
 
 _Sides = tuple[Tensor, Tensor]  # Users and items.
@@ -167,7 +167,7 @@ class SLMRec(torch.nn.Module):
 
     def _changed(self, x: Tensor) -> Tensor:
         if self.augmentation == 'drop':
-            return F.dropout(x, self.augmentation_ratio)
+            return dropout(x, self.augmentation_ratio)
         rows = torch.rand(x.size(0), 1, device=x.device) >= self.augmentation_ratio
         return x * rows
 

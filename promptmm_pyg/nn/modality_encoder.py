@@ -5,8 +5,8 @@ from torch import Tensor
 
 from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
 from promptmm_pyg.nn.blocked_linear import RowBlocks, cross, in_blocks, project
-
-_TINY = 1e-12
+from promptmm_pyg.nn.dropout import Dropout
+from promptmm_pyg.nn.recalled import add_recalled
 
 
 class PromptedModalityEncoder(torch.nn.Module):
@@ -66,7 +66,7 @@ class PromptedModalityEncoder(torch.nn.Module):
         self.out_channels = out_channels
         self.prompt_weight = prompt_weight
         self.lin = torch.nn.Linear(in_channels, out_channels)
-        self.dropout = torch.nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -99,14 +99,9 @@ class PromptedModalityEncoder(torch.nn.Module):
                 )
             if recall is None:
                 recall = cross(prompt, x)
-            out = out + self.prompt_weight * self._recalled(prompt, recall)
+            out = add_recalled(out, prompt, recall, self.lin.weight, self.prompt_weight)
         dropped: Tensor = self.dropout(out)
         return dropped
-
-    def _recalled(self, prompt: Tensor, recall: Tensor) -> Tensor:
-        squared_norm = ((prompt @ (recall @ recall.t())) * prompt).sum(-1, keepdim=True)
-        norm = squared_norm.clamp_min(_TINY**2).sqrt()
-        return (prompt @ (recall @ self.lin.weight.t())) / norm
 
     def __repr__(self) -> str:
         return (

@@ -17,8 +17,9 @@ from promptmm_pyg.nn._feature_checks import (
     check_rows,
 )
 from promptmm_pyg.nn.blocked_linear import RowBlocks, cross, in_blocks
-from promptmm_pyg.nn.csr import Adjacency, csr_pair_dict
+from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.hops import mean_of_hops
 from promptmm_pyg.nn.layerwise import (
     BLOCK,
     recall_in_blocks,
@@ -29,12 +30,9 @@ from promptmm_pyg.nn.missing_rows import Missing, MissingRows
 from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
 from promptmm_pyg.nn.prompt_holder import PromptHolder
-from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
+from promptmm_pyg.nn.propagation import check_reached, propagate_blocks
 from promptmm_pyg.outputs import TeacherOutput, evaluating
-from promptmm_pyg.unit_rows import unit_rows
-
-_ID = 'id'  # The block of id embeddings; modalities carry the prefix below.
-_MODALITY = 'modality/'
+from promptmm_pyg.unit_rows import add_unit_rows, unit_rows
 
 
 class PromptMMTeacher(PromptHolder[SoftPrompt]):
@@ -258,23 +256,37 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
         prompt_dict = soft_prompt(n_id_dict) if soft_prompt is not None else {}
         for node_type, prompt in prompt_dict.items():
             id_dict[node_type] = self._shifted(id_dict[node_type], prompt)
-        blocks: Blocks = {key: {_ID: x} for key, x in id_dict.items()}
-        for modality, node_type, key in self._features():
-            blocks[node_type][_MODALITY + modality] = self._encode(
-                key,
-                node_type,
-                prompt_dict.get(node_type),
-                None if n_id_dict is None else n_id_dict[node_type],
-            )
-
-        id_dict, modality_x_dict = self._propagate(blocks, adj_dict)
-        x_dict = dict(id_dict)
-        for features in modality_x_dict.values():
-            for node_type, x in features.items():
-                x_dict[node_type] = torch.add(
-                    x_dict[node_type], unit_rows(x), alpha=self.modality_weight
+        x_dict = mean_of_hops(id_dict, adj_dict, self.num_layers)
+        modality_x_dict: dict[str, dict[NodeType, Tensor]] = {}
+        for node_types, names in self._groups().items():
+            rows = {
+                node_type: torch.cat(
+                    [
+                        self._encode(
+                            f'{name}__{node_type}',
+                            node_type,
+                            prompt_dict.get(node_type),
+                            None if n_id_dict is None else n_id_dict[node_type],
+                        )
+                        for name in names
+                    ],
+                    dim=1,
                 )
-        return TeacherOutput(x_dict, modality_x_dict, prompt_dict)
+                for node_type in node_types
+            }
+            modality_x_dict |= {name: {} for name in names}
+            for node_type, x in self._sum_of_hops(rows, adj_dict).items():
+                x = x.view(x.size(0), len(names), -1)
+                x_dict[node_type] = add_unit_rows(
+                    x_dict[node_type], x, self.modality_weight
+                )
+                for name, part in zip(names, x.unbind(1), strict=True):
+                    modality_x_dict[name][node_type] = part
+        return TeacherOutput(
+            x_dict,
+            {name: modality_x_dict[name] for name in self.modalities},
+            prompt_dict,
+        )
 
     @property
     def num_hops(self) -> int:
@@ -359,7 +371,7 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
         return prompt if prompt is not None and node_type in prompt.lins else None
 
     def _shifted(self, x: Tensor, prompt: Tensor) -> Tensor:
-        return x + self.prompt_id_weight * unit_rows(prompt)
+        return add_unit_rows(x, prompt.unsqueeze(1), self.prompt_id_weight)
 
     def _recall(self, key: str, node_type: NodeType, *, whole: bool) -> Tensor | None:
         """What the prompts of all nodes recall of a modality, in the cheapest way."""
@@ -395,42 +407,27 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
             out = self.missing_rows[key](out, n_id)
         return out
 
-    def _propagate(
-        self, blocks: Blocks, adj_dict: dict[EdgeType, Adjacency]
-    ) -> tuple[dict[NodeType, Tensor], dict[str, dict[NodeType, Tensor]]]:
-        sums: Blocks = {
-            key: {
-                name: block if name == _ID else self.self_weight * block
-                for name, block in named.items()
-                if name == _ID or self.self_weight > 0
-            }
-            for key, named in blocks.items()
+    def _groups(self) -> dict[tuple[NodeType, ...], list[str]]:
+        """The modalities that the same node types have: they travel side by side."""
+        groups: dict[tuple[NodeType, ...], list[str]] = {}
+        for modality, node_types in self.modalities.items():
+            groups.setdefault(tuple(node_types), []).append(modality)
+        return groups
+
+    def _sum_of_hops(
+        self, x_dict: dict[NodeType, Tensor], adj_dict: dict[EdgeType, CSRPair]
+    ) -> dict[NodeType, Tensor]:
+        """What the hops of the modalities bring to every node type they reach."""
+        sums = {
+            key: self.self_weight * x for key, x in x_dict.items() if self.self_weight
         }
-        for hop in range(1, self.num_hops + 1):
-            active = {_ID} if hop <= self.num_layers else set()
-            if hop <= 2 * self.num_modality_layers:
-                active |= {_MODALITY + name for name in self.modalities}
-            blocks = propagate_blocks(
-                {
-                    key: {name: b for name, b in named.items() if name in active}
-                    for key, named in blocks.items()
-                },
-                adj_dict,
-            )
-            for key, named in blocks.items():
-                for name, block in named.items():
-                    known = sums[key].get(name)
-                    sums[key][name] = block if known is None else known + block
-        ids = {key: named[_ID] / (self.num_layers + 1) for key, named in sums.items()}
-        modalities = {
-            modality: {
-                key: named[_MODALITY + modality]
-                for key, named in sums.items()
-                if _MODALITY + modality in named
-            }
-            for modality in self.modalities
-        }
-        return ids, modalities
+        for _ in range(2 * self.num_modality_layers):
+            blocks = {key: {'x': x} for key, x in x_dict.items()}
+            moved = propagate_blocks(blocks, adj_dict)
+            x_dict = {key: named['x'] for key, named in moved.items() if named}
+            for key, x in x_dict.items():
+                sums[key] = sums[key] + x if key in sums else x
+        return sums
 
     def __repr__(self) -> str:
         return (
