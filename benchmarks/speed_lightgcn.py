@@ -1,4 +1,5 @@
-"""An epoch of LightGCN under BPR: this library's and PyG's, on the same triplets.
+"""An epoch of LightGCN under BPR: this library's, PyG's and RecBole's, on the same
+triplets.
 
 All compute the same loss of the same tables: the mean of BPR over a batch, and
 
@@ -8,7 +9,7 @@ on the tables as they are before propagation, which is what
 ``torch_geometric.nn.LightGCN.recommendation_loss`` does with ``node_id``. Batches are
 drawn once, before any turn, so that no epoch pays for sampling; all take the same
 fused Adam. PyG's normalizes its edges in every forward; a second row gives it the
-weights made once.
+weights made once. (LensKit's LightGCN is PyG's, called with ``edge_index``.)
 
 ``propagate_every`` is another training: fewer, larger steps. It stands beside, with
 what it needs for one pass over the same triplets.
@@ -22,6 +23,7 @@ import torch_geometric.nn
 from torch import Tensor
 
 from benchmarks.speed_graphs import Graph, Runs
+from benchmarks.speed_recbole import RecBole
 from promptmm_pyg.loader import TripletLoader, Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm, weighted_sum
 from promptmm_pyg.nn import LightGCN, csr_pair_dict
@@ -179,14 +181,18 @@ def lightgcn_runs(
             shared.model, shared.shared_loss(batch_size), large
         ),
     }
-    rivals = {
-        'PyG, edge_index': 'edge_index',
-        'PyG, edge_index and weights made once': 'weights',
-        'PyG, torch_sparse': 'sparse',
+    weight = symmetric_weights(graph)
+    rivals: dict[str, Callable[[], PyG | RecBole]] = {
+        'PyG, edge_index': lambda: PyG(graph, width, num_layers),
+        'PyG, edge_index and weights made once': lambda: PyG(
+            graph, width, num_layers, 'weights'
+        ),
+        'PyG, torch_sparse': lambda: PyG(graph, width, num_layers, 'sparse'),
+        'RecBole': lambda: RecBole(graph, weight, width, num_layers, REG),
     }
-    for name, adjacency in rivals.items():
+    for name, make in rivals.items():
         try:
-            rival = PyG(graph, width, num_layers, adjacency)
+            rival = make()
         except ImportError:
             continue
         runs[name] = epoch_run(rival.model, rival.loss, batches)

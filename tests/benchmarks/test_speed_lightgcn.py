@@ -59,6 +59,28 @@ def test_sparse_rivals_compute_the_same_loss():
     torch.testing.assert_close(ours.loss(batch), theirs.loss(batch), rtol=1e-6, atol=0)
 
 
+@pytest.mark.filterwarnings('ignore')
+def test_recbole_computes_the_same_loss_and_gradients():
+    # Beside RecBole itself, what its modules import.
+    pytest.importorskip('recbole.model.general_recommender.lightgcn')
+    ours, _ = same_start()
+    weight = module.symmetric_weights(GRAPH)
+    theirs = module.RecBole(GRAPH, weight, 4, 3, module.REG)
+    ours.model.float()
+    own, other = tables(ours), list(theirs.model.parameters())
+    with torch.no_grad():
+        for mine, table in zip(own, other, strict=True):
+            table.copy_(mine)
+    for batch in batches():
+        loss, expected = ours.loss(batch), theirs.loss(batch)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+        grads = [
+            torch.autograd.grad(value, params)
+            for value, params in ((loss, own), (expected, other))
+        ]
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-7)
+
+
 def test_after_an_epoch_the_tables_are_the_same():
     ours, theirs = same_start()
     start = copy.deepcopy(tables(ours))
