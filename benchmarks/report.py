@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablation_report import ablation_table
 from benchmarks.content_report import (
     cold_table,
     content_plot,
@@ -198,28 +199,29 @@ def mixture_table(result: dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
+# By a key that no other kind of result has.
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    'scale': scale_table,
+    'losses': losses_table,
+    'suite': suite_table,
+    'cells': widths_table,
+    'students': mixture_table,
+    'noise': noise_table,
+    'cold': cold_table,
+    'missing': missing_table,
+    'shortcuts': shortcuts_table,
+    'ablation': ablation_table,
+    'sections': speed_table,
+}
+
+
 def render(path: Path) -> str:
     """The table of one result file."""
     result = json.loads(path.read_text())
-    if 'scale' in result:
-        return scale_table(result)
-    if 'losses' in result:
-        return losses_table(result)
-    if 'suite' in result:
-        return suite_table(result)
-    if 'cells' in result:
-        return widths_table(result)
-    if 'students' in result:
-        return mixture_table(result)
-    if 'noise' in result:
-        return noise_table(result)
-    if 'cold' in result:
-        return cold_table(result)
-    if 'missing' in result:
-        return missing_table(result)
-    if 'shortcuts' in result:
-        return shortcuts_table(result)
-    return speed_table(result) if 'sections' in result else table(result)
+    for key, draw in TABLES.items():
+        if key in result:
+            return draw(result)
+    return table(result)
 
 
 def main() -> None:
