@@ -11,7 +11,6 @@ trainings are kept under ``--work``. Writes
 """
 
 import argparse
-import json
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +21,10 @@ from torch_geometric.data import HeteroData
 
 from benchmarks.kept import kept
 from benchmarks.paired import difference
+from benchmarks.result_file import write_result
 from benchmarks.run import prepare, spread
 from benchmarks.settings import SETTINGS, Setting, read
 from benchmarks.shares import fitted
-from promptmm_pyg._files import replacing
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
@@ -174,8 +173,7 @@ def main() -> None:
         'threads': torch.get_num_threads(),
         'versions': {'torch': torch.__version__, 'python': platform.python_version()},
     }
-    with replacing(args.out / f'ablation-{args.setting}.json') as path:
-        path.write_text(json.dumps(result, indent=1) + '\n')
+    write_result(args.out / f'ablation-{args.setting}.json', result)
 
 
 if __name__ == '__main__':

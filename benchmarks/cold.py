@@ -14,7 +14,6 @@ Writes ``benchmarks/results/cold-<dataset>.json``.
 """
 
 import argparse
-import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from benchmarks.cold_models import (
     Bench,
 )
 from benchmarks.paired import difference
+from benchmarks.result_file import write_result
 from benchmarks.run import spread
 from benchmarks.settings import SETTINGS, read
 from promptmm_pyg.data import planted_dataset
@@ -109,9 +109,8 @@ def main() -> None:
     }
     if args.setting == 'synthetic':
         result['sizes'] = SIZES
-    args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f'cold-{args.setting}.json'
-    path.write_text(json.dumps(result, indent=1) + '\n')
+    write_result(path, result)
 
 
 if __name__ == '__main__':

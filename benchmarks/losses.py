@@ -12,7 +12,6 @@ fit. Finished trials are kept under ``--work``. Writes
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch_geometric.data import HeteroData
 from benchmarks.kept import kept
 from benchmarks.paired import difference
 from benchmarks.recipes import RECIPES, Context, Recipe
+from benchmarks.result_file import write_result
 from benchmarks.run import prepare, spread, targets_path
 from benchmarks.settings import SETTINGS, Setting, read
 from promptmm_pyg.data import ITEM, Split, num_nodes_dict
@@ -290,10 +290,9 @@ def main() -> None:
             for seed in args.seeds:
                 out = bench.outcome(name, trial, width, seed)
                 report(name, trial, width, seed, round(out['validation'], 4))
-    args.out.mkdir(parents=True, exist_ok=True)
     result = summarize(bench, names, args.widths, args.seeds)
     path = args.out / f'losses-{args.setting}.json'
-    path.write_text(json.dumps(result, indent=1) + '\n')
+    write_result(path, result)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,6 @@ trainings are kept under ``--work``. Writes ``benchmarks/results/missing.json``,
 """
 
 import argparse
-import json
 import platform
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +22,7 @@ from torch_geometric.data import HeteroData
 
 from benchmarks.hidden_content import Pattern, absent, hide_content
 from benchmarks.kept import kept
+from benchmarks.result_file import write_result
 from benchmarks.shares import best_trial, fitted, rows
 from promptmm_pyg.data import (
     ITEM,
@@ -181,9 +181,8 @@ def main() -> None:
         'threads': torch.get_num_threads(),
         'versions': {'torch': torch.__version__, 'python': platform.python_version()},
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     name = 'missing' if args.pattern == 'items' else f'missing-{args.pattern}'
-    (args.out / f'{name}.json').write_text(json.dumps(result, indent=1) + '\n')
+    write_result(args.out / f'{name}.json', result)
 
 
 if __name__ == '__main__':

@@ -15,7 +15,6 @@ Finished trials are kept under ``--work``. Writes
 """
 
 import argparse
-import json
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -42,9 +41,9 @@ from benchmarks.mix_teachers import (
 )
 from benchmarks.paired import difference
 from benchmarks.recipes import RECIPES
+from benchmarks.result_file import write_result
 from benchmarks.run import EASE_L2, EASE_ROW, prepare, spread
 from benchmarks.settings import SETTINGS, read
-from promptmm_pyg._files import replacing
 from promptmm_pyg.data import ITEM, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.training import copy_tables
@@ -186,9 +185,8 @@ def main() -> None:
         for width in args.widths:
             out = mix.outcome(name, trial, width, seed)
             print(name, trial, width, seed, round(out['validation'], 4), flush=True)
-    with replacing(args.out / f'mixture-{args.setting}.json') as path:
-        text = json.dumps(summarize(mix, args.widths, args.seeds), indent=1)
-        path.write_text(text + '\n')
+    result = summarize(mix, args.widths, args.seeds)
+    write_result(args.out / f'mixture-{args.setting}.json', result)
 
 
 if __name__ == '__main__':

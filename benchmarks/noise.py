@@ -10,7 +10,6 @@ Writes ``benchmarks/results/noise.json``.
 """
 
 import argparse
-import json
 import platform
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from benchmarks.kept import kept
+from benchmarks.result_file import write_result
 from benchmarks.shares import best_trial, fitted, rows
 from promptmm_pyg.data import (
     INTERACTS,
@@ -185,8 +185,7 @@ def main() -> None:
         'threads': torch.get_num_threads(),
         'versions': {'torch': torch.__version__, 'python': platform.python_version()},
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / 'noise.json').write_text(json.dumps(result, indent=1) + '\n')
+    write_result(args.out / 'noise.json', result)
 
 
 if __name__ == '__main__':

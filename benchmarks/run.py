@@ -8,7 +8,6 @@ interrupted run goes on where it was. Writes ``benchmarks/results/<setting>.json
 """
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from torch_geometric.data import HeteroData
 
 import promptmm_pyg
 from benchmarks.paired import difference
+from benchmarks.result_file import write_result
 from benchmarks.settings import SETTINGS, Setting, read
 from promptmm_pyg.data import INTERACTS, ITEM, Split, modality_x_dict, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate
@@ -298,9 +298,7 @@ def main() -> None:
             {k: round(v, 4) for k, v in seeds[seed]['validation'].items()}, flush=True
         )
     add_ease(split, seeds)
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(summarize(setting, seeds), indent=1) + '\n'
-    (args.out / f'{args.setting}.json').write_text(text)
+    write_result(args.out / f'{args.setting}.json', summarize(setting, seeds))
 
 
 if __name__ == '__main__':

@@ -16,7 +16,6 @@ Writes ``scale.json`` and ``scale.png``.
 """
 
 import argparse
-import json
 import math
 import multiprocessing
 import platform
@@ -30,11 +29,11 @@ import torch
 
 import promptmm_pyg
 from benchmarks.kept import kept
+from benchmarks.result_file import write_result
 from benchmarks.scale_graph import Size
 from benchmarks.scale_measures import measure
 from benchmarks.scale_report import measured, scale_plot, scale_table
 from benchmarks.workers import end_with_parent
-from promptmm_pyg._files import replacing
 from promptmm_pyg.ranking._budget import parse_memory
 
 
@@ -132,8 +131,7 @@ def main() -> None:
     common: dict[str, Any] = {name: getattr(args, name) for name in names}
     common |= {'memory': parse_memory(args.memory), 'threads': args.threads}
     result = run([Size(number, **common) for number in args.sizes], args.work)
-    with replacing(args.out / 'scale.json') as path:
-        path.write_text(json.dumps(result, indent=1) + '\n')
+    write_result(args.out / 'scale.json', result)
     scale_plot(result, args.out / 'scale.png')
     print(scale_table(result))
 

@@ -14,7 +14,6 @@ alone. What is gained in time is measured by :mod:`benchmarks.speed` and
 """
 
 import argparse
-import json
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +24,10 @@ from torch_geometric.data import HeteroData
 
 from benchmarks.kept import kept
 from benchmarks.paired import difference
+from benchmarks.result_file import write_result
 from benchmarks.run import build_teacher, prepare, spread
 from benchmarks.settings import SETTINGS, Setting, read
 from benchmarks.shares import fitted
-from promptmm_pyg._files import replacing
 from promptmm_pyg.data import ITEM, Split, modality_x_dict, num_nodes_dict
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, RowBlocks
 from promptmm_pyg.training import Schedule, bpr_terms
@@ -182,8 +181,7 @@ def main() -> None:
         'threads': torch.get_num_threads(),
         'versions': {'torch': torch.__version__, 'python': platform.python_version()},
     }
-    with replacing(args.out / f'shortcuts-{args.setting}.json') as path:
-        path.write_text(json.dumps(result, indent=1) + '\n')
+    write_result(args.out / f'shortcuts-{args.setting}.json', result)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ take part where they are installed.
 """
 
 import argparse
-import json
 import platform
 import resource
 import statistics
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.report import speed_table
+from benchmarks.result_file import write_result
 from benchmarks.speed_graphs import Graph, Times, random_graph
 from benchmarks.speed_lightgcn import lightgcn_runs
 from benchmarks.speed_peers import peer_runs
@@ -120,8 +120,7 @@ def main() -> None:
         'threads': torch.get_num_threads(),
         'versions': {'torch': torch.__version__, 'python': platform.python_version()},
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + '\n')
+    write_result(args.out, result)
     print(speed_table(result))
 
 

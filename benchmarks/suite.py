@@ -14,7 +14,6 @@ on where it was. Writes
 """
 
 import argparse
-import json
 import multiprocessing
 import platform
 from collections.abc import Iterable
@@ -30,6 +29,7 @@ import torch_geometric
 import promptmm_pyg
 from benchmarks.entry import WIDTH, Entry
 from benchmarks.paired import compare
+from benchmarks.result_file import write_result
 from benchmarks.run import prepare, spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.spaces import ENTRIES
@@ -221,8 +221,7 @@ def main() -> None:
     tables = {out['name']: out['per_user'] for out in outs}
     with replacing(args.out / result['per_user']) as path, path.open('wb') as file:
         np.savez_compressed(file, users=outs[0]['users'], **tables)
-    with replacing(args.out / f'suite-{jobs[0].dataset}.json') as path:
-        path.write_text(json.dumps(result, indent=1) + '\n')
+    write_result(args.out / f'suite-{jobs[0].dataset}.json', result)
 
 
 if __name__ == '__main__':

@@ -17,7 +17,6 @@ not a trained one, which takes no less time. Writes
 """
 
 import argparse
-import json
 import platform
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +39,7 @@ from benchmarks.losses import (
 )
 from benchmarks.paired import difference
 from benchmarks.recipes import RECIPES
+from benchmarks.result_file import write_result
 from benchmarks.run import build_teacher, prepare, spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.speed import interleaved
@@ -231,9 +231,8 @@ def main() -> None:
         'threads': torch.get_num_threads(),
         'versions': {'torch': torch.__version__, 'python': platform.python_version()},
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f'widths-{args.setting}.json'
-    path.write_text(json.dumps(result, indent=1) + '\n')
+    write_result(path, result)
 
 
 if __name__ == '__main__':
