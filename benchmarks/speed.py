@@ -34,6 +34,7 @@ from benchmarks.speed_ranking import evaluation_runs, ranking_runs
 from benchmarks.speed_sampling import sampling_runs, with_rate
 from benchmarks.speed_teacher import teacher_runs
 from promptmm_pyg.nn import CSRPair
+from promptmm_pyg.training import keep_freed_memory
 
 PEER_EPOCHS = 5
 GRAPHS = {
@@ -114,6 +115,7 @@ def main() -> None:
         '--out', type=Path, default=Path('benchmarks/results/speed.json')
     )
     args = parser.parse_args()
+    keep_freed_memory()  # For all alike: page faults are as long as some runs.
     result = {
         **measure(args.repeats, args.width),
         'peak_memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

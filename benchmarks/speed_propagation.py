@@ -14,7 +14,9 @@ element, 12 bytes in single precision.
 
 As in STREAM, that a cache reads a line before it writes one is not counted, on either
 side. What is timed is the product and the product with the transpose, its gradient, so
-the bytes of both are added. Time includes making the output.
+the bytes of both are added. Time includes making the output. A turn takes both several
+times on a small graph, as a step of training does: the first finds the caches full of
+the triad.
 
 **Reading the share.** GB/s are ``gathered`` bytes by time, the share is that of the
 triad's in the same turns. Where ``x`` is small enough to stay in the cache, gathered
@@ -39,6 +41,7 @@ from promptmm_pyg.nn import CSRPair
 
 CHANNELS = (32, 64, 128)
 TRIAD = 'triad'
+EDGES_A_TURN = 1_200_000
 _CACHES = Path('/sys/devices/system/cpu/cpu0/cache')
 
 
@@ -117,13 +120,20 @@ def triad(numbers: int) -> Callable[[], Tensor]:
     return lambda: torch.add(b, c, alpha=3.0, out=a)
 
 
+def products_a_turn(pair: CSRPair) -> int:
+    """How often a turn takes the product and its gradient."""
+    return max(1, EDGES_A_TURN // max(1, pair.num_edges))
+
+
 def roofline_runs(pair: CSRPair, channels: Iterable[int], numbers: int) -> Runs:
     """The triad, and product and gradient at every number of channels."""
     runs: Runs = {TRIAD: triad(numbers)}
-    transpose = pair.t()
+    transpose, number = pair.t(), products_a_turn(pair)
 
     def both(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return pair @ x, transpose @ grad
+        for _ in range(number):
+            out = pair @ x, transpose @ grad
+        return out
 
     for width in channels:
         x, grad = torch.randn(pair.shape[1], width), torch.randn(pair.shape[0], width)
@@ -134,7 +144,8 @@ def roofline_runs(pair: CSRPair, channels: Iterable[int], numbers: int) -> Runs:
 def roofline_rows(
     name: str, pair: CSRPair, times: Times, numbers: int
 ) -> list[dict[str, float | str]]:
-    """What the times of :func:`roofline_runs` say, a row for every number of channels.
+    """What the times of :func:`roofline_runs` say, a row for every number of channels;
+    its times are those of one product and its gradient.
 
     ``alone_ms`` and ``once_ms`` are what the triad's median bandwidth would need for
     the bytes, ``share`` is by medians and ``best_share`` by the fastest turns.
@@ -150,12 +161,14 @@ def roofline_rows(
         found = [product_bytes(m, int(width)) for m in pair.matrices(torch.float)]
         gathered = sum(bytes_.gathered for bytes_ in found)
         once = sum(bytes_.once for bytes_ in found)
-        median, fastest = times[width]['median_ms'], times[width]['min_ms']
+        number = products_a_turn(pair)
+        took = {name: value / number for name, value in times[width].items()}
+        median, fastest = took['median_ms'], took['min_ms']
         rows.append(
             {
                 'graph': name,
                 'channels': int(width),
-                **times[width],
+                **took,
                 'gathered_bytes': gathered,
                 'once_bytes': once,
                 'alone_ms': gathered / bandwidth / 1e6,
