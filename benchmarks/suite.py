@@ -9,37 +9,31 @@ penalty, as nothing else decides as much, and then Optuna's TPE. (TPE draws its 
 ten at random: fewer trials are a random search.) The choice is then trained with all
 seeds; the test positives are read once a model and seed, by the state that was best on
 validation. Finished trainings are kept under ``--work``, so an interrupted suite goes
-on where it was. Writes
-``suite-<setting>.json`` and, with every test user's Recall@20, ``…-per-user.npz``.
+on where it was; ``--models NAME --add`` adds models to a result that is finished.
+Writes ``suite-<setting>.json`` and, with every test user's Recall@20,
+``…-per-user.npz``.
 """
 
 import argparse
 import multiprocessing
-import platform
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch_geometric
 
-import promptmm_pyg
 from benchmarks.entry import WIDTH, Entry
-from benchmarks.paired import compare
-from benchmarks.result_file import write_result
 from benchmarks.run import prepare, spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.spaces import ENTRIES
+from benchmarks.suite_file import former_outs, write_suite
 from benchmarks.trial import METRIC, Bench
 from benchmarks.workers import end_with_parent
-from promptmm_pyg._files import replacing
 from promptmm_pyg.data import read_dataset
 from promptmm_pyg.training import Schedule
 
-REFERENCE = 'LightGCN'
 METRICS = ('Recall@10', 'Recall@20', 'Recall@50', 'NDCG@20')
 FOLDER = 'folder'
 TUNING_SEED = 0
@@ -65,6 +59,19 @@ class Job:
         """The name of the data."""
         folder = self.data.resolve().name if self.data else FOLDER
         return folder if self.setting == FOLDER else self.setting
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What all models of one result have in common."""
+        return {
+            'dataset': self.dataset,
+            'trials': self.trials,
+            'seeds': list(self.seeds),
+            'schedule': self.schedule._asdict(),
+            'batch_size': self.batch_size,
+            'width': WIDTH,
+            'sampler': 'TPESampler(seed=0)',
+        }
 
     def bench(self) -> Bench:
         """The data, read and prepared."""
@@ -162,35 +169,6 @@ def run_models(jobs: list[Job], processes: int) -> Iterable[dict[str, Any]]:
         yield from pool.map(run_model, jobs)
 
 
-def summarize(job: Job, outs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The result file."""
-    models = {out['name']: out['row'] for out in outs}
-    per_user = {out['name']: torch.from_numpy(out['per_user']) for out in outs}
-    best = max(models, key=lambda name: models[name]['validation']['mean'])
-    references = [name for name in dict.fromkeys((REFERENCE, best)) if name in models]
-    return {
-        'suite': {
-            'dataset': job.dataset,
-            'trials': job.trials,
-            'seeds': list(job.seeds),
-            'schedule': job.schedule._asdict(),
-            'batch_size': job.batch_size,
-            'width': WIDTH,
-            'sampler': 'TPESampler(seed=0)',
-        },
-        'best': best,
-        'models': models,
-        'comparisons': {name: compare(per_user, name) for name in references},
-        'per_user': f'suite-{job.dataset}-per-user.npz',
-        'versions': {
-            'promptmm_pyg': promptmm_pyg.__version__,
-            'torch': torch.__version__,
-            'torch_geometric': torch_geometric.__version__,
-            'python': platform.python_version(),
-        },
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('setting', choices=[*sorted(SETTINGS), FOLDER])
@@ -204,6 +182,11 @@ def main() -> None:
     parser.add_argument('--patience', type=int, default=10, help='validations')
     parser.add_argument('--batch-size', type=int, default=2048)
     parser.add_argument('--jobs', type=int, default=1, help='models side by side')
+    parser.add_argument(
+        '--add',
+        action='store_true',
+        help='to the result in --out, instead of replacing it',
+    )
     parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
@@ -216,12 +199,11 @@ def main() -> None:
     # Two processes of two threads each would wait for each other.
     common |= {'threads': 1 if args.jobs > 1 else None}
     jobs = [Job(model=model, **common) for model in dict.fromkeys(args.models)]
-    outs = list(run_models(jobs, args.jobs))
-    result = summarize(jobs[0], outs)
-    tables = {out['name']: out['per_user'] for out in outs}
-    with replacing(args.out / result['per_user']) as path, path.open('wb') as file:
-        np.savez_compressed(file, users=outs[0]['users'], **tables)
-    write_result(args.out / f'suite-{jobs[0].dataset}.json', result)
+    protocol, named = jobs[0].protocol, {job.model for job in jobs}
+    others = former_outs(args.out, protocol, named) if args.add else []
+    outs = [*others, *run_models(jobs, args.jobs)]
+    outs.sort(key=lambda out: list(ENTRIES).index(out['name']))
+    write_suite(args.out, protocol, outs)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import paired, report, run, settings, suite, trial
+from benchmarks import paired, report, run, settings, suite, suite_file, trial
 from benchmarks.entry import Choices
 from benchmarks.spaces import ENTRIES
 from promptmm_pyg import models
@@ -61,6 +61,38 @@ def counting(monkeypatch, name):
 
     monkeypatch.setattr(trial, name, counted)
     return calls
+
+
+def test_models_are_added_to_a_result_as_if_all_had_run_at_once(quick):
+    whole = quick()
+    tables = dict(np.load(quick.folder / 'suite-synthetic-per-user.npz'))
+    quick(names=MODELS[:2])
+    added = quick('--add', names=MODELS[2:])
+    assert list(added['models']) == MODELS
+    for key in ('suite', 'best', 'comparisons'):
+        assert added[key] == whole[key], key
+    again = dict(np.load(quick.folder / 'suite-synthetic-per-user.npz'))
+    assert tables.keys() == again.keys()
+    for name, values in tables.items():
+        assert np.array_equal(values, again[name]), name
+
+
+def test_models_are_only_added_to_a_result_of_the_same_protocol(quick, monkeypatch):
+    with pytest.raises(ValueError, match=r"'--add' needs a result to add to \(got no"):
+        quick('--add')
+    quick(names=MODELS[:1])
+    monkeypatch.setattr(suite, 'run_models', lambda *_: pytest.fail('ran'))
+    with pytest.raises(ValueError, match=r"same protocol \(got 'batch_size' 2048 in"):
+        quick('--add', '--batch-size', '64', names=MODELS[1:])
+
+
+def test_models_tested_on_other_users_are_not_compared(tmp_path):
+    outs = [
+        {'name': name, 'users': np.arange(number), 'row': {}, 'per_user': None}
+        for name, number in (('a', 5), ('b', 4))
+    ]
+    with pytest.raises(ValueError, match='same users'):
+        suite_file.write_suite(tmp_path, {'dataset': 'x'}, outs)
 
 
 def test_every_model_of_the_library_is_in_the_suite():
