@@ -260,19 +260,8 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
         modality_x_dict: dict[str, dict[NodeType, Tensor]] = {}
         for node_types, names in self._groups().items():
             rows = {
-                node_type: torch.cat(
-                    [
-                        self._encode(
-                            f'{name}__{node_type}',
-                            node_type,
-                            prompt_dict.get(node_type),
-                            None if n_id_dict is None else n_id_dict[node_type],
-                        )
-                        for name in names
-                    ],
-                    dim=1,
-                )
-                for node_type in node_types
+                key: self._side_by_side(names, key, prompt_dict.get(key), n_id_dict)
+                for key in node_types
             }
             modality_x_dict |= {name: {} for name in names}
             for node_type, x in self._sum_of_hops(rows, adj_dict).items():
@@ -406,6 +395,21 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
         if key in self.missing_rows:
             out = self.missing_rows[key](out, n_id)
         return out
+
+    def _side_by_side(
+        self,
+        modalities: list[str],
+        node_type: NodeType,
+        prompt: Tensor | None,
+        n_id_dict: dict[NodeType, Tensor] | None,
+    ) -> Tensor:
+        """The reduction layers of several modalities, ``[n, M * D]``."""
+        n_id = None if n_id_dict is None else n_id_dict[node_type]
+        parts = [
+            self._encode(f'{name}__{node_type}', node_type, prompt, n_id)
+            for name in modalities
+        ]
+        return torch.cat(parts, dim=1)
 
     def _groups(self) -> dict[tuple[NodeType, ...], list[str]]:
         """The modalities that the same node types have: they travel side by side."""
