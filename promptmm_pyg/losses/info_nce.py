@@ -5,6 +5,7 @@ from torch import Tensor
 
 from promptmm_pyg._checks import check_positive, check_same_shape
 from promptmm_pyg.losses._checks_scores import check_finite
+from promptmm_pyg.losses._cosine_softmax import cosine_logsumexp
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
 from promptmm_pyg.unit_rows import unit_rows
@@ -46,13 +47,13 @@ def info_nce_loss(
     # Under autocast a product would leave three digits of a cosine.
     with torch.autocast(anchor.device.type, enabled=False):
         rows = [unit_rows(at_least_float32(x)) for x in (anchor, positive)]
-        logits = rows[0] @ rows[1].t() / temperature
-    own = logits.diagonal()
-    if others is not None:
-        logits = logits.masked_fill(~others, -torch.inf)
-    loss = logits.logsumexp(dim=1) - own
-    if symmetric:
-        loss = (loss + logits.logsumexp(dim=0) - own) / 2
+        own = (rows[0] * rows[1]).sum(dim=-1) / temperature
+        row, column = cosine_logsumexp(
+            rows[0], rows[1], temperature, others, columns=symmetric
+        )
+    loss = row - own
+    if column is not None:
+        loss = (loss + column - own) / 2
     return reduce(loss, reduction)
 
 

@@ -10,7 +10,8 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._checks import check_positive
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import sampled_softmax_loss, squared_norm
+from promptmm_pyg.losses import squared_norm
+from promptmm_pyg.losses._cosine_softmax import cosine_logsumexp
 from promptmm_pyg.models._projected_features import ProjectedFeatures
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import NodeEmbeddings, as_csr_pair
@@ -177,12 +178,9 @@ class CLCRec(torch.nn.Module):
 
     def _contrast(self, anchor: Tensor, items: list[Tensor], other: Tensor) -> Tensor:
         positive, negative = items
-        return sampled_softmax_loss(
-            (anchor * positive).sum(-1),
-            anchor @ negative.t(),
-            temperature=self.temperature,
-            mask=other,
-        )
+        others, _ = cosine_logsumexp(anchor, negative, self.temperature, other)
+        margin = (anchor * positive).sum(-1) / self.temperature - others
+        return -F.logsigmoid(margin).mean()
 
     def __repr__(self) -> str:
         return (
