@@ -105,14 +105,16 @@ class Bench:
         """The plain model's best on validation; of equals, the smaller."""
         l2 = self.setting.teacher_weights['l2']
         trials = [factor * l2 for factor in PENALTIES]
-        values = [self.outcome({}, trial, seed)['validation'] for trial in trials]
-        return trials[values.index(max(values))]
+        return max(
+            trials, key=lambda l2: float(self.outcome({}, l2, seed)['validation'])
+        )
 
     def strength(self, option: str, l2: float, seed: int) -> dict[str, Any]:
         """An option's best on validation; of equals, the weaker."""
-        trials = OPTIONS[option]
-        values = [self.outcome(trial, l2, seed)['validation'] for trial in trials]
-        return trials[values.index(max(values))]
+        return max(
+            OPTIONS[option],
+            key=lambda trial: float(self.outcome(trial, l2, seed)['validation']),
+        )
 
 
 def models(chosen: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

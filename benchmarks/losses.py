@@ -198,8 +198,9 @@ def shuffled(targets: SoftTargets, train: HeteroData, seed: int) -> SoftTargets:
 def choose(bench: Bench, name: str, width: int, seed: int) -> Trial:
     """The best trial on validation; of equals, the first."""
     trials = CONTROL_TRIALS if name == CONTROL else TRIALS
-    values = [bench.outcome(name, t, width, seed)['validation'] for t in trials]
-    return trials[values.index(max(values))]
+    return max(
+        trials, key=lambda t: float(bench.outcome(name, t, width, seed)['validation'])
+    )
 
 
 def _width_of_trials(name: str, width: int, widths: list[int]) -> int:

@@ -77,8 +77,10 @@ class MixBench:
 
     def choose(self, name: str, width: int, seed: int) -> Trial:
         """The best trial on validation; of equals, the first."""
-        values = [self.outcome(name, t, width, seed)['validation'] for t in TRIALS]
-        return TRIALS[values.index(max(values))]
+        return max(
+            TRIALS,
+            key=lambda t: float(self.outcome(name, t, width, seed)['validation']),
+        )
 
     def test(self, x_dict: dict[str, torch.Tensor]) -> float:
         return evaluate(x_dict, self.bench.split.test, ks=(20,)).metrics[METRIC]

@@ -31,8 +31,9 @@ def best_trial(
     bench: Bench, trials: tuple[Any, ...], share: float, model: str, seed: int
 ) -> Any:
     """The best trial on validation; of equals, the first."""
-    values = [bench.outcome(share, model, t, seed)['validation'] for t in trials]
-    return trials[values.index(max(values))]
+    return max(
+        trials, key=lambda t: float(bench.outcome(share, model, t, seed)['validation'])
+    )
 
 
 def fitted(

@@ -126,9 +126,10 @@ class Bench:
 
     def choose(self, way: Way, seed: int) -> float:
         """The best learning rate on validation; of equals, the first."""
-        rates = RATES[way.model]
-        values = [self.outcome(way, rate, seed)['validation'] for rate in rates]
-        return rates[values.index(max(values))]
+        return max(
+            RATES[way.model],
+            key=lambda rate: float(self.outcome(way, rate, seed)['validation']),
+        )
 
 
 def _held(x: torch.Tensor, way: Way) -> torch.Tensor | RowBlocks:
