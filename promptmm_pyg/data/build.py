@@ -160,11 +160,18 @@ def first_mentions(edges: Tensor, num_items: int) -> Tensor:
     return torch.from_numpy(np.sort(np.unique(key, return_index=True)[1]))
 
 
+def first_repeat(num_edges: int, kept: Tensor) -> int | None:
+    """Position of the first pair that is not among the ``kept``, if one is not."""
+    if kept.numel() == num_edges:
+        return None
+    return int(np.setdiff1d(np.arange(num_edges), kept.numpy())[0])
+
+
 def _check_unique(edges: Tensor, kept: Tensor) -> None:
-    repeats = edges.size(1) - kept.numel()
-    if repeats > 0:
-        position = np.setdiff1d(np.arange(edges.size(1)), kept.numpy())[0]
-        user, item = edges[:, int(position)].tolist()
+    position = first_repeat(edges.size(1), kept)
+    if position is not None:
+        repeats = edges.size(1) - kept.numel()
+        user, item = edges[:, position].tolist()
         raise ValueError(
             f"'edge_index' needs to hold each pair once (got {repeats} repeated, the "
             f"first is user {user}, item {item}). Pass duplicates='drop' to keep the "

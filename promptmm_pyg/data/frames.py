@@ -4,10 +4,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._checks import check_choice
-from promptmm_pyg.data.build import Duplicates, Ids, as_raw_ids, build_graph
+from promptmm_pyg.data.build import (
+    Duplicates,
+    Ids,
+    as_raw_ids,
+    build_graph,
+    first_mentions,
+    first_repeat,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,11 +102,10 @@ def from_frame(
 
 def _check_unique(pairs: NumpyArray, user_ids: Ids, item_ids: Ids) -> None:
     """Raises as :func:`build_graph` would, but names the pair by its raw ids."""
-    key = pairs[0].astype(np.int64) * len(item_ids) + pairs[1]
-    first = np.unique(key, return_index=True)[1]
-    repeats = key.size - first.size
-    if repeats:
-        row = int(np.setdiff1d(np.arange(key.size), first)[0])
+    kept = first_mentions(torch.from_numpy(pairs).long(), len(item_ids))
+    row = first_repeat(pairs.shape[1], kept)
+    if row is not None:
+        repeats = pairs.shape[1] - kept.numel()
         user, item = user_ids[pairs[0, row]], item_ids[pairs[1, row]]
         raise ValueError(
             f"'interactions' needs to hold each pair once (got {repeats} repeated, the "
