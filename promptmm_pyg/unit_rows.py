@@ -7,11 +7,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+def _inverse_norm(x: Tensor) -> Tensor:
+    """One over the length of every row, 1 for a row of zeros."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.where(norm > 0, norm, 1.0).reciprocal_()
+
+
 class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = torch.where(norm > 0, norm, 1.0).reciprocal_()
+        inverse = _inverse_norm(x)
         out = x * inverse
         ctx.save_for_backward(out, inverse)
         return out
@@ -50,8 +55,7 @@ def unit_rows(x: Tensor) -> Tensor:
 class _AddUnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, base: Tensor, x: Tensor, weight: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = torch.where(norm > 0, norm, 1.0).reciprocal_()
+        inverse = _inverse_norm(x)
         ctx.save_for_backward(x, inverse)
         ctx.weight = weight
         out = base
