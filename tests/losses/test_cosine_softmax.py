@@ -55,15 +55,16 @@ def test_gradcheck():
     )
 
 
-def test_single_precision_holds_at_the_lowest_temperature_of_the_short_way():
+@pytest.mark.parametrize('temperature', [0.025, 0.01])
+def test_single_precision_holds_where_the_only_other_row_is_far(temperature):
     a, b, mask = make_rows(torch.float)
     with torch.no_grad():
         a[1], b[0], b[1:] = b[0], b[0], -b[0]
         a[2] = -b[0]
     mask = torch.ones_like(mask)
     mask[2, 1:] = False  # Its one other row is as far away as can be.
-    row, _ = cosine_logsumexp(a, b, 0.025, mask)
-    expected, _ = as_written(a.double(), b.double(), 0.025, mask)
+    row, _ = cosine_logsumexp(a, b, temperature, mask)
+    expected, _ = as_written(a.double(), b.double(), temperature, mask)
     torch.testing.assert_close(row.double(), expected, rtol=1e-5, atol=1e-5)
     (grad,) = torch.autograd.grad(row.sum(), a)
     assert grad.isfinite().all()
