@@ -12,24 +12,22 @@ trainings are kept under ``--work``. Writes
 
 import argparse
 import platform
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch_geometric.data import HeteroData
 
 from benchmarks.kept import kept
 from benchmarks.paired import difference
+from benchmarks.prepared import PreparedSetting
 from benchmarks.result_file import write_result
-from benchmarks.run import prepare, spread
-from benchmarks.settings import SETTINGS, Setting, read
+from benchmarks.run import spread
+from benchmarks.settings import SETTINGS, read
 from benchmarks.shares import fitted
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
     USER,
-    Split,
     modality_x_dict,
     num_nodes_dict,
 )
@@ -52,18 +50,8 @@ def without(option: str) -> str:
     return f'all but {option}'
 
 
-@dataclass(frozen=True)
-class Bench:
+class Bench(PreparedSetting):
     """One data set, and every model that was trained on it."""
-
-    setting: Setting
-    split: Split
-    work: Path
-    train: HeteroData = field(init=False)
-
-    def __post_init__(self) -> None:
-        train = prepare(self.split.train, self.setting)
-        object.__setattr__(self, 'train', train)
 
     def outcome(
         self, options: dict[str, Any], l2: float, seed: int, *, prompt: bool = True

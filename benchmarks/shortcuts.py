@@ -15,20 +15,19 @@ alone. What is gained in time is measured by :mod:`benchmarks.speed` and
 
 import argparse
 import platform
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch_geometric.data import HeteroData
 
 from benchmarks.kept import kept
 from benchmarks.paired import difference
+from benchmarks.prepared import PreparedSetting
 from benchmarks.result_file import write_result
-from benchmarks.run import build_teacher, prepare, spread
-from benchmarks.settings import SETTINGS, Setting, read
+from benchmarks.run import build_teacher, spread
+from benchmarks.settings import SETTINGS, read
 from benchmarks.shares import fitted
-from promptmm_pyg.data import ITEM, Split, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import ITEM, modality_x_dict, num_nodes_dict
 from promptmm_pyg.nn import LightGCN, MatrixFactorization, RowBlocks
 from promptmm_pyg.training import Schedule, bpr_terms
 
@@ -63,18 +62,8 @@ WAYS = (
 RATES = {GRAPH: (3e-3, 1e-2), TEACHER: (3e-3,), TABLES: (3e-3, 1e-2)}  # The trials.
 
 
-@dataclass(frozen=True)
-class Bench:
+class Bench(PreparedSetting):
     """One data set, and every way that was gone on it."""
-
-    setting: Setting
-    split: Split
-    work: Path
-    train: HeteroData = field(init=False)
-
-    def __post_init__(self) -> None:
-        train = prepare(self.split.train, self.setting)
-        object.__setattr__(self, 'train', train)
 
     def outcome(self, way: Way, rate: float, seed: int) -> dict[str, Any]:
         """Validation value, epoch and per-user test values, trained now or before."""
