@@ -53,6 +53,7 @@ class Job:
     batch_size: int
     work: Path
     threads: int | None = None
+    device: str = 'cpu'
 
     @property
     def dataset(self) -> str:
@@ -71,6 +72,7 @@ class Job:
             'batch_size': self.batch_size,
             'width': WIDTH,
             'sampler': 'TPESampler(seed=0)',
+            'device': self.device,
         }
 
     def bench(self) -> Bench:
@@ -85,7 +87,7 @@ class Job:
         else:
             raise ValueError("'--data' needs to be a folder to read (got none)")
         train, channels = prepare(split.train, setting), setting.prompt_channels
-        numbers = channels, self.schedule, self.batch_size, self.work
+        numbers = channels, self.schedule, self.batch_size, self.work, self.device
         return Bench(self.dataset, split, train, *numbers)
 
 
@@ -144,6 +146,8 @@ def run_model(job: Job) -> dict[str, Any]:
         'peak_mib': [out['peak_mib'] for out in outcomes],
         'threads': [out['threads'] for out in outcomes],
     }
+    if 'peak_gpu_mib' in outcomes[0]:
+        row['peak_gpu_mib'] = [out['peak_gpu_mib'] for out in outcomes]
     return {
         'name': entry.name,
         'row': row,
@@ -183,6 +187,9 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=2048)
     parser.add_argument('--jobs', type=int, default=1, help='models side by side')
     parser.add_argument(
+        '--device', default='cpu', help="where models are trained, such as 'cuda'"
+    )
+    parser.add_argument(
         '--add',
         action='store_true',
         help='to the result in --out, instead of replacing it',
@@ -195,7 +202,7 @@ def main() -> None:
         name: getattr(args, name)
         for name in ('setting', 'data', 'format', 'trials', 'batch_size', 'work')
     }
-    common |= {'seeds': tuple(args.seeds), 'schedule': schedule}
+    common |= {'seeds': tuple(args.seeds), 'schedule': schedule, 'device': args.device}
     # Two processes of two threads each would wait for each other.
     common |= {'threads': 1 if args.jobs > 1 else None}
     jobs = [Job(model=model, **common) for model in dict.fromkeys(args.models)]

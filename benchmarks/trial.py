@@ -40,6 +40,7 @@ class Bench:
     schedule: Schedule
     batch_size: int
     work: Path
+    device: str = 'cpu'
 
     def outcome(self, entry: Entry, params: Params, seed: int) -> dict[str, Any]:
         """Validation value, cost and, of trained models, the best state's tables. The
@@ -49,14 +50,25 @@ class Bench:
         if not path.is_file():
             run = self._train if entry.trained else self._fit
             torch.manual_seed(seed)
-            _reset_peak()
+            self._reset_peak()
             started = time.perf_counter()
             state = run(entry, params, seed)
             seconds = time.perf_counter() - started
             threads = torch.get_num_threads()
-            about = {'seconds': seconds, 'threads': threads, 'peak_mib': _peak_mib()}
+            about = {'seconds': seconds, 'threads': threads, **self._peak()}
             save_state(path, {**state, **about})
         return load_state(path)
+
+    def _reset_peak(self) -> None:
+        _reset_peak()
+        if self.device != 'cpu':
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _peak(self) -> dict[str, float]:
+        if self.device == 'cpu':
+            return {'peak_mib': _peak_mib()}
+        there = torch.cuda.max_memory_allocated(self.device) / 2**20
+        return {'peak_mib': _peak_mib(), 'peak_gpu_mib': there}
 
     def test(self, entry: Entry, params: Params, seed: int) -> Evaluation:
         """What the test positives say of the state that was best on validation."""
@@ -73,27 +85,29 @@ class Bench:
 
     def path(self, entry: Entry, params: Params, seed: int) -> Path:
         """Where an outcome is kept, named after every number it depends on."""
-        key = json.dumps(
-            [
-                [self.dataset, _digest(self.split), self.prompt_channels],
-                [entry.name, dict(params), seed],
-                [self.schedule, self.batch_size],
-            ]
-        )
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        key = [
+            [self.dataset, _digest(self.split), self.prompt_channels],
+            [entry.name, dict(params), seed],
+            [self.schedule, self.batch_size],
+        ]
+        # What is in closed form stays on the CPU.
+        if self.device != 'cpu' and entry.trained:
+            key.append([self.device])
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         name = f'{self.dataset}-{entry.name}-{seed}-{digest}.safetensors'
         return self.work / 'suite' / name
 
     def _train(self, entry: Entry, params: Params, seed: int) -> dict[str, Any]:
         model = entry.make(self.train, params)
         assert isinstance(model, torch.nn.Module)
+        model, train = model.to(self.device), self.train.clone().to(self.device)
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         terms, weights = entry.objective(model, params)
-        operators = message_operators(self.train)
+        operators = message_operators(train)
         try:
             history = train_teacher(
                 model,
-                self.train,
+                train,
                 self.split.val,
                 inputs=(operators,),
                 terms=terms,
@@ -112,7 +126,9 @@ class Bench:
             'parameters': size,
             'epoch': history.best_epoch,
             'seconds_per_epoch': sum(times) / len(times),
-            'x_dict': {key: x.float() for key, x in embed(model, (operators,)).items()},
+            'x_dict': {
+                key: x.float().cpu() for key, x in embed(model, (operators,)).items()
+            },
         }
 
     def _fit(self, entry: Entry, params: Params, seed: int) -> dict[str, Any]:  # noqa: ARG002

@@ -44,6 +44,18 @@ class SoftTargets(NamedTuple):
             },
         )
 
+    def to(self, device: str | torch.device) -> 'SoftTargets':
+        """The same on another device."""
+
+        def moved(x_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {key: x.to(device) for key, x in x_dict.items()}
+
+        return SoftTargets(
+            moved(self.x_dict),
+            {name: moved(x_dict) for name, x_dict in self.modality_x_dict.items()},
+            None if self.top is None else Ranking(*(x.to(device) for x in self.top)),
+        )
+
 
 def _constants(x_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: x.detach().clone() for key, x in x_dict.items()}

@@ -3,17 +3,35 @@
 import pytest
 import torch
 
-from promptmm_pyg import LightGCN, PromptMMTeacher, distill, evaluate, train_teacher
+from promptmm_pyg import (
+    LightGCN,
+    MatrixFactorization,
+    PromptMMTeacher,
+    distill,
+    evaluate,
+    models,
+    train_teacher,
+)
 from promptmm_pyg.data import (
+    INTERACTS,
     modality_x_dict,
     num_nodes_dict,
     planted_dataset,
     split_per_user,
 )
-from promptmm_pyg.losses import bpr_loss
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.losses import bpr_loss, weighted_sum
 from promptmm_pyg.nn import CSRPair
-from promptmm_pyg.ranking import SeenItems, rank_items
-from promptmm_pyg.training import Candidates, Schedule, message_operators
+from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.ranking import ApproximateItems, SeenItems, rank_items
+from promptmm_pyg.training import (
+    Candidates,
+    Schedule,
+    learn_mix_weights,
+    message_operators,
+    mix_targets,
+    train_minibatch,
+)
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -24,6 +42,7 @@ CUDA = pytest.param(
 )
 on_every_device = pytest.mark.parametrize('device', ['cpu', CUDA])
 QUICK = Schedule(epochs=2, progress=False)
+LONGER = QUICK._replace(epochs=5)
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +81,7 @@ def test_operators(device, dtype):
     x = torch.randn(9, 5, generator=generator, dtype=dtype)
     outs = []
     for where in ('cpu', device):
-        here = x.to(where).requires_grad_()
+        here = x.to(where, copy=True).requires_grad_()
         adj = pair.to(where)
         out = adj @ here
         out.square().sum().backward()
@@ -102,6 +121,145 @@ def test_rankings_with_ties(device):
     assert torch.equal(lists[0].item_index, lists[1].item_index.cpu())
 
 
+IDS = [models.NGCF]
+CONTENT = [
+    models.BM3,
+    models.CLCRec,
+    models.FREEDOM,
+    models.GRCN,
+    models.LATTICE,
+    models.LightGCNM,
+    models.MGCN,
+    models.MMGCN,
+    models.MMSSL,
+    models.PGL,
+    models.SLMRec,
+    models.SMORE,
+    models.VBPR,
+]
+
+
+def make_model(cls, train):
+    torch.manual_seed(0)
+    features = () if cls in IDS else (modality_x_dict(train),)
+    return cls(num_nodes_dict(train), INTERACTS, *features, embedding_dim=8)
+
+
+def make_batch(device):
+    generator = torch.Generator().manual_seed(0)
+    ends = (torch.randint(n, (32,), generator=generator) for n in (60, 50, 50))
+    return Triplets(*(x.to(device) for x in ends))
+
+
+DRAWN = {'contrast', 'augmentation'}  # On other random numbers on every device.
+
+
+@on_every_device
+@pytest.mark.parametrize('cls', IDS + CONTENT)
+def test_losses_of_the_models_of_the_field(cls, device, split):
+    train = split[0]
+    outs = []
+    for where in ('cpu', device):
+        # In eval mode, as every device draws other numbers.
+        model = make_model(cls, train).to(where).eval()
+        terms = model.terms(
+            model(message_operators(train.clone().to(where))), make_batch(where)
+        )
+        if cls in (models.PGL, models.SLMRec):
+            terms = {name: x for name, x in terms.items() if name not in DRAWN}
+        weighted_sum(terms, {name: model.weights[name] for name in terms}).backward()
+        grads = {
+            name: p.grad.cpu()
+            for name, p in model.named_parameters()
+            if p.grad is not None
+        }
+        assert grads
+        outs.append([{name: x.detach().cpu() for name, x in terms.items()}, grads])
+    torch.testing.assert_close(*outs, atol=1e-5, rtol=1e-3)
+
+
+@on_every_device
+@pytest.mark.parametrize('cls', IDS + CONTENT)
+def test_models_of_the_field_are_trained(cls, device, split):
+    train, val, _ = split
+    there = train.clone().to(device)
+    model = make_model(cls, there).to(device)
+    history = train_teacher(
+        model,
+        there,
+        val,
+        terms=model.terms,
+        weights=model.weights,
+        learning_rate=0.02,
+        batch_size=64,
+        schedule=LONGER,
+    )
+    assert history.records[-1]['loss'] < history.records[0]['loss']
+
+
+@on_every_device
+def test_options_of_the_teacher(device, split):
+    train, val, _ = split
+    there = train.clone().to(device)
+    start = {key: there[key].prompt_start for key in ('user', 'item')}
+    model = models.PromptMMPlus(
+        num_nodes_dict(there),
+        INTERACTS,
+        modality_x_dict(there),
+        start,
+        embedding_dim=8,
+        denoise=True,
+        edge_dropout=0.2,
+        item_graph_weight=0.1,
+        alignment_weight=0.1,
+    ).to(device)
+    history = train_teacher(
+        model,
+        there,
+        val,
+        terms=model.terms,
+        weights=model.weights,
+        learning_rate=0.02,
+        batch_size=64,
+        propagate_every=2,
+        schedule=LONGER,
+    )
+    assert history.records[-1]['loss'] < history.records[0]['loss']
+
+
+@on_every_device
+@pytest.mark.parametrize('cls', [models.EASE, models.ItemKNN, models.GraphFilter])
+def test_scores_in_closed_form(cls, device, split):
+    train = split[0]
+    outs = []
+    for where in ('cpu', device):
+        here = train.clone().to(where)
+        more = (modality_x_dict(here),) if cls is models.GraphFilter else ()
+        model = cls(num_nodes_dict(here), INTERACTS, *more)
+        model.fit(here[INTERACTS].edge_index)
+        x_dict = model.as_output(width=50).x_dict
+        products = x_dict['user'] @ x_dict['item'].t()
+        outs.append([model.scores(torch.arange(60, device=where)).cpu()])
+        torch.testing.assert_close(
+            products.cpu(), outs[-1][0], atol=1e-3, rtol=1e-3, msg=where
+        )
+    torch.testing.assert_close(*outs, atol=1e-5, rtol=1e-4)
+
+
+@on_every_device
+def test_approximate_rankings(device):
+    pytest.importorskip('faiss')
+    generator = torch.Generator().manual_seed(0)
+    user_x, item_x = (
+        torch.randn(n, 8, generator=generator).to(device) for n in (40, 500)
+    )
+    ranker = ApproximateItems(item_x, num_lists=10, num_probes=8)
+    found = ranker.rank_items(user_x, torch.arange(40), k=20)
+    exact = rank_items((user_x, item_x), torch.arange(40), 20)
+    hit = (found.item_index[:, :, None] == exact.item_index[:, None]).any(-1)
+    assert float(hit.float().mean()) > 0.8
+
+
 @on_every_device
 def test_a_teacher_and_its_student_are_trained(device, split):
     train, val, test = split
@@ -113,7 +271,7 @@ def test_a_teacher_and_its_student_are_trained(device, split):
         teacher,
         there,
         val,
-        candidates=Candidates(num_random=4, num_teacher=2),
+        candidates=Candidates(num_random=4, num_teacher=2, num_student=2),
         batch_size=64,
         schedule=QUICK,
     )
@@ -123,4 +281,90 @@ def test_a_teacher_and_its_student_are_trained(device, split):
         evaluate({k: x.detach().to(where) for k, x in x_dict.items()}, test).metrics
         for where in ('cpu', device)
     ]
+    assert found[0] == pytest.approx(found[1], abs=0.02)
+
+
+@on_every_device
+@pytest.mark.parametrize(
+    'options', [{'prompt': 'joint'}, {'optimizer': 'lazy'}, {'control': False}]
+)
+def test_other_ways_to_distill(device, options, split):
+    train, val, _ = split
+    there = train.clone().to(device)
+    teacher = make_teacher(there).to(device)
+    out = distill(
+        MatrixFactorization(num_nodes_dict(train), 4).to(device),
+        teacher,
+        there,
+        val,
+        batch_size=64,
+        schedule=QUICK,
+        **options,
+    )
+    assert out.history.records[-1]['loss'] < out.history.records[0]['loss']
+
+
+@on_every_device
+def test_an_interrupted_student_goes_on(device, split, tmp_path):
+    train, val, _ = split
+    there = train.clone().to(device)
+    teacher = make_teacher(there).to(device)
+    losses = []
+    for name, lengths in (('whole', [4]), ('parts', [2, 4])):
+        for epochs in lengths:
+            torch.manual_seed(0)
+            out = distill(
+                LightGCN(num_nodes_dict(train), 4).to(device),
+                teacher,
+                there,
+                val,
+                candidates=Candidates(num_random=4, num_student=2),
+                batch_size=64,
+                schedule=QUICK._replace(
+                    epochs=epochs,
+                    run_dir=tmp_path / name,
+                    resume=epochs != lengths[0],
+                ),
+            )
+        losses.append([record['loss'] for record in out.history.records])
+    # On a GPU, sums come in any order.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@on_every_device
+def test_training_on_neighborhoods_with_the_graph_in_main_memory(device, split):
+    train, val, _ = split
+    teacher = make_teacher(train).to(device)
+    history = train_minibatch(
+        teacher,
+        train,
+        val,
+        num_neighbors=[4] * teacher.num_hops,
+        learning_rate=0.02,
+        batch_size=64,
+        schedule=LONGER,
+    )
+    assert history.records[-1]['loss'] < history.records[0]['loss']
+
+
+@on_every_device
+def test_several_teachers(device, split):
+    train, val, _ = split
+    there = train.clone().to(device)
+    sizes = num_nodes_dict(there)
+    edges = there[INTERACTS].edge_index
+    fits = {
+        cls.__name__: cls(sizes, INTERACTS) for cls in (models.EASE, models.ItemKNN)
+    }
+    targets = {
+        name: SoftTargets.from_output(model.fit(edges).as_output(width=16))
+        for name, model in fits.items()
+    }
+    found = []
+    for where in ('cpu', device):
+        here = {name: target.to(where) for name, target in targets.items()}
+        weights = learn_mix_weights(here, there, val)
+        mixed = mix_targets(here, weights, there, depth=10)
+        found.append(evaluate(mixed.x_dict, val).metrics)
+        assert mixed.top.item_index.device.type == where
     assert found[0] == pytest.approx(found[1], abs=0.02)

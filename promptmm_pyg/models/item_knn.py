@@ -72,12 +72,14 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
             item, other = block.indices()
             item = item + start
             norm = (degree[item] * degree[other]).sqrt() + self.shrink
-            value = block.values().double() / norm
+            # Rounded before they are compared: what is equal on paper may differ in
+            # its last digits, and these from machine to machine.
+            value = (block.values().double() / norm).float()
             parts.append(_top_k(item, other, value, self.k))
         item, other, value = (torch.cat(part) for part in zip(*parts, strict=True))
         similarity = CSRPair.from_edge_index(
             torch.stack([other, item]),
-            value.float(),
+            value,
             size=(self.num_items, self.num_items),
         )
         self._fitted = interactions, similarity

@@ -68,11 +68,12 @@ class CandidateSource:
         if items is not None:
             self._allowed = torch.zeros(sizes[ITEM], dtype=torch.bool)
             self._allowed[items.cpu()] = True
-        self.generator = torch.Generator(device=edge_index.device).manual_seed(seed)
+        self._device = edge_index.device
+        self.generator = torch.Generator(device=self._device).manual_seed(seed)
         self._seen = SeenItems.from_edge_index(edge_index, sizes[USER], sizes[ITEM])
         self._users = torch.arange(sizes[USER])
         self._depth = min(candidates.depth, sizes[ITEM])
-        self._nothing = torch.full((sizes[USER], 1), -1)
+        self._nothing = torch.full((sizes[USER], 1), -1, device=self._device)
         self._student_top = self._nothing
         self._teacher_top = (
             self._teachers_best(targets) if candidates.num_teacher else self._nothing
@@ -99,7 +100,7 @@ class CandidateSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the lists that :meth:`state_dict` stood before."""
         self.generator.set_state(state['generator'])
-        self._student_top = state['student_top']
+        self._student_top = state['student_top'].to(self._device)
 
     def lists(self, batch: Triplets) -> CandidateLists:
         """The lists of one batch."""
@@ -126,7 +127,7 @@ class CandidateSource:
     def _teachers_best(self, targets: SoftTargets) -> Tensor:
         top = targets.top if self._allowed is None else None  # Holds other items too.
         if top is not None and top.item_index.size(1) >= self._depth:
-            return top.item_index[:, : self._depth]
+            return top.item_index[:, : self._depth].to(self._device)
         return self._best(targets.x_dict)
 
     def _best(self, x_dict: dict[str, Tensor]) -> Tensor:
@@ -138,4 +139,4 @@ class CandidateSource:
             seen=self._seen,
             candidates=self._allowed,
         )
-        return ranking.item_index
+        return ranking.item_index.to(self._device)

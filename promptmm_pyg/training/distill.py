@@ -19,6 +19,7 @@ from promptmm_pyg.models._ranking_terms import bpr_term
 from promptmm_pyg.outputs import SoftTargets, soft_targets
 from promptmm_pyg.training.candidates import Candidates, CandidateSource
 from promptmm_pyg.training.copying import copy_tables
+from promptmm_pyg.training.devices import check_graph_device, check_targets_device
 from promptmm_pyg.training.distributed import broadcast_module, check_same_rows
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
@@ -132,7 +133,8 @@ def distill(
             folder ``control``), resume.
 
     Raises:
-        ValueError: If options do not fit each other or the teacher.
+        ValueError: If options do not fit each other or the teacher, or if student,
+            teacher and graph are not on one device.
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     check_choice('prompt', prompt, ('frozen', 'joint'))
@@ -142,12 +144,15 @@ def distill(
     operators = (message_operators(train),)
     inputs = operators if inputs is None else inputs
     teacher_inputs = operators if teacher_inputs is None else teacher_inputs
+    check_graph_device('student', student, train)
     targets = _targets(teacher, teacher_inputs)
+    check_targets_device(student, targets.x_dict)
     control_weights = _control_weights(weights, control_weights)
     start = copy.deepcopy(student)
     torch.manual_seed(seed)
     if objective is None:
         objective = DistillationObjective(targets, _width(student, inputs))
+        objective.to(targets.x_dict[USER].device)
     joint = None
     if prompt == 'joint':
         joint = JointTeacher(teacher, teacher_inputs)

@@ -234,6 +234,8 @@ class _Run:
             for key, part in self.stateful.items():
                 part.load_state_dict(state['stateful'][key])
             torch.set_rng_state(state['rng'])
+            if 'cuda_rng' in state and torch.cuda.is_available():
+                torch.cuda.set_rng_state(state['cuda_rng'])
             records = state['records']
         # An interrupted run may have logged an epoch that no checkpoint holds.
         log = self.dir / LOG
@@ -246,6 +248,7 @@ class _Run:
             from_first(lambda: self._write(folder, records))
 
     def _write(self, folder: Path, records: list[dict[str, Any]]) -> None:
+        on_gpu = torch.cuda.is_initialized()
         append_jsonl(folder / LOG, records[-1])
         save_state(
             folder / CHECKPOINT,
@@ -256,6 +259,7 @@ class _Run:
                 'stopping': self.stopping.state_dict(),
                 'stateful': {k: part.state_dict() for k, part in self.stateful.items()},
                 'rng': torch.get_rng_state(),
+                **({'cuda_rng': torch.cuda.get_rng_state()} if on_gpu else {}),
                 'records': records,
             },
         )

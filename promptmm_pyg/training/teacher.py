@@ -14,6 +14,7 @@ from promptmm_pyg.models._promptmm_terms import promptmm_terms as terms_of_edges
 from promptmm_pyg.outputs import TeacherOutput
 from promptmm_pyg.scoring import rows
 from promptmm_pyg.training.amortized import AmortizedTerms
+from promptmm_pyg.training.devices import check_graph_device
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
     cutoff,
@@ -119,13 +120,15 @@ def train_teacher(
         schedule: Epochs, patience, monitor, run directory, resume.
 
     Raises:
-        ValueError: If the weights do not match the terms, the monitor is unknown or
-            options do not fit each other.
+        ValueError: If the weights do not match the terms, the monitor is unknown,
+            options do not fit each other, or the graph is on another device than the
+            teacher.
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     schedule = schedule or Schedule()
     cutoff(schedule.monitor)  # Before any work is lost.
     _check_shared(propagate_every, optimizer)
+    check_graph_device('teacher', teacher, train)
     torch.manual_seed(seed)
     loader = triplet_loader(
         train,

@@ -1,3 +1,6 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -28,10 +31,10 @@ def naive_similarity(edge_index, k, shrink):
         for j in range(25):
             shared = len(users[i] & users[j])
             if i != j and shared:
-                norm = (len(users[i]) * len(users[j])) ** 0.5 + shrink
-                found.append((-shared / norm, j))
+                norm = math.sqrt(len(users[i]) * len(users[j])) + shrink
+                found.append((-np.float32(shared / norm), j))
         for value, j in sorted(found)[:k]:
-            out[i, j] = -value
+            out[i, j] = -float(value)
     return out
 
 
