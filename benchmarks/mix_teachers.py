@@ -2,13 +2,14 @@
 
 from functools import cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from torch_geometric.data import HeteroData
 
 from benchmarks.kept import kept
 from benchmarks.losses import METRIC, Bench
-from benchmarks.run import EASE_ROW, LIGHT_GCN, best_ease, training
+from benchmarks.run import EASE_L2, EASE_ROW, LIGHT_GCN, best_ease, training
 from benchmarks.shares import fitted
 from promptmm_pyg.data import INTERACTS, ITEM, modality_x_dict, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate
@@ -25,7 +26,6 @@ from promptmm_pyg.training import (
 
 PROMPTMM, FILTER, MIXTURE = 'PromptMM', 'GraphFilter', 'mixture'
 TEACHERS = (PROMPTMM, FILTER, EASE_ROW, MIXTURE)
-RIVALS = (LIGHT_GCN, EASE_ROW)
 FILTER_WIDTH = 256
 FILTER_GRID = tuple(product((2, 3, 4), (0.0, 0.1, 0.2)))  # Layers, modality weight.
 EASE_WIDTHS = (64, 128, 256)
@@ -43,13 +43,38 @@ class Teacher(NamedTuple):
     """What of that a student is told."""
 
 
+def as_teacher(
+    weights: dict[str, float], said: SoftTargets, train: HeteroData
+) -> Teacher:
+    """What is said, cut for a student; its best items are those before the cut."""
+    wide = said.x_dict[ITEM].size(1) > TEACHER_WIDTH
+    x_dict = copy_tables(said.x_dict, TEACHER_WIDTH) if wide else said.x_dict
+    told = SoftTargets(x_dict, {}, top=rank_targets(said, train, 100))
+    return Teacher(weights, said, told)
+
+
+def recall(targets: SoftTargets, positives: HeteroData) -> float:
+    """Recall@20 of what a teacher says."""
+    return evaluate(targets.x_dict, positives, ks=(20,)).metrics[METRIC]
+
+
 class MixTeachers:
     """Teachers, made when they are asked for; all choices are made on validation, of
     equals the first.
     """
 
+    names = TEACHERS
+    searched: ClassVar[dict[str, Any]] = {
+        'filter_grid': FILTER_GRID,
+        'ease_grid': [EASE_L2, EASE_WIDTHS],
+    }
+
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
+        self.rivals = {
+            LIGHT_GCN: bench.setting.light_gcn['embedding_dim'],
+            EASE_ROW: num_nodes_dict(bench.train)[ITEM],
+        }
         self.filter = cache(self._filter)
         self.ease = cache(self._ease)
         self.of_seed = cache(self._of_seed)
@@ -67,7 +92,7 @@ class MixTeachers:
                 num_nodes_dict(train), INTERACTS, modality_x_dict(train), **numbers
             ).fit(train[INTERACTS].edge_index)
             targets = SoftTargets.from_output(model.as_output(width))
-            found.append((self.validation(targets), numbers, targets))
+            found.append((recall(targets, self.bench.split.val), numbers, targets))
         _, numbers, targets = max(found, key=lambda x: x[0])
         return numbers | {'width': width}, targets._replace(modality_x_dict={})
 
@@ -79,14 +104,10 @@ class MixTeachers:
         found = []
         for width in sorted({min(width, *sizes) for width in EASE_WIDTHS}):
             targets = SoftTargets.from_output(model.as_output(width))
-            found.append((self.validation(targets), width, targets))
+            found.append((recall(targets, split.val), width, targets))
         _, width, targets = max(found, key=lambda x: x[0])
         test = evaluate(model.scores, split.test, ks=(20,)).per_user[METRIC]
         return {'l2': model.l2, 'width': width}, targets, test
-
-    def validation(self, targets: SoftTargets) -> float:
-        """Recall@20 on validation."""
-        return evaluate(targets.x_dict, self.bench.split.val, ks=(20,)).metrics[METRIC]
 
     def _of_seed(self, name: str, seed: int) -> Teacher:
         train = self.bench.train
@@ -99,12 +120,7 @@ class MixTeachers:
             weights = learn_mix_weights(parts, train, self.bench.split.val)
         else:
             weights = {key: float(key == name) for key in parts}
-        said = mix_targets(parts, weights)
-        wide = said.x_dict[ITEM].size(1) > TEACHER_WIDTH
-        x_dict = copy_tables(said.x_dict, TEACHER_WIDTH) if wide else said.x_dict
-        # Its best items are those before the cut.
-        told = SoftTargets(x_dict, {}, top=rank_targets(said, train, 100))
-        return Teacher(weights, said, told)
+        return as_teacher(weights, mix_targets(parts, weights), train)
 
     def numbers(self) -> dict[str, Any]:
         """Every number that was chosen, and the width that students are told."""

@@ -12,6 +12,11 @@ those of the student without a teacher at every width, from more. Beside them st
 itself and LightGCN as in :mod:`benchmarks.run`, trained here with the same seeds.
 Finished trials are kept under ``--work``. Writes
 ``benchmarks/results/mixture-<setting>.json``.
+
+With ``--suite FILE``, a result of :mod:`benchmarks.suite`, the teachers are the best
+model of it, all of its models together, seed by seed, and these with every model's
+seeds together; LightGCN and EASE are those of the suite. Writes
+``mixture-suite-<setting>.json``.
 """
 
 import argparse
@@ -33,28 +38,26 @@ from benchmarks.losses import (
     choose,
 )
 from benchmarks.mix_teachers import (
-    EASE_WIDTHS,
-    FILTER_GRID,
-    RIVALS,
-    TEACHERS,
     MixTeachers,
+    recall,
 )
 from benchmarks.paired import difference
 from benchmarks.recipes import RECIPES
 from benchmarks.result_file import write_result
-from benchmarks.run import EASE_L2, EASE_ROW, prepare, spread
+from benchmarks.run import prepare, spread
 from benchmarks.settings import SETTINGS, read
-from promptmm_pyg.data import ITEM, num_nodes_dict
-from promptmm_pyg.evaluation import evaluate
+from benchmarks.suite_teachers import SuiteTeachers
+from promptmm_pyg.data import ITEM
+from promptmm_pyg.outputs import SoftTargets
 from promptmm_pyg.training import copy_tables
 
 
 class MixBench:
     """The bench of the losses, with more teachers than one."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, teachers: MixTeachers | SuiteTeachers) -> None:
         self.bench = bench
-        self.teachers = MixTeachers(bench)
+        self.teachers = teachers
 
     def outcome(self, name: str, trial: Trial, width: int, seed: int) -> dict[str, Any]:
         """Validation value, epoch and per-user test values of one student, trained
@@ -83,29 +86,27 @@ class MixBench:
         )
 
     def test(self, x_dict: dict[str, torch.Tensor]) -> float:
-        return evaluate(x_dict, self.bench.split.test, ks=(20,)).metrics[METRIC]
+        return recall(SoftTargets(x_dict, {}), self.bench.split.test)
 
 
 def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, Any]:
     """The result file: teachers, models beside, students and the control."""
-    bench = mix.bench
-    rivals = {name: [mix.teachers.rival(name, s) for s in seeds] for name in RIVALS}
-    beside = {
-        EASE_ROW: num_nodes_dict(bench.train)[ITEM],
-        RIVALS[0]: bench.setting.light_gcn['embedding_dim'],
+    bench, teachers = mix.bench, mix.teachers
+    rivals = {
+        name: [teachers.rival(name, seed) for seed in seeds] for name in teachers.rivals
     }
     students = [
-        {'name': name, 'width': beside[name], 'test': _spread(values)}
+        {'name': name, 'width': teachers.rivals[name], 'test': _spread(values)}
         for name, values in rivals.items()
     ]
-    chosen = {name: mix.choose(name, widths[0], seeds[0]) for name in TEACHERS}
+    chosen = {name: mix.choose(name, widths[0], seeds[0]) for name in teachers.names}
     for width in widths:
         trial = choose(bench, CONTROL, width, seeds[0])
         runs = [bench.outcome(CONTROL, trial, width, seed) for seed in seeds]
         against = {'over_control': _per_user(runs)}
         against |= {f'over_{name}': values for name, values in rivals.items()}
         students.append(_row('no teacher', width, runs, trial))
-        for name in TEACHERS:
+        for name in teachers.names:
             runs = [mix.outcome(name, chosen[name], width, seed) for seed in seeds]
             gains = {
                 key: difference(_per_user(runs), other)
@@ -113,7 +114,7 @@ def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, A
             }
             students.append(_row(name, width, runs, chosen[name]) | gains)
             cut = [
-                mix.test(copy_tables(mix.teachers.of_seed(name, s).said.x_dict, width))
+                mix.test(copy_tables(teachers.of_seed(name, s).said.x_dict, width))
                 for s in seeds
             ]
             students.append(
@@ -124,9 +125,8 @@ def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, A
         'learning_rate': LEARNING_RATE,
         'schedule': SCHEDULE._asdict(),
         'trials': [t._asdict() for t in TRIALS],
-        **mix.teachers.numbers(),
-        'filter_grid': FILTER_GRID,
-        'ease_grid': [EASE_L2, EASE_WIDTHS],
+        **teachers.numbers(),
+        **teachers.searched,
         'seeds': seeds,
         'teachers': _teacher_rows(mix, seeds),
         'students': students,
@@ -135,14 +135,14 @@ def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, A
 
 def _teacher_rows(mix: MixBench, seeds: list[int]) -> list[dict[str, Any]]:
     rows = []
-    for name in TEACHERS:
+    for name in mix.teachers.names:
         said = [mix.teachers.of_seed(name, seed) for seed in seeds]
         rows.append(
             {
                 'name': name,
                 'width': said[0].said.x_dict[ITEM].size(1),
                 'weights': [teacher.weights for teacher in said],
-                'val': spread([mix.teachers.validation(t.said) for t in said]),
+                'val': spread([recall(t.said, mix.bench.split.val) for t in said]),
                 'test': spread([mix.test(t.said.x_dict) for t in said]),
             }
         )
@@ -174,21 +174,31 @@ def main() -> None:
     parser.add_argument('--data', type=Path, help='folder of the data set')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--widths', type=int, nargs='+', default=[32])
+    parser.add_argument(
+        '--suite',
+        type=Path,
+        help='JSON of benchmarks.suite, whose models teach in place of the three',
+    )
     parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
     setting = SETTINGS[args.setting]
     split = read(setting.dataset, args.data)
     train = prepare(split.train, setting)
-    mix = MixBench(Bench(args.setting, setting, split, train, args.work))
-    print(mix.teachers.numbers(), flush=True)
-    for seed, name in product(args.seeds, TEACHERS):
+    bench = Bench(args.setting, setting, split, train, args.work)
+    teachers: MixTeachers | SuiteTeachers = MixTeachers(bench)
+    if args.suite is not None:
+        teachers = SuiteTeachers(bench, args.suite, args.data, args.work)
+    mix = MixBench(bench, teachers)
+    print(teachers.numbers(), flush=True)
+    for seed, name in product(args.seeds, teachers.names):
         trial = mix.choose(name, args.widths[0], args.seeds[0])
         for width in args.widths:
             out = mix.outcome(name, trial, width, seed)
             print(name, trial, width, seed, round(out['validation'], 4), flush=True)
     result = summarize(mix, args.widths, args.seeds)
-    write_result(args.out / f'mixture-{args.setting}.json', result)
+    kind = 'mixture' if args.suite is None else 'mixture-suite'
+    write_result(args.out / f'{kind}-{args.setting}.json', result)
 
 
 if __name__ == '__main__':

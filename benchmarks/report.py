@@ -161,6 +161,9 @@ def _costs(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+_SHOWN = 0.005  # A weight that is not zero in the table.
+
+
 def mixture_table(result: dict[str, Any]) -> str:
     """The teachers with their weights, and their students beside the control."""
     lines = [
@@ -171,10 +174,12 @@ def mixture_table(result: dict[str, Any]) -> str:
         '|---|---|---|---|---|',
     ]
     for row in result['teachers']:
-        count = len(row['weights'])
-        weights = ', '.join(
-            f'{name} {sum(w[name] for w in row["weights"]) / count:.2f}'
+        means = {
+            name: sum(w[name] for w in row['weights']) / len(row['weights'])
             for name in row['weights'][0]
+        }
+        weights = ', '.join(
+            f'{name} {mean:.2f}' for name, mean in means.items() if mean >= _SHOWN
         )
         lines.append(
             f'| {row["name"]} | {row["width"]} | {weights} | '

@@ -42,7 +42,7 @@ def test_every_student_stands_beside_control_cut_teacher_and_other_models(quick)
     result = json.loads(path.read_text())
     names = [(row['name'], row['width']) for row in result['students']]
     of_width = ['no teacher']
-    for name in mixture.TEACHERS:
+    for name in mix_teachers.TEACHERS:
         of_width += [name, f'{name}, cut']
     expected = [('LightGCN', 64), ('EASE', 120)]
     assert names == expected + [(x, width) for width in (4, 8) for x in of_width]
@@ -51,7 +51,7 @@ def test_every_student_stands_beside_control_cut_teacher_and_other_models(quick)
     rivals = {'over_control': None, 'over_LightGCN': 64, 'over_EASE': 120}
     for (name, width), row in rows.items():
         for key, other in rivals.items():
-            taught = name in mixture.TEACHERS and width in (4, 8)
+            taught = name in mix_teachers.TEACHERS and width in (4, 8)
             assert (key in row) == taught
             if taught:
                 rival = rows[key[5:] if other else 'no teacher', other or width]
@@ -74,17 +74,15 @@ def test_lightgcn_is_that_of_the_teachers_benchmark(quick, tmp_path):
 def test_the_mixture_has_weights_of_all_and_the_others_of_one(quick):
     result = json.loads(quick().read_text())
     *singles, mixed = (row['weights'][0] for row in result['teachers'])
-    for name, weights in zip(mixture.TEACHERS, singles, strict=False):
-        assert weights == {x: float(x == name) for x in mixture.TEACHERS[:-1]}
+    for name, weights in zip(mix_teachers.TEACHERS, singles, strict=False):
+        assert weights == {x: float(x == name) for x in mix_teachers.TEACHERS[:-1]}
     assert sum(mixed.values()) == pytest.approx(1.0)
     assert list(mixed) == ['PromptMM', 'GraphFilter', 'EASE']
 
 
 def test_numbers_of_closed_forms_are_the_best_on_validation(quick, monkeypatch):
     values = iter([0.1, 0.3, 0.3, *[0.2] * 20])
-    monkeypatch.setattr(
-        mix_teachers.MixTeachers, 'validation', lambda *_: next(values, 0.0)
-    )
+    monkeypatch.setattr(mix_teachers, 'recall', lambda *_: next(values, 0.0))
     result = json.loads(quick().read_text())
     layers, weight = mix_teachers.FILTER_GRID[1]
     assert result['filter'] == {
