@@ -16,26 +16,24 @@ from promptmm_pyg.nn._feature_checks import (
     check_masks,
     check_rows,
 )
-from promptmm_pyg.nn.blocked_linear import RowBlocks, cross, in_blocks
 from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.hops import mean_of_hops
 from promptmm_pyg.nn.layerwise import (
     BLOCK,
-    recall_in_blocks,
     rows_in_blocks,
     sum_of_hops,
 )
 from promptmm_pyg.nn.missing_rows import Missing, MissingRows
 from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
-from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
-from promptmm_pyg.nn.prompt_holder import PromptHolder
+from promptmm_pyg.nn.prompt import SoftPrompt
+from promptmm_pyg.nn.prompted_features import PromptedFeatures
 from promptmm_pyg.nn.propagation import check_reached, propagate_blocks
 from promptmm_pyg.outputs import TeacherOutput, evaluating
 from promptmm_pyg.unit_rows import add_unit_rows, unit_rows
 
 
-class PromptMMTeacher(PromptHolder[SoftPrompt]):
+class PromptMMTeacher(PromptedFeatures):
     r"""The multi-modal teacher of the `"PromptMM: Multi-Modal Knowledge
     Distillation for Recommendation with Prompt-Tuning"
     <https://arxiv.org/abs/2402.17188>`_ paper, for any number of modalities on any
@@ -147,88 +145,21 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
         self.self_weight = self_weight
         self.prompt_id_weight = prompt_id_weight
         self.num_nodes_dict = dict(num_nodes_dict)
-        self.modalities = {name: list(x) for name, x in modality_x_dict.items()}
-
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
         self._hold_prompt(
             SoftPrompt(prompt_start_dict, embedding_dim, num_prompt_tokens)
             if prompt_start_dict
             else None
         )
-        self.encoders = torch.nn.ModuleDict()
-        self._row_blocks: dict[str, RowBlocks] = {}
-        self.missing_rows = torch.nn.ModuleDict()
-        for modality, node_type, key in self._features():
-            x = modality_x_dict[modality][node_type]
-            self.encoders[key] = PromptedModalityEncoder(
-                x.size(1), embedding_dim, prompt_feature_weight, dropout
-            )
-            mask = (modality_mask_dict or {}).get(modality, {}).get(node_type)
-            if mask is not None or modality_dropout > 0:
-                self.missing_rows[key] = MissingRows(
-                    embedding_dim, mask, missing, modality_dropout
-                )
-            self._keep_features(key, x, mask)
-        self._prompt_changed()
-
-    def _features(self) -> list[tuple[str, NodeType, str]]:
-        return [
-            (modality, node_type, f'{modality}__{node_type}')
-            for modality, node_types in self.modalities.items()
-            for node_type in node_types
-        ]
-
-    def _keep_features(
-        self, key: str, x: Tensor | RowBlocks, mask: Tensor | None
-    ) -> None:
-        blocks = in_blocks(x, mask)
-        if blocks is not None:
-            self._row_blocks[key] = blocks
-        elif isinstance(x, Tensor):
-            self._keep(f'x_{key}', x if mask is None else _present(x, mask))
-
-    def _rows(self, key: str) -> Tensor | RowBlocks:
-        """The features of one modality and node type."""
-        if key in self._row_blocks:
-            return self._row_blocks[key]
-        return self.get_buffer(f'x_{key}')
-
-    def _keep(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value.detach(), persistent=False)
-
-    def _prompt_changed(self) -> None:
-        """Computes anew what a prompt's starting point recalls of the features."""
-        prompt = self.prompt
-        if prompt is None or prompt.num_tokens > 1:
-            return
-        for _, node_type, key in self._features():
-            if node_type in prompt.lins:
-                x, start = self._rows(key), prompt.start(node_type)
-                stats = prompt_statistics(
-                    x, start.to(x) if torch.is_tensor(x) else start
-                )
-                self._keep(f'cross_{key}', stats.cross)
-                self._keep(f'total_{key}', stats.total)
-
-    def _new_prompt(self) -> SoftPrompt:
-        if self.prompt is None:
-            raise ValueError(
-                "'prompt' needs to be a 'SoftPrompt' as the teacher has none to go by "
-                '(got None)'
-            )
-        start_dict = {key: self.prompt.start(key) for key in self.prompt.lins}
-        return SoftPrompt(start_dict, self.prompt.out_channels, self.prompt.num_tokens)
-
-    def _check_prompt(self, prompt: SoftPrompt) -> None:
-        width = self.embeddings.embedding_dim
-        given = getattr(prompt, 'out_channels', None)
-        if not isinstance(prompt, SoftPrompt) or given != width:
-            raise ValueError(
-                f"'prompt' needs to be a 'SoftPrompt' with out_channels={width}, the "
-                f"teacher's width (got '{type(prompt).__name__}' with {given})"
-            )
-        starts = {node_type: prompt.start(node_type) for node_type in prompt.lins}
-        check_rows(self.num_nodes_dict, {}, starts)
+        self._hold_features(
+            modality_x_dict,
+            embedding_dim,
+            prompt_feature_weight=prompt_feature_weight,
+            dropout=dropout,
+            modality_mask_dict=modality_mask_dict or {},
+            missing=missing,
+            modality_dropout=modality_dropout,
+        )
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
@@ -355,46 +286,8 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
             block_size=block_size,
         )
 
-    def _prompt_of(self, node_type: NodeType) -> SoftPrompt | None:
-        prompt = self.active_prompt
-        return prompt if prompt is not None and node_type in prompt.lins else None
-
     def _shifted(self, x: Tensor, prompt: Tensor) -> Tensor:
         return add_unit_rows(x, prompt.unsqueeze(1), self.prompt_id_weight)
-
-    def _recall(self, key: str, node_type: NodeType, *, whole: bool) -> Tensor | None:
-        """What the prompts of all nodes recall of a modality, in the cheapest way."""
-        prompt = self._prompt_of(node_type)
-        if prompt is None:
-            return None
-        if prompt.num_tokens > 1:
-            # The encoder computes it where it has the rows of all nodes.
-            x = self._rows(key)
-            if isinstance(x, RowBlocks):
-                return cross(prompt.rows(node_type), x)
-            return None if whole else recall_in_blocks(prompt, node_type, x)
-        statistics = PromptStatistics(
-            self.get_buffer(f'cross_{key}'), self.get_buffer(f'total_{key}')
-        )
-        return prompt.recall(node_type, statistics)
-
-    def _encode(
-        self,
-        key: str,
-        node_type: NodeType,
-        prompt: Tensor | None,
-        n_id: Tensor | None = None,
-        recall: Tensor | None = None,
-    ) -> Tensor:
-        if prompt is not None and recall is None:
-            recall = self._recall(key, node_type, whole=n_id is None)
-        x = self._rows(key)
-        if n_id is not None:
-            x = x.rows(n_id) if isinstance(x, RowBlocks) else x.index_select(0, n_id)
-        out: Tensor = self.encoders[key](x, prompt, recall)
-        if key in self.missing_rows:
-            out = self.missing_rows[key](out, n_id)
-        return out
 
     def _side_by_side(
         self,
@@ -439,7 +332,3 @@ class PromptMMTeacher(PromptHolder[SoftPrompt]):
             f'modalities={sorted(self.modalities)}, num_layers={self.num_layers}, '
             f'prompt={self.prompt is not None})'
         )
-
-
-def _present(x: Tensor, mask: Tensor) -> Tensor:
-    return x.masked_fill(~mask.to(x.device)[:, None], 0.0)
