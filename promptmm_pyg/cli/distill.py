@@ -18,9 +18,9 @@ from promptmm_pyg.cli.parsing import (
     chosen,
     weights,
 )
+from promptmm_pyg.cli.resumed import check_resumed
 from promptmm_pyg.cli.run_folder import RunFolder, read_json
 from promptmm_pyg.cli.stages import distill_run
-from promptmm_pyg.cli.train import check_longer, first_difference
 from promptmm_pyg.nn import LightGCN
 from promptmm_pyg.training import (
     STUDENT_WEIGHTS,
@@ -170,15 +170,12 @@ def _begin(
     if resume:
         if not file.is_file():
             raise UserError(f"'{run.path}' has no student to go on with")
-        old = read_json(file)
-        check_longer(student['schedule'], old['schedule'])
-        differs = first_difference(old, student)
-        if differs is not None:
-            where, was, now = differs
-            raise UserError(
-                f"--resume needs the options the student was begun with ('{where}' was "
-                f"{was}, is {now}). See '{file}', or pass --overwrite to begin again"
-            )
+        check_resumed(
+            student,
+            read_json(file),
+            begun='options the student was',
+            fix=f". See '{file}', or pass --overwrite to begin again",
+        )
     elif file.is_file() and not overwrite:
         raise UserError(
             f"'{run.path}' has a student. Pass --resume to go on with it or "

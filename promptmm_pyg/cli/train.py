@@ -27,6 +27,7 @@ from promptmm_pyg.cli.parsing import (
     chosen,
     weights,
 )
+from promptmm_pyg.cli.resumed import check_resumed
 from promptmm_pyg.cli.run_folder import FORMAT, RunFolder
 from promptmm_pyg.cli.stages import train
 from promptmm_pyg.data import INTERACTS, Split
@@ -143,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
         print(try_teacher(run, config, data))
         return 0
     if args.resume:
-        _check_same(config, run.read_config())
+        check_resumed(config, run.read_config(), begun='options and data the run was')
     with nullcontext() if args.resume else kept_on_mistake(run, run.teacher):
         if not args.resume:
             run.begin(overwrite=args.overwrite)
@@ -196,45 +197,4 @@ def sound(split: Split, path: str) -> None:
         raise UserError(
             'the data hold no validation interactions, so there is no telling when to '
             'stop. Hold some out with --val-ratio'
-        )
-
-
-def _check_same(config: dict[str, Any], old: dict[str, Any]) -> None:
-    check_longer(config['schedule'], old['schedule'])
-    differs = first_difference(old, config)
-    if differs is not None:
-        where, was, now = differs
-        raise UserError(
-            f"--resume needs the options and data the run was begun with ('{where}' "
-            f'was {was}, is {now})'
-        )
-
-
-def first_difference(
-    old: dict[str, Any], new: dict[str, Any], within: str = ''
-) -> tuple[str, Any, Any] | None:
-    """The first setting that is not what it was, with both values, or ``None``; the
-    number of epochs may differ.
-    """
-    # The run's own file also holds what no option says, such as versions.
-    keys = [*new, *(key for key in old if within and key not in new)]
-    for key in keys:
-        was, value, name = old.get(key), new.get(key), f'{within}{key}'
-        if isinstance(value, dict) and isinstance(was, dict):
-            found = first_difference(was, value, f'{name}.')
-            if found is not None:
-                return found
-        elif was != value and name != 'schedule.epochs':
-            return name, was, value
-    return None
-
-
-def check_longer(new: dict[str, Any], old: dict[str, Any]) -> None:
-    """Raises if a run that goes on is to end earlier: what was trained before
-    would have had more epochs than what is trained now.
-    """
-    if new['epochs'] < old['epochs']:
-        raise UserError(
-            f'--resume may raise --epochs, not lower it (was {old["epochs"]}, is '
-            f'{new["epochs"]})'
         )
