@@ -114,8 +114,8 @@ def tune(bench: Bench, entry: Entry, trials: int) -> list[dict[str, Any]]:
         params = entry.suggest(trial)
         outcome = bench.outcome(entry, params, TUNING_SEED)
         study.tell(trial, outcome['validation'])
-        said = {k: v for k, v in outcome.items() if k in ('validation', 'error')}
-        rows.append({'params': params, **said})
+        said = ('validation', 'seconds', 'error')
+        rows.append({'params': params, **{k: outcome[k] for k in said if k in outcome}})
         print(f'{entry.name} {params} {outcome["validation"]:.4f}', flush=True)
     return rows
 
@@ -133,6 +133,12 @@ def run_model(job: Job) -> dict[str, Any]:
     outcomes = [bench.outcome(entry, chosen, seed) for seed in seeds]
     tests = [bench.test(entry, chosen, seed) for seed in seeds]
     means = [test.metrics for test in tests]
+    # Of the tuning seed, the choice was trained as a trial.
+    more = [
+        out['seconds']
+        for seed, out in zip(seeds, outcomes, strict=True)
+        if seed != TUNING_SEED
+    ]
     row = {
         'kind': entry.kind,
         'parameters': outcomes[0]['parameters'],
@@ -142,6 +148,7 @@ def run_model(job: Job) -> dict[str, Any]:
         'test': {name: spread([values[name] for values in means]) for name in METRICS},
         'epochs': [out.get('epoch') for out in outcomes],
         'seconds': [out['seconds'] for out in outcomes],
+        'seconds_in_all': sum(trial['seconds'] for trial in trials) + sum(more),
         'seconds_per_epoch': [out.get('seconds_per_epoch') for out in outcomes],
         'peak_mib': [out['peak_mib'] for out in outcomes],
         'threads': [out['threads'] for out in outcomes],

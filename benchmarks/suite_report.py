@@ -25,11 +25,14 @@ def suite_table(result: dict[str, Any]) -> str:
     """
     suite, base = result['suite'], reference(result)
     rows = result['comparisons'][base]
+    seconds = [model.get('seconds_in_all') for model in result['models'].values()]
+    known = None not in seconds
+    cost = f'. All trainings: {sum(seconds) / 60:.0f} minutes' if known else ''
     lines = [
         f'**{suite["dataset"]}**, test, mean ± standard deviation of '
         f'{len(suite["seeds"])} seeds, {suite["trials"]} trials a model on '
         'validation, by which they are sorted. Intervals: users and seeds drawn '
-        "again; p: signs of users' differences drawn again, Holm-corrected",
+        "again; p: signs of users' differences drawn again, Holm-corrected" + cost,
         '',
         f'| model | kind | parameters | Recall@20 | NDCG@20 | - {base} (95 %) | '
         'Holm p | s/epoch | peak MiB |',

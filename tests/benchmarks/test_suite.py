@@ -10,6 +10,7 @@ import torch
 from benchmarks import paired, report, run, settings, suite, suite_file, trial
 from benchmarks.entry import Choices
 from benchmarks.spaces import ENTRIES
+from benchmarks.suite_report import suite_table
 from promptmm_pyg import models
 from promptmm_pyg.data import planted_dataset, split_per_user
 from promptmm_pyg.losses import weighted_sum
@@ -215,7 +216,12 @@ def test_the_result_holds_all_that_was_tried_and_its_cost(quick):
         assert model['validation']['seeds'][0] == max(values)
         assert min(model['seconds']) > 0
         assert min(model['peak_mib']) > 10
+        # Seed 0 was trained as a trial; what is not trained has no other seed.
+        everything = [row['seconds'] for row in model['trials']] + model['seconds'][1:]
+        assert model['seconds_in_all'] == pytest.approx(sum(everything))
         assert set(model['test']) == {'Recall@10', 'Recall@20', 'Recall@50', 'NDCG@20'}
+    total = sum(model['seconds_in_all'] for model in result['models'].values())
+    assert f'All trainings: {total / 60:.0f} minutes' in suite_table(result)
     assert result['models']['LightGCN']['parameters'] == 64 * (60 + 70)
     assert len(result['models']['LightGCN']['test']['Recall@20']['seeds']) == 2
     assert len(result['models']['Popularity']['test']['Recall@20']['seeds']) == 1
