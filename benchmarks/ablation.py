@@ -10,17 +10,15 @@ trainings are kept under ``--work``. Writes
 ``benchmarks/results/ablation-<setting>.json``.
 """
 
-import argparse
-import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.command_line import command_line
 from benchmarks.kept import kept
 from benchmarks.paired import difference
 from benchmarks.prepared import PreparedSetting
-from benchmarks.result_file import write_result
+from benchmarks.result_file import versions, write_result
 from benchmarks.run import spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.shares import fitted
@@ -144,13 +142,7 @@ def rows(bench: Bench, seeds: list[int]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
-    parser.add_argument('--data', type=Path, help='folder of the data set')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
-    args = parser.parse_args()
+    args = command_line(__doc__).parse_args()
     setting = SETTINGS[args.setting]
     bench = Bench(setting, read(setting.dataset, args.data), args.work)
     result = {
@@ -161,7 +153,7 @@ def main() -> None:
         'seeds': args.seeds,
         'ablation': rows(bench, args.seeds),
         'threads': torch.get_num_threads(),
-        'versions': {'torch': torch.__version__, 'python': platform.python_version()},
+        'versions': versions(),
     }
     write_result(args.out / f'ablation-{args.setting}.json', result)
 

@@ -13,9 +13,6 @@ items from the feature path of serving. Finished trainings are kept under ``--wo
 Writes ``benchmarks/results/cold-<dataset>.json``.
 """
 
-import argparse
-import platform
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,8 +29,9 @@ from benchmarks.cold_models import (
     TRAINED,
     Bench,
 )
+from benchmarks.command_line import command_line
 from benchmarks.paired import difference
-from benchmarks.result_file import write_result
+from benchmarks.result_file import versions, write_result
 from benchmarks.run import spread
 from benchmarks.settings import SETTINGS, read
 from promptmm_pyg.data import planted_dataset
@@ -80,13 +78,7 @@ def rows(bench: Bench, seeds: list[int]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
-    parser.add_argument('--data', type=Path, help='folder of the data set')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
-    args = parser.parse_args()
+    args = command_line(__doc__).parse_args()
     setting = SETTINGS[args.setting]
     if args.setting == 'synthetic':
         data = planted_dataset(*SIZES, seed=0)
@@ -105,7 +97,7 @@ def main() -> None:
         },
         'cold': rows(bench, args.seeds),
         'threads': torch.get_num_threads(),
-        'versions': {'torch': torch.__version__, 'python': platform.python_version()},
+        'versions': versions(),
     }
     if args.setting == 'synthetic':
         result['sizes'] = SIZES

@@ -11,7 +11,6 @@ fit. Finished trials are kept under ``--work``. Writes
 ``benchmarks/results/losses-<setting>.json``.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch_geometric.data import HeteroData
 
+from benchmarks.command_line import command_line
 from benchmarks.kept import kept
 from benchmarks.paired import difference
 from benchmarks.recipes import RECIPES, Context, Recipe
@@ -269,14 +269,9 @@ def _row(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
-    parser.add_argument('--data', type=Path, help='folder of the data set')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser = command_line(__doc__)
     parser.add_argument('--widths', type=int, nargs='+', default=[16, 32])
     parser.add_argument('--losses', nargs='+', choices=list(RECIPES), help='only these')
-    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
     setting = SETTINGS[args.setting]
     split = read(setting.dataset, args.data)

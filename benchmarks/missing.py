@@ -12,17 +12,16 @@ trainings are kept under ``--work``. Writes ``benchmarks/results/missing.json``,
 ``missing-modalities.json``.
 """
 
-import argparse
-import platform
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch_geometric.data import HeteroData
 
+from benchmarks.command_line import command_line
 from benchmarks.hidden_content import Pattern, absent, hide_content
 from benchmarks.kept import kept
-from benchmarks.result_file import write_result
+from benchmarks.result_file import versions, write_result
 from benchmarks.shares import best_trial, fitted, rows
 from promptmm_pyg.data import (
     ITEM,
@@ -140,8 +139,7 @@ class Bench:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser = command_line(__doc__, settings=())
     parser.add_argument(
         '--shares', type=float, nargs='+', default=[0.0, 0.3, 0.5, 0.7, 0.9]
     )
@@ -151,8 +149,6 @@ def main() -> None:
         default='items',
         help='whether the same items lack every modality, or others each',
     )
-    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
     bench = Bench(args.work, args.pattern)
     found = rows(
@@ -179,7 +175,7 @@ def main() -> None:
         'seeds': args.seeds,
         'missing': found,
         'threads': torch.get_num_threads(),
-        'versions': {'torch': torch.__version__, 'python': platform.python_version()},
+        'versions': versions(),
     }
     name = 'missing' if args.pattern == 'items' else f'missing-{args.pattern}'
     write_result(args.out / f'{name}.json', result)

@@ -19,13 +19,13 @@ seeds together; LightGCN and EASE are those of the suite. Writes
 ``mixture-suite-<setting>.json``.
 """
 
-import argparse
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.command_line import command_line
 from benchmarks.kept import kept
 from benchmarks.losses import (
     CONTROL,
@@ -169,18 +169,13 @@ def _row(name: str, width: int, runs: list[Any], trial: Trial) -> dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
-    parser.add_argument('--data', type=Path, help='folder of the data set')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser = command_line(__doc__)
     parser.add_argument('--widths', type=int, nargs='+', default=[32])
     parser.add_argument(
         '--suite',
         type=Path,
         help='JSON of benchmarks.suite, whose models teach in place of the three',
     )
-    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
     setting = SETTINGS[args.setting]
     split = read(setting.dataset, args.data)

@@ -9,16 +9,15 @@ the first seed is kept for all; the test positives are read once per model and s
 Writes ``benchmarks/results/noise.json``.
 """
 
-import argparse
-import platform
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch_geometric.data import HeteroData
 
+from benchmarks.command_line import command_line
 from benchmarks.kept import kept
-from benchmarks.result_file import write_result
+from benchmarks.result_file import versions, write_result
 from benchmarks.shares import best_trial, fitted, rows
 from promptmm_pyg.data import (
     INTERACTS,
@@ -157,11 +156,8 @@ class Bench:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser = command_line(__doc__, settings=())
     parser.add_argument('--shares', type=float, nargs='+', default=[0.0, 0.4])
-    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
     found = rows(
         Bench(args.work),
@@ -183,7 +179,7 @@ def main() -> None:
         'seeds': args.seeds,
         'noise': found,
         'threads': torch.get_num_threads(),
-        'versions': {'torch': torch.__version__, 'python': platform.python_version()},
+        'versions': versions(),
     }
     write_result(args.out / 'noise.json', result)
 

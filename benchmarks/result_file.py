@@ -1,10 +1,25 @@
 """Result files, which appear whole or not at all."""
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch_geometric
+
+import promptmm_pyg
 from promptmm_pyg._files import replacing
+
+
+def versions() -> dict[str, str]:
+    """Of what a result came from."""
+    return {
+        'promptmm_pyg': promptmm_pyg.__version__,
+        'torch': torch.__version__,
+        'torch_geometric': torch_geometric.__version__,
+        'python': platform.python_version(),
+    }
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

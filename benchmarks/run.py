@@ -7,8 +7,6 @@ once per seed, by the restored models. Finished seeds are kept under ``--work``,
 interrupted run goes on where it was. Writes ``benchmarks/results/<setting>.json``.
 """
 
-import argparse
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch_geometric
 from torch_geometric.data import HeteroData
 
-import promptmm_pyg
+from benchmarks.command_line import command_line
 from benchmarks.paired import difference
-from benchmarks.result_file import write_result
+from benchmarks.result_file import versions, write_result
 from benchmarks.settings import SETTINGS, Setting, read
 from promptmm_pyg.data import INTERACTS, ITEM, Split, modality_x_dict, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate
@@ -259,12 +256,7 @@ def summarize(setting: Setting, seeds: dict[int, dict[str, Any]]) -> dict[str, A
         'models': models,
         'differences': intervals,
         'seconds': [s['seconds'] for s in seeds.values()],
-        'versions': {
-            'promptmm_pyg': promptmm_pyg.__version__,
-            'torch': torch.__version__,
-            'torch_geometric': torch_geometric.__version__,
-            'python': platform.python_version(),
-        },
+        'versions': versions(),
         'threads': torch.get_num_threads(),
     }
 
@@ -277,13 +269,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
-    parser.add_argument('--data', type=Path, help='folder of the data set')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
-    args = parser.parse_args()
+    args = command_line(__doc__).parse_args()
     setting = SETTINGS[args.setting]
     split = read(setting.dataset, args.data)
     seeds = {}

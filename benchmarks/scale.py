@@ -18,7 +18,6 @@ Writes ``scale.json`` and ``scale.png``.
 import argparse
 import math
 import multiprocessing
-import platform
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -29,7 +28,7 @@ import torch
 
 import promptmm_pyg
 from benchmarks.kept import kept
-from benchmarks.result_file import write_result
+from benchmarks.result_file import versions, write_result
 from benchmarks.scale_graph import Size
 from benchmarks.scale_measures import measure
 from benchmarks.scale_report import measured, scale_plot, scale_table
@@ -95,11 +94,7 @@ def run(sizes: list[Size], work: Path) -> dict[str, Any]:
         'scale': rows,
         'exponents': fitted(rows),
         'setting': common,
-        'versions': {
-            'promptmm_pyg': promptmm_pyg.__version__,
-            'torch': torch.__version__,
-            'python': platform.python_version(),
-        },
+        'versions': versions(),
     }
 
 

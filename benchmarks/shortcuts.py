@@ -13,17 +13,15 @@ alone. What is gained in time is measured by :mod:`benchmarks.speed` and
 ``benchmarks/results/shortcuts-<setting>.json``.
 """
 
-import argparse
-import platform
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.command_line import command_line
 from benchmarks.kept import kept
 from benchmarks.paired import difference
 from benchmarks.prepared import PreparedSetting
-from benchmarks.result_file import write_result
+from benchmarks.result_file import versions, write_result
 from benchmarks.run import build_teacher, spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.shares import fitted
@@ -152,13 +150,8 @@ def rows(bench: Bench, seeds: list[int], models: list[str]) -> list[dict[str, An
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
-    parser.add_argument('--data', type=Path, help='folder of the data set')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser = command_line(__doc__)
     parser.add_argument('--models', nargs='+', choices=RATES, default=list(RATES))
-    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
     setting = SETTINGS[args.setting]
     bench = Bench(setting, read(setting.dataset, args.data), args.work)
@@ -169,7 +162,7 @@ def main() -> None:
         'seeds': args.seeds,
         'shortcuts': rows(bench, args.seeds, args.models),
         'threads': torch.get_num_threads(),
-        'versions': {'torch': torch.__version__, 'python': platform.python_version()},
+        'versions': versions(),
     }
     write_result(args.out / f'shortcuts-{args.setting}.json', result)
 

@@ -8,7 +8,6 @@ take part where they are installed.
 """
 
 import argparse
-import platform
 import resource
 import statistics
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.report import speed_table
-from benchmarks.result_file import write_result
+from benchmarks.result_file import versions, write_result
 from benchmarks.speed_graphs import Graph, Times, random_graph
 from benchmarks.speed_lightgcn import lightgcn_runs
 from benchmarks.speed_peers import peer_runs
@@ -126,7 +125,7 @@ def main() -> None:
         **measure(args.repeats, args.width),
         'peak_memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         'threads': torch.get_num_threads(),
-        'versions': {'torch': torch.__version__, 'python': platform.python_version()},
+        'versions': versions(),
     }
     write_result(args.out, result)
     print(speed_table(result))

@@ -14,7 +14,6 @@ Writes ``suite-<setting>.json`` and, with every test user's Recall@20,
 ``…-per-user.npz``.
 """
 
-import argparse
 import multiprocessing
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.command_line import command_line
 from benchmarks.entry import WIDTH, Entry
 from benchmarks.run import prepare, spread
 from benchmarks.settings import SETTINGS, read
@@ -181,14 +181,11 @@ def run_models(jobs: list[Job], processes: int) -> Iterable[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('setting', choices=[*sorted(SETTINGS), FOLDER])
-    parser.add_argument('--data', type=Path, help='folder of the data set')
+    parser = command_line(__doc__, [*sorted(SETTINGS), FOLDER])
     formats = ('auto', 'diffmm', 'mmssl', 'mmrec')
     parser.add_argument('--format', choices=formats, default='auto', help='of a folder')
     parser.add_argument('--models', nargs='+', choices=ENTRIES, default=list(ENTRIES))
     parser.add_argument('--trials', type=int, default=5, help='of every model')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--epochs', type=int, default=300)
     parser.add_argument('--patience', type=int, default=10, help='validations')
     parser.add_argument('--batch-size', type=int, default=2048)
@@ -201,8 +198,6 @@ def main() -> None:
         action='store_true',
         help='to the result in --out, instead of replacing it',
     )
-    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
     schedule = Schedule(args.epochs, args.patience, validate_every=3, progress=False)
     common: dict[str, Any] = {

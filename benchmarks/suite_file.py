@@ -1,17 +1,14 @@
 """A suite's result files: written, and read where models are added."""
 
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch_geometric
 
-import promptmm_pyg
 from benchmarks.paired import compare
-from benchmarks.result_file import write_result
+from benchmarks.result_file import versions, write_result
 from promptmm_pyg._files import replacing
 
 REFERENCE = 'LightGCN'
@@ -34,12 +31,7 @@ def summarize(protocol: dict[str, Any], outs: list[dict[str, Any]]) -> dict[str,
         'models': models,
         'comparisons': {name: compare(per_user, name) for name in references},
         'per_user': _tables_name(protocol),
-        'versions': {
-            'promptmm_pyg': promptmm_pyg.__version__,
-            'torch': torch.__version__,
-            'torch_geometric': torch_geometric.__version__,
-            'python': platform.python_version(),
-        },
+        'versions': versions(),
     }
 
 

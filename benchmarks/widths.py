@@ -16,16 +16,14 @@ not a trained one, which takes no less time. Writes
 ``benchmarks/results/widths-<setting>.json``.
 """
 
-import argparse
-import platform
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks.command_line import command_line
 from benchmarks.losses import (
     CONTROL,
     COPY,
@@ -39,7 +37,7 @@ from benchmarks.losses import (
 )
 from benchmarks.paired import difference
 from benchmarks.recipes import RECIPES
-from benchmarks.result_file import write_result
+from benchmarks.result_file import versions, write_result
 from benchmarks.run import build_teacher, prepare, spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.speed import interleaved
@@ -185,10 +183,7 @@ def _asking(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('setting', choices=sorted(SETTINGS), help='what to run')
-    parser.add_argument('--data', type=Path, help='folder of the data set')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser = command_line(__doc__)
     parser.add_argument('--widths', type=int, nargs='+', default=[8, 16, 32, 64])
     parser.add_argument(
         '--chosen-at',
@@ -200,8 +195,6 @@ def main() -> None:
         '--losses', nargs='+', choices=list(RECIPES), default=list(DISTILLATIONS)
     )
     parser.add_argument('--repeats', type=int, default=21, help='of every timing')
-    parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
     setting = SETTINGS[args.setting]
     teacher_width = setting.teacher['embedding_dim']
@@ -229,7 +222,7 @@ def main() -> None:
         'cells': cells(bench, chosen, args.widths, args.seeds),
         'costs': costs(bench, args.widths, args.repeats),
         'threads': torch.get_num_threads(),
-        'versions': {'torch': torch.__version__, 'python': platform.python_version()},
+        'versions': versions(),
     }
     path = args.out / f'widths-{args.setting}.json'
     write_result(path, result)
