@@ -178,23 +178,24 @@ def test_losses_of_the_models_of_the_field(cls, device, split):
     torch.testing.assert_close(*outs, atol=1e-5, rtol=1e-3)
 
 
+def own_losses(model):
+    return {'terms': model.terms, 'weights': model.weights}
+
+
+def learns(run, model, train, val, **how):
+    history = run(
+        model, train, val, learning_rate=0.02, batch_size=64, schedule=LONGER, **how
+    )
+    return history.records[-1]['loss'] < history.records[0]['loss']
+
+
 @on_every_device
 @pytest.mark.parametrize('cls', IDS + CONTENT)
 def test_models_of_the_field_are_trained(cls, device, split):
     train, val, _ = split
     there = train.clone().to(device)
     model = make_model(cls, there).to(device)
-    history = train_teacher(
-        model,
-        there,
-        val,
-        terms=model.terms,
-        weights=model.weights,
-        learning_rate=0.02,
-        batch_size=64,
-        schedule=LONGER,
-    )
-    assert history.records[-1]['loss'] < history.records[0]['loss']
+    assert learns(train_teacher, model, there, val, **own_losses(model))
 
 
 @on_every_device
@@ -213,18 +214,9 @@ def test_options_of_the_teacher(device, split):
         item_graph_weight=0.1,
         alignment_weight=0.1,
     ).to(device)
-    history = train_teacher(
-        model,
-        there,
-        val,
-        terms=model.terms,
-        weights=model.weights,
-        learning_rate=0.02,
-        batch_size=64,
-        propagate_every=2,
-        schedule=LONGER,
+    assert learns(
+        train_teacher, model, there, val, **own_losses(model), propagate_every=2
     )
-    assert history.records[-1]['loss'] < history.records[0]['loss']
 
 
 @on_every_device
@@ -335,16 +327,8 @@ def test_an_interrupted_student_goes_on(device, split, tmp_path):
 def test_training_on_neighborhoods_with_the_graph_in_main_memory(device, split):
     train, val, _ = split
     teacher = make_teacher(train).to(device)
-    history = train_minibatch(
-        teacher,
-        train,
-        val,
-        num_neighbors=[4] * teacher.num_hops,
-        learning_rate=0.02,
-        batch_size=64,
-        schedule=LONGER,
-    )
-    assert history.records[-1]['loss'] < history.records[0]['loss']
+    neighbors = [4] * teacher.num_hops
+    assert learns(train_minibatch, teacher, train, val, num_neighbors=neighbors)
 
 
 @on_every_device
