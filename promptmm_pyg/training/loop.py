@@ -111,7 +111,8 @@ def fit(
         name: Title of the progress bar.
 
     Raises:
-        ValueError: If sizes are not positive.
+        ValueError: If sizes are not positive, or a run on another kind of device is to
+            be gone on from.
         FloatingPointError: If the loss becomes infinite or NaN.
         FileNotFoundError: If ``resume`` finds no checkpoint.
     """
@@ -227,6 +228,7 @@ class _Run:
         if self.resume:
             checkpoint = self.dir / CHECKPOINT
             state = from_first(lambda: load_state(checkpoint))
+            self._check_device(state['loader']['generator'])
             self.module.load_state_dict(state['module'])
             self.optimizer.load_state_dict(state['optimizer'])
             self.loader.load_state_dict(state['loader'])
@@ -241,6 +243,15 @@ class _Run:
         log = self.dir / LOG
         from_first(lambda: write_jsonl(log, records))
         return records
+
+    def _check_device(self, generator: Tensor) -> None:
+        # Generators of CPU and GPU have states of other sizes.
+        if generator.numel() != self.loader.state_dict()['generator'].numel():
+            raise ValueError(
+                f"'resume' needs the graph on the kind of device, CPU or GPU, that the "
+                f"run in '{self.dir}' was begun on (got the other). Move it there, or "
+                f'begin anew without resume'
+            )
 
     def keep(self, records: list[dict[str, Any]]) -> None:
         if self.dir is not None:

@@ -6,7 +6,14 @@ import torch
 from promptmm_pyg.nn import LightGCN, MatrixFactorization
 from promptmm_pyg.outputs import SoftTargets
 from promptmm_pyg.ranking import Ranking
-from promptmm_pyg.training import bpr_terms, distill, train_teacher
+from promptmm_pyg.training import (
+    Schedule,
+    bpr_terms,
+    distill,
+    load_state,
+    save_state,
+    train_teacher,
+)
 from tests.training.setting import make_split
 
 SIZES = {'user': 60, 'item': 40}
@@ -46,3 +53,18 @@ def test_soft_targets_move_whole():
         assert {x.device.type for x in view.values()} == {'meta'}
     assert {x.device.type for x in targets.top} == {'meta'}
     assert SoftTargets(tables(), {}).to('cpu').top is None
+
+
+def test_a_run_that_was_begun_on_a_gpu(tmp_path):
+    train, val, _ = make_split()
+    schedule = Schedule(epochs=1, run_dir=tmp_path, progress=False)
+    how = {'terms': bpr_terms, 'weights': {'bpr': 1.0, 'l2': 0.0}}
+    train_teacher(LightGCN(SIZES, 4), train, val, schedule=schedule, **how)
+    path = tmp_path / 'checkpoint.safetensors'
+    state = load_state(path)
+    # A GPU's generator has 16 bytes: a seed and how far it has come.
+    state['loader']['generator'] = torch.zeros(16, dtype=torch.uint8)
+    save_state(path, state)
+    schedule = schedule._replace(epochs=2, resume=True)
+    with pytest.raises(ValueError, match=r"'resume' needs.*CPU or GPU"):
+        train_teacher(LightGCN(SIZES, 4), train, val, schedule=schedule, **how)
