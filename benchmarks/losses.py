@@ -12,8 +12,6 @@ fit. Finished trials are kept under ``--work``. Writes
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,11 +20,12 @@ from torch_geometric.data import HeteroData
 from benchmarks.command_line import command_line
 from benchmarks.kept import kept
 from benchmarks.paired import difference
+from benchmarks.prepared import PreparedSetting
 from benchmarks.recipes import RECIPES, Context, Recipe
 from benchmarks.result_file import write_result
-from benchmarks.run import prepare, spread, targets_path
-from benchmarks.settings import SETTINGS, Setting, read
-from promptmm_pyg.data import ITEM, Split, num_nodes_dict
+from benchmarks.run import spread, targets_path
+from benchmarks.settings import SETTINGS, read
+from promptmm_pyg.data import ITEM, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.nn import MatrixFactorization
 from promptmm_pyg.outputs import SoftTargets
@@ -66,15 +65,13 @@ CONTROL_TRIALS = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Bench:
+class Bench(PreparedSetting):
     """One data set: its graphs, and what the teacher of each seed says."""
 
-    name: str
-    setting: Setting
-    split: Split
-    train: HeteroData
-    work: Path
+    @property
+    def name(self) -> str:
+        """That of the data set."""
+        return self.setting.dataset
 
     def targets(self, seed: int) -> SoftTargets:
         path = targets_path(self.work, self.name, seed)
@@ -274,9 +271,7 @@ def main() -> None:
     parser.add_argument('--losses', nargs='+', choices=list(RECIPES), help='only these')
     args = parser.parse_args()
     setting = SETTINGS[args.setting]
-    split = read(setting.dataset, args.data)
-    train = prepare(split.train, setting)
-    bench = Bench(args.setting, setting, split, train, args.work)
+    bench = Bench(setting, read(setting.dataset, args.data), args.work)
     names = [CONTROL, *(args.losses or RECIPES), SHUFFLED]
     report: Callable[..., None] = lambda *x: print(*x, flush=True)  # noqa: E731
     for name in names:

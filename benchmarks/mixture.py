@@ -44,7 +44,7 @@ from benchmarks.mix_teachers import (
 from benchmarks.paired import difference
 from benchmarks.recipes import RECIPES
 from benchmarks.result_file import write_result
-from benchmarks.run import prepare, spread
+from benchmarks.run import spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.suite_teachers import SuiteTeachers
 from promptmm_pyg.data import ITEM
@@ -179,9 +179,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     setting = SETTINGS[args.setting]
-    split = read(setting.dataset, args.data)
-    train = prepare(split.train, setting)
-    bench = Bench(args.setting, setting, split, train, args.work)
+    bench = Bench(setting, read(setting.dataset, args.data), args.work)
     teachers: MixTeachers | SuiteTeachers = MixTeachers(bench)
     if args.suite is not None:
         teachers = SuiteTeachers(bench, args.suite, args.data, args.work)

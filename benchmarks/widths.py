@@ -38,7 +38,7 @@ from benchmarks.losses import (
 from benchmarks.paired import difference
 from benchmarks.recipes import RECIPES
 from benchmarks.result_file import versions, write_result
-from benchmarks.run import build_teacher, prepare, spread
+from benchmarks.run import build_teacher, spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.speed import interleaved
 from promptmm_pyg.data import INTERACTS, ITEM, USER, num_nodes_dict
@@ -203,10 +203,7 @@ def main() -> None:
             f"'--widths' needs to be at most {teacher_width}, the teacher's own (got "
             f'{max(args.widths)}). A wider student has no copy to start from'
         )
-    split = read(setting.dataset, args.data)
-    bench = Bench(
-        args.setting, setting, split, prepare(split.train, setting), args.work
-    )
+    bench = Bench(setting, read(setting.dataset, args.data), args.work)
     chosen = {
         name: choose(bench, name, args.chosen_at, args.seeds[0]) for name in args.losses
     }

@@ -1,6 +1,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,7 +106,8 @@ def test_what_is_chosen_is_the_best_on_validation(quick, monkeypatch):
         'outcome',
         lambda self, name, trial, width, seed: {'validation': values[trial]},
     )
-    bench = losses.Bench('synthetic', *[None] * 4)
+    split = split_per_user(planted_dataset(60, 120, 4))
+    bench = losses.Bench(settings.SETTINGS['synthetic'], split, Path())
     assert losses.choose(bench, 'PromptMM', 4, 0) == losses.TRIALS[1]
 
 

@@ -43,8 +43,7 @@ def quick(monkeypatch, tmp_path):
         start(widths, *given, *few, *arguments)
         return tmp_path / 'widths-synthetic.json'
 
-    train = run.prepare(split.train, setting)
-    both.bench = losses.Bench('synthetic', setting, split, train, tmp_path / 'work')
+    both.bench = losses.Bench(setting, split, tmp_path / 'work')
     both.alone = lambda *arguments: start(widths, *arguments)
     return both
 
