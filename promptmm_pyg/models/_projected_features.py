@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.typing import NodeType
 
 from promptmm_pyg._checks import check_positive
-from promptmm_pyg.nn._feature_checks import Features, check_rows
+from promptmm_pyg.nn._feature_checks import Features, check_rows, in_default_precision
 from promptmm_pyg.nn.blocked_linear import RowBlocks, in_blocks, project
 
 
@@ -15,7 +15,8 @@ class ProjectedFeatures(torch.nn.Module):
     r"""Returns :math:`\mathbf{X}^m \mathbf{W}_m^{\top} + \mathbf{b}_m` for every
     modality :math:`m`.
 
-    The features are buffers that are not saved: facts about the data. Those in half
+    The features are buffers that are not saved: facts about the data, of any real type
+    and held in the precision of the parameters. Those in half
     precision, and :class:`~promptmm_pyg.nn.RowBlocks`, stay where they are and are read
     in blocks of rows.
 
@@ -62,11 +63,12 @@ class ProjectedFeatures(torch.nn.Module):
                     f'and of no other node type (got {sorted(x_dict)}). Leave the '
                     f'others out'
                 )
-            x = x_dict[node_type].detach()
+            x = x_dict[node_type]
             blocks = in_blocks(x)
             if blocks is not None:
                 self._row_blocks[modality] = blocks
             elif isinstance(x, Tensor):
+                x = in_default_precision(x)
                 self.register_buffer(f'x_{modality}', x, persistent=False)
             # With a prefix: a modality may have the name of a method of modules.
             self.lins[f'lin_{modality}'] = torch.nn.Linear(

@@ -19,6 +19,7 @@ from promptmm_pyg.models._gated_teacher import GatedTeacher
 from promptmm_pyg.models._per_graph import PerGraph
 from promptmm_pyg.models._promptmm_terms import promptmm_terms
 from promptmm_pyg.models._sides import sides
+from promptmm_pyg.nn.blocked_linear import RowBlocks
 from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
 from promptmm_pyg.nn.prompt import SoftPrompt
 from promptmm_pyg.nn.propagation import propagate_blocks
@@ -78,6 +79,8 @@ class PromptMMPlus(torch.nn.Module):
 
     ``terms`` holds besides what :func:`~promptmm_pyg.training.promptmm_terms` returns.
     ``weights`` are the teacher's, and ``alignment_weight``.
+
+    ``denoise`` needs features as a whole, in single precision, when a graph is new.
 
     What is known of the graph for ``edge_dropout`` and ``denoise`` is remembered for
     the operators seen last, in a plain attribute that is neither saved nor copied:
@@ -245,7 +248,11 @@ class PromptMMPlus(torch.nn.Module):
         gates = self._gates(adj)
         for key in self._gated:
             if key not in gates:
-                gates[key] = content_trust(self.teacher.get_buffer(f'x_{key}'), adj)
+                x = self.teacher.feature_rows(key)
+                if isinstance(x, RowBlocks):
+                    device = next(self.parameters()).device
+                    x = x.whole(torch.float, device)
+                gates[key] = content_trust(x, adj)
         return gates
 
     def _modality_part(self, output: TeacherOutput) -> Tables:

@@ -37,6 +37,20 @@ def check_rows(
                 )
 
 
+def in_default_precision(x: Tensor) -> Tensor:
+    """Numbers of any real type, such as NumPy's doubles, as parameters are.
+
+    Raises:
+        TypeError: If they are complex.
+    """
+    if x.is_complex():
+        raise TypeError(
+            f'features need to be real numbers (got {x.dtype}). Put their real and '
+            f'imaginary parts side by side'
+        )
+    return x.detach().to(torch.get_default_dtype())
+
+
 def check_masks(modality_x_dict: Features, modality_mask_dict: FeatureDict) -> None:
     """Raises unless every mask is boolean and belongs to the rows of a feature."""
     for modality, masks in modality_mask_dict.items():

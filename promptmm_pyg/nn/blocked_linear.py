@@ -125,6 +125,13 @@ class RowBlocks:
                 block = block.masked_fill(~self.mask[where, None], 0.0)
             yield where, block.to(device=device, dtype=dtype)
 
+    def whole(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """All rows at once, for what cannot do with less."""
+        out = torch.empty(self.shape, dtype=dtype, device=device)
+        for where, block in self.blocks(dtype, device):
+            out[where] = block
+        return out
+
     def present(self) -> Tensor:
         """Boolean ``[N]``: which rows hold anything but zeros."""
         found = [

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.typing import NodeType
 
 from promptmm_pyg._checks import check_positive
+from promptmm_pyg.nn._feature_checks import in_default_precision
 from promptmm_pyg.nn.blocked_linear import RowBlocks, cross
 from promptmm_pyg.nn.prompt_holder import Prompt
 
@@ -102,7 +103,8 @@ class SoftPrompt(Prompt):
             self.lins[node_type] = torch.nn.Linear(width, num_tokens * out_channels)
             if num_tokens > 1:
                 self.gates[node_type] = torch.nn.Linear(width, num_tokens)
-            self.register_buffer(f'start_{node_type}', start.detach().clone())
+            start = in_default_precision(start).clone()
+            self.register_buffer(f'start_{node_type}', start)
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""

@@ -4,7 +4,12 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
-from promptmm_pyg.nn._feature_checks import FeatureDict, Features, check_rows
+from promptmm_pyg.nn._feature_checks import (
+    FeatureDict,
+    Features,
+    check_rows,
+    in_default_precision,
+)
 from promptmm_pyg.nn.blocked_linear import RowBlocks, cross, in_blocks
 from promptmm_pyg.nn.layerwise import recall_in_blocks
 from promptmm_pyg.nn.missing_rows import Missing, MissingRows
@@ -69,10 +74,11 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
         if blocks is not None:
             self._row_blocks[key] = blocks
         elif isinstance(x, Tensor):
+            x = in_default_precision(x)
             self._keep(f'x_{key}', x if mask is None else _present(x, mask))
 
-    def _rows(self, key: str) -> Tensor | RowBlocks:
-        """The features of one modality and node type."""
+    def feature_rows(self, key: str) -> Tensor | RowBlocks:
+        """The features ``[N_t, F_m]`` of ``'{modality}__{node_type}'``."""
         if key in self._row_blocks:
             return self._row_blocks[key]
         return self.get_buffer(f'x_{key}')
@@ -87,7 +93,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
             return
         for _, node_type, key in self._features():
             if node_type in prompt.lins:
-                x, start = self._rows(key), prompt.start(node_type)
+                x, start = self.feature_rows(key), prompt.start(node_type)
                 stats = prompt_statistics(
                     x, start.to(x) if torch.is_tensor(x) else start
                 )
@@ -125,7 +131,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
             return None
         if prompt.num_tokens > 1:
             # The encoder computes it where it has the rows of all nodes.
-            x = self._rows(key)
+            x = self.feature_rows(key)
             if isinstance(x, RowBlocks):
                 return cross(prompt.rows(node_type), x)
             return None if whole else recall_in_blocks(prompt, node_type, x)
@@ -144,7 +150,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
     ) -> Tensor:
         if prompt is not None and recall is None:
             recall = self._recall(key, node_type, whole=n_id is None)
-        x = self._rows(key)
+        x = self.feature_rows(key)
         if n_id is not None:
             x = x.rows(n_id) if isinstance(x, RowBlocks) else x.index_select(0, n_id)
         out: Tensor = self.encoders[key](x, prompt, recall)

@@ -75,8 +75,9 @@ class PromptMMTeacher(PromptedFeatures):
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``; rows
-            that are absent hold zeros, or anything where the mask says so. Those in
-            half precision, and :class:`~promptmm_pyg.nn.RowBlocks`, are read in blocks
+            that are absent hold zeros, or anything where the mask says so. Of any real
+            type, they are held in the precision of the parameters; those in half
+            precision, and :class:`~promptmm_pyg.nn.RowBlocks`, are read in blocks
             of rows and stay where they are.
         prompt_start_dict: The prompt's starting point ``[N_t, P_in]`` per node
             type; ``None`` builds the teacher without a prompt. (default: ``None``)

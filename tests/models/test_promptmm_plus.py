@@ -194,6 +194,29 @@ def test_gates_are_the_trust_of_raw_features():
     assert all(p.grad is not None for p in plus.parameters())
 
 
+def test_features_in_half_precision_get_the_gates_of_their_rounded_values():
+    x, index, _ = make_world()
+    sizes = dict(zip(('user', 'item'), SIZE, strict=True))
+    pairs = csr_pair_dict(
+        {USER_ITEM: index, ITEM_USER: index.flip([0])}, num_nodes_dict=sizes
+    )
+    mask = torch.arange(SIZE[1]) % 5 > 0
+    gates = []
+    for given in (x.half(), x.half().float()):
+        plus = PromptMMPlus(
+            sizes,
+            USER_ITEM,
+            {'text': {'item': given}},
+            modality_mask_dict={'text': {'item': mask}},
+            embedding_dim=4,
+            denoise=True,
+        )
+        plus(pairs)
+        gates.append(plus._gates(pairs[USER_ITEM])['text__item'])
+    assert torch.equal(*gates)
+    assert gates[0].unique().numel() > 2
+
+
 def make_copy(plus):
     """It remembers no graph."""
     return copy.deepcopy(plus)

@@ -32,6 +32,7 @@ def test_products_are_those_of_the_whole_matrix(block_rows, mask):
     torch.testing.assert_close(project(blocks, weight), whole @ weight.t())
     torch.testing.assert_close(cross(left, blocks), left.t() @ whole)
     assert blocks.present().tolist() == (whole != 0).any(dim=1).tolist()
+    assert torch.equal(blocks.whole(torch.double, torch.device('cpu')), whole)
 
 
 def test_absent_rows_are_never_read():

@@ -1,0 +1,91 @@
+"""Features come in the numbers of their source: NumPy's doubles, counts, half."""
+
+import pytest
+import torch
+
+from promptmm_pyg import models
+from promptmm_pyg.losses import weighted_sum
+from promptmm_pyg.nn import PromptMMTeacher
+from tests.models.contract import BATCH, operators
+from tests.nn.graphs import NUM_NODES, USER_ITEM
+
+OWN_LOSSES = [
+    models.BM3,
+    models.CLCRec,
+    models.FREEDOM,
+    models.GRCN,
+    models.LATTICE,
+    models.LightGCNM,
+    models.MGCN,
+    models.MMGCN,
+    models.MMSSL,
+    models.PGL,
+    models.PromptMMPlus,
+    models.SLMRec,
+    models.SMORE,
+    models.VBPR,
+]
+DTYPES = [torch.double, torch.half, torch.bfloat16, torch.long]
+OPTIONS = {
+    models.PromptMMPlus: {
+        'denoise': True,
+        'item_graph_weight': 0.1,
+        'alignment_weight': 0.1,
+    }
+}
+
+
+def item_features(dtype):
+    """Whole numbers up to eight, which every type holds exactly."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(-8, 9, (NUM_NODES['item'], 5), generator=g)
+    return {'text': {'item': x.to(dtype)}}
+
+
+def loss_and_gradients(cls, dtype):
+    torch.manual_seed(0)
+    options = OPTIONS.get(cls, {})
+    model = cls(
+        NUM_NODES, USER_ITEM, item_features(dtype), embedding_dim=4, **options
+    ).train()
+    torch.manual_seed(1)
+    terms = model.terms(model(operators()), BATCH)
+    loss = weighted_sum(terms, model.weights)
+    loss.backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    return [loss.detach(), *grads]
+
+
+@pytest.mark.parametrize(
+    'dtype', [torch.double, torch.half, torch.bfloat16, torch.long]
+)
+@pytest.mark.parametrize('cls', OWN_LOSSES)
+def test_a_step_is_that_of_the_same_numbers_in_single_precision(cls, dtype):
+    found, expected = (loss_and_gradients(cls, x) for x in (dtype, torch.float))
+    assert len(expected) > 1
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    'dtype', [torch.double, torch.half, torch.bfloat16, torch.long]
+)
+def test_so_is_a_prompts_start(dtype):
+    outs = []
+    for kind in (dtype, torch.float):
+        g = torch.Generator().manual_seed(1)
+        start = {
+            key: torch.randint(-8, 9, (num, 3), generator=g).to(kind)
+            for key, num in NUM_NODES.items()
+            if key in ('user', 'item')
+        }
+        torch.manual_seed(0)
+        teacher = PromptMMTeacher(
+            NUM_NODES, item_features(kind), start, embedding_dim=4
+        ).eval()
+        outs.append(teacher(operators()))
+    torch.testing.assert_close(*outs, atol=1e-4, rtol=1e-3)
+
+
+def test_complex_numbers_are_refused():
+    with pytest.raises(TypeError, match='features need to be real numbers'):
+        models.VBPR(NUM_NODES, USER_ITEM, item_features(torch.cfloat))
