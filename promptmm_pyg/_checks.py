@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 
@@ -38,3 +39,34 @@ def check_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
             f"'{name_a}' and '{name_b}' need to have the same shape "
             f'(got {list(a.size())} and {list(b.size())})'
         )
+
+
+def checked_edges(
+    edge_index: Tensor, size: tuple[int, int], name: str = 'edge_index'
+) -> Tensor:
+    """Edges as 64-bit ids, which products of ids need.
+
+    Args:
+        edge_index: Source and destination of each edge, ``[2, E]``.
+        size: ``(num_src, num_dst)``.
+        name: What a message calls them. (default: ``'edge_index'``)
+
+    Raises:
+        ValueError: Unless they are ``[2, E]`` integers within ``size``.
+    """
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(
+            f"'{name}' needs to have shape [2, E] (got {list(edge_index.shape)})"
+        )
+    if edge_index.is_floating_point() or edge_index.dtype == torch.bool:
+        raise ValueError(
+            f"'{name}' needs to hold integers (got {edge_index.dtype}). Convert them "
+            f"with '.long()'"
+        )
+    for end, index, bound in zip(('source', 'target'), edge_index, size, strict=True):
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < bound:
+            raise ValueError(
+                f"'{name}' needs {end} ids in [0, {bound}) (got ids in "
+                f'[{int(index.min())}, {int(index.max())}])'
+            )
+    return edge_index.long()

@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._checks import check_positive, checked_edges
 
 # Up to here, membership is looked up in a table; beyond, by binary search.
 _TABLE_BYTES = 2**27
@@ -51,16 +51,9 @@ class ExactNegativeSampler:
     ) -> None:
         check_positive('num_users', num_users)
         check_positive('num_items', num_items)
-        if edge_index.dim() != 2 or edge_index.size(0) != 2:
-            raise ValueError(
-                f"'edge_index' needs to have the shape [2, E] (got "
-                f'{list(edge_index.size())})'
-            )
-        _check_ids('edge_index[0]', edge_index[0], num_users)
-        _check_ids('edge_index[1]', edge_index[1], num_items)
+        edge_user, edge_item = checked_edges(edge_index, (num_users, num_items))
         self.num_users = num_users
         self.num_items = num_items
-        edge_user, edge_item = edge_index.long()  # The product outgrows int32.
         self._flat = torch.unique(edge_user * num_items + edge_item)
         user, item = self._flat // num_items, self._flat % num_items
         self._pool = None if items is None else _pool(items, num_items, user.device)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from promptmm_pyg._checks import checked_edges
 from promptmm_pyg.nn import CSRPair
 
 
@@ -21,9 +22,8 @@ class Interactions:
     """
 
     def __init__(self, edge_index: Tensor, num_users: int, num_items: int) -> None:
-        # First, for its checks of shape and range.
-        CSRPair.from_edge_index(edge_index, size=(num_users, num_items))
-        flat = torch.unique(edge_index[1] * num_users + edge_index[0])
+        user, item = checked_edges(edge_index, (num_users, num_items))
+        flat = torch.unique(item * num_users + user)
         self.num_users, self.num_items = num_users, num_items
         item, user = flat // num_users, flat % num_users
         self._by_item = torch.stack([item, user])

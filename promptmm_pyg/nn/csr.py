@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType
 
+from promptmm_pyg._checks import checked_edges
 from promptmm_pyg.nn.tiled_csr import TiledCSR
 
 Adjacency = Any  # edge_index, torch.sparse, SparseTensor or CSRPair
@@ -81,21 +82,10 @@ class CSRPair:
             reused: Whether it is multiplied often. (default: ``True``)
 
         Raises:
-            ValueError: If an index lies outside ``size`` or the weights do not
-                match the edges.
+            ValueError: If an index is no integer or lies outside ``size``, or the
+                weights do not match the edges.
         """
-        if edge_index.dim() != 2 or edge_index.size(0) != 2:
-            raise ValueError(
-                f"'edge_index' needs to have shape [2, E] "
-                f'(got {list(edge_index.shape)})'
-            )
-        src, dst = edge_index[0], edge_index[1]
-        for name, index, bound in (('source', src, size[0]), ('target', dst, size[1])):
-            if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < bound:
-                raise ValueError(
-                    f"'edge_index' needs {name} ids in [0, {bound}) (got ids in "
-                    f'[{int(index.min())}, {int(index.max())}])'
-                )
+        src, dst = checked_edges(edge_index, size)
         if edge_weight is None:
             edge_weight = torch.ones(src.numel(), device=src.device)
         if edge_weight.shape != src.shape:

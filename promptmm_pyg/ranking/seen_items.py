@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptmm_pyg._checks import checked_edges
+
 
 @dataclass(frozen=True)
 class SeenItems:
@@ -33,11 +35,10 @@ class SeenItems:
         """Builds the rows from (user, item) edges ``[2, E]``; repeats count once.
 
         Raises:
-            ValueError: If an edge leaves the given numbers of users and items.
+            ValueError: If edges are no integers or leave the given numbers of users
+                and items.
         """
-        user, item = edge_index
-        check_index('edge_index[0]', user, num_users)
-        check_index('edge_index[1]', item, num_items)
+        user, item = checked_edges(edge_index, (num_users, num_items))
         flat = torch.unique(user * num_items + item)
         degree = torch.bincount(flat // max(num_items, 1), minlength=num_users)
         rowptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])

@@ -7,7 +7,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from promptmm_pyg._checks import check_choice
+from promptmm_pyg._checks import check_choice, checked_edges
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS, num_nodes_dict
 
 Norm = Literal['sym', 'row', 'left_sqrt']
@@ -35,7 +35,10 @@ class AddBipartiteNorm(BaseTransform):
     def forward(self, data: HeteroData) -> HeteroData:
         num_nodes = num_nodes_dict(data)
         for edge_type in (INTERACTS, REV_INTERACTS):
-            src, dst = data[edge_type].edge_index
+            size = num_nodes[edge_type[0]], num_nodes[edge_type[2]]
+            src, dst = checked_edges(
+                data[edge_type].edge_index, size, f'data[{edge_type}].edge_index'
+            )
             src_degree = torch.bincount(src, minlength=num_nodes[edge_type[0]])[src]
             dst_degree = torch.bincount(dst, minlength=num_nodes[edge_type[2]])[dst]
             if self.norm == 'sym':

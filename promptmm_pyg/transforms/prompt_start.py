@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg._checks import checked_edges
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
@@ -65,7 +66,11 @@ def with_prompt_start(data: HeteroData, start: Tensor) -> HeteroData:
     """
     start = start / start.square().mean().sqrt().clamp_min(1e-12)
     num_users = num_nodes_dict(data)[USER]
-    user, item = data[INTERACTS].edge_index
+    user, item = checked_edges(
+        data[INTERACTS].edge_index,
+        (num_users, start.size(0)),
+        f'data[{INTERACTS}].edge_index',
+    )
     total = start.new_zeros(num_users, start.size(1))
     total.index_add_(0, user, start[item])
     degree = torch.bincount(user, minlength=num_users).clamp_min(1)
