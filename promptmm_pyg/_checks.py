@@ -70,3 +70,13 @@ def checked_edges(
                 f'[{int(index.min())}, {int(index.max())}])'
             )
     return edge_index.long()
+
+
+def check_finite_features(name: str, x: Tensor) -> None:
+    """Raises if features hold NaN or infinities."""
+    bad = x.numel() - int(x.isfinite().sum())
+    if bad:
+        raise ValueError(
+            f"'{name}' needs finite features (got {bad} of {x.numel()} values that are "
+            f'not). Call the rows absent with a mask, or fill them'
+        )

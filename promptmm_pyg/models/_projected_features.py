@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._checks import check_finite_features, check_positive
 from promptmm_pyg.nn._feature_checks import Features, check_rows, in_default_precision
 from promptmm_pyg.nn.blocked_linear import RowBlocks, in_blocks, project
 
@@ -64,6 +64,9 @@ class ProjectedFeatures(torch.nn.Module):
                     f'others out'
                 )
             x = x_dict[node_type]
+            if isinstance(x, Tensor):  # Others may be on disk, and large.
+                name = f"modality_x_dict['{modality}']['{node_type}']"
+                check_finite_features(name, x)
             blocks = in_blocks(x)
             if blocks is not None:
                 self._row_blocks[modality] = blocks

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
+from promptmm_pyg._checks import check_finite_features
 from promptmm_pyg.nn._feature_checks import (
     FeatureDict,
     Features,
@@ -57,6 +58,10 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
                 self.missing_rows[key] = MissingRows(
                     out_channels, mask, missing, modality_dropout
                 )
+            if isinstance(x, Tensor):  # Others may be on disk, and large.
+                present = x if mask is None else x[mask.to(x.device)]
+                name = f"modality_x_dict['{modality}']['{node_type}']"
+                check_finite_features(name, present)
             self._keep_features(key, x, mask)
         self._prompt_changed()
 

@@ -23,6 +23,7 @@ from promptmm_pyg.training.devices import check_graph_device, check_targets_devi
 from promptmm_pyg.training.distributed import broadcast_module, check_same_rows
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
+    check_monitor,
     cutoff,
     embed,
     message_operators,
@@ -140,7 +141,7 @@ def distill(
     check_choice('prompt', prompt, ('frozen', 'joint'))
     check_positive('anchor_weight', anchor_weight)
     schedule = schedule or Schedule()
-    cutoff(schedule.monitor)  # Before any work is lost.
+    check_monitor(schedule.monitor, val)
     operators = (message_operators(train),)
     inputs = operators if inputs is None else inputs
     teacher_inputs = operators if teacher_inputs is None else teacher_inputs

@@ -76,6 +76,16 @@ def validation(
     return evaluate(embed(model, inputs), val, ks=(cutoff(monitor),)).metrics
 
 
+def check_monitor(monitor: str, data: HeteroData) -> None:
+    """Raises, before any work is lost, if validation could not end."""
+    k, num_items = cutoff(monitor), num_nodes_dict(data)[ITEM]
+    if k > num_items:
+        raise ValueError(
+            f"'monitor' needs a cutoff of at most the catalogue's {num_items} items "
+            f'(got {monitor!r})'
+        )
+
+
 def cutoff(monitor: str) -> int:
     """The 20 of ``'Recall@20'``.
 

@@ -18,7 +18,12 @@ from promptmm_pyg.nn.embeddings import sparse_gradients
 from promptmm_pyg.nn.layerwise import BLOCK
 from promptmm_pyg.outputs import TeacherOutput
 from promptmm_pyg.training.history import History
-from promptmm_pyg.training.inputs import cutoff, embed, message_operators
+from promptmm_pyg.training.inputs import (
+    check_monitor,
+    cutoff,
+    embed,
+    message_operators,
+)
 from promptmm_pyg.training.loop import Schedule, Terms, fit
 from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
 from promptmm_pyg.training.teacher import TEACHER_WEIGHTS, promptmm_terms
@@ -94,7 +99,7 @@ def train_minibatch(
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     schedule = schedule or Schedule()
-    cutoff(schedule.monitor)  # Before any work is lost.
+    check_monitor(schedule.monitor, val)
     check_positive('block_size', block_size)
     check_choice('optimizer', optimizer, ('dense', 'lazy'))
     _check_forward(model)

@@ -17,7 +17,7 @@ from promptmm_pyg.training.amortized import AmortizedTerms
 from promptmm_pyg.training.devices import check_graph_device
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
-    cutoff,
+    check_monitor,
     message_operators,
     triplet_loader,
     validation,
@@ -126,7 +126,7 @@ def train_teacher(
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     schedule = schedule or Schedule()
-    cutoff(schedule.monitor)  # Before any work is lost.
+    check_monitor(schedule.monitor, val)
     _check_shared(propagate_every, optimizer)
     check_graph_device('teacher', teacher, train)
     torch.manual_seed(seed)

@@ -6,7 +6,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from promptmm_pyg._checks import check_choice, check_positive
+from promptmm_pyg._checks import check_choice, check_finite_features, check_positive
 from promptmm_pyg.transforms.prompt_start import (
     Combine,
     item_components,
@@ -107,6 +107,7 @@ def principal_axes(x: Tensor, num_axes: int, seed: int = 0) -> Tensor:
 
 
 def _axes(centered: Tensor, num_axes: int, seed: int) -> Tensor:
+    check_finite_features('x', centered)
     rank = min(num_axes, *centered.shape)
     if centered.size(1) <= _EXACT_WIDTH:
         values, vectors = torch.linalg.eigh(centered.t() @ centered)

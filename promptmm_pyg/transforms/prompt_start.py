@@ -33,7 +33,7 @@ def item_components(
         components: Features ``[N, F]`` to components ``[N, P]``.
 
     Raises:
-        ValueError: If no item has a modality.
+        ValueError: If no item has a modality, or one is not finite where it is present.
     """
     masks = modality_mask_dict(data)
     parts, present = [], []
@@ -41,8 +41,10 @@ def item_components(
         if ITEM in features:
             mask = masks.get(modality, {}).get(ITEM)
             x = features[ITEM]
-            parts.append(standardize(x, mask))
-            present.append(x.new_ones(x.size(0)) if mask is None else mask.to(x))
+            part = standardize(x, mask, f"data['{ITEM}'].x_{modality}")
+            parts.append(part)
+            ones = part.new_ones(x.size(0))
+            present.append(ones if mask is None else mask.to(part))
     if not parts:
         raise ValueError(
             "'data' needs at least one item modality, 'data['item'].x_<name>' "

@@ -6,6 +6,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
+from promptmm_pyg._checks import check_finite_features
 from promptmm_pyg.data.schema import modality_mask_dict, modality_x_dict
 
 
@@ -24,18 +25,27 @@ class StandardizeModalities(BaseTransform):
         for modality, features in modality_x_dict(data).items():
             for node_type, x in features.items():
                 mask = masks.get(modality, {}).get(node_type)
-                data[node_type][f'x_{modality}'] = standardize(x, mask)
+                name = f'x_{modality}'
+                said = f"data['{node_type}'].{name}"
+                data[node_type][name] = standardize(x, mask, said)
         return data
 
 
-def standardize(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def standardize(x: Tensor, mask: Tensor | None = None, name: str = 'x') -> Tensor:
     """Returns the standardized copy of one feature matrix.
 
     Args:
-        x: Features ``[N, F]``.
+        x: Features ``[N, F]``; whole numbers become floating ones.
         mask: Boolean ``[N]``, ``True`` where the row is present.
+        name: What a message calls them. (default: ``'x'``)
+
+    Raises:
+        ValueError: If a present row is not finite.
     """
+    if not x.is_floating_point():
+        x = x.to(torch.get_default_dtype())
     present = x.double() if mask is None else x[mask].double()
+    check_finite_features(name, present)
     if present.size(0) == 0:
         return torch.zeros_like(x)
     mean = present.mean(dim=0)

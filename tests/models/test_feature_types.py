@@ -89,3 +89,24 @@ def test_so_is_a_prompts_start(dtype):
 def test_complex_numbers_are_refused():
     with pytest.raises(TypeError, match='features need to be real numbers'):
         models.VBPR(NUM_NODES, USER_ITEM, item_features(torch.cfloat))
+
+
+@pytest.mark.parametrize('dtype', [torch.float, torch.double, torch.half])
+@pytest.mark.parametrize('cls', OWN_LOSSES)
+def test_features_that_are_not_finite_are_told_before_training(cls, dtype):
+    features = item_features(dtype)
+    features['text']['item'][2, 1] = float('nan')
+    features['text']['item'][3, 0] = float('inf')
+    told = r"'modality_x_dict\['text'\]\['item'\]' needs finite .*got 2 of 35 values"
+    with pytest.raises(ValueError, match=told):
+        cls(NUM_NODES, USER_ITEM, features, embedding_dim=4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float, torch.half])
+def test_absent_rows_may_hold_anything(dtype):
+    features, mask = item_features(dtype), torch.arange(NUM_NODES['item']) != 2
+    features['text']['item'][2, 1] = float('nan')
+    teacher = PromptMMTeacher(
+        NUM_NODES, features, modality_mask_dict={'text': {'item': mask}}
+    )
+    assert teacher(operators()).x_dict['item'].isfinite().all()

@@ -266,6 +266,9 @@ def test_errors(tmp_path):
     for monitor in ('Recall', 'AUC@20', 'Recall@0', 'Recall@x'):
         with pytest.raises(ValueError, match=f"'monitor' needs to be.*'{monitor}'"):
             run(schedule={'monitor': monitor})
+    with pytest.raises(ValueError, match=r"'monitor' needs a cutoff .* 40 items"):
+        run(schedule={'monitor': 'Recall@41', 'run_dir': tmp_path / 'new'})
+    assert not (tmp_path / 'new').exists()  # No epoch was trained for it.
     with pytest.raises(ValueError, match="'resume' needs a 'run_dir'"):
         run(schedule={'resume': True})
     with pytest.raises(FileNotFoundError, match='saved state'):

@@ -1,8 +1,14 @@
+import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.transforms import StandardizeModalities, standardize
+from promptmm_pyg.transforms import (
+    AddModalityPCA,
+    StandardizeModalities,
+    principal_axes,
+    standardize,
+)
 
 
 def make_x(num=20, width=5):
@@ -50,3 +56,32 @@ def test_transform_reaches_every_modality_and_honors_its_mask():
         out['item'].x_image, standardize(make_x(), torch.arange(20) > 0)
     )
     torch.testing.assert_close(data['item'].x_image, make_x())
+
+
+def test_whole_numbers_are_those_numbers():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(-9, 10, (12, 4), generator=g)
+    for dtype in (torch.long, torch.int8):
+        torch.testing.assert_close(standardize(x.to(dtype)), standardize(x.float()))
+    found = standardize(x > 0)
+    torch.testing.assert_close(found, standardize((x > 0).float()))
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_present_rows_need_to_be_finite(bad):
+    data = HeteroData()
+    data['user'].num_nodes, data['item'].num_nodes = 2, 5
+    data['item'].x_text = torch.randn(5, 3)
+    data['item'].x_text[1, 2] = bad
+    edges = torch.tensor([[0, 1], [0, 4]])
+    data['user', 'interacts', 'item'].edge_index = edges
+    data['item', 'rev_interacts', 'user'].edge_index = edges.flip([0])
+    told = r"'data\['item'\].x_text' needs finite features \(got 1 of 15 values"
+    for transform in (StandardizeModalities(), AddModalityPCA(2)):
+        with pytest.raises(ValueError, match=told):
+            transform(data)
+    data['item'].mask_text = torch.arange(5) != 1
+    out = AddModalityPCA(2)(StandardizeModalities()(data))
+    assert out['item'].prompt_start.isfinite().all()
+    with pytest.raises(ValueError, match="'x' needs finite features"):
+        principal_axes(torch.tensor([[bad, 0.0], [1.0, 2.0]]), 1)
