@@ -48,14 +48,18 @@ class SpectralFusion(torch.nn.Module):
                 weight[:, 0] += 1.0
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        spectra = torch.fft.rfft(x, norm='ortho')  # [M, N, D // 2 + 1]
-        filters = [torch.view_as_complex(self.filters[m]) for m in self.modalities]
-        single = spectra * torch.stack(filters).unsqueeze(1)
-        joint = spectra.prod(dim=0) * torch.view_as_complex(self.fusion_filter)
+        # There are no spectra in half precision.
+        dtype = torch.promote_types(x.dtype, torch.float)
+        spectra = torch.fft.rfft(x.to(dtype), norm='ortho')  # [M, N, D // 2 + 1]
+        filters = torch.stack([self.filters[m].to(dtype) for m in self.modalities])
+        single = spectra * torch.view_as_complex(filters).unsqueeze(1)
+        fusion = torch.view_as_complex(self.fusion_filter.to(dtype))
         width = x.size(-1)
         return (
-            torch.fft.irfft(single, n=width, norm='ortho'),
-            torch.fft.irfft(joint, n=width, norm='ortho'),
+            torch.fft.irfft(single, n=width, norm='ortho').to(x.dtype),
+            torch.fft.irfft(spectra.prod(dim=0) * fusion, n=width, norm='ortho').to(
+                x.dtype
+            ),
         )
 
     def __repr__(self) -> str:

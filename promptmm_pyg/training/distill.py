@@ -153,7 +153,8 @@ def distill(
     torch.manual_seed(seed)
     if objective is None:
         objective = DistillationObjective(targets, _width(student, inputs))
-        objective.to(targets.x_dict[USER].device)
+        # Its projections are multiplied with what the student returns.
+        objective.to(next(student.parameters()))
     joint = None
     if prompt == 'joint':
         joint = JointTeacher(teacher, teacher_inputs)

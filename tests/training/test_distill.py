@@ -335,3 +335,16 @@ def test_items_that_are_never_drawn_and_never_taken_stay_as_they_are(candidates)
         moved = (model.embeddings.tables['item'] != start).any(dim=1)
         assert not moved[:5].any()
         assert moved[5:].all()
+
+
+@pytest.mark.parametrize('dtype', [torch.double, torch.bfloat16])
+def test_the_student_may_be_in_another_precision_than_its_teacher(dtype):
+    train, val, _ = make_split()
+    targets = soft_targets(make_teacher(train), message_operators(train))
+    found = []
+    for kind in (torch.float, dtype):
+        student = make_student(train).to(kind)
+        out = distill(student, targets, train, val, control=False, schedule=QUICK)
+        assert out.student.embeddings()['user'].dtype == kind
+        found.append(out.history.records[0]['loss'])
+    assert found[0] == pytest.approx(found[1], rel=1e-2)
