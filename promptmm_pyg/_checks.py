@@ -72,11 +72,14 @@ def checked_edges(
     return edge_index.long()
 
 
-def check_finite_features(name: str, x: Tensor) -> None:
-    """Raises if features hold NaN or infinities."""
-    bad = x.numel() - int(x.isfinite().sum())
+def check_finite_features(name: str, blocks: Iterable[Tensor]) -> None:
+    """Raises if features, given some rows at a time, hold NaN or infinities."""
+    bad = num = 0
+    for x in blocks:
+        bad += x.numel() - int(x.isfinite().sum())
+        num += x.numel()
     if bad:
         raise ValueError(
-            f"'{name}' needs finite features (got {bad} of {x.numel()} values that are "
-            f'not). Call the rows absent with a mask, or fill them'
+            f"'{name}' needs finite features (got {bad} of {num} values that are not). "
+            f'Call the rows absent with a mask, or fill them'
         )

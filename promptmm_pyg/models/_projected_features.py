@@ -6,8 +6,13 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
-from promptmm_pyg._checks import check_finite_features, check_positive
-from promptmm_pyg.nn._feature_checks import Features, check_rows, in_default_precision
+from promptmm_pyg._checks import check_positive
+from promptmm_pyg.nn._feature_checks import (
+    Features,
+    check_finite,
+    check_rows,
+    in_default_precision,
+)
 from promptmm_pyg.nn.blocked_linear import RowBlocks, in_blocks, project
 
 
@@ -64,9 +69,7 @@ class ProjectedFeatures(torch.nn.Module):
                     f'others out'
                 )
             x = x_dict[node_type]
-            if isinstance(x, Tensor):  # Others may be on disk, and large.
-                name = f"modality_x_dict['{modality}']['{node_type}']"
-                check_finite_features(name, x)
+            check_finite(f"modality_x_dict['{modality}']['{node_type}']", x)
             blocks = in_blocks(x)
             if blocks is not None:
                 self._row_blocks[modality] = blocks

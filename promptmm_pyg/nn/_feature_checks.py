@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
+from promptmm_pyg._checks import check_finite_features
 from promptmm_pyg.nn.blocked_linear import RowBlocks
 
 Features = Mapping[str, Mapping[NodeType, Tensor | RowBlocks]]
@@ -49,6 +50,15 @@ def in_default_precision(x: Tensor) -> Tensor:
             f'imaginary parts side by side'
         )
     return x.detach().to(torch.get_default_dtype())
+
+
+def check_finite(name: str, x: Tensor | RowBlocks, mask: Tensor | None = None) -> None:
+    """Raises if a present row is not finite. Features are gone through once, some rows
+    at a time; those given in blocks are taken as they are.
+    """
+    if isinstance(x, Tensor) and x.is_floating_point():
+        blocks = RowBlocks(x.detach(), mask).blocks(x.dtype, x.device)
+        check_finite_features(name, (block for _, block in blocks))
 
 
 def check_masks(modality_x_dict: Features, modality_mask_dict: FeatureDict) -> None:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
-from promptmm_pyg._checks import check_finite_features
 from promptmm_pyg.nn._feature_checks import (
     FeatureDict,
     Features,
+    check_finite,
     check_rows,
     in_default_precision,
 )
@@ -58,10 +58,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
                 self.missing_rows[key] = MissingRows(
                     out_channels, mask, missing, modality_dropout
                 )
-            if isinstance(x, Tensor):  # Others may be on disk, and large.
-                present = x if mask is None else x[mask.to(x.device)]
-                name = f"modality_x_dict['{modality}']['{node_type}']"
-                check_finite_features(name, present)
+            check_finite(f"modality_x_dict['{modality}']['{node_type}']", x, mask)
             self._keep_features(key, x, mask)
         self._prompt_changed()
 

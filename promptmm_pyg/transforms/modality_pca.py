@@ -107,7 +107,7 @@ def principal_axes(x: Tensor, num_axes: int, seed: int = 0) -> Tensor:
 
 
 def _axes(centered: Tensor, num_axes: int, seed: int) -> Tensor:
-    check_finite_features('x', centered)
+    check_finite_features('x', [centered])
     rank = min(num_axes, *centered.shape)
     if centered.size(1) <= _EXACT_WIDTH:
         values, vectors = torch.linalg.eigh(centered.t() @ centered)

@@ -45,7 +45,7 @@ def standardize(x: Tensor, mask: Tensor | None = None, name: str = 'x') -> Tenso
     if not x.is_floating_point():
         x = x.to(torch.get_default_dtype())
     present = x.double() if mask is None else x[mask].double()
-    check_finite_features(name, present)
+    check_finite_features(name, [present])
     if present.size(0) == 0:
         return torch.zeros_like(x)
     mean = present.mean(dim=0)
