@@ -192,13 +192,14 @@ class SLMRec(torch.nn.Module):
         id_dict = self.embeddings()
         changed = [self._changed(x) for x in self.features().values()]
         smoothed = self._smoothed(self.adj, changed)
-        fused, (ids, *_) = self._fused(smoothed), self._views(smoothed)
+        ids, *_ = self._views(smoothed)
         sides = ((self.user, batch.user), (self.item, batch.positive))
         augmentation, alignment = [], []
         for s, (side, index) in enumerate(sides):
             nodes = index.unique()
+            fused = self.fusions[s](smoothed[s][nodes])
             augmentation.append(
-                contrast(output.x_dict[side][nodes], fused[s][nodes], self.temperature)
+                contrast(output.x_dict[side][nodes], fused, self.temperature)
             )
             views = [x_dict[side][nodes] for x_dict in output.modality_x_dict.values()]
             alignment.append(self._align(ids[s][nodes], views))
