@@ -7,7 +7,7 @@ import torch
 from benchmarks import losses, mix_teachers, mixture, report, suite, suite_teachers
 from promptmm_pyg.data import planted_dataset, split_per_user
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.training import Schedule
+from promptmm_pyg.training import Schedule, learn_mix_weights
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 MODELS = ('Popularity', 'EASE', 'LightGCN', 'VBPR')
@@ -98,6 +98,9 @@ def test_a_trained_models_tables_are_those_it_was_tested_with(quick, monkeypatch
     scores = both['user'] @ both['item'].t()
     expected = sum(_units(part['user'] @ part['item'].t()) for part in parts)
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
+    every = {name: teachers.every_seed(name) for name in MODELS[1:]}
+    weights = learn_mix_weights(every, teachers.bench.train, quick.split.val)
+    assert teachers.of_seed('mixture of all seeds', 1).weights == weights
 
 
 def _units(scores):

@@ -269,6 +269,7 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match=r"'monitor' needs a cutoff .* 40 items"):
         run(schedule={'monitor': 'Recall@41', 'run_dir': tmp_path / 'new'})
     assert not (tmp_path / 'new').exists()  # No epoch was trained for it.
+    run(schedule={'monitor': 'Recall@40', 'epochs': 1})
     with pytest.raises(ValueError, match="'resume' needs a 'run_dir'"):
         run(schedule={'resume': True})
     with pytest.raises(FileNotFoundError, match='saved state'):
