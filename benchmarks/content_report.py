@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite_report import interval, mean_std
+from promptmm_pyg.viz.figure import figure_of, new_axes, save_figure
 
 
 def cold_table(result: dict[str, Any]) -> str:
@@ -71,23 +72,13 @@ def _share_table(
 
 def content_plot(result: dict[str, Any], path: str | Path) -> None:
     """Writes a PNG of either result: bars of cold items, lines over missing shares."""
-    try:
-        import matplotlib as mpl
-
-        mpl.use('Agg')
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "'content_plot' needs 'matplotlib'. Install it with "
-            "'pip install promptmm_pyg[viz]'"
-        ) from error
-    figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
+    axes = new_axes('content_plot', 7.0, 4.0)
+    figure = figure_of(axes)
     if 'cold' in result:
         _cold_bars(axes, result)
     else:
         _missing_lines(axes, result)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _cold_bars(axes: Any, result: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from promptmm_pyg.viz import save_figure
+from promptmm_pyg.viz.figure import figure_of, new_axes, save_figure
 
 DRAWN = (
     'propagation',
@@ -90,17 +90,8 @@ def scale_plot(result: dict[str, Any], path: str | Path) -> None:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "'scale_plot' needs 'matplotlib'. Install it with "
-            "'pip install promptmm_pyg[viz]'"
-        ) from error
-    figure = Figure(figsize=(8.5, 4.5), layout='constrained')
-    FigureCanvasAgg(figure)  # `pyplot` would choose a backend for the process.
-    ax = figure.subplots()
+    ax = new_axes('scale_plot', 8.5, 4.5)
+    figure = figure_of(ax)
     rows, starts = result['scale'], []
     for name in DRAWN:
         edges, seconds = measured(rows, name)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from promptmm_pyg.viz import save_figure
+from promptmm_pyg.viz.figure import figure_of, new_axes, save_figure
 
 REFERENCE = 'LightGCN'
 
@@ -64,19 +64,10 @@ def suite_plot(result: dict[str, Any], path: str | Path) -> None:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "'suite_plot' needs 'matplotlib'. Install it with "
-            "'pip install promptmm_pyg[viz]'"
-        ) from error
     base, colors = reference(result), {'untrained': 'C7', 'ids': 'C0'}
     names = by_validation(result)[::-1]
-    figure = Figure(figsize=(7.0, 1.4 + 0.3 * len(names)), layout='constrained')
-    FigureCanvasAgg(figure)  # `pyplot` would choose a backend for the process.
-    ax = figure.subplots()
+    ax = new_axes('suite_plot', 7.0, 1.4 + 0.3 * len(names))
+    figure = figure_of(ax)
     ax.axvline(0.0, color='black', linewidth=1)
     for place, name in enumerate(names):
         zero = {'difference': 0.0, 'low': 0.0, 'high': 0.0}

@@ -424,7 +424,8 @@ def test_report_draws_the_suite(quick, monkeypatch, capsys):
     assert 'Popularity' in capsys.readouterr().out
 
 
-def test_drawing_needs_matplotlib(monkeypatch):
+def test_drawing_needs_matplotlib(monkeypatch, quick):
+    result = quick()
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     with pytest.raises(ImportError, match=r"'suite_plot' needs 'matplotlib'"):
-        report.suite_plot({}, 'x.png')
+        report.suite_plot(result, 'x.png')
