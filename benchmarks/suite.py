@@ -2,6 +2,7 @@
 
     python -m benchmarks.suite tiktok --data FOLDER --trials 5 --seeds 0 1 2 --jobs 2
     python -m benchmarks.suite folder --data FOLDER --format mmrec
+    python -m benchmarks.suite tiktok ml100k synthetic --data FOLDER_OF_BOTH --jobs 2
 
 Every model gets the same number of trials, judged by the best validation Recall@20 of
 seed 0: one at its defaults (:mod:`benchmarks.spaces`), one at these with a strong
@@ -15,13 +16,15 @@ Writes ``suite-<setting>.json`` and, with every test user's Recall@20,
 """
 
 import multiprocessing
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from benchmarks.command_line import command_line
 from benchmarks.entry import WIDTH, Entry
@@ -80,12 +83,11 @@ class Job:
         if self.setting != FOLDER:
             setting = SETTINGS[self.setting]
             split = read(setting.dataset, self.data)
-        elif self.data is not None:
+        else:
+            assert self.data is not None
             # Of a setting, the preparation needs the prompt's width alone.
             setting = replace(SETTINGS['synthetic'], dataset=self.dataset)
             split = read_dataset(self.data, self.format)  # type: ignore[arg-type]
-        else:
-            raise ValueError("'--data' needs to be a folder to read (got none)")
         train, channels = prepare(split.train, setting), setting.prompt_channels
         numbers = channels, self.schedule, self.batch_size, self.work, self.device
         return Bench(self.dataset, split, train, *numbers)
@@ -164,7 +166,7 @@ def run_model(job: Job) -> dict[str, Any]:
     }
 
 
-def run_models(jobs: list[Job], processes: int) -> Iterable[dict[str, Any]]:
+def run_models(jobs: list[Job], processes: int) -> Iterator[dict[str, Any]]:
     """The models in order, each in a fresh process; with 0, all in this one, whose
     peak memory then holds what the models before have left.
     """
@@ -180,8 +182,15 @@ def run_models(jobs: list[Job], processes: int) -> Iterable[dict[str, Any]]:
         yield from pool.map(run_model, jobs)
 
 
+def folder_of(data: Path | None, setting: str, *, several: bool) -> Path | None:
+    """Where a setting's files are; of several settings, in a folder of its name."""
+    if data is None or not several:
+        return data
+    return data / setting if (data / setting).is_dir() else None
+
+
 def main() -> None:
-    parser = command_line(__doc__, [*sorted(SETTINGS), FOLDER])
+    parser = command_line(__doc__, [*sorted(SETTINGS), FOLDER], several=True)
     formats = ('auto', 'diffmm', 'mmssl', 'mmrec')
     parser.add_argument('--format', choices=formats, default='auto', help='of a folder')
     parser.add_argument('--models', nargs='+', choices=ENTRIES, default=list(ENTRIES))
@@ -201,18 +210,32 @@ def main() -> None:
     args = parser.parse_args()
     schedule = Schedule(args.epochs, args.patience, validate_every=3, progress=False)
     common: dict[str, Any] = {
-        name: getattr(args, name)
-        for name in ('setting', 'data', 'format', 'trials', 'batch_size', 'work')
+        name: getattr(args, name) for name in ('format', 'trials', 'batch_size', 'work')
     }
     common |= {'seeds': tuple(args.seeds), 'schedule': schedule, 'device': args.device}
     # Two processes of two threads each would wait for each other.
     common |= {'threads': 1 if args.jobs > 1 else None}
-    jobs = [Job(model=model, **common) for model in dict.fromkeys(args.models)]
-    protocol, named = jobs[0].protocol, {job.model for job in jobs}
-    others = former_outs(args.out, protocol, named) if args.add else []
-    outs = [*others, *run_models(jobs, args.jobs)]
-    outs.sort(key=lambda out: list(ENTRIES).index(out['name']))
-    write_suite(args.out, protocol, outs)
+    models = list(dict.fromkeys(args.models))
+    suites = []
+    for setting in dict.fromkeys(args.setting):
+        data = folder_of(args.data, setting, several=len(set(args.setting)) > 1)
+        if data is None and setting != 'synthetic':
+            parser.error(f"'--data' needs a folder of {setting!r} (got {args.data})")
+        here = {**common, 'setting': setting, 'data': data}
+        suites.append([Job(model=model, **here) for model in models])
+    # Before any model is trained.
+    others = [
+        former_outs(args.out, jobs[0].protocol, set(models)) if args.add else []
+        for jobs in suites
+    ]
+    done = run_models([job for jobs in suites for job in jobs], args.jobs)
+    with tqdm(total=sum(map(len, suites)), unit='model') as bar:
+        for jobs, outs in zip(suites, others, strict=True):
+            for out in islice(done, len(jobs)):
+                outs.append(out)
+                bar.update()
+            outs.sort(key=lambda out: list(ENTRIES).index(out['name']))
+            write_suite(args.out, jobs[0].protocol, outs)
 
 
 if __name__ == '__main__':

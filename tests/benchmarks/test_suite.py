@@ -205,6 +205,49 @@ def test_tables_depend_on_seed_rate_and_penalty_alone(split, train, tmp_path):
         assert not torch.equal(tables('a', **other), first), other
 
 
+def test_several_data_sets_in_one_run(quick, monkeypatch):
+    folder = quick.folder / 'data'
+    (folder / 'ml100k').mkdir(parents=True)
+    seen = []
+    split = suite.read('synthetic', None)
+
+    def read(dataset, path):
+        seen.append((dataset, path))
+        return split
+
+    monkeypatch.setattr(suite, 'read', read)
+    arguments = ['ml100k', 'synthetic', '--data', str(folder), '--jobs', '0']
+    arguments += ['--models', 'LightGCN', 'EASE', '--trials', '1', '--epochs', '1']
+    arguments += ['--seeds', '0', '--out', str(quick.folder / 'both')]
+    arguments += ['--work', str(quick.folder / 'work')]
+    monkeypatch.setattr(sys, 'argv', ['suite', *arguments])
+    suite.main()
+    assert set(seen) == {('ml100k', folder / 'ml100k'), ('synthetic', None)}
+    results = {
+        name: json.loads((quick.folder / 'both' / f'suite-{name}.json').read_text())
+        for name in ('ml100k', 'synthetic')
+    }
+    for name, result in results.items():
+        assert result['suite']['dataset'] == name
+        assert set(result['models']) == {'LightGCN', 'EASE'}
+    # The same data under two names.
+    assert (
+        results['ml100k']['models']['EASE']['test']
+        == (results['synthetic']['models']['EASE']['test'])
+    )
+
+
+def test_a_data_set_without_a_folder_is_told_before_training(
+    quick, monkeypatch, capsys
+):
+    arguments = ['synthetic', 'tiktok', '--data', str(quick.folder)]
+    monkeypatch.setattr(sys, 'argv', ['suite', *arguments])
+    monkeypatch.setattr(suite, 'run_models', None)
+    with pytest.raises(SystemExit):
+        suite.main()
+    assert "'--data' needs a folder of 'tiktok'" in capsys.readouterr().err
+
+
 def test_the_result_holds_all_that_was_tried_and_its_cost(quick):
     result = quick()
     assert set(result['models']) == set(MODELS)
@@ -353,11 +396,12 @@ def test_without_lightgcn_all_are_compared_to_the_best_on_validation(quick):
     assert f'| - {result["best"]} (95 %) |' in text
 
 
-def test_a_folder_needs_its_path(monkeypatch):
+def test_a_folder_needs_its_path(monkeypatch, capsys):
     arguments = ['suite', 'folder', '--models', 'EASE', '--jobs', '0']
     monkeypatch.setattr(sys, 'argv', arguments)
-    with pytest.raises(ValueError, match=r"'--data' needs to be a folder to read"):
+    with pytest.raises(SystemExit):
         suite.main()
+    assert "'--data' needs a folder of 'folder' (got None)" in capsys.readouterr().err
 
 
 def test_tuning_needs_optuna(monkeypatch):
