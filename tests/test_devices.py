@@ -33,6 +33,7 @@ from promptmm_pyg.training import (
     train_minibatch,
 )
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
+from tests.models.contract import CONTENT
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 
@@ -122,21 +123,6 @@ def test_rankings_with_ties(device):
 
 
 IDS = [models.NGCF]
-CONTENT = [
-    models.BM3,
-    models.CLCRec,
-    models.FREEDOM,
-    models.GRCN,
-    models.LATTICE,
-    models.LightGCNM,
-    models.MGCN,
-    models.MMGCN,
-    models.MMSSL,
-    models.PGL,
-    models.SLMRec,
-    models.SMORE,
-    models.VBPR,
-]
 
 
 def make_model(cls, train):

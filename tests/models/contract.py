@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from promptmm_pyg import models
 from promptmm_pyg.data import planted_dataset, split_per_user
 from promptmm_pyg.data.schema import INTERACTS, modality_x_dict, num_nodes_dict
 from promptmm_pyg.loader import Triplets
@@ -16,6 +17,22 @@ from promptmm_pyg.outputs import TeacherOutput, soft_targets
 from promptmm_pyg.training import DistillationObjective, Schedule, train_teacher
 from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM, edges, features, weights
 
+# The models of the field with item features and losses of their own.
+CONTENT = [
+    models.BM3,
+    models.CLCRec,
+    models.FREEDOM,
+    models.GRCN,
+    models.LATTICE,
+    models.LightGCNM,
+    models.MGCN,
+    models.MMGCN,
+    models.MMSSL,
+    models.PGL,
+    models.SLMRec,
+    models.SMORE,
+    models.VBPR,
+]
 # A user twice, an item as positive twice.
 BATCH = Triplets(
     torch.tensor([0, 2, 2, 3]), torch.tensor([3, 1, 5, 5]), torch.tensor([1, 0, 4, 6])

@@ -6,25 +6,10 @@ import torch
 from promptmm_pyg import models
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.nn import PromptMMTeacher
-from tests.models.contract import BATCH, operators
+from tests.models.contract import BATCH, CONTENT, operators
 from tests.nn.graphs import NUM_NODES, USER_ITEM
 
-OWN_LOSSES = [
-    models.BM3,
-    models.CLCRec,
-    models.FREEDOM,
-    models.GRCN,
-    models.LATTICE,
-    models.LightGCNM,
-    models.MGCN,
-    models.MMGCN,
-    models.MMSSL,
-    models.PGL,
-    models.PromptMMPlus,
-    models.SLMRec,
-    models.SMORE,
-    models.VBPR,
-]
+OWN_LOSSES = [*CONTENT, models.PromptMMPlus]
 DTYPES = [torch.double, torch.half, torch.bfloat16, torch.long]
 OPTIONS = {
     models.PromptMMPlus: {
