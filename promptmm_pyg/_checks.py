@@ -41,6 +41,20 @@ def check_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         )
 
 
+def check_ids(name: str, index: Tensor, bound: int, what: str = 'ids') -> None:
+    """Raises unless ``index`` holds integers in ``[0, bound)``."""
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise ValueError(
+            f"'{name}' needs to hold integers (got {index.dtype}). Convert them "
+            f"with '.long()'"
+        )
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < bound:
+        raise ValueError(
+            f"'{name}' needs {what} in [0, {bound}) (got {int(index.min())} to "
+            f'{int(index.max())})'
+        )
+
+
 def checked_edges(
     edge_index: Tensor, size: tuple[int, int], name: str = 'edge_index'
 ) -> Tensor:
@@ -58,17 +72,8 @@ def checked_edges(
         raise ValueError(
             f"'{name}' needs to have shape [2, E] (got {list(edge_index.shape)})"
         )
-    if edge_index.is_floating_point() or edge_index.dtype == torch.bool:
-        raise ValueError(
-            f"'{name}' needs to hold integers (got {edge_index.dtype}). Convert them "
-            f"with '.long()'"
-        )
     for end, index, bound in zip(('source', 'target'), edge_index, size, strict=True):
-        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < bound:
-            raise ValueError(
-                f"'{name}' needs {end} ids in [0, {bound}) (got ids in "
-                f'[{int(index.min())}, {int(index.max())}])'
-            )
+        check_ids(name, index, bound, f'{end} ids')
     return edge_index.long()
 
 

@@ -44,8 +44,8 @@ TAKERS = {
         ([[True], [False]], r'needs to hold integers \(got torch.bool\)'),
         ([0, 1], r'needs to have shape \[2, E\] \(got \[2\]\)'),
         ([[0], [1], [2]], r'needs to have shape \[2, E\] \(got \[3, 1\]\)'),
-        ([[0, 60], [1, 1]], r'source ids in \[0, 60\) \(got ids in \[0, 60\]\)'),
-        ([[0, 1], [-1, 1]], r'target ids in \[0, 50\) \(got ids in \[-1, 1\]\)'),
+        ([[0, 60], [1, 1]], r'source ids in \[0, 60\) \(got 0 to 60\)'),
+        ([[0, 1], [-1, 1]], r'target ids in \[0, 50\) \(got -1 to 1\)'),
     ],
 )
 def test_what_is_no_edge(name, edges, told):

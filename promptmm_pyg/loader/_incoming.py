@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
+from promptmm_pyg._checks import checked_edges
+
 
 class Drawn(NamedTuple):
     """Edges ``[n]``, those of one node after those of another."""
@@ -49,7 +51,7 @@ class IncomingEdges:
         self.edge_type = edge_type
         self.num_sources = num_nodes_dict[edge_type[0]]
         self.num_targets = num_nodes_dict[edge_type[2]]
-        source, target = self._check('edge_index_dict', edge_index)
+        source, target = self._checked('edge_index_dict', edge_index)
         if edge_weight is not None and edge_weight.size() != source.size():
             raise ValueError(
                 f"'edge_weight_dict' needs one weight per edge of {edge_type} (got "
@@ -82,19 +84,13 @@ class IncomingEdges:
 
     def keys_of(self, name: str, pairs: Tensor) -> Tensor:
         """One number for each pair (source, target) ``[2, B]``."""
-        source, target = self._check(name, pairs)
-        return source * self.num_targets + target
+        source, target = self._checked(name, pairs)
+        keys: Tensor = source * self.num_targets + target
+        return keys
 
-    def _check(self, name: str, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        name = f'{name}[{self.edge_type}]'
-        if pairs.dim() != 2 or pairs.size(0) != 2:
-            raise ValueError(
-                f"'{name}' needs to have the shape [2, E] (got {list(pairs.size())})"
-            )
-        check_ids(name, pairs[0], self.num_sources)
-        check_ids(name, pairs[1], self.num_targets)
-        source, target = pairs.long()  # Products outgrow int32.
-        return source, target
+    def _checked(self, name: str, pairs: Tensor) -> Tensor:
+        size = self.num_sources, self.num_targets
+        return checked_edges(pairs, size, f'{name}[{self.edge_type}]')
 
 
 def distinct_below(
@@ -127,14 +123,3 @@ def distinct_below(
         taken = (out[:step] == value).any(dim=0)
         out[step] = torch.where(taken, newest, value)
     return out
-
-
-def check_ids(name: str, index: Tensor, bound: int) -> None:
-    """Raises unless ``index`` holds integers in ``[0, bound)``."""
-    if index.is_floating_point() or index.dtype == torch.bool:
-        raise ValueError(f"'{name}' needs to hold integers (got {index.dtype})")
-    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < bound:
-        raise ValueError(
-            f"'{name}' needs to hold ids in [0, {bound}) "
-            f'(got {int(index.min())} to {int(index.max())})'
-        )

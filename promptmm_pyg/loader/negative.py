@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive, checked_edges
+from promptmm_pyg._checks import check_ids, check_positive, checked_edges
 
 # Up to here, membership is looked up in a table; beyond, by binary search.
 _TABLE_BYTES = 2**27
@@ -124,7 +124,7 @@ class ExactNegativeSampler:
         Raises:
             ValueError: Naming the first user without one.
         """
-        _check_ids('users', users, self.num_users)
+        check_ids('users', users, self.num_users)
         full = self._num_free.index_select(0, users.long()) == 0
         if bool(full.any()):
             which = 'items' if self._pool is None else "of 'items'"
@@ -144,8 +144,8 @@ class ExactNegativeSampler:
         Raises:
             ValueError: If an id is out of range.
         """
-        _check_ids('users', users, self.num_users)
-        _check_ids('items', items, self.num_items)
+        check_ids('users', users, self.num_users)
+        check_ids('items', items, self.num_items)
         query = users.long() * self.num_items + items
         if self._flat.numel() == 0:
             return torch.zeros_like(query, dtype=torch.bool)
@@ -164,19 +164,11 @@ def _pool(items: Tensor, num_items: int, device: torch.device) -> Tensor:
             f"'items' needs to hold at least one id, in the shape [N] (got "
             f'{list(items.size())})'
         )
-    if items.dtype == torch.bool or items.is_floating_point():
+    if items.dtype == torch.bool:
         raise ValueError(
             f"'items' needs to hold ids (got {items.dtype}). Of a mask, pass "
             f"'mask.nonzero().view(-1)'"
         )
-    _check_ids('items', items, num_items)
+    check_ids('items', items, num_items)
     distinct: Tensor = items.to(device).long().unique()
     return distinct
-
-
-def _check_ids(name: str, index: Tensor, bound: int) -> None:
-    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < bound:
-        raise ValueError(
-            f"'{name}' needs to hold ids in [0, {bound}) "
-            f'(got {int(index.min())} to {int(index.max())})'
-        )

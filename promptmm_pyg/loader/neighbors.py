@@ -8,8 +8,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_positive
-from promptmm_pyg.loader._incoming import Drawn, IncomingEdges, check_ids
+from promptmm_pyg._checks import check_ids, check_positive
+from promptmm_pyg.loader._incoming import Drawn, IncomingEdges
 
 NumNeighbors = Sequence[int] | Mapping[EdgeType, Sequence[int]]
 Pairs = Mapping[EdgeType, Tensor]  # edge type -> (source, target) of [2, B]

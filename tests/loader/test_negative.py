@@ -150,16 +150,24 @@ def test_other_users_may_be_asked_for_when_one_has_seen_everything():
 @pytest.mark.parametrize('user', [-1, 20])
 def test_users_need_to_exist(user):
     sampler = ExactNegativeSampler(make_edges(), num_users=20, num_items=30)
-    with pytest.raises(ValueError, match=r"'users' needs to hold ids in \[0, 20\)"):
+    with pytest.raises(ValueError, match=r"'users' needs ids in \[0, 20\)"):
         draw(sampler, [3, user])
     with pytest.raises(ValueError, match=rf"'users' .* \(got {user} to {user}\)"):
         sampler.is_positive(torch.tensor([user]), torch.tensor([0]))
 
 
+def test_ids_need_to_be_integers():
+    sampler = ExactNegativeSampler(make_edges(), num_users=20, num_items=30)
+    with pytest.raises(ValueError, match=r"'users' needs to hold integers .*float32"):
+        draw(sampler, [1.5])
+    with pytest.raises(ValueError, match=r"'items' needs to hold integers .*bool"):
+        sampler.is_positive(torch.tensor([0]), torch.tensor([True]))
+
+
 @pytest.mark.parametrize('item', [-1, 30])
 def test_items_need_to_exist(item):
     sampler = ExactNegativeSampler(make_edges(), num_users=20, num_items=30)
-    with pytest.raises(ValueError, match=r"'items' needs to hold ids in \[0, 30\)"):
+    with pytest.raises(ValueError, match=r"'items' needs ids in \[0, 30\)"):
         sampler.is_positive(torch.tensor([0]), torch.tensor([item]))
 
 
@@ -172,10 +180,10 @@ def test_no_draw_is_an_error():
 @pytest.mark.parametrize(
     ('edges', 'match'),
     [
-        ([[0, 2], [0, 0]], r"'edge_index' .*source.* \[0, 2\) \(got ids in \[0, 2\]"),
-        ([[-1, 0], [0, 0]], r"'edge_index' .*source.* \(got ids in \[-1, 0\]"),
-        ([[0, 0], [0, 3]], r"'edge_index' .*target.* \[0, 3\) \(got ids in \[0, 3\]"),
-        ([[0, 0], [-2, 0]], r"'edge_index' .*target.* \(got ids in \[-2, 0\]"),
+        ([[0, 2], [0, 0]], r"'edge_index' .*source.* \[0, 2\) \(got 0 to 2"),
+        ([[-1, 0], [0, 0]], r"'edge_index' .*source.* \(got -1 to 0"),
+        ([[0, 0], [0, 3]], r"'edge_index' .*target.* \[0, 3\) \(got 0 to 3"),
+        ([[0, 0], [-2, 0]], r"'edge_index' .*target.* \(got -2 to 0"),
         ([[0, 0]], r"'edge_index' .* shape \[2, E\] \(got \[1, 2\]\)"),
         ([0, 0], r"'edge_index' .* shape \[2, E\] \(got \[2\]\)"),
     ],
@@ -241,12 +249,12 @@ def test_a_user_who_has_seen_all_of_some_items_is_named():
 @pytest.mark.parametrize(
     ('items', 'match'),
     [
-        ([0, 3], r"'items' needs to hold ids in \[0, 3\) \(got 0 to 3\)"),
-        ([-1, 0], r"'items' needs to hold ids in .* \(got -1 to 0\)"),
+        ([0, 3], r"'items' needs ids in \[0, 3\) \(got 0 to 3\)"),
+        ([-1, 0], r"'items' needs ids in .* \(got -1 to 0\)"),
         ([[0, 1]], r"'items' needs .* shape \[N\] \(got \[1, 2\]\)"),
         ([], r"'items' needs to hold at least one id"),
         ([True, False, True], r"'items' needs to hold ids \(got torch.bool\)"),
-        ([0.0, 1.0], r"'items' needs to hold ids \(got torch.float32\)"),
+        ([0.0, 1.0], r"'items' needs to hold integers \(got torch.float32\)"),
     ],
 )
 def test_items_to_draw_among_need_to_be_ids(items, match):
