@@ -7,9 +7,11 @@ are in closed form, a graph filter and EASE. Their numbers are chosen on validat
 once, how much each teacher counts is learned on validation for every seed. Students are
 told the tables of wide teachers cut to width 128, and the best items of the whole. The
 student is matrix factorization, trained as in :mod:`benchmarks.losses`; weight and
-penalty are chosen from equally many trials on validation at the first width and seed,
-those of the student without a teacher at every width, from more. Beside them stand EASE
-itself and LightGCN as in :mod:`benchmarks.run`, trained here with the same seeds.
+penalty, and how sharp its teacher's scores are, in units of their spread, are chosen
+from equally many trials on validation at the first width and seed, those of the student
+without a teacher at every width, from more. Beside them stand EASE itself and LightGCN
+as in :mod:`benchmarks.run`, trained here with the same seeds.
+
 Finished trials are kept under ``--work``. Writes
 ``benchmarks/results/mixture-<setting>.json``.
 
@@ -26,67 +28,23 @@ from typing import Any
 import torch
 
 from benchmarks.command_line import command_line
-from benchmarks.kept import kept
 from benchmarks.losses import (
     CONTROL,
     LEARNING_RATE,
     METRIC,
     SCHEDULE,
-    TRIALS,
     Bench,
-    Trial,
     choose,
 )
-from benchmarks.mix_teachers import (
-    MixTeachers,
-    recall,
-)
+from benchmarks.mix_bench import MIX_TRIALS, MixBench
+from benchmarks.mix_teachers import MixTeachers, recall
 from benchmarks.paired import difference
-from benchmarks.recipes import RECIPES
 from benchmarks.result_file import write_result
 from benchmarks.run import spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.suite_teachers import SuiteTeachers
 from promptmm_pyg.data import ITEM
-from promptmm_pyg.outputs import SoftTargets
 from promptmm_pyg.training import copy_tables
-
-
-class MixBench:
-    """The bench of the losses, with more teachers than one."""
-
-    def __init__(self, bench: Bench, teachers: MixTeachers | SuiteTeachers) -> None:
-        self.bench = bench
-        self.teachers = teachers
-
-    def outcome(self, name: str, trial: Trial, width: int, seed: int) -> dict[str, Any]:
-        """Validation value, epoch and per-user test values of one student, trained
-        now or before.
-        """
-        *chosen, learning_rate = trial
-        key = [
-            self.bench.setting.digest(),
-            [name, chosen, width, seed, self.teachers.numbers()],
-            learning_rate,
-            SCHEDULE,
-        ]
-
-        def taught() -> dict[str, Any]:
-            targets = self.teachers.of_seed(name, seed).told
-            student = self.bench.student(width, seed)
-            return self.bench.teach(student, targets, RECIPES['PromptMM'], trial, seed)
-
-        return kept(self.bench.work / 'mixture', key, taught, f'{self.bench.name}-')
-
-    def choose(self, name: str, width: int, seed: int) -> Trial:
-        """The best trial on validation; of equals, the first."""
-        return max(
-            TRIALS,
-            key=lambda t: float(self.outcome(name, t, width, seed)['validation']),
-        )
-
-    def test(self, x_dict: dict[str, torch.Tensor]) -> float:
-        return recall(SoftTargets(x_dict, {}), self.bench.split.test)
 
 
 def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, Any]:
@@ -105,14 +63,15 @@ def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, A
         runs = [bench.outcome(CONTROL, trial, width, seed) for seed in seeds]
         against = {'over_control': _per_user(runs)}
         against |= {f'over_{name}': values for name, values in rivals.items()}
-        students.append(_row('no teacher', width, runs, trial))
+        students.append(_row('no teacher', width, runs, trial._asdict()))
         for name in teachers.names:
             runs = [mix.outcome(name, chosen[name], width, seed) for seed in seeds]
             gains = {
                 key: difference(_per_user(runs), other)
                 for key, other in against.items()
             }
-            students.append(_row(name, width, runs, chosen[name]) | gains)
+            row = _row(name, width, runs, chosen[name].as_dict())
+            students.append(row | gains)
             # What is cut twice is cut once: the best of a width holds that of a lesser.
             cut = [
                 mix.test(copy_tables(teachers.of_seed(name, s).told.x_dict, width))
@@ -125,7 +84,7 @@ def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, A
         'setting': bench.setting.as_dict(),
         'learning_rate': LEARNING_RATE,
         'schedule': SCHEDULE._asdict(),
-        'trials': [t._asdict() for t in TRIALS],
+        'trials': [trial.as_dict() for trial in MIX_TRIALS],
         **teachers.numbers(),
         **teachers.searched,
         'seeds': seeds,
@@ -158,11 +117,13 @@ def _spread(values: list[torch.Tensor]) -> dict[str, Any]:
     return spread([float(x.mean()) for x in values])
 
 
-def _row(name: str, width: int, runs: list[Any], trial: Trial) -> dict[str, Any]:
+def _row(
+    name: str, width: int, runs: list[Any], trial: dict[str, float]
+) -> dict[str, Any]:
     return {
         'name': name,
         'width': width,
-        'trial': trial._asdict(),
+        'trial': trial,
         'validation': [run['validation'] for run in runs],
         'epochs': [run['epoch'] for run in runs],
         'test': _spread(_per_user(runs)),
@@ -189,7 +150,8 @@ def main() -> None:
         trial = mix.choose(name, args.widths[0], args.seeds[0])
         for width in args.widths:
             out = mix.outcome(name, trial, width, seed)
-            print(name, trial, width, seed, round(out['validation'], 4), flush=True)
+            value = round(out['validation'], 4)
+            print(name, trial.as_dict(), width, seed, value, flush=True)
     result = summarize(mix, args.widths, args.seeds)
     kind = 'mixture' if args.suite is None else 'mixture-suite'
     write_result(args.out / f'{kind}-{args.setting}.json', result)

@@ -3,9 +3,19 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
-from benchmarks import losses, mix_teachers, mixture, report, run, settings
+from benchmarks import (
+    losses,
+    mix_bench,
+    mix_teachers,
+    mixture,
+    report,
+    run,
+    settings,
+)
 from promptmm_pyg.data import planted_dataset, split_per_user
+from promptmm_pyg.outputs import SoftTargets
 from promptmm_pyg.training import Schedule
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -20,7 +30,7 @@ def quick(monkeypatch, tmp_path):
     schedule = Schedule(epochs=1, patience=1, progress=False)
     for module in (run, mixture):
         monkeypatch.setattr(module, 'read', lambda *_: split)
-    for module in (losses, mixture):
+    for module in (losses, mix_bench, mixture):
         monkeypatch.setattr(module, 'SCHEDULE', schedule)
 
     def start(module, *arguments):
@@ -99,3 +109,36 @@ def test_finished_trials_are_not_trained_again(quick, monkeypatch):
     monkeypatch.setattr(losses, 'distill', None)
     monkeypatch.setattr(mix_teachers, 'fitted', None)
     assert quick().read_text() == first
+
+
+def test_sharper_scores_rank_alike():
+    torch.manual_seed(0)
+    x_dict = {'user': torch.randn(3, 4), 'item': torch.randn(5, 4)}
+    sharp = mix_teachers.sharpened(SoftTargets(x_dict, {}), 3.0).x_dict
+    scores = sharp['user'] @ sharp['item'].t()
+    torch.testing.assert_close(scores, 3.0 * x_dict['user'] @ x_dict['item'].t())
+
+
+def test_the_sharpness_of_a_teacher_is_chosen_on_validation(quick, monkeypatch):
+    told = []
+    sharpened, teach = mix_bench.sharpened, losses.Bench.teach
+
+    def observed(targets, factor):
+        told.append(factor)
+        return sharpened(targets, factor)
+
+    def judged(self, student, targets, recipe, trial, seed):
+        value = 0.1 + 0.1 * (told[-1] == 3) + 0.1 * (trial.weight == 10)
+        said = teach(self, student, targets, recipe, trial, seed)
+        return said | {'validation': value}
+
+    monkeypatch.setattr(mix_bench, 'sharpened', observed)
+    monkeypatch.setattr(losses.Bench, 'teach', judged)
+    result = json.loads(quick().read_text())
+    assert len(result['trials']) == 6
+    chosen = [
+        (row['trial']['sharpness'], row['trial']['weight'])
+        for row in result['students']
+        if 'over_control' in row
+    ]
+    assert chosen == [(3, 10)] * 8

@@ -4,7 +4,15 @@ import sys
 import pytest
 import torch
 
-from benchmarks import losses, mix_teachers, mixture, report, suite, suite_teachers
+from benchmarks import (
+    losses,
+    mix_bench,
+    mix_teachers,
+    mixture,
+    report,
+    suite,
+    suite_teachers,
+)
 from promptmm_pyg.data import planted_dataset, split_per_user
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.training import Schedule, learn_mix_weights
@@ -20,7 +28,7 @@ def quick(monkeypatch, tmp_path):
     for module in (suite, mixture):
         monkeypatch.setattr(module, 'read', lambda *_: split)
     schedule = Schedule(epochs=1, patience=1, progress=False)
-    for module in (losses, mixture):
+    for module in (losses, mix_bench, mixture):
         monkeypatch.setattr(module, 'SCHEDULE', schedule)
 
     def start(module, *arguments):
