@@ -58,6 +58,16 @@ class NaiveTeacher(torch.nn.Module):
         key = f'{modality}__item'
         encoder = cast(PromptedModalityEncoder, self.teacher.encoders[key])
         x = self.teacher.get_buffer(f'x_{key}')
-        lifted = F.normalize(prompt @ (prompt.t() @ x), dim=-1)
-        out = encoder.lin(x + encoder.prompt_weight * lifted)
+        out = reduced_in_full(encoder, x, prompt)
         return F.dropout(out, encoder.dropout.p, self.training)
+
+
+def reduced_in_full(
+    encoder: PromptedModalityEncoder, x: Tensor, prompt: Tensor
+) -> Tensor:
+    """The reduction layer as the paper writes it, prompted features and all, before
+    dropout.
+    """
+    lifted = F.normalize(prompt @ (prompt.t() @ x), dim=-1)
+    out: Tensor = encoder.lin(x + encoder.prompt_weight * lifted)
+    return out

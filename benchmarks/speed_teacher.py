@@ -4,10 +4,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.naive_teacher import NaiveTeacher
+from benchmarks.naive_teacher import NaiveTeacher, reduced_in_full
 from benchmarks.speed_graphs import Graph, Runs
 from promptmm_pyg.losses import bpr_loss
 from promptmm_pyg.nn import PromptedModalityEncoder, PromptMMTeacher, RowBlocks
@@ -40,8 +39,7 @@ class NaiveEncoder(PromptedModalityEncoder):
     ) -> Tensor:
         assert isinstance(x, Tensor)
         assert prompt is not None
-        lifted = F.normalize(prompt @ (prompt.t() @ x), dim=-1)
-        out: Tensor = self.dropout(self.lin(x + self.prompt_weight * lifted))
+        out: Tensor = self.dropout(reduced_in_full(self, x, prompt))
         return out
 
 
