@@ -51,7 +51,10 @@ LAYERS = {
     'content': May({'_checks', '_files', 'data.schema', 'data.split'}, {*PYG, *CORE}),
     'transforms': May({'_checks', 'data.schema'}, PYG),
     'loader': May({'_checks', 'data.schema'}, PYG),
-    'nn': May({'_checks', '_files', 'outputs', 'unit_rows'}, {*PYG, 'safetensors'}),
+    'nn': May(
+        {'_checks', '_files', 'outputs', 'ranking', 'unit_rows'},
+        {*PYG, 'safetensors'},
+    ),
     'models': May(
         {'_checks', 'outputs', 'unit_rows', 'scoring', 'losses', 'nn', 'loader'}, PYG
     ),

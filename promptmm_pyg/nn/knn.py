@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._checks import check_choice, check_positive
+from promptmm_pyg.ranking.top import top_items
 from promptmm_pyg.unit_rows import unit_rows
 
 Normalize = Literal['sym', 'row']
@@ -59,16 +60,15 @@ def knn_graph(
     check_choice('normalize', normalize, ('sym', 'row'))
     rows, unit = _directions(x.detach(), mask)
     k = min(k, rows.numel() - 1)
-    sources, targets, cosines = [rows[:0]], [rows[:0]], [unit.new_empty(0)]
+    sources, cosines = [rows[:0]], [unit.new_empty(0)]
     for start in range(0, rows.numel() if k > 0 else 0, block_size):
         cosine = unit[start : start + block_size] @ unit.t()
         cosine.diagonal(start).fill_(-torch.inf)
-        keep = _largest(cosine, k)
-        target, source = keep.nonzero(as_tuple=True)
-        sources.append(rows[source])
-        targets.append(rows[target + start])
-        cosines.append(cosine[keep])
-    edge_index = torch.stack([torch.cat(sources), torch.cat(targets)])
+        near = top_items(cosine, k).item_index.sort(dim=1).values
+        sources.append(rows[near].view(-1))
+        cosines.append(cosine.gather(1, near).view(-1))
+    targets = rows.repeat_interleave(max(k, 0))
+    edge_index = torch.stack([torch.cat(sources), targets])
     cosine = torch.cat(cosines)
     weight = cosine.clamp_min(0.0) if weighted else torch.ones_like(cosine)
     return edge_index, normalize_edges(edge_index, weight, x.size(0), normalize)
@@ -131,17 +131,3 @@ def _directions(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
             f'{int((~x.isfinite()).sum())} values that are not)'
         )
     return rows, unit_rows(x)
-
-
-def _largest(value: Tensor, k: int) -> Tensor:
-    """Where the ``k`` largest of each row stand, the first among equals."""
-    least = value.topk(k, dim=1).values[:, -1:]
-    keep = value >= least
-    crowded = (keep.sum(dim=1) > k).nonzero().squeeze(1)
-    if crowded.numel():
-        value, least = value[crowded], least[crowded]
-        above, equal = value > least, value == least
-        room = k - above.sum(dim=1, keepdim=True)
-        first = equal.cumsum(dim=1, dtype=torch.int32) <= room
-        keep[crowded] = above | (equal & first)
-    return keep
