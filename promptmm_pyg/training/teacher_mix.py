@@ -31,9 +31,9 @@ def mix_targets(
     within a user, exact and over all pairs (:func:`score_std`). Each teacher's users
     and items get the same mean square, so how it shared its scale between the two does
     not matter. Scores are not centered, which no ranking and no softmax over items can
-    tell. Twice the weights are twice the scores. With weights that sum to one, a softmax
-    of the mixture is rather flat; a student may do better with a sum of three, to be
-    chosen on validation as other numbers of a student are.
+    tell. Twice the weights are twice the scores. With weights that sum to one, a
+    softmax of the mixture is rather flat; a student may do better with a sum of three,
+    to be chosen on validation as other numbers of a student are.
 
     Modality vectors are carried as they are, named ``'teacher/modality'``. A teacher of
     weight zero is left out, with its modalities.
