@@ -41,7 +41,7 @@ class MixBench:
         now or before.
         """
         *chosen, learning_rate = trial.student
-        if trial.sharpness != 1:
+        if trial.sharpness != 1:  # What others are kept under stays as it was.
             chosen.append(trial.sharpness)
         key = [
             self.bench.setting.digest(),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._checks import check_choice, check_positive
-from promptmm_pyg.ranking.top import top_items
+from promptmm_pyg.ranking import top_items
 from promptmm_pyg.unit_rows import unit_rows
 
 Normalize = Literal['sym', 'row']
@@ -59,15 +59,15 @@ def knn_graph(
     check_positive('block_size', block_size)
     check_choice('normalize', normalize, ('sym', 'row'))
     rows, unit = _directions(x.detach(), mask)
-    k = min(k, rows.numel() - 1)
+    k = max(min(k, rows.numel() - 1), 0)
     sources, cosines = [rows[:0]], [unit.new_empty(0)]
-    for start in range(0, rows.numel() if k > 0 else 0, block_size):
+    for start in range(0, rows.numel() if k else 0, block_size):
         cosine = unit[start : start + block_size] @ unit.t()
         cosine.diagonal(start).fill_(-torch.inf)
         near = top_items(cosine, k).item_index.sort(dim=1).values
         sources.append(rows[near].view(-1))
         cosines.append(cosine.gather(1, near).view(-1))
-    targets = rows.repeat_interleave(max(k, 0))
+    targets = rows.repeat_interleave(k)
     edge_index = torch.stack([torch.cat(sources), targets])
     cosine = torch.cat(cosines)
     weight = cosine.clamp_min(0.0) if weighted else torch.ones_like(cosine)

@@ -180,10 +180,10 @@ def test_no_draw_is_an_error():
 @pytest.mark.parametrize(
     ('edges', 'match'),
     [
-        ([[0, 2], [0, 0]], r"'edge_index' .*source.* \[0, 2\) \(got 0 to 2"),
-        ([[-1, 0], [0, 0]], r"'edge_index' .*source.* \(got -1 to 0"),
-        ([[0, 0], [0, 3]], r"'edge_index' .*target.* \[0, 3\) \(got 0 to 3"),
-        ([[0, 0], [-2, 0]], r"'edge_index' .*target.* \(got -2 to 0"),
+        ([[0, 2], [0, 0]], r"'edge_index' .*source.* \[0, 2\) \(got 0 to 2\)"),
+        ([[-1, 0], [0, 0]], r"'edge_index' .*source.* \(got -1 to 0\)"),
+        ([[0, 0], [0, 3]], r"'edge_index' .*target.* \[0, 3\) \(got 0 to 3\)"),
+        ([[0, 0], [-2, 0]], r"'edge_index' .*target.* \(got -2 to 0\)"),
         ([[0, 0]], r"'edge_index' .* shape \[2, E\] \(got \[1, 2\]\)"),
         ([0, 0], r"'edge_index' .* shape \[2, E\] \(got \[2\]\)"),
     ],
