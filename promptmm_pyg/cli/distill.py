@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from promptmm_pyg.cli.config_file import add_config_options, config_text
+from promptmm_pyg.cli.device import add_device, existing_device
 from promptmm_pyg.cli.dry_run import add_dry_run, try_student, without_cache
 from promptmm_pyg.cli.models import reload
 from promptmm_pyg.cli.old_parts import kept_on_mistake
@@ -114,6 +115,7 @@ def add_command(commands: Any) -> None:
         )
     add_options(parser.add_argument_group('lists'), Candidates, CANDIDATES)
     add_schedule(parser)
+    add_device(parser)
     add_progress(parser)
     add_config_options(parser)
     add_dry_run(parser)
@@ -126,18 +128,18 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         print(config_text(args))
         return 0
+    device = existing_device(args.device)
     run = RunFolder(args.folder)
     config = run.read_whole_config()
     if args.dry_run:
         data = reload(run, {**config, 'data': without_cache(config['data'])})
-        print(try_student(run, config, student, data))
+        print(try_student(run, config, student, data, device))
         return 0
     with nullcontext() if args.resume else kept_on_mistake(run, run.student):
         _begin(run, student, resume=args.resume, overwrite=args.overwrite)
         data = reload(run, config)
-        result = distill_run(
-            run, config, student, data, resume=args.resume, progress=not args.quiet
-        )
+        how: dict[str, Any] = {'progress': not args.quiet, 'device': device}
+        result = distill_run(run, config, student, data, resume=args.resume, **how)
     for name, history in {
         'student': result.history,
         'control': result.control_history,

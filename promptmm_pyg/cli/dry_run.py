@@ -67,6 +67,7 @@ class _Clock:
     def __call__(self, module: torch.nn.Module, _: Any) -> None:
         if not module.training:
             return
+        _finish(module)
         self.times.append(time.perf_counter())
         late = len(self.times) > 2 and self.times[-1] - self.times[0] > _SECONDS
         if late or len(self.times) > _STEPS + 1:
@@ -94,9 +95,12 @@ def without_cache(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, 'content': content}
 
 
-def try_teacher(run: RunFolder, config: dict[str, Any], data: Prepared) -> str:
+def try_teacher(
+    run: RunFolder, config: dict[str, Any], data: Prepared, device: torch.device
+) -> str:
     """A report on what it would take to train the teacher of a configuration."""
-    model = build_teacher(config, data.train)
+    model = build_teacher(config, data.train).to(device)
+    data = data.to(device)
 
     def train(schedule: Schedule) -> None:
         train_teacher(
@@ -117,11 +121,16 @@ def try_teacher(run: RunFolder, config: dict[str, Any], data: Prepared) -> str:
 
 
 def try_student(
-    run: RunFolder, config: dict[str, Any], student: dict[str, Any], data: Prepared
+    run: RunFolder,
+    config: dict[str, Any],
+    student: dict[str, Any],
+    data: Prepared,
+    device: torch.device,
 ) -> str:
     """A report on what it would take to train the student of a configuration."""
-    teacher = load_teacher(run, config, data.train)
-    model = build_student(student, data.train)
+    teacher = load_teacher(run, config, data.train).to(device)
+    model = build_student(student, data.train).to(device)
+    data = data.to(device)
     arguments = distill_arguments(student, teacher, data)
 
     def train(schedule: Schedule) -> None:
@@ -137,7 +146,7 @@ def try_student(
     parts = (student['distill'], student['schedule'], data)
     costs = [measure('student', model, train, *parts)]
     if student['distill']['control']:
-        control = build_student(student, data.train)
+        control = build_student(student, data.train).to(device)
 
         def train_control(schedule: Schedule) -> None:
             names = ('learning_rate', 'weight_decay', 'optimizer', 'batch_size', 'seed')
@@ -187,6 +196,7 @@ def measure(
         pass
     finally:
         handle.remove()
+    _finish(model)
     started = time.perf_counter()
     validation(model, data.inputs, data.val, monitor)
     spent = time.perf_counter() - started
@@ -201,6 +211,13 @@ def measure(
         -(-interactions // a_step),
         spent,
     )
+
+
+def _finish(model: torch.nn.Module) -> None:
+    """Waits for what a GPU was told to do, so that times are those of the work."""
+    device = next(model.parameters()).device
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
 
 
 def report(costs: list[Cost], schedule: Mapping[str, Any], data: Prepared) -> str:
@@ -251,6 +268,11 @@ def _memory(costs: list[Cost], data: Prepared) -> list[str]:
         f'  in it features {bytes_text(_bytes(features))}, parameters with gradients '
         f"and the optimizer's moments {bytes_text(4 * largest)}"
     )
+    where = data.train[INTERACTS].edge_index.device
+    if where.type == 'cuda':
+        most = torch.cuda.max_memory_allocated(where)
+        there = torch.cuda.get_device_properties(where).total_memory
+        lines.append(f'  on the GPU {bytes_text(most)} of {bytes_text(there)}')
     free = available_memory()
     if free is not None:
         lines.append(f'  free now: {bytes_text(free)}')

@@ -1,5 +1,6 @@
 """The models of a run, built anew or read from its folder."""
 
+import copy
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -47,6 +48,16 @@ class Prepared(NamedTuple):
     test: HeteroData
     inputs: tuple[Any, ...]
     """What every model is called with."""
+
+    def to(self, device: torch.device) -> 'Prepared':
+        """The same with what is trained on moved; these graphs stay where they are."""
+        # A graph moves in place, and a shallow copy is not the graph.
+        train = copy.copy(self.train).to(str(device))
+        inputs = tuple(
+            {key: adj.to(device) for key, adj in operators.items()}
+            for operators in self.inputs
+        )
+        return self._replace(train=train, inputs=inputs)
 
 
 def prepare(split: Split, prompt: dict[str, Any] | None) -> Prepared:
@@ -173,10 +184,9 @@ def distill_arguments(
     """
     targets = soft_targets(teacher, *data.inputs)
     torch.manual_seed(config['distill']['seed'])  # As 'distill' on its own does.
+    objective = DistillationObjective(targets, config['width'], **config['objective'])
     return {
-        'objective': DistillationObjective(
-            targets, config['width'], **config['objective']
-        ),
+        'objective': objective.to(targets.x_dict[USER].device),
         'candidates': Candidates(**config['candidates']),
         'weights': config['weights'],
         'inputs': data.inputs,

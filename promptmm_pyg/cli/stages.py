@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from promptmm_pyg.cli.data_source import read_titles
@@ -39,6 +40,8 @@ from promptmm_pyg.training import (
 )
 from promptmm_pyg.training.loop import CHECKPOINT
 
+CPU = torch.device('cpu')
+
 
 def train(
     run: RunFolder,
@@ -47,20 +50,22 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
+    device: torch.device = CPU,
 ) -> History:
     """Trains the teacher of a configuration into the folder of a run."""
     write_json(run.config_file, {**config, 'versions': versions()})
-    teacher = build_teacher(config, data.train)
+    teacher = build_teacher(config, data.train).to(device)
+    there = data.to(device)
     history = train_teacher(
         teacher,
-        data.train,
-        data.val,
+        there.train,
+        there.val,
         weights=config['weights'],
-        inputs=data.inputs,
+        inputs=there.inputs,
         schedule=schedule(config, run.teacher, resume=resume, progress=progress),
         **config['train'],
     )
-    save_tensors(run.teacher / MODEL, teacher.state_dict())
+    save_tensors(run.teacher / MODEL, teacher.cpu().state_dict())
     write_json(run.teacher / 'metrics.json', best(history))
     return history
 
@@ -99,20 +104,28 @@ def distill_run(
     *,
     resume: bool = False,
     progress: bool = True,
+    device: torch.device = CPU,
     titles: dict[Any, str] | None = None,
 ) -> Distilled:
-    """Trains the student of a configuration into the folder of a run."""
-    teacher = load_teacher(run, config, data.train)
+    """Trains the student of a configuration into the folder of a run; what is returned
+    lies on the CPU.
+    """
+    teacher = load_teacher(run, config, data.train).to(device)
     write_json(run.student / 'config.json', student)
-    model = build_student(student, data.train)
+    model = build_student(student, data.train).to(device)
+    there = data.to(device)
     result = distill(
         model,
         teacher,
-        data.train,
-        data.val,
+        there.train,
+        there.val,
         schedule=schedule(student, run.student, resume=resume, progress=progress),
-        **distill_arguments(student, teacher, data),
+        **distill_arguments(student, teacher, there),
     )
+    result = result._replace(targets=result.targets.to(CPU))
+    for trained in (result.student, result.control):
+        if trained is not None:
+            trained.to(CPU)
     save_tensors(run.student / 'targets.safetensors', result.targets.x_dict)
     if result.control is not None and result.control_history is not None:
         save_tensors(run.control / MODEL, result.control.state_dict())

@@ -14,6 +14,7 @@ from promptmm_pyg.cli.data_source import (
     load_split,
     read_titles,
 )
+from promptmm_pyg.cli.device import add_device, existing_device
 from promptmm_pyg.cli.dry_run import add_dry_run, try_teacher, without_cache
 from promptmm_pyg.cli.models import prepare
 from promptmm_pyg.cli.old_parts import kept_on_mistake
@@ -119,6 +120,7 @@ def add_command(commands: Any) -> None:
     add_options(training, train_teacher, TRAIN)
     add_weights(training, TEACHER_WEIGHTS)
     add_schedule(parser)
+    add_device(parser)
     add_progress(parser)
     add_config_options(parser)
     add_dry_run(parser)
@@ -131,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         print(config_text(args))
         return 0
+    device = existing_device(args.device)
     run = RunFolder(args.out)
     if not args.resume and not args.dry_run:
         run.holds_run(overwrite=args.overwrite)  # Before contents are encoded.
@@ -141,14 +144,15 @@ def run(args: argparse.Namespace) -> int:
     config['data_sha256'] = fingerprint(split)
     data = prepare(split, config['prompt'])
     if args.dry_run:
-        print(try_teacher(run, config, data))
+        print(try_teacher(run, config, data, device))
         return 0
     if args.resume:
         check_resumed(config, run.read_config(), begun='options and data the run was')
     with nullcontext() if args.resume else kept_on_mistake(run, run.teacher):
         if not args.resume:
             run.begin(overwrite=args.overwrite)
-        history = train(run, config, data, resume=args.resume, progress=not args.quiet)
+        how: dict[str, Any] = {'progress': not args.quiet, 'device': device}
+        history = train(run, config, data, resume=args.resume, **how)
     print(
         f'teacher: validation {history.monitor} {history.best_value:.4f} at epoch '
         f'{history.best_epoch} of {history.num_epochs}, in {run.teacher}'
