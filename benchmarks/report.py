@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation_report import ablation_table
+from benchmarks.budget_report import budget_table
 from benchmarks.content_report import (
     cold_table,
     content_plot,
@@ -216,6 +217,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     'missing': missing_table,
     'shortcuts': shortcuts_table,
     'ablation': ablation_table,
+    'budget': budget_table,
     'sections': speed_table,
 }
 
