@@ -3,18 +3,12 @@
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from promptmm_pyg.cli.machine import (
-    available_memory,
-    bytes_text,
-    peak_memory,
-    seconds_text,
-)
+from promptmm_pyg.cli.cost_report import Cost, num_bytes, report
 from promptmm_pyg.cli.models import (
     Prepared,
     build_student,
@@ -23,7 +17,7 @@ from promptmm_pyg.cli.models import (
     load_teacher,
 )
 from promptmm_pyg.cli.run_folder import RunFolder
-from promptmm_pyg.data import INTERACTS, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.training import (
     Schedule,
     bpr_terms,
@@ -36,22 +30,6 @@ from promptmm_pyg.training.inputs import validation
 _STEPS = 6  # Measured, after one that warms up.
 _SECONDS = 10.0  # After which no further step is begun.
 _NEVER = 10**9
-
-
-class Cost(NamedTuple):
-    """What a few steps cost."""
-
-    name: str
-    num_parameters: int
-    parameter_bytes: int
-    seconds_a_step: float
-    steps_an_epoch: int
-    seconds_a_validation: float
-
-    def epochs_seconds(self, epochs: int, validate_every: int) -> float:
-        """The time that so many epochs would take."""
-        training = epochs * self.steps_an_epoch * self.seconds_a_step
-        return training + -(-epochs // validate_every) * self.seconds_a_validation
 
 
 class _EnoughError(Exception):
@@ -206,7 +184,7 @@ def measure(
     return Cost(
         name,
         sum(x.numel() for x in parameters),
-        _bytes(parameters),
+        num_bytes(parameters),
         clock.seconds(),
         -(-interactions // a_step),
         spent,
@@ -215,69 +193,6 @@ def measure(
 
 def _finish(model: torch.nn.Module) -> None:
     """Waits for what a GPU was told to do, so that times are those of the work."""
-    device = next(model.parameters()).device
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
-def report(costs: list[Cost], schedule: Mapping[str, Any], data: Prepared) -> str:
-    """What was measured and what follows from it, as text."""
-    every, epochs = schedule['validate_every'], schedule['epochs']
-    users, items = num_nodes_dict(data.train).values()
-    interactions = data.train[INTERACTS].edge_index.size(1)
-    lines = [f'data: {users} users, {items} items, {interactions} interactions']
-    for cost in costs:
-        epoch = cost.epochs_seconds(every, every) / every
-        lines += [
-            f'{cost.name}: {cost.num_parameters:,} parameters '
-            f'({bytes_text(cost.parameter_bytes)})',
-            f'  {cost.steps_an_epoch} steps an epoch of '
-            f'{seconds_text(cost.seconds_a_step)}, a validation '
-            f'{seconds_text(cost.seconds_a_validation)}: about {seconds_text(epoch)} '
-            f'an epoch',
-        ]
-    least = min(epochs, (schedule['patience'] + 1) * every)
-    low, high = (
-        sum(cost.epochs_seconds(number, every) for cost in costs)
-        for number in (least, epochs)
-    )
-    each = ' each' if len(costs) > 1 else ''
-    if least < epochs:
-        lines.append(
-            f'time: {seconds_text(low)} to {seconds_text(high)}: from {least} epochs'
-            f'{each}, the earliest that --patience ends training, to all {epochs}'
-        )
-    else:
-        lines.append(f'time: {seconds_text(high)} for {epochs} epochs{each}')
-    return '\n'.join([*lines, *_memory(costs, data), 'nothing was written'])
-
-
-def _memory(costs: list[Cost], data: Prepared) -> list[str]:
-    features = [x for of in modality_x_dict(data.val).values() for x in of.values()]
-    largest = max(cost.parameter_bytes for cost in costs)
-    # The best state so far, which these steps did not yet keep.
-    kept = sum(cost.parameter_bytes for cost in costs)
-    lines = []
-    peak = peak_memory()
-    if peak is not None:
-        lines.append(
-            f'memory: about {bytes_text(peak + kept)} at most: {bytes_text(peak)} '
-            f'measured, {bytes_text(kept)} for the best state'
-        )
-    lines.append(
-        f'  in it features {bytes_text(_bytes(features))}, parameters with gradients '
-        f"and the optimizer's moments {bytes_text(4 * largest)}"
-    )
-    where = data.train[INTERACTS].edge_index.device
-    if where.type == 'cuda':
-        most = torch.cuda.max_memory_allocated(where)
-        there = torch.cuda.get_device_properties(where).total_memory
-        lines.append(f'  on the GPU {bytes_text(most)} of {bytes_text(there)}')
-    free = available_memory()
-    if free is not None:
-        lines.append(f'  free now: {bytes_text(free)}')
-    return lines
-
-
-def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(x.numel() * x.element_size() for x in tensors)
+    one = next(model.parameters(), None)
+    if one is not None and one.is_cuda:
+        torch.cuda.synchronize(one.device)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from promptmm_pyg.cli import dry_run, main
-from promptmm_pyg.cli.dry_run import Cost, _Clock, _EnoughError, without_cache
+from promptmm_pyg.cli.cost_report import Cost
+from promptmm_pyg.cli.dry_run import _Clock, _EnoughError, without_cache
 
 from .conftest import DISTILL, TRAIN
 
