@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.result_file import versions, write_result
-from benchmarks.suite_report import reference
+from benchmarks.suite_report import minutes_in_all, reference
 
 LEVEL = 0.05
 METRIC = 'Recall@20'
@@ -27,7 +27,6 @@ def budget(result: dict[str, Any]) -> dict[str, Any]:
     """
     models, base = result['models'], reference(result)
     gains = result['comparisons'][base]
-    seconds = [row.get('seconds_in_all') for row in models.values()]
     return {
         'suite': result['suite'],
         'best': result['best'],
@@ -37,8 +36,7 @@ def budget(result: dict[str, Any]) -> dict[str, Any]:
             for name, gain in gains.items()
             if gain['difference'] > 0 and gain['holm_p'] < LEVEL
         ],
-        # A result of former versions does not tell.
-        'minutes': None if None in seconds else sum(seconds) / 60,
+        'minutes': minutes_in_all(result),
         'models': {
             name: {'validation': row['validation'], 'test': row['test'][METRIC]}
             for name, row in models.items()

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from benchmarks.suite_report import mean_std
+from benchmarks.budget import LEVEL
+from benchmarks.suite_report import by_validation, mean_std
 
 
 def budget_table(result: dict[str, Any]) -> str:
@@ -17,15 +18,15 @@ def _one(row: dict[str, Any]) -> str:
     lines = [
         f'**{row["dataset"]}**, test Recall@20, mean ± standard deviation of '
         f'{len(small["suite"]["seeds"])} and {len(large["suite"]["seeds"])} seeds; '
-        f'marked: above {large["reference"]}, Holm p below 0.05. Rank correlation of '
-        f'the two columns: {row["spearman"]:.2f}',
+        f'marked: above {large["reference"]}, Holm p below {LEVEL}. Rank correlation '
+        f'of the two columns: {row["spearman"]:.2f}',
         '',
         f'| model | {_budget(small)} | {_budget(large)} |',
         '|---|---|---|',
     ]
-    for name in sorted(
-        row['names'], key=lambda name: -large['models'][name]['validation']['mean']
-    ):
+    for name in by_validation(large):
+        if name not in row['names']:
+            continue
         cells = [
             mean_std(part['models'][name]['test']) + ' *' * (name in part['above'])
             for part in (small, large)

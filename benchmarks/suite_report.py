@@ -19,15 +19,22 @@ def reference(result: dict[str, Any]) -> str:
     return REFERENCE if REFERENCE in result['models'] else str(result['best'])
 
 
+def minutes_in_all(result: dict[str, Any]) -> float | None:
+    """What all trainings of all models took; ``None`` where a former version wrote the
+    result, which does not tell.
+    """
+    seconds = [model.get('seconds_in_all') for model in result['models'].values()]
+    return None if None in seconds else sum(seconds) / 60
+
+
 def suite_table(result: dict[str, Any]) -> str:
     """One data set: every model with its test values, its distance to LightGCN and
     its cost, best on validation first.
     """
     suite, base = result['suite'], reference(result)
     rows = result['comparisons'][base]
-    seconds = [model.get('seconds_in_all') for model in result['models'].values()]
-    known = None not in seconds
-    cost = f'. All trainings: {sum(seconds) / 60:.0f} minutes' if known else ''
+    minutes = minutes_in_all(result)
+    cost = '' if minutes is None else f'. All trainings: {minutes:.0f} minutes'
     lines = [
         f'**{suite["dataset"]}**, test, mean ± standard deviation of '
         f'{len(suite["seeds"])} seeds, {suite["trials"]} trials a model on '

@@ -1,10 +1,9 @@
 """What ``--dry-run`` reports, as text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from promptmm_pyg.cli.machine import (
     available_memory,
@@ -65,7 +64,9 @@ def report(costs: list[Cost], schedule: Mapping[str, Any], data: Prepared) -> st
 
 
 def _memory(costs: list[Cost], data: Prepared) -> list[str]:
-    features = [x for of in modality_x_dict(data.val).values() for x in of.values()]
+    features = sum(
+        x.nbytes for of in modality_x_dict(data.val).values() for x in of.values()
+    )
     largest = max(cost.parameter_bytes for cost in costs)
     # The best state so far, which these steps did not yet keep.
     kept = sum(cost.parameter_bytes for cost in costs)
@@ -77,8 +78,8 @@ def _memory(costs: list[Cost], data: Prepared) -> list[str]:
             f'measured, {bytes_text(kept)} for the best state'
         )
     lines.append(
-        f'  in it features {bytes_text(num_bytes(features))}, parameters with '
-        f"gradients and the optimizer's moments {bytes_text(4 * largest)}"
+        f'  in it features {bytes_text(features)}, parameters with gradients '
+        f"and the optimizer's moments {bytes_text(4 * largest)}"
     )
     where = data.train[INTERACTS].edge_index.device
     if where.type == 'cuda':
@@ -89,8 +90,3 @@ def _memory(costs: list[Cost], data: Prepared) -> list[str]:
     if free is not None:
         lines.append(f'  free now: {bytes_text(free)}')
     return lines
-
-
-def num_bytes(tensors: Sequence[Tensor]) -> int:
-    """What tensors take."""
-    return sum(x.numel() * x.element_size() for x in tensors)

@@ -138,8 +138,15 @@ def run(args: argparse.Namespace) -> int:
     with nullcontext() if args.resume else kept_on_mistake(run, run.student):
         _begin(run, student, resume=args.resume, overwrite=args.overwrite)
         data = reload(run, config)
-        how: dict[str, Any] = {'progress': not args.quiet, 'device': device}
-        result = distill_run(run, config, student, data, resume=args.resume, **how)
+        result = distill_run(
+            run,
+            config,
+            student,
+            data,
+            resume=args.resume,
+            progress=not args.quiet,
+            device=device,
+        )
     for name, history in {
         'student': result.history,
         'control': result.control_history,

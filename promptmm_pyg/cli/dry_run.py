@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from promptmm_pyg.cli.cost_report import Cost, num_bytes, report
+from promptmm_pyg.cli.cost_report import Cost, report
 from promptmm_pyg.cli.models import (
     Prepared,
     build_student,
@@ -184,7 +184,7 @@ def measure(
     return Cost(
         name,
         sum(x.numel() for x in parameters),
-        num_bytes(parameters),
+        sum(x.nbytes for x in parameters),
         clock.seconds(),
         -(-interactions // a_step),
         spent,

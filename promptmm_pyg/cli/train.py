@@ -151,8 +151,14 @@ def run(args: argparse.Namespace) -> int:
     with nullcontext() if args.resume else kept_on_mistake(run, run.teacher):
         if not args.resume:
             run.begin(overwrite=args.overwrite)
-        how: dict[str, Any] = {'progress': not args.quiet, 'device': device}
-        history = train(run, config, data, resume=args.resume, **how)
+        history = train(
+            run,
+            config,
+            data,
+            resume=args.resume,
+            progress=not args.quiet,
+            device=device,
+        )
     print(
         f'teacher: validation {history.monitor} {history.best_value:.4f} at epoch '
         f'{history.best_epoch} of {history.num_epochs}, in {run.teacher}'
