@@ -110,7 +110,7 @@ def _axes(centered: Tensor, num_axes: int, seed: int) -> Tensor:
     check_finite_features('x', [centered])
     rank = min(num_axes, *centered.shape)
     if centered.size(1) <= _EXACT_WIDTH:
-        values, vectors = torch.linalg.eigh(centered.t() @ centered)
+        values, vectors = _eigh(centered.t() @ centered)
         axes = vectors.flip(1)[:, :rank]
         kept = values.flip(0)[:rank] > 1e-10 * values.max().clamp_min(1e-30)
     else:
@@ -121,3 +121,14 @@ def _axes(centered: Tensor, num_axes: int, seed: int) -> Tensor:
     strongest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
     turned: Tensor = axes * strongest.sign() * kept
     return turned
+
+
+def _eigh(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, smallest first, and eigenvectors, where none is negative."""
+    try:
+        values, vectors = torch.linalg.eigh(covariance)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # Few items leave many eigenvalues zero, on which LAPACK may give up.
+        vectors, values, _ = torch.linalg.svd(covariance)
+        values, vectors = values.flip(0), vectors.flip(1)
+    return values, vectors

@@ -95,6 +95,21 @@ def test_same_data_same_prompt_and_the_global_generator_is_untouched():
     assert torch.equal(principal_components(x, 4), one)
 
 
+def test_components_are_found_where_the_eigensolver_gives_up(monkeypatch):
+    # Few rows: most eigenvalues are zero.
+    x = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))
+    expected = principal_components(x, 12), principal_axes(x, 12)
+
+    def give_up(_):
+        raise torch.linalg.LinAlgError('too many repeated eigenvalues')
+
+    monkeypatch.setattr(torch.linalg, 'eigh', give_up)
+    found = principal_components(x, 12), principal_axes(x, 12)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert found[0][:, :8].abs().sum(0).min() > 0
+    assert found[0][:, 8:].abs().max() == 0
+
+
 def test_components_beyond_the_rank_are_zero():
     out = principal_components(make_x(width=2), 5)
     assert out.shape == (50, 5)
