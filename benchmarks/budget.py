@@ -57,7 +57,7 @@ def beside(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
     names = [n for n in parts['large']['models'] if n in parts['small']['models']]
     if len(names) < 2:
         raise ValueError(
-            f"'small' and 'large' need two models in common (got {names}). Run the "
+            f"'small' and 'large' requires two models in common (got {names}). Run the "
             f'suite with the same --models'
         )
     means = [
@@ -82,7 +82,7 @@ def main() -> None:
     missing = [path.name for path in paths if not (args.out / path.name).is_file()]
     if not paths or missing:
         parser.error(
-            f"'small' needs results of the suite, each also in '{args.out}' (got "
+            f"'small' requires results of the suite, each also in '{args.out}' (got "
             f'{[path.name for path in paths]}, there are no {missing} in it)'
         )
     rows = [

@@ -34,11 +34,11 @@ from benchmarks.paired import difference
 from benchmarks.result_file import versions, write_result
 from benchmarks.run import spread
 from benchmarks.settings import SETTINGS, read
-from promptmm_pyg.data import planted_dataset
+from promptmm_pyg.data import make_synthetic_dataset
 from promptmm_pyg.evaluation import evaluate
 
 METRICS = (METRIC, 'NDCG@20')
-SIZES = (2000, 1000)  # Users and items of the planted data.
+SIZES = (2000, 1000)  # Users and items of the synthetic data.
 NOTE = (
     'cold items have no training interaction; they are known by features only. '
     'Negatives and candidates of training are drawn among warm items, and the id rows '
@@ -81,7 +81,7 @@ def main() -> None:
     args = command_line(__doc__).parse_args()
     setting = SETTINGS[args.setting]
     if args.setting == 'synthetic':
-        data = planted_dataset(*SIZES, seed=0)
+        data = make_synthetic_dataset(*SIZES, seed=0)
     else:
         data = unsplit(read(setting.dataset, args.data))
     bench = Bench(setting, data, args.work, args.seeds[0])

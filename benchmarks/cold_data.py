@@ -71,7 +71,7 @@ def add_cold(x_dict: dict[str, Tensor], data: HeteroData, warm: Tensor) -> Tenso
         item_ids=old.tolist(),
         seen=torch.stack([user, position[item]]),
     )
-    server.learn_features(
+    server.fit_feature_mapper(
         {k: x[old] for k, x in features.items()}, {k: x[old] for k, x in masks.items()}
     )
     new = (~warm & torch.stack(list(masks.values())).any(0)).nonzero().view(-1)

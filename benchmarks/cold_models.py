@@ -22,17 +22,19 @@ from promptmm_pyg.data import (
     modality_x_dict,
     num_nodes_dict,
 )
-from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.outputs import SoftTargets, TeacherOutput
-from promptmm_pyg.training import (
+from promptmm_pyg.distillation import (
     CONTROL_WEIGHTS,
     STUDENT_WEIGHTS,
     DistillationObjective,
+    distill,
+)
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.targets import SoftTargets, TeacherOutput
+from promptmm_pyg.training import (
     Schedule,
     bpr_terms,
-    distill,
-    embed,
-    message_operators,
+    get_embeddings,
+    normalized_adj_dict,
     train_teacher,
 )
 
@@ -128,7 +130,7 @@ class Bench:
                 control=False,
                 **common,
             )
-        x_dict = embed(model, (message_operators(self.train),))
+        x_dict = get_embeddings(model, (normalized_adj_dict(self.train),))
         return {k: x.float() for k, x in x_dict.items()}
 
     def _build(self, name: str) -> tuple[Any, Any, Mapping[str, float]]:

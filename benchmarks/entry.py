@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg import models as m
 from promptmm_pyg.data import INTERACTS, modality_x_dict, num_nodes_dict
-from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
+from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
 from promptmm_pyg.training import TEACHER_WEIGHTS, bpr_terms, promptmm_terms
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Entry:
     ) -> tuple[Callable[..., dict[str, torch.Tensor]], dict[str, float]]:
         """The terms a model is trained with, and their weights."""
         terms: Callable[..., dict[str, torch.Tensor]]
-        if isinstance(model, PromptMMTeacher):
+        if isinstance(model, PromptMM):
             terms, weights = promptmm_terms, dict(TEACHER_WEIGHTS)
         elif isinstance(model, LightGCN | MatrixFactorization):
             terms, weights = bpr_terms, {'bpr': 1.0}
@@ -125,7 +125,7 @@ def content(cls: Any, train: HeteroData, **arguments: Any) -> Model:
 
 def prompted(cls: Any, train: HeteroData, **arguments: Any) -> Model:
     sizes = num_nodes_dict(train)
-    relation = () if cls is PromptMMTeacher else (INTERACTS,)
+    relation = () if cls is PromptMM else (INTERACTS,)
     start = {key: train[key].prompt_start for key in sizes}
     parts = (*relation, modality_x_dict(train), start)
     model: Model = cls(sizes, *parts, embedding_dim=WIDTH, **arguments)

@@ -33,7 +33,7 @@ def hide_content(
         ValueError: If ``share`` is none.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"'share' needs to be in [0, 1] (got {share})")
+        raise ValueError(f"'share' must be in [0, 1] (got {share})")
     num_items = num_nodes_dict(data)[ITEM]
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(num_items, generator=generator)

@@ -26,18 +26,15 @@ from benchmarks.result_file import write_result
 from benchmarks.run import spread, targets_path
 from benchmarks.settings import SETTINGS, read
 from promptmm_pyg.data import ITEM, num_nodes_dict
+from promptmm_pyg.distillation import CandidateSampling, distill, truncate_embeddings
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.nn import MatrixFactorization
-from promptmm_pyg.outputs import SoftTargets
-from promptmm_pyg.target_store import load_targets, rank_targets
+from promptmm_pyg.models import MatrixFactorization
+from promptmm_pyg.targets import SoftTargets, load_targets, topk_targets
 from promptmm_pyg.training import (
-    Candidates,
     History,
     Schedule,
     bpr_terms,
-    copy_tables,
-    distill,
-    embed,
+    get_embeddings,
     train_teacher,
 )
 
@@ -46,7 +43,7 @@ RANDOM, COPY = 'random', 'teacher copy'
 METRIC = 'Recall@20'
 LEARNING_RATE = 1e-2
 SCHEDULE = Schedule(epochs=150, patience=5, validate_every=3, progress=False)
-CANDIDATES = Candidates(5, 5, 5, refresh_every=15)
+CANDIDATES = CandidateSampling(5, 5, 5, refresh_every=15)
 
 
 class Trial(NamedTuple):
@@ -105,7 +102,7 @@ class Bench(PreparedSetting):
         torch.manual_seed(seed)
         student = MatrixFactorization(num_nodes_dict(self.train), width)
         if init == COPY:
-            tables = copy_tables(self.targets(seed).x_dict, width)
+            tables = truncate_embeddings(self.targets(seed).x_dict, width)
             student.embeddings.load_tables(tables)
         return student
 
@@ -165,7 +162,7 @@ class Bench(PreparedSetting):
         }
 
     def _said(self, student: MatrixFactorization, history: History) -> dict[str, Any]:
-        test = evaluate(embed(student, ()), self.split.test, ks=(20,))
+        test = evaluate(get_embeddings(student, ()), self.split.test, ks=(20,))
         return {
             'validation': history.best_value,
             'epoch': history.best_epoch,
@@ -189,7 +186,7 @@ def shuffled(targets: SoftTargets, train: HeteroData, seed: int) -> SoftTargets:
             for modality, x_dict in targets.modality_x_dict.items()
         },
     )
-    return wrong._replace(top=rank_targets(wrong, train, 100))
+    return wrong._replace(top=topk_targets(wrong, train, 100))
 
 
 def choose(bench: Bench, name: str, width: int, seed: int) -> Trial:
@@ -226,7 +223,7 @@ def summarize(
                 'epochs': [run['epoch'] for run in runs],
             }
             rows.append(row)
-        cut = [_test(bench, copy_tables(x_dict, width)) for x_dict in teachers]
+        cut = [_test(bench, truncate_embeddings(x_dict, width)) for x_dict in teachers]
         rows.append(_row('teacher cut, untrained', width, cut, control, full))
     return {
         'setting': bench.setting.as_dict(),

@@ -3,7 +3,7 @@
     python -m benchmarks.missing --seeds 0 1 2
     python -m benchmarks.missing --seeds 0 1 2 --pattern modalities
 
-Planted data in which a share of the items lacks every modality, or each modality lacks
+Synthetic data in which a share of the items lacks every modality, or each modality lacks
 in a share of the items drawn for it alone, in training and in serving. The items are
 the same for all models, and those of a smaller share are among those of a larger. All
 models have the same epochs and trials, of which the best on validation at the first
@@ -26,13 +26,13 @@ from benchmarks.shares import best_trial, fitted, rows
 from promptmm_pyg.data import (
     ITEM,
     USER,
+    make_synthetic_dataset,
     modality_mask_dict,
     modality_x_dict,
     num_nodes_dict,
-    planted_dataset,
     split_per_user,
 )
-from promptmm_pyg.nn import LightGCN, PromptMMTeacher
+from promptmm_pyg.models import LightGCN, PromptMM
 from promptmm_pyg.training import (
     TEACHER_WEIGHTS,
     Schedule,
@@ -65,11 +65,11 @@ _IMPUTATION = 'prompt of what is filled in'  # Named in what is kept.
 
 
 class Bench:
-    """The planted data, and every model that was trained on it."""
+    """The synthetic data, and every model that was trained on it."""
 
     def __init__(self, work: Path, pattern: Pattern = 'items') -> None:
         self.work, self.pattern = work, pattern
-        self.split = split_per_user(planted_dataset(*SIZES, seed=DATA_SEED))
+        self.split = split_per_user(make_synthetic_dataset(*SIZES, seed=DATA_SEED))
 
     def hidden(self, share: float) -> HeteroData:
         """The training graph with the content of a share hidden."""
@@ -111,12 +111,12 @@ class Bench:
             more = {'terms': bpr_terms, 'weights': {'bpr': 1.0, 'l2': l2}}
         else:
             masks = None if model == IMPUTED else modality_mask_dict(train)
-            built = PromptMMTeacher(
+            built = PromptMM(
                 sizes,
                 modality_x_dict(train),
                 {key: train[key].prompt_start for key in (USER, ITEM)},
                 **MODEL,
-                self_weight=1.0,
+                self_loop_weight=1.0,
                 modality_mask_dict=masks,
                 **TEACHERS[model],
             )

@@ -10,7 +10,7 @@ from benchmarks.losses import SCHEDULE, TRIALS, Bench, Trial
 from benchmarks.mix_teachers import MixTeachers, recall, sharpened
 from benchmarks.recipes import RECIPES
 from benchmarks.suite_teachers import SuiteTeachers
-from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.targets import SoftTargets
 
 
 class MixTrial(NamedTuple):

@@ -12,17 +12,15 @@ from benchmarks.losses import METRIC, Bench
 from benchmarks.run import EASE_L2, EASE_ROW, LIGHT_GCN, best_ease, training
 from benchmarks.shares import fitted
 from promptmm_pyg.data import INTERACTS, ITEM, modality_x_dict, num_nodes_dict
-from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.models import GraphFilter
-from promptmm_pyg.nn import LightGCN
-from promptmm_pyg.outputs import SoftTargets
-from promptmm_pyg.target_store import rank_targets
-from promptmm_pyg.training import (
-    bpr_terms,
-    copy_tables,
-    learn_mix_weights,
-    mix_targets,
+from promptmm_pyg.distillation import (
+    ensemble_targets,
+    fit_ensemble_weights,
+    truncate_embeddings,
 )
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.models import GraphFilter, LightGCN
+from promptmm_pyg.targets import SoftTargets, topk_targets
+from promptmm_pyg.training import bpr_terms
 
 PROMPTMM, FILTER, MIXTURE = 'PromptMM', 'GraphFilter', 'mixture'
 TEACHERS = (PROMPTMM, FILTER, EASE_ROW, MIXTURE)
@@ -48,8 +46,8 @@ def as_teacher(
 ) -> Teacher:
     """What is said, cut for a student; its best items are those before the cut."""
     wide = said.x_dict[ITEM].size(1) > TEACHER_WIDTH
-    x_dict = copy_tables(said.x_dict, TEACHER_WIDTH) if wide else said.x_dict
-    told = SoftTargets(x_dict, {}, top=rank_targets(said, train, 100))
+    x_dict = truncate_embeddings(said.x_dict, TEACHER_WIDTH) if wide else said.x_dict
+    told = SoftTargets(x_dict, {}, top=topk_targets(said, train, 100))
     return Teacher(weights, said, told)
 
 
@@ -123,10 +121,10 @@ class MixTeachers:
             EASE_ROW: self.ease()[1],
         }
         if name == MIXTURE:
-            weights = learn_mix_weights(parts, train, self.bench.split.val)
+            weights = fit_ensemble_weights(parts, train, self.bench.split.val)
         else:
             weights = {key: float(key == name) for key in parts}
-        return as_teacher(weights, mix_targets(parts, weights), train)
+        return as_teacher(weights, ensemble_targets(parts, weights), train)
 
     def numbers(self) -> dict[str, Any]:
         """Every number that was chosen, and the width that students are told."""

@@ -44,7 +44,7 @@ from benchmarks.run import spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.suite_teachers import SuiteTeachers
 from promptmm_pyg.data import ITEM
-from promptmm_pyg.training import copy_tables
+from promptmm_pyg.distillation import truncate_embeddings
 
 
 def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, Any]:
@@ -74,7 +74,9 @@ def summarize(mix: MixBench, widths: list[int], seeds: list[int]) -> dict[str, A
             students.append(row | gains)
             # What is cut twice is cut once: the best of a width holds that of a lesser.
             cut = [
-                mix.test(copy_tables(teachers.of_seed(name, s).told.x_dict, width))
+                mix.test(
+                    truncate_embeddings(teachers.of_seed(name, s).told.x_dict, width)
+                )
                 for s in seeds
             ]
             students.append(

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptmm_pyg.nn import PromptMMTeacher
+from promptmm_pyg.models import PromptMM
 from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
 
 
 class NaiveTeacher(torch.nn.Module):
-    """All formulas of a :class:`~promptmm_pyg.nn.PromptMMTeacher` with features on
+    """All formulas of a :class:`~promptmm_pyg.models.PromptMM` with features on
     items, over its parameters: prompted features in full, every block propagated on
     its own by ``torch.sparse.mm`` of a COO matrix with torch's own gradient, every
     layer kept for the mean, torch's dropout.
@@ -22,9 +22,7 @@ class NaiveTeacher(torch.nn.Module):
         to_item: Its transpose, coalesced.
     """
 
-    def __init__(
-        self, teacher: PromptMMTeacher, to_user: Tensor, to_item: Tensor
-    ) -> None:
+    def __init__(self, teacher: PromptMM, to_user: Tensor, to_item: Tensor) -> None:
         super().__init__()
         self.teacher = teacher
         self.to_user = to_user

@@ -2,7 +2,7 @@
 
     python -m benchmarks.noise --seeds 0 1 2
 
-Planted data in which a share of the items shows, in every modality, what other items
+Synthetic data in which a share of the items shows, in every modality, what other items
 drawn at random show. Only training reads features, so validation and test do not know.
 All models have the same epochs and the same trials, of which the best on validation at
 the first seed is kept for all; the test positives are read once per model and seed.
@@ -23,10 +23,10 @@ from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
     USER,
+    make_synthetic_dataset,
     modality_mask_dict,
     modality_x_dict,
     num_nodes_dict,
-    planted_dataset,
     split_per_user,
 )
 from promptmm_pyg.models.promptmm_plus import PromptMMPlus
@@ -41,7 +41,11 @@ METRIC = 'Recall@20'
 SIZES = (6000, 4000, 100)  # Users, items and tastes: few interactions an item.
 DATA_SEED = 5  # Not 0 or 2, on which the way to denoise and the sizes were found.
 PROMPT_CHANNELS = 16
-TEACHER: dict[str, Any] = {'embedding_dim': 32, 'num_layers': 2, 'self_weight': 1.0}
+TEACHER: dict[str, Any] = {
+    'embedding_dim': 32,
+    'num_layers': 2,
+    'self_loop_weight': 1.0,
+}
 LEARNING_RATE = 1e-2
 BATCH_SIZE = 2048
 SCHEDULE = Schedule(epochs=30, patience=5, validate_every=2, progress=False)
@@ -80,9 +84,9 @@ def corrupt_features(data: HeteroData, share: float, seed: int) -> HeteroData:
     """
     num_items = num_nodes_dict(data)[ITEM]
     if not 0 <= share <= 1:
-        raise ValueError(f"'share' needs to be in [0, 1] (got {share})")
+        raise ValueError(f"'share' must be in [0, 1] (got {share})")
     if num_items < 2:
-        raise ValueError(f"'data' needs at least two items (got {num_items})")
+        raise ValueError(f"'data' requires at least two items (got {num_items})")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(num_items, generator=generator)
     noisy = order[: round(share * num_items)]
@@ -100,11 +104,11 @@ def corrupt_features(data: HeteroData, share: float, seed: int) -> HeteroData:
 
 
 class Bench:
-    """The planted data, and every model that was trained on it."""
+    """The synthetic data, and every model that was trained on it."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
-        self.split = split_per_user(planted_dataset(*SIZES, seed=DATA_SEED))
+        self.split = split_per_user(make_synthetic_dataset(*SIZES, seed=DATA_SEED))
         self._train: dict[float, HeteroData] = {}
 
     def train(self, share: float) -> HeteroData:

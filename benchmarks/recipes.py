@@ -9,6 +9,17 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.distillation import (
+    CollaborativeTerm,
+    DistillationObjective,
+    ListTerm,
+    PairTerm,
+    RankAwareTerm,
+    RankingTerm,
+    RelaxedRankingTerm,
+    RowTerm,
+)
+from promptmm_pyg.functional import l2_normalize, score_lists
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import (
     AngleKDLoss,
@@ -30,21 +41,8 @@ from promptmm_pyg.losses import (
     bidirectional_kd_terms,
     rank_discrepancy_weights,
 )
-from promptmm_pyg.outputs import SoftTargets
 from promptmm_pyg.ranking import Ranking, SeenItems
-from promptmm_pyg.scoring import score_lists
-from promptmm_pyg.target_store import rank_targets
-from promptmm_pyg.training import (
-    CollaborativeTerm,
-    DistillationObjective,
-    ListTerm,
-    PairTerm,
-    RankAwareTerm,
-    RankingTerm,
-    RelaxedRankingTerm,
-    RowTerm,
-)
-from promptmm_pyg.unit_rows import unit_rows
+from promptmm_pyg.targets import SoftTargets, topk_targets
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Context:
 
     @cached_property
     def top(self) -> Ranking:
-        return self.targets.top or rank_targets(self.targets, self.train, 100)
+        return self.targets.top or topk_targets(self.targets, self.train, 100)
 
     @cached_property
     def seen(self) -> SeenItems:
@@ -140,7 +138,7 @@ def _groups(x: Tensor, num_groups: int) -> Tensor:
     from sklearn.cluster import KMeans
 
     means = KMeans(num_groups, n_init=1, random_state=0)
-    return torch.from_numpy(means.fit_predict(unit_rows(x).numpy())).long()
+    return torch.from_numpy(means.fit_predict(l2_normalize(x).numpy())).long()
 
 
 RECIPES: dict[str, Recipe] = {

@@ -9,7 +9,7 @@ import torch
 import torch_geometric
 
 import promptmm_pyg
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 
 
 def versions() -> dict[str, str]:

@@ -21,23 +21,23 @@ from benchmarks.paired import difference
 from benchmarks.result_file import versions, write_result
 from benchmarks.settings import SETTINGS, Setting, read
 from promptmm_pyg.data import INTERACTS, ITEM, Split, modality_x_dict, num_nodes_dict
-from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.models import EASE
-from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
-from promptmm_pyg.outputs import soft_targets
-from promptmm_pyg.target_store import save_targets
-from promptmm_pyg.training import (
+from promptmm_pyg.distillation import (
     CONTROL_WEIGHTS,
     STUDENT_WEIGHTS,
     DistillationObjective,
+    distill,
+    truncate_embeddings,
+)
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.models import EASE, LightGCN, MatrixFactorization, PromptMM
+from promptmm_pyg.targets import save_targets, soft_targets
+from promptmm_pyg.training import (
     History,
     Schedule,
     bpr_terms,
-    copy_tables,
-    distill,
-    embed,
+    get_embeddings,
     load_state,
-    message_operators,
+    normalized_adj_dict,
     save_state,
     train_teacher,
 )
@@ -85,11 +85,11 @@ def build_teacher(
     train: HeteroData,
     setting: Setting,
     features: dict[str, dict[str, Any]] | None = None,
-) -> PromptMMTeacher:
+) -> PromptMM:
     """A setting's teacher, of the graph's features or of others in their place."""
     start = {key: train[key].prompt_start for key in ('user', 'item')}
     features = modality_x_dict(train) if features is None else features
-    return PromptMMTeacher(num_nodes_dict(train), features, start, **setting.teacher)
+    return PromptMM(num_nodes_dict(train), features, start, **setting.teacher)
 
 
 def training(setting: Setting, seed: int) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def run_seed(
     What the teacher says is kept in ``targets_file``.
     """
     train, val = prepare(split.train, setting), split.val
-    inputs = (message_operators(train),)
+    inputs = (normalized_adj_dict(train),)
     common = training(setting, seed)
     seconds: dict[str, float] = {}
 
@@ -177,10 +177,12 @@ def run_seed(
             f'{kind} student': out.history,
             f'{kind} control': out.control_history,
         }
-    tables = {name: embed(model, inputs) for name, model in models.items()}
+    tables = {name: get_embeddings(model, inputs) for name, model in models.items()}
     for kind in setting.students:
         width = tables[f'{kind} student'][ITEM].size(1)
-        tables[f'teacher cut to width {width}'] = copy_tables(targets.x_dict, width)
+        tables[f'teacher cut to width {width}'] = truncate_embeddings(
+            targets.x_dict, width
+        )
     test = {
         name: evaluate(x_dict, split.test, ks=KS) for name, x_dict in tables.items()
     }

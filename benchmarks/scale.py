@@ -43,7 +43,7 @@ def exponent(edges: list[int], seconds: list[float]) -> float:
         ValueError: If there are not two different numbers of edges.
     """
     if len(set(edges)) < 2:
-        raise ValueError(f"'edges' needs two different numbers (got {edges})")
+        raise ValueError(f"'edges' requires two different numbers (got {edges})")
     x = [math.log(value) for value in edges]
     y = [math.log(value) for value in seconds]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)

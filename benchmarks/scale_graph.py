@@ -57,12 +57,12 @@ class Size:
         for name in POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(
-                    f"'{name}' needs to be positive (got {getattr(self, name)})"
+                    f"'{name}' must be positive (got {getattr(self, name)})"
                 )
         if self.peak > self.memory:
             told = ', '.join(f'{k} {x / GIB:.2f}' for k, x in self.parts.items())
             raise ValueError(
-                f"'memory' needs to be at least {self.peak / GIB:.2f} GiB for "
+                f"'memory' must be at least {self.peak / GIB:.2f} GiB for "
                 f'{self.interactions} interactions and {self.features}-d features, as '
                 f'estimated ({told}) (got {self.memory / GIB:.2f} GiB). Raise the '
                 f'budget, or leave this size out'

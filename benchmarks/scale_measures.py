@@ -14,7 +14,7 @@ from benchmarks.scale_students import distillation, ranking, training
 from benchmarks.scale_teachers import asked, propagation, teaching
 from promptmm_pyg.data import open_features, save_features
 from promptmm_pyg.data.schema import INTERACTS
-from promptmm_pyg.training import keep_freed_memory
+from promptmm_pyg.training import tune_allocator
 
 
 def measure(size: Size, folder: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def measure(size: Size, folder: Path) -> dict[str, Any]:
         size: The size.
         folder: Where features and targets are written meanwhile.
     """
-    keep_freed_memory()
+    tune_allocator()
     torch.set_num_threads(size.threads)
     torch.manual_seed(size.seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,19 +10,19 @@ from torch_geometric.data import HeteroData
 from benchmarks.scale_costs import Costs, Step, epoch
 from benchmarks.scale_graph import Size
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
-from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.loader import Triplets
-from promptmm_pyg.nn import MatrixFactorization
-from promptmm_pyg.ranking import SeenItems, rank_items
-from promptmm_pyg.target_store import load_targets
-from promptmm_pyg.training import (
+from promptmm_pyg.distillation import (
     CONTROL_WEIGHTS,
     STUDENT_WEIGHTS,
-    Candidates,
+    CandidateSampling,
     DistillationObjective,
-    bpr_terms,
 )
-from promptmm_pyg.training.candidates import CandidateSource
+from promptmm_pyg.distillation.candidates import CandidateSampler
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models import MatrixFactorization
+from promptmm_pyg.ranking import SeenItems, rank_items
+from promptmm_pyg.targets import load_targets
+from promptmm_pyg.training import bpr_terms
 from promptmm_pyg.training.inputs import triplet_loader
 from promptmm_pyg.training.loop import train_step
 from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
@@ -114,7 +114,7 @@ def distillation(size: Size, data: HeteroData, path: Path, costs: Costs) -> None
     targets = load_targets(path, data)
     model = MatrixFactorization(num_nodes_dict(data), size.width)
     objective = DistillationObjective(targets, size.width)
-    source = CandidateSource(Candidates(), data, targets, size.seed)
+    source = CandidateSampler(CandidateSampling(), data, targets, size.seed)
     optimizer = make_optimizer(model.parameters(), LEARNING_RATE, 0.0, 'lazy')
 
     def step(batch: Triplets) -> None:

@@ -11,14 +11,13 @@ from benchmarks.scale_graph import PROMPT, Size
 from benchmarks.scale_students import LEARNING_RATE, Again
 from promptmm_pyg.data.schema import INTERACTS, ITEM, num_nodes_dict
 from promptmm_pyg.loader import TripletNeighborLoader, Triplets, triplets_of
-from promptmm_pyg.nn import PromptMMTeacher
+from promptmm_pyg.models import PromptMM
 from promptmm_pyg.nn.embeddings import sparse_gradients
-from promptmm_pyg.outputs import SoftTargets
-from promptmm_pyg.target_store import save_targets
+from promptmm_pyg.targets import SoftTargets, save_targets
 from promptmm_pyg.training import (
     TEACHER_WEIGHTS,
     AmortizedTerms,
-    message_operators,
+    normalized_adj_dict,
     promptmm_terms,
 )
 from promptmm_pyg.training.inputs import triplet_loader
@@ -38,7 +37,7 @@ def propagation(size: Size, data: HeteroData, costs: Costs) -> None:
     both have to read, gathered and nothing else, which no product can do without.
     """
     with costs.timed('operators built'):
-        adj = message_operators(data)[INTERACTS]
+        adj = normalized_adj_dict(data)[INTERACTS]
     x = torch.randn(size.users, size.width, requires_grad=True)
 
     def product() -> None:
@@ -58,14 +57,12 @@ def propagation(size: Size, data: HeteroData, costs: Costs) -> None:
     costs.repeated('rows gathered alone', gather, size.repeats)
 
 
-def teaching(
-    size: Size, data: HeteroData, features: Tensor, costs: Costs
-) -> PromptMMTeacher:
+def teaching(size: Size, data: HeteroData, features: Tensor, costs: Costs) -> PromptMM:
     """Steps on neighborhoods, and on the whole graph where it fits."""
     sizes = num_nodes_dict(data)
     start = {key: torch.randn(number, PROMPT) for key, number in sizes.items()}
     content = {'content': {ITEM: features}}
-    teacher = PromptMMTeacher(sizes, content, start, embedding_dim=size.width)
+    teacher = PromptMM(sizes, content, start, embedding_dim=size.width)
     on_neighborhoods(size, data, teacher, costs)
     if size.whole_fits:
         on_whole_graph(size, data, teacher, costs)
@@ -73,7 +70,7 @@ def teaching(
 
 
 def on_neighborhoods(
-    size: Size, data: HeteroData, teacher: PromptMMTeacher, costs: Costs
+    size: Size, data: HeteroData, teacher: PromptMM, costs: Costs
 ) -> None:
     """What :func:`~promptmm_pyg.training.train_minibatch` does, with the lazy
     optimizer; the epoch is cut.
@@ -100,12 +97,12 @@ def on_neighborhoods(
 
 
 def on_whole_graph(
-    size: Size, data: HeteroData, teacher: PromptMMTeacher, costs: Costs
+    size: Size, data: HeteroData, teacher: PromptMM, costs: Costs
 ) -> None:
     """A step with one propagation for a sixteenth of the interactions, whose losses
     are taken piece by piece.
     """
-    operators, parameters = message_operators(data), list(teacher.parameters())
+    operators, parameters = normalized_adj_dict(data), list(teacher.parameters())
     optimizer = make_optimizer(parameters, LEARNING_RATE, 0.0)
     terms = AmortizedTerms(
         lambda: teacher(operators),
@@ -124,8 +121,8 @@ def on_whole_graph(
     costs.repeated('teacher step, whole graph', again, size.repeats)
 
 
-def asked(teacher: PromptMMTeacher, data: HeteroData, path: Path, costs: Costs) -> None:
+def asked(teacher: PromptMM, data: HeteroData, path: Path, costs: Costs) -> None:
     """The teacher's final vectors, layer by layer, and the file that keeps them."""
     with costs.timed('targets written'):
-        x_dict = teacher.inference(message_operators(data))
+        x_dict = teacher.inference(normalized_adj_dict(data))
         save_targets(path, SoftTargets(x_dict, {}), data, depth=0)

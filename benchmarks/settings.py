@@ -8,12 +8,13 @@ from typing import Any
 
 from promptmm_pyg.data import (
     Split,
-    planted_dataset,
+    make_synthetic_dataset,
     read_diffmm,
     read_mmrec,
     split_per_user,
 )
-from promptmm_pyg.training import TEACHER_WEIGHTS, Candidates
+from promptmm_pyg.distillation import CandidateSampling
+from promptmm_pyg.training import TEACHER_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ class Setting:
     dataset: str
     light_gcn: dict[str, Any]  # Arguments of LightGCN.
     light_gcn_l2: float
-    teacher: dict[str, Any]  # Arguments of PromptMMTeacher.
+    teacher: dict[str, Any]  # Arguments of PromptMM.
     students: dict[str, Student]  # By class.
     objective: dict[str, Any]  # Arguments of DistillationObjective.
-    candidates: Candidates = field(default_factory=Candidates)
+    candidates: CandidateSampling = field(default_factory=CandidateSampling)
     prompt_channels: int = 32
     teacher_weights: dict[str, float] = field(
         default_factory=lambda: dict(TEACHER_WEIGHTS)
@@ -59,9 +60,9 @@ class Setting:
 def read(dataset: str, path: Path | None) -> Split:
     """The data set of a setting; ``path`` is its folder."""
     if dataset == 'synthetic':
-        return split_per_user(planted_dataset(2000, 1000, seed=0))
+        return split_per_user(make_synthetic_dataset(2000, 1000, seed=0))
     if path is None:
-        raise ValueError(f"'--data' needs to be the folder of {dataset!r} (got none)")
+        raise ValueError(f"'--data' must be the folder of {dataset!r} (got none)")
     if dataset == 'tiktok':
         return read_diffmm(path)
     poster = 'derived/image_feat_effnetlite0_1280.npy'
@@ -70,7 +71,9 @@ def read(dataset: str, path: Path | None) -> Split:
 
 # Of the teacher, its final embeddings; of the candidates, a third of each kind.
 _OBJECTIVE = {'list_views': ('fused',), 'embedding_views': ('fused',)}
-_CANDIDATES = Candidates(num_random=10, num_teacher=10, num_student=10)
+_CANDIDATES = CandidateSampling(
+    num_uniform=10, num_teacher_topk=10, num_student_topk=10
+)
 
 
 def _on_files(
@@ -85,7 +88,7 @@ def _on_files(
             'embedding_dim': 64,
             'num_layers': num_layers,
             'modality_weight': 0.05,
-            'self_weight': 1.0,
+            'self_loop_weight': 1.0,
             'prompt_id_weight': 0.02,
         },
         students={'LightGCN': light_gcn, 'MatrixFactorization': mf},
@@ -117,7 +120,7 @@ SETTINGS = {
         dataset='synthetic',
         light_gcn={'embedding_dim': 64, 'num_layers': 2},
         light_gcn_l2=0.15,
-        teacher={'embedding_dim': 64, 'num_layers': 2, 'self_weight': 1.0},
+        teacher={'embedding_dim': 64, 'num_layers': 2, 'self_loop_weight': 1.0},
         teacher_weights={**TEACHER_WEIGHTS, 'l2': 0.15},
         students={
             'LightGCN': Student({'embedding_dim': 16, 'num_layers': 2}, 0.15, 0.15),

@@ -10,7 +10,7 @@ from benchmarks.paired import difference
 from benchmarks.run import spread
 from promptmm_pyg.data import Split
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.training import embed, message_operators, train_teacher
+from promptmm_pyg.training import get_embeddings, normalized_adj_dict, train_teacher
 
 METRIC = 'Recall@20'
 
@@ -43,7 +43,7 @@ def fitted(
     validation value, epoch and per-user test values of its best state.
     """
     history = train_teacher(model, train, split.val, **how)
-    tables = embed(model, (message_operators(train),))
+    tables = get_embeddings(model, (normalized_adj_dict(train),))
     return {
         'validation': history.best_value,
         'epoch': history.best_epoch,

@@ -26,7 +26,8 @@ from benchmarks.run import build_teacher, spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.shares import fitted
 from promptmm_pyg.data import ITEM, modality_x_dict, num_nodes_dict
-from promptmm_pyg.nn import LightGCN, MatrixFactorization, RowBlocks
+from promptmm_pyg.models import LightGCN, MatrixFactorization
+from promptmm_pyg.nn import ChunkedFeatures
 from promptmm_pyg.training import Schedule, bpr_terms
 
 GRAPH, TEACHER, TABLES = 'LightGCN', 'PromptMM teacher', 'MatrixFactorization'
@@ -119,9 +120,9 @@ class Bench(PreparedSetting):
         )
 
 
-def _held(x: torch.Tensor, way: Way) -> torch.Tensor | RowBlocks:
+def _held(x: torch.Tensor, way: Way) -> torch.Tensor | ChunkedFeatures:
     x = x.to(way.features)
-    return x if way.products is None else RowBlocks(x, products=way.products)
+    return x if way.products is None else ChunkedFeatures(x, products=way.products)
 
 
 def rows(bench: Bench, seeds: list[int], models: list[str]) -> list[dict[str, Any]]:

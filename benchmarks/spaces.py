@@ -21,7 +21,7 @@ from benchmarks.entry import (
     tables,
 )
 from promptmm_pyg import models as m
-from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
+from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
 from promptmm_pyg.training import TEACHER_WEIGHTS
 
 
@@ -163,12 +163,12 @@ ENTRIES: dict[str, Entry] = {
         Entry(
             'PromptMM',
             'multi-modal',
-            PromptMMTeacher,
+            PromptMM,
             prompted,
             {
                 **_PROMPTED,
                 'modality_weight': Range(0.5, 0.02, 1.0),
-                'self_weight': Choices(0.0, (0.0, 1.0)),
+                'self_loop_weight': Choices(0.0, (0.0, 1.0)),
             },
             {'l2': _l2(TEACHER_WEIGHTS['l2'])},
         ),

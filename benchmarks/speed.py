@@ -33,7 +33,7 @@ from benchmarks.speed_ranking import evaluation_runs, ranking_runs
 from benchmarks.speed_sampling import sampling_runs, with_rate
 from benchmarks.speed_teacher import teacher_runs
 from promptmm_pyg.nn import CSRPair
-from promptmm_pyg.training import keep_freed_memory
+from promptmm_pyg.training import tune_allocator
 
 PEER_EPOCHS = 5
 GRAPHS = {
@@ -88,7 +88,7 @@ def measure(repeats: int, width: int) -> dict[str, Any]:
         sections[f'teacher, {name}, {GIVEN_BACK}'] = interleaved(runs, repeats)
     # From here on for all alike: page faults are as long as some runs, and as many as
     # the process happens to have.
-    keep_freed_memory()
+    tune_allocator()
     for name, widths in FEATURES.items():
         runs = teacher_runs(graph, widths)
         sections[f'teacher, {name}'] = interleaved(runs, repeats)

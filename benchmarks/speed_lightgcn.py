@@ -24,10 +24,11 @@ from torch import Tensor
 
 from benchmarks.speed_graphs import Graph, Runs
 from benchmarks.speed_recbole import RecBole
+from promptmm_pyg.functional import rows
 from promptmm_pyg.loader import TripletLoader, Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm, weighted_sum
-from promptmm_pyg.nn import LightGCN, csr_pair_dict
-from promptmm_pyg.scoring import rows
+from promptmm_pyg.models import LightGCN
+from promptmm_pyg.nn import csr_pair_dict
 from promptmm_pyg.training import AmortizedTerms
 
 REG = 1e-4

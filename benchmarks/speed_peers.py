@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed_graphs import Graph, Runs
+from promptmm_pyg.functional import rows
 from promptmm_pyg.loader import TripletLoader
 from promptmm_pyg.losses import bpr_loss, squared_norm
-from promptmm_pyg.nn import MatrixFactorization
-from promptmm_pyg.scoring import rows
+from promptmm_pyg.models import MatrixFactorization
 
 Tables = tuple[Tensor, Tensor]
 

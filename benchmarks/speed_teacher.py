@@ -9,20 +9,21 @@ from torch import Tensor
 from benchmarks.naive_teacher import NaiveTeacher, reduced_in_full
 from benchmarks.speed_graphs import Graph, Runs
 from promptmm_pyg.losses import bpr_loss
-from promptmm_pyg.nn import PromptedModalityEncoder, PromptMMTeacher, RowBlocks
+from promptmm_pyg.models import PromptMM
+from promptmm_pyg.nn import ChunkedFeatures, PromptedModalityEncoder
 from promptmm_pyg.nn.csr import CSRPair, csr_pair_dict
 
 # How features are held. Half precision is read in blocks of rows, each of which is
 # widened before it is multiplied, unless products are in half precision as well;
 # float32 in blocks tells what the blocks alone cost.
-HELD: dict[str, Callable[[Tensor], Tensor | RowBlocks]] = {
+HELD: dict[str, Callable[[Tensor], Tensor | ChunkedFeatures]] = {
     'fast (ours)': lambda x: x,
     'naive': lambda x: x,
     'bfloat16 features': lambda x: x.bfloat16(),
-    'bfloat16 features and products': lambda x: RowBlocks(
+    'bfloat16 features and products': lambda x: ChunkedFeatures(
         x.bfloat16(), products=torch.bfloat16
     ),
-    'float32 in row blocks': RowBlocks,
+    'float32 in row blocks': ChunkedFeatures,
 }
 # All formulas in plain torch; `naive` above is the prompt alone.
 PLAIN = 'naive, torch COO'
@@ -33,7 +34,7 @@ class NaiveEncoder(PromptedModalityEncoder):
 
     def forward(
         self,
-        x: Tensor | RowBlocks,
+        x: Tensor | ChunkedFeatures,
         prompt: Tensor | None = None,
         recall: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
@@ -43,7 +44,7 @@ class NaiveEncoder(PromptedModalityEncoder):
         return out
 
 
-def make_teacher(graph: Graph, widths: tuple[int, ...], how: str) -> PromptMMTeacher:
+def make_teacher(graph: Graph, widths: tuple[int, ...], how: str) -> PromptMM:
     """The same teacher at every call, with its features held as ``how`` says."""
     generator = torch.Generator().manual_seed(0)
     features = {
@@ -57,14 +58,14 @@ def make_teacher(graph: Graph, widths: tuple[int, ...], how: str) -> PromptMMTea
         key: torch.randn(num, 32, generator=generator) for key, num in num_nodes.items()
     }
     torch.manual_seed(0)
-    teacher = PromptMMTeacher(num_nodes, features, start, embedding_dim=32)
+    teacher = PromptMM(num_nodes, features, start, embedding_dim=32)
     if how == 'naive':
         for encoder in teacher.encoders.values():
             encoder.__class__ = NaiveEncoder
     return teacher
 
 
-def encode(teacher: PromptMMTeacher) -> Tensor:
+def encode(teacher: PromptMM) -> Tensor:
     """The reduction layers, ``[modalities, N, D]``."""
     assert teacher.prompt is not None
     prompts = teacher.prompt()
@@ -89,7 +90,7 @@ def teacher_runs(graph: Graph, widths: tuple[int, ...]) -> Runs:
     user = torch.randint(graph.num_users, (2048,))
     positive, negative = torch.randint(graph.num_items, (2, 2048))
 
-    def layers(teacher: PromptMMTeacher) -> None:
+    def layers(teacher: PromptMM) -> None:
         encode(teacher).sum().backward()
 
     def step(
@@ -104,7 +105,7 @@ def teacher_runs(graph: Graph, widths: tuple[int, ...]) -> Runs:
         loss.backward()
         optimizer.step()
 
-    def embedded(teacher: PromptMMTeacher) -> tuple[Tensor, Tensor]:
+    def embedded(teacher: PromptMM) -> tuple[Tensor, Tensor]:
         x_dict = teacher(adj).x_dict
         return x_dict['user'], x_dict['item']
 

@@ -103,7 +103,7 @@ def tune(bench: Bench, entry: Entry, trials: int) -> list[dict[str, Any]]:
         import optuna
     except ImportError as error:
         raise ImportError(
-            "'tune' needs 'optuna'. Install it with 'pip install promptmm_pyg[dev]'"
+            "'tune' requires 'optuna'. Install it with 'pip install promptmm_pyg[dev]'"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=0)
@@ -220,7 +220,7 @@ def main() -> None:
     for setting in dict.fromkeys(args.setting):
         data = folder_of(args.data, setting, several=len(set(args.setting)) > 1)
         if data is None and setting != 'synthetic':
-            parser.error(f"'--data' needs a folder of {setting!r} (got {args.data})")
+            parser.error(f"'--data' requires a folder of {setting!r} (got {args.data})")
         here = {**common, 'setting': setting, 'data': data}
         suites.append([Job(model=model, **here) for model in models])
     # Before any model is trained.

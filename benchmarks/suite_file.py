@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.paired import compare
 from benchmarks.result_file import versions, write_result
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 
 REFERENCE = 'LightGCN'
 
@@ -46,7 +46,7 @@ def write_suite(
     for out in outs:
         if not np.array_equal(out['users'], outs[0]['users']):
             raise ValueError(
-                f"'outs' needs models tested on the same users (got "
+                f"'outs' requires models tested on the same users (got "
                 f'{len(out["users"])} of {out["name"]}, {len(outs[0]["users"])} of '
                 f'{outs[0]["name"]}, or others). Run the suite without --add'
             )
@@ -68,13 +68,13 @@ def former_outs(
     path = folder / _name(protocol)
     if not path.is_file():
         raise ValueError(
-            f"'--add' needs a result to add to (got no '{path}'). Leave it out"
+            f"'--add' requires a result to add to (got no '{path}'). Leave it out"
         )
     result = json.loads(path.read_text())
     if result['suite'] != protocol:
         name = next(k for k, v in protocol.items() if result['suite'].get(k) != v)
         raise ValueError(
-            f"'--add' needs a result of the same protocol (got {name!r} "
+            f"'--add' requires a result of the same protocol (got {name!r} "
             f"{result['suite'].get(name)} in '{path}', {protocol[name]} now)"
         )
     with np.load(folder / result['per_user']) as tables:

@@ -22,8 +22,9 @@ from benchmarks.run import EASE_ROW, LIGHT_GCN
 from benchmarks.spaces import ENTRIES
 from benchmarks.suite import Job
 from promptmm_pyg.data import ITEM, num_nodes_dict
-from promptmm_pyg.outputs import SoftTargets
-from promptmm_pyg.training import Schedule, learn_mix_weights, mix_targets
+from promptmm_pyg.distillation import ensemble_targets, fit_ensemble_weights
+from promptmm_pyg.targets import SoftTargets
+from promptmm_pyg.training import Schedule
 
 ALL_SEEDS = 'mixture of all seeds'
 _LEFT_OUT = ('Popularity',)  # Says the same to everybody.
@@ -47,7 +48,7 @@ class SuiteTeachers:
         protocol = self.suite['suite']
         if protocol['dataset'] != bench.setting.dataset:
             raise ValueError(
-                f"'suite' needs a result on {bench.setting.dataset!r} (got one on "
+                f"'suite' requires a result on {bench.setting.dataset!r} (got one on "
                 f'{protocol["dataset"]!r} in {result})'
             )
         self.seeds: list[int] = protocol['seeds']
@@ -120,7 +121,7 @@ class SuiteTeachers:
         if not ENTRIES[name].trained:
             return self.tables(name, self.seeds[0])
         parts = {str(seed): self.tables(name, seed) for seed in self.seeds}
-        return mix_targets(parts, dict.fromkeys(parts, 1.0))
+        return ensemble_targets(parts, dict.fromkeys(parts, 1.0))
 
     def _of_seed(self, name: str, seed: int) -> Teacher:
         if name == ALL_SEEDS and seed != self.seeds[0]:
@@ -133,5 +134,5 @@ class SuiteTeachers:
         else:
             parts = {name: self.tables(name, seed)}
         alone = len(parts) == 1
-        weights = {name: 1.0} if alone else learn_mix_weights(parts, train, val)
-        return as_teacher(weights, mix_targets(parts, weights), train)
+        weights = {name: 1.0} if alone else fit_ensemble_weights(parts, train, val)
+        return as_teacher(weights, ensemble_targets(parts, weights), train)

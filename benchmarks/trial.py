@@ -18,9 +18,9 @@ from promptmm_pyg.evaluation import Evaluation, evaluate
 from promptmm_pyg.ranking import ScoreFn
 from promptmm_pyg.training import (
     Schedule,
-    embed,
+    get_embeddings,
     load_state,
-    message_operators,
+    normalized_adj_dict,
     save_state,
     train_teacher,
 )
@@ -103,7 +103,7 @@ class Bench:
         model, train = model.to(self.device), self.train.clone().to(self.device)
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         terms, weights = entry.objective(model, params)
-        operators = message_operators(train)
+        operators = normalized_adj_dict(train)
         try:
             history = train_teacher(
                 model,
@@ -127,7 +127,8 @@ class Bench:
             'epoch': history.best_epoch,
             'seconds_per_epoch': sum(times) / len(times),
             'x_dict': {
-                key: x.float().cpu() for key, x in embed(model, (operators,)).items()
+                key: x.float().cpu()
+                for key, x in get_embeddings(model, (operators,)).items()
             },
         }
 
@@ -138,7 +139,7 @@ class Bench:
 
     def _score(self, model: Model) -> dict[str, torch.Tensor] | ScoreFn:
         if isinstance(model, torch.nn.Module):
-            return embed(model, (message_operators(self.train),))
+            return get_embeddings(model, (normalized_adj_dict(self.train),))
         return model.scores
 
 

@@ -5,7 +5,7 @@
 The student is matrix factorization as in :mod:`benchmarks.losses`, with the same
 numbers, and its finished trials are read from the same ``--work``. It starts from
 random tables or from the teacher's, cut to its width (:func:`~promptmm_pyg.training.
-copy_tables`), and learns from interactions alone (the control) or from a loss of
+truncate_embeddings`), and learns from interactions alone (the control) or from a loss of
 distillation as well. Weight and penalty are chosen on validation for random starts at
 one width (``--chosen-at``) and the first seed, and kept for all, but for the control's,
 which are chosen at every width: a copied start is not tuned again. Teachers are those
@@ -42,10 +42,11 @@ from benchmarks.run import build_teacher, spread
 from benchmarks.settings import SETTINGS, read
 from benchmarks.speed import interleaved
 from promptmm_pyg.data import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.distillation import truncate_embeddings
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.nn import MatrixFactorization
+from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.serving import Recommender
-from promptmm_pyg.training import copy_tables, embed, message_operators
+from promptmm_pyg.training import get_embeddings, normalized_adj_dict
 
 DISTILLATIONS = ('PairwiseKDLoss', 'ListwiseKDLoss', 'ScaledCosineLoss', 'PromptMM')
 UNTRAINED = 'untrained'
@@ -61,7 +62,7 @@ def cells(
     of_teacher = _mean([_values(bench, x_dict, 'test') for x_dict in teachers])
     rows: list[dict[str, Any]] = []
     for width in widths:
-        cut = [copy_tables(x_dict, width) for x_dict in teachers]
+        cut = [truncate_embeddings(x_dict, width) for x_dict in teachers]
         copied = [_values(bench, x_dict, 'test') for x_dict in cut]
         validation = [_mean([_values(bench, x_dict, 'val')]) for x_dict in cut]
         trials = {CONTROL: choose(bench, CONTROL, width, seeds[0]), **chosen}
@@ -129,13 +130,13 @@ def costs(bench: Bench, widths: list[int], repeats: int) -> list[dict[str, Any]]
     """Sizes, and times of a refresh of the tables and of serving them, at every width:
     of the student, and of the teacher's tables cut to that width.
     """
-    inputs = (message_operators(bench.train),)
+    inputs = (normalized_adj_dict(bench.train),)
     teacher = build_teacher(bench.train, bench.setting)
     served = {}
     for width in widths:
         student = MatrixFactorization(num_nodes_dict(bench.train), width)
         served[f'{STUDENT} {width}'] = Served(
-            STUDENT, width, _count(student), partial(embed, student, ())
+            STUDENT, width, _count(student), partial(get_embeddings, student, ())
         )
         served[f'{CACHED} {width}'] = Served(
             CACHED, width, _count(teacher), partial(_cut, teacher, inputs, width)
@@ -164,7 +165,7 @@ def _count(model: torch.nn.Module) -> int:
 def _cut(
     teacher: torch.nn.Module, inputs: tuple[Any, ...], width: int
 ) -> dict[str, Tensor]:
-    return copy_tables(embed(teacher, inputs), width)
+    return truncate_embeddings(get_embeddings(teacher, inputs), width)
 
 
 def _asking(
@@ -200,7 +201,7 @@ def main() -> None:
     teacher_width = setting.teacher['embedding_dim']
     if max(args.widths) > teacher_width:
         raise SystemExit(
-            f"'--widths' needs to be at most {teacher_width}, the teacher's own (got "
+            f"'--widths' must be at most {teacher_width}, the teacher's own (got "
             f'{max(args.widths)}). A wider student has no copy to start from'
         )
     bench = Bench(setting, read(setting.dataset, args.data), args.work)

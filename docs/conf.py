@@ -52,6 +52,6 @@ nitpick_ignore_regex = [
     (r'py:class', r'promptmm_pyg\.(_processes|report\.content)\..*'),
     (r'py:class', r'promptmm_pyg\..*\.([A-Z]|_Graphs)'),
     (r'py:meth', r'forward'),
-    (r'py:attr', r'feature_path'),
+    (r'py:attr', r'feature_mapper'),
     (r'py:func', r'score_std|save_prompt|save_targets'),
 ]

@@ -12,14 +12,19 @@ import torch.distributed as dist
 
 from promptmm_pyg import (
     LightGCN,
-    PromptMMTeacher,
+    PromptMM,
     distill,
     evaluate,
     split_per_user,
     train_teacher,
 )
-from promptmm_pyg.data import modality_x_dict, num_nodes_dict, planted_dataset
-from promptmm_pyg.training import Schedule, embed, message_operators, process_group
+from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
+from promptmm_pyg.training import (
+    Schedule,
+    get_embeddings,
+    normalized_adj_dict,
+    process_group,
+)
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
@@ -38,14 +43,14 @@ def main() -> None:
 
 def run(args: argparse.Namespace, device: torch.device) -> None:
     # 1. Every process makes, or reads, the same data: seeds have to be equal.
-    split = split_per_user(planted_dataset(args.users, args.items, seed=0))
+    split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     train = AddModalityPCA(16)(StandardizeModalities()(split.train)).to(device)
     num_nodes = num_nodes_dict(train)
 
     # 2. `batch_size` is that of all processes together: 512 each, where there are two.
     schedule = Schedule(epochs=args.epochs, patience=10, run_dir=args.out)
     torch.manual_seed(0)
-    teacher = PromptMMTeacher(
+    teacher = PromptMM(
         num_nodes,
         modality_x_dict(train),
         {key: train[key].prompt_start for key in num_nodes},
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     )
 
     # 4. Each process ranks for its users, and all of them get the whole result.
-    x_dict = embed(out.student, (message_operators(train),))
+    x_dict = get_embeddings(out.student, (normalized_adj_dict(train),))
     result = evaluate(x_dict, split.test, ks=(20,), batch_size=64)
     rank, size = (dist.get_rank(), dist.get_world_size()) if grouped() else (0, 1)
     if rank == 0:

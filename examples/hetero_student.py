@@ -14,8 +14,8 @@ from torch_geometric.data import HeteroData
 from torch_geometric.nn import HeteroConv, HGTConv, SAGEConv
 from torch_geometric.typing import EdgeType
 
-from promptmm_pyg import PromptMMTeacher, distill, split_per_user, train_teacher
-from promptmm_pyg.data import modality_x_dict, num_nodes_dict, planted_dataset
+from promptmm_pyg import PromptMM, distill, split_per_user, train_teacher
+from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
 from promptmm_pyg.nn import NodeEmbeddings
 from promptmm_pyg.training import Schedule
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
@@ -46,16 +46,16 @@ def main() -> None:
     parser.add_argument('--items', type=int, default=400)
     parser.add_argument('--epochs', type=int, default=60)
     args = parser.parse_args()
-    split = split_per_user(planted_dataset(args.users, args.items, seed=0))
+    split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     train = AddModalityPCA(32)(StandardizeModalities()(split.train))
     schedule = Schedule(epochs=args.epochs, patience=10)
 
     torch.manual_seed(0)
-    teacher = PromptMMTeacher(
+    teacher = PromptMM(
         num_nodes_dict(train),
         modality_x_dict(train),
         {key: train[key].prompt_start for key in train.node_types},
-        self_weight=1.0,
+        self_loop_weight=1.0,
     )
     train_teacher(teacher, train, split.val, learning_rate=0.01, schedule=schedule)
 

@@ -11,18 +11,23 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import LightGCN
 
-from promptmm_pyg.data import INTERACTS, num_nodes_dict, planted_dataset, split_per_user
+from promptmm_pyg.data import (
+    INTERACTS,
+    make_synthetic_dataset,
+    num_nodes_dict,
+    split_per_user,
+)
 from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.functional import score_lists
 from promptmm_pyg.loader import ExactNegativeSampler, TripletLoader, uniform_candidates
 from promptmm_pyg.losses import ListwiseKDLoss, bpr_loss
-from promptmm_pyg.scoring import score_lists
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--epochs', type=int, default=40)
     args = parser.parse_args()
-    split = split_per_user(planted_dataset(seed=0))
+    split = split_per_user(make_synthetic_dataset(seed=0))
     num_users, num_items = num_nodes_dict(split.train).values()
     edges = split.train[INTERACTS].edge_index
     stacked = torch.stack([edges[0], edges[1] + num_users])

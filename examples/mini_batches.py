@@ -9,18 +9,18 @@ import torch
 
 from promptmm_pyg import (
     MatrixFactorization,
-    PromptMMTeacher,
+    PromptMM,
     distill,
     evaluate,
     split_per_user,
 )
-from promptmm_pyg.data import modality_x_dict, num_nodes_dict, planted_dataset
+from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
 from promptmm_pyg.loader import TripletNeighborLoader
-from promptmm_pyg.outputs import soft_targets
+from promptmm_pyg.targets import soft_targets
 from promptmm_pyg.training import (
     Schedule,
-    embed,
-    message_operators,
+    get_embeddings,
+    normalized_adj_dict,
     train_minibatch,
 )
 from promptmm_pyg.transforms import AddBipartiteNorm, AddModalityPCA
@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
 
     # 1. Weights of the whole graph: a batch has no other.
-    split = split_per_user(planted_dataset(args.users, args.items, seed=0))
+    split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     train = AddBipartiteNorm()(AddModalityPCA(16)(split.train))
     num_nodes = num_nodes_dict(train)
     hops = [args.neighbors, args.neighbors]
@@ -48,11 +48,11 @@ def main() -> None:
 
     # 3. The teacher; with `lazy`, a step updates the rows it looked up.
     torch.manual_seed(0)
-    teacher = PromptMMTeacher(
+    teacher = PromptMM(
         num_nodes,
         modality_x_dict(train),
         {key: train[key].prompt_start for key in num_nodes},
-        self_weight=1.0,
+        self_loop_weight=1.0,
     )
     schedule = Schedule(epochs=args.epochs, patience=5)
     train_minibatch(
@@ -67,7 +67,7 @@ def main() -> None:
     )
 
     # 4. The student's steps look up tables and never see an edge.
-    operators = message_operators(train)
+    operators = normalized_adj_dict(train)
     torch.manual_seed(0)
     student = MatrixFactorization(num_nodes, embedding_dim=16)
     out = distill(
@@ -85,7 +85,7 @@ def main() -> None:
     # 5. The whole graph, layer by layer, in blocks of nodes.
     tables = {
         'teacher': teacher.inference(operators, block_size=256),
-        'student': embed(out.student, ()),
+        'student': get_embeddings(out.student, ()),
     }
     for name, x_dict in tables.items():
         recall = evaluate(x_dict, split.test).metrics['Recall@20']

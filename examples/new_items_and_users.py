@@ -14,14 +14,14 @@ from torch import Tensor
 
 from promptmm_pyg import (
     LightGCN,
-    PromptMMTeacher,
+    PromptMM,
     Recommender,
     data,
     distill,
     split_per_user,
     train_teacher,
 )
-from promptmm_pyg.training import Schedule, embed, message_operators
+from promptmm_pyg.training import Schedule, get_embeddings, normalized_adj_dict
 from promptmm_pyg.transforms import StandardizeModalities
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=40)
     args = parser.parse_args()
 
-    world = data.planted_dataset(args.users, args.items, seed=0)
+    world = data.make_synthetic_dataset(args.users, args.items, seed=0)
     edges = world[data.INTERACTS].edge_index
     users, items = args.users * 9 // 10, args.items * 4 // 5
     features = {name: x['item'] for name, x in data.modality_x_dict(world).items()}
@@ -57,12 +57,12 @@ def main() -> None:
     train = StandardizeModalities()(split.train)
     schedule = Schedule(epochs=args.epochs, patience=10)
     torch.manual_seed(0)
-    teacher = PromptMMTeacher(data.num_nodes_dict(train), data.modality_x_dict(train))
+    teacher = PromptMM(data.num_nodes_dict(train), data.modality_x_dict(train))
     train_teacher(teacher, train, split.val, learning_rate=0.01, schedule=schedule)
     student = LightGCN(data.num_nodes_dict(train), embedding_dim=16)
     distill(student, teacher, train, split.val, learning_rate=0.01, schedule=schedule)
 
-    x_dict = embed(student, (message_operators(train),))
+    x_dict = get_embeddings(student, (normalized_adj_dict(train),))
     seen, who, what = train[data.INTERACTS].edge_index, range(users), range(items)
     user_x, item_x = x_dict['user'], x_dict['item']
     model = Recommender(user_x, item_x, user_ids=who, item_ids=what, seen=seen)
@@ -77,7 +77,7 @@ def main() -> None:
     print(f'new users: Recall@20 {found:.4f}, of the most popular {chance:.4f}')
 
     # New items: their content is known, who takes them is to be found.
-    model.learn_features(rows(features, old), rows(masks, old))
+    model.fit_feature_mapper(rows(features, old), rows(masks, old))
     new = torch.stack(list(masks.values()))[:, items:].any(0).nonzero().view(-1) + items
     ids = new.tolist()
     model.add_items(ids, rows(features, new), modality_mask=rows(masks, new))

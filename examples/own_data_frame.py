@@ -11,7 +11,7 @@ import torch
 
 from promptmm_pyg import (
     MatrixFactorization,
-    PromptMMTeacher,
+    PromptMM,
     Recommender,
     distill,
     split_per_user,
@@ -25,7 +25,7 @@ from promptmm_pyg.data import (
     modality_x_dict,
     num_nodes_dict,
 )
-from promptmm_pyg.training import Schedule, embed
+from promptmm_pyg.training import Schedule, get_embeddings
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
@@ -67,13 +67,13 @@ def main() -> None:
 
     schedule = Schedule(epochs=args.epochs, patience=10)
     torch.manual_seed(0)
-    teacher = PromptMMTeacher(
+    teacher = PromptMM(
         num_nodes_dict(train),
         modality_x_dict(train),
         {key: train[key].prompt_start for key in train.node_types},
         modality_mask_dict=modality_mask_dict(train),  # One song has no sound.
         missing='token',
-        self_weight=1.0,
+        self_loop_weight=1.0,
     )
     train_teacher(teacher, train, split.val, learning_rate=0.01, schedule=schedule)
     student = MatrixFactorization(num_nodes_dict(train), embedding_dim=16)
@@ -84,7 +84,7 @@ def main() -> None:
     print(f'student: validation Recall@20 {out.history.best_value:.4f}')
     print(f'control: validation Recall@20 {out.control_history.best_value:.4f}')
 
-    x_dict = embed(out.student, ())
+    x_dict = get_embeddings(out.student, ())
     recommender = Recommender(
         x_dict['user'],
         x_dict['item'],

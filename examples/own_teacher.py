@@ -19,7 +19,7 @@ from promptmm_pyg import (
     split_per_user,
     train_teacher,
 )
-from promptmm_pyg.data import modality_x_dict, num_nodes_dict, planted_dataset
+from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
 from promptmm_pyg.nn import CSRPair, propagate_blocks
 from promptmm_pyg.training import Schedule, bpr_terms
 from promptmm_pyg.transforms import StandardizeModalities
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument('--items', type=int, default=400)
     parser.add_argument('--epochs', type=int, default=60)
     args = parser.parse_args()
-    split = split_per_user(planted_dataset(args.users, args.items, seed=0))
+    split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     train = StandardizeModalities()(split.train)
     features = {name: x['item'] for name, x in modality_x_dict(train).items()}
     schedule = Schedule(epochs=args.epochs, patience=10)

@@ -10,7 +10,7 @@ import torch
 
 from promptmm_pyg import (
     LightGCN,
-    PromptMMTeacher,
+    PromptMM,
     Recommender,
     distill,
     evaluate,
@@ -21,11 +21,11 @@ from promptmm_pyg import (
 from promptmm_pyg.data import (
     INTERACTS,
     check,
+    make_synthetic_dataset,
     modality_x_dict,
     num_nodes_dict,
-    planted_dataset,
 )
-from promptmm_pyg.training import Schedule, embed, message_operators
+from promptmm_pyg.training import Schedule, get_embeddings, normalized_adj_dict
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
 
     # 1. Data: one graph, three splits that share the training edges as messages.
-    split = split_per_user(planted_dataset(args.users, args.items, seed=0))
+    split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     check(split)
     train = AddModalityPCA(32)(StandardizeModalities()(split.train))
     num_nodes = num_nodes_dict(train)
@@ -46,11 +46,11 @@ def main() -> None:
     # 2. The teacher reads every modality; its prompt starts from their components.
     schedule = Schedule(epochs=args.epochs, patience=10)
     torch.manual_seed(0)
-    teacher = PromptMMTeacher(
+    teacher = PromptMM(
         num_nodes,
         modality_x_dict(train),
         {key: train[key].prompt_start for key in num_nodes},
-        self_weight=1.0,
+        self_loop_weight=1.0,
     )
     train_teacher(teacher, train, split.val, learning_rate=0.01, schedule=schedule)
 
@@ -63,10 +63,10 @@ def main() -> None:
     assert out.control is not None
 
     # 4. The test positives are read once, by the restored models.
-    inputs = (message_operators(train),)
+    inputs = (normalized_adj_dict(train),)
     models = {'teacher': teacher, 'student': out.student, 'control': out.control}
     results = {
-        name: evaluate(embed(model, inputs), split.test)
+        name: evaluate(get_embeddings(model, inputs), split.test)
         for name, model in models.items()
     }
     for name, result in results.items():
@@ -81,7 +81,7 @@ def main() -> None:
     )
 
     # 5. Serving needs the tables and the ids, nothing else.
-    x_dict = embed(out.student, inputs)
+    x_dict = get_embeddings(out.student, inputs)
     recommender = Recommender(
         x_dict['user'],
         x_dict['item'],

@@ -13,21 +13,23 @@ import torch
 from promptmm_pyg import LightGCN, SoftTargets, distill, evaluate, split_per_user
 from promptmm_pyg.data import (
     INTERACTS,
+    make_synthetic_dataset,
     modality_x_dict,
     num_nodes_dict,
-    planted_dataset,
+)
+from promptmm_pyg.distillation import (
+    DistillationObjective,
+    ensemble_targets,
+    fit_ensemble_weights,
+    truncate_embeddings,
 )
 from promptmm_pyg.models import FREEDOM
-from promptmm_pyg.outputs import soft_targets
+from promptmm_pyg.targets import soft_targets
 from promptmm_pyg.training import (
-    DistillationObjective,
     Schedule,
     bpr_terms,
-    copy_tables,
-    embed,
-    learn_mix_weights,
-    message_operators,
-    mix_targets,
+    get_embeddings,
+    normalized_adj_dict,
     train_teacher,
 )
 from promptmm_pyg.transforms import StandardizeModalities
@@ -41,9 +43,9 @@ def main() -> None:
     parser.add_argument('--items', type=int, default=600)
     parser.add_argument('--epochs', type=int, default=60)
     args = parser.parse_args()
-    split = split_per_user(planted_dataset(args.users, args.items, seed=0))
+    split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     train = StandardizeModalities()(split.train)
-    num_nodes, inputs = num_nodes_dict(train), (message_operators(train),)
+    num_nodes, inputs = num_nodes_dict(train), (normalized_adj_dict(train),)
     schedule = Schedule(epochs=args.epochs, patience=10)
 
     # 1. Each teacher on its own; test positives are not looked at.
@@ -64,13 +66,13 @@ def main() -> None:
             schedule=schedule,
         )
     teachers = {
-        'LightGCN': SoftTargets(embed(lightgcn, inputs), {}),
+        'LightGCN': SoftTargets(get_embeddings(lightgcn, inputs), {}),
         'FREEDOM': soft_targets(freedom, *inputs),
     }
 
     # 2. How much each counts is what makes validation most likely.
-    learned = learn_mix_weights(teachers, train, split.val)
-    mixture = mix_targets(teachers, learned, train)
+    learned = fit_ensemble_weights(teachers, train, split.val)
+    mixture = ensemble_targets(teachers, learned, train)
     print('weights:', ', '.join(f'{k} {x:.2f}' for k, x in learned.items()))
 
     # 3. One narrow student of the mixture, and its control without a teacher.
@@ -86,9 +88,9 @@ def main() -> None:
     assert out.control is not None
     tables = {name: target.x_dict for name, target in teachers.items()}
     tables['mixture'] = mixture.x_dict
-    tables['its SVD'] = copy_tables(mixture.x_dict, WIDTH)
-    tables['student'] = embed(out.student, inputs)
-    tables['control'] = embed(out.control, inputs)
+    tables['its SVD'] = truncate_embeddings(mixture.x_dict, WIDTH)
+    tables['student'] = get_embeddings(out.student, inputs)
+    tables['control'] = get_embeddings(out.control, inputs)
     for name, x_dict in tables.items():
         metrics = evaluate(x_dict, split.test).metrics
         print(f'{name:<8} width {x_dict["item"].size(1):>3}', end='  ')

@@ -12,39 +12,39 @@ __version__ = '0.1.0'
 
 if TYPE_CHECKING:
     from promptmm_pyg.data import read_dataset, read_table, split_per_user
+    from promptmm_pyg.distillation import DistillationObjective, distill
     from promptmm_pyg.evaluation import evaluate, paired_bootstrap
-    from promptmm_pyg.nn import (
-        LightGCN,
-        MatrixFactorization,
-        PromptedEncoder,
-        PromptMMTeacher,
-        load_prompt,
-        save_prompt,
-    )
-    from promptmm_pyg.outputs import SoftTargets, TeacherOutput, soft_targets
+    from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
+    from promptmm_pyg.nn import PromptedEncoder, load_prompt, save_prompt
     from promptmm_pyg.serving import Recommender
-    from promptmm_pyg.target_store import load_targets, save_targets
-    from promptmm_pyg.training import DistillationObjective, distill, train_teacher
+    from promptmm_pyg.targets import (
+        SoftTargets,
+        TeacherOutput,
+        load_targets,
+        save_targets,
+        soft_targets,
+    )
+    from promptmm_pyg.training import train_teacher
 
 _HOMES = {
-    'DistillationObjective': 'training',
-    'LightGCN': 'nn',
-    'MatrixFactorization': 'nn',
-    'PromptMMTeacher': 'nn',
+    'DistillationObjective': 'distillation',
+    'LightGCN': 'models',
+    'MatrixFactorization': 'models',
+    'PromptMM': 'models',
     'PromptedEncoder': 'nn',
     'Recommender': 'serving',
-    'SoftTargets': 'outputs',
-    'TeacherOutput': 'outputs',
-    'distill': 'training',
+    'SoftTargets': 'targets',
+    'TeacherOutput': 'targets',
+    'distill': 'distillation',
     'evaluate': 'evaluation',
     'load_prompt': 'nn',
-    'load_targets': 'target_store',
+    'load_targets': 'targets',
     'paired_bootstrap': 'evaluation',
     'read_dataset': 'data',
     'read_table': 'data',
     'save_prompt': 'nn',
-    'save_targets': 'target_store',
-    'soft_targets': 'outputs',
+    'save_targets': 'targets',
+    'soft_targets': 'targets',
     'split_per_user': 'data',
     'train_teacher': 'training',
 }
@@ -53,7 +53,7 @@ __all__ = [
     'DistillationObjective',
     'LightGCN',
     'MatrixFactorization',
-    'PromptMMTeacher',
+    'PromptMM',
     'PromptedEncoder',
     'Recommender',
     'SoftTargets',

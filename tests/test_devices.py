@@ -6,7 +6,7 @@ import torch
 from promptmm_pyg import (
     LightGCN,
     MatrixFactorization,
-    PromptMMTeacher,
+    PromptMM,
     distill,
     evaluate,
     models,
@@ -14,24 +14,22 @@ from promptmm_pyg import (
 )
 from promptmm_pyg.data import (
     INTERACTS,
+    make_synthetic_dataset,
     modality_x_dict,
     num_nodes_dict,
-    planted_dataset,
     split_per_user,
+)
+from promptmm_pyg.distillation import (
+    CandidateSampling,
+    ensemble_targets,
+    fit_ensemble_weights,
 )
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, weighted_sum
 from promptmm_pyg.nn import CSRPair
-from promptmm_pyg.outputs import SoftTargets
 from promptmm_pyg.ranking import ApproximateItems, SeenItems, rank_items
-from promptmm_pyg.training import (
-    Candidates,
-    Schedule,
-    learn_mix_weights,
-    message_operators,
-    mix_targets,
-    train_minibatch,
-)
+from promptmm_pyg.targets import SoftTargets
+from promptmm_pyg.training import Schedule, normalized_adj_dict, train_minibatch
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 from tests.models.contract import CONTENT
 
@@ -48,21 +46,21 @@ LONGER = QUICK._replace(epochs=5)
 
 @pytest.fixture(scope='module')
 def split():
-    train, val, test = split_per_user(planted_dataset(60, 50, 6, seed=0))
+    train, val, test = split_per_user(make_synthetic_dataset(60, 50, 6, seed=0))
     return AddModalityPCA(4)(StandardizeModalities()(train)), val, test
 
 
 def make_teacher(train):
     torch.manual_seed(0)
     start = {key: train[key].prompt_start for key in ('user', 'item')}
-    return PromptMMTeacher(
+    return PromptMM(
         num_nodes_dict(train), modality_x_dict(train), start, embedding_dim=8, dropout=0
     )
 
 
 def outcome(model, train):
     """Outputs and gradients of one loss, on the CPU."""
-    out = model(message_operators(train))
+    out = model(normalized_adj_dict(train))
     x_dict = getattr(out, 'x_dict', out)
     user, item = x_dict['user'], x_dict['item']
     scores = user[:20] @ item.t()
@@ -149,7 +147,7 @@ def test_losses_of_the_models_of_the_field(cls, device, split):
         # In eval mode, as every device draws other numbers.
         model = make_model(cls, train).to(where).eval()
         terms = model.terms(
-            model(message_operators(train.clone().to(where))), make_batch(where)
+            model(normalized_adj_dict(train.clone().to(where))), make_batch(where)
         )
         if cls in (models.PGL, models.SLMRec):
             terms = {name: x for name, x in terms.items() if name not in DRAWN}
@@ -249,11 +247,13 @@ def test_a_teacher_and_its_student_are_trained(device, split):
         teacher,
         there,
         val,
-        candidates=Candidates(num_random=4, num_teacher=2, num_student=2),
+        candidates=CandidateSampling(
+            num_uniform=4, num_teacher_topk=2, num_student_topk=2
+        ),
         batch_size=64,
         schedule=QUICK,
     )
-    x_dict = out.student(message_operators(there))
+    x_dict = out.student(normalized_adj_dict(there))
     assert all(x.device.type == device for x in x_dict.values())
     found = [
         evaluate({k: x.detach().to(where) for k, x in x_dict.items()}, test).metrics
@@ -296,7 +296,7 @@ def test_an_interrupted_student_goes_on(device, split, tmp_path):
                 teacher,
                 there,
                 val,
-                candidates=Candidates(num_random=4, num_student=2),
+                candidates=CandidateSampling(num_uniform=4, num_student_topk=2),
                 batch_size=64,
                 schedule=QUICK._replace(
                     epochs=epochs,
@@ -333,8 +333,8 @@ def test_several_teachers(device, split):
     found = []
     for where in ('cpu', device):
         here = {name: target.to(where) for name, target in targets.items()}
-        weights = learn_mix_weights(here, there, val)
-        mixed = mix_targets(here, weights, there, depth=10)
+        weights = fit_ensemble_weights(here, there, val)
+        mixed = ensemble_targets(here, weights, there, depth=10)
         found.append(evaluate(mixed.x_dict, val).metrics)
         assert mixed.top.item_index.device.type == where
     assert found[0] == pytest.approx(found[1], abs=0.02)

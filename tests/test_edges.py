@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from promptmm_pyg.data import INTERACTS, planted_dataset, split_per_user
+from promptmm_pyg.data import INTERACTS, make_synthetic_dataset, split_per_user
 from promptmm_pyg.loader import ExactNegativeSampler
 from promptmm_pyg.models import EASE, GraphFilter, ItemKNN
 from promptmm_pyg.models._interactions import Interactions
@@ -14,7 +14,7 @@ from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.transforms import AddBipartiteNorm, AddModalityPCA
 
 SIZES = {'user': 60, 'item': 50}
-TRAIN = split_per_user(planted_dataset(60, 50, 6, seed=0)).train
+TRAIN = split_per_user(make_synthetic_dataset(60, 50, 6, seed=0)).train
 FEATURES = {'text': {'item': torch.eye(50)}}
 
 

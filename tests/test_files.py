@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 
 
 def test_what_is_written_appears_under_the_name(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ OPTIONAL = {'faiss', 'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
 OPTIONAL |= {'torch_scatter', 'torch_sparse'}
 OPTIONAL |= {'PIL', 'sentence_transformers', 'timm', 'torchvision'}
 MODELS = {'_checks', 'outputs', 'scoring', 'ranking', 'losses', 'data', 'transforms'}
-MODELS |= {'_files', 'loader', 'nn', 'evaluation', 'unit_rows'}
+MODELS |= {'_files', 'loader', 'nn', 'evaluation', 'l2_normalize'}
 
 
 class May(NamedTuple):
@@ -33,55 +33,47 @@ class May(NamedTuple):
 
 
 LAYERS = {
-    '__init__': May({*MODELS, 'target_store', 'training', 'serving'}, set(), set()),
+    '__init__': May({*MODELS, 'models', 'training', 'distillation', 'serving'}, set()),
     '__main__': May({'cli'}, set(), set()),
-    '_checks': May(set(), {'torch'}, set()),
-    '_files': May(set(), set(), set()),
-    '_processes': May(set(), {'torch'}, set()),
-    'outputs': May({'_checks', 'ranking'}, {'torch'}, set()),
-    'scoring': May({'_checks'}, {'torch'}, set()),
-    'unit_rows': May(set(), {'torch'}, set()),
-    'losses': May({'_checks', 'unit_rows'}, {'torch'}, set()),
-    'ranking': May({'_checks', 'scoring'}, {'torch'}, {'faiss'}),
+    '_utils': May(set(), {'torch'}, set()),
+    '_distributed': May(set(), {'torch'}, set()),
+    'functional': May({'_utils'}, {'torch'}, set()),
+    'losses': May({'_utils', 'functional'}, {'torch'}, set()),
+    'ranking': May({'_utils', 'functional'}, {'torch'}, {'faiss'}),
     'serving': May(
-        {'_checks', '_files', 'scoring', 'ranking'},
-        {'torch', 'numpy', 'safetensors'},
+        {'_utils', 'functional', 'ranking'}, {'torch', 'numpy', 'safetensors'}
     ),
-    'data': May({'_checks', '_files'}, {*PYG, 'numpy', 'safetensors'}),
-    'content': May({'_checks', '_files', 'data.schema', 'data.split'}, {*PYG, *CORE}),
-    'transforms': May({'_checks', 'data.schema'}, PYG),
-    'loader': May({'_checks', 'data.schema'}, PYG),
-    'nn': May(
-        {'_checks', '_files', 'outputs', 'ranking', 'unit_rows'},
+    'data': May({'_utils'}, {*PYG, 'numpy', 'safetensors'}),
+    'content': May({'_utils', 'data.schema', 'data.split'}, {*PYG, *CORE}),
+    'transforms': May({'_utils', 'data.schema'}, PYG),
+    'loader': May({'_utils', 'data.schema'}, PYG),
+    'targets': May(
+        {'_utils', 'data.schema', 'data.fingerprint', 'ranking'},
         {*PYG, 'safetensors'},
     ),
+    'nn': May({'_utils', 'functional', 'targets', 'ranking'}, {*PYG, 'safetensors'}),
     'models': May(
-        {'_checks', 'outputs', 'unit_rows', 'scoring', 'losses', 'nn', 'loader'}, PYG
+        {'_utils', 'targets', 'functional', 'losses', 'nn', 'loader', 'data.schema'},
+        PYG,
     ),
     'evaluation': May(
-        {'_checks', '_processes', 'scoring', 'ranking', 'data.schema'}, PYG
-    ),
-    'target_store': May(
-        {'_checks', '_files', 'data.schema', 'data.fingerprint', 'outputs', 'ranking'},
-        {*PYG, 'safetensors'},
+        {'_utils', '_distributed', 'functional', 'ranking', 'data.schema'}, PYG
     ),
     'training': May(
-        {*MODELS, '_processes', 'models', 'target_store'},
-        {*PYG, 'safetensors', 'tqdm'},
+        {*MODELS, '_distributed', 'models'}, {*PYG, 'safetensors', 'tqdm'}
     ),
-    'explain': May(
-        {'_checks', 'data.schema', 'nn', 'outputs', 'unit_rows'}, PYG, set()
-    ),
+    'distillation': May({*MODELS, '_distributed', 'models', 'training'}, PYG),
+    'explain': May({'_utils', 'data.schema', 'nn', 'targets', 'functional'}, PYG),
     'report': May({'data.schema', 'evaluation', 'ranking', 'serving'}, PYG, set()),
     # What is run from a shell may use every core dependency.
-    'viz': May({'_files', 'explain.pca_map'}, {'torch'}),
+    'viz': May({'_utils', 'explain.pca_map'}, {'torch'}),
     'cli': May(
-        {NAME, *MODELS, 'content', 'training', 'serving', 'viz', 'explain'}
-        | {'report'},
+        {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
+        | {'viz', 'explain', 'report'},
         {*PYG, *CORE},
     ),
 }
-LIGHT = ['losses', 'outputs', 'ranking', 'scoring', 'serving', 'unit_rows']
+LIGHT = ['losses', 'outputs', 'ranking', 'scoring', 'serving', 'l2_normalize']
 
 
 def present() -> list[str]:

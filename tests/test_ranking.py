@@ -171,7 +171,7 @@ def test_no_users_give_no_rows():
 
 def test_k_beyond_the_catalogue_names_both():
     table = torch.ones(3, 2)
-    message = r"'k' needs to be at most the catalogue size of 3 \(got 4\)"
+    message = r"'k' must be at most the catalogue size of 3 \(got 4\)"
     with pytest.raises(ValueError, match=message):
         rank_items((table, table), torch.arange(3), 4)
 
@@ -180,7 +180,7 @@ def test_k_beyond_the_catalogue_names_both():
 def test_nan_is_refused_wherever_it_stands(place):
     scores = torch.arange(8.0).repeat(2, 1)
     scores[1, place] = float('nan')
-    with pytest.raises(ValueError, match="'scores' needs to hold numbers"):
+    with pytest.raises(ValueError, match="'scores' must contain numbers"):
         top_items(scores, 2)
 
 
@@ -188,9 +188,9 @@ def test_errors():
     table = torch.ones(3, 2)
     users = torch.arange(3)
     seen = SeenItems.from_edge_index(torch.tensor([[0], [1]]), 3, 4)
-    with pytest.raises(ValueError, match="'k' needs to be positive"):
+    with pytest.raises(ValueError, match="'k' must be positive"):
         rank_items((table, table), users, 0)
-    with pytest.raises(ValueError, match="'batch_size' needs to be positive"):
+    with pytest.raises(ValueError, match="'batch_size' must be positive"):
         rank_items((table, table), users, 1, batch_size=0)
     with pytest.raises(ValueError, match=r"'users'.*below 3 \(got 0 to 3\)"):
         rank_items((table, table), torch.tensor([0, 3]), 1)
@@ -206,15 +206,19 @@ def test_errors():
         rank_items((table, table), users, 1, candidates=users)
     with pytest.raises(ValueError, match=r"'candidates' needs.*\(got \[2\]"):
         rank_items((table, table), users, 1, candidates=users[:2] > 0)
-    with pytest.raises(ValueError, match=r"'edge_index' needs target ids in \[0, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"'edge_index' requires target ids in \[0, 4\)"
+    ):
         SeenItems.from_edge_index(torch.tensor([[0], [4]]), 3, 4)
-    with pytest.raises(ValueError, match=r"'edge_index' needs source ids in \[0, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"'edge_index' requires source ids in \[0, 3\)"
+    ):
         SeenItems.from_edge_index(torch.tensor([[3], [0]]), 3, 4)
 
 
 def test_ranking_needs_no_graph_library():
     code = (
         "import sys; sys.modules['torch_geometric'] = None; "
-        'import promptmm_pyg.ranking, promptmm_pyg.scoring'
+        'import promptmm_pyg.ranking, promptmm_pyg.functional'
     )
     subprocess.run([sys.executable, '-c', code], check=True)

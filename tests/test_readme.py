@@ -9,7 +9,7 @@ import torch
 
 import promptmm_pyg.losses
 from benchmarks import report
-from promptmm_pyg.data import planted_dataset, split_per_user
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.training import Schedule
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def test_every_loss_has_a_row_in_the_table():
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_the_python_of_the_readme_runs(monkeypatch, tmp_path, capsys):
-    split = split_per_user(planted_dataset(80, 120, 4, seed=0))
+    split = split_per_user(make_synthetic_dataset(80, 120, 4, seed=0))
     monkeypatch.setattr(promptmm_pyg, 'read_dataset', lambda _: split, raising=False)
     quick = Schedule(epochs=1, progress=False)
     for name in ('teacher', 'distill'):
@@ -69,7 +69,7 @@ def _recommender():
         item_ids=[f'i{row}' for row in range(20)],
         seen=torch.arange(20).repeat(2, 1),
     )
-    recommender.learn_features({'text': torch.randn(20, 3, generator=generator)})
+    recommender.fit_feature_mapper({'text': torch.randn(20, 3, generator=generator)})
     return recommender
 
 

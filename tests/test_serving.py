@@ -298,7 +298,7 @@ def test_a_pickle_in_place_of_the_tensors_is_never_opened(tmp_path):
 def test_saving_over_a_file_raises(tmp_path):
     path = tmp_path / 'file'
     path.touch()
-    with pytest.raises(ValueError, match="'path' needs to be a folder"):
+    with pytest.raises(ValueError, match="'path' must be a folder"):
         random_recommender().save(path)
 
 
@@ -317,22 +317,22 @@ def test_a_number_given_as_text_is_told_so():
 
 @pytest.mark.parametrize('user', [True, 1.0, None])
 def test_only_strings_and_integers_are_ids(user):
-    with pytest.raises(ValueError, match="'users' needs to hold known ids"):
+    with pytest.raises(ValueError, match="'users' must contain known ids"):
         random_recommender().recommend([user])
 
 
 def test_errors_of_requests(checkerboard):
     with pytest.raises(ValueError, match=r"'allow' and 'deny'.*\(got both\)"):
         checkerboard.recommend('user 4', allow=[1001], deny=[1002])
-    with pytest.raises(ValueError, match=r"'allow' needs to hold known ids \(got 7\)"):
+    with pytest.raises(ValueError, match=r"'allow' must contain known ids \(got 7\)"):
         checkerboard.recommend('user 4', allow=[7])
-    with pytest.raises(ValueError, match=r"'deny' needs to hold known ids \(got 7\)"):
+    with pytest.raises(ValueError, match=r"'deny' must contain known ids \(got 7\)"):
         checkerboard.recommend('user 4', deny=[7])
     with pytest.raises(ValueError, match=r"'items'.*\(got 100\). The closest"):
         checkerboard.similar_items(100)
-    with pytest.raises(ValueError, match="'k' needs to be positive"):
+    with pytest.raises(ValueError, match="'k' must be positive"):
         checkerboard.recommend('user 4', k=0)
-    with pytest.raises(ValueError, match="'k' needs to be positive"):
+    with pytest.raises(ValueError, match="'k' must be positive"):
         checkerboard.similar_items(1001, k=0)
 
 
@@ -347,7 +347,7 @@ def test_errors_of_construction():
 
     with pytest.raises(ValueError, match=r'one width \(got \[2, 1\] and \[2, 3\]\)'):
         build(item_x=torch.ones(2, 3))
-    with pytest.raises(ValueError, match="'item_x' needs to be finite"):
+    with pytest.raises(ValueError, match="'item_x' must be finite"):
         build(item_x=torch.tensor([[1.0], [float('nan')]]))
     with pytest.raises(ValueError, match=r"'user_ids'.*each of 2 rows.*\(got 1\)"):
         build(user_ids=[0])
@@ -357,9 +357,9 @@ def test_errors_of_construction():
         build(item_ids=[1, 1.5])
     with pytest.raises(ValueError, match=r"'seen'.*\(got 2 x 3 instead of 2 x 2\)"):
         build(seen=SeenItems.from_edge_index(torch.tensor([[0], [2]]), 2, 3))
-    with pytest.raises(ValueError, match="'edge_index' needs target ids"):
+    with pytest.raises(ValueError, match="'edge_index' requires target ids"):
         build(seen=torch.tensor([[0], [2]]))
-    with pytest.raises(ValueError, match=r"'titles' needs to hold known ids \(got 5\)"):
+    with pytest.raises(ValueError, match=r"'titles' must contain known ids \(got 5\)"):
         build(titles={5: 'x'})
 
 

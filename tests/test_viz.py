@@ -141,7 +141,7 @@ def test_a_value_outside_its_interval_is_an_error(bar):
 )
 def test_without_matplotlib_the_extra_is_named(name, plot, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-    match = rf"'{name}' needs 'matplotlib'. Install it with 'pip install .*\[viz\]'"
+    match = rf"'{name}' requires 'matplotlib'. Install it with 'pip install .*\[viz\]'"
     with pytest.raises(ImportError, match=match):
         plot()
 
@@ -210,7 +210,7 @@ def test_a_score_of_zero_can_be_drawn():
 
 @pytest.mark.parametrize('panels', [{}, {'by part': []}])
 def test_no_parts_are_an_error(panels):
-    with pytest.raises(ValueError, match="'panels' needs at least one part each"):
+    with pytest.raises(ValueError, match="'panels' requires at least one part each"):
         plot_explanation(panels)
 
 
@@ -286,14 +286,14 @@ def test_places_without_a_table_are_empty():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'x_dict': {}}, "'x_dict' needs tables of the same nodes, one at least"),
+        ({'x_dict': {}}, "'x_dict' requires tables of the same nodes, one at least"),
         ({'x_dict': {'a': table(2), 'b': table(2)[:3]}}, "'b': 3"),
-        ({'x_dict': {'a': table(2)[:0]}}, "'x_dict' needs tables"),
-        ({'labels': ['a']}, r"'labels' needs one entry a row \(got 1 for 9 rows\)"),
-        ({'max_points': 0}, r"'max_points' needs to be positive \(got 0\)"),
+        ({'x_dict': {'a': table(2)[:0]}}, "'x_dict' requires tables"),
+        ({'labels': ['a']}, r"'labels' requires one entry a row \(got 1 for 9 rows\)"),
+        ({'max_points': 0}, r"'max_points' must be positive \(got 0\)"),
         (
             {'mask_dict': {'text': torch.zeros(9, dtype=torch.bool)}},
-            r"'mask_dict' needs 9 entries .* for 'text' \(got 9 with 0\)",
+            r"'mask_dict' requires 9 entries .* for 'text' \(got 9 with 0\)",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else '',

@@ -10,7 +10,7 @@ from promptmm_pyg.cli.new_features import NewFeatures, read_new_features
 from promptmm_pyg.cli.parsing import UserError, named
 from promptmm_pyg.cli.recommend import load_recommender
 from promptmm_pyg.cli.run_folder import RunFolder
-from promptmm_pyg.serving import FeaturePath, Recommender
+from promptmm_pyg.serving import FeatureMapper, Recommender
 
 _DESCRIPTION = """\
 Put items that came after training into what RUN serves. Nothing is trained: the
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         )
     target = _target(args)
     recommender = load_recommender(args.folder)
-    path = recommender.feature_path
+    path = recommender.feature_mapper
     if path is None:
         raise UserError(
             f"'{args.folder}' cannot place new items: its student was distilled from "
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(
-    args: argparse.Namespace, recommender: Recommender, path: FeaturePath
+    args: argparse.Namespace, recommender: Recommender, path: FeatureMapper
 ) -> NewFeatures:
     contents = encode_new(args, recommender.item_ids)
     files: dict[str, Path] = {}

@@ -24,7 +24,7 @@ from promptmm_pyg.cli import (
     train,
 )
 from promptmm_pyg.cli.parsing import Parser, UserError
-from promptmm_pyg.training import keep_freed_memory
+from promptmm_pyg.training import tune_allocator
 
 _DESCRIPTION = """\
 Multi-modal recommendation: train a large teacher that reads what items look and
@@ -116,7 +116,7 @@ def _run(args: argparse.Namespace) -> int:
         # Nothing that a user could act on.
         warnings.filterwarnings('ignore', message='Sparse CSR tensor support')
         warnings.filterwarnings('ignore', message='Sparse invariant checks')
-        keep_freed_memory()
+        tune_allocator()
         status: int = args.run(args)
     return status
 

@@ -114,7 +114,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise UserError(f"'{path}' is no {path.suffix} file: {error}") from error
     if not isinstance(content, dict):
         raise UserError(
-            f"'{path}' needs to hold options by name, such as "
+            f"'{path}' must contain options by name, such as "
             f'{{"epochs": 50}} (got a {type(content).__name__})'
         )
     return flags_of_run(content) if is_run(content) else content

@@ -33,7 +33,7 @@ def check_settings(path: Path, config: dict[str, Any]) -> None:
         if key not in config or not isinstance(config[key], kinds):
             got = repr(config[key])[:40] if key in config else 'none'
             raise UserError(
-                f"'{path}' is damaged: '{key}' needs to be what 'promptmm train' "
+                f"'{path}' is damaged: '{key}' must be what 'promptmm train' "
                 f'wrote (got {got}). Restore the file, or train again'
             )
 

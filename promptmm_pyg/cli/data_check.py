@@ -106,7 +106,7 @@ def _read_edges(path: str) -> torch.Tensor:
     is_array = isinstance(edges, np.ndarray)
     if not is_array or edges.dtype.kind not in 'iu' or edges.shape[:-1] != (2,):
         what = f'{edges.dtype} {list(edges.shape)}' if is_array else 'several arrays'
-        raise UserError(f"'{path}' needs whole numbers of shape [2, E] (got {what})")
+        raise UserError(f"'{path}' requires whole numbers of shape [2, E] (got {what})")
     return torch.from_numpy(edges.astype(np.int64))
 
 

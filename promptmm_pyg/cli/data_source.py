@@ -15,11 +15,11 @@ from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
     USER,
-    Finding,
+    Issue,
     Split,
+    make_synthetic_dataset,
     modality_mask_dict,
     modality_x_dict,
-    planted_dataset,
     read_dataset,
     read_recbole,
     read_table,
@@ -49,8 +49,8 @@ def load_split(config: dict[str, Any]) -> Split:
 
 
 def _load(config: dict[str, Any]) -> Split:
-    if config['format'] == 'planted':
-        return _divide(planted_dataset(**config['planted']), config['split'])
+    if config['format'] == 'synthetic':
+        return _divide(make_synthetic_dataset(**config['synthetic']), config['split'])
     if config['format'] == 'table':
         return _divide(_read_table(config), config['split'])
     names = ['features', 'masks', 'duplicates']
@@ -107,14 +107,14 @@ def read_titles(path: str | Path, item: str, title: str) -> dict[str, str]:
         missing = {item, title} - set(reader.fieldnames or ())
         if missing:
             raise UserError(
-                f"'{path}' needs the columns {sorted(missing)} (got "
+                f"'{path}' requires the columns {sorted(missing)} (got "
                 f'{list(reader.fieldnames or ())}). Name yours with --item-column, '
                 f'--title-column'
             )
         return {row[item]: row[title] for row in reader if row[title]}
 
 
-def findings(split: Split) -> tuple[list[Finding], list[Finding]]:
+def findings(split: Split) -> tuple[list[Issue], list[Issue]]:
     """The errors and the warnings about a split."""
     found = validate(split)
     errors = [finding for finding in found if finding.level == 'error']

@@ -21,11 +21,11 @@ from promptmm_pyg.cli.stages import best, distill_run, schedule, train
 from promptmm_pyg.cli.tables import table
 from promptmm_pyg.data import INTERACTS, ITEM, USER, num_nodes_dict
 from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
-from promptmm_pyg.nn import LightGCN
+from promptmm_pyg.models import LightGCN
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.training import (
     bpr_terms,
-    embed,
+    get_embeddings,
     train_teacher,
 )
 from promptmm_pyg.training.loop import LOG
@@ -112,7 +112,7 @@ def _begin(out: str | Path) -> RunFolder:
     folder = RunFolder(out)
     if folder.config_file.is_file():
         config = folder.read_config()
-        if config.get('data', {}).get('format') != 'planted':
+        if config.get('data', {}).get('format') != 'synthetic':
             raise UserError(f"'{out}' holds a run of yours. Choose another --out")
         folder.evaluation('test').unlink(missing_ok=True)
     folder.begin(overwrite=True)
@@ -137,7 +137,7 @@ def _train_baseline(
         **options,
     )
     write_json(_baseline(folder) / 'metrics.json', best(history))
-    return embed(model, data.inputs)
+    return get_embeddings(model, data.inputs)
 
 
 def _baseline(folder: RunFolder) -> Path:

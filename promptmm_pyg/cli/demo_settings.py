@@ -3,7 +3,8 @@
 from typing import Any
 
 from promptmm_pyg.cli.run_folder import FORMAT
-from promptmm_pyg.training import STUDENT_WEIGHTS, TEACHER_WEIGHTS
+from promptmm_pyg.distillation import STUDENT_WEIGHTS
+from promptmm_pyg.training import TEACHER_WEIGHTS
 
 _SCHEDULE = {
     'epochs': 150,
@@ -23,8 +24,8 @@ _LEARNING = {'learning_rate': 3e-3, 'batch_size': 1024, 'seed': 0}
 CONFIG: dict[str, Any] = {
     'format': FORMAT,
     'data': {
-        'format': 'planted',
-        'planted': {'num_users': 2000, 'num_items': 1000, 'num_clusters': 25},
+        'format': 'synthetic',
+        'synthetic': {'num_users': 2000, 'num_items': 1000, 'num_clusters': 25},
         'split': {'method': 'per-user', 'val_ratio': 0.2, 'test_ratio': 0.2},
     },
     'titles': None,

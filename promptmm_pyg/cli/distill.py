@@ -22,13 +22,13 @@ from promptmm_pyg.cli.parsing import (
 from promptmm_pyg.cli.resumed import check_resumed
 from promptmm_pyg.cli.run_folder import RunFolder, read_json
 from promptmm_pyg.cli.stages import distill_run
-from promptmm_pyg.nn import LightGCN
-from promptmm_pyg.training import (
+from promptmm_pyg.distillation import (
     STUDENT_WEIGHTS,
-    Candidates,
+    CandidateSampling,
     DistillationObjective,
     distill,
 )
+from promptmm_pyg.models import LightGCN
 
 _DESCRIPTION = """\
 Train a small student on the interactions and on the teacher of RUN. Beside it the
@@ -47,7 +47,7 @@ example:
   promptmm distill --config runs/tiktok/student/config.json runs/other"""
 DISTILL = {
     'prompt': "whether the teacher's prompt stays as it is or is tuned along",
-    'anchor_weight': "weight of the teacher's own loss with --prompt joint",
+    'teacher_bpr_weight': "weight of the teacher's own loss with --prompt joint",
     'control': 'train the control, too',
     'learning_rate': 'step size of the optimizer',
     'weight_decay': 'decay of all parameters by the optimizer',
@@ -66,9 +66,9 @@ OBJECTIVE = {
     'embedding_loss': 'how embeddings are compared',
 }
 CANDIDATES = {
-    'num_random': 'items of a list drawn from all unseen ones',
-    'num_teacher': "items of a list drawn from the teacher's best",
-    'num_student': "items of a list drawn from the student's best",
+    'num_uniform': 'items of a list drawn from all unseen ones',
+    'num_teacher_topk': "items of a list drawn from the teacher's best",
+    'num_student_topk': "items of a list drawn from the student's best",
     'depth': 'how many best items are drawn from',
     'refresh_every': "epochs between two looks at the student's best",
 }
@@ -113,7 +113,7 @@ def add_command(commands: Any) -> None:
             help=f"what the {what} loss looks at: names of modalities, or 'fused' "
             f'(default: all of them)',
         )
-    add_options(parser.add_argument_group('lists'), Candidates, CANDIDATES)
+    add_options(parser.add_argument_group('lists'), CandidateSampling, CANDIDATES)
     add_schedule(parser)
     add_device(parser)
     add_progress(parser)

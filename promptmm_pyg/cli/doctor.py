@@ -23,8 +23,8 @@ from promptmm_pyg.cli.requirements import (
     requirements,
 )
 from promptmm_pyg.cli.run_folder import load_tensors, save_tensors
-from promptmm_pyg.data import planted_dataset, split_per_user
-from promptmm_pyg.training import Schedule, embed, train_teacher
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+from promptmm_pyg.training import Schedule, get_embeddings, train_teacher
 
 _DESCRIPTION = """\
 Look at what the program needs: versions, optional packages with the line that installs
@@ -233,7 +233,7 @@ def check_self() -> list[Check]:
 
 
 def _self_test() -> None:
-    split = split_per_user(planted_dataset(40, 60, 4), 0.2, 0.2)
+    split = split_per_user(make_synthetic_dataset(40, 60, 4), 0.2, 0.2)
     prompt = {'out_channels': 4, 'combine': 'concat', 'start': 'pca'}
     data = prepare(split, prompt)
     config = {'prompt': prompt, 'teacher': {'embedding_dim': 8}, 'train': {'seed': 0}}
@@ -249,7 +249,10 @@ def _self_test() -> None:
         file = Path(folder) / 'model.safetensors'
         save_tensors(file, teacher.state_dict())
         again.load_state_dict(load_tensors(file, ''))
-    found, expected = embed(again, data.inputs), embed(teacher, data.inputs)
+    found, expected = (
+        get_embeddings(again, data.inputs),
+        get_embeddings(teacher, data.inputs),
+    )
     for node_type, x in expected.items():
         if not torch.equal(found[node_type], x) or not bool(x.isfinite().all()):
             raise RuntimeError(f'the embeddings of {node_type}s did not come back')

@@ -18,13 +18,9 @@ from promptmm_pyg.cli.models import (
 )
 from promptmm_pyg.cli.run_folder import RunFolder
 from promptmm_pyg.data import INTERACTS
-from promptmm_pyg.training import (
-    Schedule,
-    bpr_terms,
-    distill,
-    train_teacher,
-)
-from promptmm_pyg.training.distill import CONTROL_WEIGHTS
+from promptmm_pyg.distillation import distill
+from promptmm_pyg.distillation.distill import CONTROL_WEIGHTS
+from promptmm_pyg.training import Schedule, bpr_terms, train_teacher
 from promptmm_pyg.training.inputs import validation
 
 _STEPS = 6  # Measured, after one that warms up.

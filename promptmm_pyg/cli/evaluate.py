@@ -19,7 +19,7 @@ from promptmm_pyg.evaluation import (
     Interval,
     evaluate,
     paired_bootstrap,
-    warm_cold,
+    slice_by_cold_start,
 )
 
 _DESCRIPTION = """\
@@ -150,7 +150,7 @@ def record(
         'slices': {
             name: {
                 key: {'num_users': part.users.numel(), **_plain(part.metrics)}
-                for key, part in warm_cold(one, graph).items()
+                for key, part in slice_by_cold_start(one, graph).items()
             }
             for name, one in found.items()
         },
@@ -181,7 +181,7 @@ def metric_table(found: Mapping[str, Evaluation], tables: Mapping[str, Tables]) 
 
 
 def _slice_table(found: Mapping[str, Evaluation], graph: HeteroData) -> str:
-    slices = {name: warm_cold(one, graph) for name, one in found.items()}
+    slices = {name: slice_by_cold_start(one, graph) for name, one in found.items()}
     rows: list[list[object]] = []
     for kind in ('warm', 'cold'):
         users = next(iter(slices.values()))[kind].users.numel()

@@ -5,7 +5,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 from promptmm_pyg.cli.data_source import fingerprint, load_split
 from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.recommend import load_recommender

@@ -70,7 +70,7 @@ def tell_recall(
     **options: Any,
 ) -> None:
     """Tells on stderr what part of the exact items the index finds."""
-    shares = recommender.recall_of(index, users, k, **options)
+    shares = recommender.index_recall(index, users, k, **options)
     print(
         f'{min(index.num_probes, index.num_lists)} of {index.num_lists} clusters '
         f'compared: {shares.mean():.2%} of the exact items found, at worst '

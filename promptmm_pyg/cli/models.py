@@ -20,15 +20,14 @@ from promptmm_pyg.data import (
     modality_x_dict,
     num_nodes_dict,
 )
-from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
-from promptmm_pyg.outputs import soft_targets
-from promptmm_pyg.training import (
-    Candidates,
+from promptmm_pyg.distillation import (
+    CandidateSampling,
     DistillationObjective,
-    copy_tables,
-    embed,
-    message_operators,
+    truncate_embeddings,
 )
+from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
+from promptmm_pyg.targets import soft_targets
+from promptmm_pyg.training import get_embeddings, normalized_adj_dict
 from promptmm_pyg.transforms import (
     AddModalityICA,
     AddModalityPCA,
@@ -75,7 +74,7 @@ def prepare(split: Split, prompt: dict[str, Any] | None) -> Prepared:
                 '--no-prompt for ids alone'
             )
         train = _prompt_start(**prompt)(train)
-    return Prepared(train, split.val, split.test, (message_operators(train),))
+    return Prepared(train, split.val, split.test, (normalized_adj_dict(train),))
 
 
 def _prompt_start(
@@ -107,14 +106,14 @@ def reload(run: RunFolder, config: dict[str, Any]) -> Prepared:
         return prepare(split, config['prompt'])
 
 
-def build_teacher(config: dict[str, Any], train: HeteroData) -> PromptMMTeacher:
+def build_teacher(config: dict[str, Any], train: HeteroData) -> PromptMM:
     """The teacher of a configuration, with random parameters."""
     torch.manual_seed(config['train']['seed'])
     starts = None
     if config['prompt'] is not None:
         starts = {key: train[key].prompt_start for key in (USER, ITEM)}
     features = modality_x_dict(train)
-    return PromptMMTeacher(
+    return PromptMM(
         num_nodes_dict(train),
         features,
         starts,
@@ -123,9 +122,7 @@ def build_teacher(config: dict[str, Any], train: HeteroData) -> PromptMMTeacher:
     )
 
 
-def load_teacher(
-    run: RunFolder, config: dict[str, Any], train: HeteroData
-) -> PromptMMTeacher:
+def load_teacher(run: RunFolder, config: dict[str, Any], train: HeteroData) -> PromptMM:
     """The trained teacher of a run.
 
     Raises:
@@ -177,9 +174,9 @@ def load_student(
 
 
 def distill_arguments(
-    config: dict[str, Any], teacher: PromptMMTeacher, data: Prepared
+    config: dict[str, Any], teacher: PromptMM, data: Prepared
 ) -> dict[str, Any]:
-    """What :func:`~promptmm_pyg.training.distill` is told by the configuration of a
+    """What :func:`~promptmm_pyg.distillation.distill` is told by the configuration of a
     student, besides models, graphs and schedule.
     """
     targets = soft_targets(teacher, *data.inputs)
@@ -187,7 +184,7 @@ def distill_arguments(
     objective = DistillationObjective(targets, config['width'], **config['objective'])
     return {
         'objective': objective.to(targets.x_dict[USER].device),
-        'candidates': Candidates(**config['candidates']),
+        'candidates': CandidateSampling(**config['candidates']),
         'weights': config['weights'],
         'inputs': data.inputs,
         'teacher_inputs': data.inputs,
@@ -199,13 +196,15 @@ def load_tables(
     run: RunFolder, config: dict[str, Any], data: Prepared
 ) -> dict[str, Tables]:
     """The embeddings of every model that a run holds, by name."""
-    tables = {'teacher': embed(load_teacher(run, config, data.train), data.inputs)}
+    tables = {
+        'teacher': get_embeddings(load_teacher(run, config, data.train), data.inputs)
+    }
     if not (run.student / MODEL).is_file():
         return tables
     for name, folder in {'student': run.student, 'control': run.control}.items():
         if (folder / MODEL).is_file():
             model = load_student(run, data.train, name)
-            tables[name] = embed(model, data.inputs)
+            tables[name] = get_embeddings(model, data.inputs)
     targets = load_tensors(run.student / 'targets.safetensors', 'Distill again')
-    tables['copied'] = copy_tables(targets, tables['student'][ITEM].size(1))
+    tables['copied'] = truncate_embeddings(targets, tables['student'][ITEM].size(1))
     return tables

@@ -79,7 +79,7 @@ def _load(
         own = read_ids(ids_file)
         if len(own) != len(content):
             raise UserError(
-                f"'{file}' needs a row for each of the {len(own)} --ids (got "
+                f"'{file}' requires a row for each of the {len(own)} --ids (got "
                 f'{len(content)})'
             )
         x = content
@@ -90,7 +90,7 @@ def _load(
             twice = content.index[content.index.duplicated()][0]
             raise UserError(f"item '{twice}' stands twice in '{file}'")
     if len(x) and x.dtype.kind not in 'fiu':
-        raise UserError(f"the features of '{name}' need to be numbers ('{file}')")
+        raise UserError(f"the features of '{name}' must be numbers ('{file}')")
     return own, x.astype(np.float32)
 
 
@@ -102,7 +102,7 @@ def _in_order(
     unknown = set(by_text) - {str(raw) for raw in ids}
     if unknown:
         raise UserError(
-            f"the features of '{name}' need to be of items in --ids (got those of "
+            f"the features of '{name}' must be of items in --ids (got those of "
             f"'{min(unknown)}', {len(unknown)} unknown in all)"
         )
     out = np.zeros((len(ids), x.shape[1]), dtype=np.float32)

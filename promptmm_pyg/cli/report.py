@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.report_run import gather_run
 from promptmm_pyg.cli.run_folder import RunFolder

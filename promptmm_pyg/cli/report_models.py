@@ -17,7 +17,7 @@ from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.run_folder import MODEL, RunFolder
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.explain import Explainer
-from promptmm_pyg.nn import PromptMMTeacher
+from promptmm_pyg.models import PromptMM
 from promptmm_pyg.report import gather, timing
 from promptmm_pyg.report.content import Missing, Size
 from promptmm_pyg.serving import Recommender
@@ -27,7 +27,7 @@ class Loaded(NamedTuple):
     """What needs the data of a run."""
 
     data: Prepared
-    teacher: PromptMMTeacher
+    teacher: PromptMM
     tables: dict[str, Tables]
 
 
@@ -73,7 +73,7 @@ def weights(loaded: Loaded | None) -> dict[str, float]:
         return {}
     teacher = loaded.teacher
     found = dict.fromkeys(teacher.modalities, teacher.modality_weight)
-    found["a node's own features, before its neighbors'"] = teacher.self_weight
+    found["a node's own features, before its neighbors'"] = teacher.self_loop_weight
     if teacher.prompt is not None:
         found['prompt, in ids'] = teacher.prompt_id_weight
     return found

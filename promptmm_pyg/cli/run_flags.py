@@ -54,7 +54,7 @@ def flags_of_run(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_data(config: Mapping[str, Any]) -> dict[str, Any]:
-    if config['format'] == 'planted':
+    if config['format'] == 'synthetic':
         raise UserError(
             'the run is one on made-up data, which no option reads. Name the '
             'config.json of a run on data of your own'

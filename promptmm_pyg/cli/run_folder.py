@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from promptmm_pyg import __version__
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 from promptmm_pyg.cli.damage import check_settings
 from promptmm_pyg.cli.parsing import UserError
 

@@ -29,15 +29,9 @@ from promptmm_pyg.data import (
     modality_mask_dict,
     modality_x_dict,
 )
-from promptmm_pyg.serving import FeaturePath, Recommender
-from promptmm_pyg.training import (
-    Distilled,
-    History,
-    Schedule,
-    distill,
-    embed,
-    train_teacher,
-)
+from promptmm_pyg.distillation import DistillationResult, distill
+from promptmm_pyg.serving import FeatureMapper, Recommender
+from promptmm_pyg.training import History, Schedule, get_embeddings, train_teacher
 from promptmm_pyg.training.loop import CHECKPOINT
 
 CPU = torch.device('cpu')
@@ -106,7 +100,7 @@ def distill_run(
     progress: bool = True,
     device: torch.device = CPU,
     titles: dict[Any, str] | None = None,
-) -> Distilled:
+) -> DistillationResult:
     """Trains the student of a configuration into the folder of a run; what is returned
     lies on the CPU.
     """
@@ -140,11 +134,11 @@ def distill_run(
 
 def _recommender(
     config: dict[str, Any],
-    result: Distilled,
+    result: DistillationResult,
     data: Prepared,
     titles: dict[Any, str] | None,
 ) -> Recommender:
-    x_dict = embed(result.student, data.inputs)
+    x_dict = get_embeddings(result.student, data.inputs)
     item_ids = data.train[ITEM].raw_id
     if config['titles'] is not None:
         where = config['titles']
@@ -159,11 +153,11 @@ def _recommender(
         item_ids=item_ids,
         seen=data.train[INTERACTS].edge_index,
         titles=titles,
-        feature_path=_feature_path(x_dict, data),
+        feature_mapper=_feature_path(x_dict, data),
     )
 
 
-def _feature_path(x_dict: dict[str, Tensor], data: Prepared) -> FeaturePath | None:
+def _feature_path(x_dict: dict[str, Tensor], data: Prepared) -> FeatureMapper | None:
     """From features as they come to the student's items, where there are enough."""
     # Those of the training graph are standardized, which a new item's are not.
     features, masks = (
@@ -173,7 +167,7 @@ def _feature_path(x_dict: dict[str, Tensor], data: Prepared) -> FeaturePath | No
     if not features:
         return None
     try:
-        return FeaturePath.fit(
+        return FeatureMapper.fit(
             features,
             x_dict[ITEM],
             user_x=x_dict[USER],
@@ -185,7 +179,7 @@ def _feature_path(x_dict: dict[str, Tensor], data: Prepared) -> FeaturePath | No
         return None
 
 
-def _card(student: dict[str, Any], result: Distilled) -> dict[str, Any]:
+def _card(student: dict[str, Any], result: DistillationResult) -> dict[str, Any]:
     """What the recommender's folder says of its training."""
     metrics = {'student': best(result.history)}
     if result.control_history is not None:

@@ -32,7 +32,7 @@ from promptmm_pyg.cli.resumed import check_resumed
 from promptmm_pyg.cli.run_folder import FORMAT, RunFolder
 from promptmm_pyg.cli.stages import train
 from promptmm_pyg.data import INTERACTS, Split
-from promptmm_pyg.nn import PromptMMTeacher
+from promptmm_pyg.models import PromptMM
 from promptmm_pyg.training import TEACHER_WEIGHTS, train_teacher
 from promptmm_pyg.transforms import AddModalityPCA
 
@@ -55,7 +55,7 @@ TEACHER = {
     'num_layers': 'layers of the propagation of ids',
     'num_modality_layers': 'hop pairs of the propagation of features',
     'modality_weight': 'weight of the features in the final embeddings',
-    'self_weight': "weight of a node's own features beside its neighbours'; above 0 "
+    'self_loop_weight': "weight of a node's own features beside its neighbours'; above 0 "
     'lets items without interactions be recommended',
     'prompt_id_weight': 'weight of the prompt in the id embeddings',
     'prompt_feature_weight': 'weight of the prompt in the reduction of features',
@@ -105,7 +105,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         '--title-column', default='title', metavar='NAME', help='(default: title)'
     )
-    add_options(parser.add_argument_group('teacher'), PromptMMTeacher, TEACHER)
+    add_options(parser.add_argument_group('teacher'), PromptMM, TEACHER)
     prompt = parser.add_argument_group('prompt')
     add_options(prompt, AddModalityPCA, PROMPT, _PROMPT_NAMES)
     prompt.add_argument(

@@ -10,8 +10,8 @@ def not_loaded(what: str, package: str, error: Exception) -> ImportError:
     how = "'pip install promptmm_pyg[content]'"
     if isinstance(error, ModuleNotFoundError) and error.name == package:
         name = package.replace('_', '-')
-        return ImportError(f"'{what}' needs '{name}'. Install it with {how}")
+        return ImportError(f"'{what}' requires '{name}'. Install it with {how}")
     return ImportError(
-        f"'{what}' needs a '{package}' that loads (got: {error}). Install one that "
+        f"'{what}' requires a '{package}' that loads (got: {error}). Install one that "
         f'fits this torch, both from one index: {how}'
     )

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 from promptmm_pyg.content.encoder import ContentEncoder, Rows
 
 FORMAT = 'promptmm_pyg.content.v1'
@@ -64,7 +64,7 @@ class RowCache:
 
     def _damaged(self, path: Path, got: object) -> ValueError:
         return ValueError(
-            f"'{path}' needs to be a whole cache of the encoder "
+            f"'{path}' must be a whole cache of the encoder "
             f'{self.fingerprint[:80]!r} (got {got}). Delete it: its rows are then made '
             f'again'
         )

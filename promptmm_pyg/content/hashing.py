@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.content.encoder import Rows
 
 _UInt = np.ndarray[Any, np.dtype[np.uint64]]
@@ -120,7 +120,7 @@ class HashingTextEncoder:
 def _check_range(name: str, value: tuple[int, int]) -> None:
     if len(value) != 2 or not 1 <= value[0] <= value[1]:
         raise ValueError(
-            f"'{name}' needs to be a shortest and a longest length from 1 (got {value})"
+            f"'{name}' must be a shortest and a longest length from 1 (got {value})"
         )
 
 

@@ -60,7 +60,7 @@ class ImageEncoder:
             parts.append(model_print(model))
         if not parts:
             raise ValueError(
-                "'name' needs to say which model and weights these are, since "
+                "'name' must say which model and weights these are, since "
                 "'model' is no torch.nn.Module (got None)"
             )
         self.model = model
@@ -110,7 +110,7 @@ def _pillow() -> Any:
         from PIL import Image
     except ImportError as error:
         raise ImportError(
-            "'ImageEncoder' needs 'pillow'. Install it with "
+            "'ImageEncoder' requires 'pillow'. Install it with "
             "'pip install promptmm_pyg[content]'"
         ) from error
     return Image

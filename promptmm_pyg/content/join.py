@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._checks import check_choice
+from promptmm_pyg._utils import check_choice
 from promptmm_pyg.content.rows import ContentRows
 from promptmm_pyg.data.schema import ITEM, NODE_TYPES
 from promptmm_pyg.data.split import Split
@@ -40,7 +40,7 @@ def join_content(
     check_choice('node_type', node_type, NODE_TYPES)
     if not f'x_{modality}'.isidentifier():
         raise ValueError(
-            f"'modality' needs to be made of letters, digits and underscores (got "
+            f"'modality' must be made of letters, digits and underscores (got "
             f"'{modality}')"
         )
     graphs = list(data) if isinstance(data, Split) else [data]
@@ -49,7 +49,7 @@ def join_content(
     for graph in graphs:
         if f'x_{modality}' in graph[node_type]:
             raise ValueError(
-                f"'modality' needs to be a new name (got '{modality}', which the "
+                f"'modality' must be a new name (got '{modality}', which the "
                 f'{node_type}s have). Choose another, or delete it from the graph'
             )
         graph = copy.copy(graph)
@@ -64,14 +64,14 @@ def _align(
 ) -> tuple[Tensor, Tensor]:
     if 'raw_id' not in graph[node_type]:
         raise ValueError(
-            f"'data' needs to have raw ids of its {node_type}s (got none). Build the "
+            f"'data' must have raw ids of its {node_type}s (got none). Build the "
             f"graph with '{node_type}_ids'"
         )
     place: dict[str, int] = {}
     for i, name in enumerate(rows.ids):
         if place.setdefault(str(name), i) != i:
             raise ValueError(
-                f"'rows' needs to hold one row for each id (got '{name}' as number and "
+                f"'rows' must contain one row for each id (got '{name}' as number and "
                 f'as text)'
             )
     ids = [str(name) for name in graph[node_type].raw_id.tolist()]
@@ -79,7 +79,7 @@ def _align(
     there = index >= 0
     if not there.any():
         raise ValueError(
-            f"'rows' needs to share ids with the {node_type}s (got "
+            f"'rows' must share ids with the {node_type}s (got "
             f'{[str(name) for name in rows.ids[:3]]} for {ids[:3]}). Name files and '
             f'rows by raw id'
         )

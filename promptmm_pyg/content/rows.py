@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.content.cache import RowCache
 from promptmm_pyg.content.encoder import ContentEncoder, Rows
 from promptmm_pyg.content.hashing import HashingTextEncoder
@@ -99,7 +99,7 @@ def _read(name: Any, content: str | Path, encoder: ContentEncoder) -> bytes | _A
     if isinstance(content, str):
         if encoder.takes == 'files':
             raise TypeError(
-                f"'contents' needs to hold paths for an encoder of files (got text for "
+                f"'contents' must contain paths for an encoder of files (got text for "
                 f'{name!r}). Wrap it in pathlib.Path if it names a file'
             )
         data = content.encode('utf-8', 'surrogatepass')
@@ -114,7 +114,7 @@ def _read(name: Any, content: str | Path, encoder: ContentEncoder) -> bytes | _A
             return _Absent(f"'{content}' cannot be read ({error.strerror})")
     else:
         raise TypeError(
-            f"'contents' needs to hold text, paths or None (got "
+            f"'contents' must contain text, paths or None (got "
             f'{type(content).__name__} for {name!r})'
         )
     return _Absent('is empty') if empty else data
@@ -177,7 +177,7 @@ def _checked(rows: Rows, count: int, width: int) -> Rows:
     array = np.asarray(rows)
     if array.shape != (count, width) or array.dtype.kind not in 'fiu':
         raise ValueError(
-            f"'encoder' needs to return numbers of shape [{count}, {width}] (got "
+            f"'encoder' must return numbers of shape [{count}, {width}] (got "
             f'{array.dtype} of shape {list(array.shape)}). Compare its width and its '
             f'output'
         )

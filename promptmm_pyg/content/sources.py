@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from promptmm_pyg._checks import check_choice
+from promptmm_pyg._utils import check_choice
 
 _SUFFIXES = {
     'text': ('.txt', '.md'),
@@ -31,7 +31,7 @@ def folder_contents(
     check_choice('kind', kind, _SUFFIXES)
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"'folder' needs to be a folder (got '{folder}')")
+        raise FileNotFoundError(f"'folder' must be a folder (got '{folder}')")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         hidden = path.name.startswith('.')
@@ -39,13 +39,13 @@ def folder_contents(
             continue
         if path.stem in found:
             raise ValueError(
-                f"'{folder}' needs to hold one file for each id (got "
+                f"'{folder}' must contain one file for each id (got "
                 f"'{found[path.stem].name}' and '{path.name}'). Keep one"
             )
         found[path.stem] = path
     if not found:
         raise FileNotFoundError(
-            f"'{folder}' needs to hold files named by raw id that end in "
+            f"'{folder}' must contain files named by raw id that end in "
             f'{", ".join(_SUFFIXES[kind])} (got none)'
         )
     return found
@@ -72,24 +72,24 @@ def table_contents(
         import pandas as pd
     except ImportError as error:
         raise ImportError(
-            "'table_contents' needs 'pandas'. Install it with "
+            "'table_contents' requires 'pandas'. Install it with "
             "'pip install promptmm_pyg[frames]'"
         ) from error
     if path.suffix not in ('.csv', '.parquet'):
-        raise ValueError(f"'{path}' needs to end in .csv or .parquet")
+        raise ValueError(f"'{path}' must end in .csv or .parquet")
     if not path.is_file():
-        raise FileNotFoundError(f"'{path}' needs to be a file (got none)")
+        raise FileNotFoundError(f"'{path}' must be a file (got none)")
     reader = pd.read_csv if path.suffix == '.csv' else pd.read_parquet
     try:
         frame: pd.DataFrame = reader(path)
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"'{path}' needs to be a whole {path.suffix} table (got {error})"
+            f"'{path}' must be a whole {path.suffix} table (got {error})"
         ) from error
     missing = [name for name in (item, column) if name not in frame.columns]
     if missing:
         raise ValueError(
-            f"'{path}' needs to have the columns {missing} (got {list(frame.columns)})"
+            f"'{path}' must have the columns {missing} (got {list(frame.columns)})"
         )
     # One text an id; pandas takes an empty cell for missing.
     texts = frame[[item, column]].dropna(subset=[item])

@@ -31,7 +31,7 @@ def torchvision_encoder(
         raise not_loaded('torchvision_encoder', 'torchvision', error) from error
     if name not in models.list_models(module=models):
         raise ValueError(
-            f"'name' needs to be a classifier in torchvision (got '{name}'). See "
+            f"'name' must be a classifier in torchvision (got '{name}'). See "
             f"'torchvision.models.list_models'"
         )
     known = models.get_model_weights(name)
@@ -40,7 +40,7 @@ def torchvision_encoder(
     except KeyError as error:
         names = [member.name for member in known]
         raise ValueError(
-            f"'weights' needs to be 'DEFAULT', one of {names} or None (got '{weights}')"
+            f"'weights' must be 'DEFAULT', one of {names} or None (got '{weights}')"
         ) from error
     # How pictures were cut and scaled in training is noted with the weights.
     preprocess = (chosen or known['DEFAULT']).transforms()
@@ -82,7 +82,7 @@ def _cut_last_linear(model: nn.Module) -> int:
     ]
     if not linear:
         raise ValueError(
-            "'name' needs to be a model that ends in a linear layer (got none in "
+            "'name' must be a model that ends in a linear layer (got none in "
             f'{type(model).__name__}). Cut it yourself for ImageEncoder'
         )
     name, last = linear[-1]

@@ -4,7 +4,7 @@ from promptmm_pyg.data.build import build_graph
 from promptmm_pyg.data.dataset import MultiModalDataset
 from promptmm_pyg.data.detect import read_dataset
 from promptmm_pyg.data.feature_store import open_features, save_features
-from promptmm_pyg.data.finding import Finding
+from promptmm_pyg.data.finding import Issue
 from promptmm_pyg.data.fingerprint import fingerprint
 from promptmm_pyg.data.frames import from_frame
 from promptmm_pyg.data.mmrec_writer import write_mmrec
@@ -31,7 +31,7 @@ from promptmm_pyg.data.split_methods import (
     split_leave_one_out,
     split_per_user,
 )
-from promptmm_pyg.data.synthetic import checkerboard, planted_dataset
+from promptmm_pyg.data.synthetic import checkerboard, make_synthetic_dataset
 from promptmm_pyg.data.table import read_table
 from promptmm_pyg.data.validate import check, validate
 
@@ -42,7 +42,7 @@ __all__ = [
     'REV_INTERACTS',
     'USER',
     'FeatureDict',
-    'Finding',
+    'Issue',
     'MultiModalDataset',
     'SparseMatrix',
     'Split',
@@ -53,11 +53,11 @@ __all__ = [
     'from_frame',
     'from_movielens',
     'load_sparse_pickle',
+    'make_synthetic_dataset',
     'modality_mask_dict',
     'modality_x_dict',
     'num_nodes_dict',
     'open_features',
-    'planted_dataset',
     'read_dataset',
     'read_diffmm',
     'read_mmrec',

@@ -35,11 +35,11 @@ def read_header(path: Path) -> dict[str, str]:
     kinds = dict(cells)
     if any(not name or kind not in KINDS for name, kind in cells):
         raise ValueError(
-            f"'{path}' needs to have columns like 'item_id:token' of the types "
+            f"'{path}' must have columns like 'item_id:token' of the types "
             f'{list(KINDS)} (got {line[:200]!r})'
         )
     if len(kinds) < len(cells):
-        raise ValueError(f"'{path}' needs to name each column once (got {line!r})")
+        raise ValueError(f"'{path}' must name each column once (got {line!r})")
     return kinds
 
 
@@ -48,7 +48,7 @@ def check_columns(path: Path, header: dict[str, str], names: Sequence[str]) -> N
     missing = [name for name in names if name not in header]
     if missing:
         raise ValueError(
-            f"'{path}' needs to have the columns {missing} (got {list(header)})"
+            f"'{path}' must have the columns {missing} (got {list(header)})"
         )
 
 
@@ -71,12 +71,12 @@ def read_cells(path: Path, names: Sequence[str]) -> Iterator[list[str]]:
                     yield [cells[i].strip() for i in chosen]
                 elif line.strip():
                     raise ValueError(
-                        f"'{path}' needs to hold {len(order)} cells in each row (got "
+                        f"'{path}' must contain {len(order)} cells in each row (got "
                         f'{len(cells)} in line {number}). If it is truncated, fetch '
                         f'the file again'
                     )
     except UnicodeDecodeError as error:
-        raise ValueError(f"'{path}' needs to be text in UTF-8 (got {error})") from error
+        raise ValueError(f"'{path}' must be text in UTF-8 (got {error})") from error
 
 
 def as_number(path: Path, name: str, cell: str) -> float:
@@ -91,7 +91,7 @@ def as_number(path: Path, name: str, cell: str) -> float:
         number = float('nan')
     if not np.isfinite(number):
         raise ValueError(
-            f"'{path}' needs to hold numbers in the column '{name}' (got {cell!r})"
+            f"'{path}' must contain numbers in the column '{name}' (got {cell!r})"
         )
     return number
 
@@ -106,7 +106,7 @@ def code_column(path: Path, name: str, kind: str, cells: Sequence[str]) -> Coded
     """
     mask = np.array([bool(cell) for cell in cells], np.bool_)
     if not mask.any():
-        raise ValueError(f"'{path}' needs to hold something in the column '{name}'")
+        raise ValueError(f"'{path}' must contain something in the column '{name}'")
     # A token is one word, whatever is in it; sequences are split at spaces.
     parts = [cell.split() if kind.endswith('_seq') else [cell] for cell in cells]
     filled = [(i, part) for i, part in enumerate(parts) if mask[i]]
@@ -114,7 +114,7 @@ def code_column(path: Path, name: str, kind: str, cells: Sequence[str]) -> Coded
         lengths = sorted({len(part) for _, part in filled})
         if len(lengths) > 1:
             raise ValueError(
-                f"'{path}' needs to hold vectors of one length in the column '{name}' "
+                f"'{path}' must contain vectors of one length in the column '{name}' "
                 f'(got lengths {lengths[:5]})'
             )
         x = np.zeros((len(cells), lengths[0]), np.float32)
@@ -124,7 +124,7 @@ def code_column(path: Path, name: str, kind: str, cells: Sequence[str]) -> Coded
     tokens = sorted({token for _, part in filled for token in part})
     if len(tokens) > _MANY_TOKENS:
         raise ValueError(
-            f"'{path}' needs to hold at most {_MANY_TOKENS} different tokens in the "
+            f"'{path}' must contain at most {_MANY_TOKENS} different tokens in the "
             f"column '{name}' (got {len(tokens)}). Take it for text: see "
             f"'read_recbole_texts'"
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._checks import check_choice
+from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.schema import INTERACTS, ITEM, REV_INTERACTS, USER
 
 Array = Tensor | np.ndarray[Any, Any]
@@ -102,15 +102,15 @@ def _as_edges(edge_index: Array) -> Tensor:
     edges = _as_tensor(edge_index)
     if edges.dim() != 2 or edges.size(0) != 2:
         raise ValueError(
-            f"'edge_index' needs to have shape [2, E] (got {list(edges.size())}). "
+            f"'edge_index' must have shape [2, E] (got {list(edges.size())}). "
             f'Put users in the first row and items in the second'
         )
     if edges.size(1) == 0:
         raise ValueError(
-            "'edge_index' needs to hold at least one interaction (got none)"
+            "'edge_index' must contain at least one interaction (got none)"
         )
     if edges.is_floating_point() or edges.is_complex() or edges.dtype == torch.bool:
-        raise ValueError(f"'edge_index' needs to hold integers (got {edges.dtype})")
+        raise ValueError(f"'edge_index' must contain integers (got {edges.dtype})")
     return edges.long().contiguous()
 
 
@@ -118,11 +118,11 @@ def _as_time(edge_time: Array, num_edges: int) -> Tensor:
     time = _as_tensor(edge_time)
     if time.size() != (num_edges,):
         raise ValueError(
-            f"'edge_time' needs to have one entry per interaction (got shape "
+            f"'edge_time' must have one entry per interaction (got shape "
             f'{list(time.size())} for {num_edges} interactions)'
         )
     if time.is_floating_point() and not bool(time.isfinite().all()):
-        raise ValueError("'edge_time' needs to be finite (got NaN or infinity)")
+        raise ValueError("'edge_time' must be finite (got NaN or infinity)")
     return time
 
 
@@ -148,7 +148,7 @@ def _check_range(edges: Tensor, counts: Mapping[str, int]) -> None:
         low, high = int(row.min()), int(row.max())
         if low < 0 or high >= counts[node_type]:
             raise ValueError(
-                f"'edge_index' needs to hold {node_type}s in "
+                f"'edge_index' must contain {node_type}s in "
                 f'[0, {counts[node_type]}) (got {low} to {high}). Count from zero, '
                 f"or raise 'num_{node_type}s'"
             )
@@ -173,7 +173,7 @@ def _check_unique(edges: Tensor, kept: Tensor) -> None:
         repeats = edges.size(1) - kept.numel()
         user, item = edges[:, position].tolist()
         raise ValueError(
-            f"'edge_index' needs to hold each pair once (got {repeats} repeated, the "
+            f"'edge_index' must contain each pair once (got {repeats} repeated, the "
             f"first is user {user}, item {item}). Pass duplicates='drop' to keep the "
             f'first mention'
         )
@@ -195,7 +195,7 @@ def _add_nodes(
     extra = sorted(set(masks) - set(features))
     if extra:
         raise ValueError(
-            f"'{node_type}_masks' needs to name modalities of "
+            f"'{node_type}_masks' must name modalities of "
             f"'{node_type}_features' (got {extra}, with features for "
             f'{sorted(features)})'
         )
@@ -215,18 +215,18 @@ def as_raw_ids(name: str, ids: Ids, num_nodes: int) -> np.ndarray[Any, Any]:
         array = array.astype(np.str_)
     if array.dtype.kind not in 'iuU':
         raise ValueError(
-            f"'{name}' needs to hold integers or strings, not a mix (got "
+            f"'{name}' must contain integers or strings, not a mix (got "
             f'{array.dtype}). Convert them to strings first'
         )
     if array.shape != (num_nodes,):
         raise ValueError(
-            f"'{name}' needs to have one entry per node (got shape "
+            f"'{name}' must have one entry per node (got shape "
             f'{list(array.shape)} for {num_nodes} nodes)'
         )
     values, counts = np.unique(array, return_counts=True)
     if len(values) < num_nodes:
         twice = values[counts > 1][0].item()
-        raise ValueError(f"'{name}' needs to hold each id once (got {twice!r} again)")
+        raise ValueError(f"'{name}' must contain each id once (got {twice!r} again)")
     return array
 
 

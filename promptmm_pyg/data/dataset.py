@@ -105,7 +105,7 @@ class MultiModalDataset(InMemoryDataset):
 
 def _hash_source(source: Path, options: dict[str, Any]) -> str:
     if not source.is_dir():
-        raise FileNotFoundError(f"'source' needs to be a folder (got '{source}')")
+        raise FileNotFoundError(f"'source' must be a folder (got '{source}')")
     files = {
         path
         for place in (source, source / '5-core')

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from promptmm_pyg._checks import check_choice
+from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.atomic_file import is_atomic
 from promptmm_pyg.data.build import Duplicates
 from promptmm_pyg.data.feature_files import FeaturePaths, Masks
@@ -78,7 +78,7 @@ def read_dataset(
 def detect_format(folder: Path) -> str:
     """The name of the format of a folder, told by its files."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"'path' needs to be a folder (got '{folder}')")
+        raise FileNotFoundError(f"'path' must be a folder (got '{folder}')")
     found = [
         name
         for name, signs in _SIGNS.items()
@@ -86,7 +86,7 @@ def detect_format(folder: Path) -> str:
     ]
     if len(found) > 1:
         raise ValueError(
-            f"'{folder}' needs to hold one format (got files of {found}). Choose with "
+            f"'{folder}' must contain one format (got files of {found}). Choose with "
             f"format='{found[0]}'"
         )
     if not found:
@@ -95,7 +95,7 @@ def detect_format(folder: Path) -> str:
         if len(names) > 10:
             names = [*names[:10], f'and {len(names) - 10} more']
         raise FileNotFoundError(
-            f"'{folder}' needs to hold a known format (looked for {wanted}; got "
+            f"'{folder}' must contain a known format (looked for {wanted}; got "
             f"{names}). Single tables are read by 'read_table' and named by their file"
         )
     return found[0]

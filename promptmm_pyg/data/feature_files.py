@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from promptmm_pyg._checks import check_choice
+from promptmm_pyg._utils import check_choice
 
 Masks = Literal['zero-rows'] | None
 FeaturePaths = Mapping[str, str | Path | None]
@@ -40,17 +40,17 @@ def load_features(
 def load_array(path: Path) -> np.ndarray[Any, Any]:
     """The array of one ``.npy`` file; pickled objects inside are refused."""
     if not path.is_file():
-        raise FileNotFoundError(f"'{path}' needs to be a file of features (got none)")
+        raise FileNotFoundError(f"'{path}' must be a file of features (got none)")
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(
-            f"'{path}' needs to be a whole .npy file of numbers (it cannot be read as "
+            f"'{path}' must be a whole .npy file of numbers (it cannot be read as "
             f'such). It may be truncated, of another kind, or hold objects, which are '
             f'never loaded: write or fetch it again'
         ) from error
     if not isinstance(array, np.ndarray) or array.ndim != 2:
-        raise ValueError(f"'{path}' needs to hold one matrix, an item a row")
+        raise ValueError(f"'{path}' must contain one matrix, an item a row")
     return array
 
 

@@ -11,8 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from promptmm_pyg._checks import check_choice, check_positive
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import check_choice, check_positive, replacing
 
 FORMAT = 'promptmm_pyg.features.v1'
 Precision = Literal['float16', 'bfloat16', 'float32']
@@ -73,7 +72,7 @@ def save_features(
         for block in _blocks(x, block_rows):
             if width not in (None, block.size(1)):
                 raise ValueError(
-                    f"'x' needs blocks of one width (got {block.size(1)} columns after "
+                    f"'x' requires blocks of one width (got {block.size(1)} columns after "
                     f'{width}, from row {num_rows} on)'
                 )
             width = block.size(1)
@@ -82,7 +81,7 @@ def save_features(
             file.write(content)
             num_rows += block.size(0)
         if num_rows == 0:
-            raise ValueError("'x' needs at least one row (got none)")
+            raise ValueError("'x' requires at least one row (got none)")
         digest.update(json.dumps([num_rows, width]).encode())
         about = {
             'format': FORMAT,
@@ -105,7 +104,7 @@ def open_features(
     rows are read from the file when they are used, and never written back.
 
     In half precision, models of this package take them as they are and read them in
-    blocks of rows; in ``float32``, :class:`~promptmm_pyg.nn.RowBlocks` makes them.
+    blocks of rows; in ``float32``, :class:`~promptmm_pyg.nn.ChunkedFeatures` makes them.
 
     Args:
         path: The file.
@@ -121,15 +120,13 @@ def open_features(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"'path' needs to be saved features (got {str(path)!r})"
-        )
+        raise FileNotFoundError(f"'path' must be saved features (got {str(path)!r})")
     try:
         with safe_open(path, framework='pt') as file:
             about = file.metadata() or {}
             if about.get('format') != FORMAT:
                 raise ValueError(
-                    f"'path' needs to be saved features (got {str(path)!r} of format "
+                    f"'path' must be saved features (got {str(path)!r} of format "
                     f'{about.get("format")!r})'
                 )
             x: Tensor = file.get_tensor(_NAME)
@@ -142,7 +139,7 @@ def open_features(
     for name, value in wanted.items():
         if value is not None and about[name] != value:
             raise ValueError(
-                f"'{name}' needs to be that of the features in {str(path)!r}, "
+                f"'{name}' must be that of the features in {str(path)!r}, "
                 f'{about[name]!r} (got {value!r}). Save the features again, or open '
                 f'the file of this data set'
             )
@@ -160,7 +157,7 @@ def _blocks(x: Rows | Iterable[Rows], block_rows: int | None) -> Iterator[Tensor
     for part in parts:
         if part.ndim != 2 or part.shape[1] == 0:
             raise ValueError(
-                f"'x' needs to be a matrix [N, F], or blocks of its rows (got shape "
+                f"'x' must be a matrix [N, F], or blocks of its rows (got shape "
                 f'{list(part.shape)})'
             )
         size = block_rows or max(1, _BLOCK_NUMBERS // part.shape[1])
@@ -179,7 +176,7 @@ def _bytes(block: Tensor, dtype: torch.dtype, start: int) -> bytes:
         row = int(lost.nonzero()[0])
         limit = torch.finfo(dtype).max
         raise ValueError(
-            f"'x' needs finite numbers of at most {limit:.4g} in {dtype} (got "
+            f"'x' requires finite numbers of at most {limit:.4g} in {dtype} (got "
             f'{float(block[row].abs().max())} in row {start + row}). Fill absent rows '
             f"with zeros, scale the features, or use precision='float32'"
         )
@@ -196,7 +193,7 @@ def _header(about: dict[str, str], code: str, shape: tuple[int, int]) -> bytes:
     room = _HEADER - 8
     if len(text) > room:
         raise ValueError(
-            f"'belongs_to' needs to be a short name, such as a fingerprint (got "
+            f"'belongs_to' must be a short name, such as a fingerprint (got "
             f'{len(about["belongs_to"])} characters)'
         )
     return room.to_bytes(8, 'little') + text.ljust(room)

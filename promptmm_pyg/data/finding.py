@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from promptmm_pyg.data.schema import ITEM, USER
 
 
-class Finding(NamedTuple):
+class Issue(NamedTuple):
     """One thing to mend (``'error'``) or to know (``'warning'``)."""
 
     level: Literal['error', 'warning']

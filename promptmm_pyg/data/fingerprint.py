@@ -20,8 +20,8 @@ def fingerprint(data: HeteroData) -> str:
         data: Graph whose message edges are the training interactions.
 
     Example:
-        >>> from promptmm_pyg.data import planted_dataset
-        >>> one, two = planted_dataset(60, 40, 4), planted_dataset(60, 40, 4)
+        >>> from promptmm_pyg.data import make_synthetic_dataset
+        >>> one, two = make_synthetic_dataset(60, 40, 4), make_synthetic_dataset(60, 40, 4)
         >>> fingerprint(one) == fingerprint(two)
         True
     """

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._checks import check_choice
+from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.build import (
     Duplicates,
     Ids,
@@ -73,13 +73,13 @@ def from_frame(
     for column in [user, item] + ([] if time is None else [time]):
         if column not in interactions.columns:
             raise ValueError(
-                f"'interactions' needs to have a column '{column}' (got "
+                f"'interactions' must have a column '{column}' (got "
                 f'{list(interactions.columns)}). Name yours with user=, item=, time= '
                 f'(--user-column, --item-column, --time-column)'
             )
     if interactions.empty:
         raise ValueError(
-            "'interactions' needs to hold at least one row (got none below its head)"
+            "'interactions' must contain at least one row (got none below its head)"
         )
     keep = without_interactions == 'keep'
     users = _Side('user', interactions[user], user_ids, user_features, keep)
@@ -108,7 +108,7 @@ def _check_unique(pairs: NumpyArray, user_ids: Ids, item_ids: Ids) -> None:
         repeats = pairs.shape[1] - kept.numel()
         user, item = user_ids[pairs[0, row]], item_ids[pairs[1, row]]
         raise ValueError(
-            f"'interactions' needs to hold each pair once (got {repeats} repeated, the "
+            f"'interactions' must contain each pair once (got {repeats} repeated, the "
             f"first is user {user}, item {item}). Pass duplicates='drop' (--duplicates "
             f'drop) to keep the first mention'
         )
@@ -142,7 +142,7 @@ class _Side:
         if (self.position < 0).any():
             stranger = mentioned[self.position < 0][0]
             raise ValueError(
-                f"'{node_type}_ids' needs to hold every {node_type} of the "
+                f"'{node_type}_ids' must contain every {node_type} of the "
                 f'interactions (got none like {stranger!r}). Compare the types too: '
                 f"1 is not '1'"
             )
@@ -223,7 +223,7 @@ def _union(parts: list[NumpyArray], node_type: str) -> NumpyArray:
     parts = [x.astype(np.str_) if x.dtype.kind == 'O' else x for x in parts]
     if len({part.dtype.kind == 'U' for part in parts}) > 1:
         raise ValueError(
-            f"'{node_type}_features' needs to have ids of the interactions' type "
+            f"'{node_type}_features' must have ids of the interactions' type "
             f"(got integers and strings). Convert one side with '.astype(str)'"
         )
     return np.unique(np.concatenate(parts))

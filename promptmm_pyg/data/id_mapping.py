@@ -54,12 +54,12 @@ def read_mapping(folder: Path, node_type: str, count: int) -> list[str]:
         ids = {int(row[at]): row[1 - at] for row in rows if len(row) == 2}
     except ValueError as error:
         raise ValueError(
-            f"'{path}' needs to be a table of an id and its '{_HEADS[node_type][1]}' "
+            f"'{path}' must be a table of an id and its '{_HEADS[node_type][1]}' "
             f'(got {error})'
         ) from error
     if sorted(ids) != list(range(len(rows))) or len(ids) < count:
         raise ValueError(
-            f"'{path}' needs to hold an id for each number from 0 to {count - 1} or "
+            f"'{path}' must contain an id for each number from 0 to {count - 1} or "
             f'more (got {len(ids)} in {len(rows)} rows). If it is truncated, fetch the '
             f'file again'
         )

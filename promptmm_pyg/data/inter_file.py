@@ -27,11 +27,11 @@ def find_inter_file(folder: Path) -> Path:
     if not found:
         names = sorted(path.name for path in folder.iterdir())
         raise FileNotFoundError(
-            f"'{folder}' needs to hold one '<name>.inter' (got {names})"
+            f"'{folder}' must contain one '<name>.inter' (got {names})"
         )
     if len(found) > 1:
         raise ValueError(
-            f"'{folder}' needs to hold one '<name>.inter' (got "
+            f"'{folder}' must contain one '<name>.inter' (got "
             f'{[path.name for path in found]}). Keep one'
         )
     return found[0]
@@ -50,18 +50,18 @@ def read_inter_file(path: Path) -> InterTable:
     missing = [name for name in _REQUIRED if name not in header]
     if missing:
         raise ValueError(
-            f"'{path}' needs to have tab-separated columns {list(_REQUIRED)} (got "
+            f"'{path}' must have tab-separated columns {list(_REQUIRED)} (got "
             f'{header}, without {missing}). Read a table that has no split with '
             f"'read_table'"
         )
     if not first.strip():
-        raise ValueError(f"'{path}' needs to hold interactions (got none)")
+        raise ValueError(f"'{path}' must contain interactions (got none)")
     names = [*_REQUIRED, *(['timestamp'] if 'timestamp' in header else [])]
     columns = _columns(path, [header.index(name) for name in names], len(header))
     whole = columns[:3].astype(np.int64)
     if (whole != columns[:3]).any() or not np.isin(whole[2], (0, 1, 2)).all():
         raise ValueError(
-            f"'{path}' needs to hold whole numbers as ids, and 0, 1 or 2 as x_label "
+            f"'{path}' must contain whole numbers as ids, and 0, 1 or 2 as x_label "
             f'(got others). Number the ids first'
         )
     time = None
@@ -83,7 +83,7 @@ def _columns(path: Path, chosen: list[int], width: int) -> np.ndarray[Any, Any]:
             raise ValueError('NaN')
     except (ValueError, IndexError) as error:
         raise ValueError(
-            f"'{path}' needs to hold {width} numbers in each row (got {error}). If it "
+            f"'{path}' must contain {width} numbers in each row (got {error}). If it "
             f'is truncated, fetch the file again'
         ) from error
     columns: np.ndarray[Any, Any] = rows[:, chosen].T

@@ -25,7 +25,7 @@ def read_user_lists(path: Path) -> np.ndarray[Any, Any]:
             raise ValueError('items that are not whole numbers')
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"'{path}' needs to hold '{{\"user\": [item, ...]}}' with whole numbers "
+            f"'{path}' must contain '{{\"user\": [item, ...]}}' with whole numbers "
             f'(got {error}). If it is truncated, fetch the file again'
         ) from error
     return np.stack([np.repeat(users, counts), items.astype(np.int64)])

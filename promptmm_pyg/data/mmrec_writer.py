@@ -46,10 +46,10 @@ def write_mmrec(split: Split, folder: str | Path, *, name: str | None = None) ->
     folder = Path(folder).absolute()
     name = folder.name if name is None else name
     if not name or Path(name).name != name:
-        raise ValueError(f"'name' needs to be the name of a file (got {name!r})")
+        raise ValueError(f"'name' must be the name of a file (got {name!r})")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(
-            f"'folder' needs to be new or empty (got '{folder}'). Choose another"
+            f"'folder' must be new or empty (got '{folder}'). Choose another"
         )
     features = _features(split.train)
     temporary = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
@@ -76,7 +76,7 @@ def _features(data: HeteroData) -> dict[str, np.ndarray[Any, Any]]:
     for modality, x_of in modality_x_dict(data).items():
         if USER in x_of:
             raise ValueError(
-                f"'split' needs to have features of items only (got 'x_{modality}' of "
+                f"'split' must have features of items only (got 'x_{modality}' of "
                 f'users). MMRec reads none; delete them from a copy'
             )
         x = x_of[ITEM].detach().cpu().float()
@@ -86,7 +86,7 @@ def _features(data: HeteroData) -> dict[str, np.ndarray[Any, Any]]:
         unclear = int((there & ~x.any(dim=-1)).sum())
         if unclear:
             raise ValueError(
-                f"'split' needs to mark rows of zeros as missing (got {unclear} in "
+                f"'split' must mark rows of zeros as missing (got {unclear} in "
                 f"'x_{modality}'), since MMRec takes them for that. Set them to false "
                 f"in 'mask_{modality}'"
             )

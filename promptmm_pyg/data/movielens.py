@@ -47,7 +47,7 @@ def from_movielens(
     """
     if 'edge_label_index' in _ratings_store(data):
         raise ValueError(
-            "'data' needs to come without test ratings (it has an "
+            "'data' must come without test ratings (it has an "
             "'edge_label_index'). Keep them with 'split_movielens'"
         )
     kept = _high_enough(data, min_rating)
@@ -88,7 +88,7 @@ def split_movielens(
     store = _ratings_store(data)
     if 'edge_label_index' not in store:
         raise ValueError(
-            "'data' needs to come with test ratings (it has no 'edge_label_index'). "
+            "'data' must come with test ratings (it has no 'edge_label_index'). "
             "Split 'from_movielens(data)' yourself"
         )
     kept = _high_enough(data, min_rating)
@@ -100,7 +100,7 @@ def split_movielens(
     twice = both.size(1) - first_mentions(both, graph['item'].num_nodes).numel()
     if twice:
         raise ValueError(
-            f"'data' needs to hold each rating once (got {twice} again in the test)"
+            f"'data' must contain each rating once (got {twice} again in the test)"
         )
     split = split_per_user(graph, val_ratio, 0.0, seed)
     split.test[INTERACTS].edge_label_index = test.contiguous()
@@ -111,7 +111,7 @@ def split_movielens(
 def _ratings_store(data: HeteroData) -> Any:
     if _RATES not in data.edge_types or 'movie' not in data.node_types:
         raise ValueError(
-            f"'data' needs to be a MovieLens graph of PyG with the edges {_RATES} "
+            f"'data' must be a MovieLens graph of PyG with the edges {_RATES} "
             f'(got {data.edge_types})'
         )
     return data[_RATES]
@@ -124,11 +124,11 @@ def _high_enough(data: HeteroData, min_rating: float | None) -> Tensor:
     # The small data sets call it rating, the full ones label.
     name = 'rating' if 'rating' in store else 'edge_label'
     if name not in store:
-        raise ValueError("'min_rating' needs ratings on the edges (got none)")
+        raise ValueError("'min_rating' requires ratings on the edges (got none)")
     kept: Tensor = store[name] >= min_rating
     if not bool(kept.any()):
         raise ValueError(
-            f"'min_rating' needs to keep a rating (got {min_rating}, the highest is "
+            f"'min_rating' must keep a rating (got {min_rating}, the highest is "
             f'{store[name].max()})'
         )
     return kept
@@ -146,7 +146,7 @@ def _build(
     user_features = None
     if user_modality is not None:
         if 'x' not in data['user']:
-            raise ValueError("'user_modality' needs features of users (got none)")
+            raise ValueError("'user_modality' requires features of users (got none)")
         user_features = {user_modality: data['user'].x}
     counts = [int(data[key].num_nodes) for key in ('user', 'movie')]
     ids: list[Sequence[str]] = [[str(i) for i in range(count)] for count in counts]

@@ -105,7 +105,7 @@ def read_mmssl(
                 files = [_existing(place / f'{part}_mat{suffix}') for part in _PARTS]
                 return _from_matrices(folder, places, files, options)
     raise FileNotFoundError(
-        f"'{folder}' needs to hold train.json or train_mat, or have them in 5-core "
+        f"'{folder}' must contain train.json or train_mat, or have them in 5-core "
         f'(got {_listing(folder)})'
     )
 
@@ -149,7 +149,7 @@ def read_mmrec(
 def _folder(path: str | Path) -> Path:
     folder = Path(path)
     if not folder.is_dir():
-        raise FileNotFoundError(f"'path' needs to be a folder (got '{folder}')")
+        raise FileNotFoundError(f"'path' must be a folder (got '{folder}')")
     return folder
 
 
@@ -160,7 +160,7 @@ def _listing(folder: Path) -> list[str]:
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
-            f"'{path.parent}' needs to hold '{path.name}' (got "
+            f"'{path.parent}' must contain '{path.name}' (got "
             f'{_listing(path.parent)}). Fetch the missing file'
         )
     return path
@@ -173,7 +173,7 @@ def _from_matrices(
     shapes = {file.name: m.shape for file, m in zip(files, matrices, strict=True)}
     if len(set(shapes.values())) > 1:
         raise ValueError(
-            f"The matrices in '{folder}' need to have one shape (got {shapes})"
+            f"The matrices in '{folder}' must have one shape (got {shapes})"
         )
     pairs = [np.stack([matrix.row, matrix.col]) for matrix in matrices]
     return _build(folder, places, pairs, matrices[0].shape, options)
@@ -192,7 +192,7 @@ def _build(
     edges = np.concatenate(pairs, axis=1)
     part = np.repeat([0, 1, 2], [pair.shape[1] for pair in pairs])
     if edges.size == 0:
-        raise ValueError(f"'{folder}' needs to hold interactions (got none)")
+        raise ValueError(f"'{folder}' must contain interactions (got none)")
     num_users, num_items = shape or tuple((edges.max(axis=1) + 1).tolist())
     if shape is None and arrays:  # Items that nobody has touched have features.
         num_items = max(num_items, *(len(x) for x in arrays.values()))

@@ -98,12 +98,12 @@ def read_recbole(
     files = find_atomic_files(Path(path))
     if files.came_with_split and split is not None:
         raise ValueError(
-            f"'split' needs to be None for '{path}': it came with a split, which is "
+            f"'split' must be None for '{path}': it came with a split, which is "
             f'kept (got {split!r})'
         )
     if not files.came_with_split and split is None:
         raise ValueError(
-            f"'{path}' needs to come with a split, or to be split (got one '.inter' "
+            f"'{path}' must come with a split, or to be split (got one '.inter' "
             f"and no 'split'). Pass for example read_recbole(path, "
             f'split=split_per_user)'
         )
@@ -141,7 +141,7 @@ def read_recbole_texts(
     """
     file = find_atomic_files(Path(path)).item
     if file is None:
-        raise FileNotFoundError(f"'{path}' needs to hold one '<name>.item' (got none)")
+        raise FileNotFoundError(f"'{path}' must contain one '<name>.item' (got none)")
     rows = read_cells(file, [item, *columns])
     return {row[0]: ' '.join(filter(None, row[1:])) or None for row in rows}
 
@@ -153,7 +153,7 @@ def _read_nodes(
     if file is None:
         if columns:
             raise ValueError(
-                f"'path' needs to hold a file with the columns {[id_column, *columns]} "
+                f"'path' must contain a file with the columns {[id_column, *columns]} "
                 f'(got none)'
             )
         return {}, {}
@@ -166,7 +166,7 @@ def _read_nodes(
     for name, *row in read_cells(file, [id_column, *columns]):
         if not name or places.setdefault(name, len(cells)) < len(cells):
             raise ValueError(
-                f"'{file}' needs to hold each '{id_column}' once (got {name!r})"
+                f"'{file}' must contain each '{id_column}' once (got {name!r})"
             )
         cells.append(row)
     coded = {
@@ -190,7 +190,7 @@ def _add_arrays(
     for name, x in arrays.items():
         if len(x) != num_rows:
             raise ValueError(
-                f"'{name}' needs to have a row for each line of the '.item' file (got "
+                f"'{name}' must have a row for each line of the '.item' file (got "
                 f'{len(x)} rows for {num_rows} lines)'
             )
         coded[name] = Coded(x, present.get(name, np.ones(num_rows, np.bool_)))
@@ -213,7 +213,7 @@ def _read_pairs(
     for code, file in files.inter.items():
         if 'item_id_list' in headers[file]:
             raise ValueError(
-                f"'{file}' needs to hold an interaction in each row (got histories in "
+                f"'{file}' must contain an interaction in each row (got histories in "
                 f"'item_id_list'). Fetch the files that are not for sequences"
             )
         for row in read_cells(file, columns):
@@ -222,14 +222,14 @@ def _read_pairs(
                 if value < min_rating:
                     continue
             if not row[0] or not row[1]:
-                raise ValueError(f"'{file}' needs to hold ids in each row (got {row})")
+                raise ValueError(f"'{file}' must contain ids in each row (got {row})")
             pairs.append(users.setdefault(row[0], len(users)))
             pairs.append(items.setdefault(row[1], len(items)))
             part.append(code)
             if timed:
                 times.append(as_number(file, names.time, row[2]))
     if not part:
-        raise ValueError(f"'{files.folder}' needs to hold interactions (got none)")
+        raise ValueError(f"'{files.folder}' must contain interactions (got none)")
     edges = np.array(pairs, np.int64).reshape(-1, 2).T
     time = np.array(times) if timed else None
     if time is not None and (time == time.astype(np.int64)).all():

@@ -38,7 +38,7 @@ def find_atomic_files(folder: Path) -> AtomicFiles:
         ValueError: If there are two files for one purpose.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"'path' needs to be a folder (got '{folder}')")
+        raise FileNotFoundError(f"'path' must be a folder (got '{folder}')")
     found = sorted(folder.glob('*.inter'))
     parts = _parts_of(folder, found)
     return AtomicFiles(
@@ -59,14 +59,14 @@ def _parts_of(folder: Path, found: list[Path]) -> dict[int, Path]:
             continue
         if code in parts:
             raise ValueError(
-                f"'{folder}' needs to hold one file for each part of a split (got "
+                f"'{folder}' must contain one file for each part of a split (got "
                 f"'{parts[code].name}' and '{path.name}'). Keep one"
             )
         parts[code] = path
     missing = [name for name in ('train', 'test') if _PARTS[name] not in parts]
     if parts and missing:
         raise FileNotFoundError(
-            f"'{folder}' needs to hold all parts of its split (got "
+            f"'{folder}' must contain all parts of its split (got "
             f'{[path.name for path in parts.values()]}, without {missing}). Fetch the '
             f'missing file'
         )
@@ -77,7 +77,7 @@ def _at_most_one(folder: Path, suffix: str) -> Path | None:
     found = sorted(folder.glob(f'*{suffix}'))
     if len(found) > 1:
         raise ValueError(
-            f"'{folder}' needs to hold one '<name>{suffix}' (got "
+            f"'{folder}' must contain one '<name>{suffix}' (got "
             f'{[path.name for path in found]}). Keep one'
         )
     return found[0] if found else None

@@ -103,19 +103,19 @@ def load_sparse_pickle(path: str | Path) -> SparseMatrix:
             loaded = unpickler.load()
     except _ForeignGlobalError as error:
         raise ValueError(
-            f"'{path}' needs to hold a scipy COO or CSR matrix only (it asks for "
+            f"'{path}' must contain a scipy COO or CSR matrix only (it asks for "
             f"'{error}'). Do not unpickle it; save the matrix again from a source "
             f'you trust'
         ) from None
     except _CORRUPT as error:
         raise ValueError(
-            f"'{path}' needs to be a whole pickle (got {error}). It may be "
+            f"'{path}' must be a whole pickle (got {error}). It may be "
             f'truncated: fetch the file again'
         ) from error
     matrix = _read_state(loaded.__dict__) if type(loaded) is unpickler.holder else None
     if matrix is None:
         raise ValueError(
-            f"'{path}' needs to hold one scipy COO or CSR matrix whose parts fit "
+            f"'{path}' must contain one scipy COO or CSR matrix whose parts fit "
             f'together (got something else). Save it as such a matrix'
         )
     return matrix

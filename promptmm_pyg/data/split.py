@@ -41,7 +41,7 @@ def split_by_part(data: HeteroData, part: Tensor) -> Split:
     store = data[INTERACTS]
     if 'edge_label_index' in store:
         raise ValueError(
-            "'data' needs to be a graph before its split (it has an "
+            "'data' must be a graph before its split (it has an "
             "'edge_label_index'). Keep the split that came with the data, or build "
             'the graph again from all interactions'
         )
@@ -70,15 +70,15 @@ def split_by_part(data: HeteroData, part: Tensor) -> Split:
 def _check_part(part: Tensor, num_edges: int) -> None:
     if part.size() != (num_edges,):
         raise ValueError(
-            f"'part' needs to have one entry per interaction (got shape "
+            f"'part' must have one entry per interaction (got shape "
             f'{list(part.size())} for {num_edges} interactions)'
         )
     if bool(((part < TRAIN) | (part > TEST)).any()):
         raise ValueError(
-            f"'part' needs to hold 0 (train), 1 (val) or 2 (test) (got "
+            f"'part' must contain 0 (train), 1 (val) or 2 (test) (got "
             f'{int(part.min())} to {int(part.max())})'
         )
     if not bool((part == TRAIN).any()):
         raise ValueError(
-            "'part' needs to leave at least one interaction for training (got none)"
+            "'part' must leave at least one interaction for training (got none)"
         )

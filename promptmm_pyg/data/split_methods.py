@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._checks import check_choice, check_probability
+from promptmm_pyg._utils import check_choice, check_probability
 from promptmm_pyg.data.schema import INTERACTS, num_nodes_dict
 from promptmm_pyg.data.split import TEST, VAL, Split, split_by_part
 
@@ -141,7 +141,7 @@ def _check_ratios(val_ratio: float, test_ratio: float) -> None:
     check_probability('test_ratio', test_ratio)
     if not val_ratio + test_ratio < 1:
         raise ValueError(
-            f"'val_ratio' and 'test_ratio' need to add up to less than 1 (got "
+            f"'val_ratio' and 'test_ratio' must add up to less than 1 (got "
             f'{val_ratio} and {test_ratio})'
         )
 
@@ -153,7 +153,7 @@ def _generator(seed: int) -> torch.Generator:
 def _times(data: HeteroData) -> Tensor:
     if 'time' not in data[INTERACTS]:
         raise ValueError(
-            "'data' needs to have 'time' on its interactions (got none). Pass "
+            "'data' must have 'time' on its interactions (got none). Pass "
             "'edge_time' to 'build_graph' or 'time' to 'from_frame'"
         )
     time: Tensor = data[INTERACTS].time

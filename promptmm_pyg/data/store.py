@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 from promptmm_pyg.data.schema import INTERACTS, NODE_TYPES, REV_INTERACTS
 from promptmm_pyg.data.split import Split
 
@@ -79,7 +79,7 @@ def load_split(stem: Path) -> Split:
         return _rebuild(about, tensors)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(
-            f"'{stem}.*' needs to be a whole cache of format {FORMAT} (got {error!r}). "
+            f"'{stem}.*' must be a whole cache of format {FORMAT} (got {error!r}). "
             f'Delete it and read the source again'
         ) from error
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._checks import check_positive, check_probability
+from promptmm_pyg._utils import check_positive, check_probability
 from promptmm_pyg.data.build import build_graph, first_mentions
 from promptmm_pyg.data.split import Split, split_by_part
 
 
 class Modality(NamedTuple):
-    """A planted modality: its width, the strength of noise beside a signal of
+    """A synthetic modality: its width, the strength of noise beside a signal of
     strength 1, and the share of items that lack it.
     """
 
@@ -28,7 +28,7 @@ MODALITIES = {
 }
 
 
-def planted_dataset(
+def make_synthetic_dataset(
     num_users: int = 600,
     num_items: int = 400,
     num_clusters: int = 20,
@@ -66,7 +66,7 @@ def planted_dataset(
             there are more tastes than items.
 
     Example:
-        >>> graph = planted_dataset(num_users=50, num_items=40, num_clusters=4)
+        >>> graph = make_synthetic_dataset(num_users=50, num_items=40, num_clusters=4)
         >>> graph['item'].x_text.shape
         torch.Size([40, 48])
     """
@@ -76,7 +76,7 @@ def planted_dataset(
     check_probability('affinity', affinity)
     if num_items < num_clusters:
         raise ValueError(
-            f"'num_items' needs to be at least 'num_clusters' (got {num_items} and "
+            f"'num_items' must be at least 'num_clusters' (got {num_items} and "
             f'{num_clusters})'
         )
     generator = torch.Generator().manual_seed(seed)
@@ -182,11 +182,9 @@ def checkerboard(num_users: int = 16, num_items: int = 12) -> Split:
             fit.
     """
     if num_users < 2:
-        raise ValueError(f"'num_users' needs to be at least 2 (got {num_users})")
+        raise ValueError(f"'num_users' must be at least 2 (got {num_users})")
     if num_items < 6 or num_items % 2 != 0:
-        raise ValueError(
-            f"'num_items' needs to be even and at least 6 (got {num_items})"
-        )
+        raise ValueError(f"'num_items' must be even and at least 6 (got {num_items})")
     users = torch.arange(num_users).unsqueeze(1)
     items = torch.arange(num_items).unsqueeze(0)
     edge_index = ((users + items) % 2 == 0).nonzero().t().contiguous()

@@ -80,19 +80,19 @@ def _load_frame(path: Path) -> 'pd.DataFrame':
         import pandas as pd
     except ImportError as error:
         raise ImportError(
-            "'read_table' needs 'pandas'. Install it with "
+            "'read_table' requires 'pandas'. Install it with "
             "'pip install promptmm_pyg[frames]'"
         ) from error
     if path.suffix not in _READABLE:
-        raise ValueError(f"'{path}' needs to end in .csv or .parquet")
+        raise ValueError(f"'{path}' must end in .csv or .parquet")
     if not path.is_file():
-        raise FileNotFoundError(f"'{path}' needs to be a file (got none)")
+        raise FileNotFoundError(f"'{path}' must be a file (got none)")
     reader = pd.read_csv if path.suffix == '.csv' else pd.read_parquet
     try:
         frame: pd.DataFrame = reader(path)
     except (ValueError, OSError) as error:  # Both libraries' own derive of these.
         raise ValueError(
-            f"'{path}' needs to be a whole {path.suffix} table (got {error}). If it is "
+            f"'{path}' must be a whole {path.suffix} table (got {error}). If it is "
             f'truncated, fetch the file again'
         ) from error
     return frame
@@ -108,7 +108,7 @@ def _as_dates(path: Path, column: 'pd.Series[Any]') -> 'pd.Series[Any]':
     wrong = column[dates.isna() & column.notna()]
     if len(wrong):
         raise ValueError(
-            f"'{path}' needs to hold numbers or dates like '2026-03-01 17:30' in the "
+            f"'{path}' must contain numbers or dates like '2026-03-01 17:30' in the "
             f"column '{column.name}' (got '{wrong.iloc[0]}' in row {wrong.index[0] + 1}"
             f', {len(wrong)} such rows in all). Write dates as in ISO 8601'
         )
@@ -126,7 +126,7 @@ def load_item_features(path: Path, item: str) -> 'pd.DataFrame | np.ndarray[Any,
     frame = _load_frame(path)
     if item not in frame.columns:
         raise ValueError(
-            f"'{path}' needs to have a column '{item}' (got {list(frame.columns)})"
+            f"'{path}' must have a column '{item}' (got {list(frame.columns)})"
         )
     frame = frame.set_index(item)
     texts = frame.shape[1] == 1 and isinstance(next(iter(frame.iloc[:, 0]), ''), str)
@@ -142,6 +142,6 @@ def _expand_lists(path: Path, frame: 'pd.DataFrame') -> 'pd.DataFrame':
         rows = np.stack([np.asarray(row) for row in frame.iloc[:, 0]])
     except ValueError as error:
         raise ValueError(
-            f"'{path}' needs to hold lists of one length (got {error})"
+            f"'{path}' must contain lists of one length (got {error})"
         ) from error
     return pd.DataFrame(rows, index=frame.index)

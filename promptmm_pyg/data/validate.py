@@ -4,13 +4,13 @@ import warnings
 
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.finding import Finding
+from promptmm_pyg.data.finding import Issue
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.data.validate_graph import check_graph
 from promptmm_pyg.data.validate_split import check_split
 
 
-def validate(data: HeteroData | Split) -> list[Finding]:
+def validate(data: HeteroData | Split) -> list[Issue]:
     """Returns all that is wrong with a graph or a split, errors first; an empty
     list is a good answer.
 
@@ -45,6 +45,6 @@ def check(data: HeteroData | Split) -> None:
     found = validate(data)
     errors = [str(finding) for finding in found if finding.level == 'error']
     if errors:
-        raise ValueError("'data' needs to be mended:\n- " + '\n- '.join(errors))
+        raise ValueError("'data' must be mended:\n- " + '\n- '.join(errors))
     for finding in found:
         warnings.warn(str(finding), stacklevel=2)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.finding import Finding, in_range, keys
+from promptmm_pyg.data.finding import Issue, in_range, keys
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
@@ -18,7 +18,7 @@ from promptmm_pyg.data.schema import (
 from promptmm_pyg.data.validate_features import find_in_modality
 
 
-def check_graph(name: str, data: HeteroData) -> list[Finding]:
+def check_graph(name: str, data: HeteroData) -> list[Issue]:
     """All findings on one graph; only those on its structure if there are any."""
     found = check_structure(name, data)
     if found:  # Nothing below can be asked of such a graph.
@@ -31,10 +31,10 @@ def check_graph(name: str, data: HeteroData) -> list[Finding]:
     return found
 
 
-def check_structure(name: str, data: HeteroData) -> list[Finding]:
+def check_structure(name: str, data: HeteroData) -> list[Issue]:
     """Node types without a count, edge types without edges."""
     found = [
-        Finding(
+        Issue(
             'error',
             f"{name}['{node_type}']",
             "has no 'num_nodes'",
@@ -49,11 +49,11 @@ def check_structure(name: str, data: HeteroData) -> list[Finding]:
             where = f'{name}{list(edge_type)}'
             problem = "has no 'edge_index' of int64 with shape [2, E]"
             fix = "Build the graph with 'build_graph'"
-            found.append(Finding('error', where, problem, fix))
+            found.append(Issue('error', where, problem, fix))
     labels = {} if INTERACTS not in data.edge_types else data[INTERACTS]
     if 'edge_label_index' in labels and not _is_edge_index(labels['edge_label_index']):
         where, problem = f'{name}: edge_label_index', 'is not int64 of shape [2, E]'
-        found.append(Finding('error', where, problem, 'Put users first, items second'))
+        found.append(Issue('error', where, problem, 'Put users first, items second'))
     return found
 
 
@@ -66,7 +66,7 @@ def _is_edge_index(value: object) -> bool:
     )
 
 
-def _check_edges(name: str, data: HeteroData) -> list[Finding]:
+def _check_edges(name: str, data: HeteroData) -> list[Issue]:
     found = []
     counts = num_nodes_dict(data)
     store, reverse = data[INTERACTS], data[REV_INTERACTS].edge_index.flip(0)
@@ -78,7 +78,7 @@ def _check_edges(name: str, data: HeteroData) -> list[Finding]:
         if not in_range(edges, counts):
             problem = f'points outside of {counts}'
             found.append(
-                Finding('error', where, problem, 'Count nodes from zero, or add nodes')
+                Issue('error', where, problem, 'Count nodes from zero, or add nodes')
             )
     if found:
         return found
@@ -87,11 +87,11 @@ def _check_edges(name: str, data: HeteroData) -> list[Finding]:
         if repeats:
             problem = f'holds {repeats} repeated pairs'
             fix = "Build the graph with duplicates='drop'"
-            found.append(Finding('error', f'{name}: {key}', problem, fix))
+            found.append(Issue('error', f'{name}: {key}', problem, fix))
     forward = keys(store.edge_index, data).sort().values
     if not torch.equal(forward, keys(reverse, data).sort().values):
         found.append(
-            Finding(
+            Issue(
                 'error',
                 f'{name}: reverse edges',
                 'do not mirror the interactions',
@@ -101,7 +101,7 @@ def _check_edges(name: str, data: HeteroData) -> list[Finding]:
     return found
 
 
-def _check_raw_ids(name: str, data: HeteroData) -> list[Finding]:
+def _check_raw_ids(name: str, data: HeteroData) -> list[Issue]:
     found = []
     for node_type, num_nodes in num_nodes_dict(data).items():
         ids = data[node_type].get('raw_id')
@@ -111,18 +111,18 @@ def _check_raw_ids(name: str, data: HeteroData) -> list[Finding]:
         if len(ids) != num_nodes or different != num_nodes:
             problem = f'{len(ids)} ids, {different} different, for {num_nodes} nodes'
             where = f"{name}['{node_type}'].raw_id"
-            found.append(Finding('error', where, problem, 'Give each node one id'))
+            found.append(Issue('error', where, problem, 'Give each node one id'))
         # As '7' and ' 7', or 'A1' and 'a1', from files that were written apart.
         alike = different - len({str(raw).strip().casefold() for raw in ids.tolist()})
         if alike:
             problem = f'{alike} ids differ from another in spaces or case only'
             where = f"{name}['{node_type}'].raw_id"
             fix = 'If they mean the same, write them alike and read the files again'
-            found.append(Finding('warning', where, problem, fix))
+            found.append(Issue('warning', where, problem, fix))
     return found
 
 
-def _check_modalities(name: str, data: HeteroData) -> list[Finding]:
+def _check_modalities(name: str, data: HeteroData) -> list[Issue]:
     found = []
     features, masks = modality_x_dict(data), modality_mask_dict(data)
     counts = num_nodes_dict(data)
@@ -130,17 +130,17 @@ def _check_modalities(name: str, data: HeteroData) -> list[Finding]:
         for node_type in set(mask_of) - set(features.get(modality, {})):
             where = f"{name}['{node_type}'].mask_{modality}"
             fix = 'Add the features or delete the mask'
-            found.append(Finding('error', where, 'has no features beside it', fix))
+            found.append(Issue('error', where, 'has no features beside it', fix))
     for modality, x_of in features.items():
         for node_type, x in x_of.items():
             where = f"{name}['{node_type}'].x_{modality}"
             mask = masks.get(modality, {}).get(node_type)
             for level, problem, fix in find_in_modality(x, mask, counts[node_type]):
-                found.append(Finding(level, where, problem, fix))
+                found.append(Issue(level, where, problem, fix))
     return found
 
 
-def _check_lonely(name: str, data: HeteroData) -> list[Finding]:
+def _check_lonely(name: str, data: HeteroData) -> list[Issue]:
     found = []
     counts = num_nodes_dict(data)
     fixes = {
@@ -152,5 +152,5 @@ def _check_lonely(name: str, data: HeteroData) -> list[Finding]:
         if lonely:
             problem = f'{lonely} of {counts[node_type]} have no message edge'
             where = f"{name}['{node_type}']"
-            found.append(Finding('warning', where, problem, fixes[node_type]))
+            found.append(Issue('warning', where, problem, fixes[node_type]))
     return found

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import EdgeType
 
-from promptmm_pyg.data.finding import Finding, in_range, keys
+from promptmm_pyg.data.finding import Issue, in_range, keys
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
@@ -26,7 +26,7 @@ _UNLIKELY = 1e-6
 _AT_ONCE = 4_000_000  # Neighbours held at once.
 
 
-def check_other_edges(split: Split) -> list[Finding]:
+def check_other_edges(split: Split) -> list[Issue]:
     """Findings on all edge types but the interactions, each looked at once."""
     found = []
     seen: set[int] = set()
@@ -45,14 +45,14 @@ def check_other_edges(split: Split) -> list[Finding]:
 
 def _check_edges(
     where: str, edge_type: EdgeType, edges: object, split: Split
-) -> Iterator[Finding]:
+) -> Iterator[Issue]:
     if not isinstance(edges, Tensor) or edges.dim() != 2 or edges.size(0) != 2:
         return  # Attributes alone, or a form that is not read here.
     counts = num_nodes_dict(split.train)
     ends = {USER: counts[edge_type[0]], ITEM: counts[edge_type[2]]}
     if not in_range(edges, ends):
         problem = f'points outside of {counts}'
-        yield Finding('error', where, problem, 'Count nodes from zero')
+        yield Issue('error', where, problem, 'Count nodes from zero')
     elif edge_type[0] != edge_type[2]:
         yield from _check_between(where, edge_type, edges, split)
     else:
@@ -61,19 +61,19 @@ def _check_edges(
 
 def _check_between(
     where: str, edge_type: EdgeType, edges: Tensor, split: Split
-) -> Iterator[Finding]:
+) -> Iterator[Issue]:
     pairs = edges if edge_type[0] == USER else edges.flip(0)
     for part in ('val', 'test'):
         positives = keys(_labels(getattr(split, part)), split.train)
         leaked = int(torch.isin(positives, keys(pairs, split.train)).sum())
         if leaked:
             problem = f'holds {leaked} positives of {part}'
-            yield Finding('error', where, problem, 'Make it of training data alone')
+            yield Issue('error', where, problem, 'Make it of training data alone')
 
 
 def _check_among(
     where: str, node_type: str, edges: Tensor, split: Split
-) -> Iterator[Finding]:
+) -> Iterator[Issue]:
     """A graph of nodes that were taken together, training data or not, holds no edge
     between others; one of features does.
     """
@@ -94,7 +94,7 @@ def _check_among(
         f'joins {new} pairs of {node_type}s that only held-out interactions bring '
         f'together, and none that nothing does: it knows validation or test'
     )
-    yield Finding('error', where, problem, 'Make it of training interactions alone')
+    yield Issue('error', where, problem, 'Make it of training interactions alone')
 
 
 def _held_out_alone(pairs: Tensor, node_type: str, split: Split) -> tuple[int, int]:

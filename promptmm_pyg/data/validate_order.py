@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.finding import Finding
+from promptmm_pyg.data.finding import Issue
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
@@ -17,7 +17,7 @@ _MOST = 20_000  # Pairs that are looked at.
 _ALIKE = 0.05  # In standard deviations; less tells nothing apart.
 
 
-def check_order(name: str, data: HeteroData) -> list[Finding]:
+def check_order(name: str, data: HeteroData) -> list[Issue]:
     """A warning for each modality in which items of one user are no more alike than
     any two items, as after a shuffle of the rows. Where there are too few pairs to
     tell, nothing is said.
@@ -31,7 +31,7 @@ def check_order(name: str, data: HeteroData) -> list[Finding]:
         alike = _how_alike(x_of[ITEM], mask, pairs)
         if alike is not None and alike < _ALIKE:
             found.append(
-                Finding(
+                Issue(
                     'warning',
                     f"{name}['{ITEM}'].x_{modality}",
                     'is no more alike for two items of one user than for any two',

@@ -3,7 +3,7 @@
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.finding import Finding, in_range, keys
+from promptmm_pyg.data.finding import Issue, in_range, keys
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
@@ -20,14 +20,14 @@ from promptmm_pyg.data.validate_leaks import check_other_edges
 from promptmm_pyg.data.validate_order import check_order
 
 
-def check_split(split: Split) -> list[Finding]:
+def check_split(split: Split) -> list[Issue]:
     """All findings on a split; on leaks once all graphs have their parts."""
     broken = [*check_structure('val', split.val), *check_structure('test', split.test)]
     for name, graph in split._asdict().items():
         if INTERACTS in graph.edge_types and 'edge_label_index' not in graph[INTERACTS]:
             fix = "Make the split with 'split_by_part' or its neighbours"
             where = f'{name}: edge_label_index'
-            broken.append(Finding('error', where, 'is not there', fix))
+            broken.append(Issue('error', where, 'is not there', fix))
     found = check_graph('train', split.train) + broken
     if not broken and not check_structure('train', split.train):
         for name in ('val', 'test'):
@@ -39,27 +39,27 @@ def check_split(split: Split) -> list[Finding]:
     return found
 
 
-def _check_held_out(name: str, graph: HeteroData, train: HeteroData) -> list[Finding]:
+def _check_held_out(name: str, graph: HeteroData, train: HeteroData) -> list[Issue]:
     if num_nodes_dict(graph) != num_nodes_dict(train):
         problem = f'has {num_nodes_dict(graph)}, training {num_nodes_dict(train)}'
-        return [Finding('error', name, problem, 'Split one graph, not three')]
+        return [Issue('error', name, problem, 'Split one graph, not three')]
     found = []
     if not _same_content(graph, train):
         fix = 'Share the training graph: see split_by_part'
         problem = 'has other message edges or features than training'
-        found.append(Finding('error', name, problem, fix))
+        found.append(Issue('error', name, problem, fix))
     labels = graph[INTERACTS].edge_label_index
     where = f'{name}: edge_label_index'
     if labels.size(1) == 0:
         problem, fix = 'holds no positives', 'Skip this part, or hold more out'
-        return [*found, Finding('warning', where, problem, fix)]
+        return [*found, Issue('warning', where, problem, fix)]
     if not in_range(labels, num_nodes_dict(train)):
         problem, fix = 'points outside of the nodes', 'Count nodes from zero'
-        return [*found, Finding('error', where, problem, fix)]
+        return [*found, Issue('error', where, problem, fix)]
     key = keys(labels, train)
     if key.unique().numel() < key.numel():
         problem, fix = 'holds repeated pairs', 'Keep each pair once'
-        found.append(Finding('error', where, problem, fix))
+        found.append(Issue('error', where, problem, fix))
     # The graph's own edges too: they are what the model sees when it ranks.
     for kind, edges in {
         'training message edges': train[INTERACTS].edge_index,
@@ -71,7 +71,7 @@ def _check_held_out(name: str, graph: HeteroData, train: HeteroData) -> list[Fin
         leaked = int(torch.isin(key, keys(edges, train)).sum())
         if leaked:
             problem = f'{leaked} positives are among the {kind}'
-            found.append(Finding('error', where, problem, 'Take them out of training'))
+            found.append(Issue('error', where, problem, 'Take them out of training'))
     return found
 
 
@@ -93,17 +93,17 @@ def _same_content(graph: HeteroData, train: HeteroData) -> bool:
     return True
 
 
-def _check_overlap(split: Split) -> list[Finding]:
+def _check_overlap(split: Split) -> list[Issue]:
     val, test = (keys(g[INTERACTS].edge_label_index, split.train) for g in split[1:])
     shared = int(torch.isin(val, test).sum())
     if not shared:
         return []
     problem = f'{shared} positives of validation are test positives too'
     fix = 'Whatever is chosen on validation has seen them: keep them in one part'
-    return [Finding('error', 'val and test', problem, fix)]
+    return [Issue('error', 'val and test', problem, fix)]
 
 
-def _check_dead(split: Split) -> list[Finding]:
+def _check_dead(split: Split) -> list[Issue]:
     """Nodes that no part knows, and positives of nodes that training does not know."""
     found = []
     labels = {name: graph[INTERACTS].edge_label_index for name, graph in _parts(split)}
@@ -115,13 +115,13 @@ def _check_dead(split: Split) -> list[Finding]:
         if dead:
             problem = f'{dead} of {num_nodes} are in no interaction of any part'
             where = f"train['{node_type}']"
-            found.append(Finding('warning', where, problem, _DEAD[node_type]))
+            found.append(Issue('warning', where, problem, _DEAD[node_type]))
         for name in ('val', 'test'):
             cold = int((~torch.isin(labels[name][side], train[side])).sum())
             if cold:
                 problem = f'{cold} positives are of {node_type}s without training edges'
                 where = f'{name}: edge_label_index'
-                found.append(Finding('warning', where, problem, _COLD[node_type]))
+                found.append(Issue('warning', where, problem, _COLD[node_type]))
     return found
 
 

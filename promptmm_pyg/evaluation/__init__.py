@@ -2,9 +2,9 @@ from promptmm_pyg.evaluation.bootstrap import Interval, paired_bootstrap
 from promptmm_pyg.evaluation.holm import holm
 from promptmm_pyg.evaluation.metrics import Evaluation, evaluate
 from promptmm_pyg.evaluation.slices import (
+    slice_by_cold_start,
     slice_by_history,
     slice_by_item_popularity,
-    warm_cold,
 )
 from promptmm_pyg.ranking import Ranking, SeenItems, rank_items, top_items
 
@@ -17,8 +17,8 @@ __all__ = [
     'holm',
     'paired_bootstrap',
     'rank_items',
+    'slice_by_cold_start',
     'slice_by_history',
     'slice_by_item_popularity',
     'top_items',
-    'warm_cold',
 ]

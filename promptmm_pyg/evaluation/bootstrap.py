@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive, check_probability
+from promptmm_pyg._utils import check_positive, check_probability
 
 _CHUNK = 1_000_000  # Draws held at once, 8 MB of indices.
 
@@ -69,7 +69,7 @@ def paired_bootstrap(
     a, b = _by_seed('a', a), _by_seed('b', b)
     if a.size(1) != b.size(1):
         raise ValueError(
-            "'a' and 'b' need to hold the same users "
+            "'a' and 'b' must contain the same users "
             f'(got {a.size(1)} and {b.size(1)} of them)'
         )
     generator = torch.Generator().manual_seed(seed)
@@ -120,7 +120,7 @@ def _by_seed(name: str, values: Tensor | Sequence[Tensor]) -> Tensor:
     values = values.unsqueeze(0) if values.dim() == 1 else values
     if values.dim() != 2 or values.numel() == 0 or not values.isfinite().all():
         raise ValueError(
-            f"'{name}' needs to hold finite values of shape [N] or [num_seeds, N] "
+            f"'{name}' must contain finite values of shape [N] or [num_seeds, N] "
             f'(got {list(values.size())}, {int((~values.isfinite()).sum())} not finite)'
         )
     return values

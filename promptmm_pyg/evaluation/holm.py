@@ -35,10 +35,10 @@ def holm(p_values: Tensor | Sequence[float]) -> Tensor:
     """
     p = torch.as_tensor(p_values, dtype=torch.double).detach().cpu()
     if p.dim() != 1:
-        raise ValueError(f"'p_values' needs the shape [m] (got {list(p.size())})")
+        raise ValueError(f"'p_values' requires the shape [m] (got {list(p.size())})")
     wrong = p[~((p >= 0) & (p <= 1))]  # NaN is in no range.
     if wrong.numel() > 0:
-        raise ValueError(f"'p_values' needs to lie in [0, 1] (got {float(wrong[0])})")
+        raise ValueError(f"'p_values' must be in [0, 1] (got {float(wrong[0])})")
     order = p.argsort(stable=True)
     steps = torch.arange(p.numel(), 0, -1, dtype=torch.double)
     adjusted = torch.empty_like(p)

@@ -16,8 +16,8 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
-from promptmm_pyg._checks import check_positive
-from promptmm_pyg._processes import in_parts
+from promptmm_pyg._distributed import map_sharded
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
 from promptmm_pyg.ranking import Ranking, ScoreFn, SeenItems, rank_items
 
@@ -124,7 +124,7 @@ def evaluate(
     user, item = positives(data)
     if user.numel() == 0:
         raise ValueError(
-            "'data' needs to hold positives to find (got an empty edge_label_index)"
+            "'data' must contain positives to find (got an empty edge_label_index)"
         )
     users, row = torch.unique(user, return_inverse=True)
     seen_edge_index = data[INTERACTS].edge_index.cpu()
@@ -150,7 +150,7 @@ def evaluate(
         per_user = metrics_per_user(index, *found, sizes[ITEM], ks)
         return [index, ranking.scores.cpu(), *per_user.values()]
 
-    index, scores, *values = in_parts(part, users.numel(), batch_size)
+    index, scores, *values = map_sharded(part, users.numel(), batch_size)
     names = [f'{name}@{k}' for name in METRICS for k in ks]
     per_user = dict(zip(names, values, strict=True))
     return Evaluation(per_user, users, sizes[ITEM], Ranking(index, scores))
@@ -185,7 +185,7 @@ def positives(data: HeteroData) -> tuple[Tensor, Tensor]:
     store = data[INTERACTS]
     if 'edge_label_index' not in store:
         raise ValueError(
-            "'data' needs to hold 'edge_label_index', the positives to find "
+            "'data' must contain 'edge_label_index', the positives to find "
             f'(got {sorted(store.keys())}). Pass the graph of a split'
         )
     index: Tensor = store.edge_label_index.cpu()
@@ -203,6 +203,6 @@ def _pair(x_dict: Mapping[str, Tensor], sizes: dict[str, int]) -> tuple[Tensor, 
         if key not in x_dict or x_dict[key].size(0) != size:
             got = {name: list(x.size()) for name, x in x_dict.items()}
             raise ValueError(
-                f"'score' needs to hold {size} rows for {key!r} (got {got})"
+                f"'score' must contain {size} rows for {key!r} (got {got})"
             )
     return x_dict[USER], x_dict[ITEM]

@@ -12,7 +12,9 @@ from promptmm_pyg.evaluation.metrics import Evaluation, metrics_per_user, positi
 from promptmm_pyg.ranking import Ranking
 
 
-def warm_cold(evaluation: Evaluation, data: HeteroData) -> dict[str, Evaluation]:
+def slice_by_cold_start(
+    evaluation: Evaluation, data: HeteroData
+) -> dict[str, Evaluation]:
     """The evaluation of positives whose item was seen in training (``'warm'``) and
     of those whose item was not (``'cold'``).
 
@@ -104,7 +106,7 @@ def _names(bounds: Sequence[int]) -> list[str]:
     starts = [0, *bounds]
     if len(starts) < 2 or any(x >= y for x, y in pairwise(starts)):
         raise ValueError(
-            "'bounds' needs to hold positive counts, each above the one before "
+            "'bounds' must contain positive counts, each above the one before "
             f'(got {list(bounds)})'
         )
     names = [
@@ -117,6 +119,6 @@ def _names(bounds: Sequence[int]) -> list[str]:
 def _check_graph(evaluation: Evaluation, num_items: int) -> None:
     if evaluation.num_items != num_items:
         raise ValueError(
-            "'data' needs to be the graph that was evaluated "
+            "'data' must be the graph that was evaluated "
             f'(got {num_items} items instead of {evaluation.num_items})'
         )

@@ -8,21 +8,22 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg.nn import CSRPair, LightGCN, MatrixFactorization, PromptMMTeacher
+from promptmm_pyg.functional import l2_normalize
+from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
+from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.nn.layerwise import (
     BLOCK,
     matmul_in_blocks,
     rows_in_blocks,
     sum_of_hops,
 )
-from promptmm_pyg.unit_rows import unit_rows
 
 ID = 'id'
 PROMPT = 'prompt'
 
 Rows = dict[NodeType, Tensor]
 Adjacencies = dict[EdgeType, CSRPair]
-Explainable = PromptMMTeacher | LightGCN | MatrixFactorization
+Explainable = PromptMM | LightGCN | MatrixFactorization
 
 
 class Flow(NamedTuple):
@@ -84,7 +85,7 @@ def channels(model: Explainable, adj_dict: Adjacencies) -> list[Channel]:
         shifts = {
             key: rows_in_blocks(
                 lambda n_id, key=key: (  # type: ignore[misc]
-                    model.prompt_id_weight * unit_rows(prompt.rows(key, n_id))
+                    model.prompt_id_weight * l2_normalize(prompt.rows(key, n_id))
                 ),
                 tables[key].size(0),
                 device=tables[key].device,
@@ -114,7 +115,7 @@ def _averaged(
 
 
 def _normalized(
-    teacher: PromptMMTeacher, modality: str, adj_dict: Adjacencies
+    teacher: PromptMM, modality: str, adj_dict: Adjacencies
 ) -> list[Channel]:
     """A modality without the prompt, and the difference that the prompt makes."""
 
@@ -134,7 +135,7 @@ def _normalized(
         }
     hops = 2 * teacher.num_modality_layers
     flows = {
-        source: flow(start_dict, adj_dict, hops, teacher.self_weight)
+        source: flow(start_dict, adj_dict, hops, teacher.self_loop_weight)
         for source, start_dict in starts.items()
     }
     sums: Rows = {}
@@ -149,7 +150,7 @@ def _normalized(
 
 
 @contextmanager
-def _without_prompt(teacher: PromptMMTeacher) -> Iterator[None]:
+def _without_prompt(teacher: PromptMM) -> Iterator[None]:
     before = teacher.prompt_enabled
     teacher.prompt_enabled = False
     try:

@@ -16,15 +16,10 @@ from promptmm_pyg.explain.channels import (
     source_of,
 )
 from promptmm_pyg.explain.explanation import Explanation, Side
-from promptmm_pyg.nn import (
-    CSRPair,
-    LightGCN,
-    MatrixFactorization,
-    PromptMMTeacher,
-    csr_pair_dict,
-)
+from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
+from promptmm_pyg.nn import CSRPair, csr_pair_dict
 from promptmm_pyg.nn.csr import Adjacency
-from promptmm_pyg.outputs import TeacherOutput, evaluating
+from promptmm_pyg.targets import TeacherOutput, eval_mode
 
 
 class Explainer:
@@ -37,7 +32,7 @@ class Explainer:
         \langle \mathbf{e}_u, \mathbf{e}_i \rangle = \sum_a \sum_b
         \langle \mathbf{e}_u^a, \mathbf{e}_i^b \rangle
 
-    For a :class:`~promptmm_pyg.nn.PromptMMTeacher` the sources are ``id``, each
+    For a :class:`~promptmm_pyg.models.PromptMM` the sources are ``id``, each
     modality and ``prompt``:
 
     * ``id``: the tables, propagated, without the prompt's shift.
@@ -60,12 +55,12 @@ class Explainer:
     the prompt in each. What is trained later is not seen.
 
     Args:
-        model: A :class:`~promptmm_pyg.nn.PromptMMTeacher`,
-            :class:`~promptmm_pyg.nn.LightGCN` or
-            :class:`~promptmm_pyg.nn.MatrixFactorization` with the node types ``user``
+        model: A :class:`~promptmm_pyg.models.PromptMM`,
+            :class:`~promptmm_pyg.models.LightGCN` or
+            :class:`~promptmm_pyg.models.MatrixFactorization` with the node types ``user``
             and ``item``.
         edge_index_dict: The edges the model is called with; not needed for
-            :class:`~promptmm_pyg.nn.MatrixFactorization`. (default: ``None``)
+            :class:`~promptmm_pyg.models.MatrixFactorization`. (default: ``None``)
         edge_weight_dict: Weights per edge type. (default: ``None``)
 
     Raises:
@@ -86,19 +81,19 @@ class Explainer:
         edge_index_dict: dict[EdgeType, Adjacency] | None = None,
         edge_weight_dict: dict[EdgeType, Tensor] | None = None,
     ) -> None:
-        if not isinstance(model, PromptMMTeacher | LightGCN | MatrixFactorization):
+        if not isinstance(model, PromptMM | LightGCN | MatrixFactorization):
             raise TypeError(
-                f"'model' needs to be a 'PromptMMTeacher', 'LightGCN' or "
+                f"'model' must be a 'PromptMM', 'LightGCN' or "
                 f"'MatrixFactorization' (got '{type(model).__name__}')"
             )
         sizes = {key: x.size(0) for key, x in model.embeddings().items()}
         if not {USER, ITEM} <= set(sizes):
             raise ValueError(
-                f"'model' needs the node types '{USER}' and '{ITEM}' (got "
+                f"'model' requires the node types '{USER}' and '{ITEM}' (got "
                 f'{sorted(sizes)})'
             )
         self._adj_dict = _operators(model, sizes, edge_index_dict, edge_weight_dict)
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             output = model(self._adj_dict)
             self._channels = channels(model, self._adj_dict)
         x_dict = output.x_dict if isinstance(output, TeacherOutput) else output
@@ -117,8 +112,7 @@ class Explainer:
         """
         if node_type not in self.x_dict:
             raise ValueError(
-                f"'node_type' needs to be one of {sorted(self.x_dict)} (got "
-                f'{node_type!r})'
+                f"'node_type' must be one of {sorted(self.x_dict)} (got {node_type!r})"
             )
         zero = torch.zeros_like(self.x_dict[node_type])
         found = dict.fromkeys(self.sources, zero)
@@ -144,9 +138,7 @@ class Explainer:
         for key, node in nodes.items():
             num_nodes = self.x_dict[key].size(0)
             if not 0 <= node < num_nodes:
-                raise ValueError(
-                    f"'{key}' needs to lie in [0, {num_nodes}) (got {node})"
-                )
+                raise ValueError(f"'{key}' must be in [0, {num_nodes}) (got {node})")
         x = {key: self.x_dict[key][node].double() for key, node in nodes.items()}
         parts = {key: self._parts_of(key, node) for key, node in nodes.items()}
         explanation = Explanation(
@@ -216,14 +208,14 @@ class Explainer:
             close = torch.finfo(x.dtype).eps ** 0.5 * scale
             if not torch.allclose(total, x, rtol=0.0, atol=close, equal_nan=True):
                 raise ValueError(
-                    f"'model' needs to compute what its parts add up to (got "
+                    f"'model' must compute what its parts add up to (got "
                     f"'{name}', which differs on '{key}'). A subclass that changes "
                     f'the forward cannot be explained'
                 )
 
 
 def _sources(model: Explainable) -> tuple[str, ...]:
-    if not isinstance(model, PromptMMTeacher):
+    if not isinstance(model, PromptMM):
         return (ID,)
     modalities = [source_of(name) for name in model.modalities]
     return (ID, *modalities, *([] if model.prompt is None else [PROMPT]))
@@ -239,7 +231,7 @@ def _operators(
         return {}
     if edge_index_dict is None:
         raise ValueError(
-            f"'edge_index_dict' needs the edges of the graph for a "
+            f"'edge_index_dict' requires the edges of the graph for a "
             f"'{type(model).__name__}' (got None)"
         )
     return csr_pair_dict(edge_index_dict, edge_weight_dict, num_nodes_dict=sizes)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_non_negative
+from promptmm_pyg._utils import check_non_negative
 from promptmm_pyg.explain.text import columns, decimals
 
 Label = Callable[[NodeType, int], str]
@@ -120,7 +120,7 @@ class Explanation:
         """
         if not self.error <= self.tolerance:
             raise FloatingPointError(
-                f"'score' needs to be the sum of its parts within {self.tolerance:.1e} "
+                f"'score' must be the sum of its parts within {self.tolerance:.1e} "
                 f'(got a difference of {self.error:.1e} for {self.score}). Check that '
                 f'the parameters and the features of the model are finite'
             )

@@ -35,12 +35,11 @@ def pca_map(x: Tensor, *, seed: int = 0) -> PCAMap:
     """
     if x.dim() != 2 or x.numel() == 0:
         raise ValueError(
-            f"'x' needs to have shape [N, D] with a row and a column (got "
-            f'{list(x.shape)})'
+            f"'x' must have shape [N, D] with a row and a column (got {list(x.shape)})"
         )
     x = x.detach().cpu().float()
     if not bool(x.isfinite().all()):
-        raise ValueError("'x' needs to be finite (got NaN or infinite entries)")
+        raise ValueError("'x' must be finite (got NaN or infinite entries)")
     x = x - x.mean(dim=0)
     width = min(16, *x.shape)
     with torch.random.fork_rng(devices=[]):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import checked_edges
+from promptmm_pyg._utils import checked_edges
 
 
 class Drawn(NamedTuple):
@@ -45,7 +45,7 @@ class IncomingEdges:
         for node_type in (edge_type[0], edge_type[2]):
             if node_type not in num_nodes_dict:
                 raise ValueError(
-                    f"'num_nodes_dict' needs the node types of {edge_type} (got "
+                    f"'num_nodes_dict' requires the node types of {edge_type} (got "
                     f'{sorted(num_nodes_dict)})'
                 )
         self.edge_type = edge_type
@@ -54,7 +54,7 @@ class IncomingEdges:
         source, target = self._checked('edge_index_dict', edge_index)
         if edge_weight is not None and edge_weight.size() != source.size():
             raise ValueError(
-                f"'edge_weight_dict' needs one weight per edge of {edge_type} (got "
+                f"'edge_weight_dict' requires one weight per edge of {edge_type} (got "
                 f'{list(edge_weight.size())} for {source.numel()} edges)'
             )
         self.e_id = target.argsort(stable=True)

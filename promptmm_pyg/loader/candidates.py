@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg._utils import check_non_negative, check_positive
 from promptmm_pyg.loader.negative import ExactNegativeSampler
 
 
@@ -54,9 +54,9 @@ def mixed_candidates(
     teacher_top: Tensor,
     student_top: Tensor,
     *,
-    num_teacher: int = 10,
-    num_student: int = 10,
-    num_random: int = 10,
+    num_teacher_topk: int = 10,
+    num_student_topk: int = 10,
+    num_uniform: int = 10,
     generator: torch.Generator | None = None,
 ) -> CandidateLists:
     """Puts one positive before a draw from the teacher's favorites, a draw from the
@@ -75,9 +75,9 @@ def mixed_candidates(
         teacher_top: The teacher's best items per user ``[num_users, N]``, padded
             with -1.
         student_top: The student's ``[num_users, M]``, padded with -1.
-        num_teacher: Draws from the teacher's. (default: ``10``)
-        num_student: Draws from the student's. (default: ``10``)
-        num_random: Uniform negatives; at least one, so that no list is left without
+        num_teacher_topk: Draws from the teacher's. (default: ``10``)
+        num_student_topk: Draws from the student's. (default: ``10``)
+        num_uniform: Uniform negatives; at least one, so that no list is left without
             a negative. (default: ``10``)
         generator: Source of randomness. (default: the global one)
 
@@ -85,21 +85,24 @@ def mixed_candidates(
         ValueError: If a number is out of range, a list of favorites does not have one
             row per user, or a user has no negative left.
     """
-    for name, number in (('num_teacher', num_teacher), ('num_student', num_student)):
+    for name, number in (
+        ('num_teacher_topk', num_teacher_topk),
+        ('num_student_topk', num_student_topk),
+    ):
         check_non_negative(name, number)
-    check_positive('num_random', num_random)
+    check_positive('num_uniform', num_uniform)
     for name, top in (('teacher_top', teacher_top), ('student_top', student_top)):
         if top.dim() != 2 or top.size(0) != sampler.num_users or top.size(1) == 0:
             raise ValueError(
-                f"'{name}' needs to have the shape [{sampler.num_users}, N], one row "
+                f"'{name}' must have the shape [{sampler.num_users}, N], one row "
                 f'per user (got {list(top.size())})'
             )
     item_index = torch.cat(
         [
             positives[:, None],
-            _draw(teacher_top, users, num_teacher, generator),
-            _draw(student_top, users, num_student, generator),
-            sampler.sample(users, num_random, generator),
+            _draw(teacher_top, users, num_teacher_topk, generator),
+            _draw(student_top, users, num_student_topk, generator),
+            sampler.sample(users, num_uniform, generator),
         ],
         dim=1,
     )

@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_ids, check_positive, checked_edges
+from promptmm_pyg._utils import check_ids, check_positive, checked_edges
 
 # Up to here, membership is looked up in a table; beyond, by binary search.
 _TABLE_BYTES = 2**27
@@ -129,7 +129,7 @@ class ExactNegativeSampler:
         if bool(full.any()):
             which = 'items' if self._pool is None else "of 'items'"
             raise ValueError(
-                f"'users' needs users with a negative left (got user "
+                f"'users' requires users with a negative left (got user "
                 f'{int(users[full][0])}, who interacted with all {self._num_drawn} '
                 f'{which}). Leave this user out'
             )
@@ -161,12 +161,12 @@ def _pool(items: Tensor, num_items: int, device: torch.device) -> Tensor:
     """The items to draw among, ascending."""
     if items.dim() != 1 or items.numel() == 0:
         raise ValueError(
-            f"'items' needs to hold at least one id, in the shape [N] (got "
+            f"'items' must contain at least one id, in the shape [N] (got "
             f'{list(items.size())})'
         )
     if items.dtype == torch.bool:
         raise ValueError(
-            f"'items' needs to hold ids (got {items.dtype}). Of a mask, pass "
+            f"'items' must contain ids (got {items.dtype}). Of a mask, pass "
             f"'mask.nonzero().view(-1)'"
         )
     check_ids('items', items, num_items)

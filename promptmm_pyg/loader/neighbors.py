@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_ids, check_positive
+from promptmm_pyg._utils import check_ids, check_positive
 from promptmm_pyg.loader._incoming import Drawn, IncomingEdges
 
 NumNeighbors = Sequence[int] | Mapping[EdgeType, Sequence[int]]
@@ -69,7 +69,7 @@ class HeteroNeighborSampler:
     ) -> None:
         if not edge_index_dict:
             raise ValueError(
-                "'edge_index_dict' needs at least one edge type (got none)"
+                "'edge_index_dict' requires at least one edge type (got none)"
             )
         for node_type, num_nodes in num_nodes_dict.items():
             check_positive(f"num_nodes_dict['{node_type}']", num_nodes)
@@ -188,7 +188,7 @@ class HeteroNeighborSampler:
         ):
             if not given <= known:
                 raise ValueError(
-                    f"'{name}' needs keys among {sorted(known)} (got {sorted(given)})"
+                    f"'{name}' requires keys among {sorted(known)} (got {sorted(given)})"
                 )
         for key, seeds in seed_dict.items():
             check_ids(f"seed_dict['{key}']", seeds, self.num_nodes_dict[key])
@@ -243,7 +243,7 @@ def _per_edge_type(
     if isinstance(num_neighbors, Mapping):
         if set(num_neighbors) != set(edge_types):
             raise ValueError(
-                f"'num_neighbors' needs the edge types {sorted(edge_types)} (got "
+                f"'num_neighbors' requires the edge types {sorted(edge_types)} (got "
                 f'{sorted(num_neighbors)})'
             )
         out = {key: list(num_neighbors[key]) for key in edge_types}
@@ -255,7 +255,7 @@ def _per_edge_type(
     )
     if lengths != {max(lengths)} or max(lengths) == 0 or not fits:
         raise ValueError(
-            f"'num_neighbors' needs one whole number per hop, -1 for all, and as many "
+            f"'num_neighbors' requires one whole number per hop, -1 for all, and as many "
             f'hops for every edge type (got {num_neighbors!r})'
         )
     return out

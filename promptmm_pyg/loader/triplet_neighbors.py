@@ -56,8 +56,8 @@ class TripletNeighborLoader:
             or ``num_neighbors`` does not fit.
 
     Example:
-        >>> from promptmm_pyg.data import planted_dataset, split_per_user
-        >>> train = split_per_user(planted_dataset(60, 40, seed=0)).train
+        >>> from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+        >>> train = split_per_user(make_synthetic_dataset(60, 40, seed=0)).train
         >>> batch = next(iter(TripletNeighborLoader(train, [5, 5], batch_size=8)))
         >>> triplets_of(batch).user.shape
         torch.Size([8])
@@ -83,13 +83,13 @@ class TripletNeighborLoader:
         ]
         if missing:
             raise ValueError(
-                f"'data' needs message edges of {missing} (got {data.edge_types}). Add "
+                f"'data' requires message edges of {missing} (got {data.edge_types}). Add "
                 f"reverse edges with 'T.ToUndirected()'"
             )
         weighted = [key for key in edge_types if 'edge_weight' in data[key]]
         if len(weighted) == 1:
             raise ValueError(
-                f"'data' needs 'edge_weight' in both directions or in none (got it in "
+                f"'data' requires 'edge_weight' in both directions or in none (got it in "
                 f"{weighted}). Add it with 'AddBipartiteNorm'"
             )
         sizes = num_nodes_dict(data)
@@ -176,7 +176,7 @@ def triplets_of(batch: HeteroData) -> Triplets:
     missing = [n for store, n in zip(stores, names, strict=True) if n not in store]
     if missing:
         raise ValueError(
-            f"'batch' needs triplets (got none of {missing}). Take it from a "
+            f"'batch' requires triplets (got none of {missing}). Take it from a "
             f"'TripletNeighborLoader' or 'LinkNeighborLoader' with triplets"
         )
     return Triplets(*(store[name] for store, name in zip(stores, names, strict=True)))

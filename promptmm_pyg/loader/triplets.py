@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.loader.negative import ExactNegativeSampler
 
 
@@ -63,7 +63,9 @@ class TripletLoader:
             edge_index, num_users, num_items, negative_items
         )
         if edge_index.size(1) == 0:
-            raise ValueError("'edge_index' needs at least one interaction (got none)")
+            raise ValueError(
+                "'edge_index' requires at least one interaction (got none)"
+            )
         self.sampler.check_users(edge_index[0])
         self.batch_size = batch_size
         self.user_uniform = user_uniform

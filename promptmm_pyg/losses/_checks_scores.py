@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_same_shape
+from promptmm_pyg._utils import check_same_shape
 
 
 class NotFiniteError(ValueError, FloatingPointError):
@@ -23,7 +23,7 @@ def check_finite(name: str, x: Tensor, mask: Tensor | None = None) -> None:
     low, high = torch.aminmax(x)
     if not bool(low.isfinite() & high.isfinite()):
         raise NotFiniteError(
-            f"'{name}' needs to be finite (got {int(x.isnan().sum())} NaN and "
+            f"'{name}' must be finite (got {int(x.isnan().sum())} NaN and "
             f'{int(x.isinf().sum())} infinite of {x.numel()} values). Often the '
             f'learning rate is too high'
         )
@@ -33,7 +33,7 @@ def check_lists(name: str, x: Tensor) -> None:
     """Raises unless ``x`` is ``[B, K]`` with at least one candidate per list."""
     if x.dim() != 2 or x.size(1) == 0:
         raise ValueError(
-            f"'{name}' needs to be lists [B, K] of at least one candidate "
+            f"'{name}' must be lists [B, K] of at least one candidate "
             f'(got shape {list(x.size())})'
         )
 
@@ -46,7 +46,7 @@ def check_mask(logits_name: str, logits: Tensor, name: str, mask: Tensor) -> Non
     empty = ~mask.any(dim=-1)
     if bool(empty.any()):
         raise ValueError(
-            f"Every row of '{name}' needs at least one candidate (got "
+            f"Every row of '{name}' requires at least one candidate (got "
             f'{int(empty.sum())} rows without). Leave these lists out'
         )
 
@@ -55,4 +55,4 @@ def check_selection(logits_name: str, logits: Tensor, name: str, mask: Tensor) -
     """Raises unless ``mask`` is boolean and of the shape of ``logits``."""
     check_same_shape(logits_name, logits, name, mask)
     if mask.dtype != torch.bool:
-        raise TypeError(f"'{name}' needs to be boolean (got {mask.dtype})")
+        raise TypeError(f"'{name}' must be boolean (got {mask.dtype})")

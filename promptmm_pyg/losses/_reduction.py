@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from promptmm_pyg._checks import check_choice
+from promptmm_pyg._utils import check_choice
 
 Reduction = Literal['none', 'mean', 'sum']
 

@@ -18,17 +18,15 @@ def as_row_pair(
     """
     for name, x in (('student_x', student_x), ('teacher_x', teacher_x)):
         if x.dim() != 2:
-            raise ValueError(
-                f"'{name}' needs to have shape [N, D] (got {list(x.size())})"
-            )
+            raise ValueError(f"'{name}' must have shape [N, D] (got {list(x.size())})")
     if student_x.size(0) != teacher_x.size(0):
         raise ValueError(
-            f"'student_x' and 'teacher_x' need to have the same number of rows (got "
+            f"'student_x' and 'teacher_x' must have the same number of rows (got "
             f'{student_x.size(0)} and {teacher_x.size(0)})'
         )
     if student_x.size(0) < at_least:
         raise ValueError(
-            f"'student_x' and 'teacher_x' need to have at least {at_least} rows (got "
+            f"'student_x' and 'teacher_x' must have at least {at_least} rows (got "
             f'{student_x.size(0)})'
         )
     check_finite('student_x', student_x)

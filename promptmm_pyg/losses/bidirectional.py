@@ -5,11 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import (
-    check_non_negative,
-    check_positive,
-    check_same_shape,
-)
+from promptmm_pyg._utils import check_non_negative, check_positive, check_same_shape
 from promptmm_pyg.losses._bernoulli import bernoulli_divergence
 from promptmm_pyg.losses._checks_scores import check_finite, check_lists, check_mask
 from promptmm_pyg.losses._masked_mean import masked_mean
@@ -138,7 +134,7 @@ def _check_weights(
     negative = weights < 0 if mask is None else (weights < 0) & mask
     if bool(negative.any()):
         raise ValueError(
-            f"'{name}' needs to be zero or more (got {int(negative.sum())} negative "
+            f"'{name}' must be zero or more (got {int(negative.sum())} negative "
             f'weights)'
         )
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive, check_same_shape
+from promptmm_pyg._utils import check_positive, check_same_shape
 from promptmm_pyg.losses._checks_scores import check_finite, check_lists, check_mask
 from promptmm_pyg.losses._masked_mean import masked_mean
 from promptmm_pyg.losses._precision import at_least_float32
@@ -50,7 +50,7 @@ def sample_by_rank(
         check_positive(name, value)
     if num_samples > num_ranks:
         raise ValueError(
-            f"'num_samples' needs to be at most 'num_ranks' (got {num_samples} and "
+            f"'num_samples' must be at most 'num_ranks' (got {num_samples} and "
             f'{num_ranks})'
         )
     device = 'cpu' if generator is None else generator.device

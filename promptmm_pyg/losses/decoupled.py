@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import (
+from promptmm_pyg._utils import (
     check_choice,
     check_non_negative,
     check_positive,
@@ -85,7 +85,7 @@ def _sides(
     lacking = ~(target_mask.any(dim=-1) & rest.any(dim=-1))
     if bool(lacking.any()):
         raise ValueError(
-            "Every row of 'target_mask' needs to mark at least one positive and leave "
+            "Every row of 'target_mask' must mark at least one positive and leave "
             f'at least one other candidate (got {int(lacking.sum())} rows that do '
             f'not). Leave these lists out'
         )

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
 from promptmm_pyg.losses._rows import as_row_pair
@@ -140,5 +140,5 @@ class DistillationExperts(torch.nn.Module):
 def _check_width(name: str, x: Tensor, channels: int) -> None:
     if x.size(-1) != channels:
         raise ValueError(
-            f"'{name}' needs to have shape [N, {channels}] (got {list(x.size())})"
+            f"'{name}' must have shape [N, {channels}] (got {list(x.size())})"
         )

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_same_shape
+from promptmm_pyg._utils import check_same_shape
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.losses._checks_scores import check_finite
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
-from promptmm_pyg.unit_rows import unit_rows
 
 
 def scaled_cosine_loss(
@@ -44,7 +44,7 @@ def scaled_cosine_loss(
 def _check_gamma(gamma: float) -> None:
     if not gamma >= 1:
         raise ValueError(
-            f"'gamma' needs to be at least 1 (got {gamma}). Below, the gradient has no "
+            f"'gamma' must be at least 1 (got {gamma}). Below, the gradient has no "
             f'bound where both agree'
         )
 
@@ -72,7 +72,7 @@ def unit_mse_loss(
 
 def _unit(name: str, x: Tensor) -> Tensor:
     check_finite(name, x)
-    return unit_rows(at_least_float32(x))
+    return l2_normalize(at_least_float32(x))
 
 
 class ScaledCosineLoss(torch.nn.Module):

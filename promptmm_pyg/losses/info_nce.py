@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive, check_same_shape
+from promptmm_pyg._utils import check_positive, check_same_shape
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.losses._checks_scores import check_finite
 from promptmm_pyg.losses._cosine_softmax import cosine_logsumexp
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
-from promptmm_pyg.unit_rows import unit_rows
 
 
 def info_nce_loss(
@@ -46,7 +46,7 @@ def info_nce_loss(
     others = None if group is None else _others(anchor, group)
     # Under autocast a product would leave three digits of a cosine.
     with torch.autocast(anchor.device.type, enabled=False):
-        rows = [unit_rows(at_least_float32(x)) for x in (anchor, positive)]
+        rows = [l2_normalize(at_least_float32(x)) for x in (anchor, positive)]
         own = (rows[0] * rows[1]).sum(dim=-1) / temperature
         row, column = cosine_logsumexp(
             rows[0], rows[1], temperature, others, columns=symmetric
@@ -61,7 +61,7 @@ def _check_rows(anchor: Tensor, positive: Tensor) -> None:
     check_same_shape('anchor', anchor, 'positive', positive)
     if anchor.dim() != 2 or anchor.size(0) < 2:
         raise ValueError(
-            f"'anchor' needs to be [B, D] with at least two rows (got shape "
+            f"'anchor' must be [B, D] with at least two rows (got shape "
             f'{list(anchor.size())}). The other rows are the negatives'
         )
     check_finite('anchor', anchor)
@@ -72,16 +72,16 @@ def _others(anchor: Tensor, group: Tensor) -> Tensor:
     """Where the row's positive or a negative stands, boolean ``[B, B]``."""
     if group.size() != anchor.size()[:1]:
         raise ValueError(
-            f"'group' needs one id per row of 'anchor' (got shapes "
+            f"'group' requires one id per row of 'anchor' (got shapes "
             f'{list(group.size())} and {list(anchor.size())})'
         )
     if group.is_floating_point():
-        raise TypeError(f"'group' needs to hold integers (got {group.dtype})")
+        raise TypeError(f"'group' must contain integers (got {group.dtype})")
     negative = group.unsqueeze(1) != group.unsqueeze(0)
     alone = ~negative.any(dim=-1)
     if bool(alone.any()):
         raise ValueError(
-            f"'group' needs to leave every row a negative (got {int(alone.sum())} rows "
+            f"'group' must leave every row a negative (got {int(alone.sum())} rows "
             f'of one group only). Draw larger batches'
         )
     own = torch.eye(anchor.size(0), dtype=torch.bool, device=anchor.device)

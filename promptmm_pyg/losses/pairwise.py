@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive, check_same_shape
+from promptmm_pyg._utils import check_positive, check_same_shape
 from promptmm_pyg.losses._bernoulli import bernoulli_divergence
 from promptmm_pyg.losses._checks_scores import check_finite
 from promptmm_pyg.losses._precision import at_least_float32

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive, check_same_shape
+from promptmm_pyg._utils import check_positive, check_same_shape
 from promptmm_pyg.losses._checks_scores import check_finite, check_lists, check_mask
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
@@ -86,7 +86,7 @@ def _rank(student_rank: Tensor, mask: Tensor | None) -> Tensor:
         student_rank = student_rank.masked_fill(~mask, 1)
     if bool((student_rank < 1).any()):
         raise ValueError(
-            f"'student_rank' needs to be 1 or more (got {float(student_rank.min())}). "
+            f"'student_rank' must be 1 or more (got {float(student_rank.min())}). "
             f'The best item has rank 1'
         )
     return student_rank
@@ -121,7 +121,7 @@ def estimate_rank(
         check_finite(name, logits)
     if student_logits.size(0) != sampled_logits.size(0):
         raise ValueError(
-            f"'sampled_logits' needs a row per row of 'student_logits' (got "
+            f"'sampled_logits' requires a row per row of 'student_logits' (got "
             f'{sampled_logits.size(0)} and {student_logits.size(0)})'
         )
     num_sampled = sampled_logits.size(1)

@@ -22,6 +22,6 @@ def squared_norm(*embeddings: Tensor) -> Tensor:
     """
     sizes = [x.size(0) for x in embeddings]
     if not sizes or len(set(sizes)) > 1:
-        raise ValueError(f"'embeddings' need to share one batch size (got {sizes})")
+        raise ValueError(f"'embeddings' must share one batch size (got {sizes})")
     total = torch.stack([at_least_float32(x).square().sum() for x in embeddings]).sum()
     return total / (2 * sizes[0])

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
 from promptmm_pyg.losses._rows import as_row_pair, inner_products
-from promptmm_pyg.unit_rows import unit_rows
 
 
 def distance_kd_loss(
@@ -70,7 +70,7 @@ def _cosines_of_angles(x: Tensor) -> Tensor:
     vertex = torch.arange(x.size(0), device=x.device).unsqueeze(-1)
     other = torch.arange(num_others, device=x.device)
     other = other + (other >= vertex)  # [N, N - 1], all rows but the vertex
-    rays = unit_rows(x[other] - x.unsqueeze(1))  # [N, N - 1, D]
+    rays = l2_normalize(x[other] - x.unsqueeze(1))  # [N, N - 1, D]
     first, second = torch.triu_indices(num_others, num_others, 1, device=x.device)
     return inner_products(rays, rays)[:, first, second]
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.losses._checks_scores import check_finite, check_lists, check_mask
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
@@ -62,7 +62,7 @@ def _check_scores(positive: Tensor, negative: Tensor, mask: Tensor | None) -> No
     check_lists('negative_logits', negative)
     if positive.size() != negative.size()[:1]:
         raise ValueError(
-            f"'positive_logits' needs one score per row of 'negative_logits' "
+            f"'positive_logits' requires one score per row of 'negative_logits' "
             f'(got shapes {list(positive.size())} and {list(negative.size())})'
         )
     if mask is not None:
@@ -75,7 +75,7 @@ def _log_expected_count(negative: Tensor, log_q: Tensor, mask: Tensor | None) ->
     """Logarithm of how often each negative is expected in its row's sample."""
     if log_q.size() not in (negative.size(), negative.size()[1:]):
         raise ValueError(
-            f"'negative_log_q' needs the shape of 'negative_logits' or of one of its "
+            f"'negative_log_q' requires the shape of 'negative_logits' or of one of its "
             f'rows (got {list(log_q.size())} and {list(negative.size())})'
         )
     log_q = at_least_float32(log_q).expand_as(negative)
@@ -84,7 +84,7 @@ def _log_expected_count(negative: Tensor, log_q: Tensor, mask: Tensor | None) ->
     check_finite('negative_log_q', log_q)
     if bool((log_q > 0).any()):
         raise ValueError(
-            f"'negative_log_q' needs to be zero or less (got up to "
+            f"'negative_log_q' must be zero or less (got up to "
             f'{float(log_q.max()):.6g}). Take the logarithm of the probabilities'
         )
     if mask is None:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
 from promptmm_pyg.losses._rows import as_row_pair, inner_products
-from promptmm_pyg.unit_rows import unit_rows
 
 
 def similarity_kd_loss(
@@ -35,7 +35,7 @@ def similarity_kd_loss(
 
 
 def _similarities(x: Tensor) -> Tensor:
-    return unit_rows(inner_products(x, x))
+    return l2_normalize(inner_products(x, x))
 
 
 class SimilarityKDLoss(torch.nn.Module):

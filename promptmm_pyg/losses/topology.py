@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
 from promptmm_pyg.losses._rows import as_row_pair, inner_products
-from promptmm_pyg.unit_rows import unit_rows
 
 
 def topology_kd_loss(
@@ -30,7 +30,7 @@ def topology_kd_loss(
         tensor(0.5000)
     """
     student_x, teacher_x = as_row_pair(student_x, teacher_x)
-    student, teacher = unit_rows(student_x), unit_rows(teacher_x)
+    student, teacher = l2_normalize(student_x), l2_normalize(teacher_x)
     return reduce(
         _squared_gap(student, student, teacher, teacher).mean(dim=-1), reduction
     )
@@ -60,7 +60,7 @@ def hierarchical_topology_kd_loss(
     member_of = group.unsqueeze(0) == group.unique().unsqueeze(1)  # [G, N]
     student_group = _unit_centroids(student_x, member_of)
     teacher_group = _unit_centroids(teacher_x, member_of)
-    student, teacher = unit_rows(student_x), unit_rows(teacher_x)
+    student, teacher = l2_normalize(student_x), l2_normalize(teacher_x)
 
     to_groups = _squared_gap(student, student_group, teacher, teacher_group)  # [N, G]
     among_rows = _squared_gap(student, student, teacher, teacher)  # [N, N]
@@ -78,22 +78,22 @@ def _squared_gap(
 
 def _unit_centroids(x: Tensor, member_of: Tensor) -> Tensor:
     # At unit length, the sum of a group's rows is their mean.
-    return unit_rows(inner_products(member_of.to(x.dtype), x.mT))
+    return l2_normalize(inner_products(member_of.to(x.dtype), x.mT))
 
 
 def _check_group(group: Tensor, num_rows: int) -> None:
     if group.dtype != torch.long:
         raise TypeError(
-            f"'group' needs to be int64 (got {group.dtype}). Call 'group.long()'"
+            f"'group' must be int64 (got {group.dtype}). Call 'group.long()'"
         )
     if group.size() != (num_rows,):
         raise ValueError(
-            f"'group' needs to have shape [{num_rows}], a group for every row (got "
+            f"'group' must have shape [{num_rows}], a group for every row (got "
             f'{list(group.size())})'
         )
     if bool((group < 0).any()):
         raise ValueError(
-            f"'group' needs to be zero or more (got {int(group.min())}). Leave rows "
+            f"'group' must be zero or more (got {int(group.min())}). Leave rows "
             f'without a group out'
         )
 

@@ -28,25 +28,24 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     """
     if set(terms) != set(weights):
         raise ValueError(
-            f"'terms' and 'weights' need the same names (got terms {sorted(terms)} and "
+            f"'terms' and 'weights' requires the same names (got terms {sorted(terms)} and "
             f'weights {sorted(weights)}). Give a term that is not wanted the weight 0'
         )
     for name, term in terms.items():
         if term.dim() != 0:
             raise ValueError(
-                f"'terms' need to be scalars (got shape {list(term.size())} for "
+                f"'terms' must be scalars (got shape {list(term.size())} for "
                 f"{name!r}). Reduce it with 'mean' or 'sum'"
             )
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(
-                f"'weights' need to be finite and zero or more (got {weight} for "
-                f'{name!r})'
+                f"'weights' must be finite and zero or more (got {weight} for {name!r})"
             )
     parts = [weights[name] * term for name, term in terms.items() if weights[name] > 0]
     if not parts:
         raise ValueError(
-            f"'weights' need at least one above zero (got {dict(weights)})"
+            f"'weights' requires at least one above zero (got {dict(weights)})"
         )
     total = parts[0]
     for part in parts[1:]:

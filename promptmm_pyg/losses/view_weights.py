@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive, check_same_shape
+from promptmm_pyg._utils import check_positive, check_same_shape
 from promptmm_pyg.losses._checks_scores import check_finite, check_mask
 from promptmm_pyg.losses._precision import at_least_float32
 from promptmm_pyg.losses.listwise import masked_divergence
@@ -55,7 +55,7 @@ def agreement_weights(
     """
     if view_logits.dim() != 3 or view_logits.size(0) == 0:
         raise ValueError(
-            f"'view_logits' needs to have shape [M, B, K] with at least one view (got "
+            f"'view_logits' must have shape [M, B, K] with at least one view (got "
             f'{list(view_logits.size())})'
         )
     check_same_shape('fused_logits', fused_logits, 'view_logits[0]', view_logits[0])
@@ -107,13 +107,13 @@ class FixedViewWeights(torch.nn.Module):
         for name, weight in weights.items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(
-                    f"'weights' need to be finite and zero or more (got {weight} for "
+                    f"'weights' must be finite and zero or more (got {weight} for "
                     f'{name!r})'
                 )
         total = sum(weights.values())
         if not total > 0:
             raise ValueError(
-                f"'weights' need at least one above zero (got {dict(weights)})"
+                f"'weights' requires at least one above zero (got {dict(weights)})"
             )
         self._weights = {name: weight / total for name, weight in weights.items()}
 
@@ -197,25 +197,25 @@ class LearnedViewWeights(torch.nn.Module):
 def _as_names(names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise TypeError(
-            f"'names' needs to be several names (got the string {names!r}). Put it "
+            f"'names' must be several names (got the string {names!r}). Put it "
             f'into a list'
         )
     names = tuple(names)
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"'names' needs to hold every view once (got {list(names)})")
+        raise ValueError(f"'names' must contain every view once (got {list(names)})")
     return names
 
 
 def _check_losses(losses: Mapping[str, Tensor], names: Iterable[str]) -> None:
     if set(losses) != set(names):
         raise ValueError(
-            f"'losses' needs to hold one loss for every view (got {sorted(losses)} for "
+            f"'losses' must contain one loss for every view (got {sorted(losses)} for "
             f'views {sorted(names)})'
         )
     for name, loss in losses.items():
         if loss.dim() != 0:
             raise ValueError(
-                f"'losses' need to be scalars (got shape {list(loss.size())} for "
+                f"'losses' must be scalars (got shape {list(loss.size())} for "
                 f"{name!r}). Reduce it with 'mean' or 'sum'"
             )
         check_finite(f'losses[{name}]', loss)

@@ -8,13 +8,16 @@ from promptmm_pyg.models.graph_filter import GraphFilter
 from promptmm_pyg.models.grcn import GRCN
 from promptmm_pyg.models.item_knn import ItemKNN
 from promptmm_pyg.models.lattice import LATTICE
+from promptmm_pyg.models.light_gcn import LightGCN
 from promptmm_pyg.models.light_gcn_m import LightGCNM
+from promptmm_pyg.models.matrix_factorization import MatrixFactorization
 from promptmm_pyg.models.mgcn import MGCN
 from promptmm_pyg.models.mmgcn import MMGCN
 from promptmm_pyg.models.mmssl import MMSSL
 from promptmm_pyg.models.ngcf import NGCF
 from promptmm_pyg.models.pgl import PGL
 from promptmm_pyg.models.popularity import Popularity
+from promptmm_pyg.models.promptmm import PromptMM
 from promptmm_pyg.models.promptmm_plus import PromptMMPlus
 from promptmm_pyg.models.slmrec import SLMRec
 from promptmm_pyg.models.smore import SMORE
@@ -36,8 +39,11 @@ __all__ = [
     'CLCRec',
     'GraphFilter',
     'ItemKNN',
+    'LightGCN',
     'LightGCNM',
+    'MatrixFactorization',
     'Popularity',
+    'PromptMM',
     'PromptMMPlus',
     'SLMRec',
 ]

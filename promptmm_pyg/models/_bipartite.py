@@ -63,7 +63,7 @@ def bipartite(
     """
     if edge_type not in edge_index_dict:
         raise ValueError(
-            f"'edge_index_dict' needs the edge type {edge_type} (got "
+            f"'edge_index_dict' requires the edge type {edge_type} (got "
             f'{list(edge_index_dict)})'
         )
     mirrored = reverse_type(edge_index_dict, edge_type)

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.nn.csr import CSRPair
-from promptmm_pyg.unit_rows import unit_rows
 
 _CHANNELS = 256  # Of the features, sent at once: users by channels exist for these.
 _ROWS = 4096  # Of the items, compared at once.
 
 
-def content_trust(x: Tensor, adj: CSRPair, num_rounds: int = 2) -> Tensor:
+def content_reliability(x: Tensor, adj: CSRPair, num_rounds: int = 2) -> Tensor:
     r"""Returns how likely the content of every item is its own, in [0, 1], from how
     well it agrees with what its users took besides.
 
@@ -51,7 +51,7 @@ def content_trust(x: Tensor, adj: CSRPair, num_rounds: int = 2) -> Tensor:
     rows = torch.arange(x.size(0), device=x.device)
     rows = rows.repeat_interleave(matrix.crow_indices().diff().long())
     itself = x.new_zeros(x.size(0)).index_add_(0, rows, matrix.values().square())
-    unit, trust = unit_rows(x), x.new_ones(x.size(0))
+    unit, trust = l2_normalize(x), x.new_ones(x.size(0))
     for _ in range(num_rounds):
         agreement, known = _agreement(unit, _others(unit, adj, trust, itself), itself)
         if known.any():

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 
 
 class CrossModalAttention(torch.nn.Module):
@@ -35,7 +35,7 @@ class CrossModalAttention(torch.nn.Module):
         check_positive('num_heads', num_heads)
         if channels % num_heads:
             raise ValueError(
-                f"'num_heads' needs to divide the width {channels} (got {num_heads})"
+                f"'num_heads' must divide the width {channels} (got {num_heads})"
             )
         self.num_heads = num_heads
         self.query = torch.nn.Linear(channels, channels, bias=False)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.knn import knn_graph
 from promptmm_pyg.nn.knn_cache import cached_knn_graph

@@ -3,12 +3,12 @@
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
+from promptmm_pyg.models.promptmm import PromptMM
 from promptmm_pyg.nn.csr import Adjacency
-from promptmm_pyg.nn.teacher import PromptMMTeacher
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 
-class GatedTeacher(PromptMMTeacher):
+class GatedTeacher(PromptMM):
     """A teacher that multiplies every reduced feature row before it travels, so that a
     row at zero reaches nobody.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import checked_edges
+from promptmm_pyg._utils import checked_edges
 from promptmm_pyg.nn import CSRPair
 
 
@@ -46,14 +46,14 @@ class Interactions:
         """
         if users.dim() != 1 or users.is_floating_point():
             raise ValueError(
-                f"'users' needs to hold indices [B] (got {users.dtype} "
+                f"'users' must contain indices [B] (got {users.dtype} "
                 f'{list(users.shape)})'
             )
         if users.numel() and not (
             0 <= int(users.min()) <= int(users.max()) < self.num_users
         ):
             raise ValueError(
-                f"'users' needs indices below {self.num_users} (got "
+                f"'users' requires indices below {self.num_users} (got "
                 f'{int(users.min())} to {int(users.max())})'
             )
         users = users.to(self.user_degree.device)

@@ -8,7 +8,7 @@ from promptmm_pyg.nn.csr import CSRPair
 T = TypeVar('T')
 
 
-class PerGraph(Generic[T]):
+class GraphCache(Generic[T]):
     """Remembers what was built from the operator seen last.
 
     Operators are told apart by identity: convert edges once
@@ -28,8 +28,8 @@ class PerGraph(Generic[T]):
             self._last = (adj, self._build(adj))
         return self._last[1]
 
-    def __deepcopy__(self, _: Any) -> 'PerGraph[T]':
-        return PerGraph(self._build)
+    def __deepcopy__(self, _: Any) -> 'GraphCache[T]':
+        return GraphCache(self._build)
 
     def __getstate__(self) -> dict[str, Any]:
         return {'_build': self._build, '_last': None}

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.nn._feature_checks import (
     Features,
     check_finite,
     check_rows,
     in_default_precision,
 )
-from promptmm_pyg.nn.blocked_linear import RowBlocks, in_blocks, project
+from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, in_blocks, project
 
 
 class ProjectedFeatures(torch.nn.Module):
@@ -22,7 +22,7 @@ class ProjectedFeatures(torch.nn.Module):
 
     The features are buffers that are not saved: facts about the data, of any real type
     and held in the precision of the parameters. Those in half
-    precision, and :class:`~promptmm_pyg.nn.RowBlocks`, stay where they are and are read
+    precision, and :class:`~promptmm_pyg.nn.ChunkedFeatures`, stay where they are and are read
     in blocks of rows.
 
     Args:
@@ -54,17 +54,17 @@ class ProjectedFeatures(torch.nn.Module):
         check_positive('embedding_dim', out_channels)
         if not modality_x_dict:
             raise ValueError(
-                "'modality_x_dict' needs at least one modality (got none). A model "
+                "'modality_x_dict' requires at least one modality (got none). A model "
                 'without features is one of the id models'
             )
         check_rows(num_nodes_dict, modality_x_dict, {})
         self.modalities = list(modality_x_dict)
-        self._row_blocks: dict[str, RowBlocks] = {}
+        self._row_blocks: dict[str, ChunkedFeatures] = {}
         self.lins = torch.nn.ModuleDict()
         for modality, x_dict in modality_x_dict.items():
             if set(x_dict) != {node_type}:
                 raise ValueError(
-                    f"'modality_x_dict['{modality}']' needs features of {node_type!r} "
+                    f"'modality_x_dict['{modality}']' requires features of {node_type!r} "
                     f'and of no other node type (got {sorted(x_dict)}). Leave the '
                     f'others out'
                 )
@@ -100,14 +100,14 @@ class ProjectedFeatures(torch.nn.Module):
         for modality in self.modalities:
             x = self.rows(modality)
             if index is not None:
-                x = x.rows(index) if isinstance(x, RowBlocks) else x[index]
+                x = x.rows(index) if isinstance(x, ChunkedFeatures) else x[index]
             lin = cast(torch.nn.Linear, self.lins[f'lin_{modality}'])
             out[modality] = (
                 lin(x) if isinstance(x, Tensor) else project(x, lin.weight, lin.bias)
             )
         return out
 
-    def rows(self, modality: str) -> Tensor | RowBlocks:
+    def rows(self, modality: str) -> Tensor | ChunkedFeatures:
         """The features ``[N, F_m]`` of a modality."""
         if modality in self._row_blocks:
             return self._row_blocks[modality]
@@ -116,7 +116,7 @@ class ProjectedFeatures(torch.nn.Module):
     def present(self, modality: str) -> Tensor:
         """Boolean ``[N]``: which rows of a modality hold anything but zeros."""
         x = self.rows(modality)
-        return x.present() if isinstance(x, RowBlocks) else (x != 0).any(dim=1)
+        return x.present() if isinstance(x, ChunkedFeatures) else (x != 0).any(dim=1)
 
     def __repr__(self) -> str:
         widths = {m: self.rows(m).size(1) for m in self.modalities}

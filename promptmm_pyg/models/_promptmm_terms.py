@@ -6,7 +6,7 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 
 def promptmm_terms(

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
+from promptmm_pyg.functional import rows, score_pairs
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm
-from promptmm_pyg.scoring import rows, score_pairs
 
 
 def bpr_term(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 
 Product = Callable[[Tensor], Tensor]
 
@@ -58,7 +58,7 @@ def low_rank(
     check_positive('width', width)
     if width > min(shape):
         raise ValueError(
-            f"'width' needs to be at most {min(shape)}, the smaller side of the score "
+            f"'width' must be at most {min(shape)}, the smaller side of the score "
             f'matrix (got {width})'
         )
     rank = min(width + _OVERSAMPLING, *shape)

@@ -23,13 +23,12 @@ def sides(
     """
     if len(edge_type) != 3 or isinstance(edge_type, str):
         raise ValueError(
-            f"'edge_type' needs to be a triple (user, relation, item) (got "
-            f'{edge_type!r})'
+            f"'edge_type' must be a triple (user, relation, item) (got {edge_type!r})"
         )
     user, _, item = edge_type
     if user == item or not {user, item} <= set(num_nodes_dict):
         raise ValueError(
-            f"'edge_type' needs two different ends among the node types "
+            f"'edge_type' requires two different ends among the node types "
             f'{sorted(num_nodes_dict)} (got {edge_type})'
         )
     return user, item
@@ -41,6 +40,6 @@ def check_both_ways(edge_types: Iterable[EdgeType], user: str, item: str) -> Non
     ends = {(src, dst) for src, _, dst in edge_types}
     if not {(user, item), (item, user)} <= ends:
         raise ValueError(
-            f"'edge_index_dict' needs edges from {user!r} to {item!r} and back (got "
+            f"'edge_index_dict' requires edges from {user!r} to {item!r} and back (got "
             f"{edge_types}). Add reverse edges with 'T.ToUndirected()'"
         )

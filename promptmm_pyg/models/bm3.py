@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_probability
+from promptmm_pyg._utils import check_probability
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import scaled_cosine_loss, squared_norm
 from promptmm_pyg.models._projected_features import ProjectedFeatures
@@ -15,7 +15,7 @@ from promptmm_pyg.models._sides import check_both_ways, sides
 from promptmm_pyg.nn import CSRPair, HeteroPropagation, NodeEmbeddings, csr_pair_dict
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.dropout import dropout
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 
 class BM3(torch.nn.Module):
@@ -49,7 +49,7 @@ class BM3(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` of online vectors;
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` of online vectors;
           a modality holds :math:`\tilde{\mathbf{h}}_i^m` and, as users have no
           features, :math:`\tilde{\mathbf{h}}_u`
 
@@ -171,7 +171,7 @@ class BM3(torch.nn.Module):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The target rows of users, of items and of the items' modalities."""
         if self.adj_dict is None:
-            raise RuntimeError("'terms' needs the output of a call. Call the model")
+            raise RuntimeError("'terms' requires the output of a call. Call the model")
         h_dict = self._latent(self.adj_dict)
         features = self.features(item)
         return (

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.losses._cosine_softmax import cosine_logsumexp
@@ -16,8 +17,7 @@ from promptmm_pyg.models._projected_features import ProjectedFeatures
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import NodeEmbeddings, as_csr_pair
 from promptmm_pyg.nn.csr import Adjacency
-from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.unit_rows import unit_rows
+from promptmm_pyg.targets import TeacherOutput
 
 _CONTENT = 'content'  # The view of all modalities together.
 
@@ -49,7 +49,7 @@ class CLCRec(torch.nn.Module):
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` of width :math:`D`;
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` of width :math:`D`;
           its one modality, ``'content'``, holds :math:`\mathbf{u}` and
           :math:`\mathbf{f}`
 
@@ -81,9 +81,7 @@ class CLCRec(torch.nn.Module):
         check_positive('hidden_channels', hidden_channels)
         check_positive('temperature', temperature)
         if not 0 <= hybrid_rate <= 1:
-            raise ValueError(
-                f"'hybrid_rate' needs to lie in [0, 1] (got {hybrid_rate})"
-            )
+            raise ValueError(f"'hybrid_rate' must be in [0, 1] (got {hybrid_rate})")
         self.edge_type = edge_type
         self.num_users = num_nodes_dict[self.user]
         self.num_items = num_nodes_dict[self.item]
@@ -113,9 +111,12 @@ class CLCRec(torch.nn.Module):
     ) -> TeacherOutput:
         warm = self._warm(edge_index_dict)
         id_dict = self.embeddings()
-        user_x, item_x = unit_rows(id_dict[self.user]), unit_rows(id_dict[self.item])
+        user_x, item_x = (
+            l2_normalize(id_dict[self.user]),
+            l2_normalize(id_dict[self.item]),
+        )
         hidden = torch.stack(list(self.features().values())).sum(0)
-        content = unit_rows(self.lin(F.leaky_relu(hidden)))
+        content = l2_normalize(self.lin(F.leaky_relu(hidden)))
         return TeacherOutput(
             {
                 self.user: user_x,
@@ -128,7 +129,7 @@ class CLCRec(torch.nn.Module):
         """Which items have interactions, ``[num_items]``."""
         if self.edge_type not in edge_index_dict:
             raise ValueError(
-                f"'edge_index_dict' needs edges of {self.edge_type} (got "
+                f"'edge_index_dict' requires edges of {self.edge_type} (got "
                 f'{list(edge_index_dict)})'
             )
         size = (self.num_users, self.num_items)
@@ -160,7 +161,7 @@ class CLCRec(torch.nn.Module):
         id_dict = self.embeddings()
         content = output.modality_x_dict[_CONTENT][self.item]
         ids = [id_dict[self.item][index] for index in (positive, negative)]
-        units = [unit_rows(x) for x in ids]
+        units = [l2_normalize(x) for x in ids]
         contents = [content[index] for index in (positive, negative)]
         seen = [self._mix(x, c) for x, c in zip(units, contents, strict=True)]
         other = positive.unsqueeze(1) != negative.unsqueeze(0)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.models._closed_form import ClosedForm
 from promptmm_pyg.models._interactions import Interactions
 from promptmm_pyg.models._score_svd import low_rank
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 _BLOCK_SIZE = 1024
 
@@ -57,7 +57,7 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
         if self.num_items > max_items:
             gib = 16 * self.num_items**2 / 2**30
             raise ValueError(
-                f"'num_nodes_dict' needs at most max_items={max_items} items (got "
+                f"'num_nodes_dict' requires at most max_items={max_items} items (got "
                 f'{self.num_items}, which take about {gib:.1f} GiB to fit). Raise '
                 f"'max_items' if you have them, or use 'ItemKNN'"
             )

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
+from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import Bipartite, bipartite
 from promptmm_pyg.models._edge_sampler import EdgeSampler
 from promptmm_pyg.models._frozen_graph import FrozenGraph
-from promptmm_pyg.models._per_graph import PerGraph
+from promptmm_pyg.models._per_graph import GraphCache
 from promptmm_pyg.models._projected_features import ProjectedFeatures
 from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import CSRPair, NodeEmbeddings, knn_graph
 from promptmm_pyg.nn.csr import Adjacency
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 
 class FREEDOM(torch.nn.Module):
@@ -63,7 +63,7 @@ class FREEDOM(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, D)`, also per modality
 
     Raises:
@@ -119,7 +119,7 @@ class FREEDOM(torch.nn.Module):
         # An edge of several modalities stands there several times and adds up.
         edges = torch.cat([index for index, _ in graphs], dim=1), torch.cat(weights)
         self.graph = FrozenGraph(edges, num_nodes_dict[self.item], num_item_layers)
-        self._sampler = PerGraph(EdgeSampler)
+        self._sampler = GraphCache(EdgeSampler)
         self._kept: tuple[CSRPair, CSRPair] | None = None  # Whole, and what is left.
 
     def reset_parameters(self) -> None:
@@ -202,7 +202,7 @@ def _shares(
         weights = dict.fromkeys(modalities, 1.0)
     if set(weights) != set(modalities):
         raise ValueError(
-            f"'modality_weights' needs the modalities {sorted(modalities)} (got "
+            f"'modality_weights' requires the modalities {sorted(modalities)} (got "
             f'{sorted(weights)})'
         )
     for modality, weight in weights.items():

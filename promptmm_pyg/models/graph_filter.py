@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg._utils import check_non_negative, check_positive
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.models._closed_form import ClosedForm
 from promptmm_pyg.models._interactions import Interactions
 from promptmm_pyg.models._score_svd import low_rank
 from promptmm_pyg.nn._feature_checks import FeatureDict, check_rows
-from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.unit_rows import unit_rows
+from promptmm_pyg.targets import TeacherOutput
 
 
 class _Fitted(NamedTuple):
@@ -87,7 +87,7 @@ class GraphFilter(ClosedForm[_Fitted]):
         self.popularity = popularity
         self.modality_weight = modality_weight
         self._x_dict = {
-            modality: unit_rows(x_dict[self.item].detach().float())
+            modality: l2_normalize(x_dict[self.item].detach().float())
             for modality, x_dict in (modality_x_dict or {}).items()
             if self.item in x_dict and modality_weight > 0
         }
@@ -108,14 +108,14 @@ class GraphFilter(ClosedForm[_Fitted]):
         walks = fitted.popularity * self._filter(history.t() @ start)
         out = _standardized(walks.t())
         for x in self._x_dict.values():
-            content = unit_rows(history @ x) @ x.t()
+            content = l2_normalize(history @ x) @ x.t()
             out = out + self.modality_weight * _standardized(content)
         return out
 
     def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
         """Tables to teach and to serve with. ``width`` is that of the filter's part,
         a truncated SVD; each modality's part keeps the width of its features, and is
-        also what :attr:`~promptmm_pyg.outputs.TeacherOutput.modality_x_dict` holds.
+        also what :attr:`~promptmm_pyg.targets.TeacherOutput.modality_x_dict` holds.
 
         Args:
             width: The width of the filter's part.
@@ -139,7 +139,7 @@ class GraphFilter(ClosedForm[_Fitted]):
         item_parts = [item_x]
         modality_x_dict = {}
         for modality, x in self._x_dict.items():
-            taste = unit_rows(operator @ x)
+            taste = l2_normalize(operator @ x)
             modality_x_dict[modality] = {self.user: taste, self.item: x}
             user_parts.append(self.modality_weight * _per_deviation(taste, x))
             item_parts.append(x)

@@ -9,19 +9,18 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 from torch_geometric.utils import softmax
 
-from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg._utils import check_non_negative, check_positive
+from promptmm_pyg.functional import l2_normalize, rows
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.models._edge_pattern import EdgePattern
-from promptmm_pyg.models._per_graph import PerGraph
+from promptmm_pyg.models._per_graph import GraphCache
 from promptmm_pyg.models._projected_features import ProjectedFeatures
 from promptmm_pyg.models._ranking_terms import bpr_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import CSRPair, NodeEmbeddings, as_csr_pair
 from promptmm_pyg.nn.csr import Adjacency
-from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.scoring import rows
-from promptmm_pyg.unit_rows import unit_rows
+from promptmm_pyg.targets import TeacherOutput
 
 
 class _Directions(NamedTuple):
@@ -71,7 +70,7 @@ class GRCN(torch.nn.Module):
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, (M + 1) D)`, and :math:`(N_t, D)` per modality
 
     Raises:
@@ -121,7 +120,7 @@ class GRCN(torch.nn.Module):
         self.item_confidence = torch.nn.Parameter(
             torch.empty(self.num_items, num_modalities)
         )
-        self._directions = PerGraph(_directions)
+        self._directions = GraphCache(_directions)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -139,7 +138,7 @@ class GRCN(torch.nn.Module):
     ) -> TeacherOutput:
         if self.edge_type not in edge_index_dict:
             raise ValueError(
-                f"'edge_index_dict' needs edges of {self.edge_type} (got "
+                f"'edge_index_dict' requires edges of {self.edge_type} (got "
                 f'{list(edge_index_dict)})'
             )
         adj = as_csr_pair(
@@ -150,8 +149,8 @@ class GRCN(torch.nn.Module):
         tables = self.prototypes()[self.user].split(width, dim=1)
         views, to_user, to_item = {}, [], []
         for (modality, z), table in zip(self.features().items(), tables, strict=True):
-            z = unit_rows(F.leaky_relu(z, self.negative_slope))
-            prototype = self._route(unit_rows(table), z, edges.to_user)
+            z = l2_normalize(F.leaky_relu(z, self.negative_slope))
+            prototype = self._route(l2_normalize(table), z, edges.to_user)
             affinity = edges.to_user.dot(z, prototype)
             from_items = _share(affinity, edges.to_user)
             from_users = _share(affinity[edges.back], edges.to_item)
@@ -181,7 +180,7 @@ class GRCN(torch.nn.Module):
     def _route(self, prototype: Tensor, z: Tensor, edges: EdgePattern) -> Tensor:
         for _ in range(self.num_routings):
             share = _share(edges.dot(z, prototype), edges)
-            prototype = unit_rows(prototype + edges.sum(share, z))
+            prototype = l2_normalize(prototype + edges.sum(share, z))
         return prototype
 
     def _act(self, x: Tensor) -> Tensor:

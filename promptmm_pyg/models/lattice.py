@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_positive, check_probability
+from promptmm_pyg._utils import check_positive, check_probability
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import bipartite
 from promptmm_pyg.models._edge_pattern import EdgePattern
@@ -17,8 +18,7 @@ from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import NodeEmbeddings, knn_graph, normalize_edges
 from promptmm_pyg.nn.csr import Adjacency
-from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.unit_rows import unit_rows
+from promptmm_pyg.targets import TeacherOutput
 
 
 class LATTICE(torch.nn.Module):
@@ -65,7 +65,7 @@ class LATTICE(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, D)`, also per modality
 
     Raises:
@@ -153,11 +153,11 @@ class LATTICE(torch.nn.Module):
         )
         parts, h = self._similar(id_dict[self.item])
         views = {
-            modality: {self.user: user_x, self.item: item_x + unit_rows(part)}
+            modality: {self.user: user_x, self.item: item_x + l2_normalize(part)}
             for modality, part in parts.items()
         }
         return TeacherOutput(
-            {self.user: user_x, self.item: item_x + unit_rows(h)}, views
+            {self.user: user_x, self.item: item_x + l2_normalize(h)}, views
         )
 
     def _similar(self, h: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -179,7 +179,7 @@ class LATTICE(torch.nn.Module):
 
     def _learned(self) -> dict[str, tuple[EdgePattern, Tensor]]:
         """Edges by projected features, and their weights with gradients."""
-        unit = {modality: unit_rows(x) for modality, x in self.features().items()}
+        unit = {modality: l2_normalize(x) for modality, x in self.features().items()}
         patterns = self._neighbors(unit)
         learned = {}
         for modality, pattern in patterns.items():

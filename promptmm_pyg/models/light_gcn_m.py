@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._projected_features import ProjectedFeatures
 from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
@@ -15,7 +15,7 @@ from promptmm_pyg.models._sides import check_both_ways, sides
 from promptmm_pyg.nn import NodeEmbeddings, csr_pair_dict, propagate_blocks
 from promptmm_pyg.nn.csr import Adjacency, CSRPair
 from promptmm_pyg.nn.propagation import Blocks, check_reached
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 _ID = 'id'  # The block of id embeddings; modalities carry the prefix below.
 _MODALITY = 'modality/'
@@ -45,7 +45,7 @@ class LightGCNM(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput`, all of width
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput`, all of width
           :math:`D`
 
     Raises:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg._utils import check_non_negative, check_positive
+from promptmm_pyg.functional import rows
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.models._bipartite import bipartite
@@ -17,8 +18,7 @@ from promptmm_pyg.models._ranking_terms import bpr_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import NodeEmbeddings
 from promptmm_pyg.nn.csr import Adjacency
-from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.scoring import rows
+from promptmm_pyg.targets import TeacherOutput
 
 
 class MMGCN(torch.nn.Module):
@@ -50,7 +50,7 @@ class MMGCN(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, D)`, also per modality
 
     Raises:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
+from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import Bipartite, Operator, bipartite
 from promptmm_pyg.models._contrast import contrast
@@ -17,8 +18,7 @@ from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.dropout import Dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
-from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.unit_rows import unit_rows
+from promptmm_pyg.targets import TeacherOutput
 
 
 class MMSSL(torch.nn.Module):
@@ -63,7 +63,7 @@ class MMSSL(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput`
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput`
 
     Raises:
         ValueError: If sizes, rows or weights do not fit.
@@ -127,7 +127,7 @@ class MMSSL(torch.nn.Module):
         views = self._views(graph)  # Per side, [M, N, D].
         start = {
             key: table
-            + self.fused_weight * unit_rows(self.attention(views[key]).mean(dim=0))
+            + self.fused_weight * l2_normalize(self.attention(views[key]).mean(dim=0))
             for key, table in self.embeddings().items()
         }
         user, item = self.edge_type[0], self.edge_type[2]
@@ -153,7 +153,7 @@ class MMSSL(torch.nn.Module):
         }
 
     def _modality_part(self, views: Tensor) -> Tensor:
-        return self.modality_weight * unit_rows(views).sum(dim=0)
+        return self.modality_weight * l2_normalize(views).sum(dim=0)
 
     def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch.

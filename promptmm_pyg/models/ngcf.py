@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
+from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
 from promptmm_pyg.models._sides import check_both_ways, sides
@@ -16,7 +16,7 @@ from promptmm_pyg.nn import NodeEmbeddings, csr_pair_dict, propagate_blocks
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.propagation import Blocks, check_reached
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 
 class NGCF(torch.nn.Module):
@@ -47,7 +47,7 @@ class NGCF(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, (L + 1) D)` and without modalities
 
     Raises:

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_choice, check_positive, check_probability
+from promptmm_pyg._utils import check_choice, check_positive, check_probability
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import Bipartite, Operator, bipartite
 from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._edge_sampler import EdgeSampler
 from promptmm_pyg.models._frozen_graph import FrozenGraph, item_edges, mean_edges
 from promptmm_pyg.models._low_rank import LowRank, truncated_svd
-from promptmm_pyg.models._per_graph import PerGraph
+from promptmm_pyg.models._per_graph import GraphCache
 from promptmm_pyg.models._projected_features import ProjectedFeatures
 from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn.csr import Adjacency, CSRPair
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 Subgraph = Literal['local', 'global']
 
@@ -81,7 +81,7 @@ class PGL(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with
           :math:`(N_t, (|M| + 1) D)` embeddings; a modality's vectors are its block
 
     Raises:
@@ -111,7 +111,7 @@ class PGL(torch.nn.Module):
         check_positive('num_layers', num_layers)
         check_choice('subgraph', subgraph, ('local', 'global'))
         if not 0 < keep_ratio <= 1:
-            raise ValueError(f"'keep_ratio' needs to lie in (0, 1] (got {keep_ratio})")
+            raise ValueError(f"'keep_ratio' must be in (0, 1] (got {keep_ratio})")
         check_positive('rank', rank)
         check_probability('mask_rate', mask_rate)
         check_positive('temperature', temperature)
@@ -135,8 +135,10 @@ class PGL(torch.nn.Module):
         self.item_graph = FrozenGraph(
             mean_edges(graphs, num_items), num_items, num_item_layers
         )
-        self._sampler: PerGraph[EdgeSampler] = PerGraph(EdgeSampler)
-        self._low_rank: PerGraph[LowRank] = PerGraph(partial(truncated_svd, rank=rank))
+        self._sampler: GraphCache[EdgeSampler] = GraphCache(EdgeSampler)
+        self._low_rank: GraphCache[LowRank] = GraphCache(
+            partial(truncated_svd, rank=rank)
+        )
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""

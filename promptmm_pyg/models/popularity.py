@@ -3,11 +3,11 @@
 import torch
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import as_csr_pair
 from promptmm_pyg.nn.csr import Adjacency
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 
 class Popularity(torch.nn.Module):
@@ -23,7 +23,7 @@ class Popularity(torch.nn.Module):
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` without modalities
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` without modalities
 
     Raises:
         ValueError: If ``edge_type`` does not fit the nodes or has no edges.
@@ -53,7 +53,7 @@ class Popularity(torch.nn.Module):
     ) -> TeacherOutput:
         if self.edge_type not in edge_index_dict:
             raise ValueError(
-                f"'edge_index_dict' needs edges of {self.edge_type} (got "
+                f"'edge_index_dict' requires edges of {self.edge_type} (got "
                 f'{list(edge_index_dict)})'
             )
         size = (self.num_nodes_dict[self.user], self.num_nodes_dict[self.item])

@@ -8,29 +8,29 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
+from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import reverse_type
-from promptmm_pyg.models._content_trust import content_trust
+from promptmm_pyg.models._content_trust import content_reliability
 from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._edge_sampler import EdgeSampler
 from promptmm_pyg.models._frozen_graph import FrozenGraph, item_edges
 from promptmm_pyg.models._gated_teacher import GatedTeacher
-from promptmm_pyg.models._per_graph import PerGraph
+from promptmm_pyg.models._per_graph import GraphCache
 from promptmm_pyg.models._promptmm_terms import promptmm_terms
 from promptmm_pyg.models._sides import sides
-from promptmm_pyg.nn.blocked_linear import RowBlocks
+from promptmm_pyg.nn.blocked_linear import ChunkedFeatures
 from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
 from promptmm_pyg.nn.prompt import SoftPrompt
 from promptmm_pyg.nn.propagation import propagate_blocks
-from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.unit_rows import unit_rows
+from promptmm_pyg.targets import TeacherOutput
 
 Tables = dict[NodeType, Tensor]
 
 
 class PromptMMPlus(torch.nn.Module):
-    r"""A stronger body around :class:`~promptmm_pyg.nn.PromptMMTeacher`; our own
+    r"""A stronger body around :class:`~promptmm_pyg.models.PromptMM`; our own
     design, from no paper.
 
     The teacher's embedding is a collaborative part and a modality part,
@@ -90,7 +90,7 @@ class PromptMMPlus(torch.nn.Module):
         num_nodes_dict: The number of nodes per node type.
         edge_type: The relation from users to items.
         modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``.
-        prompt_start_dict: See :class:`~promptmm_pyg.nn.PromptMMTeacher`.
+        prompt_start_dict: See :class:`~promptmm_pyg.models.PromptMM`.
             (default: ``None``)
         modality_mask_dict: See there; absent items have no neighbors.
             (default: ``None``)
@@ -110,7 +110,7 @@ class PromptMMPlus(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput`
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput`
 
     Raises:
         ValueError: If sizes, rows or weights do not fit, or an option needs modalities
@@ -164,8 +164,8 @@ class PromptMMPlus(torch.nn.Module):
             modality_mask_dict=modality_mask_dict,
             **teacher,
         )
-        self._sampler: PerGraph[EdgeSampler] = PerGraph(EdgeSampler)
-        self._gates: PerGraph[Tables] = PerGraph(_none_yet)
+        self._sampler: GraphCache[EdgeSampler] = GraphCache(EdgeSampler)
+        self._gates: GraphCache[Tables] = GraphCache(_none_yet)
         self._gated = [
             f'{modality}__{item}'
             for modality, x_dict in modality_x_dict.items()
@@ -191,7 +191,7 @@ class PromptMMPlus(torch.nn.Module):
         ):
             if wants and not has:
                 raise ValueError(
-                    f"'{name}' needs 'modality_x_dict' with features of "
+                    f"'{name}' requires 'modality_x_dict' with features of "
                     f'{self.edge_type[2]!r} (got {self.teacher.modalities})'
                 )
 
@@ -231,7 +231,7 @@ class PromptMMPlus(torch.nn.Module):
         mirrored = reverse_type(adj_dict, self.edge_type)
         if self.edge_type not in adj_dict or mirrored is None:
             raise ValueError(
-                f"'edge_index_dict' needs the edge type {self.edge_type} and its "
+                f"'edge_index_dict' requires the edge type {self.edge_type} and its "
                 f'reverse, named with rev_, for edge_dropout (got {list(adj_dict)})'
             )
         adj = self._sampler(adj_dict[self.edge_type]).sample(1 - self.edge_dropout)
@@ -241,7 +241,7 @@ class PromptMMPlus(torch.nn.Module):
         """Gates per name of features, found once per graph."""
         if self.edge_type not in adj_dict:
             raise ValueError(
-                f"'edge_index_dict' needs the edge type {self.edge_type} for denoise "
+                f"'edge_index_dict' requires the edge type {self.edge_type} for denoise "
                 f'(got {list(adj_dict)})'
             )
         adj = adj_dict[self.edge_type]
@@ -249,17 +249,17 @@ class PromptMMPlus(torch.nn.Module):
         for key in self._gated:
             if key not in gates:
                 x = self.teacher.feature_rows(key)
-                if isinstance(x, RowBlocks):
+                if isinstance(x, ChunkedFeatures):
                     device = next(self.parameters()).device
                     x = x.whole(torch.float, device)
-                gates[key] = content_trust(x, adj)
+                gates[key] = content_reliability(x, adj)
         return gates
 
     def _modality_part(self, output: TeacherOutput) -> Tables:
         parts: Tables = {}
         for features in output.modality_x_dict.values():
             for key, x in features.items():
-                unit = unit_rows(x)
+                unit = l2_normalize(x)
                 parts[key] = parts[key] + unit if key in parts else unit
         return parts
 
@@ -279,7 +279,9 @@ class PromptMMPlus(torch.nn.Module):
         for modality, graph in self.graphs.items():
             own = output.modality_x_dict[modality].get(item)
             weight = self.teacher.modality_weight
-            brought.append(graph(ids if own is None else ids + weight * unit_rows(own)))
+            brought.append(
+                graph(ids if own is None else ids + weight * l2_normalize(own))
+            )
         item_x = self.item_graph_weight * torch.stack(brought).mean(dim=0)
         to_user = {key: a for key, a in adj_dict.items() if key[::2] == (item, user)}
         user_x = propagate_blocks({item: {'x': item_x}}, to_user)[user]['x']

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_choice, check_positive, check_probability
+from promptmm_pyg._utils import check_choice, check_positive, check_probability
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import Bipartite, bipartite
 from promptmm_pyg.models._contrast import contrast
@@ -17,7 +17,7 @@ from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import CSRPair, NodeEmbeddings
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.dropout import dropout
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 _Sides = tuple[Tensor, Tensor]  # Users and items.
 
@@ -63,7 +63,7 @@ class SLMRec(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, D)`, and :math:`\mathbf{z}^m` per modality
 
     Raises:
@@ -186,7 +186,7 @@ class SLMRec(torch.nn.Module):
         """
         if self.adj is None:
             raise RuntimeError(
-                "'terms' needs the operators of the last call (got none). Call the "
+                "'terms' requires the operators of the last call (got none). Call the "
                 'model first'
             )
         id_dict = self.embeddings()

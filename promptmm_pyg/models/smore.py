@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import bipartite
 from promptmm_pyg.models._contrast import contrast
@@ -17,7 +17,7 @@ from promptmm_pyg.models._sides import sides
 from promptmm_pyg.models._spectral_fusion import SpectralFusion
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 
 class SMORE(torch.nn.Module):
@@ -67,7 +67,7 @@ class SMORE(torch.nn.Module):
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput`
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput`
 
     Raises:
         ValueError: If sizes or rows do not fit.

@@ -14,7 +14,7 @@ from promptmm_pyg.models._ranking_terms import bpr_term
 from promptmm_pyg.models._sides import sides
 from promptmm_pyg.nn import NodeEmbeddings
 from promptmm_pyg.nn.csr import Adjacency
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 
 
 class VBPR(torch.nn.Module):
@@ -41,7 +41,7 @@ class VBPR(torch.nn.Module):
 
     Shapes:
         - **inputs:** anything (edges, to be called like other models)
-        - **output:** :class:`~promptmm_pyg.outputs.TeacherOutput` with embeddings
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, (M + 1) D + 1)` and, per modality,
           :math:`\boldsymbol{\theta}^m` and :math:`\mathbf{E}_m \mathbf{x}^m`
 

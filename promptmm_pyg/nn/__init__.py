@@ -1,6 +1,6 @@
 """Modules on tensors and PyG dictionaries; no node name is fixed here."""
 
-from promptmm_pyg.nn.blocked_linear import BlockedLinear, RowBlocks
+from promptmm_pyg.nn.blocked_linear import BlockedLinear, ChunkedFeatures
 from promptmm_pyg.nn.csr import CSRPair, as_csr_pair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.knn import knn_graph, normalize_edges
@@ -11,22 +11,17 @@ from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statisti
 from promptmm_pyg.nn.prompt_store import load_prompt, save_prompt
 from promptmm_pyg.nn.prompted_encoder import PromptedEncoder, TokenPrompt
 from promptmm_pyg.nn.propagation import HeteroPropagation, propagate_blocks
-from promptmm_pyg.nn.students import LightGCN, MatrixFactorization
-from promptmm_pyg.nn.teacher import PromptMMTeacher
 
 __all__ = [
     'BlockedLinear',
     'CSRPair',
+    'ChunkedFeatures',
     'HeteroPropagation',
-    'LightGCN',
-    'MatrixFactorization',
     'MissingRows',
     'NodeEmbeddings',
-    'PromptMMTeacher',
     'PromptStatistics',
     'PromptedEncoder',
     'PromptedModalityEncoder',
-    'RowBlocks',
     'SoftPrompt',
     'TokenPrompt',
     'as_csr_pair',

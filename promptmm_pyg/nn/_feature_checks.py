@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
-from promptmm_pyg._checks import check_finite_features
-from promptmm_pyg.nn.blocked_linear import RowBlocks
+from promptmm_pyg._utils import check_finite_features
+from promptmm_pyg.nn.blocked_linear import ChunkedFeatures
 
-Features = Mapping[str, Mapping[NodeType, Tensor | RowBlocks]]
+Features = Mapping[str, Mapping[NodeType, Tensor | ChunkedFeatures]]
 FeatureDict = dict[str, dict[NodeType, Tensor]]  # modality -> node type -> tensor
 
 
@@ -19,7 +19,7 @@ def check_rows(
     prompt_start_dict: Mapping[NodeType, Tensor],
 ) -> None:
     """Raises unless every matrix has one row per node of a known type."""
-    named: dict[str, Mapping[NodeType, Tensor | RowBlocks]] = {
+    named: dict[str, Mapping[NodeType, Tensor | ChunkedFeatures]] = {
         f"modality_x_dict['{modality}']": features
         for modality, features in modality_x_dict.items()
     }
@@ -27,12 +27,12 @@ def check_rows(
         for node_type, x in tensors.items():
             if node_type not in num_nodes_dict:
                 raise ValueError(
-                    f"'{name}' needs node types among {sorted(num_nodes_dict)} "
+                    f"'{name}' requires node types among {sorted(num_nodes_dict)} "
                     f'(got {node_type!r})'
                 )
             if x.dim() != 2 or x.size(0) != num_nodes_dict[node_type]:
                 raise ValueError(
-                    f"'{name}' needs one row per node, "
+                    f"'{name}' requires one row per node, "
                     f'[{num_nodes_dict[node_type]}, F] for {node_type!r} '
                     f'(got {list(x.shape)})'
                 )
@@ -52,12 +52,14 @@ def in_default_precision(x: Tensor) -> Tensor:
     return x.detach().to(torch.get_default_dtype())
 
 
-def check_finite(name: str, x: Tensor | RowBlocks, mask: Tensor | None = None) -> None:
+def check_finite(
+    name: str, x: Tensor | ChunkedFeatures, mask: Tensor | None = None
+) -> None:
     """Raises if a present row is not finite. Features are gone through once, some rows
     at a time; those given in blocks are taken as they are.
     """
     if isinstance(x, Tensor) and x.is_floating_point():
-        blocks = RowBlocks(x.detach(), mask).blocks(x.dtype, x.device)
+        blocks = ChunkedFeatures(x.detach(), mask).blocks(x.dtype, x.device)
         check_finite_features(name, (block for _, block in blocks))
 
 
@@ -69,12 +71,12 @@ def check_masks(modality_x_dict: Features, modality_mask_dict: FeatureDict) -> N
             name = f"modality_mask_dict['{modality}']['{node_type}']"
             if node_type not in features:
                 raise ValueError(
-                    f"'{name}' needs features of that modality and node type "
+                    f"'{name}' requires features of that modality and node type "
                     f"(got none in 'modality_x_dict')"
                 )
             num = features[node_type].size(0)
             if mask.dtype != torch.bool or tuple(mask.shape) != (num,):
                 raise ValueError(
-                    f"'{name}' needs to be a bool tensor [{num}], True where the row "
+                    f"'{name}' must be a bool tensor [{num}], True where the row "
                     f'is present (got {mask.dtype} {list(mask.shape)})'
                 )

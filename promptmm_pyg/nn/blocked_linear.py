@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 
 _BLOCK_NUMBERS = 2**22  # Of a block, unless told otherwise: 16 MiB in float32.
 _HALF = (torch.float16, torch.bfloat16)
 
 
-class RowBlocks:
+class ChunkedFeatures:
     r"""Constant features :math:`(N, F)` that are never needed as a whole: what is
     computed with them reads ``block_rows`` rows at a time, in the precision and on the
     device of what they are multiplied with.
@@ -38,7 +38,7 @@ class RowBlocks:
         ValueError: If shapes do not fit or ``x`` wants a gradient.
 
     Example:
-        >>> x = RowBlocks(torch.ones(1000, 2, dtype=torch.float16), block_rows=64)
+        >>> x = ChunkedFeatures(torch.ones(1000, 2, dtype=torch.float16), block_rows=64)
         >>> cross(torch.ones(1000, 1), x)
         tensor([[1000., 1000.]])
     """
@@ -52,17 +52,17 @@ class RowBlocks:
     ) -> None:
         if products is not None and not products.is_floating_point:
             raise ValueError(
-                f"'products' needs to be a floating type such as torch.bfloat16 (got "
+                f"'products' must be a floating type such as torch.bfloat16 (got "
                 f'{products})'
             )
         if x.dim() != 2 or not x.is_floating_point() or x.requires_grad:
             raise ValueError(
-                f"'x' needs to be a constant floating matrix [N, F] (got {x.dtype} "
+                f"'x' must be a constant floating matrix [N, F] (got {x.dtype} "
                 f'{list(x.shape)}, requires_grad={x.requires_grad})'
             )
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:1]):
             raise ValueError(
-                f"'mask' needs to be a bool tensor [{x.size(0)}] (got {mask.dtype} "
+                f"'mask' must be a bool tensor [{x.size(0)}] (got {mask.dtype} "
                 f'{list(mask.shape)})'
             )
         if block_rows is None:
@@ -91,7 +91,7 @@ class RowBlocks:
         """The number of rows or of columns."""
         return int(self.x.size(dim))
 
-    def detach(self) -> 'RowBlocks':
+    def detach(self) -> 'ChunkedFeatures':
         """The same features, constant as they are."""
         return self
 
@@ -102,17 +102,19 @@ class RowBlocks:
             ValueError: If ``dim`` is not 0.
         """
         if dim != 0:
-            raise ValueError(f"'dim' needs to be 0, the rows (got {dim})")
+            raise ValueError(f"'dim' must be 0, the rows (got {dim})")
         index = index.to(self.device)
         rows = self.x.index_select(0, index)
         if self.mask is not None:
             rows.masked_fill_(~self.mask[index, None], 0.0)
         return rows
 
-    def rows(self, index: Tensor) -> 'RowBlocks':
+    def rows(self, index: Tensor) -> 'ChunkedFeatures':
         """The rows ``index``, taken into memory, in blocks again."""
         taken = self.index_select(0, index)
-        return RowBlocks(taken, block_rows=self.block_rows, products=self.products)
+        return ChunkedFeatures(
+            taken, block_rows=self.block_rows, products=self.products
+        )
 
     def blocks(
         self, dtype: torch.dtype, device: torch.device
@@ -140,7 +142,7 @@ class RowBlocks:
         ]
         return torch.cat(found) if found else self.x.new_zeros(0, dtype=torch.bool)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> 'RowBlocks':
+    def __deepcopy__(self, memo: dict[int, Any]) -> 'ChunkedFeatures':
         return self
 
     def __repr__(self) -> str:
@@ -151,21 +153,23 @@ class RowBlocks:
         )
 
 
-def in_blocks(x: Tensor | RowBlocks, mask: Tensor | None = None) -> RowBlocks | None:
-    """``x`` as :class:`RowBlocks` if it is one, or is in half precision."""
+def in_blocks(
+    x: Tensor | ChunkedFeatures, mask: Tensor | None = None
+) -> ChunkedFeatures | None:
+    """``x`` as :class:`ChunkedFeatures` if it is one, or is in half precision."""
     if isinstance(x, Tensor):
-        return RowBlocks(x.detach(), mask) if x.dtype in _HALF else None
-    return x if mask is None else RowBlocks(x.x, mask, x.block_rows, x.products)
+        return ChunkedFeatures(x.detach(), mask) if x.dtype in _HALF else None
+    return x if mask is None else ChunkedFeatures(x.x, mask, x.block_rows, x.products)
 
 
 def project(
-    x: Tensor | RowBlocks, weight: Tensor, bias: Tensor | None = None
+    x: Tensor | ChunkedFeatures, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     r"""Returns :math:`\mathbf{X} \mathbf{W}^{\top} + \mathbf{b}`, in blocks of rows if
     ``x`` comes in blocks.
 
     Args:
-        x: Features ``[N, F]``; as :class:`RowBlocks` they have no gradient.
+        x: Features ``[N, F]``; as :class:`ChunkedFeatures` they have no gradient.
         weight: :math:`\mathbf{W}` ``[D, F]``.
         bias: :math:`\mathbf{b}` ``[D]``. (default: ``None``)
     """
@@ -175,13 +179,13 @@ def project(
     return out if bias is None else out + bias
 
 
-def cross(left: Tensor, x: Tensor | RowBlocks) -> Tensor:
+def cross(left: Tensor, x: Tensor | ChunkedFeatures) -> Tensor:
     r"""Returns :math:`\mathbf{L}^{\top} \mathbf{X}` ``[P, F]``, in blocks of rows if
     ``x`` comes in blocks.
 
     Args:
         left: :math:`\mathbf{L}` ``[N, P]``.
-        x: Features ``[N, F]``; as :class:`RowBlocks` they have no gradient.
+        x: Features ``[N, F]``; as :class:`ChunkedFeatures` they have no gradient.
     """
     if isinstance(x, Tensor):
         return left.t() @ x
@@ -191,7 +195,7 @@ def cross(left: Tensor, x: Tensor | RowBlocks) -> Tensor:
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, x: RowBlocks) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, x: ChunkedFeatures) -> Tensor:
         ctx.x = x
         out = weight.new_empty(x.size(0), weight.size(0))
         factor = weight.t().to(x.products or weight.dtype)
@@ -210,7 +214,7 @@ class _Project(torch.autograd.Function):
 
 class _Cross(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, left: Tensor, x: RowBlocks) -> Tensor:
+    def forward(ctx: Any, left: Tensor, x: ChunkedFeatures) -> Tensor:
         ctx.x = x
         # Sums over all rows: half precision would lose the last of them.
         dtype = torch.float32 if left.dtype in _HALF else left.dtype
@@ -242,10 +246,10 @@ class BlockedLinear(torch.nn.Linear):
         in_features: The number of raw features :math:`F`.
         out_features: The width :math:`D`.
         bias: Whether there is a bias. (default: ``True``)
-        block_rows: Rows at a time. (default: as in :class:`RowBlocks`)
+        block_rows: Rows at a time. (default: as in :class:`ChunkedFeatures`)
 
     Shapes:
-        - **input:** features :math:`(N, F)`, or :class:`RowBlocks`
+        - **input:** features :math:`(N, F)`, or :class:`ChunkedFeatures`
         - **output:** :math:`(N, D)`, in the precision of the weight
 
     Raises:
@@ -271,13 +275,13 @@ class BlockedLinear(torch.nn.Linear):
         super().__init__(in_features, out_features, bias)
         self.block_rows = block_rows
 
-    def forward(self, x: Tensor | RowBlocks) -> Tensor:
+    def forward(self, x: Tensor | ChunkedFeatures) -> Tensor:
         if x.dim() != 2 or x.size(1) != self.in_features:
             raise ValueError(
-                f"'x' needs to have shape [N, {self.in_features}] (got {list(x.shape)})"
+                f"'x' must have shape [N, {self.in_features}] (got {list(x.shape)})"
             )
         if isinstance(x, Tensor):
-            x = RowBlocks(x, block_rows=self.block_rows)
+            x = ChunkedFeatures(x, block_rows=self.block_rows)
         return project(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:

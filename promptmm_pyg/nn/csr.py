@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType
 
-from promptmm_pyg._checks import checked_edges
+from promptmm_pyg._utils import checked_edges
 from promptmm_pyg.nn.tiled_csr import TiledCSR
 
 Adjacency = Any  # edge_index, torch.sparse, SparseTensor or CSRPair
@@ -53,7 +53,7 @@ class CSRPair:
     ) -> None:
         if forward.layout != torch.sparse_csr or transpose.layout != torch.sparse_csr:
             raise TypeError(
-                f"'forward' and 'transpose' need to be 'torch.sparse_csr' tensors "
+                f"'forward' and 'transpose' must be 'torch.sparse_csr' tensors "
                 f'(got {forward.layout} and {transpose.layout}). Use '
                 f"'as_csr_pair' to convert other layouts"
             )
@@ -90,7 +90,7 @@ class CSRPair:
             edge_weight = torch.ones(src.numel(), device=src.device)
         if edge_weight.shape != src.shape:
             raise ValueError(
-                f"'edge_weight' needs one value per edge (got "
+                f"'edge_weight' requires one value per edge (got "
                 f'{list(edge_weight.shape)} for {src.numel()} edges)'
             )
         weight = edge_weight.detach()
@@ -157,7 +157,7 @@ class CSRPair:
     def _check_source(self, x: Tensor) -> None:
         if x.dim() != 2 or x.size(0) != self.shape[1]:
             raise ValueError(
-                f"'x' needs to have shape [{self.shape[1]}, F], one row per source "
+                f"'x' must have shape [{self.shape[1]}, F], one row per source "
                 f'node (got {list(x.shape)})'
             )
 
@@ -232,7 +232,7 @@ def as_csr_pair(
         pair = _from_sparse(adjacency)
     if pair.shape != (size[1], size[0]):
         raise ValueError(
-            f"'adjacency' needs to have shape [{size[1]}, {size[0]}], (destinations, "
+            f"'adjacency' must have shape [{size[1]}, {size[0]}], (destinations, "
             f'sources) (got {list(pair.shape)}). Pass the transposed matrix'
         )
     return pair
@@ -248,7 +248,7 @@ def _from_sparse(adjacency: Adjacency) -> CSRPair:
         shape = adjacency.sparse_sizes()
     else:
         raise TypeError(
-            f"'adjacency' needs to be an edge_index, a torch.sparse tensor, a "
+            f"'adjacency' must be an edge_index, a torch.sparse tensor, a "
             f'SparseTensor or a CSRPair (got {type(adjacency).__name__})'
         )
     index = torch.stack([src, dst])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 
 
 class NodeEmbeddings(torch.nn.Module):
@@ -56,13 +56,13 @@ class NodeEmbeddings(torch.nn.Module):
         """
         if set(x_dict) != set(self.tables):
             raise ValueError(
-                f"'x_dict' needs the node types {sorted(self.tables)} "
+                f"'x_dict' requires the node types {sorted(self.tables)} "
                 f'(got {sorted(x_dict)})'
             )
         for key, table in self.tables.items():
             if x_dict[key].shape != table.shape:
                 raise ValueError(
-                    f"'x_dict['{key}']' needs to have shape {list(table.shape)} (got "
+                    f"'x_dict['{key}']' must have shape {list(table.shape)} (got "
                     f'{list(x_dict[key].shape)}). A table can only be copied at its '
                     f'own width'
                 )
@@ -78,7 +78,7 @@ class NodeEmbeddings(torch.nn.Module):
         missing = sorted(set(self.tables) - set(n_id_dict))
         if missing:
             raise ValueError(
-                f"'n_id_dict' needs ids for every node type (got none for {missing})"
+                f"'n_id_dict' requires ids for every node type (got none for {missing})"
             )
         if self.sparse_grad:
             return {
@@ -116,7 +116,7 @@ def sparse_gradients(model: torch.nn.Module) -> Iterator[None]:
     found = [part for part in model.modules() if isinstance(part, NodeEmbeddings)]
     if not found:
         raise ValueError(
-            f"'model' needs 'NodeEmbeddings' for sparse gradients (got none in "
+            f"'model' requires 'NodeEmbeddings' for sparse gradients (got none in "
             f"'{type(model).__name__}'). Train it with optimizer='dense'"
         )
     before = [part.sparse_grad for part in found]

@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_choice, check_positive
+from promptmm_pyg._utils import check_choice, check_positive
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.ranking import top_items
-from promptmm_pyg.unit_rows import unit_rows
 
 Normalize = Literal['sym', 'row']
 
@@ -114,12 +114,12 @@ def normalize_edges(
 def _directions(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The rows that have a direction, and their directions."""
     if x.dim() != 2:
-        raise ValueError(f"'x' needs to have shape [N, F] (got {list(x.shape)})")
+        raise ValueError(f"'x' must have shape [N, F] (got {list(x.shape)})")
     if mask is None:
         mask = x.new_ones(x.size(0), dtype=torch.bool)
     if mask.dtype != torch.bool or mask.shape != x.shape[:1]:
         raise ValueError(
-            f"'mask' needs to be a bool tensor [{x.size(0)}], True where the row is "
+            f"'mask' must be a bool tensor [{x.size(0)}], True where the row is "
             f'present (got {mask.dtype} {list(mask.shape)})'
         )
     present = mask & (x != 0).any(dim=1)
@@ -127,7 +127,7 @@ def _directions(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     x = x[rows].to(torch.promote_types(x.dtype, torch.float))
     if not bool(x.isfinite().all()):
         raise ValueError(
-            f"'x' needs to be finite where it is present (got "
+            f"'x' must be finite where it is present (got "
             f'{int((~x.isfinite()).sum())} values that are not)'
         )
-    return rows, unit_rows(x)
+    return rows, l2_normalize(x)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.prompt import SoftPrompt
 from promptmm_pyg.nn.tiled_csr import csr_matmul

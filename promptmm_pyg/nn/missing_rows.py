@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_choice, check_positive, check_probability
+from promptmm_pyg._utils import check_choice, check_positive, check_probability
 
 Missing = Literal['zero', 'token']
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_non_negative, check_positive, check_probability
-from promptmm_pyg.nn.blocked_linear import RowBlocks, cross, in_blocks, project
+from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
+from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, cross, in_blocks, project
 from promptmm_pyg.nn.dropout import Dropout
-from promptmm_pyg.nn.recalled import add_recalled
+from promptmm_pyg.nn.recalled import add_low_rank
 
 
 class PromptedModalityEncoder(torch.nn.Module):
@@ -41,7 +41,7 @@ class PromptedModalityEncoder(torch.nn.Module):
 
     Shapes:
         - **inputs:** features :math:`(N, F)`, also as
-          :class:`~promptmm_pyg.nn.RowBlocks`, which those in half precision become;
+          :class:`~promptmm_pyg.nn.ChunkedFeatures`, which those in half precision become;
           prompt :math:`(N, P)` *(optional)*, recall :math:`\mathbf{Q}`
           :math:`(P, F)` *(optional: computed when absent)*
         - **output:** embeddings :math:`(N, D)`
@@ -76,13 +76,13 @@ class PromptedModalityEncoder(torch.nn.Module):
 
     def forward(
         self,
-        x: Tensor | RowBlocks,
+        x: Tensor | ChunkedFeatures,
         prompt: Tensor | None = None,
         recall: Tensor | None = None,
     ) -> Tensor:
         if x.dim() != 2 or x.size(1) != self.in_channels:
             raise ValueError(
-                f"'x' needs to have shape [N, {self.in_channels}] (got {list(x.shape)})"
+                f"'x' must have shape [N, {self.in_channels}] (got {list(x.shape)})"
             )
         constant = not isinstance(x, Tensor) or not x.requires_grad
         x = (in_blocks(x) if constant else None) or x
@@ -94,12 +94,12 @@ class PromptedModalityEncoder(torch.nn.Module):
         if prompt is not None and self.prompt_weight > 0:
             if prompt.size(0) != x.size(0):
                 raise ValueError(
-                    f"'prompt' needs to have one row per row of 'x' (got "
+                    f"'prompt' must have one row per row of 'x' (got "
                     f'{prompt.size(0)} rows and {x.size(0)} rows)'
                 )
             if recall is None:
                 recall = cross(prompt, x)
-            out = add_recalled(out, prompt, recall, self.lin.weight, self.prompt_weight)
+            out = add_low_rank(out, prompt, recall, self.lin.weight, self.prompt_weight)
         dropped: Tensor = self.dropout(out)
         return dropped
 

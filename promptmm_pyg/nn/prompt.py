@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.nn._feature_checks import in_default_precision
-from promptmm_pyg.nn.blocked_linear import RowBlocks, cross
+from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, cross
 from promptmm_pyg.nn.prompt_holder import Prompt
 
 
@@ -19,19 +19,19 @@ class PromptStatistics(NamedTuple):
     total: Tensor  # [F]: column sums of the features.
 
 
-def prompt_statistics(x: Tensor | RowBlocks, start: Tensor) -> PromptStatistics:
+def prompt_statistics(x: Tensor | ChunkedFeatures, start: Tensor) -> PromptStatistics:
     r"""Returns :math:`\mathbf{C} = \mathbf{H}^{\top} \mathbf{X}` and
     :math:`\mathbf{s} = \mathbf{1}^{\top} \mathbf{X}`, computed once per data set.
 
     Args:
-        x: Features ``[N, F]``; as :class:`~promptmm_pyg.nn.RowBlocks` they are read
+        x: Features ``[N, F]``; as :class:`~promptmm_pyg.nn.ChunkedFeatures` they are read
             in blocks.
         start: The prompt's starting point ``[N, P_in]``.
     """
     if isinstance(x, Tensor):
         return PromptStatistics(start.t() @ x, x.sum(dim=0))
     ones = start.new_ones(start.size(0), 1)
-    x = RowBlocks(x.x, x.mask, x.block_rows)  # Once, so in full precision.
+    x = ChunkedFeatures(x.x, x.mask, x.block_rows)  # Once, so in full precision.
     return PromptStatistics(cross(start, x), cross(ones, x)[0])
 
 
@@ -87,7 +87,7 @@ class SoftPrompt(Prompt):
         check_positive('out_channels', out_channels)
         check_positive('num_tokens', num_tokens)
         if not start_dict:
-            raise ValueError("'start_dict' needs at least one node type (got none)")
+            raise ValueError("'start_dict' requires at least one node type (got none)")
         self.out_channels = out_channels
         self.num_tokens = num_tokens
         self.lins = torch.nn.ModuleDict()
@@ -95,7 +95,7 @@ class SoftPrompt(Prompt):
         for node_type, start in start_dict.items():
             if start.dim() != 2 or not bool(start.isfinite().all()):
                 raise ValueError(
-                    f"'start_dict' needs finite [N, P] tensors (got shape "
+                    f"'start_dict' requires finite [N, P] tensors (got shape "
                     f'{list(start.shape)} for {node_type!r}, finite: '
                     f'{bool(start.isfinite().all())})'
                 )
@@ -141,7 +141,7 @@ class SoftPrompt(Prompt):
         """
         if self.num_tokens > 1:
             raise ValueError(
-                f"'num_tokens' needs to be 1 for 'recall' (got {self.num_tokens}). "
+                f"'num_tokens' must be 1 for 'recall' (got {self.num_tokens}). "
                 f'Multiply the transposed prompt with the features'
             )
         lin = cast(torch.nn.Linear, self.lins[node_type])

@@ -100,7 +100,7 @@ class PromptHolder(torch.nn.Module, Generic[P]):
             return self.prompt
         if name is None or name not in self.other_prompts:
             raise ValueError(
-                f"'name' needs to be one of the prompts {self.prompt_names} (got "
+                f"'name' must be one of the prompts {self.prompt_names} (got "
                 f"{name!r}). Add it with 'add_prompt'"
             )
         other: Any = self.other_prompts[name]
@@ -123,7 +123,7 @@ class PromptHolder(torch.nn.Module, Generic[P]):
         unfit = not name or '.' in name or hasattr(self.other_prompts, name)
         if taken or unfit:
             raise ValueError(
-                f"'name' needs to be new, not empty, without dots and no name of "
+                f"'name' must be new, not empty, without dots and no name of "
                 f"'torch.nn.ModuleDict' (got {name!r} beside {self.prompt_names})"
             )
         prompt = self._new_prompt() if prompt is None else prompt

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 from promptmm_pyg.nn.prompt_holder import Prompt, PromptHolder
 
 _FORMAT = 'promptmm_pyg.prompt.v1'
@@ -25,7 +25,7 @@ def save_prompt(
     Args:
         path: The file to write.
         module: A prompt, or a module that holds prompts
-            (:class:`~promptmm_pyg.nn.PromptMMTeacher`,
+            (:class:`~promptmm_pyg.models.PromptMM`,
             :class:`~promptmm_pyg.nn.PromptedEncoder`).
         name: Which of the prompts of ``module``. (default: the one in use)
 
@@ -65,13 +65,15 @@ def load_prompt(
     for key, expected in _description(prompt).items():
         if description.get(key) != expected:
             raise ValueError(
-                f"'path' needs to be a prompt with {key}={expected!r} (got "
+                f"'path' must be a prompt with {key}={expected!r} (got "
                 f"{key}={description.get(key)!r} in '{path}')"
             )
     shapes = {key: list(x.shape) for key, x in prompt.state_dict().items()}
     found = {key: list(x.shape) for key, x in state.items()}
     if found != shapes:
-        raise ValueError(f"'path' needs the tensors {shapes} (got {found} in '{path}')")
+        raise ValueError(
+            f"'path' requires the tensors {shapes} (got {found} in '{path}')"
+        )
     prompt.load_state_dict(state)
 
 
@@ -81,12 +83,12 @@ def _prompt_of(module: torch.nn.Module, name: str | None) -> Prompt:
         return held
     if not isinstance(module, Prompt):
         raise TypeError(
-            f"'module' needs to be a prompt or to hold prompts (got "
+            f"'module' must be a prompt or to hold prompts (got "
             f"'{type(module).__name__}'). Wrap an encoder in 'PromptedEncoder'"
         )
     if name is not None:
         raise ValueError(
-            f"'name' needs to be left out for a prompt on its own (got {name!r})"
+            f"'name' must be left out for a prompt on its own (got {name!r})"
         )
     return module
 
@@ -97,19 +99,19 @@ def _description(prompt: Prompt) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
-        raise FileNotFoundError(f"'path' needs to be a saved prompt (got '{path}')")
+        raise FileNotFoundError(f"'path' must be a saved prompt (got '{path}')")
     try:
         with safe_open(path, framework='pt') as file:
             metadata = file.metadata() or {}
             if metadata.get('format') != _FORMAT:
                 raise ValueError(
-                    f"'path' needs to be a saved prompt (got '{path}' of format "
+                    f"'path' must be a saved prompt (got '{path}' of format "
                     f'{metadata.get("format")!r})'
                 )
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"'path' needs to be a saved prompt (got '{path}', truncated or no "
+            f"'path' must be a saved prompt (got '{path}', truncated or no "
             f'safetensors file: {error})'
         ) from error
     return json.loads(metadata['prompt']), state

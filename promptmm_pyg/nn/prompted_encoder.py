@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_non_negative, check_positive
+from promptmm_pyg._utils import check_non_negative, check_positive
 from promptmm_pyg.nn.prompt_holder import Prompt, PromptHolder
 
 
@@ -158,7 +158,7 @@ class PromptedEncoder(PromptHolder[TokenPrompt]):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if x.dim() == 0 or x.size(-1) != self.in_channels:
             raise ValueError(
-                f"'x' needs to have shape [*, {self.in_channels}] (got {list(x.shape)})"
+                f"'x' must have shape [*, {self.in_channels}] (got {list(x.shape)})"
             )
         prompt = self.active_prompt
         if prompt is not None:
@@ -173,7 +173,7 @@ class PromptedEncoder(PromptHolder[TokenPrompt]):
         width = getattr(prompt, 'in_channels', None)
         if not isinstance(prompt, TokenPrompt) or width != self.in_channels:
             raise ValueError(
-                f"'prompt' needs to be a 'TokenPrompt' with in_channels="
+                f"'prompt' must be a 'TokenPrompt' with in_channels="
                 f"{self.in_channels} (got '{type(prompt).__name__}' with {width})"
             )
 
@@ -192,12 +192,12 @@ def _check_init(
         return None
     if not isinstance(init, Tensor):
         raise ValueError(
-            f"'init' needs to be 'random' or a tensor {list(size)} (got {init!r})"
+            f"'init' must be 'random' or a tensor {list(size)} (got {init!r})"
         )
     finite = math.isfinite(float(init.abs().sum()))
     if tuple(init.shape) != size or not finite:
         raise ValueError(
-            f"'init' needs to be 'random' or a finite tensor {list(size)}, one row per "
+            f"'init' must be 'random' or a finite tensor {list(size)}, one row per "
             f'token (got shape {list(init.shape)}, finite: {finite})'
         )
     return init.detach().clone()

@@ -11,7 +11,7 @@ from promptmm_pyg.nn._feature_checks import (
     check_rows,
     in_default_precision,
 )
-from promptmm_pyg.nn.blocked_linear import RowBlocks, cross, in_blocks
+from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, cross, in_blocks
 from promptmm_pyg.nn.layerwise import recall_in_blocks
 from promptmm_pyg.nn.missing_rows import Missing, MissingRows
 from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
@@ -21,7 +21,7 @@ from promptmm_pyg.nn.prompt_holder import PromptHolder
 
 class PromptedFeatures(PromptHolder[SoftPrompt]):
     """A module that holds the features of modalities, and a reduction layer for each
-    that hears the prompt; the part of :class:`~promptmm_pyg.nn.PromptMMTeacher` that
+    that hears the prompt; the part of :class:`~promptmm_pyg.models.PromptMM` that
     knows nothing of edges.
 
     Features are buffers that are not saved; what a prompt with one token needs of them
@@ -45,7 +45,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
         """Takes the features in, after the prompt and once in a constructor."""
         self.modalities = {name: list(x) for name, x in modality_x_dict.items()}
         self.encoders = torch.nn.ModuleDict()
-        self._row_blocks: dict[str, RowBlocks] = {}
+        self._row_blocks: dict[str, ChunkedFeatures] = {}
         self.missing_rows = torch.nn.ModuleDict()
         self._out_channels = out_channels
         for modality, node_type, key in self._features():
@@ -70,7 +70,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
         ]
 
     def _keep_features(
-        self, key: str, x: Tensor | RowBlocks, mask: Tensor | None
+        self, key: str, x: Tensor | ChunkedFeatures, mask: Tensor | None
     ) -> None:
         blocks = in_blocks(x, mask)
         if blocks is not None:
@@ -79,7 +79,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
             x = in_default_precision(x)
             self._keep(f'x_{key}', x if mask is None else _present(x, mask))
 
-    def feature_rows(self, key: str) -> Tensor | RowBlocks:
+    def feature_rows(self, key: str) -> Tensor | ChunkedFeatures:
         """The features ``[N_t, F_m]`` of ``'{modality}__{node_type}'``."""
         if key in self._row_blocks:
             return self._row_blocks[key]
@@ -105,7 +105,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
     def _new_prompt(self) -> SoftPrompt:
         if self.prompt is None:
             raise ValueError(
-                "'prompt' needs to be a 'SoftPrompt' as the teacher has none to go by "
+                "'prompt' must be a 'SoftPrompt' as the teacher has none to go by "
                 '(got None)'
             )
         start_dict = {key: self.prompt.start(key) for key in self.prompt.lins}
@@ -116,7 +116,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
         given = getattr(prompt, 'out_channels', None)
         if not isinstance(prompt, SoftPrompt) or given != width:
             raise ValueError(
-                f"'prompt' needs to be a 'SoftPrompt' with out_channels={width}, the "
+                f"'prompt' must be a 'SoftPrompt' with out_channels={width}, the "
                 f"teacher's width (got '{type(prompt).__name__}' with {given})"
             )
         starts = {node_type: prompt.start(node_type) for node_type in prompt.lins}
@@ -134,7 +134,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
         if prompt.num_tokens > 1:
             # The encoder computes it where it has the rows of all nodes.
             x = self.feature_rows(key)
-            if isinstance(x, RowBlocks):
+            if isinstance(x, ChunkedFeatures):
                 return cross(prompt.rows(node_type), x)
             return None if whole else recall_in_blocks(prompt, node_type, x)
         statistics = PromptStatistics(
@@ -154,7 +154,11 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
             recall = self._recall(key, node_type, whole=n_id is None)
         x = self.feature_rows(key)
         if n_id is not None:
-            x = x.rows(n_id) if isinstance(x, RowBlocks) else x.index_select(0, n_id)
+            x = (
+                x.rows(n_id)
+                if isinstance(x, ChunkedFeatures)
+                else x.index_select(0, n_id)
+            )
         out: Tensor = self.encoders[key](x, prompt, recall)
         if key in self.missing_rows:
             out = self.missing_rows[key](out, n_id)

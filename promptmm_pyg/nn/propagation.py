@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
 from promptmm_pyg.nn.hops import mean_of_hops
 
@@ -98,6 +98,6 @@ def check_reached(
     unreached = set(node_types) - {dst for _, _, dst in edge_index_dict}
     if unreached:
         raise ValueError(
-            f"'edge_index_dict' needs an edge type that points to {sorted(unreached)} "
+            f"'edge_index_dict' requires an edge type that points to {sorted(unreached)} "
             f"(got {list(edge_index_dict)}). Add reverse edges with 'T.ToUndirected()'"
         )

@@ -46,7 +46,7 @@ class _AddRecalled(torch.autograd.Function):
 _apply: Any = _AddRecalled.apply
 
 
-def add_recalled(
+def add_low_rank(
     x: Tensor, prompt: Tensor, recall: Tensor, lin_weight: Tensor, weight: float = 1.0
 ) -> Tensor:
     r"""Adds what a prompt recalls of features to their reduction.

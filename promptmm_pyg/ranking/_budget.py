@@ -25,7 +25,7 @@ def parse_memory(memory: int | str) -> int:
         size = memory if isinstance(memory, int) else 0
     if isinstance(memory, bool) or size <= 0:
         raise ValueError(
-            "'memory' needs to be a number of bytes above zero or text such as "
+            "'memory' must be a number of bytes above zero or text such as "
             f"'2GiB' or '500MB' (got {memory!r})"
         )
     return size
@@ -113,7 +113,7 @@ def plan(
 def _refusal(sizes: Sizes, budget: int, asked: tuple[int, int], least: int) -> str:
     smallest = sizes.need(1, least)
     return (
-        f"'memory' needs to be at least {smallest} bytes ({smallest / MIB:.2f} MiB) "
+        f"'memory' must be at least {smallest} bytes ({smallest / MIB:.2f} MiB) "
         f'to rank {sizes.num_items} items for {sizes.num_users} users '
         f'(got {budget} bytes, {budget / MIB:.2f} MiB). The lists alone take '
         f'{sizes.lists / MIB:.2f} MiB, and blocks of {asked[0]} users and {asked[1]} '

@@ -63,7 +63,7 @@ def import_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise ImportError(
-            "'ApproximateItems' needs 'faiss'. "
+            "'ApproximateItems' requires 'faiss'. "
             "Install it with 'pip install promptmm_pyg[ann]'"
         ) from error
     return faiss
@@ -73,7 +73,7 @@ def _lift(x: Tensor) -> Tensor:
     """Vectors on the unit sphere of one more dimension, ``[num_items, D + 1]``."""
     x = x.cpu().to(score_dtype(x, x))
     if not x.isfinite().all():
-        raise ValueError("'item_x' needs to be finite (got NaN or infinity)")
+        raise ValueError("'item_x' must be finite (got NaN or infinity)")
     longest = x.norm(dim=1).max()
     x = x / longest.where(longest > 0, 1.0)
     rest = (1 - x.square().sum(dim=1, keepdim=True)).clamp(min=0).sqrt()

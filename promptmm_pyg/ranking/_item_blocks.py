@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptmm_pyg.functional import check_width, score_all
 from promptmm_pyg.ranking.seen_items import SeenItems
 from promptmm_pyg.ranking.top import Ranking, merge, top_items
-from promptmm_pyg.scoring import check_width, score_all
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def score_dtype(user_x: Tensor, item_x: Tensor) -> torch.dtype:
     for name, x in (('item_x', item_x), ('user_x', user_x)):
         if not x.is_floating_point():
             raise ValueError(
-                f"'{name}' needs to hold floating point numbers (got {x.dtype})"
+                f"'{name}' must contain floating point numbers (got {x.dtype})"
             )
     dtype = torch.promote_types(user_x.dtype, item_x.dtype)
     return torch.promote_types(dtype, torch.float32)

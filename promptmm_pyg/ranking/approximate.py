@@ -6,7 +6,7 @@ from math import ceil, sqrt
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.ranking._clusters import Clusters, import_faiss
 from promptmm_pyg.ranking._item_blocks import score_dtype
 from promptmm_pyg.ranking.lists import rank_items
@@ -80,7 +80,7 @@ class ApproximateItems:
         check_positive('num_probes', num_probes)
         if num_lists > num_items:
             raise ValueError(
-                "'num_lists' needs to be at most the number of items of "
+                "'num_lists' must be at most the number of items of "
                 f'{num_items} (got {num_lists})'
             )
         self.item_x = item_x.detach()

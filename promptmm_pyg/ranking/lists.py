@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.ranking._budget import Sizes, parse_memory, plan
 from promptmm_pyg.ranking._item_blocks import ItemBlocks, score_dtype
 from promptmm_pyg.ranking.seen_items import SeenItems, check_catalogue, check_index
@@ -76,7 +76,7 @@ def rank_items(
     if callable(score):
         if item_batch_size is not None or memory is not None:
             raise ValueError(
-                "'item_batch_size' and 'memory' need 'score' to be a pair of tables "
+                "'item_batch_size' and 'memory' requires 'score' to be a pair of tables "
                 '(got a function, which scores whole rows). Lower batch_size instead'
             )
         rank = _rank_rows(score, k, seen, candidates)
@@ -126,7 +126,7 @@ def _rank_rows(
             scores.dim() == 2 and scores.size(0) == size and scores.is_floating_point()
         ):
             raise ValueError(
-                f"'score' needs to return floating point scores [{size}, num_items] "
+                f"'score' must return floating point scores [{size}, num_items] "
                 f'(got {list(scores.size())}, {scores.dtype})'
             )
         check_catalogue(scores.size(1), seen, candidates)

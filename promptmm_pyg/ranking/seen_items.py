@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import checked_edges
+from promptmm_pyg._utils import checked_edges
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def check_index(name: str, index: Tensor, size: int) -> None:
     """Raises unless every index is a row of a table of ``size`` rows."""
     if index.numel() > 0 and not 0 <= int(index.min()) <= int(index.max()) < size:
         raise ValueError(
-            f"'{name}' needs to hold indices below {size} "
+            f"'{name}' must contain indices below {size} "
             f'(got {int(index.min())} to {int(index.max())})'
         )
 
@@ -100,13 +100,13 @@ def check_catalogue(
     """Raises unless what is left out is told for each of ``num_items`` items."""
     if seen is not None and seen.num_items != num_items:
         raise ValueError(
-            "'seen' needs to cover the catalogue that is scored "
+            "'seen' must cover the catalogue that is scored "
             f'(got {seen.num_items} and {num_items} items)'
         )
     if candidates is not None and (
         candidates.dtype != torch.bool or list(candidates.size()) != [num_items]
     ):
         raise ValueError(
-            f"'candidates' needs to be a boolean mask of shape [{num_items}] "
+            f"'candidates' must be a boolean mask of shape [{num_items}] "
             f'(got {list(candidates.size())}, {candidates.dtype})'
         )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 
 TIED_SHARE = 8
 """Rows whose ties are settled at once: the rows of a block over this number."""
@@ -45,7 +45,7 @@ def top_items(scores: Tensor, k: int) -> Ranking:
     # One place more than asked for shows whether the cut falls between equals.
     values, index = scores.topk(min(k + 1, num_items), dim=1)
     if values[:, 0].isnan().any():  # NaN ranks above every number.
-        raise ValueError("'scores' needs to hold numbers only (got NaN)")
+        raise ValueError("'scores' must contain numbers only (got NaN)")
 
     tied = values[:, 1:] == values[:, :-1]
     cut = tied[:, k - 1] if k < num_items else tied.new_zeros(tied.size(0))
@@ -82,7 +82,7 @@ def check_length(k: int, num_items: int) -> None:
     check_positive('k', k)
     if k > num_items:
         raise ValueError(
-            f"'k' needs to be at most the catalogue size of {num_items} (got {k})"
+            f"'k' must be at most the catalogue size of {num_items} (got {k})"
         )
 
 

@@ -1,5 +1,5 @@
 from promptmm_pyg.serving._feature_fit import FeatureMap
-from promptmm_pyg.serving.feature_path import FeaturePath
+from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.fold_in import FoldIn
 from promptmm_pyg.serving.ranked import Recommendations
 from promptmm_pyg.serving.recommender import Recommender
@@ -7,7 +7,7 @@ from promptmm_pyg.serving.top_items_module import TopItems
 
 __all__ = [
     'FeatureMap',
-    'FeaturePath',
+    'FeatureMapper',
     'FoldIn',
     'Recommendations',
     'Recommender',

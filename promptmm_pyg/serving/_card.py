@@ -44,7 +44,7 @@ def build_card(given: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, 
         copy: dict[str, Any] = json.loads(json.dumps(card, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"'card' needs to hold text, finite numbers, lists and mappings ({error})"
+            f"'card' must contain text, finite numbers, lists and mappings ({error})"
         ) from error
     return copy
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
+from promptmm_pyg.functional import check_width
 from promptmm_pyg.ranking import SeenItems
-from promptmm_pyg.scoring import check_width
 from promptmm_pyg.serving._held_out import mean_gain
 from promptmm_pyg.serving._modalities import Features, check_modalities, check_rows
 from promptmm_pyg.serving._ridge import Ridge
@@ -56,14 +56,14 @@ def fit_maps(
     seed: int,
 ) -> tuple[Standard, list[FeatureMap]]:
     """How features are standardized, and the maps, those of more modalities first;
-    see :meth:`FeaturePath.fit`.
+    see :meth:`FeatureMapper.fit`.
     """
     if not penalties:
-        raise ValueError("'penalties' needs to hold at least one number (got none)")
+        raise ValueError("'penalties' must contain at least one number (got none)")
     for penalty in penalties:
         check_positive('penalties', penalty)
     if not 0 < held_out < 1:
-        raise ValueError(f"'held_out' needs to lie in (0, 1) (got {held_out})")
+        raise ValueError(f"'held_out' must be in (0, 1) (got {held_out})")
     tables = _Tables.build(user_x, item_x, seen)
     features, present = check_modalities(modality_x, modality_mask)
     for name, x in features.items():
@@ -83,7 +83,7 @@ def fit_maps(
             maps.append(fitting.fit(names, z, rows, tables))
     if not maps:
         raise ValueError(
-            f"'modality_x' needs a modality that {MIN_ITEMS} items with "
+            f"'modality_x' requires a modality that {MIN_ITEMS} items with "
             f'interactions have (got {int(tables.warm.sum())} such items in all)'
         )
     channels = {name: x.size(1) for name, x in features.items()}
@@ -109,7 +109,7 @@ class _Tables(NamedTuple):
             seen = SeenItems.from_edge_index(seen.cpu(), num_users, num_items)
         if (seen.num_users, seen.num_items) != (num_users, num_items):
             raise ValueError(
-                "'seen' needs to cover the users and items of the embeddings (got "
+                "'seen' must cover the users and items of the embeddings (got "
                 f'{seen.num_users} x {seen.num_items} instead of {num_users} x '
                 f'{num_items})'
             )

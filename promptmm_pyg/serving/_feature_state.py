@@ -15,11 +15,11 @@ def to_state(
     """Tensors by name and the rest as JSON."""
     tensors = {}
     for number, name in enumerate(standard.channels):
-        tensors[f'feature_path.mean.{number}'] = standard.mean[name]
-        tensors[f'feature_path.scale.{number}'] = standard.scale[name]
+        tensors[f'feature_mapper.mean.{number}'] = standard.mean[name]
+        tensors[f'feature_mapper.scale.{number}'] = standard.scale[name]
     for number, part in enumerate(maps):
-        tensors[f'feature_path.weight.{number}'] = part.weight
-        tensors[f'feature_path.bias.{number}'] = part.bias
+        tensors[f'feature_mapper.weight.{number}'] = part.weight
+        tensors[f'feature_mapper.bias.{number}'] = part.bias
     return tensors, {
         'channels': [[name, width] for name, width in standard.channels.items()],
         'maps': [
@@ -40,11 +40,11 @@ def from_state(
     try:
         standard, maps = Standard(dict(rest['channels']), {}, {}), []
         for number, name in enumerate(standard.channels):
-            standard.mean[name] = tensors[f'feature_path.mean.{number}']
-            standard.scale[name] = tensors[f'feature_path.scale.{number}']
+            standard.mean[name] = tensors[f'feature_mapper.mean.{number}']
+            standard.scale[name] = tensors[f'feature_mapper.scale.{number}']
         for number, (names, *scores) in enumerate(rest['maps']):
-            weight = tensors[f'feature_path.weight.{number}']
-            bias = tensors[f'feature_path.bias.{number}']
+            weight = tensors[f'feature_mapper.weight.{number}']
+            bias = tensors[f'feature_mapper.bias.{number}']
             penalty, gain, baseline = (float(score) for score in scores)
             maps.append(FeatureMap(tuple(names), weight, bias, penalty, gain, baseline))
         _check(standard, maps)

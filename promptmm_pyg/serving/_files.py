@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 from promptmm_pyg.serving._card import CARD, README, markdown
 from promptmm_pyg.serving._header import check_header, parse
 
@@ -47,7 +47,7 @@ def write_files(path: Path, artifact: Artifact) -> None:
     checksums that do not match, which :func:`read_files` refuses.
     """
     if path.exists() and not path.is_dir():
-        raise ValueError(f"'path' needs to be a folder (got the file '{path}')")
+        raise ValueError(f"'path' must be a folder (got the file '{path}')")
     path.mkdir(parents=True, exist_ok=True)
     # The format refuses tensors that share memory.
     layout = torch.contiguous_format
@@ -83,7 +83,7 @@ def read_files(path: Path, max_bytes: int) -> Artifact:
         tensors = load(contents[TENSORS])
     except SafetensorError as error:
         raise ValueError(
-            f"'{path / TENSORS}' needs to be a safetensors file ({error})"
+            f"'{path / TENSORS}' must be a safetensors file ({error})"
         ) from error
     objects = {name: _object(path / name, contents.get(name)) for name in (IDS, CARD)}
     return Artifact(tensors, objects[IDS], objects[CARD])
@@ -101,7 +101,7 @@ def _read_config(path: Path) -> dict[str, _Vouched]:
         raise _no_config(path, error) from error
     if found not in [(FORMAT, version) for version in _FILES]:
         raise ValueError(
-            f"'{path}' needs to be of format '{FORMAT}' version 1 to {VERSION} "
+            f"'{path}' must be of format '{FORMAT}' version 1 to {VERSION} "
             f"(got '{found[0]}' version {found[1]})"
         )
     try:
@@ -111,7 +111,7 @@ def _read_config(path: Path) -> dict[str, _Vouched]:
     expected = _FILES[found[1]]
     if set(files) != set(expected):
         raise ValueError(
-            f"'{path}' needs to list the files {sorted(expected)} (got {sorted(files)})"
+            f"'{path}' must list the files {sorted(expected)} (got {sorted(files)})"
         )
     return files
 
@@ -131,17 +131,17 @@ def _read(path: Path, max_bytes: int, vouched: _Vouched | None = None) -> bytes:
     never read.
     """
     if not path.is_file():
-        raise ValueError(f"'{path}' needs to be a file (there is none)")
+        raise ValueError(f"'{path}' must be a file (there is none)")
     if path.resolve().parent != path.parent.resolve():
         raise ValueError(
-            f"'{path}' needs to lie in its folder (got a link to '{path.resolve()}'). "
+            f"'{path}' must be in its folder (got a link to '{path.resolve()}'). "
             f'Copy the folder with its links followed'
         )
     with path.open('rb') as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise ValueError(
-                f"'{path}' needs to be at most {max_bytes} bytes (got {size}). Pass a "
+                f"'{path}' must be at most {max_bytes} bytes (got {size}). Pass a "
                 f"larger 'max_bytes' if it is yours"
             )
         if vouched is not None and vouched.size not in (None, size):
@@ -151,7 +151,7 @@ def _read(path: Path, max_bytes: int, vouched: _Vouched | None = None) -> bytes:
                 check_header(file, size)
             except ValueError as error:
                 raise ValueError(
-                    f"'{path}' needs to be a sound safetensors file ({error}). Save "
+                    f"'{path}' must be a sound safetensors file ({error}). Save "
                     f'the recommender again'
                 ) from error
             file.seek(0)
@@ -164,24 +164,24 @@ def _object(path: Path, content: bytes | None) -> dict[str, Any]:
     try:
         found = parse(content)
     except ValueError as error:
-        raise ValueError(f"'{path}' needs to be JSON ({error})") from error
+        raise ValueError(f"'{path}' must be JSON ({error})") from error
     if not isinstance(found, dict):
         raise ValueError(
-            f"'{path}' needs to hold an object (got '{type(found).__name__}')"
+            f"'{path}' must contain an object (got '{type(found).__name__}')"
         )
     return found
 
 
 def _another(path: Path, what: str) -> ValueError:
     return ValueError(
-        f"'{path}' needs to be the file that was saved (got another {what} than "
+        f"'{path}' must be the file that was saved (got another {what} than "
         f"'{CONFIG}' names). Save the recommender again"
     )
 
 
 def _no_config(path: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"'{path}' needs to be the configuration of a recommender ({error!r})"
+        f"'{path}' must be the configuration of a recommender ({error!r})"
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_choice
+from promptmm_pyg._utils import check_choice
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.serving._raw_ids import RawId, RawIds, is_id
 
@@ -62,7 +62,7 @@ def read_histories(
         if not places:
             what = 'known item' if len(history) else 'item'
             raise ValueError(
-                f"'{name}' needs to hold at least one {what} (got {len(history)} "
+                f"'{name}' must contain at least one {what} (got {len(history)} "
                 f'items). For a user without any, recommend what is popular'
             )
         ids = [history[place] for place in places]
@@ -77,7 +77,7 @@ def _listed(histories: object) -> tuple[list[list[Any]], bool]:
         return [[histories]], True
     if not isinstance(histories, Iterable):
         raise TypeError(
-            "'histories' needs to be a sequence of item ids, or of such sequences "
+            "'histories' must be a sequence of item ids, or of such sequences "
             f"(got '{type(histories).__name__}')"
         )
     outer = [x.tolist() if isinstance(x, Tensor) else x for x in histories]
@@ -86,7 +86,7 @@ def _listed(histories: object) -> tuple[list[list[Any]], bool]:
         return [outer], True
     if any(flat):
         raise ValueError(
-            "'histories' needs to hold ids or sequences of ids, not both "
+            "'histories' must contain ids or sequences of ids, not both "
             f'(got {outer[flat.index(True)]!r} beside a sequence)'
         )
     return [list(history) for history in outer], False
@@ -105,13 +105,13 @@ def _weights_of(
     sizes, expected = [len(row) for row in given], [len(row) for row in listed]
     if sizes != expected:
         raise ValueError(
-            f"'weights' needs to hold one number for each item of 'histories' (got "
+            f"'weights' must contain one number for each item of 'histories' (got "
             f'{sizes[:5]} for {expected[:5]})'
         )
     found = [row.tolist() for row in given]
     for weight in (weight for row in found for weight in row):
         if not 0 < weight < math.inf:
             raise ValueError(
-                f"'weights' needs to hold positive finite numbers (got {weight})"
+                f"'weights' must contain positive finite numbers (got {weight})"
             )
     return found

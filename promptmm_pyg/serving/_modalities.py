@@ -26,7 +26,7 @@ def check_modalities(
         ValueError: If sizes or names do not fit, or a present row is not finite.
     """
     if not modality_x:
-        raise ValueError("'modality_x' needs to hold at least one modality (got none)")
+        raise ValueError("'modality_x' must contain at least one modality (got none)")
     masks = modality_mask or {}
     _check_names('modality_mask', masks, modality_x)
     if channels is not None:
@@ -37,12 +37,12 @@ def check_modalities(
         x = torch.as_tensor(given).detach().cpu()
         if x.dim() != 2 or not x.is_floating_point():
             raise ValueError(
-                f"'{what}' needs to be a floating point matrix [N, channels] (got "
+                f"'{what}' must be a floating point matrix [N, channels] (got "
                 f'{list(x.shape)}, {x.dtype})'
             )
         if channels is not None and x.size(1) != channels[name]:
             raise ValueError(
-                f"'{what}' needs to have {channels[name]} channels, as in training "
+                f"'{what}' must have {channels[name]} channels, as in training "
                 f'(got {x.size(1)})'
             )
         present[name] = _mask(name, masks.get(name), x.size(0))
@@ -50,13 +50,13 @@ def check_modalities(
         bad = ~x.isfinite().all(1)
         if bad.any():
             raise ValueError(
-                f"'{what}' needs to be finite (got NaN or infinity in row "
+                f"'{what}' must be finite (got NaN or infinity in row "
                 f"{int(bad.nonzero()[0])}). Mark rows without it in 'modality_mask'"
             )
         features[name] = x
     sizes = {name: x.size(0) for name, x in features.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"'modality_x' needs to have equally many rows (got {sizes})")
+        raise ValueError(f"'modality_x' must have equally many rows (got {sizes})")
     return features, present
 
 
@@ -64,7 +64,7 @@ def check_rows(name: str, x: Tensor, size: int) -> None:
     """Raises unless ``x`` has a row for each of ``size`` items."""
     if x.size(0) != size:
         raise ValueError(
-            f"'{name}' needs to hold one row for each of {size} items (got {x.size(0)})"
+            f"'{name}' must contain one row for each of {size} items (got {x.size(0)})"
         )
 
 
@@ -74,7 +74,7 @@ def _mask(name: str, given: Tensor | np.ndarray | None, size: int) -> Tensor:
     mask = torch.as_tensor(given).detach().cpu()
     if mask.dtype != torch.bool or list(mask.shape) != [size]:
         raise ValueError(
-            f"'modality_mask[{name!r}]' needs to be boolean of shape [{size}] (got "
+            f"'modality_mask[{name!r}]' must be boolean of shape [{size}] (got "
             f'{list(mask.shape)}, {mask.dtype})'
         )
     return mask
@@ -85,4 +85,6 @@ def _check_names(
 ) -> None:
     extra = sorted(set(given) - set(known))
     if extra:
-        raise ValueError(f"'{name}' needs modalities of {sorted(known)} (got {extra})")
+        raise ValueError(
+            f"'{name}' requires modalities of {sorted(known)} (got {extra})"
+        )

@@ -23,14 +23,14 @@ class RawIds:
         self.ids = [_plain(name, raw) for raw in ids]
         if len(self.ids) != size:
             raise ValueError(
-                f"'{name}' needs to hold one id for each of {size} rows of embeddings "
+                f"'{name}' must contain one id for each of {size} rows of embeddings "
                 f'(got {len(self.ids)})'
             )
         self._row: dict[object, int] = {}
         for row, raw in enumerate(self.ids):
             if self._row.setdefault(raw, row) != row:
                 raise ValueError(
-                    f"'{name}' needs to hold each id once (got {raw!r} twice)"
+                    f"'{name}' must contain each id once (got {raw!r} twice)"
                 )
 
     @cached_property
@@ -60,7 +60,7 @@ class RawIds:
         # By their text, so that 7 is found for '7'.
         known = {str(raw): raw for raw in self.ids}
         close = [known[text] for text in get_close_matches(str(raw), known)]
-        parts = [f"'{name}' needs to hold known ids (got {raw!r})"]
+        parts = [f"'{name}' must contain known ids (got {raw!r})"]
         if close:
             parts.append(f'The closest are {close}')
         if hint:
@@ -76,7 +76,7 @@ def is_id(value: object) -> TypeGuard[RawId]:
 def _plain(name: str, raw: object) -> RawId:
     if not is_id(raw):
         raise ValueError(
-            f"'{name}' needs to hold strings or integers "
+            f"'{name}' must contain strings or integers "
             f'(got {raw!r} of type {type(raw).__name__})'
         )
     # JSON does not know numpy's scalars.

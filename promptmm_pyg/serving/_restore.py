@@ -8,7 +8,7 @@ from torch import Tensor
 
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.serving._files import Artifact
-from promptmm_pyg.serving.feature_path import FeaturePath
+from promptmm_pyg.serving.feature_mapper import FeatureMapper
 
 
 def restore(artifact: Artifact, device: str | torch.device) -> dict[str, Any]:
@@ -21,8 +21,8 @@ def restore(artifact: Artifact, device: str | torch.device) -> dict[str, Any]:
     user_x, item_x = (_embeddings(tensors, name) for name in ('user_x', 'item_x'))
     lists = {name: _list(ids, name) for name in ('user_ids', 'item_ids', 'titles')}
     path = None
-    if ids.get('feature_path') is not None:
-        path = FeaturePath.from_state(tensors, ids['feature_path'])
+    if ids.get('feature_mapper') is not None:
+        path = FeatureMapper.from_state(tensors, ids['feature_mapper'])
     return {
         'user_x': user_x.to(device),
         'item_x': item_x.to(device),
@@ -30,7 +30,7 @@ def restore(artifact: Artifact, device: str | torch.device) -> dict[str, Any]:
         'item_ids': lists['item_ids'],
         'seen': _seen(tensors, user_x.size(0), item_x.size(0)),
         'titles': _titles(lists['item_ids'], lists['titles']),
-        'feature_path': path,
+        'feature_mapper': path,
     }
 
 

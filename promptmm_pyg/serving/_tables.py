@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promptmm_pyg.functional import check_width
 from promptmm_pyg.ranking import SeenItems
-from promptmm_pyg.scoring import check_width
 from promptmm_pyg.serving._raw_ids import RawId, RawIds
 
 Ids = Sequence[RawId] | np.ndarray
@@ -30,7 +30,7 @@ class Tables:
         check_width(user_x, item_x)
         for name, x in (('user_x', user_x), ('item_x', item_x)):
             if not x.isfinite().all():
-                raise ValueError(f"'{name}' needs to be finite (got NaN or infinity)")
+                raise ValueError(f"'{name}' must be finite (got NaN or infinity)")
         # Copies: training on must not change what is served.
         self.user_x = user_x.detach().clone()
         self.item_x = item_x.detach().clone()
@@ -42,7 +42,7 @@ class Tables:
             seen = SeenItems.from_edge_index(seen, self.num_users, self.num_items)
         if (seen.num_users, seen.num_items) != (self.num_users, self.num_items):
             raise ValueError(
-                "'seen' needs to cover the users and items of the embeddings "
+                "'seen' must cover the users and items of the embeddings "
                 f'(got {seen.num_users} x {seen.num_items} instead of '
                 f'{self.num_users} x {self.num_items})'
             )
@@ -80,7 +80,7 @@ class Tables:
         old = [raw for raw in new.ids if self._items.knows(raw)]
         if old:
             raise ValueError(
-                f"'ids' needs to hold ids that are not in the catalogue (got "
+                f"'ids' must contain ids that are not in the catalogue (got "
                 f'{old[0]!r}, {len(old)} known in all)'
             )
         new.rows('titles', titles or {})
@@ -96,7 +96,7 @@ class Tables:
     ) -> Tensor | None:
         if allow is not None and deny is not None:
             raise ValueError(
-                "'allow' and 'deny' need to be given one at a time (got both). "
+                "'allow' and 'deny' must be given one at a time (got both). "
                 "Leave the denied items out of 'allow'"
             )
         mask = torch.zeros(self.num_items, dtype=torch.bool)

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import check_positive, replacing
 from promptmm_pyg.serving._raw_ids import RawId
 from promptmm_pyg.serving._tables import Tables
 from promptmm_pyg.serving.top_items_module import TopItems
@@ -43,9 +42,7 @@ class Exports(Tables):
         """
         path = Path(path)
         if path.suffix not in ('.npz', '.parquet'):
-            raise ValueError(
-                f"'path' needs to end in '.npz' or '.parquet' (got '{path}')"
-            )
+            raise ValueError(f"'path' must end in '.npz' or '.parquet' (got '{path}')")
         users = _id_array('user_ids', self._users.ids)
         items = _id_array('item_ids', self._items.ids)
         if path.suffix == '.npz':
@@ -81,7 +78,7 @@ class Exports(Tables):
             import faiss
         except ImportError as error:
             raise ImportError(
-                "'Recommender.to_faiss' needs 'faiss'. Install it with "
+                "'Recommender.to_faiss' requires 'faiss'. Install it with "
                 "'pip install promptmm_pyg[ann]'"
             ) from error
         x = _array(self.item_x)
@@ -148,7 +145,7 @@ class Exports(Tables):
         """
         path = Path(path)
         if path.suffix != '.pt2':
-            raise ValueError(f"'path' needs to end in '.pt2' (got '{path}')")
+            raise ValueError(f"'path' must end in '.pt2' (got '{path}')")
         check_positive('num_users', self.num_users)
         module = self.as_module(k, exclude_seen=exclude_seen, allow=allow, deny=deny)
         users = torch.zeros(2, dtype=torch.long, device=self.item_x.device)
@@ -170,7 +167,7 @@ def _id_array(name: str, ids: list[RawId]) -> np.ndarray:
     kinds = {type(raw) for raw in ids}
     if len(kinds) > 1:
         raise ValueError(
-            f"'{name}' needs to hold only numbers or only text to be exported (got "
+            f"'{name}' must contain only numbers or only text to be exported (got "
             f'{next(raw for raw in ids if type(raw) is int)!r} and '
             f'{next(raw for raw in ids if type(raw) is str)!r})'
         )
@@ -178,7 +175,7 @@ def _id_array(name: str, ids: list[RawId]) -> np.ndarray:
         return np.array(ids, dtype=np.str_ if kinds == {str} else np.int64)
     except OverflowError as error:
         raise ValueError(
-            f"'{name}' needs to hold numbers of 64 bits to be exported "
+            f"'{name}' must contain numbers of 64 bits to be exported "
             f'(got {max(ids, key=lambda raw: abs(int(raw)))})'
         ) from error
 
@@ -191,7 +188,7 @@ def _write_parquet(
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(
-            "'Recommender.export_embeddings' needs 'pyarrow' for '.parquet'. Install "
+            "'Recommender.export_embeddings' requires 'pyarrow' for '.parquet'. Install "
             "it with 'pip install promptmm_pyg[frames]'"
         ) from error
     text = ids.dtype.kind == 'U'

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 
 _CHUNK = 65_536  # Item rows turned into doubles at once.
 _BLOCK = 2**22  # Numbers in a block of matrices that are solved at once.

@@ -10,7 +10,7 @@ from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.serving._modalities import Features
 from promptmm_pyg.serving._raw_ids import RawId, is_id
 from promptmm_pyg.serving._tables import Ids
-from promptmm_pyg.serving.feature_path import FeaturePath
+from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.new_users import NewUsers
 
 
@@ -26,7 +26,7 @@ class NewItems(NewUsers):
         item_ids: Ids,
         seen: SeenItems | Tensor | None,
         titles: Mapping[Any, str] | None = None,
-        feature_path: FeaturePath | None = None,
+        feature_mapper: FeatureMapper | None = None,
     ) -> None:
         super().__init__(
             user_x,
@@ -36,25 +36,25 @@ class NewItems(NewUsers):
             seen=seen,
             titles=titles,
         )
-        if feature_path is not None and feature_path.width != item_x.size(1):
+        if feature_mapper is not None and feature_mapper.width != item_x.size(1):
             raise ValueError(
-                "'feature_path' needs to predict embeddings of the same width (got "
-                f'{feature_path.width} instead of {item_x.size(1)})'
+                "'feature_mapper' must predict embeddings of the same width (got "
+                f'{feature_mapper.width} instead of {item_x.size(1)})'
             )
-        self.feature_path = feature_path
+        self.feature_mapper = feature_mapper
         self.card: dict[str, Any] = {}
         """What :meth:`Recommender.load` found written about the model."""
         self.num_added = 0
         """How many items came by :meth:`add_items`; they are the last ones."""
 
-    def learn_features(
+    def fit_feature_mapper(
         self,
         modality_x: Features,
         modality_mask: Features | None = None,
         *,
         seed: int = 0,
-    ) -> FeaturePath:
-        """Fits the :attr:`feature_path` on the items there are, and returns it.
+    ) -> FeatureMapper:
+        """Fits the :attr:`feature_mapper` on the items there are, and returns it.
 
         Args:
             modality_x: Features ``[num_items, F_m]`` by name, as they come, in the
@@ -64,9 +64,9 @@ class NewItems(NewUsers):
             seed: Of the choice of held-out items. (default: ``0``)
 
         Raises:
-            ValueError: As :meth:`FeaturePath.fit`.
+            ValueError: As :meth:`FeatureMapper.fit`.
         """
-        self.feature_path = FeaturePath.fit(
+        self.feature_mapper = FeatureMapper.fit(
             modality_x,
             self.item_x,
             user_x=self.user_x,
@@ -74,7 +74,7 @@ class NewItems(NewUsers):
             modality_mask=modality_mask,
             seed=seed,
         )
-        return self.feature_path
+        return self.feature_mapper
 
     def add_items(
         self,
@@ -100,12 +100,12 @@ class NewItems(NewUsers):
             ValueError: If there is no feature path, an id is known or occurs twice, or
                 features do not fit. The recommender is unchanged then.
         """
-        if self.feature_path is None:
+        if self.feature_mapper is None:
             raise ValueError(
-                "'add_items' needs a recommender with a feature path (got none). Fit "
-                "it with 'learn_features'"
+                "'add_items' requires a recommender with a feature path (got none). Fit "
+                "it with 'fit_feature_mapper'"
             )
         new: list[RawId] = [ids] if is_id(ids) else list(ids)  # type: ignore[arg-type]
-        item_x = self.feature_path(features, modality_mask)
+        item_x = self.feature_mapper(features, modality_mask)
         self._append_items(item_x, new, titles)
         self.num_added += len(new)

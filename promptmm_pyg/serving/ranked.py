@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.ranking import ApproximateItems, Ranking, SeenItems, rank_items
 from promptmm_pyg.serving._raw_ids import RawId, is_id
 from promptmm_pyg.serving.exports import Exports
@@ -57,7 +57,7 @@ class Ranked(Exports):
                 fits in together; the lists are the same but for rounding, see
                 :func:`~promptmm_pyg.ranking.rank_items`. (default: no bound)
             index: What :meth:`index_items` returned, to look at a part of the
-                catalogue and find most of the best items; :meth:`recall_of` tells how
+                catalogue and find most of the best items; :meth:`index_recall` tells how
                 many. (default: none, the exact lists)
 
         Raises:
@@ -99,7 +99,7 @@ class Ranked(Exports):
             self.item_x, num_lists=num_lists, num_probes=num_probes, seed=seed
         )
 
-    def recall_of(
+    def index_recall(
         self,
         index: ApproximateItems,
         users: RawId | Sequence[RawId] | np.ndarray,
@@ -184,7 +184,7 @@ class Ranked(Exports):
     def _check_index(self, index: ApproximateItems, memory: int | str | None) -> None:
         if memory is not None:
             raise ValueError(
-                "'memory' and 'index' need to be given one at a time (got both). An "
+                "'memory' and 'index' must be given one at a time (got both). An "
                 'index scores few items anyway'
             )
         # Of the same numbers, not equal ones: reading both would take longer.
@@ -192,7 +192,7 @@ class Ranked(Exports):
             index.num_items != self.num_items
         ):
             raise ValueError(
-                "'index' needs to be one of the items there are (got "
+                "'index' must be one of the items there are (got "
                 f'{index.num_items} others, there are {self.num_items}). Build it anew '
                 "with 'index_items'"
             )

@@ -27,7 +27,7 @@ class Recommender(NewItems):
             numbers, the same as :class:`~promptmm_pyg.ranking.SeenItems`, or ``None``
             if nobody has seen anything.
         titles: What to call items when printing them, by raw id. (default: none)
-        feature_path: Predicts embeddings of new items, for :meth:`add_items`.
+        feature_mapper: Predicts embeddings of new items, for :meth:`add_items`.
             (default: none)
 
     Raises:
@@ -71,8 +71,8 @@ class Recommender(NewItems):
             'titles': [self.titles.get(raw) for raw in self.item_ids],
             'num_added': self.num_added,
         }
-        if self.feature_path is not None:
-            more, ids['feature_path'] = self.feature_path.state()
+        if self.feature_mapper is not None:
+            more, ids['feature_mapper'] = self.feature_mapper.state()
             tensors |= more
         said = {key: value for key, value in self.card.items() if key != ABOUT}
         whole = build_card({**said, **(card or {})}, self._about())
@@ -105,13 +105,13 @@ class Recommender(NewItems):
             model = cls(**restore(artifact, device))
         except ValueError as error:
             raise ValueError(
-                f"'{path}' needs to hold a recommender ({error})"
+                f"'{path}' must contain a recommender ({error})"
             ) from error
         model.card = artifact.card
         added = artifact.ids.get('num_added', 0)
         if type(added) is not int or not 0 <= added <= model.num_items:
             raise ValueError(
-                f"'{path}' needs to hold a recommender (got {added!r} added items)"
+                f"'{path}' must contain a recommender (got {added!r} added items)"
             )
         model.num_added = added
         return model
@@ -131,13 +131,13 @@ class Recommender(NewItems):
             'channels': self.user_x.size(1),
             'precision': str(self.item_x.dtype).removeprefix('torch.'),
         }
-        if self.feature_path is not None:
-            about['feature_path'] = {
+        if self.feature_mapper is not None:
+            about['feature_mapper'] = {
                 ' + '.join(part.modalities): {
                     'held_out_ndcg': part.gain,
                     'held_out_ndcg_of_the_average_item': part.baseline,
                     'penalty': part.penalty,
                 }
-                for part in self.feature_path.maps
+                for part in self.feature_mapper.maps
             }
         return about

@@ -49,7 +49,7 @@ class TopItems(torch.nn.Module):
         super().__init__()
         num_items = item_x.size(0)
         if not 1 <= k <= num_items:
-            raise ValueError(f"'k' needs to lie in [1, {num_items}] (got {k})")
+            raise ValueError(f"'k' must be in [1, {num_items}] (got {k})")
         self.k = k
         device = item_x.device
         # Sorted keys `user * num_items + item`, and one above all there can be.

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 
 _SEPARATOR = '\x1f'  # Between nested keys; no parameter name contains it.
 _FORMAT = 'promptmm_pyg.state.v1'
@@ -45,13 +45,13 @@ def load_state(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"'path' needs to be a saved state (got {str(path)!r})")
+        raise FileNotFoundError(f"'path' must be a saved state (got {str(path)!r})")
     try:
         with safe_open(path, framework='pt') as file:
             metadata = file.metadata() or {}
             if metadata.get('format') != _FORMAT:
                 raise ValueError(
-                    f"'path' needs to be a saved training state (got {str(path)!r} of "
+                    f"'path' must be a saved training state (got {str(path)!r} of "
                     f'format {metadata.get("format")!r})'
                 )
             # `safe_open` maps the file; clones outlive a later overwrite.
@@ -88,7 +88,7 @@ def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return {'value': value}
     raise TypeError(
-        f"'state' needs tensors and JSON values only (got {type(value).__name__} at "
+        f"'state' requires tensors and JSON values only (got {type(value).__name__} at "
         f'{name.replace(_SEPARATOR, "/")!r})'
     )
 

@@ -15,7 +15,7 @@ def check_graph_device(name: str, module: torch.nn.Module, train: HeteroData) ->
     where = train[INTERACTS].edge_index.device
     if device not in (None, where):
         raise ValueError(
-            f"'train' needs to lie on the device of '{name}', {device} (got {where}). "
+            f"'train' must be on the device of '{name}', {device} (got {where}). "
             f"Move it: 'train.to({str(device)!r})'"
         )
 
@@ -25,7 +25,7 @@ def check_targets_device(student: torch.nn.Module, x_dict: dict[str, Tensor]) ->
     device, where = _device(student), x_dict[USER].device
     if device not in (None, where):
         raise ValueError(
-            f"'teacher' needs to lie on the device of 'student', {device} (got "
+            f"'teacher' must be on the device of 'student', {device} (got "
             f"{where}). Move it, or soft targets: 'teacher.to({str(device)!r})'"
         )
 

@@ -18,7 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from promptmm_pyg._processes import Share, all_reduce, broadcast, check_same
+from promptmm_pyg._distributed import (
+    Share,
+    all_reduce,
+    assert_equal_across_ranks,
+    broadcast,
+)
 
 _BUCKET_BYTES = 2**25
 _NONE, _SPARSE, _DENSE = range(3)
@@ -60,7 +65,7 @@ def process_group(
         dist.destroy_process_group()
 
 
-def summed(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum over processes of a value, without its gradient."""
     if Share.current().size == 1:
         return x.detach()
@@ -80,17 +85,19 @@ def broadcast_module(module: torch.nn.Module) -> None:
         return
     state = {key: x for key, x in module.state_dict().items() if isinstance(x, Tensor)}
     named = {**state, **dict(module.named_parameters())}
-    check_same('module', [(k, tuple(x.shape), str(x.dtype)) for k, x in named.items()])
+    assert_equal_across_ranks(
+        'module', [(k, tuple(x.shape), str(x.dtype)) for k, x in named.items()]
+    )
     with torch.no_grad():
         for x in named.values():
             broadcast(x.detach())
 
 
-def check_same_rows(name: str, x: Tensor) -> None:
+def assert_same_rows_across_ranks(name: str, x: Tensor) -> None:
     """Raises at every rank unless all hold equal rows in ``x``."""
     if Share.current().size > 1:
         flat = x.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        check_same(
+        assert_equal_across_ranks(
             name, (tuple(x.shape), hashlib.sha256(flat.numpy().data).hexdigest())
         )
 
@@ -188,7 +195,7 @@ def _device() -> torch.device:
     local, number = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
     if local >= number:
         raise ValueError(
-            f"'LOCAL_RANK' needs to be below the number of GPUs, {number} (got "
+            f"'LOCAL_RANK' must be below the number of GPUs, {number} (got "
             f'{local}). Start torchrun with --nproc-per-node {number}'
         )
     torch.cuda.set_device(local)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 
 
 class EarlyStopping:
@@ -47,7 +47,7 @@ class EarlyStopping:
         """
         if value != value:
             raise ValueError(
-                f"'value' needs to be a number (got NaN at epoch {epoch}). "
+                f"'value' must be a number (got NaN at epoch {epoch}). "
                 f'Lower the learning rate'
             )
         if value > self.best_value:

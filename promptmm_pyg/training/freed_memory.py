@@ -7,7 +7,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # Of <malloc.h>.
 _MOST = 2**31 - 1
 
 
-def keep_freed_memory() -> bool:
+def tune_allocator() -> bool:
     """Lets this process keep the memory that its tensors have freed.
 
     The C library of Linux gives a block of more than 32 MiB back to the system as soon

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 
 
 class History(NamedTuple):

@@ -18,12 +18,12 @@ from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.evaluation.metrics import METRICS
 from promptmm_pyg.loader import TripletLoader
 from promptmm_pyg.nn import CSRPair, csr_pair_dict
-from promptmm_pyg.outputs import TeacherOutput, evaluating
-from promptmm_pyg.training.distributed import check_same_rows
+from promptmm_pyg.targets import TeacherOutput, eval_mode
+from promptmm_pyg.training.distributed import assert_same_rows_across_ranks
 from promptmm_pyg.transforms import AddBipartiteNorm
 
 
-def message_operators(data: HeteroData) -> dict[EdgeType, CSRPair]:
+def normalized_adj_dict(data: HeteroData) -> dict[EdgeType, CSRPair]:
     """The message edges of ``data`` as operators, converted once per graph.
 
     Weights are the graph's ``edge_weight``; a graph without them gets symmetric
@@ -48,7 +48,7 @@ def triplet_loader(
 ) -> TripletLoader:
     """The training interactions of ``train`` in batches."""
     num_nodes = num_nodes_dict(train)
-    check_same_rows('train', train[INTERACTS].edge_index)
+    assert_same_rows_across_ranks('train', train[INTERACTS].edge_index)
     return TripletLoader(
         train[INTERACTS].edge_index,
         num_users=num_nodes[USER],
@@ -59,9 +59,11 @@ def triplet_loader(
     )
 
 
-def embed(model: torch.nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tensor]:
+def get_embeddings(
+    model: torch.nn.Module, inputs: tuple[Any, ...]
+) -> dict[str, Tensor]:
     """The embeddings of a teacher or a student in eval mode, without gradients."""
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         output = model(*inputs)
     x_dict: dict[str, Tensor] = (
         output.x_dict if isinstance(output, TeacherOutput) else output
@@ -73,7 +75,7 @@ def validation(
     model: torch.nn.Module, inputs: tuple[Any, ...], val: HeteroData, monitor: str
 ) -> dict[str, float]:
     """The metrics of ``val`` at the cutoff of the monitored metric."""
-    return evaluate(embed(model, inputs), val, ks=(cutoff(monitor),)).metrics
+    return evaluate(get_embeddings(model, inputs), val, ks=(cutoff(monitor),)).metrics
 
 
 def check_monitor(monitor: str, data: HeteroData) -> None:
@@ -81,7 +83,7 @@ def check_monitor(monitor: str, data: HeteroData) -> None:
     k, num_items = cutoff(monitor), num_nodes_dict(data)[ITEM]
     if k > num_items:
         raise ValueError(
-            f"'monitor' needs a cutoff of at most the catalogue's {num_items} items "
+            f"'monitor' requires a cutoff of at most the catalogue's {num_items} items "
             f'(got {monitor!r})'
         )
 
@@ -95,7 +97,7 @@ def cutoff(monitor: str) -> int:
     name, _, k = monitor.partition('@')
     if name not in METRICS or not k.isdigit() or int(k) == 0:
         raise ValueError(
-            f"'monitor' needs to be one of {sorted(METRICS)} with a cutoff, like "
+            f"'monitor' must be one of {sorted(METRICS)} with a cutoff, like "
             f"'Recall@20' (got {monitor!r})"
         )
     return int(k)

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from promptmm_pyg._checks import check_positive
-from promptmm_pyg._processes import Share, check_same, from_first
+from promptmm_pyg._distributed import Share, assert_equal_across_ranks, run_on_rank0
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.loader import TripletLoader, Triplets
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.training.checkpoint import load_state, save_state
-from promptmm_pyg.training.distributed import broadcast_module, sum_gradients, summed
+from promptmm_pyg.training.distributed import (
+    all_reduce_sum,
+    broadcast_module,
+    sum_gradients,
+)
 from promptmm_pyg.training.early_stopping import EarlyStopping
 from promptmm_pyg.training.history import History, append_jsonl, write_jsonl
 from promptmm_pyg.training.summands import summands
@@ -57,11 +61,13 @@ def train_step(
         FloatingPointError: If the sum is not finite; parameters are untouched.
     """
     loss = weighted_sum(terms, weights)
-    total = summed(loss)
+    total = all_reduce_sum(loss)
     if not bool(total.isfinite()):
-        values = {name: round(float(summed(term)), 6) for name, term in terms.items()}
+        values = {
+            name: round(float(all_reduce_sum(term)), 6) for name, term in terms.items()
+        }
         raise FloatingPointError(
-            f"'loss' needs to be finite (got {float(total)} from {values}). "
+            f"'loss' must be finite (got {float(total)} from {values}). "
             f'Lower the learning rate or the weight of the term that is not finite'
         )
     optimizer.zero_grad()
@@ -170,7 +176,9 @@ def _train_epoch(
         total = total + train_step(optimizer, values, weights)
         for key, value in values.items():
             sums[key] = sums.get(key, torch.zeros(())) + value.detach()
-    means = {key: float(summed(value)) / len(loader) for key, value in sums.items()}
+    means = {
+        key: float(all_reduce_sum(value)) / len(loader) for key, value in sums.items()
+    }
     loss = float(total) / len(loader)
     seconds = time.perf_counter() - started
     return {'epoch': epoch, 'loss': loss, 'terms': means, 'seconds': seconds}
@@ -181,11 +189,13 @@ def _check_alike(
 ) -> None:
     """Several processes that are called differently would wait for ever."""
     draws = loader.state_dict()['generator'].tolist()
-    check_same('seed', draws)
-    check_same('batch_size', (loader.batch_size, len(loader)))
-    check_same('weights', dict(weights))
+    assert_equal_across_ranks('seed', draws)
+    assert_equal_across_ranks('batch_size', (loader.batch_size, len(loader)))
+    assert_equal_across_ranks('weights', dict(weights))
     kept = None if schedule.run_dir is None else 'kept'  # A path may differ.
-    check_same('schedule', schedule._replace(run_dir=kept, progress=False))
+    assert_equal_across_ranks(
+        'schedule', schedule._replace(run_dir=kept, progress=False)
+    )
 
 
 def _show(
@@ -222,12 +232,14 @@ class _Run:
     def start(self) -> list[dict[str, Any]]:
         if self.dir is None:
             if self.resume:
-                raise ValueError("'resume' needs a 'run_dir' to resume from (got None)")
+                raise ValueError(
+                    "'resume' requires a 'run_dir' to resume from (got None)"
+                )
             return []
         records: list[dict[str, Any]] = []
         if self.resume:
             checkpoint = self.dir / CHECKPOINT
-            state = from_first(lambda: load_state(checkpoint))
+            state = run_on_rank0(lambda: load_state(checkpoint))
             self._check_device(state['loader']['generator'])
             self.module.load_state_dict(state['module'])
             self.optimizer.load_state_dict(state['optimizer'])
@@ -241,14 +253,14 @@ class _Run:
             records = state['records']
         # An interrupted run may have logged an epoch that no checkpoint holds.
         log = self.dir / LOG
-        from_first(lambda: write_jsonl(log, records))
+        run_on_rank0(lambda: write_jsonl(log, records))
         return records
 
     def _check_device(self, generator: Tensor) -> None:
         # Generators of CPU and GPU have states of other sizes.
         if generator.numel() != self.loader.state_dict()['generator'].numel():
             raise ValueError(
-                f"'resume' needs the graph on the kind of device, CPU or GPU, that the "
+                f"'resume' requires the graph on the kind of device, CPU or GPU, that the "
                 f"run in '{self.dir}' was begun on (got the other). Move it there, or "
                 f'begin anew without resume'
             )
@@ -256,7 +268,7 @@ class _Run:
     def keep(self, records: list[dict[str, Any]]) -> None:
         if self.dir is not None:
             folder = self.dir
-            from_first(lambda: self._write(folder, records))
+            run_on_rank0(lambda: self._write(folder, records))
 
     def _write(self, folder: Path, records: list[dict[str, Any]]) -> None:
         on_gpu = torch.cuda.is_initialized()

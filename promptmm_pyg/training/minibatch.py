@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._checks import check_choice, check_positive
+from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletNeighborLoader, Triplets, triplets_of
 from promptmm_pyg.loader.neighbors import NumNeighbors
 from promptmm_pyg.nn.embeddings import sparse_gradients
 from promptmm_pyg.nn.layerwise import BLOCK
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
     check_monitor,
     cutoff,
-    embed,
-    message_operators,
+    get_embeddings,
+    normalized_adj_dict,
 )
 from promptmm_pyg.training.loop import Schedule, Terms, fit
 from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
@@ -66,8 +66,8 @@ def train_minibatch(
 
     Args:
         model: Called as ``model(edge_index_dict, edge_weight_dict, n_id_dict)``, such
-            as :class:`~promptmm_pyg.nn.LightGCN` (with ``terms=bpr_terms`` and weights
-            of these) or :class:`~promptmm_pyg.nn.PromptMMTeacher`.
+            as :class:`~promptmm_pyg.models.LightGCN` (with ``terms=bpr_terms`` and weights
+            of these) or :class:`~promptmm_pyg.models.PromptMM`.
         train: Graph whose message edges are the training interactions; without
             ``edge_weight`` they get symmetric normalization.
         val: Graph with validation positives as ``edge_label_index``.
@@ -124,7 +124,7 @@ def train_minibatch(
         )
         return terms(_of_seeds(output, batch), triplets_of(batch))
 
-    operators = message_operators(train)
+    operators = normalized_adj_dict(train)
 
     def validate() -> dict[str, float]:
         inference: Any = getattr(model, 'inference', None)
@@ -132,7 +132,7 @@ def train_minibatch(
             x_dict = inference(operators, block_size=block_size)
         else:
             here = {key: adj.to(device) for key, adj in operators.items()}
-            x_dict = embed(model, (here,))
+            x_dict = get_embeddings(model, (here,))
         return evaluate(x_dict, val, ks=(cutoff(schedule.monitor),)).metrics
 
     with sparse_gradients(model) if optimizer == 'lazy' else nullcontext():
@@ -161,7 +161,7 @@ def _check_forward(model: torch.nn.Module) -> None:
         inspect.signature(model.forward).bind({}, {}, {})
     except TypeError as error:
         raise ValueError(
-            f"'model' needs a forward of (edge_index_dict, edge_weight_dict, "
+            f"'model' requires a forward of (edge_index_dict, edge_weight_dict, "
             f"n_id_dict) (got '{type(model).__name__}': {error}). Train it on the "
             f"whole graph with 'train_teacher'"
         ) from error
@@ -171,7 +171,7 @@ def _check_hops(model: torch.nn.Module, num_hops: int) -> None:
     needed = getattr(model, 'num_hops', 0)
     if num_hops < needed:
         raise ValueError(
-            f"'num_neighbors' needs at least {needed} hops, as many as "
+            f"'num_neighbors' requires at least {needed} hops, as many as "
             f"'{type(model).__name__}' has (got {num_hops})"
         )
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from promptmm_pyg._checks import check_choice, check_non_negative, check_positive
+from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
 
 OptimizerKind = Literal['dense', 'lazy']
 
@@ -104,7 +104,7 @@ class LazyAdamW(torch.optim.AdamW):
     ) -> None:
         if grad.sparse_dim() != 1:
             raise ValueError(
-                f"'params' need gradients that are sparse in their rows alone (got one "
+                f"'params' requires gradients that are sparse in their rows alone (got one "
                 f'with {grad.sparse_dim()} sparse axes). Densify it first'
             )
         state = self.state[parameter]

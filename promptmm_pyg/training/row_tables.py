@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training.optimizer import OptimizerKind
 
 _INTEGERS = (torch.int32, torch.int64)
@@ -16,7 +16,7 @@ _INTEGERS = (torch.int32, torch.int64)
 
 class RowTable(Tensor):
     """A view of a table, equal to it in all but one way: rows taken by
-    ``index_select`` (what :func:`promptmm_pyg.scoring.rows` does) or by an integer
+    ``index_select`` (what :func:`promptmm_pyg.functional.rows` does) or by an integer
     tensor in brackets have a sparse gradient. Whatever else is done with it gives a
     plain tensor and a dense gradient; both kinds add up.
     """
@@ -61,7 +61,7 @@ def row_tables(x_dict: Mapping[NodeType, Tensor]) -> dict[NodeType, Tensor]:
     """
     if not any(_is_table(x) for x in x_dict.values()):
         raise ValueError(
-            f"'x_dict' needs a table that is a parameter itself for sparse gradients "
+            f"'x_dict' requires a table that is a parameter itself for sparse gradients "
             f'(got none among {sorted(x_dict)}). The gradient of a model that computes '
             f"its embeddings reaches every row: train it with optimizer='dense'"
         )

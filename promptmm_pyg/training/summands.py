@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from promptmm_pyg._processes import Share
+from promptmm_pyg._distributed import Share
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.models import FREEDOM, GRCN, LATTICE, MMGCN, NGCF, VBPR, LightGCNM
 
@@ -27,7 +27,7 @@ def by_example(terms: F) -> F:
 
     Args:
         terms: Named losses for :func:`~promptmm_pyg.training.train_teacher`, or an
-            objective for :func:`~promptmm_pyg.training.distill`.
+            objective for :func:`~promptmm_pyg.distillation.distill`.
 
     Example:
         >>> @by_example

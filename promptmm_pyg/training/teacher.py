@@ -6,19 +6,19 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._checks import check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
+from promptmm_pyg.functional import rows
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm
 from promptmm_pyg.models._promptmm_terms import promptmm_terms as terms_of_edges
-from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.scoring import rows
+from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training.amortized import AmortizedTerms
 from promptmm_pyg.training.devices import check_graph_device
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
     check_monitor,
-    message_operators,
+    normalized_adj_dict,
     triplet_loader,
     validation,
 )
@@ -87,7 +87,7 @@ def train_teacher(
     """Trains a teacher and leaves it in the state that was best on validation.
 
     Any module whose forward returns a
-    :class:`~promptmm_pyg.outputs.TeacherOutput` will do, and so will any embedding
+    :class:`~promptmm_pyg.targets.TeacherOutput` will do, and so will any embedding
     model that returns ``x_dict`` with ``terms=bpr_terms``. The global random
     generator is seeded, for dropout.
 
@@ -99,7 +99,7 @@ def train_teacher(
         train: Graph whose message edges are the training interactions.
         val: Graph with validation positives as ``edge_label_index``.
         inputs: Arguments of the teacher. (default: its message operators,
-            :func:`~promptmm_pyg.training.message_operators`)
+            :func:`~promptmm_pyg.training.normalized_adj_dict`)
         terms: Named losses of an output on a batch.
             (default: :func:`promptmm_terms`)
         weights: One weight per term. (default: ``TEACHER_WEIGHTS``)
@@ -136,7 +136,7 @@ def train_teacher(
         seed=seed,
         negative_items=negative_items,
     )
-    arguments = (message_operators(train),) if inputs is None else inputs
+    arguments = (normalized_adj_dict(train),) if inputs is None else inputs
 
     def batch_terms(batch: Triplets) -> Terms:
         return terms(looked_up(teacher(*arguments), optimizer), batch)
@@ -164,7 +164,7 @@ def _check_shared(propagate_every: int, optimizer: OptimizerKind) -> None:
     check_positive('propagate_every', propagate_every)
     if propagate_every > 1 and optimizer == 'lazy':
         raise ValueError(
-            f"'propagate_every' needs to be 1 with optimizer='lazy' (got "
+            f"'propagate_every' must be 1 with optimizer='lazy' (got "
             f'{propagate_every}). Tables that are returned as they are have no forward '
             f'to share'
         )

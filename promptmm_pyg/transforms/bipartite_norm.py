@@ -7,7 +7,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from promptmm_pyg._checks import check_choice, checked_edges
+from promptmm_pyg._utils import check_choice, checked_edges
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS, num_nodes_dict
 
 Norm = Literal['sym', 'row', 'left_sqrt']

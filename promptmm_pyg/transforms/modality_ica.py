@@ -6,7 +6,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from promptmm_pyg._checks import check_choice, check_positive
+from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.transforms.modality_pca import principal_components
 from promptmm_pyg.transforms.prompt_start import (
     Combine,
@@ -92,7 +92,7 @@ def independent_components(
         from sklearn.decomposition import FastICA
     except ImportError as error:
         raise ImportError(
-            "'independent_components' needs 'scikit-learn'. Install it with "
+            "'independent_components' requires 'scikit-learn'. Install it with "
             "'pip install promptmm_pyg[ica]'"
         ) from error
     check_positive('out_channels', out_channels)

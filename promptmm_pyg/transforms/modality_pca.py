@@ -6,7 +6,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from promptmm_pyg._checks import check_choice, check_finite_features, check_positive
+from promptmm_pyg._utils import check_choice, check_finite_features, check_positive
 from promptmm_pyg.transforms.prompt_start import (
     Combine,
     item_components,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._checks import checked_edges
+from promptmm_pyg._utils import checked_edges
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
@@ -47,7 +47,7 @@ def item_components(
             present.append(ones if mask is None else mask.to(part))
     if not parts:
         raise ValueError(
-            "'data' needs at least one item modality, 'data['item'].x_<name>' "
+            "'data' requires at least one item modality, 'data['item'].x_<name>' "
             '(got none). Build the teacher without a prompt instead'
         )
     share = torch.stack(present).sum(dim=0).clamp_min(1)[:, None]

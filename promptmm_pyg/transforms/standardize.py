@@ -6,7 +6,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from promptmm_pyg._checks import check_finite_features
+from promptmm_pyg._utils import check_finite_features
 from promptmm_pyg.data.schema import modality_mask_dict, modality_x_dict
 
 

@@ -71,22 +71,22 @@ def _check_map(
     max_points: int,
 ) -> int:
     if max_points < 1:
-        raise ValueError(f"'max_points' needs to be positive (got {max_points})")
+        raise ValueError(f"'max_points' must be positive (got {max_points})")
     sizes = {name: x.size(0) for name, x in x_dict.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise ValueError(
-            f"'x_dict' needs tables of the same nodes, one at least (got {sizes})"
+            f"'x_dict' requires tables of the same nodes, one at least (got {sizes})"
         )
     num_nodes = next(iter(sizes.values()))
     if labels is not None and len(labels) != num_nodes:
         raise ValueError(
-            f"'labels' needs one entry a row (got {len(labels)} for {num_nodes} rows)"
+            f"'labels' requires one entry a row (got {len(labels)} for {num_nodes} rows)"
         )
     for name in x_dict:
         mask = masks.get(name)
         if mask is not None and (len(mask) != num_nodes or not bool(mask.any())):
             raise ValueError(
-                f"'mask_dict' needs {num_nodes} entries with one row there at least "
+                f"'mask_dict' requires {num_nodes} entries with one row there at least "
                 f"for '{name}' (got {len(mask)} with {int(mask.sum())})"
             )
     return num_nodes

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def new_axes(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            f"'{caller}' needs 'matplotlib'. Install it with "
+            f"'{caller}' requires 'matplotlib'. Install it with "
             f"'pip install promptmm_pyg[viz]'"
         ) from error
     figure = Figure(figsize=(width, height), layout='constrained')

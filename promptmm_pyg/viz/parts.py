@@ -27,7 +27,7 @@ def plot_explanation(
     """
     if not panels or not all(panels.values()):
         raise ValueError(
-            f"'panels' needs at least one part each (got "
+            f"'panels' requires at least one part each (got "
             f'{ {name: len(parts) for name, parts in panels.items()} })'
         )
     most = max(len(parts) for parts in panels.values())

@@ -42,7 +42,7 @@ def plot_learning_curves(
         ImportError: If matplotlib is not installed.
     """
     if not curves:
-        raise ValueError("'curves' needs to hold at least one model (got none)")
+        raise ValueError("'curves' must contain at least one model (got none)")
     ax = new_axes('plot_learning_curves') if ax is None else ax
     colors = colors_of(curves)
     for number, (name, records) in enumerate(curves.items()):
@@ -53,7 +53,7 @@ def plot_learning_curves(
         ]
         if not points:
             raise ValueError(
-                f"'curves' needs '{metric}' among the validation metrics of '{name}' "
+                f"'curves' requires '{metric}' among the validation metrics of '{name}' "
                 f"(got none). Name one that was monitored with 'metric'"
             )
         epochs, values = zip(*points, strict=True)
@@ -99,11 +99,11 @@ def plot_metric_bars(
         ImportError: If matplotlib is not installed.
     """
     if not bars:
-        raise ValueError("'bars' needs to hold at least one model (got none)")
+        raise ValueError("'bars' must contain at least one model (got none)")
     for name, bar in bars.items():
         if not bar.low <= bar.value <= bar.high:
             raise ValueError(
-                f"'bars' needs each value inside its interval (got {bar} for '{name}')"
+                f"'bars' requires each value inside its interval (got {bar} for '{name}')"
             )
     ax = new_axes('plot_metric_bars') if ax is None else ax
     colors = colors or colors_of(bars)

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks import cold, cold_data, cold_models, content_report
 from benchmarks.settings import SETTINGS
-from promptmm_pyg.data import ITEM, planted_dataset, split_per_user
+from promptmm_pyg.data import ITEM, make_synthetic_dataset, split_per_user
 from promptmm_pyg.training import Schedule
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -35,7 +35,7 @@ def edges(data, name):
 
 
 def test_cold_items_have_no_edge_in_what_is_trained_or_stopped_by():
-    outer, inner = cold_data.cold_split(planted_dataset(60, 55, seed=0))
+    outer, inner = cold_data.cold_split(make_synthetic_dataset(60, 55, seed=0))
     trained = {i for _, i in edges(inner.train, 'edge_index')}
     stopped = {i for _, i in edges(inner.val, 'edge_label_index')}
     val = {i for _, i in edges(outer.val, 'edge_label_index')}
@@ -47,13 +47,13 @@ def test_cold_items_have_no_edge_in_what_is_trained_or_stopped_by():
 
 
 def test_a_split_put_together_has_every_interaction():
-    data = planted_dataset(60, 55, seed=0)
+    data = make_synthetic_dataset(60, 55, seed=0)
     whole = cold_data.unsplit(split_per_user(data))
     assert edges(whole, 'edge_index') == edges(data, 'edge_index')
 
 
 def test_rows_of_warm_items_stay_and_those_of_cold_items_are_predicted():
-    outer, inner = cold_data.cold_split(planted_dataset(60, 55, seed=0))
+    outer, inner = cold_data.cold_split(make_synthetic_dataset(60, 55, seed=0))
     warm = torch.ones(55, dtype=torch.bool)
     for part in (outer.val, outer.test):
         warm &= ~cold_data.mask_of(55, part)
@@ -86,7 +86,7 @@ def test_popularity_knows_no_more_of_cold_items_than_chance(quick):
 @pytest.mark.parametrize('kind', ['control', 'student'])
 def test_nothing_in_training_draws_a_cold_item(quick, tmp_path, kind):
     del quick
-    data = planted_dataset(60, 55, seed=0)
+    data = make_synthetic_dataset(60, 55, seed=0)
     bench = cold_models.Bench(SETTINGS['synthetic'], data, tmp_path, first_seed=0)
     name = f'MatrixFactorization {kind}'
     item_x = bench.outcome(name, 0.1, seed=0)['x_dict'][ITEM]
@@ -97,7 +97,7 @@ def test_nothing_in_training_draws_a_cold_item(quick, tmp_path, kind):
 @pytest.mark.parametrize('name', ['VBPR', 'CLCRec', cold_models.TEACHER])
 def test_cold_items_of_equal_features_have_equal_rows(quick, tmp_path, name):
     del quick
-    data = planted_dataset(60, 55, seed=0)
+    data = make_synthetic_dataset(60, 55, seed=0)
     val = cold_data.cold_split(data)[0].val
     one, other, *rest = cold_data.mask_of(55, val).nonzero().view(-1).tolist()
     for key in [key for key in data[ITEM] if key.startswith(('x_', 'mask_'))]:

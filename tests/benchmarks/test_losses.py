@@ -9,10 +9,10 @@ import torch
 import promptmm_pyg.losses
 from benchmarks import losses, report, run, settings
 from benchmarks.recipes import RECIPES, Context
-from promptmm_pyg.data import planted_dataset, split_per_user
-from promptmm_pyg.nn import MatrixFactorization
-from promptmm_pyg.outputs import soft_targets
-from promptmm_pyg.training import Schedule, message_operators
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+from promptmm_pyg.models import MatrixFactorization
+from promptmm_pyg.targets import soft_targets
+from promptmm_pyg.training import Schedule, normalized_adj_dict
 from tests.training.setting import make_split, make_teacher
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 def quick(monkeypatch, tmp_path):
     setting = replace(settings.SETTINGS['synthetic'], epochs=1, validate_every=1)
     monkeypatch.setitem(settings.SETTINGS, 'synthetic', setting)
-    split = split_per_user(planted_dataset(60, 120, 4))
+    split = split_per_user(make_synthetic_dataset(60, 120, 4))
     for module in (run, losses):
         monkeypatch.setattr(module, 'read', lambda *_: split)
     schedule = Schedule(epochs=1, patience=1, progress=False)
@@ -57,7 +57,7 @@ def test_every_distillation_loss_of_the_library_has_a_recipe():
 @pytest.mark.parametrize('name', RECIPES)
 def test_every_recipe_makes_a_loss_that_reaches_the_student(name):
     train, val, _ = make_split(80, 120)
-    targets = soft_targets(make_teacher(train), message_operators(train))
+    targets = soft_targets(make_teacher(train), normalized_adj_dict(train))
     torch.manual_seed(0)
     objective, shares = RECIPES[name](Context(targets, train, 4))
     sizes = {'user': 80, 'item': 120}
@@ -106,7 +106,7 @@ def test_what_is_chosen_is_the_best_on_validation(quick, monkeypatch):
         'outcome',
         lambda self, name, trial, width, seed: {'validation': values[trial]},
     )
-    split = split_per_user(planted_dataset(60, 120, 4))
+    split = split_per_user(make_synthetic_dataset(60, 120, 4))
     bench = losses.Bench(settings.SETTINGS['synthetic'], split, Path())
     assert losses.choose(bench, 'PromptMM', 4, 0) == losses.TRIALS[1]
 
@@ -139,7 +139,7 @@ def test_a_teacher_is_asked_for(quick):
 
 def test_a_shuffled_teacher_says_the_same_about_other_nodes():
     train, _, _ = make_split(60, 120)
-    targets = soft_targets(make_teacher(train), message_operators(train))
+    targets = soft_targets(make_teacher(train), normalized_adj_dict(train))
     wrong = losses.shuffled(targets, train, seed=0)
     for key, x in targets.x_dict.items():
         assert not torch.equal(wrong.x_dict[key], x)

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from benchmarks import content_report, hidden_content, missing
-from promptmm_pyg.data import planted_dataset
+from promptmm_pyg.data import make_synthetic_dataset
 from promptmm_pyg.training import Schedule
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 
 
 def test_items_without_content_lack_every_modality_and_others_stay():
-    data = planted_dataset(50, 40, 4, seed=0)
+    data = make_synthetic_dataset(50, 40, 4, seed=0)
     out = hidden_content.hide_content(data, 0.4, seed=1)
     hidden = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:16]
     kept = torch.ones(40, dtype=torch.bool).index_fill(0, hidden, False)
@@ -25,7 +25,7 @@ def test_items_without_content_lack_every_modality_and_others_stay():
 
 
 def test_items_of_a_smaller_share_are_among_those_of_a_larger():
-    data = planted_dataset(50, 40, 4, seed=0)
+    data = make_synthetic_dataset(50, 40, 4, seed=0)
     few, many = (
         hidden_content.hide_content(data, s, seed=1)['item'] for s in (0.3, 0.9)
     )
@@ -34,7 +34,7 @@ def test_items_of_a_smaller_share_are_among_those_of_a_larger():
 
 
 def test_each_modality_lacks_in_items_of_its_own():
-    data = planted_dataset(50, 40, 4, seed=0)
+    data = make_synthetic_dataset(50, 40, 4, seed=0)
     few, many = (
         hidden_content.hide_content(data, s, 1, 'modalities')['item']
         for s in (0.3, 0.6)
@@ -50,7 +50,7 @@ def test_each_modality_lacks_in_items_of_its_own():
 
 
 def test_what_is_absent_is_counted_by_item_and_modality():
-    data = planted_dataset(50, 40, 4, seed=0)
+    data = make_synthetic_dataset(50, 40, 4, seed=0)
     names = ('text', 'image', 'audio')
     there = sum(int(data['item'][f'mask_{name}'].sum()) for name in names)
     assert hidden_content.absent(data) == pytest.approx(1 - there / 120)
@@ -71,8 +71,8 @@ def test_the_prompt_starts_with_what_is_filled_in(tmp_path, monkeypatch):
 
 
 def test_a_share_outside_zero_and_one_is_refused():
-    with pytest.raises(ValueError, match="'share' needs to be in"):
-        hidden_content.hide_content(planted_dataset(50, 40, 4), 1.5, seed=0)
+    with pytest.raises(ValueError, match="'share' must be in"):
+        hidden_content.hide_content(make_synthetic_dataset(50, 40, 4), 1.5, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from benchmarks import (
     run,
     settings,
 )
-from promptmm_pyg.data import planted_dataset, split_per_user
-from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training import Schedule
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -26,7 +26,7 @@ def quick(monkeypatch, tmp_path):
     """Runs the teachers' benchmark, then this one; returns its result."""
     setting = replace(settings.SETTINGS['synthetic'], epochs=1, validate_every=1)
     monkeypatch.setitem(settings.SETTINGS, 'synthetic', setting)
-    split = split_per_user(planted_dataset(60, 120, 4))
+    split = split_per_user(make_synthetic_dataset(60, 120, 4))
     schedule = Schedule(epochs=1, patience=1, progress=False)
     for module in (run, mixture):
         monkeypatch.setattr(module, 'read', lambda *_: split)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks import noise, report
-from promptmm_pyg.data import planted_dataset
+from promptmm_pyg.data import make_synthetic_dataset
 from promptmm_pyg.training import Schedule
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -31,7 +31,7 @@ def quick(monkeypatch, tmp_path):
 
 
 def make_graph():
-    return planted_dataset(50, 40, 4, seed=0)
+    return make_synthetic_dataset(50, 40, 4, seed=0)
 
 
 def changed(data, out, name):
@@ -102,10 +102,10 @@ def test_features_without_mask_and_of_users_are_taken_as_they_are():
 
 
 def test_errors_of_corruption():
-    with pytest.raises(ValueError, match=r"'share' needs to be in \[0, 1\] \(got 1.5"):
+    with pytest.raises(ValueError, match=r"'share' must be in \[0, 1\] \(got 1.5"):
         noise.corrupt_features(make_graph(), 1.5, seed=0)
-    with pytest.raises(ValueError, match=r"'data' needs at least two items \(got 1"):
-        noise.corrupt_features(planted_dataset(5, 1, 1), 0.4, seed=0)
+    with pytest.raises(ValueError, match=r"'data' requires at least two items \(got 1"):
+        noise.corrupt_features(make_synthetic_dataset(5, 1, 1), 0.4, seed=0)
 
 
 def test_the_result_holds_every_model_at_every_share(quick):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import report, run, settings
-from promptmm_pyg.data import planted_dataset, split_per_user
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 def quick(monkeypatch, tmp_path):
     setting = replace(settings.SETTINGS['synthetic'], epochs=1, validate_every=1)
     monkeypatch.setitem(settings.SETTINGS, 'synthetic', setting)
-    split = split_per_user(planted_dataset(60, 55, 4))
+    split = split_per_user(make_synthetic_dataset(60, 55, 4))
     monkeypatch.setattr(run, 'read', lambda *_: split)
 
     def start(*seeds):
@@ -72,7 +72,5 @@ def test_report_prints_the_numbers_of_the_file(quick):
 
 
 def test_real_data_needs_its_folder():
-    with pytest.raises(
-        ValueError, match=r"'--data' needs to be the folder of 'tiktok'"
-    ):
+    with pytest.raises(ValueError, match=r"'--data' must be the folder of 'tiktok'"):
         settings.read('tiktok', None)

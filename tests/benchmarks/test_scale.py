@@ -85,7 +85,7 @@ def test_a_budget_that_cannot_hold_a_size_is_refused_before_any_work(tmp_path):
 def test_the_estimate_is_the_least_budget_that_will_do():
     size = Size(1000, **TINY)
     replace(size, memory=size.peak).check()
-    with pytest.raises(ValueError, match="'memory' needs to be at least"):
+    with pytest.raises(ValueError, match="'memory' must be at least"):
         replace(size, memory=size.peak - 1).check()
 
 
@@ -93,7 +93,7 @@ def test_ten_million_interactions_are_let_into_sixteen_gib_and_not_into_two():
     size = Size(10**7, memory=16 * GIB)
     size.check()
     assert size.whole_graph <= 16 * GIB
-    with pytest.raises(ValueError, match="'memory' needs to be at least"):
+    with pytest.raises(ValueError, match="'memory' must be at least"):
         Size(10**7, memory=2 * GIB).check()
 
 
@@ -102,7 +102,7 @@ def test_ten_million_interactions_are_let_into_sixteen_gib_and_not_into_two():
 )
 def test_numbers_that_are_not_positive_are_refused(name):
     numbers = {'interactions': 100, **TINY, name: 0}
-    with pytest.raises(ValueError, match=f"'{name}' needs to be positive"):
+    with pytest.raises(ValueError, match=f"'{name}' must be positive"):
         Size(**numbers).check()
 
 
@@ -152,7 +152,7 @@ def test_the_smallest_graphs_are_drawn(interactions):
 def test_the_exponent_is_that_of_a_power():
     edges = [100, 1000, 5000]
     assert scale.exponent(edges, [3 * e**1.3 for e in edges]) == pytest.approx(1.3)
-    with pytest.raises(ValueError, match="'edges' needs two different numbers"):
+    with pytest.raises(ValueError, match="'edges' requires two different numbers"):
         scale.exponent([5, 5], [1.0, 2.0])
 
 

@@ -107,7 +107,7 @@ def test_a_figure_without_matplotlib_says_what_to_install(
     result, monkeypatch, tmp_path
 ):
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-    with pytest.raises(ImportError, match="'scale_plot' needs 'matplotlib'"):
+    with pytest.raises(ImportError, match="'scale_plot' requires 'matplotlib'"):
         scale_plot(result, tmp_path / 'x.png')
 
 

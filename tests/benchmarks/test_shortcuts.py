@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import report, shortcuts
 from benchmarks.settings import SETTINGS
-from promptmm_pyg.data import planted_dataset, split_per_user
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.training import Schedule
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -25,7 +25,7 @@ def bench(monkeypatch, tmp_path):
         teacher=small,
         batch_size=16,
     )
-    split = split_per_user(planted_dataset(60, 55, 4, seed=0))
+    split = split_per_user(make_synthetic_dataset(60, 55, 4, seed=0))
     return shortcuts.Bench(setting, split, tmp_path / 'work')
 
 

@@ -12,10 +12,10 @@ from benchmarks.entry import Choices
 from benchmarks.spaces import ENTRIES
 from benchmarks.suite_report import suite_table
 from promptmm_pyg import models
-from promptmm_pyg.data import planted_dataset, split_per_user
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.losses import weighted_sum
-from promptmm_pyg.nn import PromptMMTeacher
-from promptmm_pyg.training import TEACHER_WEIGHTS, message_operators
+from promptmm_pyg.models import PromptMM
+from promptmm_pyg.training import TEACHER_WEIGHTS, normalized_adj_dict
 from promptmm_pyg.training.inputs import triplet_loader
 from promptmm_pyg.training.loop import train_step
 from promptmm_pyg.training.optimizer import make_optimizer
@@ -28,7 +28,7 @@ TRAINED = [name for name, entry in ENTRIES.items() if entry.trained]
 
 @pytest.fixture(scope='module')
 def split():
-    return split_per_user(planted_dataset(60, 70, 4))
+    return split_per_user(make_synthetic_dataset(60, 70, 4))
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +79,9 @@ def test_models_are_added_to_a_result_as_if_all_had_run_at_once(quick):
 
 
 def test_models_are_only_added_to_a_result_of_the_same_protocol(quick, monkeypatch):
-    with pytest.raises(ValueError, match=r"'--add' needs a result to add to \(got no"):
+    with pytest.raises(
+        ValueError, match=r"'--add' requires a result to add to \(got no"
+    ):
         quick('--add')
     quick(names=MODELS[:1])
     monkeypatch.setattr(suite, 'run_models', lambda *_: pytest.fail('ran'))
@@ -105,11 +107,11 @@ def test_every_model_of_the_library_is_in_the_suite():
 @pytest.mark.parametrize('name', ENTRIES)
 def test_a_study_starts_at_the_defaults_of_the_model(name):
     entry = ENTRIES[name]
-    known = {} if entry.cls is not models.PromptMMPlus else _of(PromptMMTeacher)
+    known = {} if entry.cls is not models.PromptMMPlus else _of(PromptMM)
     known |= _of(entry.cls)
     for argument in entry.arguments:
         assert entry.defaults[argument] == known[argument], argument
-    if entry.cls is PromptMMTeacher:
+    if entry.cls is PromptMM:
         weights = TEACHER_WEIGHTS
     else:  # Of models without terms of their own, the paper's.
         weights = getattr(entry.cls, 'weights', {'l2': 1e-4})
@@ -145,7 +147,7 @@ def test_every_model_is_built_64_wide_and_takes_a_step(name, train):
     model = entry.make(train, entry.defaults)
     before = [p.detach().clone() for p in model.parameters()]
     terms, weights = entry.objective(model, entry.defaults)
-    operators = message_operators(train)
+    operators = normalized_adj_dict(train)
     batch = next(iter(triplet_loader(train, batch_size=64, seed=0)))
     model.train()
     loss = terms(model(operators), batch)
@@ -170,7 +172,7 @@ def test_what_is_chosen_reaches_the_model(name, train):
         key: params[key] for key in entry.weights
     }
     batch = next(iter(triplet_loader(train, batch_size=64, seed=0)))
-    values = terms(model.train()(message_operators(train)), batch)
+    values = terms(model.train()(normalized_adj_dict(train)), batch)
     assert weighted_sum(values, weights).isfinite()
 
 
@@ -245,7 +247,7 @@ def test_a_data_set_without_a_folder_is_told_before_training(
     monkeypatch.setattr(suite, 'run_models', None)
     with pytest.raises(SystemExit):
         suite.main()
-    assert "'--data' needs a folder of 'tiktok'" in capsys.readouterr().err
+    assert "'--data' requires a folder of 'tiktok'" in capsys.readouterr().err
 
 
 def test_the_result_holds_all_that_was_tried_and_its_cost(quick):
@@ -314,7 +316,7 @@ def test_other_numbers_are_other_trials(quick, monkeypatch, more):
 
 def test_other_features_and_other_validation_are_other_trials(train, tmp_path):
     def path(change):
-        other = split_per_user(planted_dataset(60, 70, 4))
+        other = split_per_user(make_synthetic_dataset(60, 70, 4))
         change(other)
         return make_bench(other, train, tmp_path).path(ENTRIES['EASE'], {'l2': 1.0}, 0)
 
@@ -354,13 +356,13 @@ def _noting(order, calls, tune):
 
 def test_a_choice_that_diverges_is_the_worst_trial(split, train, tmp_path, monkeypatch):
     def diverge(*_, **__):
-        raise FloatingPointError("'loss' needs to be finite")
+        raise FloatingPointError("'loss' must be finite")
 
     monkeypatch.setattr(trial, 'train_teacher', diverge)
     bench, entry = make_bench(split, train, tmp_path), ENTRIES['BPR-MF']
     (row,) = suite.tune(bench, entry, 1)
     assert row['validation'] == 0
-    assert row['error'] == "'loss' needs to be finite"
+    assert row['error'] == "'loss' must be finite"
     with pytest.raises(RuntimeError, match=r'BPR-MF with .* seed 0 has no state to'):
         bench.test(entry, entry.defaults, 0)
 
@@ -401,12 +403,16 @@ def test_a_folder_needs_its_path(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', arguments)
     with pytest.raises(SystemExit):
         suite.main()
-    assert "'--data' needs a folder of 'folder' (got None)" in capsys.readouterr().err
+    assert (
+        "'--data' requires a folder of 'folder' (got None)" in capsys.readouterr().err
+    )
 
 
 def test_tuning_needs_optuna(monkeypatch):
     monkeypatch.setitem(sys.modules, 'optuna', None)
-    with pytest.raises(ImportError, match=r"'tune' needs 'optuna'\. Install it with"):
+    with pytest.raises(
+        ImportError, match=r"'tune' requires 'optuna'\. Install it with"
+    ):
         suite.tune(None, ENTRIES['EASE'], 1)
 
 
@@ -471,5 +477,5 @@ def test_report_draws_the_suite(quick, monkeypatch, capsys):
 def test_drawing_needs_matplotlib(monkeypatch, quick):
     result = quick()
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-    with pytest.raises(ImportError, match=r"'suite_plot' needs 'matplotlib'"):
+    with pytest.raises(ImportError, match=r"'suite_plot' requires 'matplotlib'"):
         report.suite_plot(result, 'x.png')

@@ -13,9 +13,10 @@ from benchmarks import (
     suite,
     suite_teachers,
 )
-from promptmm_pyg.data import planted_dataset, split_per_user
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+from promptmm_pyg.distillation import fit_ensemble_weights
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.training import Schedule, learn_mix_weights
+from promptmm_pyg.training import Schedule
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 MODELS = ('Popularity', 'EASE', 'LightGCN', 'VBPR')
@@ -24,7 +25,7 @@ MODELS = ('Popularity', 'EASE', 'LightGCN', 'VBPR')
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """Runs a suite, then its mixture; returns the result's path."""
-    split = split_per_user(planted_dataset(60, 120, 4))
+    split = split_per_user(make_synthetic_dataset(60, 120, 4))
     for module in (suite, mixture):
         monkeypatch.setattr(module, 'read', lambda *_: split)
     schedule = Schedule(epochs=1, patience=1, progress=False)
@@ -107,7 +108,7 @@ def test_a_trained_models_tables_are_those_it_was_tested_with(quick, monkeypatch
     expected = sum(_units(part['user'] @ part['item'].t()) for part in parts)
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
     every = {name: teachers.every_seed(name) for name in MODELS[1:]}
-    weights = learn_mix_weights(every, teachers.bench.train, quick.split.val)
+    weights = fit_ensemble_weights(every, teachers.bench.train, quick.split.val)
     assert teachers.of_seed('mixture of all seeds', 1).weights == weights
 
 

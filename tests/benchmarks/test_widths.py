@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from benchmarks import losses, report, run, settings, widths
-from promptmm_pyg.data import planted_dataset, split_per_user
-from promptmm_pyg.training import Schedule, copy_tables
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+from promptmm_pyg.distillation import truncate_embeddings
+from promptmm_pyg.training import Schedule
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 
@@ -21,10 +22,10 @@ def quick(monkeypatch, tmp_path):
         settings.SETTINGS['synthetic'],
         epochs=1,
         validate_every=1,
-        teacher={'embedding_dim': 8, 'num_layers': 2, 'self_weight': 1.0},
+        teacher={'embedding_dim': 8, 'num_layers': 2, 'self_loop_weight': 1.0},
     )
     monkeypatch.setitem(settings.SETTINGS, 'synthetic', setting)
-    split = split_per_user(planted_dataset(60, 120, 4))
+    split = split_per_user(make_synthetic_dataset(60, 120, 4))
     for module in (run, widths):
         monkeypatch.setattr(module, 'read', lambda *_: split)
     schedule = Schedule(epochs=1, patience=1, progress=False)
@@ -119,7 +120,7 @@ def test_a_copied_start_is_the_teacher_cut_and_a_random_one_is_as_it_was(quick):
     bench = quick.bench
     for width in (4, 8):
         copied = bench.student(width, 1, losses.COPY).embeddings()
-        expected = copy_tables(bench.targets(1).x_dict, width)
+        expected = truncate_embeddings(bench.targets(1).x_dict, width)
         for key, x in expected.items():
             assert torch.equal(copied[key], x)
     torch.manual_seed(1)
@@ -188,7 +189,7 @@ def test_a_refresh_gives_the_tables_that_are_served(quick, monkeypatch):
 
 
 def test_a_width_beyond_the_teachers_is_an_error(quick):
-    with pytest.raises(SystemExit, match=r"'--widths' needs to be at most 8.*\(got 16"):
+    with pytest.raises(SystemExit, match=r"'--widths' must be at most 8.*\(got 16"):
         quick.alone('--widths', '16')
 
 

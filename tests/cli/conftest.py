@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.data import INTERACTS, planted_dataset, split_per_user
+from promptmm_pyg.data import INTERACTS, make_synthetic_dataset, split_per_user
 
 TRAIN = ['--epochs', '2', '--batch-size', '128', '--embedding-dim', '8', '--quiet']
 DISTILL = ['--epochs', '2', '--batch-size', '128', '--width', '4', '--quiet']
@@ -25,7 +25,7 @@ def write_csv(path, head, rows):
 def files(tmp_path_factory):
     """The same made-up data as a table with ids of its own and as a folder."""
     folder = tmp_path_factory.mktemp('data')
-    graph = planted_dataset(**SIZES)
+    graph = make_synthetic_dataset(**SIZES)
     users, items = graph['user'].raw_id, graph['item'].raw_id
     pairs = graph[INTERACTS].edge_index.t().tolist()
     times = graph[INTERACTS].time.tolist()

@@ -39,7 +39,7 @@ def test_new_items_are_placed_by_their_features(distilled, copy_of, new_text, ca
     assert new.item_ids == [*old.item_ids, 'n1', 'n2']
     assert new.num_added == 2
     torch.testing.assert_close(new.item_x[:-2], old.item_x)
-    expected = old.feature_path({'text': torch.from_numpy(x)})
+    expected = old.feature_mapper({'text': torch.from_numpy(x)})
     torch.testing.assert_close(new.item_x[-2:], expected)
     assert new.card['metrics'] == old.card['metrics']
 
@@ -96,7 +96,7 @@ def served(folder, ids):
         item_ids=ids,
         seen=torch.stack([torch.arange(20) % 8, torch.arange(20)]),
     )
-    model.learn_features(x)
+    model.fit_feature_mapper(x)
     model.save(folder)
     return model
 
@@ -111,8 +111,8 @@ def test_an_item_may_lack_a_modality(tmp_path):
     assert add(tmp_path / 'served', *words) == 0
     new = Recommender.load(tmp_path / 'served')
     assert new.item_ids[-2:] == [50, 51]
-    one = old.feature_path({'text': torch.tensor([[1.0, 2, 3]])})
-    two = old.feature_path({'image': torch.tensor([[5.0, 6]])})
+    one = old.feature_mapper({'text': torch.tensor([[1.0, 2, 3]])})
+    two = old.feature_mapper({'image': torch.tensor([[5.0, 6]])})
     torch.testing.assert_close(new.item_x[-2:], torch.cat([one, two]))
 
 
@@ -132,7 +132,7 @@ def test_numbers_stay_text_where_ids_are_text(tmp_path):
         ('item_id,a,b\nx,1,2\n', [], 'ids need to be whole numbers'),
         ('item_id,a,b\n50,1,2\n50,3,4\n', [], "item '50' stands twice in"),
         ('item_id,a\n50,1\n', [], 'needs to have 2 channels, as in training (got 1)'),
-        ('item_id,a,b\n50,x,2\n', [], "the features of 'image' need to be numbers"),
+        ('item_id,a,b\n50,x,2\n', [], "the features of 'image' must be numbers"),
         ('item_id,a,b\n50,,2\n', [], "have a gap in item '50' (1 such items"),
         ('item_id,a,b\n50,0,0\n', [], "item '50' has no features in any file (1 such"),
         ('item_id,a,b\n', [], 'there are no new items in these files'),

@@ -90,9 +90,9 @@ def test_what_neither_says_is_still_required(written, fails):
         ({'dry_run': True}, "may not hold 'dry_run', which is to be typed"),
         ({'config': 'x'}, "may not hold 'config'"),
         ({'epochs': 'many'}, "invalid int value: 'many'"),
-        ({'epochs': True}, "'epochs' needs to be a text or a number (got True)"),
-        ({'epochs': [1]}, "'epochs' needs to be a text or a number (got [1])"),
-        ({'quiet': 1}, "'quiet' needs to be true or false (got 1)"),
+        ({'epochs': True}, "'epochs' must be a text or a number (got True)"),
+        ({'epochs': [1]}, "'epochs' must be a text or a number (got [1])"),
+        ({'quiet': 1}, "'quiet' must be true or false (got 1)"),
         ({'missing': 'maybe'}, "invalid choice: 'maybe'"),
         ({'weight': 'l2'}, 'needs the form NAME=VALUE'),
         ([1], 'needs to hold options by name'),
@@ -147,7 +147,7 @@ def test_so_does_that_of_a_student(tmp_path):
 
 
 def test_made_up_data_have_no_options(written, fails):
-    config = {'data': {'format': 'planted'}, 'teacher': {}, 'weights': {}}
+    config = {'data': {'format': 'synthetic'}, 'teacher': {}, 'weights': {}}
     message = fails('train', '--config', written({**config, 'prompt': None}))
     assert 'made-up data' in message
 

@@ -20,7 +20,7 @@ def test_a_section_that_is_gone_or_another_thing_is_named(
 ):
     run = copy_of(distilled)
     change(run / 'config.json', **{section: 3})
-    match = f"config.json' is damaged: '{section}' needs to be what"
+    match = f"config.json' is damaged: '{section}' must be what"
     for words in (['evaluate', run], ['explain', run, *USER], ['report', run]):
         assert f'{match}' in fails(*words)
     assert '(got 3)' in fails('compare', run, distilled)

@@ -40,9 +40,9 @@ def test_each_finding_has_its_fix_and_an_error_sets_the_status(files, tmp_path, 
 
 
 def test_an_error_sets_the_status(files, capsys, monkeypatch):
-    from promptmm_pyg.data import Finding
+    from promptmm_pyg.data import Issue
 
-    leak = Finding('error', 'val', 'leaks', 'Take it out')
+    leak = Issue('error', 'val', 'leaks', 'Take it out')
     monkeypatch.setattr('promptmm_pyg.cli.data_source.validate', lambda split: [leak])
     assert main(['data', 'check', files.layout]) == 1
     out = capsys.readouterr().out
@@ -62,12 +62,12 @@ def test_a_modality_can_be_left_out(files, capsys):
 
 
 def test_a_graph_among_items_is_checked_for_leaks(files, tmp_path, capsys):
-    together = set()
+    run_on_all = set()
     every = np.concatenate([x.numpy() for x in files.edges.values()], axis=1)
     for user in np.unique(every[0]):
         items = every[1][every[0] == user].tolist()
-        together |= {(a, b) for a in items for b in items if a != b}
-    np.save(tmp_path / 'graph.npy', np.array(sorted(together)).T)
+        run_on_all |= {(a, b) for a in items for b in items if a != b}
+    np.save(tmp_path / 'graph.npy', np.array(sorted(run_on_all)).T)
     words = ['data', 'check', files.layout, '--item-graph', str(tmp_path / 'graph.npy')]
     assert main(words) == 1
     out = capsys.readouterr().out

@@ -9,7 +9,7 @@ from promptmm_pyg.serving import Recommender
 SMALL = {
     'data': {
         **demo.CONFIG['data'],
-        'planted': {'num_users': 40, 'num_items': 60, 'num_clusters': 4},
+        'synthetic': {'num_users': 40, 'num_items': 60, 'num_clusters': 4},
     },
     'schedule': {**demo.CONFIG['schedule'], 'epochs': 2},
 }

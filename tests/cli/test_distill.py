@@ -15,18 +15,16 @@ from promptmm_pyg.cli.models import (
 )
 from promptmm_pyg.cli.run_folder import RunFolder
 from promptmm_pyg.data import INTERACTS, num_nodes_dict
-from promptmm_pyg.nn import LightGCN, MatrixFactorization
-from promptmm_pyg.outputs import soft_targets
-from promptmm_pyg.serving import FeaturePath, Recommender
-from promptmm_pyg.training import (
+from promptmm_pyg.distillation import (
     STUDENT_WEIGHTS,
-    Candidates,
+    CandidateSampling,
     DistillationObjective,
-    Schedule,
     distill,
-    embed,
-    loop,
 )
+from promptmm_pyg.models import LightGCN, MatrixFactorization
+from promptmm_pyg.serving import FeatureMapper, Recommender
+from promptmm_pyg.targets import soft_targets
+from promptmm_pyg.training import Schedule, get_embeddings, loop
 
 from .conftest import DISTILL
 
@@ -95,7 +93,7 @@ def test_the_recommender_takes_new_items_by_features_as_they_come(distilled):
     _, _, data = load(distilled)
     served = Recommender.load(distilled / 'recommender')
     x = data.val['item'].x_text
-    expected = FeaturePath.fit(
+    expected = FeatureMapper.fit(
         {'text': x},
         served.item_x,
         user_x=served.user_x,
@@ -112,7 +110,7 @@ def test_a_run_without_features_has_no_feature_path(files, tmp_path):
     words = ['--no-prompt', '--epochs', '1', '--quiet', '--out', str(run)]
     assert main(['train', files.table, *words]) == 0
     assert main(['distill', str(run), *DISTILL, '--epochs', '1']) == 0
-    assert Recommender.load(run / 'recommender').feature_path is None
+    assert Recommender.load(run / 'recommender').feature_mapper is None
 
 
 def test_too_few_items_for_a_feature_path_are_a_warning(
@@ -122,7 +120,7 @@ def test_too_few_items_for_a_feature_path_are_a_warning(
     run = copy_of(trained)
     assert main(['distill', str(run), *DISTILL, '--epochs', '1']) == 0
     assert 'warning: no items can be added later: ' in capsys.readouterr().err
-    assert Recommender.load(run / 'recommender').feature_path is None
+    assert Recommender.load(run / 'recommender').feature_mapper is None
 
 
 def test_the_card_names_metrics_and_training(distilled):
@@ -180,7 +178,7 @@ def test_tables_of_another_width_are_cut_to_the_students(distilled):
 
 def test_options_reach_the_student_and_its_losses(trained, copy_of):
     run = copy_of(trained)
-    more = ['--list-views', 'fused', '--num-random', '3', '--weight', 'pairwise=0']
+    more = ['--list-views', 'fused', '--num-uniform', '3', '--weight', 'pairwise=0']
     more += ['--student', 'mf', '--alpha', '2', '--sides', 'items']
     more += ['--learning-rate', '0.01', '--seed', '3']
     assert main(['distill', str(run), *DISTILL, *more]) == 0
@@ -197,7 +195,7 @@ def test_options_reach_the_student_and_its_losses(trained, copy_of):
         data.train,
         data.val,
         objective=DistillationObjective(targets, 4, **options),
-        candidates=Candidates(num_random=3),
+        candidates=CandidateSampling(num_uniform=3),
         weights={**STUDENT_WEIGHTS, 'pairwise': 0.0},
         control=False,
         learning_rate=0.01,
@@ -283,9 +281,9 @@ def test_data_that_have_changed_are_refused(files, tmp_path, fails):
     ('more', 'match'),
     [
         (['--width', '0'], 'needs to be positive'),
-        (['--list-views', 'smell'], "'list_views' needs some of"),
+        (['--list-views', 'smell'], "'list_views' requires some of"),
         (['--prompt', 'thawed'], 'invalid choice'),
-        (['--num-random', '0'], "'num_random' needs to be positive"),
+        (['--num-uniform', '0'], "'num_uniform' must be positive"),
     ],
 )
 def test_a_value_out_of_range_is_a_mistake(trained, copy_of, fails, more, match):
@@ -311,7 +309,7 @@ def test_a_student_draws_its_start_from_the_seed(trained):
         build_teacher(config, data.train).state_dict(),
         build_teacher(config, data.train).state_dict(),
     )
-    assert embed(first, data.inputs)['item'].size(1) == 3
+    assert get_embeddings(first, data.inputs)['item'].size(1) == 3
 
 
 def test_a_student_is_of_the_kind_asked_for(trained):

@@ -6,7 +6,7 @@ import pytest
 from promptmm_pyg.cli import main
 from promptmm_pyg.cli.models import load_tables, reload
 from promptmm_pyg.cli.run_folder import RunFolder
-from promptmm_pyg.evaluation import evaluate, paired_bootstrap, warm_cold
+from promptmm_pyg.evaluation import evaluate, paired_bootstrap, slice_by_cold_start
 
 METRICS = ('Recall', 'NDCG', 'Precision', 'HitRatio', 'MRR', 'MAP')
 
@@ -74,7 +74,7 @@ def test_differences_are_paired_and_in_the_order_of_their_name(reported, oracle)
 def test_slices_are_warm_and_cold(reported, oracle):
     out, _, content = reported
     found, graph = oracle
-    expected = warm_cold(found['student'], graph)['warm']
+    expected = slice_by_cold_start(found['student'], graph)['warm']
     sliced = content['slices']['student']['warm']
     assert sliced['num_users'] == expected.users.numel()
     assert sliced['Recall@20'] == expected.metrics['Recall@20']

@@ -53,7 +53,7 @@ def test_texts_of_new_items_are_encoded_as_those_of_training(
     new = Recommender.load(run / 'recommender')
     assert new.item_ids == [*range(30), 77, 78]
     rows = HashingTextEncoder().encode(['a calm blue thing', 'loud'])
-    expected = old.feature_path({'text': torch.from_numpy(rows)})
+    expected = old.feature_mapper({'text': torch.from_numpy(rows)})
     torch.testing.assert_close(new.item_x[-2:], expected)
 
 

@@ -21,8 +21,8 @@ def files_of(folder):
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['--width', '0'], "'embedding_dim' needs to be positive"),
-        (['--list-views', 'nope'], "'list_views' needs some of"),
+        (['--width', '0'], "'embedding_dim' must be positive"),
+        (['--list-views', 'nope'], "'list_views' requires some of"),
         (['--learning-rate', '-1'], 'learning_rate'),
         (['--monitor', 'Recall'], 'monitor'),
         (['--epochs', '0'], 'epochs'),

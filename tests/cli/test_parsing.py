@@ -22,16 +22,14 @@ from promptmm_pyg.data import (
     split_cold_items,
     split_per_user,
 )
-from promptmm_pyg.nn import LightGCN, PromptMMTeacher
-from promptmm_pyg.training import (
+from promptmm_pyg.distillation import (
     STUDENT_WEIGHTS,
-    TEACHER_WEIGHTS,
-    Candidates,
+    CandidateSampling,
     DistillationObjective,
-    Schedule,
-    train_teacher,
 )
-from promptmm_pyg.training import distill as distill_function
+from promptmm_pyg.distillation import distill as distill_function
+from promptmm_pyg.models import LightGCN, PromptMM
+from promptmm_pyg.training import TEACHER_WEIGHTS, Schedule, train_teacher
 from promptmm_pyg.transforms import AddModalityPCA
 
 
@@ -49,12 +47,12 @@ def options(function, helps):
 @pytest.mark.parametrize(
     ('argv', 'function', 'names'),
     [
-        (['train', 'x', '--out', 'r'], PromptMMTeacher, train.TEACHER),
+        (['train', 'x', '--out', 'r'], PromptMM, train.TEACHER),
         (['train', 'x', '--out', 'r'], train_teacher, train.TRAIN),
         (['train', 'x', '--out', 'r'], Schedule, SCHEDULE),
         (['distill', 'r'], distill_function, distill.DISTILL),
         (['distill', 'r'], DistillationObjective, distill.OBJECTIVE),
-        (['distill', 'r'], Candidates, distill.CANDIDATES),
+        (['distill', 'r'], CandidateSampling, distill.CANDIDATES),
         (['distill', 'r'], Schedule, SCHEDULE),
     ],
 )
@@ -91,7 +89,7 @@ def test_one_set_of_ratios_is_the_default_of_all_splits(splitter):
 @pytest.mark.parametrize(
     ('command', 'function', 'others'),
     [
-        ('TEACHER', PromptMMTeacher, {'num_nodes_dict', 'modality_x_dict'}),
+        ('TEACHER', PromptMM, {'num_nodes_dict', 'modality_x_dict'}),
         (
             'TRAIN',
             train_teacher,

@@ -206,8 +206,8 @@ def test_an_index_serves_new_users_too(distilled, capsys):
     ('words', 'message'),
     [
         (['--memory', '1GiB', '--approximate'], 'cannot be given together'),
-        (['--memory', 'much'], "'memory' needs to be a number of bytes"),
-        (['--memory', '9B'], "'memory' needs to be at least"),
+        (['--memory', 'much'], "'memory' must be a number of bytes"),
+        (['--memory', '9B'], "'memory' must be at least"),
         (['--approximate', '--probes', '0'], '--probes needs to be positive (got 0)'),
         (['--probes', '4'], '--probes needs --approximate'),
         (['--recall'], '--recall needs --approximate'),

@@ -91,7 +91,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(files, tmp_path, capsys):
 
 def test_quiet_shows_no_bar(files, tmp_path, capsys):
     assert main(argv(files, tmp_path / 'run')) == 0
-    assert 'PromptMMTeacher' not in capsys.readouterr().err
+    assert 'PromptMM' not in capsys.readouterr().err
 
 
 def test_a_folder_without_a_prompt_trains(files, tmp_path):
@@ -178,9 +178,9 @@ def test_a_run_is_overwritten_on_purpose(files, distilled, copy_of):
 
 
 def test_data_with_errors_are_not_trained_on(files, tmp_path, fails, monkeypatch):
-    from promptmm_pyg.data import Finding
+    from promptmm_pyg.data import Issue
 
-    found = [Finding('error', 'val', 'leaks', 'Take it out')]
+    found = [Issue('error', 'val', 'leaks', 'Take it out')]
     monkeypatch.setattr('promptmm_pyg.cli.data_source.validate', lambda split: found)
     message = fails(*argv(files, tmp_path / 'run'))
     assert '1 errors; the first: val: leaks' in message
@@ -188,9 +188,9 @@ def test_data_with_errors_are_not_trained_on(files, tmp_path, fails, monkeypatch
 
 
 def test_warnings_about_the_data_go_to_stderr(files, tmp_path, capsys, monkeypatch):
-    from promptmm_pyg.data import Finding
+    from promptmm_pyg.data import Issue
 
-    found = [Finding('warning', 'item', 'is odd', 'Look')]
+    found = [Issue('warning', 'item', 'is odd', 'Look')]
     monkeypatch.setattr('promptmm_pyg.cli.data_source.validate', lambda split: found)
     assert main(argv(files, tmp_path / 'run')) == 0
     assert 'warning: item: is odd. Look\n' in capsys.readouterr().err
@@ -234,9 +234,9 @@ def test_features_are_standardized(files):
 @pytest.mark.parametrize(
     ('more', 'match'),
     [
-        (['--epochs', '0'], "'epochs' needs to be positive"),
-        (['--dropout', '1'], "'dropout' needs to lie in"),
-        (['--monitor', 'Recall'], "'monitor' needs to"),
+        (['--epochs', '0'], "'epochs' must be positive"),
+        (['--dropout', '1'], "'dropout' must lie in"),
+        (['--monitor', 'Recall'], "'monitor' requires to"),
         (['--weight', 'bpr'], 'NAME=VALUE'),
     ],
 )

@@ -179,9 +179,9 @@ def test_repr():
 @pytest.mark.parametrize(
     ('options', 'match'),
     [
-        ({'width': 0}, "'width' needs to be positive"),
-        ({'words': (0, 1)}, "'words' needs to be a shortest and a longest"),
-        ({'letters': (3, 2)}, "'letters' needs to be a shortest and a longest"),
+        ({'width': 0}, "'width' must be positive"),
+        ({'words': (0, 1)}, "'words' must be a shortest and a longest"),
+        ({'letters': (3, 2)}, "'letters' must be a shortest and a longest"),
     ],
 )
 def test_settings_are_checked(options, match):

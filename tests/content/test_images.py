@@ -115,7 +115,7 @@ def test_the_fingerprint_tells_weights_names_and_cuts_apart():
 
 
 def test_a_function_needs_a_name():
-    with pytest.raises(ValueError, match="'name' needs to say which model"):
+    with pytest.raises(ValueError, match="'name' must say which model"):
         ImageEncoder(lambda x: x, pixels, width=3)
 
 

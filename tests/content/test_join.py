@@ -62,8 +62,8 @@ def test_the_graphs_of_a_split_share_what_is_joined():
 @pytest.mark.parametrize(
     ('contents', 'options', 'match'),
     [
-        ({'a': 'a'}, {'modality': 'te xt'}, "'modality' needs to be made of letters"),
-        ({'a': 'a'}, {'node_type': 'movie'}, "'node_type' needs to be one of"),
+        ({'a': 'a'}, {'modality': 'te xt'}, "'modality' must be made of letters"),
+        ({'a': 'a'}, {'node_type': 'movie'}, "'node_type' must be one of"),
         ({'x': 'a'}, {}, r"share ids with the items \(got \['x'\] for \['a'"),
         ({}, {}, 'share ids with the items'),
         ({'1': 'a', 1: 'a', 'a': 'a'}, {}, "one row for each id .*'1' as number"),
@@ -82,5 +82,5 @@ def test_a_taken_name_is_refused():
 
 def test_nodes_need_raw_ids():
     data = build_graph(torch.tensor([[0], [0]]))
-    with pytest.raises(ValueError, match="'data' needs to have raw ids of its items"):
+    with pytest.raises(ValueError, match="'data' must have raw ids of its items"):
         join_content(data, rows({'a': 'a'}), 'text')

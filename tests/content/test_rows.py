@@ -123,7 +123,7 @@ def test_an_encoder_has_to_return_a_row_for_each_content(shape):
         def encode(self, batch):
             return np.ones(shape)
 
-    with pytest.raises(ValueError, match=r"'encoder' needs .* shape \[1, 2\] \(got"):
+    with pytest.raises(ValueError, match=r"'encoder' requires .* shape \[1, 2\] \(got"):
         encode({1: 'a'}, Wrong())
 
 
@@ -132,7 +132,7 @@ def test_an_encoder_has_to_return_numbers():
         def encode(self, batch):
             return np.array([['1', '2']])
 
-    with pytest.raises(ValueError, match="'encoder' needs to return numbers"):
+    with pytest.raises(ValueError, match="'encoder' must return numbers"):
         encode({1: 'a'}, Wrong())
 
 
@@ -147,7 +147,7 @@ def test_other_contents_are_refused():
 
 
 def test_the_batch_size_is_checked():
-    with pytest.raises(ValueError, match="'batch_size' needs to be positive"):
+    with pytest.raises(ValueError, match="'batch_size' must be positive"):
         encode({}, batch_size=0)
 
 

@@ -42,12 +42,12 @@ def test_folders_are_checked(tmp_path, names, error, match):
 
 
 def test_the_folder_has_to_be_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'folder' needs to be a folder"):
+    with pytest.raises(FileNotFoundError, match="'folder' must be a folder"):
         folder_contents(tmp_path / 'no', 'text')
 
 
 def test_the_kind_is_checked(tmp_path):
-    with pytest.raises(ValueError, match="'kind' needs to be one of"):
+    with pytest.raises(ValueError, match="'kind' must be one of"):
         folder_contents(tmp_path, 'audio')
 
 

@@ -45,8 +45,8 @@ def test_rows_of_torchvision_enter_the_last_layer(picture):
 @pytest.mark.parametrize(
     ('name', 'options', 'match'),
     [
-        ('alexnett', {}, "'name' needs to be a classifier in torchvision"),
-        ('alexnet', {'weights': 'X'}, r"'weights' needs to be .*\['IMAGENET1K_V1'\]"),
+        ('alexnett', {}, "'name' must be a classifier in torchvision"),
+        ('alexnet', {'weights': 'X'}, r"'weights' must be .*\['IMAGENET1K_V1'\]"),
         ('squeezenet1_0', {'weights': None}, 'ends in a linear layer'),
     ],
 )

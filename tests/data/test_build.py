@@ -134,9 +134,9 @@ NAN = torch.tensor([[1.0], [torch.nan], [0.0]])
             {'edge_index': torch.cat([EDGES, EDGES[:, 1:2]], dim=1)},
             "got 1 repeated, the first is user 0, item 0.*duplicates='drop'",
         ),
-        ({'duplicates': 'sum'}, "'duplicates' needs to be one of 'error', 'drop'"),
+        ({'duplicates': 'sum'}, "'duplicates' must be one of 'error', 'drop'"),
         ({'edge_time': [1, 2]}, r'one entry per interaction \(got shape \[2\] for 4'),
-        ({'edge_time': [1.0, torch.nan, 0.0, 2.0]}, "'edge_time' needs to be finite"),
+        ({'edge_time': [1.0, torch.nan, 0.0, 2.0]}, "'edge_time' must be finite"),
         (
             {'item_features': {'text': torch.ones(2, 5)}, 'num_items': 3},
             r"item_features\['text'\].* \(got shape \[2, 5\] for 3 nodes\)",
@@ -152,7 +152,7 @@ NAN = torch.tensor([[1.0], [torch.nan], [0.0]])
         ({'item_features': {'a b': torch.ones(3, 1)}}, r"underscores \(got 'a b'\)"),
         (
             {'item_masks': {'text': torch.ones(3, dtype=torch.bool)}},
-            r"'item_masks' needs to name modalities .*got \['text'\]",
+            r"'item_masks' must name modalities .*got \['text'\]",
         ),
         (
             {

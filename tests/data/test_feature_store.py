@@ -7,7 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from promptmm_pyg.data import fingerprint, open_features, planted_dataset, save_features
+from promptmm_pyg.data import (
+    fingerprint,
+    make_synthetic_dataset,
+    open_features,
+    save_features,
+)
 
 MAPS = Path('/proc/self/maps')
 PRECISIONS = ['float16', 'bfloat16', 'float32']
@@ -82,20 +87,18 @@ def test_the_hash_tells_content_shape_and_precision_apart(tmp_path):
     assert len(set(found)) == len(inputs)
     path = tmp_path / 'x'
     assert torch.equal(open_features(path, sha256=found[-1]), matrix(12).half())
-    with pytest.raises(
-        ValueError, match=rf"'sha256' needs to be .*'{found[-1]}' \(got"
-    ):
+    with pytest.raises(ValueError, match=rf"'sha256' must be .*'{found[-1]}' \(got"):
         open_features(path, sha256=found[0])
 
 
 def test_a_file_is_bound_to_its_data(tmp_path):
     path = tmp_path / 'x'
-    name = fingerprint(planted_dataset(30, 11, 4, seed=0))
+    name = fingerprint(make_synthetic_dataset(30, 11, 4, seed=0))
     save_features(path, matrix(), belongs_to=name)
     assert open_features(path, belongs_to=name).shape == (11, 3)
-    other = fingerprint(planted_dataset(30, 11, 4, seed=1))
+    other = fingerprint(make_synthetic_dataset(30, 11, 4, seed=1))
     with pytest.raises(
-        ValueError, match=rf"'belongs_to' needs .*'{name}' \(got '{other}"
+        ValueError, match=rf"'belongs_to' requires .*'{name}' \(got '{other}"
     ):
         open_features(path, belongs_to=other)
     # Not what the content is: the hash stays.
@@ -153,15 +156,15 @@ def test_numbers_need_to_fit(tmp_path, value, precision, match):
 
 def test_errors_when_saving(tmp_path):
     path = tmp_path / 'x'
-    with pytest.raises(ValueError, match="'precision' needs to be one of 'float16'"):
+    with pytest.raises(ValueError, match="'precision' must be one of 'float16'"):
         save_features(path, matrix(), precision='int8')
-    with pytest.raises(ValueError, match="'block_rows' needs to be positive"):
+    with pytest.raises(ValueError, match="'block_rows' must be positive"):
         save_features(path, matrix(), block_rows=0)
     for empty in (matrix(0), []):
-        with pytest.raises(ValueError, match="'x' needs at least one row"):
+        with pytest.raises(ValueError, match="'x' requires at least one row"):
             save_features(path, empty)
     for wrong in (torch.ones(3), torch.ones(3, 0), [torch.ones(2, 2, 2)]):
-        with pytest.raises(ValueError, match=r"'x' needs to be a matrix \[N, F\]"):
+        with pytest.raises(ValueError, match=r"'x' must be a matrix \[N, F\]"):
             save_features(path, wrong)
     with pytest.raises(ValueError, match=r'got 4 columns after 3, from row 11 on'):
         save_features(path, [matrix(), matrix(2, 4)])
@@ -171,7 +174,7 @@ def test_errors_when_saving(tmp_path):
 
 def test_errors_when_opening(tmp_path):
     path = tmp_path / 'x'
-    with pytest.raises(FileNotFoundError, match="'path' needs to be saved features"):
+    with pytest.raises(FileNotFoundError, match="'path' must be saved features"):
         open_features(path)
     save_file({'x': matrix()}, path)
     with pytest.raises(ValueError, match=r'saved features .* of format None'):

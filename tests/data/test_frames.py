@@ -160,8 +160,8 @@ def test_a_frame_without_rows_is_refused():
         ({'user_id': [1.0, 2.0, 3.0, 4.5]}, {}, r'integers or strings \(got float64\)'),
         ({'when': [1.0, np.nan, 2, 3]}, {'time': 'when'}, r"\['when'\].*1 missing"),
         ({'when': list('abcd')}, {'time': 'when'}, 'numbers or dates .*to_datetime'),
-        ({}, {'without_interactions': 'x'}, "'without_interactions' needs to be one"),
-        ({}, {'item_ids': ['b', 'c']}, r"'item_ids' needs to hold every item .*'d'"),
+        ({}, {'without_interactions': 'x'}, "'without_interactions' must be one"),
+        ({}, {'item_ids': ['b', 'c']}, r"'item_ids' must contain every item .*'d'"),
         (
             {},
             {'item_features': {'t': np.ones((3, 2))}},

@@ -108,7 +108,7 @@ def test_nothing_is_overwritten(tmp_path, kind):
         (target / 'mine.txt').touch()
     else:
         target.touch()
-    with pytest.raises(FileExistsError, match="'folder' needs to be new or empty"):
+    with pytest.raises(FileExistsError, match="'folder' must be new or empty"):
         write_mmrec(split(), target)
 
 
@@ -138,7 +138,7 @@ def test_features_of_users_are_refused(tmp_path):
 
 @pytest.mark.parametrize('name', ['', '../up', 'a/b'])
 def test_the_name_is_no_path(tmp_path, name):
-    with pytest.raises(ValueError, match="'name' needs to be the name of a file"):
+    with pytest.raises(ValueError, match="'name' must be the name of a file"):
         write_mmrec(split(), tmp_path / 'toys', name=name)
 
 

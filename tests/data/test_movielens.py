@@ -132,7 +132,7 @@ def test_a_rating_is_in_one_part():
     ('kind', 'options', 'match'),
     [
         ('MovieLens', {'min_rating': 6}, r'keep a rating \(got 6, the highest is 5\)'),
-        ('MovieLens', {'user_modality': 'x'}, "'user_modality' needs features"),
+        ('MovieLens', {'user_modality': 'x'}, "'user_modality' requires features"),
     ],
 )
 def test_options_have_to_fit(kind, options, match):
@@ -143,7 +143,7 @@ def test_options_have_to_fit(kind, options, match):
 def test_a_least_rating_needs_ratings():
     data = movielens('MovieLens')
     del data['user', 'rates', 'movie'].edge_label
-    with pytest.raises(ValueError, match="'min_rating' needs ratings"):
+    with pytest.raises(ValueError, match="'min_rating' requires ratings"):
         from_movielens(data, min_rating=1)
 
 

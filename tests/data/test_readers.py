@@ -169,24 +169,24 @@ def test_features_that_do_not_fit_are_an_error(tmp_path, write):
 def test_a_truncated_feature_file_is_named(tmp_path, write):
     path = write(tmp_path) / 'image_feat.npy'
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match=r"image_feat\.npy' needs to be a whole \.npy"):
+    with pytest.raises(ValueError, match=r"image_feat\.npy' must be a whole \.npy"):
         FORMATS[write](tmp_path)
 
 
 def test_pickled_feature_files_are_refused(tmp_path, write):
     np.save(write(tmp_path) / 'image_feat.npy', np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match=r"image_feat\.npy' needs to be a whole \.npy"):
+    with pytest.raises(ValueError, match=r"image_feat\.npy' must be a whole \.npy"):
         FORMATS[write](tmp_path)
 
 
 def test_a_feature_file_of_another_shape_is_named(tmp_path, write):
     np.save(write(tmp_path) / 'image_feat.npy', np.ones(4))
-    with pytest.raises(ValueError, match=r"image_feat\.npy' needs to hold one matrix"):
+    with pytest.raises(ValueError, match=r"image_feat\.npy' must contain one matrix"):
         FORMATS[write](tmp_path)
 
 
 def test_a_named_feature_file_has_to_be_there(tmp_path, write):
-    with pytest.raises(FileNotFoundError, match=r"none\.npy' needs to be a file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.npy' must be a file"):
         FORMATS[write](write(tmp_path), features={'text': 'none.npy'})
 
 
@@ -198,7 +198,7 @@ def test_no_interactions_are_an_error(tmp_path, write):
 
 @pytest.mark.parametrize('reader', [read_diffmm, read_mmssl, read_mmrec, read_dataset])
 def test_the_folder_has_to_be_there(tmp_path, reader):
-    with pytest.raises(FileNotFoundError, match="'path' needs to be a folder"):
+    with pytest.raises(FileNotFoundError, match="'path' must be a folder"):
         reader(tmp_path / 'none')
 
 
@@ -268,7 +268,7 @@ def test_mmssl_says_what_it_looks_for(tmp_path):
 @pytest.mark.parametrize('text', ['[1, 2]', '{"a": [1]}', '{"0": [0.5]}', '{"0": 3}'])
 def test_json_of_another_shape_is_named(tmp_path, text):
     (write_mmssl(tmp_path) / 'val.json').write_text(text)
-    with pytest.raises(ValueError, match=r"val\.json' needs to hold"):
+    with pytest.raises(ValueError, match=r"val\.json' must hold"):
         read_mmssl(tmp_path)
 
 
@@ -307,7 +307,7 @@ def test_mmrec_without_times(tmp_path):
 )
 def test_mmrec_tables_are_checked(tmp_path, text, message):
     (write_mmrec(tmp_path) / 'toys.inter').write_text(text)
-    with pytest.raises(ValueError, match=rf"toys\.inter' needs to .*{message}"):
+    with pytest.raises(ValueError, match=rf"toys\.inter' must .*{message}"):
         read_mmrec(tmp_path)
 
 
@@ -336,16 +336,12 @@ def test_no_known_format_lists_what_was_looked_for(tmp_path):
 
 
 def test_an_unknown_format_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match="'format' needs to be one of 'auto', 'diffmm'"
-    ):
+    with pytest.raises(ValueError, match="'format' must be one of 'auto', 'diffmm'"):
         read_dataset(tmp_path, 'csv')
 
 
 def test_unknown_masks_are_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match="'masks' needs to be one of 'zero-rows', None"
-    ):
+    with pytest.raises(ValueError, match="'masks' must be one of 'zero-rows', None"):
         read_diffmm(write_diffmm(tmp_path), masks='nan')
 
 

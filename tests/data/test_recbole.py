@@ -96,7 +96,7 @@ def test_the_whole_beside_the_parts_is_left_alone(tmp_path):
 
 
 def test_a_split_that_came_is_never_split_again(tmp_path):
-    with pytest.raises(ValueError, match=r"'split' needs to be None .*came with"):
+    with pytest.raises(ValueError, match=r"'split' must be None .*came with"):
         read_recbole(write_parts(tmp_path), split=split_per_user)
 
 
@@ -311,7 +311,7 @@ def test_two_files_of_items_are_refused(tmp_path):
 @pytest.mark.parametrize('read', [read_recbole, read_recbole_texts])
 def test_the_folder_has_to_be_there(tmp_path, read):
     arguments = () if read is read_recbole else (['name'],)
-    with pytest.raises(FileNotFoundError, match="'path' needs to be a folder"):
+    with pytest.raises(FileNotFoundError, match="'path' must be a folder"):
         read(tmp_path / 'no', *arguments)
 
 

@@ -94,7 +94,7 @@ def test_bytes_are_decoded_as_latin1_only(tmp_path):
 def test_a_truncated_file_is_named(tmp_path, share):
     raw = pickle.dumps(sparse.csr_matrix(DENSE))
     (tmp_path / 'short.pkl').write_bytes(raw[: int(share * len(raw))])
-    with pytest.raises(ValueError, match=r"short\.pkl' needs to be a whole pickle"):
+    with pytest.raises(ValueError, match=r"short\.pkl' must be a whole pickle"):
         load_sparse_pickle(tmp_path / 'short.pkl')
 
 
@@ -123,7 +123,7 @@ def broken_csr(**changed):
 )
 def test_what_makes_no_matrix_is_refused(tmp_path, value):
     path = write(tmp_path / 'm.pkl', value)
-    with pytest.raises(ValueError, match=r"m\.pkl' needs to hold one scipy COO or CSR"):
+    with pytest.raises(ValueError, match=r"m\.pkl' must contain one scipy COO or CSR"):
         load_sparse_pickle(path)
 
 

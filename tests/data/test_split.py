@@ -85,5 +85,5 @@ def test_errors(part, message):
 def test_a_split_graph_is_not_split_again():
     out = split(make_graph(), PART)
     assert isinstance(out, Split)
-    with pytest.raises(ValueError, match="'data' needs to be a graph before its split"):
+    with pytest.raises(ValueError, match="'data' must be a graph before its split"):
         split(out.train, torch.tensor([0, 0, 1]))

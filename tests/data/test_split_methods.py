@@ -162,9 +162,9 @@ def test_cold_items_are_drawn_among_those_with_interactions():
 
 @pytest.mark.parametrize('method', [split_by_time, split_cold_items, split_per_user])
 def test_ratios_are_checked(method):
-    with pytest.raises(ValueError, match=r"'val_ratio' needs to lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"'val_ratio' must be in \[0, 1\)"):
         method(make_graph(), val_ratio=-0.1)
-    with pytest.raises(ValueError, match=r"'test_ratio' needs to lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"'test_ratio' must be in \[0, 1\)"):
         method(make_graph(), test_ratio=1.0)
     with pytest.raises(ValueError, match=r'add up to less than 1 \(got 0.5 and 0.5\)'):
         method(make_graph(), val_ratio=0.5, test_ratio=0.5)
@@ -172,12 +172,12 @@ def test_ratios_are_checked(method):
 
 @pytest.mark.parametrize('method', [split_by_time, split_leave_one_out])
 def test_time_is_asked_for(method):
-    with pytest.raises(ValueError, match="'data' needs to have 'time'"):
+    with pytest.raises(ValueError, match="'data' must have 'time'"):
         method(build_graph(torch.tensor([[0], [0]])))
 
 
 def test_leave_one_out_checks_by():
-    with pytest.raises(ValueError, match="'by' needs to be one of 'time', 'random'"):
+    with pytest.raises(ValueError, match="'by' must be one of 'time', 'random'"):
         split_leave_one_out(make_graph(), by='size')
 
 

@@ -71,7 +71,7 @@ def test_a_truncated_copy_is_named(tmp_path, name):
     save_split(make_split(), tmp_path / 'copy')
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"copy\.\*' needs to be a whole cache"):
+    with pytest.raises(ValueError, match=r"copy\.\*' must be a whole cache"):
         load_split(tmp_path / 'copy')
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from promptmm_pyg.data import (
     INTERACTS,
     checkerboard,
-    planted_dataset,
+    make_synthetic_dataset,
     split_per_user,
     validate,
 )
@@ -33,7 +33,7 @@ def history(split):
 
 @pytest.fixture(scope='module')
 def split():
-    return split_per_user(planted_dataset())
+    return split_per_user(make_synthetic_dataset())
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +67,7 @@ def test_content_ranks_better_than_neighbours_by_id(split, content_auc):
 
 
 def test_the_taste_explains_the_choice():
-    data = planted_dataset(affinity=0.9)
+    data = make_synthetic_dataset(affinity=0.9)
     users, items = data[INTERACTS].edge_index
     same = (data['user'].taste[users] == data['item'].taste[items]).double()
     # 0.9 plus the chance of a hit; less where a taste's few items are used up.
@@ -76,7 +76,7 @@ def test_the_taste_explains_the_choice():
 
 def test_popularity_is_skewed_by_the_exponent():
     def share_of_top(exponent):
-        data = planted_dataset(popularity_exponent=exponent)
+        data = make_synthetic_dataset(popularity_exponent=exponent)
         degree = torch.bincount(data[INTERACTS].edge_index[1], minlength=400)
         return (degree.sort().values[-40:].sum() / degree.sum()).item()
 
@@ -84,14 +84,14 @@ def test_popularity_is_skewed_by_the_exponent():
 
 
 def test_users_differ_in_activity_and_have_three_at_least():
-    degree = torch.bincount(planted_dataset()[INTERACTS].edge_index[0])
+    degree = torch.bincount(make_synthetic_dataset()[INTERACTS].edge_index[0])
     assert degree.min() == 3
     assert degree.max() > 3 * degree.double().mean()
     assert 5.5 < degree.double().mean() < 7.5
 
 
 def test_missing_rows_are_zero_and_masked():
-    item = planted_dataset()['item']
+    item = make_synthetic_dataset()['item']
     for name, share in (('text', 0.05), ('image', 0.10), ('audio', 0.15)):
         mask = item[f'mask_{name}']
         assert abs((~mask).double().mean().item() - share) < 0.05
@@ -100,34 +100,36 @@ def test_missing_rows_are_zero_and_masked():
 
 
 def test_widths_differ():
-    item = planted_dataset()['item']
+    item = make_synthetic_dataset()['item']
     assert len({item.x_text.size(1), item.x_image.size(1), item.x_audio.size(1)}) == 3
 
 
 def test_the_seed_decides():
-    first, again, other = (planted_dataset(seed=s) for s in (1, 1, 2))
+    first, again, other = (make_synthetic_dataset(seed=s) for s in (1, 1, 2))
     torch.testing.assert_close(first['item'].x_text, again['item'].x_text)
     assert first[INTERACTS].edge_index.equal(again[INTERACTS].edge_index)
     assert not first[INTERACTS].edge_index.equal(other[INTERACTS].edge_index)
 
 
 def test_planted_data_is_valid():
-    found = validate(planted_dataset(num_users=100, num_items=50, num_clusters=1))
+    found = validate(
+        make_synthetic_dataset(num_users=100, num_items=50, num_clusters=1)
+    )
     assert [finding for finding in found if finding.level == 'error'] == []
 
 
 def test_degree_is_capped_by_the_items():
-    data = planted_dataset(num_users=5, num_items=2, num_clusters=1)
+    data = make_synthetic_dataset(num_users=5, num_items=2, num_clusters=1)
     assert data[INTERACTS].edge_index.size(1) <= 10
 
 
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'num_users': 0}, "'num_users' needs to be positive"),
-        ({'num_clusters': 0}, "'num_clusters' needs to be positive"),
-        ({'mean_degree': 0.0}, "'mean_degree' needs to be positive"),
-        ({'affinity': 1.0}, "'affinity' needs to lie in"),
+        ({'num_users': 0}, "'num_users' must be positive"),
+        ({'num_clusters': 0}, "'num_clusters' must be positive"),
+        ({'mean_degree': 0.0}, "'mean_degree' must be positive"),
+        ({'affinity': 1.0}, "'affinity' must lie in"),
         (
             {'num_items': 3, 'num_clusters': 4},
             r"at least 'num_clusters' \(got 3 and 4\)",
@@ -136,7 +138,7 @@ def test_degree_is_capped_by_the_items():
 )
 def test_planted_errors(options, message):
     with pytest.raises(ValueError, match=message):
-        planted_dataset(**options)
+        make_synthetic_dataset(**options)
 
 
 @pytest.mark.parametrize(('num_users', 'num_items'), [(16, 12), (3, 6), (20, 8)])
@@ -165,8 +167,8 @@ def test_checkerboard_has_no_findings():
 @pytest.mark.parametrize(
     ('sizes', 'message'),
     [
-        ((1, 12), r"'num_users' needs to be at least 2 \(got 1\)"),
-        ((4, 7), r"'num_items' needs to be even and at least 6 \(got 7\)"),
+        ((1, 12), r"'num_users' must be at least 2 \(got 1\)"),
+        ((4, 7), r"'num_items' must be even and at least 6 \(got 7\)"),
         ((4, 4), r'at least 6 \(got 4\)'),
     ],
 )

@@ -56,7 +56,7 @@ def test_lists_of_different_lengths_are_named(tmp_path):
     path = write(FRAME, tmp_path / 'log.parquet')
     packed = pd.DataFrame({'item_id': ['b', 'c'], 'vector': [[1.0], [1.0, 2.0]]})
     write(packed, tmp_path / 'text.parquet')
-    with pytest.raises(ValueError, match=r"text\.parquet' needs to hold lists of one"):
+    with pytest.raises(ValueError, match=r"text\.parquet' must contain lists of one"):
         read_table(path, features={'text': 'text.parquet'})
 
 
@@ -94,12 +94,12 @@ def test_options_reach_the_frame(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.csv' needs to be a file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv' must be a file"):
         read_table(tmp_path / 'none.csv')
 
 
 def test_another_kind_of_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"log\.xlsx' needs to end in \.csv"):
+    with pytest.raises(ValueError, match=r"log\.xlsx' must end in \.csv"):
         read_table(tmp_path / 'log.xlsx')
 
 
@@ -107,15 +107,13 @@ def test_a_truncated_table_is_named(tmp_path):
     pytest.importorskip('pyarrow')
     path = write(FRAME, tmp_path / 'log.parquet')
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(
-        ValueError, match=r"log\.parquet' needs to be a whole \.parquet"
-    ):
+    with pytest.raises(ValueError, match=r"log\.parquet' must be a whole \.parquet"):
         read_table(path)
 
 
 def test_an_empty_table_is_named(tmp_path):
     (tmp_path / 'log.csv').touch()
-    with pytest.raises(ValueError, match=r"log\.csv' needs to be a whole \.csv"):
+    with pytest.raises(ValueError, match=r"log\.csv' must be a whole \.csv"):
         read_table(tmp_path / 'log.csv')
 
 
@@ -142,9 +140,7 @@ def test_texts_are_no_features(tmp_path):
 def test_features_need_the_id_column(tmp_path):
     path = write(FRAME, tmp_path / 'log.csv')
     write(TEXT.rename(columns={'item_id': 'sku'}), tmp_path / 'text.csv')
-    with pytest.raises(
-        ValueError, match=r"text\.csv' needs to have a column 'item_id'"
-    ):
+    with pytest.raises(ValueError, match=r"text\.csv' must have a column 'item_id'"):
         read_table(path, features={'text': 'text.csv'})
 
 

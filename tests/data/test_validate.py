@@ -301,7 +301,7 @@ def test_check_raises_on_errors_and_lists_them():
     graph = make_graph()
     break_nan(graph)
     break_ids(graph)
-    with pytest.raises(ValueError, match=r"'data' needs to be mended:\n- .*\n- "):
+    with pytest.raises(ValueError, match=r"'data' must be mended:\n- .*\n- "):
         check(graph)
 
 

@@ -7,7 +7,7 @@ from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
     USER,
-    planted_dataset,
+    make_synthetic_dataset,
     split_cold_items,
     split_per_user,
     validate,
@@ -19,7 +19,7 @@ AMONG = (ITEM, 'similar', ITEM)
 
 @pytest.fixture
 def split():
-    return split_per_user(planted_dataset(80, 120, 4), 0.2, 0.2)
+    return split_per_user(make_synthetic_dataset(80, 120, 4), 0.2, 0.2)
 
 
 def pairs_of(edges, side=0):
@@ -110,7 +110,7 @@ def test_few_edges_tell_nothing(split):
 
 def test_where_all_items_go_together_nothing_is_told():
     # By chance every pair has a user in common once all is known.
-    split = split_per_user(planted_dataset(80, 120, 4), 0.2, 0.2)
+    split = split_per_user(make_synthetic_dataset(80, 120, 4), 0.2, 0.2)
     one_user = torch.stack([torch.zeros(120, dtype=torch.long), torch.arange(120)])
     known = set(map(tuple, everything(split).t().tolist()))
     rest = [pair for pair in one_user.t().tolist() if tuple(pair) not in known]
@@ -160,7 +160,7 @@ def problems(split):
 
 
 def test_nodes_that_no_part_knows_are_told_of():
-    split = split_per_user(planted_dataset(80, 120, 4), 0.2, 0.2)
+    split = split_per_user(make_synthetic_dataset(80, 120, 4), 0.2, 0.2)
     known = everything(split)
     for graph in split:
         graph[USER].num_nodes = 83
@@ -175,7 +175,7 @@ def test_nodes_that_no_part_knows_are_told_of():
 
 
 def test_positives_of_cold_items_are_counted():
-    split = split_cold_items(planted_dataset(80, 120, 4), 0.2, 0.2)
+    split = split_cold_items(make_synthetic_dataset(80, 120, 4), 0.2, 0.2)
     labels = split.val[INTERACTS].edge_label_index
     expected = f'val: edge_label_index: {labels.size(1)} positives are of items without'
     assert any(text.startswith(expected) for text in problems(split))

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from promptmm_pyg.data import INTERACTS, ITEM, planted_dataset, split_per_user, validate
+from promptmm_pyg.data import (
+    INTERACTS,
+    ITEM,
+    make_synthetic_dataset,
+    split_per_user,
+    validate,
+)
 from promptmm_pyg.data.validate_order import _how_alike, _pairs_of_users
 
 TOLD = 'is no more alike for two items of one user than for any two'
@@ -10,7 +16,7 @@ TOLD = 'is no more alike for two items of one user than for any two'
 
 @pytest.fixture(scope='module')
 def graph():
-    return planted_dataset(1500, 400, 8)
+    return make_synthetic_dataset(1500, 400, 8)
 
 
 def told(graph):
@@ -52,7 +58,7 @@ def test_half_precision_is_read(graph):
 
 
 def test_few_interactions_tell_nothing():
-    small = planted_dataset(40, 60, 4)
+    small = make_synthetic_dataset(40, 60, 4)
     assert told(changed(small, x_text=shuffled(small[ITEM].x_text))) == set()
 
 
@@ -69,12 +75,12 @@ def test_pairs_are_items_of_one_user():
 
 
 def test_ids_that_differ_in_spaces_or_case_are_told_of():
-    graph = planted_dataset(40, 60, 4)
+    graph = make_synthetic_dataset(40, 60, 4)
     ids = graph[ITEM].raw_id.astype(object)
     ids[:3] = ['A7', 'a7', ' a7']
     graph[ITEM].raw_id = np.array(ids.tolist())
     problems = [finding.problem for finding in validate(graph)]
     assert '2 ids differ from another in spaces or case only' in problems
     assert not any(
-        'differ from' in x.problem for x in validate(planted_dataset(40, 60, 4))
+        'differ from' in x.problem for x in validate(make_synthetic_dataset(40, 60, 4))
     )

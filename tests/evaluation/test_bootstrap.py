@@ -128,11 +128,11 @@ def test_errors():
     a = per_user()
     with pytest.raises(ValueError, match=r'same users \(got 300 and 299 of them\)'):
         paired_bootstrap(a, a[1:])
-    with pytest.raises(ValueError, match=r"'num_samples' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'num_samples' must be positive"):
         paired_bootstrap(a, a, num_samples=0)
-    with pytest.raises(ValueError, match=r"'confidence' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'confidence' must be positive"):
         paired_bootstrap(a, a, confidence=0.0)
-    with pytest.raises(ValueError, match=r"'confidence' needs to lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"'confidence' must be in \[0, 1\)"):
         paired_bootstrap(a, a, confidence=1.0)
     with pytest.raises(ValueError, match=r"'b'.*\[1, 300\], 1 not finite"):
         paired_bootstrap(a, a.clone().index_fill_(0, torch.tensor(3), float('nan')))

@@ -44,10 +44,10 @@ def test_takes_tensors_of_any_precision_and_leaves_them():
 
 @pytest.mark.parametrize('wrong', [float('nan'), -0.1, 1.1, float('inf')])
 def test_values_that_are_no_p_values_are_named(wrong):
-    with pytest.raises(ValueError, match=r"'p_values' needs to lie in \[0, 1\] \(got"):
+    with pytest.raises(ValueError, match=r"'p_values' must be in \[0, 1\] \(got"):
         holm([0.5, wrong])
 
 
 def test_shapes_are_checked():
-    with pytest.raises(ValueError, match=r"'p_values' needs the shape \[m\]"):
+    with pytest.raises(ValueError, match=r"'p_values' requires the shape \[m\]"):
         holm(torch.full((2, 2), 0.5))

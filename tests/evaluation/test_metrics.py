@@ -229,11 +229,11 @@ def test_errors(problem):
     data = make_graph(seen, held_out)
     with pytest.raises(ValueError, match=r"'k'.*catalogue size of 20 \(got 50\)"):
         evaluate(x_dict, data)
-    with pytest.raises(ValueError, match=r"'ks' needs to be positive \(got 0\)"):
+    with pytest.raises(ValueError, match=r"'ks' must be positive \(got 0\)"):
         evaluate(x_dict, data, ks=(0, 5))
-    with pytest.raises(ValueError, match="'ks' needs to be positive"):
+    with pytest.raises(ValueError, match="'ks' must be positive"):
         evaluate(x_dict, data, ks=())
-    with pytest.raises(ValueError, match=r"'score' needs to hold 20 rows for 'item'"):
+    with pytest.raises(ValueError, match=r"'score' must contain 20 rows for 'item'"):
         evaluate({'user': x_dict['user']}, data, ks=KS)
     short = {**x_dict, 'user': x_dict['user'][1:]}
     with pytest.raises(ValueError, match=r"12 rows for 'user'.*\[11, 4\]"):
@@ -257,7 +257,7 @@ def test_a_bound_on_memory_leaves_the_metrics_alone(problem):
 def test_a_bound_that_cannot_be_kept_is_refused(problem):
     seen, held_out, x_dict, scores = problem
     data = make_graph(seen, held_out)
-    with pytest.raises(ValueError, match=r"'memory' needs to be at least \d+ bytes"):
+    with pytest.raises(ValueError, match=r"'memory' must be at least \d+ bytes"):
         evaluate(x_dict, data, ks=KS, memory='1KiB')
     with pytest.raises(ValueError, match="need 'score' to be a pair of tables"):
         evaluate(scores.__getitem__, data, ks=KS, memory='1GiB')

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from promptmm_pyg.data import INTERACTS, read_diffmm
-from promptmm_pyg.evaluation import evaluate, warm_cold
+from promptmm_pyg.evaluation import evaluate, slice_by_cold_start
 
 pytestmark = pytest.mark.real_data
 
@@ -31,7 +31,7 @@ def test_popularity_on_tiktok(test_graph):
     # Better than chance, k of the items.
     assert out.metrics['Recall@20'] > 3 * 20 / num_items
 
-    parts = warm_cold(out, test_graph)
+    parts = slice_by_cold_start(out, test_graph)
     assert parts['cold'].users.numel() == 449
     assert parts['warm'].users.numel() == 6130 - 449
     assert parts['cold'].metrics['Recall@50'] == 0  # Popularity knows no new item.

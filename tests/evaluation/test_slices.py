@@ -7,9 +7,9 @@ from torch_geometric.data import HeteroData
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.evaluation import (
     evaluate,
+    slice_by_cold_start,
     slice_by_history,
     slice_by_item_popularity,
-    warm_cold,
 )
 
 KS = (2, 5)
@@ -92,7 +92,7 @@ def test_hits_of_item_slices_add_up():
     whole = evaluate(scores.__getitem__, data, ks=KS)
     hits = sum(
         float(part.per_user['Precision@5'].sum())
-        for part in warm_cold(whole, data).values()
+        for part in slice_by_cold_start(whole, data).values()
     )
     assert hits == pytest.approx(float(whole.per_user['Precision@5'].sum()))
 
@@ -101,7 +101,7 @@ def test_cold_positives_are_those_never_seen_in_training():
     data, seen, _, scores = make_graph(num_positives=3)
     # Cold items always come last: whoever ranks by popularity does that.
     scores = scores.masked_fill(seen.sum(0) == 0, -9.0)
-    parts = warm_cold(evaluate(scores.__getitem__, data, ks=KS), data)
+    parts = slice_by_cold_start(evaluate(scores.__getitem__, data, ks=KS), data)
     assert list(parts) == ['warm', 'cold']
     assert parts['cold'].users.numel() > 0
     assert parts['cold'].metrics['Recall@5'] < parts['warm'].metrics['Recall@5']
@@ -134,7 +134,7 @@ def test_errors(slice_by):
     data, _, _, scores = make_graph(num_positives=3)
     whole = evaluate(scores.__getitem__, data, ks=KS)
     for bounds in ((), (0, 5), (5, 5), (-1,)):
-        with pytest.raises(ValueError, match=r"'bounds' needs to hold positive"):
+        with pytest.raises(ValueError, match=r"'bounds' must contain positive"):
             slice_by(whole, data, bounds=bounds)
     data['item'].num_nodes = 26
     with pytest.raises(ValueError, match=r"'data'.*\(got 26 items instead of 25\)"):

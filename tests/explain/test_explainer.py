@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from promptmm_pyg.explain import Explainer
-from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
-from promptmm_pyg.outputs import TeacherOutput
-from promptmm_pyg.unit_rows import unit_rows
+from promptmm_pyg.functional import l2_normalize
+from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
+from promptmm_pyg.targets import TeacherOutput
 from tests.nn.graphs import (
     EDGE_INDEX,
     ITEM_USER,
@@ -26,7 +26,7 @@ def make_teacher(prompt=True, mask=None, **kwargs):
         'text': {'item': features(9, seed=3), 'user': features(9, seed=5, num=5)},
     }
     start = {'user': features(2, seed=6, num=5), 'item': features(2, seed=7)}
-    return PromptMMTeacher(
+    return PromptMM(
         NUM_NODES,
         x,
         start if prompt else None,
@@ -49,7 +49,7 @@ def outputs(model):
 VARIANTS = [
     {},
     {'prompt': False},
-    {'self_weight': 0.3},
+    {'self_loop_weight': 0.3},
     {'num_layers': 5, 'num_modality_layers': 2},
     {'num_layers': 1, 'num_prompt_tokens': 3},
     {'prompt_id_weight': 0.0},
@@ -78,7 +78,7 @@ def test_every_sum_of_a_teachers_parts_is_its_score(kwargs, user, item):
 
 
 def test_in_double_the_sums_are_exact_to_twelve_digits():
-    teacher = make_teacher(self_weight=0.2).double()
+    teacher = make_teacher(self_loop_weight=0.2).double()
     explanation = teacher_explainer(teacher).explain(2, 1)
     x_dict = outputs(teacher)
     score = float(x_dict['user'][2] @ x_dict['item'][1])
@@ -96,7 +96,7 @@ def test_the_parts_of_all_nodes_add_up_to_the_embeddings(kwargs):
 @pytest.fixture
 def by_hand():
     """Two users and two items; user 0 took both items, user 1 item 0 only."""
-    teacher = PromptMMTeacher(
+    teacher = PromptMM(
         {'user': 2, 'item': 2},
         {'image': {'item': torch.tensor([[1.0, 0.0], [0.0, 1.0]])}},
         embedding_dim=2,
@@ -152,7 +152,7 @@ def test_the_prompt_is_the_difference_that_its_numerators_make():
         teacher.disable_prompt()
         without = teacher(edges(), weights())
         teacher.enable_prompt()
-        shift = {k: 0.1 * unit_rows(x) for k, x in with_prompt.prompt_dict.items()}
+        shift = {k: 0.1 * l2_normalize(x) for k, x in with_prompt.prompt_dict.items()}
     A = dense()
     moved = A @ shift['item'] + A @ A.t() @ shift['user']
     expected = (shift['user'] + moved) / 3
@@ -311,7 +311,7 @@ def test_a_further_relation_brings_neighbors_of_its_type():
 
 
 def test_a_modality_may_be_called_prompt():
-    teacher = PromptMMTeacher(NUM_NODES, {'prompt': {'item': features(3)}})
+    teacher = PromptMM(NUM_NODES, {'prompt': {'item': features(3)}})
     explainer = teacher_explainer(teacher)
     assert explainer.sources == ('id', 'prompt (modality)')
 
@@ -326,7 +326,7 @@ def test_training_on_does_not_change_what_was_read():
 
 
 def test_another_model_is_refused():
-    with pytest.raises(TypeError, match=r"'model' needs to be .* \(got 'Linear'\)"):
+    with pytest.raises(TypeError, match=r"'model' must be .* \(got 'Linear'\)"):
         Explainer(torch.nn.Linear(2, 2))
 
 
@@ -336,7 +336,7 @@ def test_other_node_types_are_refused():
 
 
 def test_a_model_that_propagates_needs_edges():
-    with pytest.raises(ValueError, match="'edge_index_dict' needs the edges"):
+    with pytest.raises(ValueError, match="'edge_index_dict' requires the edges"):
         Explainer(LightGCN(NUM_NODES, 4))
 
 
@@ -351,12 +351,12 @@ def test_a_subclass_that_computes_something_else_is_refused():
 
 @pytest.mark.parametrize(('user', 'item', 'name'), [(5, 0, 'user'), (0, -1, 'item')])
 def test_a_position_outside_is_refused(user, item, name):
-    with pytest.raises(ValueError, match=f"'{name}' needs to lie in"):
+    with pytest.raises(ValueError, match=f"'{name}' must lie in"):
         teacher_explainer().explain(user, item)
 
 
 def test_an_unknown_node_type_is_refused():
-    with pytest.raises(ValueError, match="'node_type' needs to be one of"):
+    with pytest.raises(ValueError, match="'node_type' must be one of"):
         teacher_explainer().parts('shop')
 
 
@@ -365,6 +365,6 @@ def test_embeddings_that_are_not_finite_have_no_explanation():
     with torch.no_grad():
         model.embeddings.tables['user'][1, 0] = float('nan')
     explainer = Explainer(model)
-    with pytest.raises(FloatingPointError, match="'score' needs to be the sum"):
+    with pytest.raises(FloatingPointError, match="'score' must be the sum"):
         explainer.explain(1, 0)
     explainer.explain(0, 0)

@@ -59,7 +59,7 @@ def test_of_equal_neighbors_the_first_leads():
 
 
 def test_a_negative_number_of_neighbors_is_refused():
-    with pytest.raises(ValueError, match=r"'k' needs to be zero or more \(got -1\)"):
+    with pytest.raises(ValueError, match=r"'k' must be zero or more \(got -1\)"):
         make().user_side.top(-1)
 
 
@@ -78,7 +78,7 @@ def test_each_sum_that_is_off_is_found(place):
         'user_side': side and side._replace(own=side.own + 0.1),
         'item_side': side and side._replace(own=side.own + 0.1),
     }[place]
-    with pytest.raises(FloatingPointError, match="'score' needs to be the sum of its"):
+    with pytest.raises(FloatingPointError, match="'score' must be the sum of its"):
         dataclasses.replace(one, **{place: wrong}).check()
 
 

@@ -64,10 +64,10 @@ def test_half_precision_and_strides_are_fine():
 
 @pytest.mark.parametrize('x', [torch.zeros(3), torch.zeros(0, 3), torch.zeros(3, 0)])
 def test_what_is_no_matrix_is_refused(x):
-    with pytest.raises(ValueError, match=r"'x' needs to have shape \[N, D\]"):
+    with pytest.raises(ValueError, match=r"'x' must have shape \[N, D\]"):
         pca_map(x)
 
 
 def test_what_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="'x' needs to be finite"):
+    with pytest.raises(ValueError, match="'x' must be finite"):
         pca_map(torch.tensor([[1.0, float('inf')]]))

@@ -38,7 +38,7 @@ def make_top(seed, length=8):
 
 def make_mixed(seed=0, **kwargs):
     sampler, users, positives, g = make_batch(seed)
-    kwargs = {'num_teacher': 4, 'num_student': 3, 'num_random': 5, **kwargs}
+    kwargs = {'num_teacher_topk': 4, 'num_student_topk': 3, 'num_uniform': 5, **kwargs}
     lists = mixed_candidates(
         sampler, users, positives, make_top(1), make_top(2), generator=g, **kwargs
     )
@@ -68,7 +68,7 @@ def test_uniform_lists_hold_no_other_positive():
 
 def test_uniform_lists_need_a_negative():
     sampler, users, positives, _ = make_batch()
-    with pytest.raises(ValueError, match=r"'num_negatives' needs .* \(got 0\)"):
+    with pytest.raises(ValueError, match=r"'num_negatives' requires .* \(got 0\)"):
         uniform_candidates(sampler, users, positives, 0)
 
 
@@ -81,7 +81,10 @@ def test_mixed_lists_begin_with_the_positive_and_it_counts():
 
 
 def test_mixed_lists_have_one_shape():
-    for kwargs, width in (({}, 13), ({'num_teacher': 0, 'num_student': 0}, 6)):
+    for kwargs, width in (
+        ({}, 13),
+        ({'num_teacher_topk': 0, 'num_student_topk': 0}, 6),
+    ):
         lists = make_mixed(**kwargs)[-1]
         assert {x.shape for x in lists} == {(25, width)}
 
@@ -131,9 +134,9 @@ def test_a_repeated_candidate_counts_at_its_first_place():
         torch.tensor([1]),
         top,
         top,
-        num_teacher=20,
-        num_student=20,
-        num_random=1,
+        num_teacher_topk=20,
+        num_student_topk=20,
+        num_uniform=1,
         generator=torch.Generator().manual_seed(0),
     )
     assert lists.mask[0, :41].tolist() == [True, True] + [False] * 39
@@ -141,7 +144,7 @@ def test_a_repeated_candidate_counts_at_its_first_place():
 
 def test_every_list_keeps_a_negative():
     for seed in range(20):
-        lists = make_mixed(seed, num_random=1)[-1]
+        lists = make_mixed(seed, num_uniform=1)[-1]
         assert (lists.mask & ~lists.target_mask).any(dim=1).all()
 
 
@@ -161,9 +164,9 @@ def test_a_positive_outside_training_counts_once():
         torch.tensor([2]),
         top,
         top,
-        num_teacher=2,
-        num_student=0,
-        num_random=1,
+        num_teacher_topk=2,
+        num_student_topk=0,
+        num_uniform=1,
         generator=torch.Generator().manual_seed(0),
     )
     assert lists.item_index[0, :3].tolist() == [2, 2, 3]
@@ -178,9 +181,9 @@ def test_padding_never_counts_even_beside_item_zero():
         torch.tensor([1]),
         torch.tensor([[-1]]),
         torch.tensor([[0]]),
-        num_teacher=1,
-        num_student=1,
-        num_random=1,
+        num_teacher_topk=1,
+        num_student_topk=1,
+        num_uniform=1,
         generator=torch.Generator().manual_seed(0),
     )
     # The padded column reads 0 as well; the item 0 behind it counts.
@@ -200,7 +203,14 @@ def test_all_favorites_are_taken_when_as_many_are_asked_for():
     sampler, users, positives, g = make_batch()
     top = make_top(1).abs()
     lists = mixed_candidates(
-        sampler, users, positives, top, top, num_teacher=8, num_student=0, generator=g
+        sampler,
+        users,
+        positives,
+        top,
+        top,
+        num_teacher_topk=8,
+        num_student_topk=0,
+        generator=g,
     )
     torch.testing.assert_close(lists.item_index[:, 1:9], top[users])
 
@@ -216,9 +226,9 @@ def test_every_favorite_has_the_same_chance():
         torch.full((n,), 9),
         top,
         top,
-        num_teacher=3,
-        num_student=0,
-        num_random=1,
+        num_teacher_topk=3,
+        num_student_topk=0,
+        num_uniform=1,
         generator=torch.Generator().manual_seed(0),
     )
     counts = lists.item_index[:, 1:4].reshape(-1).bincount(minlength=8).double()
@@ -229,7 +239,7 @@ def test_every_favorite_has_the_same_chance():
 
 
 def test_a_draw_reaches_from_the_first_to_the_last():
-    _, users, _, lists = make_mixed(num_teacher=2, num_student=0)
+    _, users, _, lists = make_mixed(num_teacher_topk=2, num_student_topk=0)
     top = make_top(1)[users].clamp_min(0)
     halves = lists.item_index[:, 1:3]
     assert (halves[:, :1] == top[:, :4]).any(dim=1).all()
@@ -237,7 +247,7 @@ def test_a_draw_reaches_from_the_first_to_the_last():
 
 
 def test_more_draws_than_favorites_count_each_once():
-    lists = make_mixed(num_teacher=20, num_student=0)[-1]
+    lists = make_mixed(num_teacher_topk=20, num_student_topk=0)[-1]
     for items, mask in zip(lists.item_index[:, 1:21], lists.mask[:, 1:21], strict=True):
         assert items[mask].unique().numel() == int(mask.sum()) <= 8
 
@@ -251,13 +261,13 @@ def test_the_generator_decides():
 @pytest.mark.parametrize(
     ('name', 'value', 'match'),
     [
-        ('num_teacher', -1, r'zero or more \(got -1\)'),
-        ('num_student', -1, r'zero or more \(got -1\)'),
-        ('num_random', 0, r'positive \(got 0\)'),
+        ('num_teacher_topk', -1, r'zero or more \(got -1\)'),
+        ('num_student_topk', -1, r'zero or more \(got -1\)'),
+        ('num_uniform', 0, r'positive \(got 0\)'),
     ],
 )
 def test_numbers_need_to_be_in_range(name, value, match):
-    with pytest.raises(ValueError, match=f"'{name}' needs to be {match}"):
+    with pytest.raises(ValueError, match=f"'{name}' must be {match}"):
         make_mixed(**{name: value})
 
 

@@ -150,7 +150,7 @@ def test_other_users_may_be_asked_for_when_one_has_seen_everything():
 @pytest.mark.parametrize('user', [-1, 20])
 def test_users_need_to_exist(user):
     sampler = ExactNegativeSampler(make_edges(), num_users=20, num_items=30)
-    with pytest.raises(ValueError, match=r"'users' needs ids in \[0, 20\)"):
+    with pytest.raises(ValueError, match=r"'users' requires ids in \[0, 20\)"):
         draw(sampler, [3, user])
     with pytest.raises(ValueError, match=rf"'users' .* \(got {user} to {user}\)"):
         sampler.is_positive(torch.tensor([user]), torch.tensor([0]))
@@ -158,22 +158,22 @@ def test_users_need_to_exist(user):
 
 def test_ids_need_to_be_integers():
     sampler = ExactNegativeSampler(make_edges(), num_users=20, num_items=30)
-    with pytest.raises(ValueError, match=r"'users' needs to hold integers .*float32"):
+    with pytest.raises(ValueError, match=r"'users' must contain integers .*float32"):
         draw(sampler, [1.5])
-    with pytest.raises(ValueError, match=r"'items' needs to hold integers .*bool"):
+    with pytest.raises(ValueError, match=r"'items' must contain integers .*bool"):
         sampler.is_positive(torch.tensor([0]), torch.tensor([True]))
 
 
 @pytest.mark.parametrize('item', [-1, 30])
 def test_items_need_to_exist(item):
     sampler = ExactNegativeSampler(make_edges(), num_users=20, num_items=30)
-    with pytest.raises(ValueError, match=r"'items' needs ids in \[0, 30\)"):
+    with pytest.raises(ValueError, match=r"'items' requires ids in \[0, 30\)"):
         sampler.is_positive(torch.tensor([0]), torch.tensor([item]))
 
 
 def test_no_draw_is_an_error():
     sampler = ExactNegativeSampler(make_edges(), num_users=20, num_items=30)
-    with pytest.raises(ValueError, match=r"'num_negatives' needs .* \(got 0\)"):
+    with pytest.raises(ValueError, match=r"'num_negatives' requires .* \(got 0\)"):
         draw(sampler, [3], 0)
 
 
@@ -196,7 +196,7 @@ def test_edges_need_to_fit(edges, match):
 @pytest.mark.parametrize('name', ['num_users', 'num_items'])
 def test_there_need_to_be_users_and_items(name):
     sizes = {'num_users': 2, 'num_items': 3, name: 0}
-    with pytest.raises(ValueError, match=rf"'{name}' needs to be positive \(got 0\)"):
+    with pytest.raises(ValueError, match=rf"'{name}' must be positive \(got 0\)"):
         ExactNegativeSampler(torch.zeros(2, 0, dtype=torch.long), **sizes)
 
 
@@ -249,12 +249,12 @@ def test_a_user_who_has_seen_all_of_some_items_is_named():
 @pytest.mark.parametrize(
     ('items', 'match'),
     [
-        ([0, 3], r"'items' needs ids in \[0, 3\) \(got 0 to 3\)"),
-        ([-1, 0], r"'items' needs ids in .* \(got -1 to 0\)"),
-        ([[0, 1]], r"'items' needs .* shape \[N\] \(got \[1, 2\]\)"),
-        ([], r"'items' needs to hold at least one id"),
-        ([True, False, True], r"'items' needs to hold ids \(got torch.bool\)"),
-        ([0.0, 1.0], r"'items' needs to hold integers \(got torch.float32\)"),
+        ([0, 3], r"'items' requires ids in \[0, 3\) \(got 0 to 3\)"),
+        ([-1, 0], r"'items' requires ids in .* \(got -1 to 0\)"),
+        ([[0, 1]], r"'items' requires .* shape \[N\] \(got \[1, 2\]\)"),
+        ([], r"'items' must contain at least one id"),
+        ([True, False, True], r"'items' must contain ids \(got torch.bool\)"),
+        ([0.0, 1.0], r"'items' must contain integers \(got torch.float32\)"),
     ],
 )
 def test_items_to_draw_among_need_to_be_ids(items, match):

@@ -12,15 +12,16 @@ from torch_geometric.typing import WITH_PYG_LIB
 from promptmm_pyg.data import (
     INTERACTS,
     REV_INTERACTS,
+    make_synthetic_dataset,
     modality_x_dict,
     num_nodes_dict,
-    planted_dataset,
     split_per_user,
     without_raw_ids,
 )
 from promptmm_pyg.loader import HeteroNeighborSampler, triplets_of
-from promptmm_pyg.nn import LightGCN, PromptMMTeacher, csr_pair_dict
-from promptmm_pyg.training import message_operators, promptmm_terms
+from promptmm_pyg.models import LightGCN, PromptMM
+from promptmm_pyg.nn import csr_pair_dict
+from promptmm_pyg.training import normalized_adj_dict, promptmm_terms
 from promptmm_pyg.transforms import AddBipartiteNorm
 
 pytestmark = [
@@ -35,7 +36,7 @@ def kernels():
 
 
 def make_train():
-    train = split_per_user(planted_dataset(60, 40, 4)).train
+    train = split_per_user(make_synthetic_dataset(60, 40, 4)).train
     return AddBipartiteNorm()(without_raw_ids(train))
 
 
@@ -81,9 +82,9 @@ def test_rows_of_a_batch_are_those_of_the_whole_graph(kind):
     model = (
         LightGCN(sizes, 4)
         if kind == 'student'
-        else PromptMMTeacher(sizes, modality_x_dict(train), embedding_dim=4).eval()
+        else PromptMM(sizes, modality_x_dict(train), embedding_dim=4).eval()
     )
-    whole = model(message_operators(train))
+    whole = model(normalized_adj_dict(train))
     for batch in make_loader(train):
         n_id = batch.collect('n_id')
         part = model(batch.edge_index_dict, batch.collect('edge_weight'), n_id)

@@ -186,17 +186,21 @@ def test_a_user_without_a_negative_is_named_before_training():
 
 
 def test_there_needs_to_be_an_interaction():
-    with pytest.raises(ValueError, match="'edge_index' needs at least one interaction"):
+    with pytest.raises(
+        ValueError, match="'edge_index' requires at least one interaction"
+    ):
         make_loader(torch.zeros(2, 0, dtype=torch.long))
 
 
 def test_ids_need_to_be_in_range():
-    with pytest.raises(ValueError, match=r"'edge_index' needs target ids in \[0, 30\)"):
+    with pytest.raises(
+        ValueError, match=r"'edge_index' requires target ids in \[0, 30\)"
+    ):
         make_loader(torch.tensor([[0], [30]]))
 
 
 def test_the_batch_size_needs_to_be_positive():
-    with pytest.raises(ValueError, match=r"'batch_size' needs .* \(got 0\)"):
+    with pytest.raises(ValueError, match=r"'batch_size' requires .* \(got 0\)"):
         make_loader(batch_size=0)
 
 

@@ -243,17 +243,17 @@ def test_rank_weight_errors():
     own, other = make_ranks()
     with pytest.raises(ValueError, match=r"'own_rank' and 'other_rank'.*\[6, 4\]"):
         rank_discrepancy_weights(own, other[:, :4])
-    with pytest.raises(ValueError, match=r"'own_rank' needs to be lists .*\[6\]"):
+    with pytest.raises(ValueError, match=r"'own_rank' must be lists .*\[6\]"):
         rank_discrepancy_weights(own[:, 0], other[:, 0])
-    with pytest.raises(ValueError, match=r"'sharpness' needs to be positive \(got 0"):
+    with pytest.raises(ValueError, match=r"'sharpness' must be positive \(got 0"):
         rank_discrepancy_weights(own, other, 0.0)
     with pytest.raises(ValueError, match="Every row of 'mask'"):
         rank_discrepancy_weights(own, other, mask=torch.zeros(6, 5, dtype=torch.bool))
     bad = own.float()
     bad[0, 0] = float('inf')
-    with pytest.raises(ValueError, match="'own_rank' needs to be finite"):
+    with pytest.raises(ValueError, match="'own_rank' must be finite"):
         rank_discrepancy_weights(bad, other)
-    with pytest.raises(ValueError, match="'other_rank' needs to be finite"):
+    with pytest.raises(ValueError, match="'other_rank' must be finite"):
         rank_discrepancy_weights(own, bad)
 
 
@@ -264,7 +264,7 @@ def test_shapes_need_to_agree():
         bidirectional_kd_terms(student, teacher[:, :1])
     with pytest.raises(ValueError, match=r"'mask'.*\[6, 5\] and \[6, 4\]"):
         bidirectional_kd_terms(student, teacher, mask=make_mask()[:, :4])
-    with pytest.raises(ValueError, match=r"'student_logits' needs to be lists .*\[6\]"):
+    with pytest.raises(ValueError, match=r"'student_logits' must be lists .*\[6\]"):
         bidirectional_kd_terms(student[:, 0], teacher[:, 0])
     with pytest.raises(ValueError, match=r"'student_weights'.*\[6, 5\] and \[6, 1\]"):
         bidirectional_kd_terms(student, teacher, student_weights=weights[:, :1])
@@ -276,11 +276,11 @@ def test_shapes_need_to_agree():
 def test_weights_need_to_be_finite_and_not_negative(name):
     weights = make_weights()[1].clone()
     weights[0, 0] = -1.0
-    match = rf"'{name}' needs to be zero or more \(got 1 negative weights\)"
+    match = rf"'{name}' must be zero or more \(got 1 negative weights\)"
     with pytest.raises(ValueError, match=match):
         bidirectional_kd_terms(*make_lists(), **{name: weights})
     weights[0, 0] = float('nan')
-    with pytest.raises(ValueError, match=f"'{name}' needs to be finite"):
+    with pytest.raises(ValueError, match=f"'{name}' must be finite"):
         bidirectional_kd_terms(*make_lists(), **{name: weights})
 
 
@@ -292,7 +292,7 @@ def test_every_list_needs_a_candidate():
 
 
 def test_the_mask_needs_to_be_boolean():
-    with pytest.raises(TypeError, match="'mask' needs to be boolean"):
+    with pytest.raises(TypeError, match="'mask' must be boolean"):
         bidirectional_kd_terms(*make_lists(), mask=make_mask().long())
 
 
@@ -300,19 +300,19 @@ def test_the_mask_needs_to_be_boolean():
 @pytest.mark.parametrize('mask', [None, torch.tensor([[True, False, True]])])
 def test_scores_that_take_part_need_to_be_finite(value, mask):
     good, bad = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, value]])
-    with pytest.raises(ValueError, match="'student_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_logits' must be finite"):
         bidirectional_kd_terms(bad, good, mask=mask)
-    with pytest.raises(ValueError, match="'teacher_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'teacher_logits' must be finite"):
         bidirectional_kd_terms(good, bad, mask=mask)
 
 
 @pytest.mark.parametrize(
     ('kwargs', 'match'),
     [
-        ({'alpha': -1.0}, r"'alpha' needs to be zero or more \(got -1.0\)"),
-        ({'beta': -1.0}, r"'beta' needs to be zero or more \(got -1.0\)"),
-        ({'temperature': 0.0}, r"'temperature' needs to be positive \(got 0.0\)"),
-        ({'reduction': 'all'}, r"'reduction' needs to be one of .* \(got 'all'\)"),
+        ({'alpha': -1.0}, r"'alpha' must be zero or more \(got -1.0\)"),
+        ({'beta': -1.0}, r"'beta' must be zero or more \(got -1.0\)"),
+        ({'temperature': 0.0}, r"'temperature' must be positive \(got 0.0\)"),
+        ({'reduction': 'all'}, r"'reduction' must be one of .* \(got 'all'\)"),
     ],
 )
 def test_options_need_to_be_in_range(kwargs, match):
@@ -321,7 +321,7 @@ def test_options_need_to_be_in_range(kwargs, match):
 
 
 def test_the_terms_need_a_positive_temperature():
-    with pytest.raises(ValueError, match=r"'temperature' needs .* \(got -1.0\)"):
+    with pytest.raises(ValueError, match=r"'temperature' requires .* \(got -1.0\)"):
         bidirectional_kd_terms(*make_lists(), temperature=-1.0)
 
 

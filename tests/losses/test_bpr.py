@@ -76,14 +76,16 @@ def test_shapes_need_to_agree():
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 def test_scores_need_to_be_finite(value):
     good, bad = torch.zeros(2), torch.tensor([0.0, value])
-    with pytest.raises(ValueError, match="'positive_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'positive_logits' must be finite"):
         bpr_loss(bad, good)
-    with pytest.raises(ValueError, match="'negative_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'negative_logits' must be finite"):
         bpr_loss(good, bad)
 
 
 def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match=r"'reduction' needs .* \(got 'batchmean'\)"):
+    with pytest.raises(
+        ValueError, match=r"'reduction' requires .* \(got 'batchmean'\)"
+    ):
         BPRLoss('batchmean')
     with pytest.raises(ValueError, match="'reduction' needs"):
         bpr_loss(torch.zeros(1), torch.zeros(1), reduction='batchmean')

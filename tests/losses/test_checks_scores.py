@@ -18,13 +18,13 @@ BAD = [float('nan'), float('inf'), -float('inf')]
 def test_one_bad_value_is_found_wherever_it_stands(dtype, value, place):
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(dtype)
     x[place] = value
-    with pytest.raises(ValueError, match="'x' needs to be finite"):
+    with pytest.raises(ValueError, match="'x' must be finite"):
         check_finite('x', x)
 
 
 def test_the_message_counts():
     x = torch.tensor([[1.0, float('nan')], [float('inf'), -float('inf')]])
-    match = r"'x' needs to be finite \(got 1 NaN and 2 infinite of 4 values\)"
+    match = r"'x' must be finite \(got 1 NaN and 2 infinite of 4 values\)"
     with pytest.raises(ValueError, match=match):
         check_finite('x', x)
 
@@ -51,7 +51,7 @@ def test_nothing_and_integers_are_finite(x):
 def test_what_is_masked_may_be_anything(value):
     x = torch.tensor([[1.0, value]])
     check_finite('x', x, torch.tensor([[True, False]]))
-    with pytest.raises(ValueError, match="'x' needs to be finite"):
+    with pytest.raises(ValueError, match="'x' must be finite"):
         check_finite('x', x, torch.tensor([[False, True]]))
 
 
@@ -63,7 +63,7 @@ def test_the_values_are_left_as_they_are():
 
 @pytest.mark.parametrize('size', [(3,), (2, 0), (2, 3, 4)])
 def test_lists_have_two_axes_and_a_candidate(size):
-    match = rf"'x' needs to be lists .* \(got shape \[{str(list(size))[1:-1]}\]\)"
+    match = rf"'x' must be lists .* \(got shape \[{str(list(size))[1:-1]}\]\)"
     with pytest.raises(ValueError, match=match):
         check_lists('x', torch.zeros(size))
 
@@ -75,7 +75,7 @@ def test_a_list_of_one_will_do():
 
 def test_every_row_of_a_mask_needs_a_candidate():
     mask = torch.tensor([[True, False], [False, False], [False, False]])
-    match = r"Every row of 'm' needs at least one candidate \(got 2 rows without\)"
+    match = r"Every row of 'm' requires at least one candidate \(got 2 rows without\)"
     with pytest.raises(ValueError, match=match):
         check_mask('x', torch.zeros(3, 2), 'm', mask)
     check_selection('x', torch.zeros(3, 2), 'm', mask)
@@ -89,6 +89,6 @@ def test_masks_need_the_shape_of_the_lists():
 @pytest.mark.parametrize('dtype', [torch.int64, torch.uint8, torch.float32])
 def test_masks_need_to_be_boolean(dtype):
     # `~` of an integer is no boolean opposite.
-    match = rf"'m' needs to be boolean \(got {dtype}\)"
+    match = rf"'m' must be boolean \(got {dtype}\)"
     with pytest.raises(TypeError, match=match):
         check_mask('x', torch.zeros(3, 2), 'm', torch.ones(3, 2, dtype=dtype))

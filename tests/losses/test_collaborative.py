@@ -197,12 +197,12 @@ def test_without_a_generator_torch_draws():
 @pytest.mark.parametrize('name', ['num_ranks', 'num_samples', 'size', 'decay'])
 def test_the_draw_needs_positive_numbers(name):
     numbers = {'num_ranks': 5, 'num_samples': 2, 'size': 3, 'decay': 1.0, name: 0}
-    with pytest.raises(ValueError, match=rf"'{name}' needs to be positive \(got 0\)"):
+    with pytest.raises(ValueError, match=rf"'{name}' must be positive \(got 0\)"):
         sample_by_rank(**numbers)
 
 
 def test_no_more_places_are_drawn_than_there_are():
-    match = r"'num_samples' needs to be at most 'num_ranks' \(got 6 and 5\)"
+    match = r"'num_samples' must be at most 'num_ranks' \(got 6 and 5\)"
     with pytest.raises(ValueError, match=match):
         sample_by_rank(5, 6, 1, 1.0)
 
@@ -213,7 +213,7 @@ def test_shapes_need_to_agree():
         collaborative_kd_loss(student, teacher[:, :1])
     with pytest.raises(ValueError, match=r"'mask'.*\[6, 5\] and \[6, 4\]"):
         collaborative_kd_loss(student, teacher, mask=make_mask()[:, :4])
-    with pytest.raises(ValueError, match=r"'student_logits' needs to be lists .*\[6\]"):
+    with pytest.raises(ValueError, match=r"'student_logits' must be lists .*\[6\]"):
         collaborative_kd_loss(student[:, 0], teacher[:, 0])
 
 
@@ -225,7 +225,7 @@ def test_every_list_needs_a_candidate():
 
 
 def test_the_mask_needs_to_be_boolean():
-    with pytest.raises(TypeError, match="'mask' needs to be boolean"):
+    with pytest.raises(TypeError, match="'mask' must be boolean"):
         collaborative_kd_loss(*make_lists(), mask=make_mask().long())
 
 
@@ -233,15 +233,15 @@ def test_the_mask_needs_to_be_boolean():
 @pytest.mark.parametrize('mask', [None, torch.tensor([[True, False, True]])])
 def test_scores_that_take_part_need_to_be_finite(value, mask):
     good, bad = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, value]])
-    with pytest.raises(ValueError, match="'student_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_logits' must be finite"):
         collaborative_kd_loss(bad, good, mask=mask)
-    with pytest.raises(ValueError, match="'teacher_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'teacher_logits' must be finite"):
         collaborative_kd_loss(good, bad, mask=mask)
 
 
 @pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
 def test_the_temperature_needs_to_be_positive(temperature):
-    match = rf"'temperature' needs to be positive \(got {temperature}\)"
+    match = rf"'temperature' must be positive \(got {temperature}\)"
     with pytest.raises(ValueError, match=match):
         CollaborativeKDLoss(temperature)
     with pytest.raises(ValueError, match=match):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.losses._cosine_softmax import cosine_logsumexp
-from promptmm_pyg.unit_rows import unit_rows
 
 
 def make_rows(dtype=torch.double):
@@ -10,7 +10,7 @@ def make_rows(dtype=torch.double):
     a, b = (torch.randn(n, 4, generator=g, dtype=dtype) for n in (5, 6))
     mask = torch.rand(5, 6, generator=g) > 0.4
     mask[0], mask[:, 0] = True, True
-    return unit_rows(a).requires_grad_(), unit_rows(b).requires_grad_(), mask
+    return l2_normalize(a).requires_grad_(), l2_normalize(b).requires_grad_(), mask
 
 
 def as_written(a, b, temperature, mask=None):

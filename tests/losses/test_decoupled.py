@@ -219,17 +219,17 @@ def test_shapes_need_to_agree():
 def test_scores_that_take_part_need_to_be_finite(value, mask):
     good, bad = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, value]])
     target_mask = torch.tensor([[True, False, False]])
-    with pytest.raises(ValueError, match="'student_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_logits' must be finite"):
         decoupled_kd_terms(bad, good, target_mask, mask=mask)
-    with pytest.raises(ValueError, match="'teacher_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'teacher_logits' must be finite"):
         decoupled_kd_terms(good, bad, target_mask, mask=mask)
 
 
 def test_masks_need_to_be_boolean():
     student, teacher, target_mask = make_lists()
-    with pytest.raises(TypeError, match="'target_mask' needs to be boolean"):
+    with pytest.raises(TypeError, match="'target_mask' must be boolean"):
         decoupled_kd_terms(student, teacher, target_mask.long())
-    with pytest.raises(TypeError, match="'mask' needs to be boolean"):
+    with pytest.raises(TypeError, match="'mask' must be boolean"):
         decoupled_kd_terms(student, teacher, target_mask, mask=make_mask().long())
 
 
@@ -251,11 +251,11 @@ def test_a_masked_candidate_does_not_count_as_another():
 @pytest.mark.parametrize(
     ('kwargs', 'match'),
     [
-        ({'alpha': -1.0}, r"'alpha' needs to be zero or more \(got -1.0\)"),
-        ({'beta': -1.0}, r"'beta' needs to be zero or more \(got -1.0\)"),
-        ({'temperature': 0.0}, r"'temperature' needs to be positive \(got 0.0\)"),
-        ({'reweight': 'free'}, r"'reweight' needs to be one of .* \(got 'free'\)"),
-        ({'reduction': 'all'}, r"'reduction' needs to be one of .* \(got 'all'\)"),
+        ({'alpha': -1.0}, r"'alpha' must be zero or more \(got -1.0\)"),
+        ({'beta': -1.0}, r"'beta' must be zero or more \(got -1.0\)"),
+        ({'temperature': 0.0}, r"'temperature' must be positive \(got 0.0\)"),
+        ({'reweight': 'free'}, r"'reweight' must be one of .* \(got 'free'\)"),
+        ({'reduction': 'all'}, r"'reduction' must be one of .* \(got 'all'\)"),
     ],
 )
 def test_options_need_to_be_in_range(kwargs, match):
@@ -264,7 +264,7 @@ def test_options_need_to_be_in_range(kwargs, match):
 
 
 def test_the_terms_need_a_positive_temperature():
-    with pytest.raises(ValueError, match=r"'temperature' needs .* \(got -1.0\)"):
+    with pytest.raises(ValueError, match=r"'temperature' requires .* \(got -1.0\)"):
         decoupled_kd_terms(*make_lists(), temperature=-1.0)
 
 

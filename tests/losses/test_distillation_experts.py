@@ -274,13 +274,13 @@ def test_rows_need_to_be_finite_and_as_many():
 )
 def test_sizes_need_to_be_positive(name):
     sizes = {'student_channels': 3, 'teacher_channels': 5, name: 0}
-    with pytest.raises(ValueError, match=rf"'{name}' needs to be positive \(got 0\)"):
+    with pytest.raises(ValueError, match=rf"'{name}' must be positive \(got 0\)"):
         DistillationExperts(**sizes)
 
 
 @pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
 def test_the_temperature_needs_to_be_positive(temperature):
-    match = rf"'temperature' needs to be positive \(got {temperature}\)"
+    match = rf"'temperature' must be positive \(got {temperature}\)"
     with pytest.raises(ValueError, match=match):
         make_experts(temperature=temperature)
     module = make_experts()

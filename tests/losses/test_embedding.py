@@ -155,15 +155,15 @@ def test_widths_need_to_agree(loss_fn):
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 def test_values_need_to_be_finite(loss_fn, value):
     good, bad = torch.ones(1, 2), torch.tensor([[1.0, value]])
-    with pytest.raises(ValueError, match="'student_x' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_x' must be finite"):
         loss_fn(bad, good)
-    with pytest.raises(ValueError, match="'teacher_x' needs to be finite"):
+    with pytest.raises(ValueError, match="'teacher_x' must be finite"):
         loss_fn(good, bad)
 
 
 @pytest.mark.parametrize('gamma', [0.5, float('nan')])
 def test_gamma_needs_to_be_at_least_one(gamma):
-    match = rf"'gamma' needs to be at least 1 \(got {gamma}\)"
+    match = rf"'gamma' must be at least 1 \(got {gamma}\)"
     with pytest.raises(ValueError, match=match):
         ScaledCosineLoss(gamma)
     with pytest.raises(ValueError, match=match):

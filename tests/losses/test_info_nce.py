@@ -164,25 +164,27 @@ def test_reduction(reduction):
 
 def test_one_row_has_nothing_to_be_told_from():
     with pytest.raises(
-        ValueError, match=r"'anchor' needs .* two rows \(got shape \[1,"
+        ValueError, match=r"'anchor' requires .* two rows \(got shape \[1,"
     ):
         info_nce_loss(torch.ones(1, 4), torch.ones(1, 4))
 
 
 def test_rows_need_two_axes():
-    with pytest.raises(ValueError, match=r"'anchor' needs to be \[B, D\]"):
+    with pytest.raises(ValueError, match=r"'anchor' must be \[B, D\]"):
         info_nce_loss(torch.ones(4), torch.ones(4))
 
 
 def test_shapes_need_to_agree():
     with pytest.raises(ValueError, match=r"'positive' .*\[6, 4\] and \[5, 4\]"):
         info_nce_loss(torch.ones(6, 4), torch.ones(5, 4))
-    with pytest.raises(ValueError, match=r"'group' needs one id .*\[5\] and \[6, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"'group' requires one id .*\[5\] and \[6, 4\]"
+    ):
         info_nce_loss(*make_rows(), group=torch.arange(5))
 
 
 def test_every_row_needs_a_negative():
-    match = r"'group' needs to leave every row a negative \(got 6 rows"
+    match = r"'group' must leave every row a negative \(got 6 rows"
     with pytest.raises(ValueError, match=match):
         info_nce_loss(*make_rows(), group=torch.ones(6, dtype=torch.long))
 
@@ -195,15 +197,15 @@ def test_groups_need_to_be_integers():
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 def test_values_need_to_be_finite(value):
     good, bad = torch.ones(2, 2), torch.tensor([[1.0, value], [1.0, 1.0]])
-    with pytest.raises(ValueError, match="'anchor' needs to be finite"):
+    with pytest.raises(ValueError, match="'anchor' must be finite"):
         info_nce_loss(bad, good)
-    with pytest.raises(ValueError, match="'positive' needs to be finite"):
+    with pytest.raises(ValueError, match="'positive' must be finite"):
         info_nce_loss(good, bad)
 
 
 @pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
 def test_the_temperature_needs_to_be_positive(temperature):
-    match = rf"'temperature' needs to be positive \(got {temperature}\)"
+    match = rf"'temperature' must be positive \(got {temperature}\)"
     with pytest.raises(ValueError, match=match):
         InfoNCELoss(temperature)
     with pytest.raises(ValueError, match=match):

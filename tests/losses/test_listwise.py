@@ -160,21 +160,21 @@ def test_every_list_needs_a_candidate():
 @pytest.mark.parametrize('mask', [None, torch.tensor([[True, False, True]])])
 def test_scores_that_take_part_need_to_be_finite(value, mask):
     good, bad = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, value]])
-    with pytest.raises(ValueError, match="'student_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_logits' must be finite"):
         listwise_kd_loss(bad, good, mask=mask)
-    with pytest.raises(ValueError, match="'teacher_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'teacher_logits' must be finite"):
         listwise_kd_loss(good, bad, mask=mask)
 
 
 def test_the_mask_needs_to_be_boolean():
-    with pytest.raises(TypeError, match=r"'mask' needs to be boolean \(got torch.int"):
+    with pytest.raises(TypeError, match=r"'mask' must be boolean \(got torch.int"):
         listwise_kd_loss(*make_lists(), mask=make_mask().long())
 
 
 def test_the_temperature_needs_to_be_positive():
-    with pytest.raises(ValueError, match=r"'temperature' needs .* \(got 0.0\)"):
+    with pytest.raises(ValueError, match=r"'temperature' requires .* \(got 0.0\)"):
         ListwiseKDLoss(temperature=0.0)
-    with pytest.raises(ValueError, match=r"'temperature' needs .* \(got 0.0\)"):
+    with pytest.raises(ValueError, match=r"'temperature' requires .* \(got 0.0\)"):
         listwise_kd_loss(*make_lists(), temperature=0.0)
 
 

@@ -109,15 +109,15 @@ def test_shapes_need_to_agree():
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 def test_margins_need_to_be_finite(value):
     good, bad = torch.zeros(2), torch.tensor([0.0, value])
-    with pytest.raises(ValueError, match="'student_margin' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_margin' must be finite"):
         pairwise_kd_loss(bad, good)
-    with pytest.raises(ValueError, match="'teacher_margin' needs to be finite"):
+    with pytest.raises(ValueError, match="'teacher_margin' must be finite"):
         pairwise_kd_loss(good, bad)
 
 
 @pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
 def test_the_temperature_needs_to_be_positive(temperature):
-    match = rf"'temperature' needs to be positive \(got {temperature}\)"
+    match = rf"'temperature' must be positive \(got {temperature}\)"
     with pytest.raises(ValueError, match=match):
         PairwiseKDLoss(temperature)
     with pytest.raises(ValueError, match=match):

@@ -193,22 +193,22 @@ def test_shapes_need_to_agree():
         rank_aware_kd_loss(student, teacher, teacher_top[:, :1], student_top)
     with pytest.raises(ValueError, match=r"'student_top'.*\[6, 8\] and \[6, 1\]"):
         rank_aware_kd_loss(student, teacher, teacher_top, student_top[:, :1])
-    with pytest.raises(ValueError, match=r"'student_logits' needs to be lists .*\[6\]"):
+    with pytest.raises(ValueError, match=r"'student_logits' must be lists .*\[6\]"):
         rank_aware_kd_loss(*(x[:, 0] for x in (student, teacher, *make_tops())))
 
 
 def test_marks_need_to_be_boolean():
     teacher_top, student_top = make_tops()
-    with pytest.raises(TypeError, match="'teacher_top' needs to be boolean"):
+    with pytest.raises(TypeError, match="'teacher_top' must be boolean"):
         rank_aware_kd_loss(*make_lists(), teacher_top.long(), student_top)
-    with pytest.raises(TypeError, match="'student_top' needs to be boolean"):
+    with pytest.raises(TypeError, match="'student_top' must be boolean"):
         rank_aware_kd_loss(*make_lists(), teacher_top, student_top.long())
 
 
 def test_every_list_needs_a_top_of_the_teacher():
     teacher_top, student_top = make_tops()
     teacher_top[2:4] = False
-    match = r"'teacher_top' needs at least one candidate \(got 2 rows without\)"
+    match = r"'teacher_top' requires at least one candidate \(got 2 rows without\)"
     with pytest.raises(ValueError, match=match):
         rank_aware_kd_loss(*make_lists(), teacher_top, student_top)
 
@@ -219,15 +219,15 @@ def test_scores_of_both_tops_need_to_be_finite(value, place):
     good, bad = torch.zeros(1, 3), torch.zeros(1, 3)
     bad[0, place] = value
     tops = torch.tensor([[True, False, False]]), torch.tensor([[False, False, True]])
-    with pytest.raises(ValueError, match="'student_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_logits' must be finite"):
         rank_aware_kd_loss(bad, good, *tops)
-    with pytest.raises(ValueError, match="'teacher_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'teacher_logits' must be finite"):
         rank_aware_kd_loss(good, bad, *tops)
 
 
 @pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
 def test_the_temperature_needs_to_be_positive(temperature):
-    match = rf"'temperature' needs to be positive \(got {temperature}\)"
+    match = rf"'temperature' must be positive \(got {temperature}\)"
     with pytest.raises(ValueError, match=match):
         RankAwareKDLoss(temperature)
     with pytest.raises(ValueError, match=match):

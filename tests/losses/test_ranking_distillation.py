@@ -224,15 +224,17 @@ def test_rank_of_half_precision_and_without_gradient():
 
 
 def test_rank_errors():
-    with pytest.raises(ValueError, match=r"'sampled_logits' needs a row .* 2 and 3\)"):
+    with pytest.raises(
+        ValueError, match=r"'sampled_logits' requires a row .* 2 and 3\)"
+    ):
         estimate_rank(torch.zeros(3, 1), torch.zeros(2, 1), 5)
-    with pytest.raises(ValueError, match=r"'sampled_logits' needs to be lists"):
+    with pytest.raises(ValueError, match=r"'sampled_logits' must be lists"):
         estimate_rank(torch.zeros(3, 1), torch.zeros(3, 0), 5)
-    with pytest.raises(ValueError, match=r"'num_items' needs to be positive \(got 0\)"):
+    with pytest.raises(ValueError, match=r"'num_items' must be positive \(got 0\)"):
         estimate_rank(torch.zeros(3, 1), torch.zeros(3, 1), 0)
-    with pytest.raises(ValueError, match="'student_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_logits' must be finite"):
         estimate_rank(torch.full((3, 1), torch.nan), torch.zeros(3, 1), 5)
-    with pytest.raises(ValueError, match="'sampled_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'sampled_logits' must be finite"):
         estimate_rank(torch.zeros(3, 1), torch.full((3, 1), torch.nan), 5)
 
 
@@ -242,7 +244,7 @@ def test_shapes_need_to_agree():
         ranking_distillation_loss(student, make_rank()[:, :1])
     with pytest.raises(ValueError, match=r"'mask'.*\[6, 5\] and \[6, 4\]"):
         ranking_distillation_loss(student, mask=make_mask()[:, :4])
-    with pytest.raises(ValueError, match=r"'student_logits' needs to be lists .*\[6\]"):
+    with pytest.raises(ValueError, match=r"'student_logits' must be lists .*\[6\]"):
         ranking_distillation_loss(student[:, 0])
 
 
@@ -254,21 +256,21 @@ def test_every_list_needs_a_candidate():
 
 
 def test_the_mask_needs_to_be_boolean():
-    with pytest.raises(TypeError, match="'mask' needs to be boolean"):
+    with pytest.raises(TypeError, match="'mask' must be boolean"):
         ranking_distillation_loss(make_scores(), mask=make_mask().long())
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 def test_values_need_to_be_finite(value):
     good, bad = torch.ones(1, 2), torch.tensor([[1.0, value]])
-    with pytest.raises(ValueError, match="'student_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_logits' must be finite"):
         ranking_distillation_loss(bad)
-    with pytest.raises(ValueError, match="'student_rank' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_rank' must be finite"):
         ranking_distillation_loss(good, bad)
 
 
 def test_ranks_start_at_one():
-    match = r"'student_rank' needs to be 1 or more \(got 0.0\)"
+    match = r"'student_rank' must be 1 or more \(got 0.0\)"
     with pytest.raises(ValueError, match=match):
         ranking_distillation_loss(torch.zeros(1, 2), torch.tensor([[0, 1]]))
 
@@ -276,7 +278,7 @@ def test_ranks_start_at_one():
 @pytest.mark.parametrize('name', ['decay', 'sharpness'])
 @pytest.mark.parametrize('value', [0.0, -1.0, float('nan')])
 def test_options_need_to_be_positive(name, value):
-    match = rf"'{name}' needs to be positive \(got {value}\)"
+    match = rf"'{name}' must be positive \(got {value}\)"
     with pytest.raises(ValueError, match=match):
         RankingDistillationLoss(**{name: value})
     with pytest.raises(ValueError, match=match):

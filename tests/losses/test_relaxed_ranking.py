@@ -167,7 +167,7 @@ def test_reduction(reduction):
 
 def test_shapes_need_to_agree():
     interesting, others = make_scores()
-    match = r"'uninteresting_logits' needs a row per row of .* \(got 1 and 6\)"
+    match = r"'uninteresting_logits' requires a row per row of .* \(got 1 and 6\)"
     with pytest.raises(ValueError, match=match):
         relaxed_ranking_loss(interesting, others[:1])
     with pytest.raises(ValueError, match=r"'mask'.*\[6, 4\] and \[6, 5\]"):
@@ -181,9 +181,9 @@ def test_shapes_need_to_agree():
 @pytest.mark.parametrize('size', [(6,), (6, 0)])
 def test_both_need_to_be_lists(size):
     interesting, others = make_scores()
-    with pytest.raises(ValueError, match="'interesting_logits' needs to be lists"):
+    with pytest.raises(ValueError, match="'interesting_logits' must be lists"):
         relaxed_ranking_loss(torch.zeros(size), others)
-    with pytest.raises(ValueError, match="'uninteresting_logits' needs to be lists"):
+    with pytest.raises(ValueError, match="'uninteresting_logits' must be lists"):
         relaxed_ranking_loss(interesting, torch.zeros(size))
 
 
@@ -191,25 +191,27 @@ def test_every_row_needs_an_item_of_both_kinds():
     scores = make_scores()
     mask, others_mask = make_mask(), make_mask(6, 5)
     mask[2:4] = others_mask[5] = False
-    with pytest.raises(ValueError, match=r"row of 'mask' needs .* \(got 2 rows"):
+    with pytest.raises(ValueError, match=r"row of 'mask' requires .* \(got 2 rows"):
         relaxed_ranking_loss(*scores, mask)
-    with pytest.raises(ValueError, match=r"'uninteresting_mask' needs .* \(got 1 rows"):
+    with pytest.raises(
+        ValueError, match=r"'uninteresting_mask' requires .* \(got 1 rows"
+    ):
         relaxed_ranking_loss(*scores, None, others_mask)
 
 
 def test_masks_need_to_be_boolean():
-    with pytest.raises(TypeError, match="'mask' needs to be boolean"):
+    with pytest.raises(TypeError, match="'mask' must be boolean"):
         relaxed_ranking_loss(*make_scores(), make_mask().long())
-    with pytest.raises(TypeError, match="'uninteresting_mask' needs to be boolean"):
+    with pytest.raises(TypeError, match="'uninteresting_mask' must be boolean"):
         relaxed_ranking_loss(*make_scores(), None, make_mask(6, 5).long())
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 def test_scores_need_to_be_finite(value):
     good, bad = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, value]])
-    with pytest.raises(ValueError, match="'interesting_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'interesting_logits' must be finite"):
         relaxed_ranking_loss(bad, good)
-    with pytest.raises(ValueError, match="'uninteresting_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'uninteresting_logits' must be finite"):
         relaxed_ranking_loss(good, bad)
 
 

@@ -25,7 +25,7 @@ def test_the_wider_dtype_is_that_of_both(dtype):
 
 @pytest.mark.parametrize('shape', [(3,), (3, 2, 1)])
 def test_inputs_need_to_be_matrices(shape):
-    with pytest.raises(ValueError, match=r"'student_x' needs to have shape \[N, D\]"):
+    with pytest.raises(ValueError, match=r"'student_x' must have shape \[N, D\]"):
         as_row_pair(torch.ones(shape), torch.ones(3, 2))
     with pytest.raises(
         ValueError, match=rf"'teacher_x' .*\[{', '.join(map(str, shape))}\]\)"

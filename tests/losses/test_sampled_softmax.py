@@ -196,7 +196,9 @@ def test_reduction(reduction):
 )
 def test_every_row_needs_one_positive(positive):
     # Without the check, some of these would broadcast.
-    with pytest.raises(ValueError, match="'positive_logits' needs one score per row"):
+    with pytest.raises(
+        ValueError, match="'positive_logits' requires one score per row"
+    ):
         sampled_softmax_loss(positive, make_scores()[1])
 
 
@@ -204,9 +206,11 @@ def test_every_row_needs_a_negative():
     positive, negative = make_scores()
     mask = make_mask()
     mask[2:4] = False
-    with pytest.raises(ValueError, match=r"'mask' needs at least one .* \(got 2 rows"):
+    with pytest.raises(
+        ValueError, match=r"'mask' requires at least one .* \(got 2 rows"
+    ):
         sampled_softmax_loss(positive, negative, mask=mask)
-    with pytest.raises(ValueError, match=r"'negative_logits' needs .*\[6, 0\]"):
+    with pytest.raises(ValueError, match=r"'negative_logits' requires .*\[6, 0\]"):
         sampled_softmax_loss(positive, negative[:, :0])
 
 
@@ -222,30 +226,30 @@ def test_values_need_to_be_finite(name, value):
         'negative_log_q': make_log_q(),
     }
     inputs[name].view(-1)[3] = value
-    with pytest.raises(ValueError, match=f"'{name}' needs to be finite"):
+    with pytest.raises(ValueError, match=f"'{name}' must be finite"):
         sampled_softmax_loss(**inputs)
 
 
 def test_probabilities_in_place_of_their_logarithms_are_found():
-    match = r"'negative_log_q' needs to be zero or less \(got up to 0.5\)"
+    match = r"'negative_log_q' must be zero or less \(got up to 0.5\)"
     with pytest.raises(ValueError, match=match):
         sampled_softmax_loss(*make_scores(), negative_log_q=torch.full((5,), 0.5))
 
 
 @pytest.mark.parametrize('size', [(6,), (6, 1), (1, 5)])
 def test_probabilities_need_the_shape_of_the_negatives(size):
-    with pytest.raises(ValueError, match="'negative_log_q' needs the shape"):
+    with pytest.raises(ValueError, match="'negative_log_q' requires the shape"):
         sampled_softmax_loss(*make_scores(), negative_log_q=make_log_q(size))
 
 
 def test_the_mask_needs_to_be_boolean():
-    with pytest.raises(TypeError, match="'mask' needs to be boolean"):
+    with pytest.raises(TypeError, match="'mask' must be boolean"):
         sampled_softmax_loss(*make_scores(), mask=make_mask().long())
 
 
 @pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
 def test_the_temperature_needs_to_be_positive(temperature):
-    match = rf"'temperature' needs to be positive \(got {temperature}\)"
+    match = rf"'temperature' must be positive \(got {temperature}\)"
     with pytest.raises(ValueError, match=match):
         SampledSoftmaxLoss(temperature)
     with pytest.raises(ValueError, match=match):

@@ -149,7 +149,7 @@ def test_shapes_need_to_agree():
         soft_label_kd_loss(student, teacher[:, :1])
     with pytest.raises(ValueError, match=r"'mask'.*\[6, 5\] and \[6, 4\]"):
         soft_label_kd_loss(student, teacher, mask=make_mask()[:, :4])
-    with pytest.raises(ValueError, match=r"'student_logits' needs to be lists .*\[6\]"):
+    with pytest.raises(ValueError, match=r"'student_logits' must be lists .*\[6\]"):
         soft_label_kd_loss(student[:, 0], teacher[:, 0])
 
 
@@ -161,7 +161,7 @@ def test_every_list_needs_a_candidate():
 
 
 def test_the_mask_needs_to_be_boolean():
-    with pytest.raises(TypeError, match="'mask' needs to be boolean"):
+    with pytest.raises(TypeError, match="'mask' must be boolean"):
         soft_label_kd_loss(*make_lists(), mask=make_mask().long())
 
 
@@ -169,15 +169,15 @@ def test_the_mask_needs_to_be_boolean():
 @pytest.mark.parametrize('mask', [None, torch.tensor([[True, False, True]])])
 def test_scores_that_take_part_need_to_be_finite(value, mask):
     good, bad = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, value]])
-    with pytest.raises(ValueError, match="'student_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'student_logits' must be finite"):
         soft_label_kd_loss(bad, good, mask=mask)
-    with pytest.raises(ValueError, match="'teacher_logits' needs to be finite"):
+    with pytest.raises(ValueError, match="'teacher_logits' must be finite"):
         soft_label_kd_loss(good, bad, mask=mask)
 
 
 @pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
 def test_the_temperature_needs_to_be_positive(temperature):
-    match = rf"'temperature' needs to be positive \(got {temperature}\)"
+    match = rf"'temperature' must be positive \(got {temperature}\)"
     with pytest.raises(ValueError, match=match):
         SoftLabelKDLoss(temperature)
     with pytest.raises(ValueError, match=match):

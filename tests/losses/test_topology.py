@@ -206,7 +206,7 @@ def test_rows_need_to_be_finite_and_as_many(loss_fn):
 
 
 def test_groups_need_to_be_int64():
-    match = r"'group' needs to be int64 \(got torch.int32\)"
+    match = r"'group' must be int64 \(got torch.int32\)"
     with pytest.raises(TypeError, match=match):
         hierarchical_topology_kd_loss(*make_rows(), GROUP.int())
 
@@ -214,12 +214,12 @@ def test_groups_need_to_be_int64():
 @pytest.mark.parametrize('shape', [(5,), (6, 1), ()])
 def test_every_row_needs_a_group(shape):
     group = torch.zeros(shape, dtype=torch.long)
-    with pytest.raises(ValueError, match=r"'group' needs to have shape \[6\]"):
+    with pytest.raises(ValueError, match=r"'group' must have shape \[6\]"):
         hierarchical_topology_kd_loss(*make_rows(), group)
 
 
 def test_groups_need_to_be_zero_or_more():
-    with pytest.raises(ValueError, match=r"'group' needs to be zero .*\(got -1\)"):
+    with pytest.raises(ValueError, match=r"'group' must be zero .*\(got -1\)"):
         hierarchical_topology_kd_loss(*make_rows(), GROUP - 1)
 
 

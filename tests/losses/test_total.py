@@ -51,7 +51,7 @@ def test_weights_need_to_be_finite_and_not_negative(weight):
 
 
 def test_one_weight_needs_to_be_above_zero():
-    with pytest.raises(ValueError, match="'weights' need at least one above zero"):
+    with pytest.raises(ValueError, match="'weights' requires at least one above zero"):
         weighted_sum({'a': torch.tensor(1.0)}, {'a': 0.0})
 
 

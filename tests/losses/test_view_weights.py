@@ -145,7 +145,9 @@ def test_agreement_is_finite_for_extreme_scores(dtype, masked):
 
 @pytest.mark.parametrize('shape', [(6, 5), (0, 6, 5)])
 def test_agreement_needs_views(shape):
-    with pytest.raises(ValueError, match=r"'view_logits' needs .* at least one view"):
+    with pytest.raises(
+        ValueError, match=r"'view_logits' requires .* at least one view"
+    ):
         agreement_weights(torch.zeros(shape), torch.zeros(6, 5))
 
 
@@ -177,13 +179,13 @@ def test_every_list_of_agreement_needs_a_candidate():
 
 
 def test_the_mask_of_agreement_needs_to_be_boolean():
-    with pytest.raises(TypeError, match=r"'mask' needs to be boolean"):
+    with pytest.raises(TypeError, match=r"'mask' must be boolean"):
         agreement_weights(*make_lists(), mask=make_mask().long())
 
 
 @pytest.mark.parametrize('temperature', [0.0, float('nan')])
 def test_the_temperature_of_agreement_needs_to_be_positive(temperature):
-    with pytest.raises(ValueError, match="'temperature' needs to be positive"):
+    with pytest.raises(ValueError, match="'temperature' must be positive"):
         agreement_weights(*make_lists(), temperature)
 
 
@@ -230,7 +232,7 @@ def test_fixed_weights_need_to_be_finite_and_not_negative(weight):
 
 @pytest.mark.parametrize('weights', [{}, {'a': 0.0, 'b': 0.0}])
 def test_one_fixed_weight_needs_to_be_above_zero(weights):
-    with pytest.raises(ValueError, match="'weights' need at least one above zero"):
+    with pytest.raises(ValueError, match="'weights' requires at least one above zero"):
         FixedViewWeights(weights)
 
 
@@ -338,19 +340,19 @@ def test_learned_weights_round_trip():
 
 
 def test_names_need_to_be_several():
-    with pytest.raises(TypeError, match=r"'names' needs .* string 'image'"):
+    with pytest.raises(TypeError, match=r"'names' requires .* string 'image'"):
         LearnedViewWeights('image')
 
 
 @pytest.mark.parametrize('names', [[], ['a', 'b', 'a']])
 def test_names_need_to_be_distinct(names):
-    with pytest.raises(ValueError, match=r"'names' needs to hold every view once"):
+    with pytest.raises(ValueError, match=r"'names' must contain every view once"):
         LearnedViewWeights(names)
 
 
 @pytest.mark.parametrize('entropy_weight', [0.0, -1.0, float('nan')])
 def test_the_entropy_weight_needs_to_be_positive(entropy_weight):
-    with pytest.raises(ValueError, match="'entropy_weight' needs to be positive"):
+    with pytest.raises(ValueError, match="'entropy_weight' must be positive"):
         LearnedViewWeights(['a'], entropy_weight)
 
 

@@ -9,12 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from promptmm_pyg import models
-from promptmm_pyg.data import planted_dataset, split_per_user
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.data.schema import INTERACTS, modality_x_dict, num_nodes_dict
+from promptmm_pyg.distillation import DistillationObjective
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.nn import csr_pair_dict
-from promptmm_pyg.outputs import TeacherOutput, soft_targets
-from promptmm_pyg.training import DistillationObjective, Schedule, train_teacher
+from promptmm_pyg.targets import TeacherOutput, soft_targets
+from promptmm_pyg.training import Schedule, train_teacher
 from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM, edges, features, weights
 
 # The models of the field with item features and losses of their own.
@@ -293,7 +294,7 @@ class ModelContract:
         assert largest <= 1024 * 3000
 
     def test_trains_with_its_terms_and_a_resumed_run_is_the_same(self, tmp_path):
-        split = split_per_user(planted_dataset(60, 40, 4, seed=0))
+        split = split_per_user(make_synthetic_dataset(60, 40, 4, seed=0))
 
         def run(run_dir, epochs, resume=False):
             torch.manual_seed(0)
@@ -331,17 +332,17 @@ class ModelContract:
         assert not math.isclose(bpr[0], math.log(2), rel_tol=1e-9)
 
     def test_errors_of_sides_features_and_edges(self):
-        with pytest.raises(ValueError, match="'modality_x_dict' needs at least one"):
+        with pytest.raises(ValueError, match="'modality_x_dict' requires at least one"):
             self.make(modality_x_dict={})
         with pytest.raises(ValueError, match='needs one row per node'):
             self.make(modality_x_dict={'image': {'item': torch.ones(3, 2)}})
         with pytest.raises(ValueError, match="needs features of 'item'"):
             self.make(modality_x_dict={'image': {'user': torch.ones(5, 2)}})
-        with pytest.raises(ValueError, match="'edge_type' needs two different ends"):
+        with pytest.raises(ValueError, match="'edge_type' requires two different ends"):
             self.cls(NUM_NODES, ('user', 'likes', 'shop'), item_x_dict())
         with pytest.raises(ValueError, match="'edge_index_dict' needs"):
             self.make()({('item', 'x', 'user'): EDGE_INDEX.flip([0])})
-        with pytest.raises(ValueError, match="'num_layers' needs to be positive"):
+        with pytest.raises(ValueError, match="'num_layers' must be positive"):
             self.make(num_layers=0)
-        with pytest.raises(ValueError, match="'embedding_dim' needs to be positive"):
+        with pytest.raises(ValueError, match="'embedding_dim' must be positive"):
             self.cls(NUM_NODES, USER_ITEM, item_x_dict(), embedding_dim=0)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from promptmm_pyg.models.bm3 import BM3
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 from tests.models.world import batch, detached, item_features, make, naive_l2, operators
 from tests.nn.graphs import dense
 
@@ -113,9 +113,9 @@ def test_errors_and_repr():
         'BM3(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
         "ProjectedFeatures({'text': 3}), num_layers=2, dropout=0.3)"
     )
-    with pytest.raises(ValueError, match=r"'num_layers' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'num_layers' must be positive"):
         make(BM3, num_layers=0)
-    with pytest.raises(ValueError, match=r"'dropout' needs to lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"'dropout' must be in \[0, 1\)"):
         make(BM3, dropout=1.0)
     with pytest.raises(RuntimeError, match='Call the model'):
         make(BM3).terms(TeacherOutput({}, {}), batch())

@@ -103,11 +103,11 @@ def test_errors_and_repr():
         'CLCRec(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
         "ProjectedFeatures({'text': 3}), temperature=0.2, hybrid_rate=0.5)"
     )
-    with pytest.raises(ValueError, match=r"'hybrid_rate' needs to lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"'hybrid_rate' must be in \[0, 1\]"):
         make(CLCRec, hybrid_rate=1.1)
-    with pytest.raises(ValueError, match=r"'temperature' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'temperature' must be positive"):
         make(CLCRec, temperature=0.0)
-    with pytest.raises(ValueError, match=r"'hidden_channels' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'hidden_channels' must be positive"):
         make(CLCRec, hidden_channels=0)
-    with pytest.raises(ValueError, match=r"'edge_index_dict' needs edges of"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' requires edges of"):
         make(CLCRec)({})

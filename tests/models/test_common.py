@@ -5,15 +5,16 @@ import copy
 import pytest
 import torch
 
+from promptmm_pyg.distillation import distill
 from promptmm_pyg.losses import weighted_sum
+from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.models.bm3 import BM3
 from promptmm_pyg.models.clcrec import CLCRec
 from promptmm_pyg.models.light_gcn_m import LightGCNM
 from promptmm_pyg.models.ngcf import NGCF
 from promptmm_pyg.models.vbpr import VBPR
-from promptmm_pyg.nn import MatrixFactorization
-from promptmm_pyg.outputs import soft_targets
-from promptmm_pyg.training import Schedule, distill, train_teacher
+from promptmm_pyg.targets import soft_targets
+from promptmm_pyg.training import Schedule, train_teacher
 from tests.models.world import batch, make, one, operators, total, without_gradient
 from tests.nn.graphs import NUM_NODES, USER_ITEM
 from tests.training.setting import make_split
@@ -152,11 +153,11 @@ def test_is_trained_and_teaches(cls):
 @pytest.mark.parametrize('cls', ALL)
 def test_wrong_ends_are_named(cls):
     args = () if cls is NGCF else ({'text': {'item': torch.ones(7, 3)}},)
-    with pytest.raises(ValueError, match=r"'edge_type' needs two different ends"):
+    with pytest.raises(ValueError, match=r"'edge_type' requires two different ends"):
         cls(NUM_NODES, ('user', 'likes', 'song'), *args)
-    with pytest.raises(ValueError, match=r"'edge_type' needs two different ends"):
+    with pytest.raises(ValueError, match=r"'edge_type' requires two different ends"):
         cls(NUM_NODES, ('item', 'like', 'item'), *args)
-    with pytest.raises(ValueError, match=r"'edge_type' needs to be a triple"):
+    with pytest.raises(ValueError, match=r"'edge_type' must be a triple"):
         cls(NUM_NODES, ('user', 'item'), *args)
 
 
@@ -169,7 +170,7 @@ def test_wrong_features_are_named(cls):
     both = {'text': {'item': torch.ones(7, 3), 'user': torch.ones(5, 3)}}
     with pytest.raises(ValueError, match="needs features of 'item'"):
         cls(NUM_NODES, USER_ITEM, both)
-    with pytest.raises(ValueError, match=r"'embedding_dim' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'embedding_dim' must be positive"):
         make(cls, embedding_dim=0)
 
 

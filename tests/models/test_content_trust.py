@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from promptmm_pyg.models import _content_trust
-from promptmm_pyg.models._content_trust import content_trust
+from promptmm_pyg.models._content_trust import content_reliability
 from promptmm_pyg.nn import CSRPair
 from tests.nn.graphs import EDGE_INDEX, features
 
@@ -78,7 +78,7 @@ def test_trust_agrees_with_a_loop(num_rounds, seed):
     )
     A = torch.zeros(90, 60)
     A[index[0], index[1]] = weight
-    trust = content_trust(x, operator(index, weight, A.shape), num_rounds)
+    trust = content_reliability(x, operator(index, weight, A.shape), num_rounds)
     torch.testing.assert_close(
         trust, naive_trust(x, A, num_rounds), atol=1e-4, rtol=1e-4
     )
@@ -110,37 +110,39 @@ def test_all_is_trusted_where_chance_explains_what_differs(z):
 
 def test_foreign_content_is_found_and_the_rest_is_kept():
     x, index, foreign = make_world()
-    trust = content_trust(x, operator(index))
+    trust = content_reliability(x, operator(index))
     assert trust[foreign].mean() < 0.25
     assert trust[~foreign].mean() > 0.85
 
 
 def test_nearly_all_is_trusted_where_all_content_is_its_own():
     x, index, _ = make_world(share=0.0)
-    assert content_trust(x, operator(index)).mean() > 0.97
+    assert content_reliability(x, operator(index)).mean() > 0.97
 
 
 def test_content_that_tells_nothing_is_hardly_told_apart():
     x, index, _ = make_world(share=0.0)
     g = torch.Generator().manual_seed(1)
-    trust = content_trust(torch.randn(x.shape, generator=g), operator(index), 1)
+    trust = content_reliability(torch.randn(x.shape, generator=g), operator(index), 1)
     assert trust.std() < 0.2
 
 
 def test_length_of_content_scale_of_edges_and_order_of_items_do_not_matter():
     x, index, _ = make_world()
-    expected = content_trust(x, operator(index))
+    expected = content_reliability(x, operator(index))
     g = torch.Generator().manual_seed(0)
     length = 10 ** torch.randn(x.size(0), 1, generator=g)
-    torch.testing.assert_close(content_trust(length * x, operator(index)), expected)
+    torch.testing.assert_close(
+        content_reliability(length * x, operator(index)), expected
+    )
     weight = torch.full((index.size(1),), 0.3)
     scaled = operator(index, weight)
-    torch.testing.assert_close(content_trust(x, scaled), expected)
+    torch.testing.assert_close(content_reliability(x, scaled), expected)
     order = torch.randperm(200, generator=g)
     moved = operator(torch.stack([index[0], order[index[1]]]))
     turned = torch.empty_like(x).index_copy(0, order, x)
     torch.testing.assert_close(
-        content_trust(turned, moved)[order], expected, atol=1e-4, rtol=1e-4
+        content_reliability(turned, moved)[order], expected, atol=1e-4, rtol=1e-4
     )
 
 
@@ -148,7 +150,7 @@ def test_items_without_anything_to_compare_get_the_mean_of_the_others():
     x, index, _ = make_world()
     index = index[:, index[1] != 7]  # Taken by nobody.
     x[9] = 0.0
-    trust = content_trust(x, operator(index))
+    trust = content_reliability(x, operator(index))
     known = torch.ones(200, dtype=torch.bool)
     known[[7, 9]] = False
     torch.testing.assert_close(trust[[7, 9]], trust[known].mean().expand(2))
@@ -160,7 +162,7 @@ def test_an_item_that_is_alone_is_no_evidence_also_after_rounding():
     index = torch.cat([index, alone], dim=1)
     weight = torch.rand(index.size(1), generator=torch.Generator().manual_seed(0))
     x = torch.cat([x, features(64, seed=4, num=1)])
-    trust = content_trust(x, operator(index, weight, (303, 201)))
+    trust = content_reliability(x, operator(index, weight, (303, 201)))
     torch.testing.assert_close(trust[200], trust[:200].mean())
 
 
@@ -168,23 +170,24 @@ def test_without_any_evidence_all_is_trusted():
     nothing = torch.empty(2, 0, dtype=torch.long)
     for index in (nothing, torch.tensor([[0], [3]])):
         assert torch.equal(
-            content_trust(features(9), operator(index, size=(5, 7))), torch.ones(7)
+            content_reliability(features(9), operator(index, size=(5, 7))),
+            torch.ones(7),
         )
     assert torch.equal(
-        content_trust(torch.zeros(7, 9), operator(EDGE_INDEX, size=(5, 7))),
+        content_reliability(torch.zeros(7, 9), operator(EDGE_INDEX, size=(5, 7))),
         torch.ones(7),
     )
     alike = torch.ones(7, 9)
     assert torch.equal(
-        content_trust(alike, operator(EDGE_INDEX, size=(5, 7))), torch.ones(7)
+        content_reliability(alike, operator(EDGE_INDEX, size=(5, 7))), torch.ones(7)
     )
 
 
 def test_blocks_make_no_difference(monkeypatch):
     x, index, _ = make_world()
-    expected = content_trust(x, operator(index))
+    expected = content_reliability(x, operator(index))
     monkeypatch.setattr(_content_trust, '_CHANNELS', 5)
     monkeypatch.setattr(_content_trust, '_ROWS', 30)
     torch.testing.assert_close(
-        content_trust(x, operator(index)), expected, atol=1e-5, rtol=1e-5
+        content_reliability(x, operator(index)), expected, atol=1e-5, rtol=1e-5
     )

@@ -47,7 +47,7 @@ def test_reset_errors_and_repr():
     layer.reset_parameters()
     assert not torch.equal(layer.key.weight, before)
     assert str(layer) == 'CrossModalAttention(num_heads=2)'
-    with pytest.raises(ValueError, match=r"'num_heads' needs to divide the width 4"):
+    with pytest.raises(ValueError, match=r"'num_heads' must divide the width 4"):
         make(3)
-    with pytest.raises(ValueError, match="'num_heads' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_heads' must be positive"):
         make(0)

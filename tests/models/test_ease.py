@@ -1,11 +1,12 @@
 import pytest
 import torch
 
+from promptmm_pyg.distillation import distill
 from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.models.ease import EASE
-from promptmm_pyg.nn import MatrixFactorization
-from promptmm_pyg.outputs import SoftTargets
-from promptmm_pyg.training import Schedule, distill
+from promptmm_pyg.targets import SoftTargets
+from promptmm_pyg.training import Schedule
 from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM
 from tests.training.setting import make_split
 
@@ -75,7 +76,7 @@ def test_errors_and_repr():
         model.scores(torch.tensor([0]))
     with pytest.raises(RuntimeError, match='not fitted'):
         model.as_output(2)
-    with pytest.raises(ValueError, match=r"'l2' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'l2' must be positive"):
         EASE(NUM_NODES, USER_ITEM, l2=0.0)
     with pytest.raises(ValueError, match='two different ends'):
         EASE(NUM_NODES, ('user', 'likes', 'song'))

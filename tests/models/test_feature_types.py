@@ -5,7 +5,7 @@ import torch
 
 from promptmm_pyg import models
 from promptmm_pyg.losses import weighted_sum
-from promptmm_pyg.nn import PromptMMTeacher
+from promptmm_pyg.models import PromptMM
 from tests.models.contract import BATCH, CONTENT, operators
 from tests.nn.graphs import NUM_NODES, USER_ITEM
 
@@ -64,7 +64,7 @@ def test_so_is_a_prompts_start(dtype):
             if key in ('user', 'item')
         }
         torch.manual_seed(0)
-        teacher = PromptMMTeacher(
+        teacher = PromptMM(
             NUM_NODES, item_features(kind), start, embedding_dim=4
         ).eval()
         outs.append(teacher(operators()))
@@ -82,7 +82,7 @@ def test_features_that_are_not_finite_are_told_before_training(cls, dtype):
     features = item_features(dtype)
     features['text']['item'][2, 1] = float('nan')
     features['text']['item'][3, 0] = float('inf')
-    told = r"'modality_x_dict\['text'\]\['item'\]' needs finite .*got 2 of 35 values"
+    told = r"'modality_x_dict\['text'\]\['item'\]' requires finite .*got 2 of 35 values"
     with pytest.raises(ValueError, match=told):
         cls(NUM_NODES, USER_ITEM, features, embedding_dim=4)
 
@@ -91,7 +91,5 @@ def test_features_that_are_not_finite_are_told_before_training(cls, dtype):
 def test_absent_rows_may_hold_anything(dtype):
     features, mask = item_features(dtype), torch.arange(NUM_NODES['item']) != 2
     features['text']['item'][2, 1] = float('nan')
-    teacher = PromptMMTeacher(
-        NUM_NODES, features, modality_mask_dict={'text': {'item': mask}}
-    )
+    teacher = PromptMM(NUM_NODES, features, modality_mask_dict={'text': {'item': mask}})
     assert teacher(operators()).x_dict['item'].isfinite().all()

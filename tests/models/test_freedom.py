@@ -148,13 +148,13 @@ def test_errors_and_repr():
         "ProjectedFeatures({'image': 3, 'text': 4}), num_layers=2, prune_ratio=0.8)"
     )
     for name in ('num_item_layers', 'num_neighbors'):
-        with pytest.raises(ValueError, match=f"'{name}' needs to be positive"):
+        with pytest.raises(ValueError, match=f"'{name}' must be positive"):
             build(FREEDOM, **{name: 0})
-    with pytest.raises(ValueError, match=r"'prune_ratio' needs to lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"'prune_ratio' must be in \[0, 1\)"):
         make(prune_ratio=1.0)
-    with pytest.raises(ValueError, match="'modality_weights' needs the modalities"):
+    with pytest.raises(ValueError, match="'modality_weights' requires the modalities"):
         make(modality_weights={'image': 1.0})
-    with pytest.raises(ValueError, match=r"modality_weights\['text'\]' needs to be"):
+    with pytest.raises(ValueError, match=r"modality_weights\['text'\]' must be"):
         make(modality_weights={'image': 1.0, 'text': -1.0})
-    with pytest.raises(ValueError, match=r"sum\(modality_weights\)' needs to be posit"):
+    with pytest.raises(ValueError, match=r"sum\(modality_weights\)' must be posit"):
         make(modality_weights={'image': 0.0, 'text': 0.0})

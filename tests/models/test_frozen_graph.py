@@ -59,7 +59,7 @@ def test_nothing_is_saved_and_what_it_holds_moves():
 def test_errors_and_repr():
     edges = item_edges(features(4), 3)
     assert str(FrozenGraph(edges, 7)) == 'FrozenGraph(7, edges=21, num_layers=1)'
-    with pytest.raises(ValueError, match="'num_layers' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_layers' must be positive"):
         FrozenGraph(edges, 7, num_layers=0)
-    with pytest.raises(ValueError, match="'num_neighbors' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_neighbors' must be positive"):
         item_edges(features(4), 0)

@@ -1,18 +1,18 @@
 import pytest
 import torch
 
+from promptmm_pyg.models import PromptMM
 from promptmm_pyg.models._gated_teacher import GatedTeacher
-from promptmm_pyg.nn import PromptMMTeacher
 from tests.models.setting import NUM_NODES, edges, make_features, weights
 
 
 def make(cls):
     torch.manual_seed(0)
-    return cls(NUM_NODES, make_features(), embedding_dim=4, self_weight=0.5).eval()
+    return cls(NUM_NODES, make_features(), embedding_dim=4, self_loop_weight=0.5).eval()
 
 
 def test_without_gates_it_is_the_teacher_bit_for_bit():
-    expected = make(PromptMMTeacher)(edges(), weights())
+    expected = make(PromptMM)(edges(), weights())
     out = make(GatedTeacher)(edges(), weights())
     torch.testing.assert_close(out, expected, rtol=0, atol=0)
 
@@ -24,16 +24,16 @@ def test_a_gate_of_zero_is_the_same_as_no_content():
     out = teacher(edges(), weights(), gate_dict={'text__item': gate})
     mask = {'text': {'item': gate.bool()}}
     torch.manual_seed(0)
-    without = PromptMMTeacher(
+    without = PromptMM(
         NUM_NODES,
         make_features(),
         embedding_dim=4,
-        self_weight=0.5,
+        self_loop_weight=0.5,
         modality_mask_dict=mask,
     ).eval()
     torch.testing.assert_close(out, without(edges(), weights()))
     # A gate holds for one forward.
-    plain = make(PromptMMTeacher)(edges(), weights())
+    plain = make(PromptMM)(edges(), weights())
     torch.testing.assert_close(teacher(edges(), weights()), plain, rtol=0, atol=0)
 
 
@@ -41,7 +41,7 @@ def test_gates_are_gone_after_an_error():
     teacher = make(GatedTeacher)
     with pytest.raises(RuntimeError):
         teacher(edges(), weights(), gate_dict={'text__item': torch.ones(3)})
-    plain = make(PromptMMTeacher)(edges(), weights())
+    plain = make(PromptMM)(edges(), weights())
     torch.testing.assert_close(teacher(edges(), weights()), plain, rtol=0, atol=0)
 
 

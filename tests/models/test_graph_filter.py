@@ -1,11 +1,12 @@
 import pytest
 import torch
 
+from promptmm_pyg.distillation import distill
 from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.models.graph_filter import GraphFilter
-from promptmm_pyg.nn import MatrixFactorization
-from promptmm_pyg.outputs import SoftTargets
-from promptmm_pyg.training import Schedule, distill
+from promptmm_pyg.targets import SoftTargets
+from promptmm_pyg.training import Schedule
 from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM, features
 from tests.training.setting import make_split
 
@@ -126,7 +127,7 @@ def test_errors_and_repr():
         model.scores(ALL)
     with pytest.raises(RuntimeError, match='not fitted'):
         model.as_output(2)
-    with pytest.raises(ValueError, match=r"'num_layers' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'num_layers' must be positive"):
         GraphFilter(NUM_NODES, USER_ITEM, num_layers=0)
     with pytest.raises(ValueError, match=r"'popularity'.*got -1"):
         GraphFilter(NUM_NODES, USER_ITEM, popularity=-1.0)
@@ -137,7 +138,7 @@ def test_errors_and_repr():
     with pytest.raises(ValueError, match='two different ends'):
         GraphFilter(NUM_NODES, ('user', 'has', 'user'))
     model.fit(EDGE_INDEX)
-    with pytest.raises(ValueError, match=r"'users' needs indices below 5"):
+    with pytest.raises(ValueError, match=r"'users' requires indices below 5"):
         model.scores(torch.tensor([5]))
-    with pytest.raises(ValueError, match=r"'width' needs to be at most 5"):
+    with pytest.raises(ValueError, match=r"'width' must be at most 5"):
         model.as_output(6)

@@ -127,7 +127,7 @@ def test_errors_and_repr():
         'GRCN(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
         "ProjectedFeatures({'image': 3, 'text': 4}), num_layers=2, num_routings=3)"
     )
-    with pytest.raises(ValueError, match="'negative_slope' needs to be zero or more"):
+    with pytest.raises(ValueError, match="'negative_slope' must be zero or more"):
         build(GRCN, negative_slope=-1.0)
-    with pytest.raises(ValueError, match="'num_routings' needs to be zero or more"):
+    with pytest.raises(ValueError, match="'num_routings' must be zero or more"):
         build(GRCN, num_routings=-1)

@@ -40,7 +40,9 @@ def test_errors():
     with pytest.raises(ValueError, match='target ids in'):
         Interactions(torch.tensor([[0], [7]]), 5, 7)
     interactions = Interactions(EDGE_INDEX, 5, 7)
-    with pytest.raises(ValueError, match=r"'users' needs indices below 5 \(got -1 to"):
+    with pytest.raises(
+        ValueError, match=r"'users' requires indices below 5 \(got -1 to"
+    ):
         interactions.histories(torch.tensor([-1, 2]))
-    with pytest.raises(ValueError, match=r"'users' needs to hold indices"):
+    with pytest.raises(ValueError, match=r"'users' must contain indices"):
         interactions.histories(torch.tensor([[1]]))

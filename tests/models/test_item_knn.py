@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from promptmm_pyg.distillation import distill
 from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.models.item_knn import ItemKNN
-from promptmm_pyg.nn import MatrixFactorization
-from promptmm_pyg.outputs import SoftTargets
-from promptmm_pyg.training import Schedule, distill
+from promptmm_pyg.targets import SoftTargets
+from promptmm_pyg.training import Schedule
 from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM
 from tests.training.setting import make_split
 
@@ -119,15 +120,15 @@ def test_errors_and_repr():
     with pytest.raises(RuntimeError, match='not fitted'):
         model.as_output(2)
     model.fit(EDGE_INDEX)
-    with pytest.raises(ValueError, match=r"'users' needs indices below 5"):
+    with pytest.raises(ValueError, match=r"'users' requires indices below 5"):
         model.scores(torch.tensor([5]))
-    with pytest.raises(ValueError, match=r"'width' needs to be at most 5"):
+    with pytest.raises(ValueError, match=r"'width' must be at most 5"):
         model.as_output(6)
-    with pytest.raises(ValueError, match=r"'k' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'k' must be positive"):
         ItemKNN(NUM_NODES, USER_ITEM, k=0)
-    with pytest.raises(ValueError, match=r"'shrink' needs to be zero or more"):
+    with pytest.raises(ValueError, match=r"'shrink' must be zero or more"):
         ItemKNN(NUM_NODES, USER_ITEM, shrink=-1.0)
-    with pytest.raises(ValueError, match=r"'block_size' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'block_size' must be positive"):
         ItemKNN(NUM_NODES, USER_ITEM, block_size=0)
     with pytest.raises(ValueError, match='two different ends'):
         ItemKNN(NUM_NODES, ('user', 'likes', 'song'))

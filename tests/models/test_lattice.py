@@ -179,7 +179,7 @@ def test_errors_and_repr():
         "ProjectedFeatures({'image': 3, 'text': 4}), num_layers=2, num_neighbors=2)"
     )
     for name in ('num_item_layers', 'num_neighbors', 'refresh_interval'):
-        with pytest.raises(ValueError, match=f"'{name}' needs to be positive"):
+        with pytest.raises(ValueError, match=f"'{name}' must be positive"):
             build(LATTICE, **{name: 0})
-    with pytest.raises(ValueError, match=r"'frozen_weight' needs to lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"'frozen_weight' must be in \[0, 1\)"):
         build(LATTICE, frozen_weight=1.0)

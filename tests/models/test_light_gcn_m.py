@@ -74,5 +74,5 @@ def test_errors_and_repr():
         'LightGCNM(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
         "ProjectedFeatures({'text': 3}), num_layers=2)"
     )
-    with pytest.raises(ValueError, match=r"'num_layers' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'num_layers' must be positive"):
         make(LightGCNM, num_layers=0)

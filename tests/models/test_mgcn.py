@@ -98,5 +98,5 @@ def test_errors_and_repr():
         "ProjectedFeatures({'image': 3, 'text': 4}), num_layers=2, temperature=0.2)"
     )
     for name in ('num_item_layers', 'num_neighbors', 'temperature'):
-        with pytest.raises(ValueError, match=f"'{name}' needs to be positive"):
+        with pytest.raises(ValueError, match=f"'{name}' must be positive"):
             build(MGCN, **{name: 0})

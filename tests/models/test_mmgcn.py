@@ -63,5 +63,5 @@ def test_errors_and_repr():
         'MMGCN(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
         "ProjectedFeatures({'image': 3, 'text': 4}), num_layers=2)"
     )
-    with pytest.raises(ValueError, match="'negative_slope' needs to be zero or more"):
+    with pytest.raises(ValueError, match="'negative_slope' must be zero or more"):
         build(MMGCN, negative_slope=-1.0)

@@ -54,9 +54,9 @@ def test_errors_and_repr():
     assert str(make()) == (
         'NGCF(NodeEmbeddings(user=5, item=7, embedding_dim=4), num_layers=3)'
     )
-    with pytest.raises(ValueError, match=r"'num_layers' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'num_layers' must be positive"):
         make(num_layers=0)
-    with pytest.raises(ValueError, match=r"'dropout' needs to lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"'dropout' must be in \[0, 1\)"):
         make(dropout=1.0)
-    with pytest.raises(ValueError, match=r"'negative_slope' needs to be zero or more"):
+    with pytest.raises(ValueError, match=r"'negative_slope' must be zero or more"):
         make(negative_slope=-0.1)

@@ -2,7 +2,7 @@ import copy
 import pickle
 
 from promptmm_pyg.models._edge_sampler import EdgeSampler
-from promptmm_pyg.models._per_graph import PerGraph
+from promptmm_pyg.models._per_graph import GraphCache
 from promptmm_pyg.nn import CSRPair
 from tests.nn.graphs import EDGE_INDEX
 
@@ -13,14 +13,14 @@ def make_adj():
 
 def test_it_is_built_once_for_the_operator_seen_last():
     seen = []
-    remembered = PerGraph(lambda adj: seen.append(adj) or len(seen))
+    remembered = GraphCache(lambda adj: seen.append(adj) or len(seen))
     first, second = make_adj(), make_adj()
     assert [remembered(a) for a in (first, first, second, second)] == [1, 1, 2, 2]
     assert remembered(first) == 3
 
 
 def test_copies_start_without():
-    remembered, adj = PerGraph(EdgeSampler), make_adj()
+    remembered, adj = GraphCache(EdgeSampler), make_adj()
     sampler = remembered(adj)
     for twin in (copy.deepcopy(remembered), pickle.loads(pickle.dumps(remembered))):
         assert twin(adj) is not sampler

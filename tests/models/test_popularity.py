@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from promptmm_pyg.models.popularity import Popularity
-from promptmm_pyg.outputs import soft_targets
 from promptmm_pyg.ranking import rank_items
+from promptmm_pyg.targets import soft_targets
 from tests.models.world import operators
 from tests.nn.graphs import NUM_NODES, USER_ITEM, edges, weights
 
@@ -35,7 +35,7 @@ def test_has_nothing_to_train_or_save():
 def test_errors_and_repr():
     model = Popularity(NUM_NODES, USER_ITEM)
     assert str(model) == "Popularity(('user', 'interacts', 'item'))"
-    with pytest.raises(ValueError, match=r"'edge_index_dict' needs edges of"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' requires edges of"):
         model({})
     with pytest.raises(ValueError, match=r"num_nodes_dict\['item'\].*positive"):
         Popularity({'user': 1, 'item': 0}, USER_ITEM)

@@ -4,12 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from promptmm_pyg.distillation import distill
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models import promptmm_plus
-from promptmm_pyg.models._content_trust import content_trust
+from promptmm_pyg.models import PromptMM, promptmm_plus
+from promptmm_pyg.models._content_trust import content_reliability
 from promptmm_pyg.models.promptmm_plus import PromptMMPlus
-from promptmm_pyg.nn import PromptMMTeacher, csr_pair_dict
-from promptmm_pyg.training import TEACHER_WEIGHTS, Schedule, distill, promptmm_terms
+from promptmm_pyg.nn import csr_pair_dict
+from promptmm_pyg.training import TEACHER_WEIGHTS, Schedule, promptmm_terms
 from tests.models.setting import (
     ITEM_USER,
     NUM_NODES,
@@ -43,7 +44,7 @@ def simple_trust(x, adj):
 @pytest.fixture
 def trust(monkeypatch):
     """Gates that differ on few items, where two kinds could not be told apart."""
-    monkeypatch.setattr(promptmm_plus, 'content_trust', simple_trust)
+    monkeypatch.setattr(promptmm_plus, 'content_reliability', simple_trust)
 
 
 def make_start():
@@ -68,7 +69,7 @@ def unit_sum(out, key):
 def test_without_options_it_is_the_teacher_bit_for_bit(start, training):
     plus = make(PromptMMPlus, start=start, dropout=0.3, num_layers=3)
     torch.manual_seed(0)
-    teacher = PromptMMTeacher(
+    teacher = PromptMM(
         NUM_NODES, make_features(), start, embedding_dim=4, dropout=0.3, num_layers=3
     )
     for name, parameter in teacher.named_parameters():
@@ -118,11 +119,11 @@ def test_weights_are_those_of_training_and_the_one_of_the_alignment():
 
 def features_out(key, teacher):
     """The reduced features of one modality, before they travel."""
-    return PromptMMTeacher._encode(teacher, key, 'item', teacher.prompt()['item'])
+    return PromptMM._encode(teacher, key, 'item', teacher.prompt()['item'])
 
 
 def naive_denoised(plus, inside, A):
-    """From the output of the ungated teacher (one hop pair, self_weight 0)."""
+    """From the output of the ungated teacher (one hop pair, self_loop_weight 0)."""
     views = {}
     x_dict = {
         key: inside.x_dict[key] - GAMMA * unit_sum(inside, key)
@@ -189,7 +190,7 @@ def test_gates_are_the_trust_of_raw_features():
     )
     plus(pairs).x_dict['user'].square().sum().backward()
     gate = plus._gates(pairs[USER_ITEM])['text__item']
-    torch.testing.assert_close(gate, content_trust(x, operator(index)))
+    torch.testing.assert_close(gate, content_reliability(x, operator(index)))
     assert gate[foreign].mean() < 0.3 < 0.8 < gate[~foreign].mean()
     assert all(p.grad is not None for p in plus.parameters())
 
@@ -271,7 +272,7 @@ def test_features_of_users_are_not_gated():
 
 def test_errors_of_a_graph_without_the_edges_gates_are_found_on():
     plus = make_plus(denoise=True)
-    with pytest.raises(ValueError, match=r"'edge_index_dict' needs .* for denoise"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' requires .* for denoise"):
         plus({ITEM_USER: edges()[ITEM_USER], ('user', 'x', 'item'): EDGE_INDEX})
 
 
@@ -306,7 +307,7 @@ def test_masks_are_the_teachers_too():
     masks = {'text': {'item': mask}}
     plus = make_plus(modality_mask_dict=masks, missing='token').eval()
     torch.manual_seed(0)
-    teacher = PromptMMTeacher(
+    teacher = PromptMM(
         NUM_NODES,
         make_features(),
         make_start(),
@@ -388,7 +389,7 @@ def test_errors_of_options_without_modalities():
         ('alignment_weight', 0.1),
         ('denoise', True),
     ):
-        with pytest.raises(ValueError, match=f"'{name}' needs 'modality_x_dict'"):
+        with pytest.raises(ValueError, match=f"'{name}' requires 'modality_x_dict'"):
             make_plus((), **{name: option})
     only = {'age': {'user': features(2, num=5)}}
     with pytest.raises(ValueError, match=r"'denoise' needs.*'age': \['user'\]"):
@@ -404,7 +405,7 @@ def test_errors_of_edges_that_cannot_be_left_out():
     index = edges()[ITEM_USER]
     given = {**edges(), ('item', 'a', 'user'): index, ('item', 'b', 'user'): index}
     del given[ITEM_USER]
-    with pytest.raises(ValueError, match=r"'edge_index_dict' needs .*its reverse"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' requires .*its reverse"):
         plus(given)
 
 

@@ -37,7 +37,7 @@ def test_the_seed_decides():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"'width' needs to be at most 3"):
+    with pytest.raises(ValueError, match=r"'width' must be at most 3"):
         low_rank(lambda x: x, lambda x: x, (5, 3), 4)
-    with pytest.raises(ValueError, match=r"'width' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'width' must be positive"):
         low_rank(lambda x: x, lambda x: x, (5, 3), 0)

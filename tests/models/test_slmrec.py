@@ -113,13 +113,15 @@ def test_errors_and_repr():
         'SLMRec(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
         "ProjectedFeatures({'image': 3, 'text': 4}), num_layers=2, augmentation='drop')"
     )
-    with pytest.raises(ValueError, match="'augmentation' needs to be one of 'drop'"):
+    with pytest.raises(ValueError, match="'augmentation' must be one of 'drop'"):
         build(SLMRec, augmentation='shuffle')
-    with pytest.raises(ValueError, match="'augmentation_ratio' needs to lie in"):
+    with pytest.raises(ValueError, match="'augmentation_ratio' must lie in"):
         build(SLMRec, augmentation_ratio=1.0)
-    with pytest.raises(ValueError, match="'temperature' needs to be positive"):
+    with pytest.raises(ValueError, match="'temperature' must be positive"):
         build(SLMRec, temperature=0.0)
     model = build(SLMRec)
     output = build(SLMRec)(operators())
-    with pytest.raises(RuntimeError, match="'terms' needs the operators of the last"):
+    with pytest.raises(
+        RuntimeError, match="'terms' requires the operators of the last"
+    ):
         model.terms(output, BATCH)

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from promptmm_pyg.data import modality_x_dict, num_nodes_dict
+from promptmm_pyg.distillation import distill
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.models.mmssl import MMSSL
 from promptmm_pyg.models.pgl import PGL
 from promptmm_pyg.models.promptmm_plus import PromptMMPlus
 from promptmm_pyg.models.smore import SMORE
 from promptmm_pyg.nn import csr_pair_dict
-from promptmm_pyg.outputs import TeacherOutput, soft_targets
-from promptmm_pyg.training import Schedule, distill, message_operators, train_teacher
+from promptmm_pyg.targets import TeacherOutput, soft_targets
+from promptmm_pyg.training import Schedule, normalized_adj_dict, train_teacher
 from tests.models.setting import (
     NUM_NODES,
     USER_ITEM,
@@ -196,7 +197,7 @@ def test_it_trains_and_then_teaches(name):
         make_student(train), teacher, train, val, control=False, schedule=schedule
     )
     assert set(distilled.targets.modality_x_dict) == set(features)
-    targets = soft_targets(teacher, message_operators(train))
+    targets = soft_targets(teacher, normalized_adj_dict(train))
     for x_dict in [targets.x_dict, *targets.modality_x_dict.values()]:
         assert all(bool(x.isfinite().all()) for x in x_dict.values())
 
@@ -204,29 +205,29 @@ def test_it_trains_and_then_teaches(name):
 @pytest.mark.parametrize(
     ('name', 'bad', 'match'),
     [
-        ('mmssl', {'num_layers': 0}, "'num_layers' needs to be positive"),
-        ('mmssl', {'num_heads': 3}, r"'num_heads' needs to divide the width 4 \(got 3"),
-        ('mmssl', {'num_heads': 0}, "'num_heads' needs to be positive"),
-        ('mmssl', {'fused_weight': -1.0}, "'fused_weight' needs to be zero or more"),
-        ('mmssl', {'modality_weight': -1.0}, "'modality_weight' needs to be zero or"),
-        ('mmssl', {'dropout': 1.0}, r"'dropout' needs to lie in \[0, 1\)"),
-        ('mmssl', {'temperature': 0.0}, "'temperature' needs to be positive"),
-        ('smore', {'num_layers': 0}, "'num_layers' needs to be positive"),
-        ('smore', {'num_item_layers': 0}, "'num_layers' needs to be positive"),
-        ('smore', {'num_neighbors': 0}, "'num_neighbors' needs to be positive"),
-        ('smore', {'temperature': 0.0}, "'temperature' needs to be positive"),
-        ('pgl-local', {'num_layers': 0}, "'num_layers' needs to be positive"),
-        ('pgl-local', {'subgraph': 'both'}, "'subgraph' needs to be one of.*'both'"),
-        ('pgl-local', {'keep_ratio': 0.0}, r"'keep_ratio' needs to lie in \(0, 1\]"),
-        ('pgl-local', {'keep_ratio': 1.1}, r"'keep_ratio' needs .*\(got 1.1\)"),
-        ('pgl-global', {'rank': 0}, "'rank' needs to be positive"),
-        ('pgl-local', {'mask_rate': 1.0}, r"'mask_rate' needs to lie in \[0, 1\)"),
-        ('pgl-local', {'temperature': 0.0}, "'temperature' needs to be positive"),
-        ('plus', {'item_graph_weight': -1.0}, "'item_graph_weight' needs to be zero"),
-        ('plus', {'alignment_weight': -1.0}, "'alignment_weight' needs to be zero or"),
-        ('plus', {'temperature': 0.0}, "'temperature' needs to be positive"),
-        ('plus', {'edge_dropout': 1.0}, r"'edge_dropout' needs to lie in \[0, 1\)"),
-        ('plus', {'num_neighbors': 0}, "'num_neighbors' needs to be positive"),
+        ('mmssl', {'num_layers': 0}, "'num_layers' must be positive"),
+        ('mmssl', {'num_heads': 3}, r"'num_heads' must divide the width 4 \(got 3"),
+        ('mmssl', {'num_heads': 0}, "'num_heads' must be positive"),
+        ('mmssl', {'fused_weight': -1.0}, "'fused_weight' must be zero or more"),
+        ('mmssl', {'modality_weight': -1.0}, "'modality_weight' must be zero or"),
+        ('mmssl', {'dropout': 1.0}, r"'dropout' must be in \[0, 1\)"),
+        ('mmssl', {'temperature': 0.0}, "'temperature' must be positive"),
+        ('smore', {'num_layers': 0}, "'num_layers' must be positive"),
+        ('smore', {'num_item_layers': 0}, "'num_layers' must be positive"),
+        ('smore', {'num_neighbors': 0}, "'num_neighbors' must be positive"),
+        ('smore', {'temperature': 0.0}, "'temperature' must be positive"),
+        ('pgl-local', {'num_layers': 0}, "'num_layers' must be positive"),
+        ('pgl-local', {'subgraph': 'both'}, "'subgraph' must be one of.*'both'"),
+        ('pgl-local', {'keep_ratio': 0.0}, r"'keep_ratio' must be in \(0, 1\]"),
+        ('pgl-local', {'keep_ratio': 1.1}, r"'keep_ratio' requires .*\(got 1.1\)"),
+        ('pgl-global', {'rank': 0}, "'rank' must be positive"),
+        ('pgl-local', {'mask_rate': 1.0}, r"'mask_rate' must be in \[0, 1\)"),
+        ('pgl-local', {'temperature': 0.0}, "'temperature' must be positive"),
+        ('plus', {'item_graph_weight': -1.0}, "'item_graph_weight' must be zero"),
+        ('plus', {'alignment_weight': -1.0}, "'alignment_weight' must be zero or"),
+        ('plus', {'temperature': 0.0}, "'temperature' must be positive"),
+        ('plus', {'edge_dropout': 1.0}, r"'edge_dropout' must be in \[0, 1\)"),
+        ('plus', {'num_neighbors': 0}, "'num_neighbors' must be positive"),
     ],
 )
 def test_errors_of_options(name, bad, match):
@@ -236,18 +237,20 @@ def test_errors_of_options(name, bad, match):
 
 def test_errors_of_sides_and_features(name):
     cls, options = CASES[name]
-    with pytest.raises(ValueError, match=r"'edge_type' needs .*\('item', 'is', 'item"):
+    with pytest.raises(
+        ValueError, match=r"'edge_type' requires .*\('item', 'is', 'item"
+    ):
         cls(NUM_NODES, ('item', 'is', 'item'), make_features(), **options)
     with pytest.raises(ValueError, match=r'modality_x_dict.*\[7, F\]'):
         cls(NUM_NODES, USER_ITEM, {'text': {'item': torch.ones(6, 2)}}, **options)
-    with pytest.raises(ValueError, match=r"'edge_index_dict' needs .*interacts"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' requires .*interacts"):
         build(name).train()({('user', 'visits', 'item'): edges()[USER_ITEM]})
 
 
 @pytest.mark.parametrize('name', [name for name in CASES if name != 'plus'])
 def test_errors_of_features_for_models_of_items(name):
     cls, options = CASES[name]
-    with pytest.raises(ValueError, match=r"'modality_x_dict' needs at least one"):
+    with pytest.raises(ValueError, match=r"'modality_x_dict' requires at least one"):
         cls(NUM_NODES, USER_ITEM, {}, **options)
     with pytest.raises(ValueError, match=r"features of 'item' .*\['user'\]"):
         cls(NUM_NODES, USER_ITEM, {'text': {'user': torch.ones(5, 2)}}, **options)

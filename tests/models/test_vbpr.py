@@ -1,7 +1,7 @@
 import torch
 
+from promptmm_pyg.functional import score_all
 from promptmm_pyg.models.vbpr import VBPR
-from promptmm_pyg.scoring import score_all
 from tests.models.world import (
     batch,
     detached,

@@ -3,13 +3,12 @@ import copy
 import pytest
 import torch
 
-from promptmm_pyg.models import VBPR
+from promptmm_pyg.models import VBPR, PromptMM
 from promptmm_pyg.models._projected_features import ProjectedFeatures
 from promptmm_pyg.nn import (
     BlockedLinear,
+    ChunkedFeatures,
     PromptedModalityEncoder,
-    PromptMMTeacher,
-    RowBlocks,
     prompt_statistics,
 )
 from promptmm_pyg.nn.blocked_linear import cross, in_blocks, project
@@ -27,7 +26,7 @@ def matrix(num=7, width=5, seed=0, dtype=torch.double):
 @pytest.mark.parametrize('mask', [None, MASK])
 def test_products_are_those_of_the_whole_matrix(block_rows, mask):
     x, weight, left = matrix(), matrix(2, seed=1), matrix(7, 3, seed=2)
-    blocks = RowBlocks(x, mask, block_rows)
+    blocks = ChunkedFeatures(x, mask, block_rows)
     whole = x if mask is None else x * mask[:, None]
     torch.testing.assert_close(project(blocks, weight), whole @ weight.t())
     torch.testing.assert_close(cross(left, blocks), left.t() @ whole)
@@ -38,7 +37,7 @@ def test_products_are_those_of_the_whole_matrix(block_rows, mask):
 def test_absent_rows_are_never_read():
     x = matrix()
     x[~MASK] = float('nan')
-    blocks = RowBlocks(x, MASK, block_rows=2)
+    blocks = ChunkedFeatures(x, MASK, block_rows=2)
     assert project(blocks, matrix(2, seed=1)).isfinite().all()
     assert cross(matrix(7, 3), blocks).isfinite().all()
     rows = blocks.rows(torch.tensor([4, 0]))
@@ -47,7 +46,7 @@ def test_absent_rows_are_never_read():
 
 
 def test_gradients_of_first_and_second_order():
-    blocks = RowBlocks(matrix(), MASK, block_rows=3)
+    blocks = ChunkedFeatures(matrix(), MASK, block_rows=3)
     weight, left = matrix(2, seed=1), matrix(7, 3, seed=2)
     for function, value in (
         (lambda w: project(blocks, w), weight),
@@ -98,7 +97,7 @@ def test_a_layer_in_half_precision_sums_its_gradient_in_single():
 @pytest.mark.parametrize('mask', [None, MASK])
 def test_products_in_bfloat16_are_those_of_rounded_factors(mask):
     x = matrix(dtype=torch.float).bfloat16()
-    blocks = RowBlocks(x, mask, 3, products=torch.bfloat16)
+    blocks = ChunkedFeatures(x, mask, 3, products=torch.bfloat16)
     whole = (x if mask is None else x * mask[:, None]).float()
     weight = matrix(2, seed=1, dtype=torch.float).requires_grad_()
     out = project(blocks, weight)
@@ -116,20 +115,20 @@ def test_products_in_bfloat16_are_those_of_rounded_factors(mask):
 
 def test_sums_over_blocks_in_bfloat16_products_stay_in_single():
     ones = torch.ones(4096, 1, dtype=torch.bfloat16)
-    blocks = RowBlocks(ones, block_rows=1, products=torch.bfloat16)
+    blocks = ChunkedFeatures(ones, block_rows=1, products=torch.bfloat16)
     assert cross(torch.ones(4096, 1), blocks).item() == 4096.0
 
 
 def test_what_a_prompt_recalls_is_computed_without_rounding():
     x = matrix(dtype=torch.float).bfloat16()
     start = matrix(7, 3, seed=2, dtype=torch.float)
-    rounding, exact = RowBlocks(x, products=torch.bfloat16), RowBlocks(x)
+    rounding, exact = ChunkedFeatures(x, products=torch.bfloat16), ChunkedFeatures(x)
     ours, exact = (prompt_statistics(blocks, start) for blocks in (rounding, exact))
     assert torch.equal(ours.cross, exact.cross)
 
 
 def test_rows_and_masks_keep_the_precision_of_products():
-    blocks = RowBlocks(matrix().bfloat16(), products=torch.bfloat16)
+    blocks = ChunkedFeatures(matrix().bfloat16(), products=torch.bfloat16)
     assert blocks.rows(torch.tensor([1])).products == torch.bfloat16
     assert in_blocks(blocks, MASK).products == torch.bfloat16
     assert repr(blocks).endswith('products=torch.bfloat16)')
@@ -137,11 +136,13 @@ def test_rows_and_masks_keep_the_precision_of_products():
 
 def test_memory_that_is_not_contiguous_is_read_as_well():
     x, weight = matrix(5, 14).t()[::2], matrix(2, 5, seed=1)
-    torch.testing.assert_close(project(RowBlocks(x, None, 2), weight), x @ weight.t())
+    torch.testing.assert_close(
+        project(ChunkedFeatures(x, None, 2), weight), x @ weight.t()
+    )
 
 
 def test_a_copy_shares_the_features_and_a_cast_leaves_them():
-    blocks = RowBlocks(matrix(dtype=torch.half))
+    blocks = ChunkedFeatures(matrix(dtype=torch.half))
     projected = ProjectedFeatures({'item': 7}, 'item', {'m': {'item': blocks}}, 2)
     other = copy.deepcopy(projected).double()
     assert other.rows('m').x is blocks.x
@@ -176,7 +177,7 @@ def test_an_encoder_of_blocks_equals_the_encoder_of_the_matrix(recall):
     encoder = PromptedModalityEncoder(5, 4).double()
     known = prompt.t() @ x if recall else None
     results = []
-    for given in (x, RowBlocks(x, block_rows=2)):
+    for given in (x, ChunkedFeatures(x, block_rows=2)):
         encoder.zero_grad()
         p = prompt.clone().requires_grad_()
         out = encoder(given, p, known)
@@ -193,7 +194,7 @@ def test_an_encoder_does_not_cut_the_gradient_of_its_input():
 
 def test_statistics_of_blocks_are_those_of_the_matrix():
     x, start = matrix(), matrix(7, 3, seed=2)
-    blocks = RowBlocks(x, MASK, block_rows=2)
+    blocks = ChunkedFeatures(x, MASK, block_rows=2)
     expected = prompt_statistics(x * MASK[:, None], start)
     torch.testing.assert_close(prompt_statistics(blocks, start), expected)
 
@@ -204,7 +205,7 @@ def make_teacher(as_features, num_prompt_tokens=1, masked=False):
         'image': {'item': features(6, seed=2)},
         'text': {'item': features(9, seed=3), 'user': features(9, seed=5, num=5)},
     }
-    return PromptMMTeacher(
+    return PromptMM(
         NUM_NODES,
         {m: {k: as_features(v) for k, v in named.items()} for m, named in x.items()},
         {'user': features(2, seed=6, num=5), 'item': features(2, seed=7)},
@@ -228,7 +229,7 @@ def run(teacher, n_id_dict=None, index=None):
 def test_a_teacher_on_blocks_equals_the_teacher_in_memory(num_prompt_tokens, masked):
     options = {'num_prompt_tokens': num_prompt_tokens, 'masked': masked}
     whole = make_teacher(lambda x: x, **options)
-    blocks = make_teacher(lambda x: RowBlocks(x, block_rows=2), **options)
+    blocks = make_teacher(lambda x: ChunkedFeatures(x, block_rows=2), **options)
     for a, b in zip(run(blocks), run(whole), strict=True):
         torch.testing.assert_close(a, b)
     assert set(blocks.state_dict()) == set(whole.state_dict())
@@ -247,7 +248,7 @@ def test_a_part_of_the_graph_is_the_same_on_blocks(num_prompt_tokens):
         ('item', 'rev_interacts', 'user'): edge_index.flip([0]),
     }
     whole = make_teacher(lambda x: x, num_prompt_tokens)
-    blocks = make_teacher(lambda x: RowBlocks(x, block_rows=2), num_prompt_tokens)
+    blocks = make_teacher(lambda x: ChunkedFeatures(x, block_rows=2), num_prompt_tokens)
     ours, theirs = run(blocks, part, index), run(whole, part, index)
     torch.testing.assert_close(ours, theirs)
 
@@ -264,7 +265,7 @@ def test_a_teacher_on_half_features_is_near_the_teacher_on_single_ones():
 
 def test_another_prompt_of_a_teacher_on_blocks_knows_the_features():
     outs = []
-    for as_features in (lambda x: x, lambda x: RowBlocks(x, block_rows=2)):
+    for as_features in (lambda x: x, lambda x: ChunkedFeatures(x, block_rows=2)):
         teacher = make_teacher(as_features).eval()
         torch.manual_seed(5)
         teacher.add_prompt('other')
@@ -274,34 +275,32 @@ def test_another_prompt_of_a_teacher_on_blocks_knows_the_features():
 
 
 def test_errors():
-    with pytest.raises(
-        ValueError, match=r"'x' needs to be a constant .* \(got torch.i"
-    ):
-        RowBlocks(torch.ones(2, 3, dtype=torch.int))
+    with pytest.raises(ValueError, match=r"'x' must be a constant .* \(got torch.i"):
+        ChunkedFeatures(torch.ones(2, 3, dtype=torch.int))
     with pytest.raises(ValueError, match='requires_grad=True'):
         BlockedLinear(5, 2)(matrix(dtype=torch.float).requires_grad_())
-    with pytest.raises(ValueError, match=r"'mask' needs to be a bool tensor \[7\]"):
-        RowBlocks(matrix(), MASK[:5])
-    with pytest.raises(ValueError, match="'block_rows' needs to be positive"):
-        RowBlocks(matrix(), block_rows=0)
-    with pytest.raises(ValueError, match=r"'products' needs .* \(got torch.int32\)"):
-        RowBlocks(matrix(), products=torch.int)
-    with pytest.raises(ValueError, match="'block_rows' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'mask' must be a bool tensor \[7\]"):
+        ChunkedFeatures(matrix(), MASK[:5])
+    with pytest.raises(ValueError, match="'block_rows' must be positive"):
+        ChunkedFeatures(matrix(), block_rows=0)
+    with pytest.raises(ValueError, match=r"'products' requires .* \(got torch.int32\)"):
+        ChunkedFeatures(matrix(), products=torch.int)
+    with pytest.raises(ValueError, match="'block_rows' must be positive"):
         BlockedLinear(5, 2, block_rows=-1)
-    with pytest.raises(ValueError, match="'out_features' needs to be positive"):
+    with pytest.raises(ValueError, match="'out_features' must be positive"):
         BlockedLinear(5, 0)
-    with pytest.raises(ValueError, match=r"'x' needs to have shape \[N, 5\]"):
+    with pytest.raises(ValueError, match=r"'x' must have shape \[N, 5\]"):
         BlockedLinear(5, 2)(torch.ones(3, 4))
-    with pytest.raises(ValueError, match="'dim' needs to be 0"):
-        RowBlocks(matrix()).index_select(1, torch.tensor([0]))
-    few = {'image': {'item': RowBlocks(matrix(3))}}
+    with pytest.raises(ValueError, match="'dim' must be 0"):
+        ChunkedFeatures(matrix()).index_select(1, torch.tensor([0]))
+    few = {'image': {'item': ChunkedFeatures(matrix(3))}}
     with pytest.raises(ValueError, match='needs one row per node'):
-        PromptMMTeacher(NUM_NODES, few)
+        PromptMM(NUM_NODES, few)
 
 
 def test_repr():
-    assert repr(RowBlocks(matrix(), block_rows=3)) == (
-        'RowBlocks([7, 5], torch.float64, block_rows=3)'
+    assert repr(ChunkedFeatures(matrix(), block_rows=3)) == (
+        'ChunkedFeatures([7, 5], torch.float64, block_rows=3)'
     )
     assert repr(BlockedLinear(5, 2)) == (
         'BlockedLinear(in_features=5, out_features=2, bias=True, block_rows=None)'

@@ -161,13 +161,13 @@ def test_to_moves_the_weights():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"'x' needs to have shape \[5, F\]"):
+    with pytest.raises(ValueError, match=r"'x' must have shape \[5, F\]"):
         make_pair() @ features(3)
     with pytest.raises(ValueError, match=r'target ids in \[0, 6\).*0 to 6'):
         CSRPair.from_edge_index(torch.tensor([[0, 0], [0, 6]]), size=(5, 6))
     with pytest.raises(ValueError, match=r'source ids in \[0, 5\).*-1'):
         CSRPair.from_edge_index(torch.tensor([[-1], [0]]), size=SIZE)
-    with pytest.raises(ValueError, match="'edge_weight' needs one value per edge"):
+    with pytest.raises(ValueError, match="'edge_weight' requires one value per edge"):
         CSRPair.from_edge_index(EDGE_INDEX, torch.ones(2), size=SIZE)
     with pytest.raises(ValueError, match=r'shape \[2, E\]'):
         CSRPair.from_edge_index(EDGE_INDEX.t(), size=SIZE)

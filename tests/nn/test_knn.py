@@ -174,20 +174,20 @@ def test_rows_sum_to_one():
 
 def test_errors():
     x = features(3)
-    with pytest.raises(ValueError, match="'k' needs to be positive"):
+    with pytest.raises(ValueError, match="'k' must be positive"):
         knn_graph(x, 0)
-    with pytest.raises(ValueError, match="'block_size' needs to be positive"):
+    with pytest.raises(ValueError, match="'block_size' must be positive"):
         knn_graph(x, 1, block_size=0)
-    with pytest.raises(ValueError, match="'normalize' needs to be one of 'sym', 'row'"):
+    with pytest.raises(ValueError, match="'normalize' must be one of 'sym', 'row'"):
         knn_graph(x, 1, normalize='mean')
-    with pytest.raises(ValueError, match="'normalize' needs to be one of 'sym', 'row'"):
+    with pytest.raises(ValueError, match="'normalize' must be one of 'sym', 'row'"):
         normalize_edges(torch.zeros(2, 0, dtype=torch.long), x[0, :0], 1, 'col')
-    with pytest.raises(ValueError, match=r"'x' needs to have shape \[N, F\]"):
+    with pytest.raises(ValueError, match=r"'x' must have shape \[N, F\]"):
         knn_graph(x[0], 1)
-    with pytest.raises(ValueError, match=r"'mask' needs to be a bool tensor \[7\]"):
+    with pytest.raises(ValueError, match=r"'mask' must be a bool tensor \[7\]"):
         knn_graph(x, 1, mask=torch.ones(7))
     with pytest.raises(ValueError, match=r"'mask'.*bool \[3\]"):
         knn_graph(x, 1, mask=torch.ones(3, dtype=torch.bool))
     x[1, 0] = float('inf')
-    with pytest.raises(ValueError, match=r"'x' needs to be finite.*got 1 values"):
+    with pytest.raises(ValueError, match=r"'x' must be finite.*got 1 values"):
         knn_graph(x, 1)

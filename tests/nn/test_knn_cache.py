@@ -63,9 +63,9 @@ def test_a_damaged_file_is_computed_anew(tmp_path, damage):
 
 def test_the_folder_is_made_and_bad_features_leave_no_file(tmp_path):
     folder = tmp_path / 'a' / 'b'
-    with pytest.raises(ValueError, match="'k' needs to be positive"):
+    with pytest.raises(ValueError, match="'k' must be positive"):
         cached_knn_graph(folder, X, 0)
-    with pytest.raises(ValueError, match="'x' needs to be finite"):
+    with pytest.raises(ValueError, match="'x' must be finite"):
         cached_knn_graph(folder, X / 0, 3)
     assert not folder.exists()
     cached_knn_graph(folder, X, 3)

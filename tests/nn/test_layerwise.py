@@ -80,5 +80,5 @@ def test_recall_in_blocks_has_value_and_gradient_of_the_plain_product(
 
 
 def test_a_block_of_no_row_is_refused():
-    with pytest.raises(ValueError, match="'block_size' needs to be positive"):
+    with pytest.raises(ValueError, match="'block_size' must be positive"):
         matmul_in_blocks(operator(dense()), features(3), 0)

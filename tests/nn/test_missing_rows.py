@@ -85,9 +85,9 @@ def test_the_mask_moves_with_the_module_but_is_not_saved():
 
 def test_errors_and_repr():
     assert str(MissingRows(4, MASK)) == "MissingRows(missing='zero', dropout=0.0)"
-    with pytest.raises(ValueError, match="'missing' needs to be one of 'zero', 'tok"):
+    with pytest.raises(ValueError, match="'missing' must be one of 'zero', 'tok"):
         MissingRows(4, missing='mean')
-    with pytest.raises(ValueError, match=r"'dropout' needs to lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"'dropout' must be in \[0, 1\)"):
         MissingRows(4, dropout=1.0)
-    with pytest.raises(ValueError, match="'channels' needs to be positive"):
+    with pytest.raises(ValueError, match="'channels' must be positive"):
         MissingRows(0)

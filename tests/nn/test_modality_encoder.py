@@ -81,9 +81,9 @@ def test_errors_and_repr():
     assert str(encoder) == 'PromptedModalityEncoder(8, 4, prompt_weight=0.5)'
     with pytest.raises(ValueError, match="one row per row of 'x'"):
         encoder(x, prompt[:5])
-    with pytest.raises(ValueError, match=r"'x' needs to have shape \[N, 8\]"):
+    with pytest.raises(ValueError, match=r"'x' must have shape \[N, 8\]"):
         encoder(x[:, :7])
-    with pytest.raises(ValueError, match=r"'dropout' needs to lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"'dropout' must be in \[0, 1\)"):
         PromptedModalityEncoder(8, 4, dropout=1.0)
-    with pytest.raises(ValueError, match="'prompt_weight' needs to be zero or more"):
+    with pytest.raises(ValueError, match="'prompt_weight' must be zero or more"):
         PromptedModalityEncoder(8, 4, prompt_weight=-1.0)

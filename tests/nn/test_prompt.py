@@ -100,8 +100,8 @@ def test_errors_and_repr():
         SoftPrompt(start_dict, 4)
     several = SoftPrompt({'item': features(3)}, 4, num_tokens=2)
     assert str(several) == "SoftPrompt(['item'], out_channels=4, num_tokens=2)"
-    with pytest.raises(ValueError, match="'num_tokens' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_tokens' must be positive"):
         SoftPrompt({'item': features(3)}, 4, num_tokens=0)
     statistics = prompt_statistics(features(6), features(3))
-    with pytest.raises(ValueError, match=r"'num_tokens' needs to be 1 .*\(got 2\)"):
+    with pytest.raises(ValueError, match=r"'num_tokens' must be 1 .*\(got 2\)"):
         several.recall('item', statistics)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from promptmm_pyg.models import PromptMM
 from promptmm_pyg.nn import (
     PromptedEncoder,
-    PromptMMTeacher,
     SoftPrompt,
     TokenPrompt,
     load_prompt,
@@ -24,7 +24,7 @@ def make_teacher(seed=0, **kwargs):
     torch.manual_seed(seed)
     x = {'image': {'item': features(6, seed=9)}}
     start = make_start(seed)
-    return PromptMMTeacher(NUM_NODES, x, start, embedding_dim=4, **kwargs).eval()
+    return PromptMM(NUM_NODES, x, start, embedding_dim=4, **kwargs).eval()
 
 
 def test_soft_prompt_round_trip_brings_its_starting_point(tmp_path):
@@ -142,9 +142,7 @@ def test_a_prompt_of_another_class_or_size_is_refused(tmp_path, target, match):
     path = tmp_path / 'prompt.safetensors'
     save_prompt(path, SoftPrompt(make_start(), 4))
     before = {key: x.clone() for key, x in target.state_dict().items()}
-    with pytest.raises(
-        ValueError, match=rf"'path' needs to be a prompt with .*{match}"
-    ):
+    with pytest.raises(ValueError, match=rf"'path' must be a prompt with .*{match}"):
         load_prompt(path, target)
     torch.testing.assert_close(dict(target.state_dict()), before, rtol=0, atol=0)
 
@@ -166,7 +164,7 @@ def test_tokens_of_another_size_are_refused(tmp_path, target, match):
 
 def test_errors_of_files(tmp_path):
     path, prompt = tmp_path / 'prompt.safetensors', TokenPrompt(3)
-    with pytest.raises(FileNotFoundError, match="'path' needs to be a saved prompt"):
+    with pytest.raises(FileNotFoundError, match="'path' must be a saved prompt"):
         load_prompt(path, prompt)
     save_file({'tokens': torch.ones(4, 3)}, path)
     with pytest.raises(
@@ -193,11 +191,11 @@ def test_errors_of_names_and_modules(tmp_path):
     for use in (save_prompt, load_prompt):
         with pytest.raises(ValueError, match=r"'name' .*\['default'\] \(got 'night'"):
             use(path, model, 'night')
-        with pytest.raises(ValueError, match=r"'name' needs to be left out.*'night'"):
+        with pytest.raises(ValueError, match=r"'name' must be left out.*'night'"):
             use(path, model.prompt, 'night')
-        with pytest.raises(TypeError, match=r"'module' needs to be a prompt.*'Linear'"):
+        with pytest.raises(TypeError, match=r"'module' must be a prompt.*'Linear'"):
             use(path, model.encoder)
-    teacher = PromptMMTeacher(NUM_NODES, {}, embedding_dim=4)
+    teacher = PromptMM(NUM_NODES, {}, embedding_dim=4)
     with pytest.raises(ValueError, match=r"'name' .*prompts \[\] \(got None"):
         save_prompt(path, teacher)
     assert not path.exists()

@@ -203,32 +203,36 @@ def test_errors_and_repr():
         "PromptedEncoder(Sequential, prompts=['default'], in_use='default', weight=0.5)"
     )
     assert str(model.prompt) == 'TokenPrompt(6, num_tokens=4, conditioned=False)'
-    with pytest.raises(ValueError, match=r"'x' needs to have shape \[\*, 6\].*\[7, 5"):
+    with pytest.raises(ValueError, match=r"'x' must have shape \[\*, 6\].*\[7, 5"):
         model(features(5))
-    with pytest.raises(ValueError, match=r"'name' needs to be one of.*'day'"):
+    with pytest.raises(ValueError, match=r"'name' must be one of.*'day'"):
         model.set_prompt('day')
     for name in ('default', '', 'a.b', 'keys'):
-        with pytest.raises(ValueError, match=rf"'name' needs to be new.*'{name}'"):
+        with pytest.raises(ValueError, match=rf"'name' must be new.*'{name}'"):
             model.add_prompt(name)
-    with pytest.raises(ValueError, match=r"'prompt' needs .* in_channels=6 .*with 5"):
+    with pytest.raises(
+        ValueError, match=r"'prompt' requires .* in_channels=6 .*with 5"
+    ):
         model.add_prompt('day', TokenPrompt(5))
-    with pytest.raises(ValueError, match=r"'prompt' needs .*'TokenPrompt'.*SoftPrompt"):
+    with pytest.raises(
+        ValueError, match=r"'prompt' requires .*'TokenPrompt'.*SoftPrompt"
+    ):
         model.add_prompt('day', SoftPrompt({'a': features(6)}, 6))
     assert model.prompt_names == ['default']
-    with pytest.raises(ValueError, match="'weight' needs to be zero or more"):
+    with pytest.raises(ValueError, match="'weight' must be zero or more"):
         PromptedEncoder(make_encoder(), 6, weight=-1.0)
-    with pytest.raises(ValueError, match="'num_tokens' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_tokens' must be positive"):
         PromptedEncoder(make_encoder(), 6, 0)
-    with pytest.raises(ValueError, match="'in_channels' needs to be positive"):
+    with pytest.raises(ValueError, match="'in_channels' must be positive"):
         PromptedEncoder(make_encoder(), 0)
 
 
 @pytest.mark.parametrize(
     ('init', 'match'),
     [
-        (torch.zeros(4, 5), r"'init' needs .*\[4, 6\].*shape \[4, 5\]"),
-        (torch.full((4, 6), float('nan')), r"'init' needs .*finite: False"),
-        ('pca', r"'init' needs to be 'random' or a tensor \[4, 6\] \(got 'pca'\)"),
+        (torch.zeros(4, 5), r"'init' requires .*\[4, 6\].*shape \[4, 5\]"),
+        (torch.full((4, 6), float('nan')), r"'init' requires .*finite: False"),
+        ('pca', r"'init' must be 'random' or a tensor \[4, 6\] \(got 'pca'\)"),
     ],
 )
 def test_errors_of_a_start(init, match):

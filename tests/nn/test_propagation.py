@@ -96,7 +96,7 @@ def test_errors():
     del edge_index_dict[ITEM_USER]
     with pytest.raises(ValueError, match=r"\['user'\].*ToUndirected"):
         HeteroPropagation(2)(x_dict, edge_index_dict)
-    with pytest.raises(ValueError, match="'num_layers' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_layers' must be positive"):
         HeteroPropagation(0)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from promptmm_pyg.nn.recalled import add_recalled
+from promptmm_pyg.nn.recalled import add_low_rank
 
 
 def parts(dtype=torch.double, num_rows=7):
@@ -19,7 +19,7 @@ def as_written(x, prompt, recall, lin_weight, weight):
 
 def test_agrees_with_the_formula_and_its_gradients():
     inputs = parts()
-    ours, theirs = add_recalled(*inputs, 0.7), as_written(*inputs, 0.7)
+    ours, theirs = add_low_rank(*inputs, 0.7), as_written(*inputs, 0.7)
     torch.testing.assert_close(ours, theirs)
     scale = torch.arange(28.0, dtype=torch.double).view(7, 4)
     torch.testing.assert_close(
@@ -29,7 +29,7 @@ def test_agrees_with_the_formula_and_its_gradients():
 
 
 def test_gradcheck():
-    assert torch.autograd.gradcheck(lambda *args: add_recalled(*args, 0.7), parts())
+    assert torch.autograd.gradcheck(lambda *args: add_low_rank(*args, 0.7), parts())
 
 
 def test_a_row_that_recalls_nothing_gets_nothing_and_sends_nothing():
@@ -37,7 +37,7 @@ def test_a_row_that_recalls_nothing_gets_nothing_and_sends_nothing():
     prompt = prompt.detach().clone()
     prompt[2] = 0
     prompt.requires_grad_()
-    out = add_recalled(x, prompt, recall, lin_weight)
+    out = add_low_rank(x, prompt, recall, lin_weight)
     assert torch.equal(out[2], x[2])
     assert not torch.equal(out[3], x[3])
     out.sum().backward()
@@ -48,15 +48,15 @@ def test_a_row_that_recalls_nothing_gets_nothing_and_sends_nothing():
 
 @pytest.mark.parametrize('dtype', [torch.float, torch.bfloat16])
 def test_other_precisions_are_near(dtype):
-    exact = add_recalled(*parts())
-    out = add_recalled(*(part.detach().to(dtype) for part in parts()))
+    exact = add_low_rank(*parts())
+    out = add_low_rank(*(part.detach().to(dtype) for part in parts()))
     assert out.dtype == dtype
     torch.testing.assert_close(out.double(), exact, rtol=0.05, atol=0.1)
 
 
 def test_no_rows():
     inputs = parts(num_rows=0)
-    out = add_recalled(*inputs)
+    out = add_low_rank(*inputs)
     assert out.shape == (0, 4)
     out.sum().backward()
     assert (inputs[3].grad == 0).all()

@@ -128,7 +128,7 @@ def test_product_is_added_to_what_is_there(dense, dtype):
         there = torch.ones(matrix.size(0), x.size(1), dtype=dtype)
         assert adj.add_product_(there, source) is there
         torch.testing.assert_close(there, matrix.to(dtype) @ source + 1)
-    with pytest.raises(ValueError, match=r"'x' needs to have shape \[30, F\]"):
+    with pytest.raises(ValueError, match=r"'x' must have shape \[30, F\]"):
         pair_of(dense).add_product_(there, x[1:])
 
 

@@ -205,27 +205,27 @@ def test_errors():
     item_x = torch.ones(3, 2)
     approximate = ApproximateItems(item_x)
     users = torch.arange(3)
-    with pytest.raises(ValueError, match="'num_items' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_items' must be positive"):
         ApproximateItems(torch.ones(0, 2))
-    with pytest.raises(ValueError, match="'num_lists' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_lists' must be positive"):
         ApproximateItems(item_x, num_lists=0)
     with pytest.raises(ValueError, match=r"'num_lists'.*at most.*of 3 \(got 4\)"):
         ApproximateItems(item_x, num_lists=4)
-    with pytest.raises(ValueError, match="'num_probes' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_probes' must be positive"):
         ApproximateItems(item_x, num_probes=0)
-    with pytest.raises(ValueError, match="'item_x' needs to be finite"):
+    with pytest.raises(ValueError, match="'item_x' must be finite"):
         ApproximateItems(item_x / 0)
-    with pytest.raises(ValueError, match=r"'item_x' needs to hold floating.*int64"):
+    with pytest.raises(ValueError, match=r"'item_x' must contain floating.*int64"):
         ApproximateItems(item_x.long())
     with pytest.raises(ValueError, match='need to be matrices of one width'):
         approximate.rank_items(item_x[:, :1], users, 1)
-    with pytest.raises(ValueError, match=r"'k' needs to be at most.*of 3 \(got 4\)"):
+    with pytest.raises(ValueError, match=r"'k' must be at most.*of 3 \(got 4\)"):
         approximate.rank_items(item_x, users, 4)
     with pytest.raises(ValueError, match=r"'users'.*below 3 \(got 0 to 3\)"):
         approximate.rank_items(item_x, torch.tensor([0, 3]), 1)
-    with pytest.raises(ValueError, match="'batch_size' needs to be positive"):
+    with pytest.raises(ValueError, match="'batch_size' must be positive"):
         approximate.rank_items(item_x, users, 1, batch_size=0)
-    with pytest.raises(ValueError, match="'scores' needs to hold numbers"):
+    with pytest.raises(ValueError, match="'scores' must contain numbers"):
         approximate.rank_items(item_x * float('nan'), users, 1)
     seen = SeenItems.from_edge_index(torch.tensor([[0], [1]]), 2, 3)
     with pytest.raises(ValueError, match=r"'users'.*below 2 \(got 0 to 2\)"):

@@ -29,7 +29,7 @@ def test_bytes_are_read_from_numbers_and_text(text, size):
     'wrong', [0, -1, '0GiB', '2', '2G', 'GiB', '-1MiB', '1e3MB', True, 2.5, None]
 )
 def test_other_budgets_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"'memory' needs to be a number of bytes"):
+    with pytest.raises(ValueError, match=r"'memory' must be a number of bytes"):
         parse_memory(wrong)
 
 
@@ -73,7 +73,7 @@ def test_a_smaller_budget_lowers_the_number_of_users():
 def test_the_smallest_budget_is_named_and_suffices():
     smallest = sizes().need(1, 1024)
     message = (
-        rf"'memory' needs to be at least {smallest} bytes \(0\.\d\d MiB\) to rank "
+        rf"'memory' must be at least {smallest} bytes \(0\.\d\d MiB\) to rank "
         rf'100000 items for 500 users \(got {smallest - 1} bytes, .* MiB\)\. The lists '
         rf'alone take 0\.11 MiB, and blocks of 128 users and 100000 items need .* MiB'
     )
@@ -132,7 +132,7 @@ def test_the_budget_is_kept(num_users, num_items, width, k, share, dtype, tied):
             pair, users, k, seen=seen, candidates=candidates, memory=memory
         )
 
-    with pytest.raises(ValueError, match="'memory' needs to be at least") as caught:
+    with pytest.raises(ValueError, match="'memory' must be at least") as caught:
         rank(1)
     smallest = int(re.search(r'at least (\d+) bytes', str(caught.value))[1])
     expected = rank('1GiB')
@@ -168,7 +168,7 @@ def test_a_budget_too_small_is_refused_before_a_score():
     pair = tables(50, 4000, 4, torch.float32, tied=False)
     with (
         Allocations() as made,
-        pytest.raises(ValueError, match="'memory' needs to be at least"),
+        pytest.raises(ValueError, match="'memory' must be at least"),
     ):
         rank_items(pair, torch.arange(50), 10, memory='10KiB')
     assert made.largest <= 50

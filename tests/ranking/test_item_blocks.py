@@ -173,7 +173,7 @@ def test_a_seen_item_beyond_all_numbers_is_left_out_of_its_block():
     users = torch.tensor([0])
     ranking = rank_items((user_x, item_x), users, 2, seen=seen, item_batch_size=2)
     assert ranking.item_index.tolist() == [[3, 1]]
-    with pytest.raises(ValueError, match="'scores' needs to hold numbers"):
+    with pytest.raises(ValueError, match="'scores' must contain numbers"):
         rank_items((user_x, item_x), users, 2, item_batch_size=2)
 
 
@@ -188,15 +188,15 @@ def test_no_users_give_no_rows():
 def test_errors_come_before_any_score():
     table = torch.ones(3, 2)
     users = torch.arange(3)
-    with pytest.raises(ValueError, match=r"'item_batch_size' needs to be positive"):
+    with pytest.raises(ValueError, match=r"'item_batch_size' must be positive"):
         rank_items((table, table), users, 1, item_batch_size=0)
     with pytest.raises(ValueError, match="need 'score' to be a pair of tables"):
         rank_items(lambda u: table, users, 1, item_batch_size=2)
-    with pytest.raises(ValueError, match=r"'k' needs to be at most.*of 3 \(got 4\)"):
+    with pytest.raises(ValueError, match=r"'k' must be at most.*of 3 \(got 4\)"):
         rank_items((table, table), users, 4, item_batch_size=2)
-    with pytest.raises(ValueError, match=r"'item_x' needs to hold floating.*int64"):
+    with pytest.raises(ValueError, match=r"'item_x' must contain floating.*int64"):
         rank_items((table, table.long()), users, 1)
-    with pytest.raises(ValueError, match=r"'user_x' needs to hold floating.*bool"):
+    with pytest.raises(ValueError, match=r"'user_x' must contain floating.*bool"):
         rank_items((table > 0, table), users, 1)
     with pytest.raises(ValueError, match=r"'user_x' and 'item_x' need.*one width"):
         rank_items((table, table[:, :1]), users, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.data import INTERACTS, planted_dataset
+from promptmm_pyg.data import INTERACTS, make_synthetic_dataset
 
 EVIL = '<script>document.title = "owned"</script><img src=x onerror="x()"> & \'"'
 NAME = 'a <b id=x> & run'
@@ -73,7 +73,7 @@ def quietly(*argv):
 def trained(tmp_path_factory):
     """A run with a teacher only, whose data lie in the folder beside it."""
     folder = tmp_path_factory.mktemp('report')
-    graph = planted_dataset(**SIZES)
+    graph = make_synthetic_dataset(**SIZES)
     users, items = graph['user'].raw_id, graph['item'].raw_id
     pairs = graph[INTERACTS].edge_index.t().tolist()
     write(

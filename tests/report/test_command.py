@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.data import planted_dataset
+from promptmm_pyg.data import make_synthetic_dataset
 from promptmm_pyg.report.page import GENERATOR
 from promptmm_pyg.serving import Recommender
 from tests.report.conftest import EVIL, NAME, SIZES, Page, quietly
@@ -54,7 +54,7 @@ def test_slices_models_and_sizes_are_there(whole_page):
         'teacher 1,024',
     ):
         assert words in text
-    x = planted_dataset(**SIZES)['item'].x_text[:, :6]
+    x = make_synthetic_dataset(**SIZES)['item'].x_text[:, :6]
     lacking = [i for i in range(50) if i % 5 == 0 or not x[i].any()]
     assert f'6 numbers per item; {len(lacking) / 50:.1%} of items lack it' in text
     # 110 rows of width 4.

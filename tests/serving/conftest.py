@@ -5,7 +5,7 @@ from promptmm_pyg.serving import Recommender
 
 
 @pytest.fixture
-def planted():
+def synthetic():
     """Ten items of content and taste, whose embeddings are linear in their features
     but for a little noise; users gather what they took. One modality is missing here
     and there.

@@ -16,9 +16,9 @@ from promptmm_pyg.serving import Recommender, _files, _header
 
 
 @pytest.fixture
-def folder(planted, tmp_path):
-    model, features = planted()
-    model.learn_features(features)
+def folder(synthetic, tmp_path):
+    model, features = synthetic()
+    model.fit_feature_mapper(features)
     model.add_items([500], {'text': features['text'][:1]}, titles={500: 'Ünew'})
     model.save(tmp_path / 'model', card={'metrics': {'Recall@20': 0.25}})
     return tmp_path / 'model'
@@ -34,15 +34,15 @@ def vouch(folder, **changes):
     (folder / 'config.json').write_text(json.dumps({**config, **changes}))
 
 
-def test_everything_comes_back(folder, planted):
-    model, features = planted()
-    model.learn_features(features)
+def test_everything_comes_back(folder, synthetic):
+    model, features = synthetic()
+    model.fit_feature_mapper(features)
     again = Recommender.load(folder)
     assert again.item_ids == [*model.item_ids, 500]
     assert again.num_added == 1
     assert again.titles == {500: 'Ünew'}
     torch.testing.assert_close(
-        again.feature_path(features), model.feature_path(features)
+        again.feature_mapper(features), model.feature_mapper(features)
     )
     again.add_items(['newer'], {'image': features['image'][:1]})
     assert again.recommend('u3', k=1, allow=['newer']).ids.tolist() == ['newer']
@@ -62,7 +62,7 @@ def test_the_card_has_facts_metrics_and_general_words(folder):
         'safetensors',
     }
     assert about['created'].endswith('+00:00')
-    assert set(about['feature_path']) == {'text + image', 'text', 'image'}
+    assert set(about['feature_mapper']) == {'text + image', 'text', 'image'}
     assert card['metrics'] == {'Recall@20': 0.25}
     assert 'by the items they took' in card['intended_use']
     assert 'nothing that happened after training' in card['limits']
@@ -80,12 +80,12 @@ def test_the_page_says_what_the_card_says(folder):
 
 def test_what_was_said_stays_and_facts_are_new(folder, tmp_path):
     model = Recommender.load(folder)
-    model.feature_path = None
+    model.feature_mapper = None
     model.save(tmp_path / 'again', card={'name': 'Mine', 'data': ['a', {'b': 1}]})
     card = Recommender.load(tmp_path / 'again').card
     assert card['metrics'] == {'Recall@20': 0.25}
     assert card['name'] == 'Mine'
-    assert 'feature_path' not in card['about']
+    assert 'feature_mapper' not in card['about']
     page = (tmp_path / 'again' / 'README.md').read_text()
     assert '## Data\n\n- a\n- {"b": 1}\n' in page
 
@@ -93,7 +93,7 @@ def test_what_was_said_stays_and_facts_are_new(folder, tmp_path):
 @pytest.mark.parametrize('value', [object(), float('nan'), {1, 2}, torch.ones(1)])
 def test_a_card_that_json_cannot_hold_is_refused(folder, tmp_path, value):
     model = Recommender.load(folder)
-    with pytest.raises(ValueError, match="'card' needs to hold text, finite numbers"):
+    with pytest.raises(ValueError, match="'card' must contain text, finite numbers"):
         model.save(tmp_path / 'other', card={'metrics': value})
     assert not (tmp_path / 'other').exists()
 
@@ -103,8 +103,8 @@ def test_the_page_is_for_people_and_never_read(folder):
     assert Recommender.load(folder).num_items == 61
 
 
-def test_version_1_is_still_read(planted, tmp_path):
-    model, _ = planted()
+def test_version_1_is_still_read(synthetic, tmp_path):
+    model, _ = synthetic()
     model.save(tmp_path)
     ids = {'user_ids': model.user_ids, 'item_ids': model.item_ids}
     ids['titles'] = [None] * 60
@@ -247,16 +247,19 @@ def test_what_is_not_json_is_refused(folder, content):
         ({'item_ids': {'a': 1}}, "there is no list of 'item_ids'"),
         ({'titles': ['x']}, "'titles' are 1 for 61 items"),
         ({'titles': [3] * 61}, "'titles' are not all text"),
-        ({'user_ids': ['u0']}, "'user_ids' needs to hold one id for each of 40"),
-        ({'user_ids': ['u0'] * 40}, "'user_ids' needs to hold each id once"),
-        ({'user_ids': [[]] * 40}, "'user_ids' needs to hold strings or integers"),
+        ({'user_ids': ['u0']}, "'user_ids' must contain one id for each of 40"),
+        ({'user_ids': ['u0'] * 40}, "'user_ids' must contain each id once"),
+        ({'user_ids': [[]] * 40}, "'user_ids' must contain strings or integers"),
         ({'item_ids': [[]] * 61}, "'item_ids' are not all text or integers"),
         ({'num_added': 62}, 'got 62 added items'),
         ({'num_added': 'x'}, "got 'x' added items"),
-        ({'feature_path': {'channels': [], 'maps': [[[], 10**400, 0, 0]]}}, 'feature'),
-        ({'feature_path': {}}, 'a part of the feature path is missing'),
-        ({'feature_path': {'channels': [[[], 1]], 'maps': []}}, 'feature path'),
-        ({'feature_path': {'channels': [['a']], 'maps': []}}, 'dictionary update'),
+        (
+            {'feature_mapper': {'channels': [], 'maps': [[[], 10**400, 0, 0]]}},
+            'feature',
+        ),
+        ({'feature_mapper': {}}, 'a part of the feature path is missing'),
+        ({'feature_mapper': {'channels': [[[], 1]], 'maps': []}}, 'feature path'),
+        ({'feature_mapper': {'channels': [['a']], 'maps': []}}, 'dictionary update'),
     ],
 )
 def test_ids_that_do_not_fit_are_refused(folder, changes, message):
@@ -272,7 +275,7 @@ def test_ids_that_do_not_fit_are_refused(folder, changes, message):
     [
         ('user_x', lambda x: x.long(), "'user_x' is no matrix of numbers"),
         ('item_x', lambda x: x[0], "'item_x' is no matrix of numbers"),
-        ('item_x', lambda x: x * float('nan'), "'item_x' needs to be finite"),
+        ('item_x', lambda x: x * float('nan'), "'item_x' must be finite"),
         ('item_x', lambda x: x[:, :2], 'need to be matrices of one width'),
         ('user_x', lambda x: None, "there is no tensor 'user_x'"),
         ('seen_col', lambda x: x - 60, 'no rows of items for 40 users and 61'),
@@ -283,8 +286,8 @@ def test_ids_that_do_not_fit_are_refused(folder, changes, message):
         ('seen_rowptr', lambda x: x[:-1], 'no rows of items'),
         ('seen_rowptr', lambda x: x + 1, 'no rows of items'),
         ('seen_rowptr', lambda x: x.index_fill(0, torch.tensor([1]), 99), 'no rows'),
-        ('feature_path.mean.0', lambda x: x[:2], 'does not fit together'),
-        ('feature_path.weight.0', lambda x: None, 'feature path is missing'),
+        ('feature_mapper.mean.0', lambda x: x[:2], 'does not fit together'),
+        ('feature_mapper.weight.0', lambda x: None, 'feature path is missing'),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(folder, name, change, message):
@@ -339,8 +342,8 @@ def test_a_header_that_does_not_fit_the_file_is_refused(folder, content, message
 
 
 @pytest.mark.parametrize('dtype', [torch.double, torch.half, torch.bfloat16])
-def test_a_sound_header_of_any_precision_passes(planted, tmp_path, dtype):
-    model, _ = planted()
+def test_a_sound_header_of_any_precision_passes(synthetic, tmp_path, dtype):
+    model, _ = synthetic()
     Recommender(
         model.user_x.to(dtype),
         model.item_x.to(dtype),

@@ -110,18 +110,18 @@ def test_low_precision_ranks_in_the_module():
 
 
 def test_mistakes_about_modules_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"'k' needs to lie in \[1, 9\] \(got 10\)"):
+    with pytest.raises(ValueError, match=r"'k' must be in \[1, 9\] \(got 10\)"):
         ties().as_module(10)
-    with pytest.raises(ValueError, match=r"'k' needs to lie in \[1, 9\] \(got 0\)"):
+    with pytest.raises(ValueError, match=r"'k' must be in \[1, 9\] \(got 0\)"):
         ties().to_torch_export(tmp_path / 'x.pt2', 0)
-    with pytest.raises(ValueError, match=r"'path' needs to end in '\.pt2'"):
+    with pytest.raises(ValueError, match=r"'path' must end in '\.pt2'"):
         ties().to_torch_export(tmp_path / 'x.pt')
     with pytest.raises(ValueError, match=r"'allow' and 'deny'.*\(got both\)"):
         ties().as_module(allow=['i1'], deny=['i1'])
     empty = Recommender(
         torch.empty(0, 2), torch.ones(1, 2), user_ids=[], item_ids=[0], seen=None
     )
-    with pytest.raises(ValueError, match="'num_users' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_users' must be positive"):
         empty.to_torch_export(tmp_path / 'x.pt2', 1)
     assert list(tmp_path.iterdir()) == []
 

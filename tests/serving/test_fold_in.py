@@ -100,7 +100,7 @@ def test_a_table_need_not_be_contiguous():
 @pytest.mark.parametrize('name', ['unseen_weight', 'ridge'])
 @pytest.mark.parametrize('value', [0.0, -1.0, float('nan')])
 def test_what_would_make_it_singular_is_refused(name, value):
-    with pytest.raises(ValueError, match=f"'{name}' needs to be positive"):
+    with pytest.raises(ValueError, match=f"'{name}' must be positive"):
         FoldIn(table(), **{name: value})
 
 
@@ -233,8 +233,8 @@ def test_any_precision_ranks(dtype):
     assert found.ids.tolist() == named(index.tolist())
 
 
-def test_a_known_user_gets_much_the_same_from_the_history(planted):
-    model, _ = planted()
+def test_a_known_user_gets_much_the_same_from_the_history(synthetic):
+    model, _ = synthetic()
     users = model.user_ids
     taken = model.seen.col.split(model.seen.num_seen.tolist())
     histories = [[model.item_ids[i] for i in items.tolist()] for items in taken]
@@ -245,8 +245,8 @@ def test_a_known_user_gets_much_the_same_from_the_history(planted):
     assert np.mean(shared) > 0.6
 
 
-def test_a_user_of_unlike_items_gets_unlike_lists(planted):
-    model, _ = planted()
+def test_a_user_of_unlike_items_gets_unlike_lists(synthetic):
+    model, _ = synthetic()
     first = set(model.recommend('u0', k=8, exclude_seen=False).ids.tolist())
     history = list(first)[:4]
     near = model.recommend_from_history(history, k=4).ids.tolist()
@@ -268,7 +268,7 @@ def test_an_empty_history_is_refused(history):
 
 
 def test_an_empty_history_of_a_batch_is_named():
-    with pytest.raises(ValueError, match=r"'histories\[1\]' needs to hold at least"):
+    with pytest.raises(ValueError, match=r"'histories\[1\]' must contain at least"):
         served().recommend_from_history([['i1'], []])
     with pytest.raises(ValueError, match=r'one known item \(got 2 items\)'):
         served().recommend_from_history(['x', 'y'], unknown='ignore')
@@ -292,7 +292,7 @@ def test_an_unknown_item_is_named_with_the_closest_and_a_way_out():
     ],
 )
 def test_weights_that_do_not_fit_are_refused(weights, message):
-    with pytest.raises(ValueError, match=f"'weights' needs to hold {message}"):
+    with pytest.raises(ValueError, match=f"'weights' must contain {message}"):
         served().recommend_from_history(['i1', 'i2'], weights=weights)
 
 
@@ -302,9 +302,9 @@ def test_other_mistakes_are_refused():
         model.recommend_from_history(1.5)
     with pytest.raises(ValueError, match=r"not both \(got 'i2' beside a sequence\)"):
         model.recommend_from_history([['i1'], 'i2'])
-    with pytest.raises(ValueError, match=r"'unknown' needs to be one of"):
+    with pytest.raises(ValueError, match=r"'unknown' must be one of"):
         model.recommend_from_history(['i1'], unknown='skip')
-    with pytest.raises(ValueError, match="'k' needs to be positive"):
+    with pytest.raises(ValueError, match="'k' must be positive"):
         model.recommend_from_history(['i1'], k=0)
     with pytest.raises(ValueError, match=r"'allow' and 'deny'.*\(got both\)"):
         model.recommend_from_history(['i1'], allow=['i1'], deny=['i2'])

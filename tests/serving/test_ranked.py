@@ -12,8 +12,8 @@ def same(found, expected):
     torch.testing.assert_close(*(torch.from_numpy(x.scores) for x in (found, expected)))
 
 
-def test_a_bound_on_memory_changes_no_list(planted):
-    model, _ = planted(num_items=3000)
+def test_a_bound_on_memory_changes_no_list(synthetic):
+    model, _ = synthetic(num_items=3000)
     users = model.user_ids
     options = {'deny': model.item_ids[:900]}
     exact = model.recommend(users, 7, **options)
@@ -24,8 +24,8 @@ def test_a_bound_on_memory_changes_no_list(planted):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float64])
-def test_a_bound_on_memory_keeps_the_lists_of_any_precision(planted, dtype):
-    full, _ = planted(num_items=2000)
+def test_a_bound_on_memory_keeps_the_lists_of_any_precision(synthetic, dtype):
+    full, _ = synthetic(num_items=2000)
     model = Recommender(
         full.user_x.to(dtype),
         full.item_x.to(dtype),
@@ -38,17 +38,17 @@ def test_a_bound_on_memory_keeps_the_lists_of_any_precision(planted, dtype):
     same(model.recommend_from_history(history, 5, memory='1MiB'), exact)
 
 
-def test_a_bound_on_memory_that_holds_nothing_is_refused(planted):
-    model, _ = planted()
-    with pytest.raises(ValueError, match=r"'memory' needs to be at least \d+ bytes"):
+def test_a_bound_on_memory_that_holds_nothing_is_refused(synthetic):
+    model, _ = synthetic()
+    with pytest.raises(ValueError, match=r"'memory' must be at least \d+ bytes"):
         model.recommend('u0', memory=100)
-    with pytest.raises(ValueError, match=r"'memory' needs to be a number of bytes"):
+    with pytest.raises(ValueError, match=r"'memory' must be a number of bytes"):
         model.recommend_from_history([100], memory='much')
 
 
-def test_an_index_that_compares_all_clusters_gives_the_exact_lists(planted):
+def test_an_index_that_compares_all_clusters_gives_the_exact_lists(synthetic):
     pytest.importorskip('faiss', reason="needs the extra 'ann'")
-    model, _ = planted(num_items=300)
+    model, _ = synthetic(num_items=300)
     index = model.index_items(num_lists=9, num_probes=9)
     users, allow = model.user_ids[::-1], model.item_ids[::2]
     for options in ({}, {'allow': allow}, {'exclude_seen': False}):
@@ -58,57 +58,57 @@ def test_an_index_that_compares_all_clusters_gives_the_exact_lists(planted):
     same(model.recommend_from_history([100, 104], 12, index=index), exact)
 
 
-def test_recall_is_the_part_of_the_exact_items_that_are_found(planted):
+def test_recall_is_the_part_of_the_exact_items_that_are_found(synthetic):
     pytest.importorskip('faiss', reason="needs the extra 'ann'")
-    model, _ = planted(num_items=300)
+    model, _ = synthetic(num_items=300)
     index = model.index_items(num_lists=6, num_probes=1)
     options = {'deny': model.item_ids[:20], 'exclude_seen': False}
     users = model.user_ids[3:30]
     exact = model.recommend(users, 9, **options).ids.tolist()
     found = model.recommend(users, 9, **options, index=index).ids.tolist()
     hits = [len({*a} & {*b}) / 9 for a, b in zip(exact, found, strict=True)]
-    shares = model.recall_of(index, users, 9, **options)
+    shares = model.index_recall(index, users, 9, **options)
     assert 0 < min(hits) < 1
     torch.testing.assert_close(torch.from_numpy(shares), torch.tensor(hits))
-    assert model.recall_of(index, users[0], 9, **options) == shares[:1]
+    assert model.index_recall(index, users[0], 9, **options) == shares[:1]
 
 
-def test_an_index_of_other_items_is_refused(planted):
+def test_an_index_of_other_items_is_refused(synthetic):
     pytest.importorskip('faiss', reason="needs the extra 'ann'")
-    model, features = planted()
+    model, features = synthetic()
     index = model.index_items()
-    model.learn_features(features)
+    model.fit_feature_mapper(features)
     model.add_items([7], {name: x[:1] for name, x in features.items()})
-    match = r"'index' needs to be one of the items there are .*got 60 others"
+    match = r"'index' must be one of the items there are .*got 60 others"
     with pytest.raises(ValueError, match=match):
         model.recommend('u0', index=index)
     with pytest.raises(ValueError, match=match):
-        model.recall_of(index, 'u0')
+        model.index_recall(index, 'u0')
     twin = ApproximateItems(model.item_x.clone())
     with pytest.raises(ValueError, match=r"Build it anew with 'index_items'"):
         model.recommend_from_history([100], index=twin)
 
 
-def test_memory_and_index_come_one_at_a_time(planted):
+def test_memory_and_index_come_one_at_a_time(synthetic):
     pytest.importorskip('faiss', reason="needs the extra 'ann'")
-    model, _ = planted()
+    model, _ = synthetic()
     with pytest.raises(ValueError, match=r"'memory' and 'index' .* one at a time"):
         model.recommend('u0', memory='1GiB', index=model.index_items())
 
 
-def test_mistakes_about_an_index_are_named(planted):
+def test_mistakes_about_an_index_are_named(synthetic):
     pytest.importorskip('faiss', reason="needs the extra 'ann'")
-    model, _ = planted()
+    model, _ = synthetic()
     with pytest.raises(ValueError, match=r"'num_lists' .* at most the number of items"):
         model.index_items(num_lists=61)
-    with pytest.raises(ValueError, match=r"'k' needs to be positive \(got 0\)"):
-        model.recall_of(model.index_items(), 'u0', 0)
+    with pytest.raises(ValueError, match=r"'k' must be positive \(got 0\)"):
+        model.index_recall(model.index_items(), 'u0', 0)
     with pytest.raises(ValueError, match=r"'users' .* 'nobody'"):
-        model.recall_of(model.index_items(), 'nobody')
+        model.index_recall(model.index_items(), 'nobody')
 
 
-def test_without_faiss_the_extra_is_named(planted, monkeypatch):
+def test_without_faiss_the_extra_is_named(synthetic, monkeypatch):
     monkeypatch.setitem(sys.modules, 'faiss', None)
-    model, _ = planted()
+    model, _ = synthetic()
     with pytest.raises(ImportError, match=r"needs 'faiss'.*promptmm_pyg\[ann\]"):
         model.index_items()

@@ -9,8 +9,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import promptmm_pyg.training.loop as loop
-from promptmm_pyg._processes import Share
+from promptmm_pyg._distributed import Share
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
+from promptmm_pyg.distillation import (
+    CandidateSampling,
+    DistillationObjective,
+    JoinedTerms,
+    ListTerm,
+    PairTerm,
+    RankingTerm,
+    RowTerm,
+    distill,
+)
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.losses import (
     ListwiseKDLoss,
@@ -20,21 +30,12 @@ from promptmm_pyg.losses import (
     UnitMSELoss,
     info_nce_loss,
 )
-from promptmm_pyg.outputs import soft_targets
-from promptmm_pyg.target_store import rank_targets
+from promptmm_pyg.targets import soft_targets, topk_targets
 from promptmm_pyg.training import (
-    Candidates,
-    DistillationObjective,
-    JoinedTerms,
-    ListTerm,
-    PairTerm,
-    RankingTerm,
-    RowTerm,
     Schedule,
     bpr_terms,
-    distill,
     distributed,
-    message_operators,
+    normalized_adj_dict,
     train_teacher,
 )
 from promptmm_pyg.transforms import AddBipartiteNorm
@@ -148,7 +149,9 @@ def _distill(train, val, run_dir=None, resume=False, seed=5, **kwargs):
         teacher,
         train,
         val,
-        candidates=Candidates(2, num_teacher=2, num_student=2, refresh_every=2),
+        candidates=CandidateSampling(
+            2, num_teacher_topk=2, num_student_topk=2, refresh_every=2
+        ),
         learning_rate=0.02,
         batch_size=90,
         seed=seed,
@@ -164,7 +167,7 @@ def _lifted(train):
     """An objective with parameters of its own, in the precision of the rest."""
     torch.manual_seed(0)
     teacher = make_teacher(train).double()
-    targets = soft_targets(teacher, message_operators(train))
+    targets = soft_targets(teacher, normalized_adj_dict(train))
     return DistillationObjective(targets, 4).double()
 
 
@@ -180,8 +183,8 @@ def joint(_):
 
 def joined(_):
     train, val = split()
-    targets = soft_targets(make_teacher(train).double(), message_operators(train))
-    top = rank_targets(targets, train, 5)
+    targets = soft_targets(make_teacher(train).double(), normalized_adj_dict(train))
+    top = topk_targets(targets, train, 5)
     names = ('pairwise', 'listwise', 'embedding', 'similarity', 'ranking')
     objective = JoinedTerms(
         PairTerm(PairwiseKDLoss()),
@@ -307,7 +310,7 @@ def disagreements(folder):
     """What each process says when they are not called alike."""
     train, val = split()
     rank = Share.current().rank
-    targets = soft_targets(make_teacher(train).double(), message_operators(train))
+    targets = soft_targets(make_teacher(train).double(), normalized_adj_dict(train))
 
     def run(width=4, data=train, **kwargs):
         model = make_student(train, width).double()

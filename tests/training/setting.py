@@ -1,14 +1,14 @@
-"""A small planted data set and models on it, shared by the training tests."""
+"""A small synthetic data set and models on it, shared by the training tests."""
 
 import torch
 
 from promptmm_pyg.data import (
+    make_synthetic_dataset,
     modality_x_dict,
     num_nodes_dict,
-    planted_dataset,
     split_per_user,
 )
-from promptmm_pyg.nn import LightGCN, MatrixFactorization, PromptMMTeacher
+from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
 from promptmm_pyg.training import Schedule
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
@@ -16,7 +16,7 @@ QUICK = Schedule(epochs=3, patience=5, progress=False)
 
 
 def make_split(num_users=60, num_items=40):
-    split = split_per_user(planted_dataset(num_users, num_items, 4, seed=0))
+    split = split_per_user(make_synthetic_dataset(num_users, num_items, 4, seed=0))
     train = AddModalityPCA(4)(StandardizeModalities()(split.train))
     return train, split.val, split.test
 
@@ -25,7 +25,7 @@ def make_teacher(train, seed=0, **kwargs):
     torch.manual_seed(seed)
     start = {key: train[key].prompt_start for key in ('user', 'item')}
     kwargs.setdefault('prompt_start_dict', start)
-    return PromptMMTeacher(
+    return PromptMM(
         num_nodes_dict(train), modality_x_dict(train), embedding_dim=8, **kwargs
     )
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training import (
     AmortizedTerms,
     Schedule,
@@ -157,7 +157,9 @@ def test_a_step_of_two_tables_is_the_same_though_one_is_returned_twice():
 
 def test_names_of_terms_and_weights_have_to_agree():
     model = Smoothed()
-    with pytest.raises(ValueError, match="'terms' and 'weights' need the same names"):
+    with pytest.raises(
+        ValueError, match="'terms' and 'weights' requires the same names"
+    ):
         amortized(model, 4, weights={'bpr': 1.0})(make_batch())
 
 
@@ -224,9 +226,9 @@ def test_lookups_in_an_output_cost_their_rows():
 def test_errors():
     train, val, _ = make_split()
     for value in (0, -1):
-        with pytest.raises(ValueError, match="'propagate_every' needs to be positive"):
+        with pytest.raises(ValueError, match="'propagate_every' must be positive"):
             train_teacher(make_teacher(train), train, val, propagate_every=value)
-    with pytest.raises(ValueError, match=r"'propagate_every' needs to be 1 .* \(got 2"):
+    with pytest.raises(ValueError, match=r"'propagate_every' must be 1 .* \(got 2"):
         train_teacher(
             make_student(train), train, val, propagate_every=2, optimizer='lazy'
         )

@@ -81,7 +81,7 @@ def test_rank_0_alone_writes(several):
 )
 def test_processes_that_are_called_differently_are_refused(several, rank, given, named):
     assert several[rank]['disagreements'][given].startswith(
-        f"ValueError: '{named}' needs to be the same in all processes (got another one "
+        f"ValueError: '{named}' must be the same in all processes (got another one "
         f'at ranks [1] than at rank 0). Make it of'
     )
 
@@ -89,13 +89,13 @@ def test_processes_that_are_called_differently_are_refused(several, rank, given,
 @pytest.mark.parametrize('rank', [0, 1])
 def test_an_error_of_rank_0_is_raised_everywhere(several, rank):
     error = several[rank]['disagreements']['resume']
-    assert error.startswith("FileNotFoundError: 'path' needs to be a saved state")
+    assert error.startswith("FileNotFoundError: 'path' must be a saved state")
 
 
 @pytest.mark.parametrize('rank', [0, 1])
 def test_a_loss_that_is_not_finite_at_one_rank_stops_all(several, rank):
     error = several[rank]['losses_that_are_not_finite']
-    assert error.startswith("FloatingPointError: 'loss' needs to be finite (got nan")
+    assert error.startswith("FloatingPointError: 'loss' must be finite (got nan")
 
 
 def test_an_error_in_one_part_of_an_evaluation_stops_all(several):
@@ -119,8 +119,8 @@ def dense(grad):
 @pytest.mark.parametrize('rank', [0, 1])
 def test_gradients_of_every_kind_are_summed(several, rank):
     (first, _), (second, _) = (results['gradients'] for results in several)
-    summed = several[rank]['gradients'][1]
-    for name, grad in summed.items():
+    all_reduce_sum = several[rank]['gradients'][1]
+    for name, grad in all_reduce_sum.items():
         parts = [dense(x[name]) for x in (first, second) if x[name] is not None]
         if not parts:
             assert grad is None, name
@@ -129,12 +129,14 @@ def test_gradients_of_every_kind_are_summed(several, rank):
 
 
 def test_gradients_of_rows_stay_sparse_unless_another_is_dense(several):
-    summed = several[0]['gradients'][1]
+    all_reduce_sum = several[0]['gradients'][1]
     sparse = {
-        name for name, grad in summed.items() if grad is not None and grad.is_sparse
+        name
+        for name, grad in all_reduce_sum.items()
+        if grad is not None and grad.is_sparse
     }
     assert sparse == {'rows', 'no rows'}
-    assert summed['rows'].indices().tolist() == [[0, 2, 3]]
+    assert all_reduce_sum['rows'].indices().tolist() == [[0, 2, 3]]
 
 
 def test_a_group_of_the_caller_is_used_and_stays(several):
@@ -189,7 +191,7 @@ def test_every_process_has_a_gpu_of_its_own(started, monkeypatch):
     assert started[0][0] == ('cpu:gloo,cuda:nccl',)
     monkeypatch.setenv('LOCAL_RANK', '2')
     with (
-        pytest.raises(ValueError, match="'LOCAL_RANK' needs to be below the number"),
+        pytest.raises(ValueError, match="'LOCAL_RANK' must be below the number"),
         process_group(),
     ):
         pass

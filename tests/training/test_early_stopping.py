@@ -35,7 +35,7 @@ def test_state_goes_on_where_it_was_taken():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="'patience' needs to be positive"):
+    with pytest.raises(ValueError, match="'patience' must be positive"):
         EarlyStopping(0)
     with pytest.raises(ValueError, match='got NaN at epoch 3'):
         EarlyStopping(1).update(float('nan'), 3, {})

@@ -4,15 +4,15 @@ import sys
 import pytest
 
 from promptmm_pyg.training import freed_memory
-from promptmm_pyg.training.freed_memory import keep_freed_memory
+from promptmm_pyg.training.freed_memory import tune_allocator
 
 COUNT = """
 import ctypes, resource, sys
 import torch
-from promptmm_pyg.training import keep_freed_memory
+from promptmm_pyg.training import tune_allocator
 
 if sys.argv[1] == 'keep':
-    assert keep_freed_memory()
+    assert tune_allocator()
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -51,13 +51,13 @@ def test_a_large_tensor_takes_the_memory_of_the_one_before():
 def test_elsewhere_nothing_is_done(monkeypatch):
     monkeypatch.setattr(freed_memory.sys, 'platform', 'darwin')
     monkeypatch.setattr(freed_memory.ctypes, 'CDLL', None)
-    assert not keep_freed_memory()
+    assert not tune_allocator()
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(freed_memory.sys, 'platform', 'linux')
     monkeypatch.setattr(freed_memory.ctypes, 'CDLL', lambda _: object())
-    assert not keep_freed_memory()
+    assert not tune_allocator()
 
 
 @pytest.mark.parametrize(('answers', 'expected'), [((1, 1), True), ((1, 0), False)])
@@ -74,5 +74,5 @@ def test_says_whether_the_c_library_agreed(monkeypatch, answers, expected):
 
     monkeypatch.setattr(freed_memory.sys, 'platform', 'linux')
     monkeypatch.setattr(freed_memory.ctypes, 'CDLL', lambda _: Library)
-    assert keep_freed_memory() is expected
+    assert tune_allocator() is expected
     assert told == [(-4, 0), (-1, 2**31 - 1)]

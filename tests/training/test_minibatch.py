@@ -8,14 +8,14 @@ from promptmm_pyg.data import modality_x_dict, num_nodes_dict
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletNeighborLoader, triplets_of
-from promptmm_pyg.nn import PromptMMTeacher
+from promptmm_pyg.models import PromptMM
 from promptmm_pyg.nn.embeddings import sparse_gradients
 from promptmm_pyg.training import (
     TEACHER_WEIGHTS,
     Schedule,
     bpr_terms,
-    embed,
-    message_operators,
+    get_embeddings,
+    normalized_adj_dict,
     promptmm_terms,
     train_minibatch,
     train_teacher,
@@ -69,7 +69,9 @@ def test_a_teacher_with_all_neighbors_takes_the_steps_of_the_whole_graph():
 def test_a_few_neighbors_teach_what_the_planted_data_hold():
     train, val, _ = make_split(200, 100)
     teacher = make_teacher(train)
-    before = evaluate(embed(teacher, (message_operators(train),)), val, ks=(10,))
+    before = evaluate(
+        get_embeddings(teacher, (normalized_adj_dict(train),)), val, ks=(10,)
+    )
     train_minibatch(
         teacher,
         train,
@@ -79,7 +81,9 @@ def test_a_few_neighbors_teach_what_the_planted_data_hold():
         batch_size=512,
         schedule=Schedule(epochs=20, monitor='Recall@10', progress=False),
     )
-    after = evaluate(embed(teacher, (message_operators(train),)), val, ks=(10,))
+    after = evaluate(
+        get_embeddings(teacher, (normalized_adj_dict(train),)), val, ks=(10,)
+    )
     assert after.metrics['Recall@10'] > before.metrics['Recall@10'] + 0.1
 
 
@@ -93,7 +97,7 @@ def run(train, val, **kwargs):
 def test_the_best_value_is_that_of_the_whole_graph():
     train, val, _ = make_split()
     model, history = run(train, val, block_size=7)
-    x_dict = embed(model, (message_operators(train),))
+    x_dict = get_embeddings(model, (normalized_adj_dict(train),))
     assert history.best_value == evaluate(x_dict, val, ks=(20,)).metrics['Recall@20']
 
 
@@ -213,7 +217,7 @@ def test_features_in_half_precision_are_read_where_they_are():
     states = []
     for features in (half, exact):
         torch.manual_seed(0)
-        teacher = PromptMMTeacher(num_nodes_dict(train), features, embedding_dim=8)
+        teacher = PromptMM(num_nodes_dict(train), features, embedding_dim=8)
         train_minibatch(teacher, train, val, num_neighbors=[2, 2], schedule=QUICK)
         states.append(dict(teacher.state_dict()))
     torch.testing.assert_close(*states)
@@ -268,26 +272,30 @@ def test_errors():
     train, val, _ = make_split()
     with pytest.raises(ValueError, match=r"at least 2 hops.*'LightGCN' has \(got 1\)"):
         run(train, val, num_neighbors=[5])
-    with pytest.raises(ValueError, match=r"'monitor' needs to be"):
+    with pytest.raises(ValueError, match=r"'monitor' must be"):
         run(train, val, schedule=QUICK._replace(monitor='AUC'))
-    with pytest.raises(ValueError, match="'block_size' needs to be positive"):
+    with pytest.raises(ValueError, match="'block_size' must be positive"):
         run(train, val, block_size=0)
-    with pytest.raises(ValueError, match="'optimizer' needs to be one of"):
+    with pytest.raises(ValueError, match="'optimizer' must be one of"):
         run(train, val, optimizer='sgd')
-    with pytest.raises(ValueError, match="'terms' and 'weights' need the same names"):
+    with pytest.raises(
+        ValueError, match="'terms' and 'weights' requires the same names"
+    ):
         run(train, val, weights={'bpr': 1.0})
     one_way = train.clone()
     del one_way[REV_INTERACTS]
-    with pytest.raises(ValueError, match="'data' needs message edges of"):
+    with pytest.raises(ValueError, match="'data' requires message edges of"):
         run(one_way, val)
-    with pytest.raises(ValueError, match=r"'model' needs a forward of.*'Linear': too"):
+    with pytest.raises(
+        ValueError, match=r"'model' requires a forward of.*'Linear': too"
+    ):
         train_minibatch(torch.nn.Linear(2, 2), train, val)
 
     class Bare(torch.nn.Linear):
         def forward(self, edge_index_dict, edge_weight_dict, n_id_dict):
             """Never called."""
 
-    with pytest.raises(ValueError, match=r"'model' needs 'NodeEmbeddings'.*'Bare'"):
+    with pytest.raises(ValueError, match=r"'model' requires 'NodeEmbeddings'.*'Bare'"):
         train_minibatch(Bare(2, 2), train, val, optimizer='lazy')
     assert num_nodes_dict(one_way) == num_nodes_dict(train)
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from promptmm_pyg.nn import LightGCN, MatrixFactorization
-from promptmm_pyg.outputs import SoftTargets
+from promptmm_pyg.distillation import distill
+from promptmm_pyg.models import LightGCN, MatrixFactorization
 from promptmm_pyg.ranking import Ranking
+from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training import (
     Schedule,
     bpr_terms,
-    distill,
     load_state,
     save_state,
     train_teacher,

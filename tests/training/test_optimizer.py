@@ -2,14 +2,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from promptmm_pyg.distillation import DistillationObjective, distill
 from promptmm_pyg.loader import CandidateLists, Triplets
-from promptmm_pyg.outputs import SoftTargets, TeacherOutput
+from promptmm_pyg.targets import SoftTargets, TeacherOutput
 from promptmm_pyg.training import (
-    DistillationObjective,
     LazyAdamW,
     Schedule,
     bpr_terms,
-    distill,
     row_tables,
     train_teacher,
 )
@@ -186,14 +185,16 @@ def test_a_scaled_loss_is_scaled_back_by_its_scaler():
 def test_a_gradient_that_is_sparse_in_single_entries_is_refused():
     table = make_table()
     table.grad = torch.eye(6, 3, dtype=torch.double).to_sparse()
-    with pytest.raises(ValueError, match=r"'params' need .* \(got one with 2 sparse"):
+    with pytest.raises(
+        ValueError, match=r"'params' requires .* \(got one with 2 sparse"
+    ):
         LazyAdamW([table]).step()
 
 
 def test_the_names_of_optimizers_are_checked():
-    with pytest.raises(ValueError, match="'optimizer' needs to be one of 'dense'"):
+    with pytest.raises(ValueError, match="'optimizer' must be one of 'dense'"):
         make_optimizer([make_table()], 0.1, 0.0, 'sgd')
-    with pytest.raises(ValueError, match="'learning_rate' needs to be positive"):
+    with pytest.raises(ValueError, match="'learning_rate' must be positive"):
         make_optimizer([make_table()], 0.0, 0.0, 'lazy')
     assert type(make_optimizer([make_table()], 0.1, 0.0)) is torch.optim.AdamW
 

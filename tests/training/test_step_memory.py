@@ -7,7 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from promptmm_pyg.data import open_features, save_features
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.nn import PromptMMTeacher, RowBlocks, csr_pair_dict
+from promptmm_pyg.models import PromptMM
+from promptmm_pyg.nn import ChunkedFeatures, csr_pair_dict
 from promptmm_pyg.training import AmortizedTerms, promptmm_terms
 from promptmm_pyg.training.loop import train_step
 from promptmm_pyg.training.optimizer import make_optimizer
@@ -51,7 +52,7 @@ def make_teacher(nodes, x, tokens, masked):
     g = torch.Generator().manual_seed(1)
     start = {key: torch.randn(n, 2, generator=g) for key, n in nodes.items()}
     mask = {'image': {'item': torch.arange(ITEMS) % 7 > 0}}
-    return PromptMMTeacher(
+    return PromptMM(
         nodes,
         {'image': {'item': x}},
         start,
@@ -64,7 +65,7 @@ def make_teacher(nodes, x, tokens, masked):
 def largest(x, *, tokens=1, masked=False, shared=False, build=False):
     """Of the second step (the first makes the moments), or of building it as well."""
     nodes, operators, batch = make_graph()
-    source = x.x if isinstance(x, RowBlocks) else x
+    source = x.x if isinstance(x, ChunkedFeatures) else x
     watch = Watch(source)
     if build:
         with watch:
@@ -117,7 +118,7 @@ def test_features_on_disk_are_read_in_blocks_from_the_start(
     tmp_path, precision, tokens, masked
 ):
     save_features(tmp_path / 'x', features(), precision=precision, block_rows=8)
-    x = RowBlocks(open_features(tmp_path / 'x'), block_rows=8)
+    x = ChunkedFeatures(open_features(tmp_path / 'x'), block_rows=8)
     found = largest(x, tokens=tokens, masked=masked, build=True)
     assert found <= max(8, 4) * WIDTH
 

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 import promptmm_pyg.training.summands as module
-from promptmm_pyg._processes import Share
+from promptmm_pyg._distributed import Share
+from promptmm_pyg.distillation import (
+    DistillationObjective,
+    JoinedTerms,
+    ListTerm,
+    PairTerm,
+    RowTerm,
+)
+from promptmm_pyg.distillation.adapters import _BY_ROW
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import (
     BidirectionalKDLoss,
@@ -21,23 +29,13 @@ from promptmm_pyg.losses import (
     UnitMSELoss,
 )
 from promptmm_pyg.models import FREEDOM, LATTICE, MGCN, NGCF
-from promptmm_pyg.outputs import SoftTargets, TeacherOutput
-from promptmm_pyg.training import (
-    DistillationObjective,
-    JoinedTerms,
-    ListTerm,
-    PairTerm,
-    RowTerm,
-    bpr_terms,
-    by_example,
-    promptmm_terms,
-)
+from promptmm_pyg.targets import SoftTargets, TeacherOutput
+from promptmm_pyg.training import bpr_terms, by_example, promptmm_terms
 from promptmm_pyg.training.summands import (
     is_by_example,
     summands,
     summands_of_objective,
 )
-from promptmm_pyg.training.terms import _BY_ROW
 from tests.models.contract import build, operators
 from tests.nn.graphs import NUM_NODES, USER_ITEM
 

@@ -8,13 +8,13 @@ import promptmm_pyg.training.loop as loop
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletLoader, Triplets
-from promptmm_pyg.outputs import TeacherOutput
+from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training import (
     TEACHER_WEIGHTS,
     Schedule,
     bpr_terms,
-    embed,
-    message_operators,
+    get_embeddings,
+    normalized_adj_dict,
     promptmm_terms,
     train_teacher,
 )
@@ -42,7 +42,7 @@ def hand_written_bpr(user_x, item_x, batch):
 
 def test_terms_equal_loops_over_the_batch():
     train, _, _ = make_split()
-    output = make_teacher(train).eval()(message_operators(train))
+    output = make_teacher(train).eval()(normalized_adj_dict(train))
     batch = next(iter(make_loader(train, batch_size=16)))
     terms = promptmm_terms(output, batch)
     x = output.x_dict
@@ -92,7 +92,7 @@ def test_two_epochs_equal_the_same_steps_written_by_hand():
 
     loader = make_loader(train, batch_size=150, seed=3)
     assert len(loader) == 2
-    adjacency = message_operators(train)
+    adjacency = normalized_adj_dict(train)
     parameters = list(theirs.parameters())
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
     step, states = 0, []
@@ -143,7 +143,7 @@ def test_same_seed_same_teacher_and_another_seed_another():
     for seed in (5, 5, 6):
         teacher = make_teacher(train)
         train_teacher(teacher, train, val, seed=seed, schedule=QUICK)
-        x.append(embed(teacher, (message_operators(train),))['item'])
+        x.append(get_embeddings(teacher, (normalized_adj_dict(train),))['item'])
     assert torch.equal(x[0], x[1])
     assert not torch.equal(x[0], x[2])
 
@@ -231,7 +231,9 @@ def test_log_holds_one_line_per_epoch(tmp_path):
 def test_learns_what_the_planted_data_hold():
     train, val, _ = make_split(200, 100)
     teacher = make_teacher(train)
-    before = evaluate(embed(teacher, (message_operators(train),)), val, ks=(10,))
+    before = evaluate(
+        get_embeddings(teacher, (normalized_adj_dict(train),)), val, ks=(10,)
+    )
     train_teacher(
         teacher,
         train,
@@ -239,7 +241,9 @@ def test_learns_what_the_planted_data_hold():
         learning_rate=0.01,
         schedule=Schedule(epochs=20, monitor='Recall@10', progress=False),
     )
-    after = evaluate(embed(teacher, (message_operators(train),)), val, ks=(10,))
+    after = evaluate(
+        get_embeddings(teacher, (normalized_adj_dict(train),)), val, ks=(10,)
+    )
     assert after.metrics['Recall@10'] > before.metrics['Recall@10'] + 0.1
 
 
@@ -248,7 +252,7 @@ def test_progress_bar_shows_loss_and_validation(capsys):
     schedule = Schedule(epochs=1, progress=True)
     train_teacher(make_teacher(train), train, val, schedule=schedule)
     err = capsys.readouterr().err
-    assert 'PromptMMTeacher' in err
+    assert 'PromptMM' in err
     assert 'loss=' in err
     assert 'Recall@20=' in err
 
@@ -261,28 +265,28 @@ def test_errors(tmp_path):
         teacher = teacher or make_teacher(train)
         train_teacher(teacher, train, val, schedule=schedule, **kwargs)
 
-    with pytest.raises(ValueError, match="'terms' and 'weights' need the same names"):
+    with pytest.raises(
+        ValueError, match="'terms' and 'weights' requires the same names"
+    ):
         run(weights={'bpr': 1.0})
     for monitor in ('Recall', 'AUC@20', 'Recall@0', 'Recall@x'):
-        with pytest.raises(ValueError, match=f"'monitor' needs to be.*'{monitor}'"):
+        with pytest.raises(ValueError, match=f"'monitor' must be.*'{monitor}'"):
             run(schedule={'monitor': monitor})
-    with pytest.raises(ValueError, match=r"'monitor' needs a cutoff .* 40 items"):
+    with pytest.raises(ValueError, match=r"'monitor' requires a cutoff .* 40 items"):
         run(schedule={'monitor': 'Recall@41', 'run_dir': tmp_path / 'new'})
     assert not (tmp_path / 'new').exists()  # No epoch was trained for it.
     run(schedule={'monitor': 'Recall@40', 'epochs': 1})
-    with pytest.raises(ValueError, match="'resume' needs a 'run_dir'"):
+    with pytest.raises(ValueError, match="'resume' requires a 'run_dir'"):
         run(schedule={'resume': True})
     with pytest.raises(FileNotFoundError, match='saved state'):
         run(schedule={'resume': True, 'run_dir': tmp_path})
-    with pytest.raises(ValueError, match="'epochs' needs to be positive"):
+    with pytest.raises(ValueError, match="'epochs' must be positive"):
         run(schedule={'epochs': 0})
     broken = make_teacher(train)
     with torch.no_grad():
         broken.embeddings.tables['user'][0, 0] = float('nan')
     before = broken.embeddings.tables['item'].clone()
-    with pytest.raises(
-        FloatingPointError, match="'positive_logits' needs to be finite"
-    ):
+    with pytest.raises(FloatingPointError, match="'positive_logits' must be finite"):
         run(broken)
     torch.testing.assert_close(broken.embeddings.tables['item'].data, before)
 
@@ -291,7 +295,7 @@ def test_a_sum_that_is_not_finite_leaves_the_parameters_alone():
     weight = torch.nn.Parameter(torch.ones(2))
     terms = {'bpr': weight.sum() / 0, 'l2': weight.sum()}
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    with pytest.raises(FloatingPointError, match=r"'loss' needs to be finite.*'bpr'"):
+    with pytest.raises(FloatingPointError, match=r"'loss' must be finite.*'bpr'"):
         train_step(optimizer, terms, {'bpr': 1.0, 'l2': 1.0})
     assert torch.equal(weight.detach(), torch.ones(2))
 

@@ -52,5 +52,5 @@ def test_the_graph_given_is_left_alone():
 
 def test_error_and_repr():
     assert str(AddBipartiteNorm('row')) == "AddBipartiteNorm(norm='row')"
-    with pytest.raises(ValueError, match=r"'norm' needs to be one of 'sym'.*'mean'"):
+    with pytest.raises(ValueError, match=r"'norm' must be one of 'sym'.*'mean'"):
         AddBipartiteNorm('mean')

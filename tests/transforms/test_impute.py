@@ -2,7 +2,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
-from promptmm_pyg.nn import PromptMMTeacher
+from promptmm_pyg.models import PromptMM
 from promptmm_pyg.transforms import ImputeFromNeighbors, StandardizeModalities
 
 
@@ -123,7 +123,7 @@ def test_filled_in_rows_reach_a_teacher_that_is_not_given_the_mask():
     outputs = []
     for masks in (None, {'image': {'item': data['item'].mask_image}}):
         torch.manual_seed(0)
-        teacher = PromptMMTeacher(num_nodes, features, modality_mask_dict=masks).eval()
+        teacher = PromptMM(num_nodes, features, modality_mask_dict=masks).eval()
         outputs.append(teacher(edge_index_dict).modality_x_dict['image']['item'])
     assert not torch.allclose(*outputs)
 

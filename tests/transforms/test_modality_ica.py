@@ -145,11 +145,11 @@ def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
 
 def test_errors_and_repr():
     assert str(AddModalityICA(8)) == "AddModalityICA(8, combine='concat')"
-    with pytest.raises(ValueError, match="'combine' needs to be one of"):
+    with pytest.raises(ValueError, match="'combine' must be one of"):
         AddModalityICA(combine='pca')
-    with pytest.raises(ValueError, match="'out_channels' needs to be positive"):
+    with pytest.raises(ValueError, match="'out_channels' must be positive"):
         AddModalityICA(0)
-    with pytest.raises(ValueError, match="'out_channels' needs to be positive"):
+    with pytest.raises(ValueError, match="'out_channels' must be positive"):
         independent_components(make_x(), 0)
-    with pytest.raises(ValueError, match="'max_iter' needs to be positive"):
+    with pytest.raises(ValueError, match="'max_iter' must be positive"):
         AddModalityICA(max_iter=0)

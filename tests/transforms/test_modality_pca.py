@@ -73,7 +73,7 @@ def test_axes_beyond_the_rank_are_zero():
     axes = principal_axes(make_x(width=2), 4)
     assert axes.shape == (4, 2)
     assert (axes[2:] == 0).all()
-    with pytest.raises(ValueError, match="'num_axes' needs to be positive"):
+    with pytest.raises(ValueError, match="'num_axes' must be positive"):
         principal_axes(make_x(), 0)
 
 
@@ -157,7 +157,7 @@ def test_scale_of_a_modality_does_not_matter():
 
 def test_errors_and_repr():
     assert str(AddModalityPCA(8)) == "AddModalityPCA(8, combine='concat')"
-    with pytest.raises(ValueError, match="'combine' needs to be one of"):
+    with pytest.raises(ValueError, match="'combine' must be one of"):
         AddModalityPCA(combine='ica')
     data = make_data()
     del data['item'].x_image

@@ -36,5 +36,5 @@ def test_the_seed_alone_decides():
 
 def test_errors_and_repr():
     assert str(AddRandomPrompt(8)) == 'AddRandomPrompt(8, seed=0)'
-    with pytest.raises(ValueError, match="'out_channels' needs to be positive"):
+    with pytest.raises(ValueError, match="'out_channels' must be positive"):
         AddRandomPrompt(0)

@@ -1,0 +1,127 @@
+"""Argument checks and atomic files, shared by every subpackage."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises unless ``value > 0`` (NaN is not positive)."""
+    if not value > 0:
+        raise ValueError(f"'{name}' must be positive (got {value})")
+
+
+def check_non_negative(name: str, value: float) -> None:
+    """Raises unless ``value >= 0`` (NaN is not)."""
+    if not value >= 0:
+        raise ValueError(f"'{name}' must be zero or more (got {value})")
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raises unless ``0 <= value < 1``, the range of a dropout rate."""
+    if not 0 <= value < 1:
+        raise ValueError(f"'{name}' must be in [0, 1) (got {value})")
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raises unless ``value`` is one of ``choices``."""
+    choices = list(choices)
+    if value not in choices:
+        options = ', '.join(repr(c) for c in choices)
+        raise ValueError(f"'{name}' must be one of {options} (got {value!r})")
+
+
+def check_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+    """Raises unless both tensors have one shape."""
+    if a.size() != b.size():
+        raise ValueError(
+            f"'{name_a}' and '{name_b}' must have the same shape "
+            f'(got {list(a.size())} and {list(b.size())})'
+        )
+
+
+def check_ids(name: str, index: Tensor, bound: int, what: str = 'ids') -> None:
+    """Raises unless ``index`` holds integers in ``[0, bound)``."""
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise ValueError(
+            f"'{name}' must contain integers (got {index.dtype}). Convert them "
+            f"with '.long()'"
+        )
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < bound:
+        raise ValueError(
+            f"'{name}' requires {what} in [0, {bound}) (got {int(index.min())} to "
+            f'{int(index.max())})'
+        )
+
+
+def checked_edges(
+    edge_index: Tensor, size: tuple[int, int], name: str = 'edge_index'
+) -> Tensor:
+    """Edges as 64-bit ids, which products of ids need.
+
+    Args:
+        edge_index: Source and destination of each edge, ``[2, E]``.
+        size: ``(num_src, num_dst)``.
+        name: What a message calls them. (default: ``'edge_index'``)
+
+    Raises:
+        ValueError: Unless they are ``[2, E]`` integers within ``size``.
+    """
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(
+            f"'{name}' must have shape [2, E] (got {list(edge_index.shape)})"
+        )
+    for end, index, bound in zip(('source', 'target'), edge_index, size, strict=True):
+        check_ids(name, index, bound, f'{end} ids')
+    return edge_index.long()
+
+
+def check_finite_features(name: str, blocks: Iterable[Tensor]) -> None:
+    """Raises if features, given some rows at a time, hold NaN or infinities."""
+    bad = num = 0
+    for x in blocks:
+        bad += x.numel() - int(x.isfinite().sum())
+        num += x.numel()
+    if bad:
+        raise ValueError(
+            f"'{name}' requires finite features (got {bad} of {num} values that are not). "
+            f'Call the rows absent with a mask, or fill them'
+        )
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``, and renames it to ``path`` when the
+    block ends well. After an error the former file is as it was, and no other is
+    left behind.
+
+    Missing folders are made. Who may read the file is as for any new file, also where
+    a library, as safetensors does, would keep it to its owner.
+
+    Args:
+        path: The file to write.
+
+    Example:
+        >>> folder = getfixture('tmp_path')
+        >>> with replacing(folder / 'answer.txt') as temporary:
+        ...     _ = temporary.write_text('42')
+        >>> [file.name for file in folder.iterdir()]
+        ['answer.txt']
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    temporary.unlink()
+    try:
+        yield temporary
+        if temporary.is_file():
+            temporary.chmod(mode)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,40 @@
+"""The teacher's tables in the student's place: the rival that costs nothing."""
+
+import torch
+from torch import Tensor
+
+from promptmm_pyg._utils import check_positive
+from promptmm_pyg.data.schema import ITEM, USER
+
+
+def truncate_embeddings(x_dict: dict[str, Tensor], width: int) -> dict[str, Tensor]:
+    r"""Returns a teacher's embeddings at another width, without any training.
+
+    At the teacher's width or above they are the tables themselves. Below, they are the
+    tables whose inner products come closest to the teacher's scores, all users with all
+    items, in the least-squares sense: the truncated singular value decomposition of
+    :math:`\mathbf{U} \mathbf{V}^{\top}` (`"The approximation of one matrix by another
+    of lower rank" <https://doi.org/10.1007/BF02288367>`_), found from two thin QR
+    decompositions, so the score matrix never exists.
+
+    A distilled student has to beat this to be worth its training.
+
+    Args:
+        x_dict: Embeddings of users and items.
+        width: The width asked for.
+
+    Raises:
+        ValueError: If ``width`` is not positive.
+    """
+    check_positive('width', width)
+    user_x, item_x = x_dict[USER], x_dict[ITEM]
+    if width >= user_x.size(-1):
+        return {USER: user_x, ITEM: item_x}
+    user_q, user_r = torch.linalg.qr(user_x.double())
+    item_q, item_r = torch.linalg.qr(item_x.double())
+    left, sizes, right = torch.linalg.svd(user_r @ item_r.t(), full_matrices=False)
+    scale = sizes[:width].sqrt()
+    return {
+        USER: (user_q @ (left[:, :width] * scale)).to(user_x.dtype),
+        ITEM: (item_q @ (right[:width].t() * scale)).to(item_x.dtype),
+    }

@@ -1,0 +1,50 @@
+"""Matrix factorization: two tables of ids, scored by inner product."""
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
+
+from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
+
+
+class MatrixFactorization(torch.nn.Module):
+    """Two id tables, scored by inner product; the model of the `"BPR: Bayesian
+    Personalized Ranking from Implicit Feedback" <https://arxiv.org/abs/1205.2618>`_
+    paper. It needs no graph, neither in training nor when it serves.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        embedding_dim: The width of the tables. (default: ``32``)
+        std: Standard deviation of the random start. (default: ``0.1``)
+
+    Shapes:
+        - **input:** ``n_id_dict``, ids :math:`(n_t)` of the rows to look up per node
+          type *(optional)*; edges are ignored
+        - **output:** embeddings :math:`(N_t, D)`, or :math:`(n_t, D)`, per node type
+    """
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        embedding_dim: int = 32,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        self.embeddings.reset_parameters()
+
+    def forward(
+        self,
+        edge_index_dict: dict[EdgeType, Adjacency] | None = None,  # noqa: ARG002
+        edge_weight_dict: dict[EdgeType, Tensor] | None = None,  # noqa: ARG002
+        n_id_dict: dict[NodeType, Tensor] | None = None,
+    ) -> dict[NodeType, Tensor]:
+        x_dict: dict[NodeType, Tensor] = self.embeddings(n_id_dict)
+        return x_dict
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({self.embeddings})'

@@ -1,0 +1,247 @@
+"""A teacher's output as constants, in memory and on disk."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg._utils import check_non_negative, replacing
+from promptmm_pyg.data.fingerprint import fingerprint
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.ranking import Ranking, SeenItems, rank_items
+
+
+class TeacherOutput(NamedTuple):
+    """What a teacher's forward returns."""
+
+    x_dict: dict[str, Tensor]
+    """The final embeddings ``[N_t, D]`` per node type."""
+    modality_x_dict: dict[str, dict[str, Tensor]]
+    """Modality vectors ``[N_t, D]`` per modality and node type."""
+    prompt_dict: dict[str, Tensor] = {}  # noqa: RUF012
+    """Prompts ``[N_t, P]`` per node type, for teachers that have them."""
+
+
+class SoftTargets(NamedTuple):
+    """A teacher's output as constants: what a student needs of it, and no more."""
+
+    x_dict: dict[str, Tensor]
+    """The final embeddings ``[N_t, D]`` per node type."""
+    modality_x_dict: dict[str, dict[str, Tensor]]
+    """Modality vectors ``[N_t, D]`` per modality and node type."""
+    top: Ranking | None = None
+    """The best unseen items of every user, if they were ranked before."""
+
+    @classmethod
+    def from_output(cls, output: TeacherOutput) -> 'SoftTargets':
+        """Copies an output without its gradients: a teacher that returns its own
+        tables may be trained on, the targets stay.
+        """
+        return cls(
+            _constants(output.x_dict),
+            {
+                modality: _constants(x_dict)
+                for modality, x_dict in output.modality_x_dict.items()
+            },
+        )
+
+    def to(self, device: str | torch.device) -> 'SoftTargets':
+        """The same on another device."""
+
+        def moved(x_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {key: x.to(device) for key, x in x_dict.items()}
+
+        return SoftTargets(
+            moved(self.x_dict),
+            {name: moved(x_dict) for name, x_dict in self.modality_x_dict.items()},
+            None if self.top is None else Ranking(*(x.to(device) for x in self.top)),
+        )
+
+
+def _constants(x_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: x.detach().clone() for key, x in x_dict.items()}
+
+
+@contextmanager
+def eval_mode(module: torch.nn.Module) -> Iterator[None]:
+    """Puts ``module`` in eval mode and gives every part its former mode back, also
+    after an error.
+
+    Example:
+        >>> layer = torch.nn.Dropout().train()
+        >>> with evaluating(layer):
+        ...     print(layer.training)
+        False
+        >>> layer.training
+        True
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def soft_targets(teacher: torch.nn.Module, *args: Any, **kwargs: Any) -> SoftTargets:
+    """Asks a teacher once, in eval mode and without gradients.
+
+    Args:
+        teacher: Returns a :class:`TeacherOutput` for the further arguments.
+        *args: Handed to the teacher.
+        **kwargs: Handed to the teacher.
+
+    Raises:
+        TypeError: If the teacher returns anything else.
+    """
+    with eval_mode(teacher), torch.no_grad():
+        output = teacher(*args, **kwargs)
+    if not isinstance(output, TeacherOutput):
+        raise TypeError(
+            f"'teacher' must return a 'TeacherOutput' (got "
+            f"'{type(output).__name__}'). Wrap its embeddings: "
+            f"'TeacherOutput(x_dict, modality_x_dict={{}})'"
+        )
+    return SoftTargets.from_output(output)
+
+
+FORMAT = 'promptmm_pyg.targets.v1'
+_FINAL, _MODALITY, _TOP = 'x', 'modality', 'top'
+
+
+class _Entry(NamedTuple):
+    """Where a tensor belongs; names in the file are numbers, so any will do."""
+
+    part: str
+    name: str
+    node_type: str
+
+
+def topk_targets(targets: SoftTargets, data: HeteroData, depth: int) -> Ranking:
+    """The teacher's best items of every user, training items left out.
+
+    Args:
+        targets: What the teacher says.
+        data: Graph whose message edges are the training interactions.
+        depth: How many items a user.
+
+    Raises:
+        ValueError: If ``depth`` exceeds the catalogue.
+    """
+    sizes = num_nodes_dict(data)
+    edge_index = data[INTERACTS].edge_index
+    seen = SeenItems.from_edge_index(edge_index, sizes[USER], sizes[ITEM])
+    pair = targets.x_dict[USER], targets.x_dict[ITEM]
+    return rank_items(pair, torch.arange(sizes[USER]), depth, seen=seen)
+
+
+def save_targets(
+    path: str | Path, targets: SoftTargets, data: HeteroData, *, depth: int = 100
+) -> None:
+    """Writes what a teacher says, with the scores of its best items, to one
+    safetensors file that is bound to ``data``.
+
+    Args:
+        path: The file to write; it appears whole or not at all.
+        targets: What the teacher says.
+        data: Graph whose message edges are the training interactions.
+        depth: How many best unseen items a user are ranked now, so that no student
+            has to; at most the catalogue, ``0`` for none. (default: ``100``)
+
+    Raises:
+        ValueError: If the targets do not have a row for every node.
+    """
+    check_non_negative('depth', depth)
+    sizes = num_nodes_dict(data)
+    entries: dict[_Entry, Tensor] = {
+        _Entry(_FINAL, '', key): x for key, x in targets.x_dict.items()
+    }
+    for modality, x_dict in targets.modality_x_dict.items():
+        for key, x in x_dict.items():
+            entries[_Entry(_MODALITY, modality, key)] = x
+    for entry, x in entries.items():
+        if x.size(0) != sizes[entry.node_type]:
+            raise ValueError(
+                f"'targets' requires one row per node, {sizes[entry.node_type]} for "
+                f'{entry.node_type!r} (got {x.size(0)}). Were they made of another '
+                f'data set?'
+            )
+    if depth > 0:
+        top = topk_targets(targets, data, min(int(depth), sizes[ITEM]))
+        # Half the bytes; item numbers fit.
+        entries[_Entry(_TOP, 'item_index', USER)] = top.item_index.to(torch.int32)
+        entries[_Entry(_TOP, 'scores', USER)] = top.scores
+    about = {
+        'format': FORMAT,
+        'data': fingerprint(data),
+        'entries': json.dumps(list(entries)),
+    }
+    # Copies, as the format refuses tensors that share memory.
+    tensors = {
+        str(i): x.detach().cpu().clone().contiguous()
+        for i, x in enumerate(entries.values())
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=about)
+
+
+def load_targets(path: str | Path, data: HeteroData) -> SoftTargets:
+    """The targets that :func:`save_targets` wrote, mapped into memory: rows are read
+    from the file when they are used, and never written back.
+
+    Args:
+        path: The file.
+        data: The training graph they have to belong to.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated, of another kind, or made of other data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"'path' must be saved targets (got {str(path)!r})")
+    try:
+        with safe_open(path, framework='pt') as file:
+            about = file.metadata() or {}
+            if about.get('format') != FORMAT:
+                raise ValueError(
+                    f"'path' must be saved targets (got {str(path)!r} of format "
+                    f'{about.get("format")!r})'
+                )
+            _check_data(path, about['data'], data)
+            entries = [_Entry(*entry) for entry in json.loads(about['entries'])]
+            tensors = [file.get_tensor(str(i)) for i in range(len(entries))]
+    except SafetensorError as error:
+        raise ValueError(
+            f'{str(path)!r} is truncated or no safetensors file ({error}). Save the '
+            f'targets again'
+        ) from error
+    x_dict: dict[str, Tensor] = {}
+    modality_x_dict: dict[str, dict[str, Tensor]] = {}
+    top: dict[str, Tensor] = {}
+    for entry, x in zip(entries, tensors, strict=True):
+        if entry.part == _FINAL:
+            x_dict[entry.node_type] = x
+        elif entry.part == _MODALITY:
+            modality_x_dict.setdefault(entry.name, {})[entry.node_type] = x
+        else:
+            top[entry.name] = x
+    return SoftTargets(x_dict, modality_x_dict, Ranking(**top) if top else None)
+
+
+def _check_data(path: Path, saved: str, data: HeteroData) -> None:
+    present = fingerprint(data)
+    if saved != present:
+        raise ValueError(
+            f"'data' must be what the targets in {str(path)!r} were made of (got "
+            f'data {present[:12]}, targets of {saved[:12]}). Ask the teacher again and '
+            f'save its targets'
+        )
