@@ -76,7 +76,7 @@ def eval_mode(module: torch.nn.Module) -> Iterator[None]:
 
     Example:
         >>> layer = torch.nn.Dropout().train()
-        >>> with evaluating(layer):
+        >>> with eval_mode(layer):
         ...     print(layer.training)
         False
         >>> layer.training

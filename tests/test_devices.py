@@ -1,4 +1,4 @@
-"""The same numbers on every device; what needs a GPU is skipped where there is none."""
+"""The same numbers on every device; what requires a GPU is skipped where there is none."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 
 CUDA = pytest.param(
     'cuda',
-    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'),
+    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='requires a GPU'),
 )
 on_every_device = pytest.mark.parametrize('device', ['cpu', CUDA])
 QUICK = Schedule(epochs=2, progress=False)

@@ -114,7 +114,7 @@ def site(tmp_path_factory):
     needed = ('sphinx', 'myst_parser', 'furo', 'latex2mathml')
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
-        pytest.skip(f"building needs {missing} (pip install 'promptmm_pyg[docs]')")
+        pytest.skip(f"building requires {missing} (pip install 'promptmm_pyg[docs]')")
     out = tmp_path_factory.mktemp('site')
     sphinx = [sys.executable, '-m', 'sphinx', '-q', '-E', '-W', '-n', '--keep-going']
     done = subprocess.run(

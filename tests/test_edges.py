@@ -40,10 +40,10 @@ TAKERS = {
 @pytest.mark.parametrize(
     ('edges', 'told'),
     [
-        ([[0.0], [1.0]], r"needs to hold integers \(got torch.float32\).*'.long\(\)'"),
-        ([[True], [False]], r'needs to hold integers \(got torch.bool\)'),
-        ([0, 1], r'needs to have shape \[2, E\] \(got \[2\]\)'),
-        ([[0], [1], [2]], r'needs to have shape \[2, E\] \(got \[3, 1\]\)'),
+        ([[0.0], [1.0]], r"must contain integers \(got torch.float32\).*'.long\(\)'"),
+        ([[True], [False]], r'must contain integers \(got torch.bool\)'),
+        ([0, 1], r'must have shape \[2, E\] \(got \[2\]\)'),
+        ([[0], [1], [2]], r'must have shape \[2, E\] \(got \[3, 1\]\)'),
         ([[0, 60], [1, 1]], r'source ids in \[0, 60\) \(got 0 to 60\)'),
         ([[0, 1], [-1, 1]], r'target ids in \[0, 50\) \(got -1 to 1\)'),
     ],

@@ -20,8 +20,8 @@ CORE = {'numpy', 'safetensors', 'tqdm'}
 OPTIONAL = {'faiss', 'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
 OPTIONAL |= {'torch_scatter', 'torch_sparse'}
 OPTIONAL |= {'PIL', 'sentence_transformers', 'timm', 'torchvision'}
-MODELS = {'_checks', 'outputs', 'scoring', 'ranking', 'losses', 'data', 'transforms'}
-MODELS |= {'_files', 'loader', 'nn', 'evaluation', 'l2_normalize'}
+MODELS = {'_utils', 'targets', 'functional', 'ranking', 'losses', 'data', 'transforms'}
+MODELS |= {'loader', 'nn', 'evaluation'}
 
 
 class May(NamedTuple):
@@ -59,11 +59,11 @@ LAYERS = {
     'evaluation': May(
         {'_utils', '_distributed', 'functional', 'ranking', 'data.schema'}, PYG
     ),
-    'training': May(
-        {*MODELS, '_distributed', 'models'}, {*PYG, 'safetensors', 'tqdm'}
-    ),
+    'training': May({*MODELS, '_distributed', 'models'}, {*PYG, 'safetensors', 'tqdm'}),
     'distillation': May({*MODELS, '_distributed', 'models', 'training'}, PYG),
-    'explain': May({'_utils', 'data.schema', 'nn', 'targets', 'functional'}, PYG),
+    'explain': May(
+        {'_utils', 'data.schema', 'nn', 'models', 'targets', 'functional'}, PYG
+    ),
     'report': May({'data.schema', 'evaluation', 'ranking', 'serving'}, PYG, set()),
     # What is run from a shell may use every core dependency.
     'viz': May({'_utils', 'explain.pca_map'}, {'torch'}),
@@ -73,7 +73,7 @@ LAYERS = {
         {*PYG, *CORE},
     ),
 }
-LIGHT = ['losses', 'outputs', 'ranking', 'scoring', 'serving', 'l2_normalize']
+LIGHT = ['functional', 'losses', 'ranking', 'serving']
 
 
 def present() -> list[str]:

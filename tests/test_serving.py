@@ -223,7 +223,7 @@ def test_a_crash_between_two_files_is_noticed(tmp_path, name):
     other = random_recommender(num_users=7, num_items=10, seed=1)
     other.save(tmp_path / 'new')
     (tmp_path / 'new' / name).replace(tmp_path / 'old' / name)
-    with pytest.raises(ValueError, match=rf'{name}.*needs to be the file that was'):
+    with pytest.raises(ValueError, match=rf'{name}.*must be the file that was'):
         Recommender.load(tmp_path / 'old')
 
 
@@ -276,8 +276,8 @@ def test_a_flipped_bit_of_an_embedding_is_refused(tmp_path):
     [
         ('version', 3, r"config\.json.*version 1 to 2 \(got 'promptmm.*' version 3\)"),
         ('format', 'other', r"config\.json.*\(got 'other' version 2\)"),
-        ('files', {}, r'config\.json.*needs to list the files.*\(got \[\]\)'),
-        ('files', 3, r'config\.json.*needs to be the configuration'),
+        ('files', {}, r'config\.json.*must list the files.*\(got \[\]\)'),
+        ('files', 3, r'config\.json.*must be the configuration'),
     ],
 )
 def test_another_configuration_is_refused(tmp_path, key, value, message):

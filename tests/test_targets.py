@@ -102,9 +102,7 @@ def test_evaluating_reaches_every_part():
 
 
 def test_a_teacher_needs_to_return_its_output():
-    with pytest.raises(
-        TypeError, match=r"'teacher' requires .* \(got 'Tensor'\). Wrap"
-    ):
+    with pytest.raises(TypeError, match=r"'teacher' must .* \(got 'Tensor'\). Wrap"):
         soft_targets(torch.nn.Identity(), torch.ones(1))
 
 
@@ -113,5 +111,5 @@ def test_a_plain_tuple_is_no_output():
         def forward(self):
             return tuple(super().forward())
 
-    with pytest.raises(TypeError, match=r"'teacher' requires .* \(got 'tuple'\). Wrap"):
+    with pytest.raises(TypeError, match=r"'teacher' must .* \(got 'tuple'\). Wrap"):
         soft_targets(Plain())

@@ -114,12 +114,12 @@ def test_a_figure_is_written_whole_and_leaves_nothing_else(tmp_path):
 
 @pytest.mark.parametrize('plot', [plot_learning_curves, plot_metric_bars])
 def test_nothing_to_draw_is_an_error(plot):
-    with pytest.raises(ValueError, match='needs to hold at least one model'):
+    with pytest.raises(ValueError, match='must contain at least one model'):
         plot({})
 
 
 def test_a_curve_without_the_metric_is_an_error():
-    with pytest.raises(ValueError, match=r"needs 'MRR@5' among the .* of 'teacher'"):
+    with pytest.raises(ValueError, match=r"requires 'MRR@5' among the .* of 'teacher'"):
         plot_learning_curves(CURVES, 'MRR@5')
 
 

@@ -135,7 +135,7 @@ def _read(
             )
         if name not in path.channels:
             raise UserError(
-                f'--features needs modalities of {sorted(path.channels)}, those of '
+                f'--features requires modalities of {sorted(path.channels)}, those of '
                 f"training (got '{name}')"
             )
         files[name] = Path(file)
@@ -159,7 +159,7 @@ def _typed(ids: list[Any], recommender: Recommender) -> list[Any]:
     wrong = [raw for raw in ids if type(raw) is not int]
     if kinds == {int} and wrong:
         raise UserError(
-            f"ids need to be whole numbers, as those of '{recommender.item_ids[0]}' "
+            f"ids must be whole numbers, as those of '{recommender.item_ids[0]}' "
             f"and others are (got '{wrong[0]}')"
         )
     return ids
@@ -173,7 +173,7 @@ def _target(args: argparse.Namespace) -> Path:
         return RunFolder(args.folder).recommender
     out = Path(args.out)
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out needs a folder (got the file '{out}')")
+        raise UserError(f"--out requires a folder (got the file '{out}')")
     there = (out / 'ids.json').is_file()
     if there and not args.overwrite:
         raise UserError(

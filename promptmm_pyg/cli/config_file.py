@@ -106,7 +106,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no file '{path}' of settings")
     if path.suffix not in ('.json', '.toml'):
-        raise UserError(f"--config needs a .json or .toml file (got '{path}')")
+        raise UserError(f"--config requires a .json or .toml file (got '{path}')")
     try:
         text = path.read_text(encoding='utf-8')
         content = tomllib.loads(text) if path.suffix == '.toml' else json.loads(text)
@@ -160,7 +160,7 @@ def _words(path: str, key: str, action: argparse.Action, value: Any) -> Iterator
     where = f"'{path}': '{key}'"
     if action.nargs == 0:  # A switch.
         if not isinstance(value, bool):
-            raise UserError(f'{where} needs to be true or false (got {value!r})')
+            raise UserError(f'{where} must be true or false (got {value!r})')
         if value:
             yield f'--{key}'
         elif isinstance(action, argparse.BooleanOptionalAction):
@@ -183,5 +183,5 @@ def _pairs(where: str, value: Any) -> list[Any]:
 
 def _word(where: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UserError(f'{where} needs to be a text or a number (got {value!r})')
+        raise UserError(f'{where} must be a text or a number (got {value!r})')
     return value if isinstance(value, str) else repr(value)

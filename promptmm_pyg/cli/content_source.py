@@ -100,7 +100,7 @@ def _text_source(
         raise UserError(f"--text names a folder that is not there: '{text}'")
     if data['format'] not in ('table', 'recbole'):
         raise UserError(
-            f"--text needs a folder or FILE.csv:COLUMN for '{data['path']}', which has "
+            f"--text requires a folder or FILE.csv:COLUMN for '{data['path']}', which has "
             f"no columns of its own (got '{text}')"
         )
     kind = data['format']
@@ -131,7 +131,7 @@ def named_folder(option: str, path: str) -> dict[str, str | None]:
         UserError: If it is no folder.
     """
     if not Path(path).is_dir():
-        raise UserError(f"--{option} needs to name a folder (got '{path}')")
+        raise UserError(f"--{option} must name a folder (got '{path}')")
     return {'kind': option, 'path': str(Path(path).resolve())}
 
 

@@ -100,7 +100,7 @@ def _read_edges(path: str) -> torch.Tensor:
         edges = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise UserError(
-            f"--item-graph needs a whole .npy file of numbers (got '{path}', which "
+            f"--item-graph requires a whole .npy file of numbers (got '{path}', which "
             f'cannot be read as such). Objects are never loaded: write it again'
         ) from error
     is_array = isinstance(edges, np.ndarray)

@@ -157,7 +157,7 @@ def _feature_path(file: str, base: Path) -> str | None:
 def _split_config(args: argparse.Namespace, *, has_time: bool) -> dict[str, Any]:
     method = args.split or 'per-user'
     if method == 'time' and not has_time:
-        raise UserError('--split time needs --time-column NAME')
+        raise UserError('--split time requires --time-column NAME')
     config = {'method': method, **chosen(args, _SPLIT, _SPLIT_NAMES)}
     if method == 'time':
         del config['seed']

@@ -28,7 +28,7 @@ def existing_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f'--device needs a device that there is, and torch finds '
+            f'--device requires a device that there is, and torch finds '
             f'{torch.cuda.device_count()} GPUs (got {name!r}). Leave it out to train '
             f'on the CPU'
         )
@@ -42,6 +42,6 @@ def _device_name(text: str) -> str:
         known = False
     if not known:
         raise argparse.ArgumentTypeError(
-            f"needs to be 'cpu', 'cuda' or 'cuda:N' (got {text!r})"
+            f"must be 'cpu', 'cuda' or 'cuda:N' (got {text!r})"
         )
     return text

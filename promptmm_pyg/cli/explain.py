@@ -56,7 +56,7 @@ class _Names:
         known = [str(raw) for raw in self.ids[node_type]]
         if text not in known:
             raise UserError(
-                f"{option} needs an id of the training data (got '{text}'; known are "
+                f"{option} requires an id of the training data (got '{text}'; known are "
                 f'{", ".join(known[:3])}, ...)'
             )
         return known.index(text)
@@ -118,13 +118,15 @@ def _check(args: argparse.Namespace) -> None:
     if args.user is None:
         for option in ('item', 'out', 'json'):
             if getattr(args, option):
-                raise UserError(f'--{option} needs --user, too')
+                raise UserError(f'--{option} requires --user, too')
     if args.k < 0:
-        raise UserError(f'-k needs to be zero or more (got {args.k})')
+        raise UserError(f'-k must be zero or more (got {args.k})')
     for option in ('out', 'map'):
         path = getattr(args, option)
         if path is not None and Path(path).suffix.lower() != '.png':
-            raise UserError(f"--{option} needs a name that ends in .png (got '{path}')")
+            raise UserError(
+                f"--{option} requires a name that ends in .png (got '{path}')"
+            )
 
 
 def _model(run: RunFolder, config: dict[str, Any], data: Prepared, name: str) -> Any:

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     recommender = load_recommender(args.folder)
     if args.torch_export is not None and not 1 <= args.k <= recommender.num_items:
         raise UserError(
-            f'-k needs to lie between 1 and the {recommender.num_items} items there '
+            f'-k must lie between 1 and the {recommender.num_items} items there '
             f'are (got {args.k})'
         )
     if args.embeddings is not None:
@@ -128,13 +128,13 @@ def _check(args: argparse.Namespace) -> None:
         ending = Path(path).suffix
         if _ENDINGS[name] and ending not in _ENDINGS[name]:
             endings = ' or '.join(_ENDINGS[name])
-            raise UserError(f"{_option(name)} needs to end in {endings} (got '{path}')")
+            raise UserError(f"{_option(name)} must end in {endings} (got '{path}')")
         if name == 'mmrec':
             continue  # Says so itself, and never replaces anything.
         for file in _files(Path(path)):
             if file.is_dir():
                 raise UserError(
-                    f"{_option(name)} needs a file (got the folder '{file}')"
+                    f"{_option(name)} requires a file (got the folder '{file}')"
                 )
             if file.exists() and not args.overwrite:
                 raise UserError(

@@ -46,12 +46,12 @@ def check_large(args: argparse.Namespace) -> None:
     if args.memory is not None and args.approximate:
         raise UserError('--memory and --approximate cannot be given together')
     if args.probes is not None and args.probes < 1:
-        raise UserError(f'--probes needs to be positive (got {args.probes})')
+        raise UserError(f'--probes must be positive (got {args.probes})')
     for name in ('probes', 'recall'):
         if getattr(args, name) not in (None, False) and not args.approximate:
-            raise UserError(f'--{name} needs --approximate')
+            raise UserError(f'--{name} requires --approximate')
     if args.recall and args.users is None:
-        raise UserError('--recall needs --users')
+        raise UserError('--recall requires --users')
 
 
 def how_to_rank(args: argparse.Namespace, recommender: Recommender) -> dict[str, Any]:

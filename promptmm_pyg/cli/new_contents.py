@@ -65,7 +65,7 @@ def _encode(
         place = named_text(source, args.item_column)
         if place is None:
             raise UserError(
-                f"--text needs a folder or FILE.csv:COLUMN (got '{source}')"
+                f"--text requires a folder or FILE.csv:COLUMN (got '{source}')"
             )
     else:
         place = named_folder(option, source)
@@ -78,7 +78,7 @@ def _encode(
     }
     if not contents:
         raise UserError(
-            f"--{option} needs to hold items that are new (got '{source}', where all "
+            f"--{option} must contain items that are new (got '{source}', where all "
             f'are known already)'
         )
     rows = encoded(config, contents)
@@ -89,7 +89,7 @@ def _trained(option: str, folder: str) -> dict[str, Any]:
     """How the contents of training were encoded."""
     if (Path(folder) / 'ids.json').is_file():
         raise UserError(
-            f'--{option} needs RUN to be the folder of a run, whose config.json names '
+            f'--{option} requires RUN to be the folder of a run, whose config.json names '
             f"the encoder (got '{Path(folder)}'). Encode the contents and pass "
             f'--features'
         )
@@ -98,7 +98,7 @@ def _trained(option: str, folder: str) -> dict[str, Any]:
         if config['modality'] == _MODALITIES[option]:
             return dict(config)
     raise UserError(
-        f"--{option} needs a run that was trained with --{option} (got '{folder}', "
+        f"--{option} requires a run that was trained with --{option} (got '{folder}', "
         f'which was trained with {[x["modality"] for x in used] or "none"}). Pass '
         f'--features'
     )

@@ -124,12 +124,12 @@ def weights(
     found = dict(defaults)
     for name, value in args.weight:
         if name not in found:
-            raise UserError(f"--weight needs one of {sorted(found)} (got '{name}')")
+            raise UserError(f"--weight requires one of {sorted(found)} (got '{name}')")
         try:
             found[name] = float(value)
         except ValueError as error:
             raise UserError(
-                f"--weight {name} needs a number (got '{value}')"
+                f"--weight {name} requires a number (got '{value}')"
             ) from error
     return found
 

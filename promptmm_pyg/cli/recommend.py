@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     recommender = load_recommender(args.folder)
     if not 1 <= args.k <= recommender.num_items:
         raise UserError(
-            f'-k needs to lie between 1 and the {recommender.num_items} items there '
+            f'-k must lie between 1 and the {recommender.num_items} items there '
             f'are (got {args.k})'
         )
     options: dict[str, Any] = {
@@ -243,7 +243,7 @@ def _typed(option: str, given: list[str], known: list[Any]) -> list[Any]:
     if unknown:
         some = ', '.join(str(raw) for raw in known[:3])
         raise UserError(
-            f"{option} needs ids of the training data (got '{unknown[0]}', "
+            f"{option} requires ids of the training data (got '{unknown[0]}', "
             f'{len(unknown)} unknown in all; known are {some}, ...)'
         )
     return [by_text[text] for text in given]

@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
 def _check_out(out: Path) -> None:
     """Raises before any work is done."""
     if out.suffix.lower() not in ('.html', '.htm'):
-        raise UserError(f"--out needs a name that ends in .html (got '{out}')")
+        raise UserError(f"--out requires a name that ends in .html (got '{out}')")
     if out.is_dir():
-        raise UserError(f"--out needs a file (got the folder '{out}')")
+        raise UserError(f"--out requires a file (got the folder '{out}')")
     if out.is_file():
         with out.open('rb') as file:
             head = file.read(4096)

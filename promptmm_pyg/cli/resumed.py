@@ -22,7 +22,7 @@ def check_resumed(
     if differs is not None:
         where, was, now = differs
         raise UserError(
-            f"--resume needs the {begun} begun with ('{where}' was {was}, is {now})"
+            f"--resume requires the {begun} begun with ('{where}' was {was}, is {now})"
             f'{fix}'
         )
 

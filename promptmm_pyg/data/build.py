@@ -234,7 +234,7 @@ def _as_mask(what: str, value: Array, num_nodes: int) -> Tensor:
     mask = _as_tensor(value)
     if mask.dtype != torch.bool or mask.size() != (num_nodes,):
         raise ValueError(
-            f'"{what}" needs to be boolean with shape [{num_nodes}] (got '
+            f'"{what}" must be boolean with shape [{num_nodes}] (got '
             f'{mask.dtype} with shape {list(mask.size())})'
         )
     return mask
@@ -245,15 +245,15 @@ def _as_features(
 ) -> Tensor:
     if not f'x_{name}'.isidentifier():
         raise ValueError(
-            f'"{what}" needs to be named with letters, digits and underscores '
+            f'"{what}" must be named with letters, digits and underscores '
             f"(got '{name}')"
         )
     if isinstance(value, np.ndarray) and value.dtype.kind not in 'biuf':
-        raise ValueError(f'"{what}" needs to hold numbers (got {value.dtype})')
+        raise ValueError(f'"{what}" must contain numbers (got {value.dtype})')
     x = _as_tensor(value)
     if x.dim() != 2 or x.size(0) != num_nodes or x.size(1) == 0:
         raise ValueError(
-            f'"{what}" needs to have one row per node and at least one column '
+            f'"{what}" must have one row per node and at least one column '
             f'(got shape {list(x.size())} for {num_nodes} nodes)'
         )
     x = x.float()
@@ -262,7 +262,7 @@ def _as_features(
     bad = ~x.isfinite().all(dim=-1)
     if bool(bad.any()):
         raise ValueError(
-            f'"{what}" needs to be finite (got NaN or infinity in '
+            f'"{what}" must be finite (got NaN or infinity in '
             f'{int(bad.sum())} rows, the first is {int(bad.nonzero()[0])}). Mark '
             f'rows that are missing as false in a mask'
         )

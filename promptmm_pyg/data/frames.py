@@ -161,7 +161,7 @@ class _Side:
             if ids is None or value.ndim != 2 or len(value) != len(ids):
                 expected = 'no ids' if ids is None else f'{len(ids)} ids'
                 raise ValueError(
-                    f'"{what}" is an array, so it needs to have one row for each of '
+                    f'"{what}" is an array, so it must have one row for each of '
                     f"'{self.node_type}_ids' (got shape {list(value.shape)} and "
                     f"{expected}). Pass '{self.node_type}_ids', or a frame indexed "
                     f'by raw id'
@@ -171,13 +171,13 @@ class _Side:
         if value.index.has_duplicates:
             twice = value.index[value.index.duplicated()][0]
             raise ValueError(
-                f'"{what}" needs to hold each id once in its index (got {twice!r} '
+                f'"{what}" must contain each id once in its index (got {twice!r} '
                 f'again). Drop or average the repeated rows'
             )
         strange = [str(c) for c, t in value.dtypes.items() if t.kind not in 'biuf']
         if strange:
             raise ValueError(
-                f'"{what}" needs to have numeric columns only (got {strange}). Turn '
+                f'"{what}" must have numeric columns only (got {strange}). Turn '
                 f'them into numbers, and put the ids into the index; texts are for '
                 f"'encode_content' (--text FILE:COLUMN)"
             )
@@ -189,7 +189,7 @@ class _Side:
         there = row >= 0
         if not there.any():
             raise ValueError(
-                f'"{self.node_type}_features[\'{name}\']" needs to share ids with '
+                f'"{self.node_type}_features[\'{name}\']" must share ids with '
                 f'the interactions (got none in common). Compare the types too: 1 is '
                 f"not '1'"
             )
@@ -204,7 +204,7 @@ class _Side:
 def _id_values(what: str, column: 'pd.Series[Any]') -> NumpyArray:
     if bool(column.isna().any()):
         raise ValueError(
-            f'"{what}" needs to hold an id in each row (got '
+            f'"{what}" must contain an id in each row (got '
             f'{int(column.isna().sum())} missing). Drop those rows'
         )
     values = column.to_numpy()
@@ -212,7 +212,7 @@ def _id_values(what: str, column: 'pd.Series[Any]') -> NumpyArray:
         values = values.astype(np.str_)
     if values.dtype.kind not in 'iuU':
         raise ValueError(
-            f'"{what}" needs to hold integers or strings (got {column.dtype}). '
+            f'"{what}" must contain integers or strings (got {column.dtype}). '
             f"Convert it with '.astype(int)' or '.astype(str)'"
         )
     return values
@@ -234,7 +234,7 @@ def _time_of(name: str, column: 'pd.Series[Any]') -> NumpyArray:
 
     if bool(column.isna().any()):
         raise ValueError(
-            f'"interactions[\'{name}\']" needs to hold a time in each row (got '
+            f'"interactions[\'{name}\']" must contain a time in each row (got '
             f'{int(column.isna().sum())} missing). Drop or fill those rows'
         )
     if pd.api.types.is_datetime64_any_dtype(column):
@@ -242,7 +242,7 @@ def _time_of(name: str, column: 'pd.Series[Any]') -> NumpyArray:
         return utc.to_numpy(dtype='datetime64[ns]').astype(np.int64)
     if not pd.api.types.is_numeric_dtype(column):
         raise ValueError(
-            f'"interactions[\'{name}\']" needs to hold numbers or dates (got '
+            f'"interactions[\'{name}\']" must contain numbers or dates (got '
             f"{column.dtype}). Convert it with 'pandas.to_datetime'"
         )
     return column.to_numpy()

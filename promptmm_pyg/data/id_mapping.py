@@ -19,7 +19,7 @@ def write_mapping(path: Path, node_type: str, ids: Sequence[str]) -> None:
     bad = [name for name in ids if '\t' in name or name.splitlines() != [name]]
     if bad:
         raise ValueError(
-            f"'raw_id' of the {node_type}s needs to be text without tabs and line "
+            f"'raw_id' of the {node_type}s must be text without tabs and line "
             f'breaks (got {bad[0]!r})'
         )
     lines = [_HEADS[node_type], *((name, str(i)) for i, name in enumerate(ids))]

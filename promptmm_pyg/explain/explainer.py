@@ -69,7 +69,7 @@ class Explainer:
             its class does.
 
     Example:
-        >>> from promptmm_pyg.nn import MatrixFactorization
+        >>> from promptmm_pyg.models import MatrixFactorization
         >>> model = MatrixFactorization({'user': 2, 'item': 3})
         >>> Explainer(model).explain(user=0, item=2).sources
         ('id',)

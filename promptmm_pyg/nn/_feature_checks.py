@@ -46,7 +46,7 @@ def in_default_precision(x: Tensor) -> Tensor:
     """
     if x.is_complex():
         raise TypeError(
-            f'features need to be real numbers (got {x.dtype}). Put their real and '
+            f'features must be real numbers (got {x.dtype}). Put their real and '
             f'imaginary parts side by side'
         )
     return x.detach().to(torch.get_default_dtype())

@@ -22,8 +22,6 @@ from promptmm_pyg.training.teacher import (
 __all__ = [
     'TEACHER_WEIGHTS',
     'AmortizedTerms',
-    'Candidates',
-    'Distilled',
     'EarlyStopping',
     'History',
     'LazyAdamW',

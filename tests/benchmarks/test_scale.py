@@ -76,8 +76,8 @@ def test_evaluation_of_a_sample_tells_its_share(tmp_path):
 
 def test_a_budget_that_cannot_hold_a_size_is_refused_before_any_work(tmp_path):
     sizes = [Size(300, **TINY), Size(10**9, memory=16 * GIB)]
-    need = f'{sizes[1].peak / GIB:.2f} GiB'
-    with pytest.raises(ValueError, match=rf"'memory'.*{need}.*got 16.00 GiB"):
+    requires = f'{sizes[1].peak / GIB:.2f} GiB'
+    with pytest.raises(ValueError, match=rf"'memory'.*{requires}.*got 16.00 GiB"):
         scale.run(sizes, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -111,7 +111,7 @@ def test_sizes_on_the_command_line_are_whole_numbers(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['scale', '--sizes', '1.5'])
     with pytest.raises(SystemExit):
         scale.main()
-    assert 'needs to be a whole number (got 1.5)' in capsys.readouterr().err
+    assert 'must be a whole number (got 1.5)' in capsys.readouterr().err
 
 
 def test_graphs_have_the_edges_asked_for_each_once_in_both_directions():

@@ -154,7 +154,7 @@ def test_every_model_is_built_64_wide_and_takes_a_step(name, train):
     train_step(make_optimizer(model.parameters(), 0.01, 0.0), loss, weights)
     after = list(model.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    x_dict = trial.embed(model, (operators,))
+    x_dict = trial.get_embeddings(model, (operators,))
     assert all(x.isfinite().all() for x in x_dict.values())
     assert x_dict['user'].shape[1] == x_dict['item'].shape[1] >= 64
 

@@ -22,7 +22,7 @@ if __name__ == '__main__':
 """
 
 
-@pytest.mark.skipif(not Path('/proc').is_dir(), reason='needs /proc')
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='requires /proc')
 def test_a_worker_ends_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / 'parent.py'
     script.write_text(START)

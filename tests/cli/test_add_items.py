@@ -129,14 +129,14 @@ def test_numbers_stay_text_where_ids_are_text(tmp_path):
     ('table', 'words', 'message'),
     [
         ('item_id,a,b\n3,1,2\n', [], "item '3' is there already (1 such items"),
-        ('item_id,a,b\nx,1,2\n', [], 'ids need to be whole numbers'),
+        ('item_id,a,b\nx,1,2\n', [], 'ids must be whole numbers'),
         ('item_id,a,b\n50,1,2\n50,3,4\n', [], "item '50' stands twice in"),
-        ('item_id,a\n50,1\n', [], 'needs to have 2 channels, as in training (got 1)'),
+        ('item_id,a\n50,1\n', [], 'must have 2 channels, as in training (got 1)'),
         ('item_id,a,b\n50,x,2\n', [], "the features of 'image' must be numbers"),
         ('item_id,a,b\n50,,2\n', [], "have a gap in item '50' (1 such items"),
         ('item_id,a,b\n50,0,0\n', [], "item '50' has no features in any file (1 such"),
         ('item_id,a,b\n', [], 'there are no new items in these files'),
-        ('id,a,b\n50,1,2\n', [], "needs to have a column 'item_id'"),
+        ('id,a,b\n50,1,2\n', [], "must have a column 'item_id'"),
         ('item_id,a,b\n50,1,2\n', ['--ids', 'IDS'], "those of '50', 1 unknown in all"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_folder_that_holds_something_is_kept(tmp_path, fails):
     words = ['add-items', tmp_path / 'served', *words]
     assert 'holds a recommender' in fails(*words, tmp_path / 'other')
     assert 'holds something that is no recommender' in fails(*words, tmp_path)
-    assert '--out needs a folder' in fails(*words, tmp_path / 'x.csv')
+    assert '--out requires a folder' in fails(*words, tmp_path / 'x.csv')
     assert main([str(x) for x in (*words, tmp_path / 'other', '--overwrite')]) == 0
     assert Recommender.load(tmp_path / 'other').num_items == 21
 

@@ -94,8 +94,8 @@ def test_what_neither_says_is_still_required(written, fails):
         ({'epochs': [1]}, "'epochs' must be a text or a number (got [1])"),
         ({'quiet': 1}, "'quiet' must be true or false (got 1)"),
         ({'missing': 'maybe'}, "invalid choice: 'maybe'"),
-        ({'weight': 'l2'}, 'needs the form NAME=VALUE'),
-        ([1], 'needs to hold options by name'),
+        ({'weight': 'l2'}, 'requires the form NAME=VALUE'),
+        ([1], 'must contain options by name'),
         ('{', 'is no .json file'),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_file_that_is_not_there_is_a_mistake(fails):
 
 
 def test_another_ending_is_a_mistake(written):
-    with pytest.raises(UserError, match=r'needs a \.json or \.toml file'):
+    with pytest.raises(UserError, match=r'requires a \.json or \.toml file'):
         read_settings(written('a: 1', 'run.yaml'))
 
 

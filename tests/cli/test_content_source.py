@@ -122,7 +122,7 @@ def test_a_recbole_folder_with_a_split_keeps_it(recbole):
 def test_without_times_one_is_left_out_by_chance(recbole):
     (recbole / 'toy.inter').write_text('user_id:token\titem_id:token\nu\ta\n')
     assert config(recbole, '--split', 'leave-one-out')['split']['by'] == 'random'
-    with pytest.raises(UserError, match='--split time needs'):
+    with pytest.raises(UserError, match='--split time requires'):
         config(recbole, '--split', 'time')
 
 
@@ -179,7 +179,7 @@ def test_runs_from_before_have_no_contents(table):
 @pytest.mark.parametrize(
     ('argv', 'match'),
     [
-        (['{table}', '--images', 'no'], r"--images needs to name a folder .got 'no'"),
+        (['{table}', '--images', 'no'], r"--images must name a folder .got 'no'"),
         (['{table}', '--text', 'no.csv:a'], '--text names a file that is not there'),
         (['{layout}', '--text', 'title'], 'which has no columns of its own'),
         (['{table}', '--min-rating', '3'], '--min-rating is for RecBole folders'),

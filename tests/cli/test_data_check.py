@@ -78,9 +78,9 @@ def test_a_graph_among_items_is_checked_for_leaks(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('content', 'match'),
     [
-        (np.ones((3, 2), dtype=np.int64), r'needs whole numbers of shape \[2, E\]'),
+        (np.ones((3, 2), dtype=np.int64), r'requires whole numbers of shape \[2, E\]'),
         (np.ones((2, 2)), r'got float64 \[2, 2\]'),
-        (np.array([[{}], [{}]]), 'needs a whole .npy file of numbers'),
+        (np.array([[{}], [{}]]), 'requires a whole .npy file of numbers'),
     ],
 )
 def test_what_is_no_graph_among_items_is_a_mistake(

@@ -115,19 +115,19 @@ def test_masks_can_be_turned_off(files):
     [
         (['nowhere'], "there is no file or folder 'nowhere'"),
         (['{layout}', '--split', 'time'], 'came with a split, which is kept'),
-        (['{table}', '--split', 'time'], 'needs --time-column'),
+        (['{table}', '--split', 'time'], 'requires --time-column'),
         (['{table}', '--features', 'x=no.csv'], "not there: 'no.csv'"),
         (['{table}', '--features', 'x'], 'NAME=VALUE'),
         (['{table}', '--format', 'parquet'], "invalid choice: 'parquet'"),
-        (['{table}', '--format', 'mmssl'], 'needs to be a folder'),
-        (['{table}', '--user-column', 'who'], "needs to have a column 'who'"),
+        (['{table}', '--format', 'mmssl'], 'must be a folder'),
+        (['{table}', '--user-column', 'who'], "must have a column 'who'"),
         (
             ['{table}', '--item-column', 'it'],
             '--user-column, --item-column, --time-column',
         ),
         (['{table}', '--item-ids', 'no.txt'], 'of ids, one a line'),
         (['{table}', '--val-ratio', '1.5'], "'val_ratio' must lie in"),
-        (['.'], 'needs to hold a known format'),
+        (['.'], 'must contain a known format'),
         (['{table}', '--features', 'text='], 'leaves out what a folder holds'),
         (['{table}', '--text', 'no/texts'], 'folder that is not there'),
         (['{table}', '--features', 'text={titles}'], "(got ['title'])"),
@@ -159,7 +159,7 @@ def test_titles_need_their_file_and_columns(tmp_path):
     with pytest.raises(UserError, match=r'no file .* of titles'):
         read_titles(tmp_path / 'no.csv', 'id', 'title')
     (tmp_path / 't.csv').write_text('id,name\n')
-    with pytest.raises(UserError, match=r"needs the columns \['title'\]"):
+    with pytest.raises(UserError, match=r"requires the columns \['title'\]"):
         read_titles(tmp_path / 't.csv', 'id', 'title')
 
 

@@ -73,7 +73,7 @@ def test_what_is_trained_on_moves_and_the_graphs_of_a_run_stay(trained):
 @pytest.mark.parametrize('name', ['gpu', 'meta', 'cuda:x', ''])
 def test_what_is_no_device(name, files, tmp_path, capsys):
     assert main([*words(files, tmp_path / 'run'), '--device', name]) != 0
-    said = f"--device: needs to be 'cpu', 'cuda' or 'cuda:N' (got {name!r})"
+    said = f"--device: must be 'cpu', 'cuda' or 'cuda:N' (got {name!r})"
     assert said in capsys.readouterr().err
 
 

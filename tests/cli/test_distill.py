@@ -244,7 +244,7 @@ def test_going_on_needs_a_student(trained, fails):
 
 def test_going_on_with_other_options_is_refused(distilled, fails):
     words = ['distill', distilled, *DISTILL, '--gamma', '3', '--resume']
-    assert '--resume needs the options' in fails(*words)
+    assert '--resume requires the options' in fails(*words)
 
 
 def test_going_on_for_fewer_epochs_is_refused(distilled, fails):
@@ -280,7 +280,7 @@ def test_data_that_have_changed_are_refused(files, tmp_path, fails):
 @pytest.mark.parametrize(
     ('more', 'match'),
     [
-        (['--width', '0'], 'needs to be positive'),
+        (['--width', '0'], 'must be positive'),
         (['--list-views', 'smell'], "'list_views' requires some of"),
         (['--prompt', 'thawed'], 'invalid choice'),
         (['--num-uniform', '0'], "'num_uniform' must be positive"),

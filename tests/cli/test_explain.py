@@ -150,12 +150,18 @@ def test_json_stays_json_beside_a_map(trained, capsys, tmp_path):
     ('words', 'message'),
     [
         ([], '--user or --map is needed'),
-        (['--map', 'x.png', '--item', 'i1'], '--item needs --user, too'),
-        (['--map', 'x.png', '--out', 'y.png'], '--out needs --user, too'),
-        (['--user', 'u3', '-k', '-1'], r'-k needs to be zero or more (got -1)'),
-        (['--user', 'u3', '--out', 'x.pdf'], '--out needs a name that ends in .png'),
-        (['--user', 'nobody'], "--user needs an id of the training data (got 'nobody'"),
-        (['--user', 'u3', '--item', 'none'], '--item needs an id of the training data'),
+        (['--map', 'x.png', '--item', 'i1'], '--item requires --user, too'),
+        (['--map', 'x.png', '--out', 'y.png'], '--out requires --user, too'),
+        (['--user', 'u3', '-k', '-1'], r'-k must be zero or more (got -1)'),
+        (['--user', 'u3', '--out', 'x.pdf'], '--out requires a name that ends in .png'),
+        (
+            ['--user', 'nobody'],
+            "--user requires an id of the training data (got 'nobody'",
+        ),
+        (
+            ['--user', 'u3', '--item', 'none'],
+            '--item requires an id of the training data',
+        ),
     ],
     ids=str,
 )

@@ -84,10 +84,10 @@ def test_nothing_asked_for_is_a_mistake(distilled, fails):
 @pytest.mark.parametrize(
     ('words', 'match'),
     [
-        (['--embeddings', 'x.csv'], '--embeddings needs to end in .npz or .parquet'),
-        (['--torch-export', 'x.pt'], '--torch-export needs to end in .pt2'),
-        (['--torch-export', 'x.pt2', '-k', '0'], '-k needs to lie between 1 and'),
-        (['--torch-export', 'x.pt2', '-k', '999'], '-k needs to lie between 1 and'),
+        (['--embeddings', 'x.csv'], '--embeddings must end in .npz or .parquet'),
+        (['--torch-export', 'x.pt'], '--torch-export must end in .pt2'),
+        (['--torch-export', 'x.pt2', '-k', '0'], '-k must lie between 1 and'),
+        (['--torch-export', 'x.pt2', '-k', '999'], '-k must lie between 1 and'),
     ],
 )
 def test_an_option_that_does_not_fit_is_a_mistake(
@@ -133,7 +133,7 @@ def test_a_folder_is_no_file(distilled, fails, tmp_path):
 def test_a_folder_of_data_is_never_replaced(distilled, fails, tmp_path):
     (tmp_path / 'thesis.tex').write_text('mine')
     words = ['--mmrec', tmp_path, '--overwrite']
-    assert 'needs to be new or empty' in fails('export', distilled, *words)
+    assert 'must be new or empty' in fails('export', distilled, *words)
 
 
 def test_embeddings_need_a_student(trained, fails, tmp_path):

@@ -70,25 +70,25 @@ def test_ids_choose_among_the_texts(trained_on_texts, more, tmp_path, fails):
     (tmp_path / 'ids.txt').write_text('78\n')
     words = ['add-items', trained_on_texts, '--text', more, '--out', tmp_path / 'out']
     message = fails(*words, '--ids', tmp_path / 'ids.txt')
-    assert "need to be of items in --ids (got those of '77', 1 unknown" in message
+    assert "must be of items in --ids (got those of '77', 1 unknown" in message
 
 
 def test_a_run_without_such_contents_is_refused(
     trained_on_texts, distilled, more, tmp_path, fails
 ):
     message = fails('add-items', distilled, '--text', more)
-    assert '--text needs a run that was trained with --text' in message
+    assert '--text requires a run that was trained with --text' in message
     assert 'trained with none). Pass --features' in message
     message = fails('add-items', trained_on_texts, '--images', more)
     assert "trained with ['text'])" in message
     message = fails('add-items', trained_on_texts / 'recommender', '--text', more)
-    assert '--text needs RUN to be the folder of a run' in message
+    assert '--text requires RUN to be the folder of a run' in message
 
 
 def test_sources_are_checked(trained_on_texts, texts, more, tmp_path, fails):
     words = ['add-items', trained_on_texts]
     assert '--features NAME=FILE, --text SOURCE or --images' in fails(*words)
-    assert 'needs to hold items that are new' in fails(*words, '--text', texts)
+    assert 'must contain items that are new' in fails(*words, '--text', texts)
     assert "FILE.csv:COLUMN (got 'title')" in fails(*words, '--text', 'title')
     np.save(tmp_path / 'x.npy', np.ones((2, 1024)))
     both = ['--text', more, '--features', f'text={tmp_path / "x.npy"}']

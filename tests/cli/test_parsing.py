@@ -132,7 +132,7 @@ def test_a_weight_that_is_given_replaces_its_default_only():
 
 @pytest.mark.parametrize(
     ('text', 'match'),
-    [('speed=1', "needs one of .*'l2'.* \\(got 'speed'\\)"), ('l2=x', "got 'x'")],
+    [('speed=1', "requires one of .*'l2'.* \\(got 'speed'\\)"), ('l2=x', "got 'x'")],
 )
 def test_a_weight_that_does_not_fit_is_a_mistake(text, match):
     parser = Parser()

@@ -91,7 +91,7 @@ def test_allowed_and_denied_items_come_from_files(distilled, tmp_path, capsys):
     [
         (
             ['--users', 'u0', 'nobody'],
-            "--users needs ids of the training data (got 'nobo",
+            "--users requires ids of the training data (got 'nobo",
         ),
         (
             ['--users', 'u0', '-k', '61'],
@@ -105,7 +105,7 @@ def test_allowed_and_denied_items_come_from_files(distilled, tmp_path, capsys):
         (['--history'], '--history: expected at least one argument'),
         (
             ['--history', 'i1', 'u0'],
-            "--history needs ids of the training data (got 'u0",
+            "--history requires ids of the training data (got 'u0",
         ),
     ],
 )
@@ -157,7 +157,7 @@ def test_an_unknown_item_in_a_file_is_a_mistake(distilled, tmp_path, fails):
     (tmp_path / 'ids.txt').write_text('i1\nnothing\n')
     words = ['--users', 'u0', '--deny', tmp_path / 'ids.txt']
     message = fails('recommend', distilled, *words)
-    assert "--deny needs ids of the training data (got 'nothing'" in message
+    assert "--deny requires ids of the training data (got 'nothing'" in message
 
 
 def test_a_run_without_a_student_names_the_next_step(trained, fails):
@@ -184,7 +184,7 @@ def test_a_bound_on_memory_gives_the_same_lists(distilled, capsys):
 
 
 def test_an_index_finds_the_items_and_recall_says_so(distilled, capsys):
-    pytest.importorskip('faiss', reason="needs the extra 'ann'")
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
     words = ['--users', 'u3', 'u0', '-k', '4']
     exact = recommend(distilled, capsys, *words)
     more = ['--approximate', '--probes', '60', '--recall', '--json']
@@ -197,7 +197,7 @@ def test_an_index_finds_the_items_and_recall_says_so(distilled, capsys):
 
 
 def test_an_index_serves_new_users_too(distilled, capsys):
-    pytest.importorskip('faiss', reason="needs the extra 'ann'")
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
     found = recommend(distilled, capsys, '--history', 'i1', 'i2', '--approximate')
     assert len(found[0]['items']) == 10
 
@@ -208,9 +208,9 @@ def test_an_index_serves_new_users_too(distilled, capsys):
         (['--memory', '1GiB', '--approximate'], 'cannot be given together'),
         (['--memory', 'much'], "'memory' must be a number of bytes"),
         (['--memory', '9B'], "'memory' must be at least"),
-        (['--approximate', '--probes', '0'], '--probes needs to be positive (got 0)'),
-        (['--probes', '4'], '--probes needs --approximate'),
-        (['--recall'], '--recall needs --approximate'),
+        (['--approximate', '--probes', '0'], '--probes must be positive (got 0)'),
+        (['--probes', '4'], '--probes requires --approximate'),
+        (['--recall'], '--recall requires --approximate'),
     ],
 )
 def test_options_of_large_rankings_that_do_not_fit_are_refused(
@@ -221,4 +221,4 @@ def test_options_of_large_rankings_that_do_not_fit_are_refused(
 
 def test_recall_is_that_of_known_users(distilled, fails):
     words = ['--history', 'i1', '--approximate', '--recall']
-    assert '--recall needs --users' in fails('recommend', distilled, *words)
+    assert '--recall requires --users' in fails('recommend', distilled, *words)

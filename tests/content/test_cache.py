@@ -110,7 +110,7 @@ def damaged(tmp_path):
 def test_a_truncated_file_is_refused(tmp_path):
     path = damaged(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r'needs to be a whole cache .*Delete it'):
+    with pytest.raises(ValueError, match=r'must be a whole cache .*Delete it'):
         encode({1: 'a'}, Lengths(), tmp_path)
 
 

@@ -125,5 +125,7 @@ def test_repr():
 
 def test_pillow_is_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, 'PIL', None)
-    with pytest.raises(ImportError, match=r"needs 'pillow'.*promptmm_pyg\[content\]"):
+    with pytest.raises(
+        ImportError, match=r"requires 'pillow'.*promptmm_pyg\[content\]"
+    ):
         encoder()

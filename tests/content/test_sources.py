@@ -78,9 +78,9 @@ def test_rows_without_an_id_are_left_out(tmp_path):
     ('name', 'text', 'match'),
     [
         ('t.csv', 'item_id,name\n1,a\n', r"have the columns \['title'\] \(got \['item"),
-        ('t.csv', '', r'needs to be a whole \.csv table'),
-        ('t.parquet', 'no', r'needs to be a whole \.parquet table'),
-        ('t.tsv', '', r'needs to end in \.csv or \.parquet'),
+        ('t.csv', '', r'must be a whole \.csv table'),
+        ('t.parquet', 'no', r'must be a whole \.parquet table'),
+        ('t.tsv', '', r'must end in \.csv or \.parquet'),
     ],
 )
 def test_tables_are_checked(tmp_path, name, text, match):
@@ -90,5 +90,5 @@ def test_tables_are_checked(tmp_path, name, text, match):
 
 
 def test_the_table_has_to_be_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match='needs to be a file'):
+    with pytest.raises(FileNotFoundError, match='must be a file'):
         table_contents(tmp_path / 't.csv', 'title')

@@ -15,7 +15,7 @@ def load(name):
         return __import__(name)
     # A build for another torch fails with whatever it stumbles over.
     except (ImportError, OSError, RuntimeError) as error:
-        pytest.skip(f'needs {name} ({type(error).__name__})')
+        pytest.skip(f'requires {name} ({type(error).__name__})')
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_the_last_linear_layer_is_cut_wherever_it_is():
 )
 def test_the_packages_are_optional(monkeypatch, package, make):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"needs '{package}'.*\[content\]"):
+    with pytest.raises(ImportError, match=rf"requires '{package}'.*\[content\]"):
         make()
 
 

@@ -147,7 +147,7 @@ NAN = torch.tensor([[1.0], [torch.nan], [0.0]])
         ({'item_features': {'text': NAN.nan_to_num(torch.inf)}}, 'NaN or infinity'),
         (
             {'item_features': {'text': np.array([['a'], ['b'], ['c']])}},
-            'needs to hold numbers',
+            'must contain numbers',
         ),
         ({'item_features': {'a b': torch.ones(3, 1)}}, r"underscores \(got 'a b'\)"),
         (

@@ -143,15 +143,15 @@ def test_a_repeated_pair_is_named_by_its_raw_ids():
 
 
 def test_a_frame_without_rows_is_refused():
-    with pytest.raises(ValueError, match='needs to hold at least one row'):
+    with pytest.raises(ValueError, match='must contain at least one row'):
         from_frame(make_frame().iloc[:0])
 
 
 @pytest.mark.parametrize(
     ('frame', 'options', 'message'),
     [
-        ({}, {'item': 'sku'}, "needs to have a column 'sku' .*Name yours"),
-        ({}, {'time': 'at'}, "needs to have a column 'at'"),
+        ({}, {'item': 'sku'}, "must have a column 'sku' .*Name yours"),
+        ({}, {'time': 'at'}, "must have a column 'at'"),
         (
             {'user_id': ['a', None, 'b', 'c']},
             {},
@@ -190,7 +190,7 @@ def test_a_frame_without_rows_is_refused():
         (
             {},
             {'item_features': {'t': TEXT.set_axis([1, 2, 3])}, 'item_ids': list('bcd')},
-            "needs to share ids .*1 is not '1'",
+            "must share ids .*1 is not '1'",
         ),
         (
             {},

@@ -120,7 +120,7 @@ def test_after_an_error_nothing_is_left(tmp_path):
 
 @pytest.mark.parametrize('bad', ['', 'a\r', 'a\nb', 'a\tb', 'a\u2028b'])
 def test_ids_with_breaks_are_refused(tmp_path, bad):
-    with pytest.raises(ValueError, match="'raw_id' of the items needs"):
+    with pytest.raises(ValueError, match="'raw_id' of the items must"):
         write_mmrec(split(ids=('a', 'b', 'c', bad)), tmp_path / 'toys')
 
 
@@ -158,8 +158,8 @@ def test_tables_of_ids_may_come_in_any_order(tmp_path, text, ids):
 @pytest.mark.parametrize(
     ('text', 'match'),
     [
-        ('id\tnumber\na\t0\n', r"needs to be a table .*columns \['id', 'number'\]"),
-        ('asin\titemID\na\tx\n', "needs to be a table of an id and its 'itemID'"),
+        ('id\tnumber\na\t0\n', r"must be a table .*columns \['id', 'number'\]"),
+        ('asin\titemID\na\tx\n', "must be a table of an id and its 'itemID'"),
         ('asin\titemID\na\t0\nb\t2\n', 'an id for each number'),
         ('asin\titemID\na\t0\nb\t1\n', 'an id for each number from 0 to 3'),
         ('asin\titemID\na\t0\nb\t1\nc\t2\nd\t3\ne\n', 'got 4 in 5 rows'),

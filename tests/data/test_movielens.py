@@ -148,5 +148,5 @@ def test_a_least_rating_needs_ratings():
 
 
 def test_other_graphs_are_refused():
-    with pytest.raises(ValueError, match='needs to be a MovieLens graph of PyG'):
+    with pytest.raises(ValueError, match='must be a MovieLens graph of PyG'):
         from_movielens(HeteroData())

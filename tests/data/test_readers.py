@@ -192,7 +192,7 @@ def test_a_named_feature_file_has_to_be_there(tmp_path, write):
 
 def test_no_interactions_are_an_error(tmp_path, write):
     write(tmp_path, {'train': [], 'val': [], 'test': []})
-    with pytest.raises(ValueError, match='needs to hold interactions'):
+    with pytest.raises(ValueError, match='must contain interactions'):
         FORMATS[write](tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_names_of_features_become_attributes(tmp_path):
 def test_a_missing_part_is_named(tmp_path, writer, gone):
     (writer(tmp_path) / gone).unlink()
     with pytest.raises(
-        FileNotFoundError, match=f"needs to hold '{gone.split('/')[-1]}'"
+        FileNotFoundError, match=f"must contain '{gone.split('/')[-1]}'"
     ):
         FORMATS[writer](tmp_path)
 
@@ -246,7 +246,7 @@ def test_a_missing_part_is_named(tmp_path, writer, gone):
 def test_a_truncated_part_is_named(tmp_path, writer, cut):
     path = writer(tmp_path) / cut
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match=f'{cut}.* needs to .*truncated'):
+    with pytest.raises(ValueError, match=f'{cut}.* must .*truncated'):
         FORMATS[writer](tmp_path)
 
 
@@ -268,7 +268,7 @@ def test_mmssl_says_what_it_looks_for(tmp_path):
 @pytest.mark.parametrize('text', ['[1, 2]', '{"a": [1]}', '{"0": [0.5]}', '{"0": 3}'])
 def test_json_of_another_shape_is_named(tmp_path, text):
     (write_mmssl(tmp_path) / 'val.json').write_text(text)
-    with pytest.raises(ValueError, match=r"val\.json' must hold"):
+    with pytest.raises(ValueError, match=r"val\.json' must contain"):
         read_mmssl(tmp_path)
 
 

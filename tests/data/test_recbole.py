@@ -193,7 +193,7 @@ def test_columns_may_have_other_names_and_no_times(tmp_path):
 def test_a_pair_in_two_parts_stays_where_it_is_first(tmp_path):
     parts = {**PARTS, 'test': [*PARTS['test'], 'u1\tb\t1\t70']}
     write_parts(tmp_path, parts=parts)
-    with pytest.raises(ValueError, match=r'does not fit together: .*hold each pair'):
+    with pytest.raises(ValueError, match=r'does not fit together: .*contain each pair'):
         read_recbole(tmp_path)
     split = read_recbole(tmp_path, duplicates='drop')
     assert labels(split.test) == pairs_of(PARTS['test'])
@@ -230,7 +230,7 @@ def test_texts_are_columns_by_raw_id(tmp_path):
 
 
 def test_texts_need_the_file_of_items(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"needs to hold one '<name>\.item'"):
+    with pytest.raises(FileNotFoundError, match=r"must contain one '<name>\.item'"):
         read_recbole_texts(write_parts(tmp_path), ['name'])
 
 
@@ -241,11 +241,11 @@ def test_texts_need_the_file_of_items(tmp_path):
         ('user_id:token\titem_id:str\n', 'of the types'),
         ('user_id:token\tuser_id:token\n', 'name each column once'),
         ('user_id:token\tiid:token\nu\ta\n', r"have the columns \['item_id'\]"),
-        (HEAD, 'needs to hold interactions'),
-        (HEAD + 'u\ta\t1\t2\nu\tb\t1\n', r'hold 4 cells .*got 3 in line 3'),
-        (HEAD + 'u\ta\t1\tx\n', "hold numbers in the column 'timestamp'"),
+        (HEAD, 'must contain interactions'),
+        (HEAD + 'u\ta\t1\t2\nu\tb\t1\n', r'contain 4 cells .*got 3 in line 3'),
+        (HEAD + 'u\ta\t1\tx\n', "contain numbers in the column 'timestamp'"),
         (HEAD + 'u\ta\t1\tinf\n', r"'timestamp' \(got 'inf'\)"),
-        (HEAD + '\ta\t1\t2\n', 'hold ids in each row'),
+        (HEAD + '\ta\t1\t2\n', 'contain ids in each row'),
         (
             'user_id:token\titem_id:token\titem_id_list:token_seq\nu\ta\tb c\n',
             'histori',
@@ -268,7 +268,7 @@ def test_text_in_another_code_is_named(tmp_path):
     (tmp_path / 'toy.inter').write_bytes(
         HEAD.encode() + 'u\té\t1\t2\n'.encode('cp1252')
     )
-    with pytest.raises(ValueError, match='needs to be text in UTF-8'):
+    with pytest.raises(ValueError, match='must be text in UTF-8'):
         read_recbole(tmp_path, split=all_of)
 
 
@@ -280,7 +280,7 @@ def test_text_in_another_code_is_named(tmp_path):
         (ITEMS + 'e\t\t\t\t1 2\n', None, r'vectors of one length .*\[2, 3\]'),
         (ITEMS + 'e\t\t\t\t1 2 x\n', None, r"'emb' \(got 'x'\)"),
         (ITEMS, ['size'], r"have the columns \['size'\]"),
-        ('item_id:token\ts:float\na\t\n', ['s'], "hold something in the column 's'"),
+        ('item_id:token\ts:float\na\t\n', ['s'], "contain something in the column 's'"),
     ],
 )
 def test_items_are_checked(tmp_path, item, columns, match):

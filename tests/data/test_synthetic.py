@@ -129,7 +129,7 @@ def test_degree_is_capped_by_the_items():
         ({'num_users': 0}, "'num_users' must be positive"),
         ({'num_clusters': 0}, "'num_clusters' must be positive"),
         ({'mean_degree': 0.0}, "'mean_degree' must be positive"),
-        ({'affinity': 1.0}, "'affinity' must lie in"),
+        ({'affinity': 1.0}, "'affinity' must be in"),
         (
             {'num_items': 3, 'num_clusters': 4},
             r"at least 'num_clusters' \(got 3 and 4\)",

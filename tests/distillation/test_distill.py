@@ -306,7 +306,7 @@ def test_errors():
         distill(student, disabled, train, val, prompt='joint')
     with pytest.raises(ValueError, match="'teacher_bpr_weight' must be positive"):
         distill(student, teacher, train, val, prompt='joint', teacher_bpr_weight=0)
-    with pytest.raises(ValueError, match='need the same names'):
+    with pytest.raises(ValueError, match='requires the same names'):
         distill(student, teacher, train, val, weights={'bpr': 1.0}, schedule=ONE)
     with pytest.raises(
         ValueError, match=r"'control_weights' requires a weight for each"

@@ -321,7 +321,7 @@ def test_error_without_positives():
         _, val = graphs(edges, held)
         with pytest.raises(ValueError, match="'val' requires positives outside of the"):
             fit_ensemble_weights(as_targets(tables[0]), train, val)
-    with pytest.raises(ValueError, match="needs to hold 'edge_label_index'"):
+    with pytest.raises(ValueError, match="must contain 'edge_label_index'"):
         fit_ensemble_weights(as_targets(tables[0]), train, train)
 
 

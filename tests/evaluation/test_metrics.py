@@ -259,5 +259,5 @@ def test_a_bound_that_cannot_be_kept_is_refused(problem):
     data = make_graph(seen, held_out)
     with pytest.raises(ValueError, match=r"'memory' must be at least \d+ bytes"):
         evaluate(x_dict, data, ks=KS, memory='1KiB')
-    with pytest.raises(ValueError, match="need 'score' to be a pair of tables"):
+    with pytest.raises(ValueError, match="requires 'score' to be a pair of tables"):
         evaluate(scores.__getitem__, data, ks=KS, memory='1GiB')

@@ -331,7 +331,7 @@ def test_another_model_is_refused():
 
 
 def test_other_node_types_are_refused():
-    with pytest.raises(ValueError, match=r"needs the node types 'user' and 'item'"):
+    with pytest.raises(ValueError, match=r"requires the node types 'user' and 'item'"):
         Explainer(MatrixFactorization({'reader': 2, 'book': 2}))
 
 

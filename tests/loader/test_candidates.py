@@ -68,7 +68,7 @@ def test_uniform_lists_hold_no_other_positive():
 
 def test_uniform_lists_need_a_negative():
     sampler, users, positives, _ = make_batch()
-    with pytest.raises(ValueError, match=r"'num_negatives' requires .* \(got 0\)"):
+    with pytest.raises(ValueError, match=r"'num_negatives' must .* \(got 0\)"):
         uniform_candidates(sampler, users, positives, 0)
 
 

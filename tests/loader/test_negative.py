@@ -173,7 +173,7 @@ def test_items_need_to_exist(item):
 
 def test_no_draw_is_an_error():
     sampler = ExactNegativeSampler(make_edges(), num_users=20, num_items=30)
-    with pytest.raises(ValueError, match=r"'num_negatives' requires .* \(got 0\)"):
+    with pytest.raises(ValueError, match=r"'num_negatives' must .* \(got 0\)"):
         draw(sampler, [3], 0)
 
 
@@ -251,7 +251,7 @@ def test_a_user_who_has_seen_all_of_some_items_is_named():
     [
         ([0, 3], r"'items' requires ids in \[0, 3\) \(got 0 to 3\)"),
         ([-1, 0], r"'items' requires ids in .* \(got -1 to 0\)"),
-        ([[0, 1]], r"'items' requires .* shape \[N\] \(got \[1, 2\]\)"),
+        ([[0, 1]], r"'items' must .* shape \[N\] \(got \[1, 2\]\)"),
         ([], r"'items' must contain at least one id"),
         ([True, False, True], r"'items' must contain ids \(got torch.bool\)"),
         ([0.0, 1.0], r"'items' must contain integers \(got torch.float32\)"),

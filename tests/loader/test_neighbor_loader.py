@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def kernels():
-    pytest.importorskip('torch_sparse', reason='needs `make kernels`')
+    pytest.importorskip('torch_sparse', reason='requires `make kernels`')
 
 
 def make_train():

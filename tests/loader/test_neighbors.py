@@ -326,7 +326,7 @@ def test_errors():
         r'edge_index_dict.*ids in \[0, 3\) \(got 0 to 4\)', sizes={'user': 3, 'item': 8}
     )
     fails(r'edge_index_dict.*shape \[2, E\]', edges={TO_USER: ids(1, 2)})
-    fails('hold integers', edges={TO_USER: PAIRS.flip([0]).float()})
+    fails('contain integers', edges={TO_USER: PAIRS.flip([0]).float()})
     fails('one weight per edge', edge_weight_dict={TO_USER: torch.ones(3)})
     for numbers in ([], [-2], [1.5], {TO_USER: [1], TO_ITEM: [1, 2]}):
         fails(

@@ -200,7 +200,7 @@ def test_ids_need_to_be_in_range():
 
 
 def test_the_batch_size_needs_to_be_positive():
-    with pytest.raises(ValueError, match=r"'batch_size' requires .* \(got 0\)"):
+    with pytest.raises(ValueError, match=r"'batch_size' must .* \(got 0\)"):
         make_loader(batch_size=0)
 
 

@@ -83,11 +83,9 @@ def test_scores_need_to_be_finite(value):
 
 
 def test_the_reduction_needs_to_be_known():
-    with pytest.raises(
-        ValueError, match=r"'reduction' requires .* \(got 'batchmean'\)"
-    ):
+    with pytest.raises(ValueError, match=r"'reduction' must .* \(got 'batchmean'\)"):
         BPRLoss('batchmean')
-    with pytest.raises(ValueError, match="'reduction' needs"):
+    with pytest.raises(ValueError, match="'reduction' must"):
         bpr_loss(torch.zeros(1), torch.zeros(1), reduction='batchmean')
 
 

@@ -264,7 +264,7 @@ def test_options_need_to_be_in_range(kwargs, match):
 
 
 def test_the_terms_need_a_positive_temperature():
-    with pytest.raises(ValueError, match=r"'temperature' requires .* \(got -1.0\)"):
+    with pytest.raises(ValueError, match=r"'temperature' must .* \(got -1.0\)"):
         decoupled_kd_terms(*make_lists(), temperature=-1.0)
 
 

@@ -290,7 +290,7 @@ def test_the_temperature_needs_to_be_positive(temperature):
 
 
 def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match="'reduction' needs"):
+    with pytest.raises(ValueError, match="'reduction' must"):
         make_experts(reduction='batchmean')
 
 

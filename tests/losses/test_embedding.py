@@ -172,7 +172,7 @@ def test_gamma_needs_to_be_at_least_one(gamma):
 
 @pytest.mark.parametrize('loss_class', [ScaledCosineLoss, UnitMSELoss])
 def test_the_reduction_needs_to_be_known(loss_class):
-    with pytest.raises(ValueError, match="'reduction' needs"):
+    with pytest.raises(ValueError, match="'reduction' must"):
         loss_class(reduction='batchmean')
 
 

@@ -172,14 +172,14 @@ def test_the_mask_needs_to_be_boolean():
 
 
 def test_the_temperature_needs_to_be_positive():
-    with pytest.raises(ValueError, match=r"'temperature' requires .* \(got 0.0\)"):
+    with pytest.raises(ValueError, match=r"'temperature' must .* \(got 0.0\)"):
         ListwiseKDLoss(temperature=0.0)
-    with pytest.raises(ValueError, match=r"'temperature' requires .* \(got 0.0\)"):
+    with pytest.raises(ValueError, match=r"'temperature' must .* \(got 0.0\)"):
         listwise_kd_loss(*make_lists(), temperature=0.0)
 
 
 def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match="'reduction' needs"):
+    with pytest.raises(ValueError, match="'reduction' must"):
         ListwiseKDLoss(reduction='batchmean')
 
 

@@ -286,7 +286,7 @@ def test_options_need_to_be_positive(name, value):
 
 
 def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match="'reduction' needs"):
+    with pytest.raises(ValueError, match="'reduction' must"):
         RankingDistillationLoss(reduction='batchmean')
 
 

@@ -228,7 +228,7 @@ def test_values_need_to_be_finite(loss_fn):
 
 @pytest.mark.parametrize('loss_class', MODULES)
 def test_the_reduction_needs_to_be_known(loss_class):
-    with pytest.raises(ValueError, match="'reduction' needs"):
+    with pytest.raises(ValueError, match="'reduction' must"):
         loss_class(reduction='batchmean')
 
 

@@ -216,7 +216,7 @@ def test_scores_need_to_be_finite(value):
 
 
 def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match="'reduction' needs"):
+    with pytest.raises(ValueError, match="'reduction' must"):
         RelaxedRankingLoss(reduction='batchmean')
 
 

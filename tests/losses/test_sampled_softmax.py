@@ -210,7 +210,7 @@ def test_every_row_needs_a_negative():
         ValueError, match=r"'mask' requires at least one .* \(got 2 rows"
     ):
         sampled_softmax_loss(positive, negative, mask=mask)
-    with pytest.raises(ValueError, match=r"'negative_logits' requires .*\[6, 0\]"):
+    with pytest.raises(ValueError, match=r"'negative_logits' must .*\[6, 0\]"):
         sampled_softmax_loss(positive, negative[:, :0])
 
 
@@ -257,7 +257,7 @@ def test_the_temperature_needs_to_be_positive(temperature):
 
 
 def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match="'reduction' needs"):
+    with pytest.raises(ValueError, match="'reduction' must"):
         SampledSoftmaxLoss(reduction='batchmean')
 
 

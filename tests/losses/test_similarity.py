@@ -142,7 +142,7 @@ def test_values_need_to_be_finite():
 
 
 def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match="'reduction' needs"):
+    with pytest.raises(ValueError, match="'reduction' must"):
         SimilarityKDLoss(reduction='batchmean')
 
 

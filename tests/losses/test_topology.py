@@ -225,7 +225,7 @@ def test_groups_need_to_be_zero_or_more():
 
 @pytest.mark.parametrize('loss_class', [TopologyKDLoss, HierarchicalTopologyKDLoss])
 def test_the_reduction_needs_to_be_known(loss_class):
-    with pytest.raises(ValueError, match="'reduction' needs"):
+    with pytest.raises(ValueError, match="'reduction' must"):
         loss_class(reduction='batchmean')
 
 

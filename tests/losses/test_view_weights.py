@@ -145,9 +145,7 @@ def test_agreement_is_finite_for_extreme_scores(dtype, masked):
 
 @pytest.mark.parametrize('shape', [(6, 5), (0, 6, 5)])
 def test_agreement_needs_views(shape):
-    with pytest.raises(
-        ValueError, match=r"'view_logits' requires .* at least one view"
-    ):
+    with pytest.raises(ValueError, match=r"'view_logits' must .* at least one view"):
         agreement_weights(torch.zeros(shape), torch.zeros(6, 5))
 
 
@@ -340,7 +338,7 @@ def test_learned_weights_round_trip():
 
 
 def test_names_need_to_be_several():
-    with pytest.raises(TypeError, match=r"'names' requires .* string 'image'"):
+    with pytest.raises(TypeError, match=r"'names' must .* string 'image'"):
         LearnedViewWeights('image')
 
 

@@ -334,13 +334,13 @@ class ModelContract:
     def test_errors_of_sides_features_and_edges(self):
         with pytest.raises(ValueError, match="'modality_x_dict' requires at least one"):
             self.make(modality_x_dict={})
-        with pytest.raises(ValueError, match='needs one row per node'):
+        with pytest.raises(ValueError, match='requires one row per node'):
             self.make(modality_x_dict={'image': {'item': torch.ones(3, 2)}})
-        with pytest.raises(ValueError, match="needs features of 'item'"):
+        with pytest.raises(ValueError, match="requires features of 'item'"):
             self.make(modality_x_dict={'image': {'user': torch.ones(5, 2)}})
         with pytest.raises(ValueError, match="'edge_type' requires two different ends"):
             self.cls(NUM_NODES, ('user', 'likes', 'shop'), item_x_dict())
-        with pytest.raises(ValueError, match="'edge_index_dict' needs"):
+        with pytest.raises(ValueError, match="'edge_index_dict' requires"):
             self.make()({('item', 'x', 'user'): EDGE_INDEX.flip([0])})
         with pytest.raises(ValueError, match="'num_layers' must be positive"):
             self.make(num_layers=0)

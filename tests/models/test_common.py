@@ -165,10 +165,10 @@ def test_wrong_ends_are_named(cls):
 def test_wrong_features_are_named(cls):
     with pytest.raises(ValueError, match='at least one modality'):
         cls(NUM_NODES, USER_ITEM, {})
-    with pytest.raises(ValueError, match='needs one row per node'):
+    with pytest.raises(ValueError, match='requires one row per node'):
         cls(NUM_NODES, USER_ITEM, {'text': {'item': torch.ones(6, 3)}})
     both = {'text': {'item': torch.ones(7, 3), 'user': torch.ones(5, 3)}}
-    with pytest.raises(ValueError, match="needs features of 'item'"):
+    with pytest.raises(ValueError, match="requires features of 'item'"):
         cls(NUM_NODES, USER_ITEM, both)
     with pytest.raises(ValueError, match=r"'embedding_dim' must be positive"):
         make(cls, embedding_dim=0)

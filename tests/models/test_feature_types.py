@@ -72,7 +72,7 @@ def test_so_is_a_prompts_start(dtype):
 
 
 def test_complex_numbers_are_refused():
-    with pytest.raises(TypeError, match='features need to be real numbers'):
+    with pytest.raises(TypeError, match='features must be real numbers'):
         models.VBPR(NUM_NODES, USER_ITEM, item_features(torch.cfloat))
 
 

@@ -409,7 +409,7 @@ def test_errors_of_prompts_and_of_what_is_missing():
         teacher.set_prompt('night')
     with pytest.raises(ValueError, match=r"'name' must be new.*'default' beside"):
         teacher.add_prompt('default')
-    with pytest.raises(ValueError, match=r"'prompt' requires .*out_channels=4.*with 5"):
+    with pytest.raises(ValueError, match=r"'prompt' must .*out_channels=4.*with 5"):
         teacher.add_prompt('night', SoftPrompt(make_start(), 5))
     short = SoftPrompt({'item': features(2, num=6)}, 4)
     with pytest.raises(ValueError, match=r"one row per node, \[7, F\] for 'item'"):

@@ -392,10 +392,10 @@ def test_errors_of_options_without_modalities():
         with pytest.raises(ValueError, match=f"'{name}' requires 'modality_x_dict'"):
             make_plus((), **{name: option})
     only = {'age': {'user': features(2, num=5)}}
-    with pytest.raises(ValueError, match=r"'denoise' needs.*'age': \['user'\]"):
+    with pytest.raises(ValueError, match=r"'denoise' requires.*'age': \['user'\]"):
         PromptMMPlus(NUM_NODES, USER_ITEM, only, denoise=True)
     with pytest.raises(
-        ValueError, match=r"'item_graph_weight' needs.*'age': \['user'\]"
+        ValueError, match=r"'item_graph_weight' requires.*'age': \['user'\]"
     ):
         PromptMMPlus(NUM_NODES, USER_ITEM, only, item_graph_weight=0.1)
 

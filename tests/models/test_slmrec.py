@@ -115,7 +115,7 @@ def test_errors_and_repr():
     )
     with pytest.raises(ValueError, match="'augmentation' must be one of 'drop'"):
         build(SLMRec, augmentation='shuffle')
-    with pytest.raises(ValueError, match="'augmentation_ratio' must lie in"):
+    with pytest.raises(ValueError, match="'augmentation_ratio' must be in"):
         build(SLMRec, augmentation_ratio=1.0)
     with pytest.raises(ValueError, match="'temperature' must be positive"):
         build(SLMRec, temperature=0.0)

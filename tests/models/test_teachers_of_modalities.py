@@ -219,7 +219,7 @@ def test_it_trains_and_then_teaches(name):
         ('pgl-local', {'num_layers': 0}, "'num_layers' must be positive"),
         ('pgl-local', {'subgraph': 'both'}, "'subgraph' must be one of.*'both'"),
         ('pgl-local', {'keep_ratio': 0.0}, r"'keep_ratio' must be in \(0, 1\]"),
-        ('pgl-local', {'keep_ratio': 1.1}, r"'keep_ratio' requires .*\(got 1.1\)"),
+        ('pgl-local', {'keep_ratio': 1.1}, r"'keep_ratio' must .*\(got 1.1\)"),
         ('pgl-global', {'rank': 0}, "'rank' must be positive"),
         ('pgl-local', {'mask_rate': 1.0}, r"'mask_rate' must be in \[0, 1\)"),
         ('pgl-local', {'temperature': 0.0}, "'temperature' must be positive"),

@@ -283,7 +283,7 @@ def test_errors():
         ChunkedFeatures(matrix(), MASK[:5])
     with pytest.raises(ValueError, match="'block_rows' must be positive"):
         ChunkedFeatures(matrix(), block_rows=0)
-    with pytest.raises(ValueError, match=r"'products' requires .* \(got torch.int32\)"):
+    with pytest.raises(ValueError, match=r"'products' must .* \(got torch.int32\)"):
         ChunkedFeatures(matrix(), products=torch.int)
     with pytest.raises(ValueError, match="'block_rows' must be positive"):
         BlockedLinear(5, 2, block_rows=-1)
@@ -294,7 +294,7 @@ def test_errors():
     with pytest.raises(ValueError, match="'dim' must be 0"):
         ChunkedFeatures(matrix()).index_select(1, torch.tensor([0]))
     few = {'image': {'item': ChunkedFeatures(matrix(3))}}
-    with pytest.raises(ValueError, match='needs one row per node'):
+    with pytest.raises(ValueError, match='requires one row per node'):
         PromptMM(NUM_NODES, few)
 
 

@@ -114,7 +114,7 @@ def test_every_layout_gives_the_same_product_and_gradient(adjacency, weight):
 
 @pytest.mark.kernels
 def test_torch_sparse_tensor_gives_the_same_product():
-    torch_sparse = pytest.importorskip('torch_sparse', reason='needs `make kernels`')
+    torch_sparse = pytest.importorskip('torch_sparse', reason='requires `make kernels`')
     adj_t = torch_sparse.SparseTensor.from_dense(dense().t())
     x = features(3, num=5)
     torch.testing.assert_close(

@@ -167,9 +167,7 @@ def test_errors_of_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="'path' must be a saved prompt"):
         load_prompt(path, prompt)
     save_file({'tokens': torch.ones(4, 3)}, path)
-    with pytest.raises(
-        ValueError, match=r'needs to be a saved prompt .*of format None'
-    ):
+    with pytest.raises(ValueError, match=r'must be a saved prompt .*of format None'):
         load_prompt(path, prompt)
     save_prompt(path, prompt)
     path.write_bytes(path.read_bytes()[:-7])
@@ -181,7 +179,9 @@ def test_a_file_without_one_of_the_tensors_is_refused(tmp_path):
     path, prompt = tmp_path / 'prompt.safetensors', TokenPrompt(3)
     del prompt._parameters['tokens']
     save_prompt(path, prompt)
-    with pytest.raises(ValueError, match=r"needs the tensors .*'tokens'.*\(got \{\}"):
+    with pytest.raises(
+        ValueError, match=r"requires the tensors .*'tokens'.*\(got \{\}"
+    ):
         load_prompt(path, TokenPrompt(3))
 
 

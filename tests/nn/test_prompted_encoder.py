@@ -210,9 +210,7 @@ def test_errors_and_repr():
     for name in ('default', '', 'a.b', 'keys'):
         with pytest.raises(ValueError, match=rf"'name' must be new.*'{name}'"):
             model.add_prompt(name)
-    with pytest.raises(
-        ValueError, match=r"'prompt' requires .* in_channels=6 .*with 5"
-    ):
+    with pytest.raises(ValueError, match=r"'prompt' must .* in_channels=6 .*with 5"):
         model.add_prompt('day', TokenPrompt(5))
     with pytest.raises(
         ValueError, match=r"'prompt' requires .*'TokenPrompt'.*SoftPrompt"
@@ -230,8 +228,8 @@ def test_errors_and_repr():
 @pytest.mark.parametrize(
     ('init', 'match'),
     [
-        (torch.zeros(4, 5), r"'init' requires .*\[4, 6\].*shape \[4, 5\]"),
-        (torch.full((4, 6), float('nan')), r"'init' requires .*finite: False"),
+        (torch.zeros(4, 5), r"'init' must .*\[4, 6\].*shape \[4, 5\]"),
+        (torch.full((4, 6), float('nan')), r"'init' must .*finite: False"),
         ('pca', r"'init' must be 'random' or a tensor \[4, 6\] \(got 'pca'\)"),
     ],
 )

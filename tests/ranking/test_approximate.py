@@ -6,7 +6,7 @@ import torch
 from promptmm_pyg.ranking import ApproximateItems, SeenItems, rank_items
 from tests.ranking.naive import naive_lists
 
-pytest.importorskip('faiss', reason="needs the extra 'ann'")
+pytest.importorskip('faiss', reason="requires the extra 'ann'")
 
 
 def tables(num_users=30, num_items=400, width=8, seed=0):
@@ -197,7 +197,7 @@ def test_without_faiss_the_extra_is_named(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, '__import__', fake)
-    with pytest.raises(ImportError, match=r"needs 'faiss'.*promptmm_pyg\[ann\]"):
+    with pytest.raises(ImportError, match=r"requires 'faiss'.*promptmm_pyg\[ann\]"):
         ApproximateItems(torch.ones(2, 2))
 
 
@@ -217,7 +217,7 @@ def test_errors():
         ApproximateItems(item_x / 0)
     with pytest.raises(ValueError, match=r"'item_x' must contain floating.*int64"):
         ApproximateItems(item_x.long())
-    with pytest.raises(ValueError, match='need to be matrices of one width'):
+    with pytest.raises(ValueError, match='must be matrices of one width'):
         approximate.rank_items(item_x[:, :1], users, 1)
     with pytest.raises(ValueError, match=r"'k' must be at most.*of 3 \(got 4\)"):
         approximate.rank_items(item_x, users, 4)
@@ -233,5 +233,5 @@ def test_errors():
     wide = SeenItems.from_edge_index(torch.tensor([[0], [1]]), 3, 4)
     with pytest.raises(ValueError, match=r"'seen'.*\(got 4 and 3 items\)"):
         approximate.rank_items(item_x, users, 1, seen=wide)
-    with pytest.raises(ValueError, match=r"'candidates' needs.*\[3\].*int64"):
+    with pytest.raises(ValueError, match=r"'candidates' must.*\[3\].*int64"):
         approximate.rank_items(item_x, users, 1, candidates=users)

@@ -189,5 +189,5 @@ def test_smaller_blocks_that_are_asked_for_stay_so():
 
 
 def test_a_function_takes_no_budget():
-    with pytest.raises(ValueError, match="need 'score' to be a pair of tables"):
+    with pytest.raises(ValueError, match="requires 'score' to be a pair of tables"):
         rank_items(lambda u: torch.ones(3, 3), torch.arange(3), 1, memory='1GiB')

@@ -190,7 +190,7 @@ def test_errors_come_before_any_score():
     users = torch.arange(3)
     with pytest.raises(ValueError, match=r"'item_batch_size' must be positive"):
         rank_items((table, table), users, 1, item_batch_size=0)
-    with pytest.raises(ValueError, match="need 'score' to be a pair of tables"):
+    with pytest.raises(ValueError, match="requires 'score' to be a pair of tables"):
         rank_items(lambda u: table, users, 1, item_batch_size=2)
     with pytest.raises(ValueError, match=r"'k' must be at most.*of 3 \(got 4\)"):
         rank_items((table, table), users, 4, item_batch_size=2)
@@ -198,7 +198,7 @@ def test_errors_come_before_any_score():
         rank_items((table, table.long()), users, 1)
     with pytest.raises(ValueError, match=r"'user_x' must contain floating.*bool"):
         rank_items((table > 0, table), users, 1)
-    with pytest.raises(ValueError, match=r"'user_x' and 'item_x' need.*one width"):
+    with pytest.raises(ValueError, match=r"'user_x' and 'item_x' must.*one width"):
         rank_items((table, table[:, :1]), users, 1)
     nan = torch.full((3, 2), float('nan'))
     late = torch.tensor([0, 1, 2, 3])

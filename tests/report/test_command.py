@@ -214,7 +214,10 @@ def test_a_file_that_is_no_report_is_kept(trained, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ('name', 'match'),
-    [('x.pdf', 'needs a name that ends in .html'), ('d.html', 'needs a file (got the')],
+    [
+        ('x.pdf', 'requires a name that ends in .html'),
+        ('d.html', 'requires a file (got the'),
+    ],
 )
 def test_a_place_that_does_not_fit_is_a_mistake(trained, tmp_path, capsys, name, match):
     (tmp_path / 'd.html').mkdir()

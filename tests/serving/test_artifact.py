@@ -176,7 +176,7 @@ def test_a_size_other_than_promised_is_refused_unread(folder, monkeypatch):
 def test_a_link_to_outside_is_refused(folder, tmp_path, name):
     (folder / name).rename(tmp_path / 'elsewhere')
     (folder / name).symlink_to(tmp_path / 'elsewhere')
-    with pytest.raises(ValueError, match=rf'{name}.*lie in its folder \(got a link'):
+    with pytest.raises(ValueError, match=rf'{name}.*be in its folder \(got a link'):
         Recommender.load(folder)
 
 
@@ -190,7 +190,7 @@ def test_a_configuration_cannot_name_other_files(folder, name):
     config = json.loads((folder / 'config.json').read_text())
     config['files'][name] = {'bytes': 1, 'sha256': 'x'}
     (folder / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r'config\.json.*needs to list the files'):
+    with pytest.raises(ValueError, match=r'config\.json.*must list the files'):
         Recommender.load(folder)
 
 
@@ -208,7 +208,7 @@ def test_a_size_that_is_none_is_refused(folder, size):
 def test_a_pipe_is_not_waited_for(folder):
     (folder / 'ids.json').unlink()
     os.mkfifo(folder / 'ids.json')
-    with pytest.raises(ValueError, match=r'ids\.json.*needs to be a file'):
+    with pytest.raises(ValueError, match=r'ids\.json.*must be a file'):
         Recommender.load(folder)
 
 
@@ -225,7 +225,7 @@ def test_json_that_is_nested_without_end_is_refused(folder, name):
 def test_json_of_another_kind_is_refused(folder, content):
     (folder / 'ids.json').write_text(content)
     vouch(folder)
-    with pytest.raises(ValueError, match=r'ids\.json.*needs to hold an object'):
+    with pytest.raises(ValueError, match=r'ids\.json.*must contain an object'):
         Recommender.load(folder)
     (folder / 'config.json').write_text(content)
     with pytest.raises(ValueError, match=r'config\.json.*be the configuration of a'):
@@ -236,7 +236,7 @@ def test_json_of_another_kind_is_refused(folder, content):
 def test_what_is_not_json_is_refused(folder, content):
     (folder / 'card.json').write_text(content, encoding='latin-1')
     vouch(folder)
-    with pytest.raises(ValueError, match=r'card\.json.*needs to be JSON'):
+    with pytest.raises(ValueError, match=r'card\.json.*must be JSON'):
         Recommender.load(folder)
 
 
@@ -266,7 +266,7 @@ def test_ids_that_do_not_fit_are_refused(folder, changes, message):
     ids = json.loads((folder / 'ids.json').read_text())
     (folder / 'ids.json').write_text(json.dumps({**ids, **changes}))
     vouch(folder)
-    with pytest.raises(ValueError, match=rf'needs to hold a recommender.*{message}'):
+    with pytest.raises(ValueError, match=rf'must contain a recommender.*{message}'):
         Recommender.load(folder)
 
 
@@ -276,7 +276,7 @@ def test_ids_that_do_not_fit_are_refused(folder, changes, message):
         ('user_x', lambda x: x.long(), "'user_x' is no matrix of numbers"),
         ('item_x', lambda x: x[0], "'item_x' is no matrix of numbers"),
         ('item_x', lambda x: x * float('nan'), "'item_x' must be finite"),
-        ('item_x', lambda x: x[:, :2], 'need to be matrices of one width'),
+        ('item_x', lambda x: x[:, :2], 'must be matrices of one width'),
         ('user_x', lambda x: None, "there is no tensor 'user_x'"),
         ('seen_col', lambda x: x - 60, 'no rows of items for 40 users and 61'),
         ('seen_col', lambda x: x + 55, 'no rows of items'),
@@ -297,7 +297,7 @@ def test_tensors_that_do_not_fit_are_refused(folder, name, change, message):
         tensors[name] = new.contiguous()
     save_file(tensors, folder / 'model.safetensors')
     vouch(folder)
-    with pytest.raises(ValueError, match=rf'needs to hold a recommender.*{message}'):
+    with pytest.raises(ValueError, match=rf'must contain a recommender.*{message}'):
         Recommender.load(folder)
 
 
@@ -366,5 +366,5 @@ def test_a_body_the_library_refuses_is_refused(folder, monkeypatch):
         raise _files.SafetensorError('odd')
 
     monkeypatch.setattr(_files, 'load', refuse)
-    with pytest.raises(ValueError, match=r'needs to be a safetensors file \(odd\)'):
+    with pytest.raises(ValueError, match=r'must be a safetensors file \(odd\)'):
         Recommender.load(folder)

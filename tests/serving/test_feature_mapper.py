@@ -284,7 +284,7 @@ def test_what_does_not_fit_is_refused(synthetic):
         fit(model, {'text': text.long()})
     with pytest.raises(ValueError, match=r"row 2\)\. Mark rows.*'modality_mask'"):
         fit(model, {'text': text.index_fill(0, torch.tensor([2]), float('inf'))})
-    with pytest.raises(ValueError, match=r"'modality_mask' needs.*\(got \['x'\]\)"):
+    with pytest.raises(ValueError, match=r"'modality_mask' requires.*\(got \['x'\]\)"):
         fit(model, features, modality_mask={'x': torch.ones(60).bool()})
     with pytest.raises(ValueError, match=r"'modality_mask\['text'\]'.*\[60\]"):
         fit(model, features, modality_mask={'text': torch.ones(60)})
@@ -295,7 +295,7 @@ def test_what_does_not_fit_is_refused(synthetic):
     with pytest.raises(ValueError, match=r"'held_out'.*\(0, 1\) \(got 1.0\)"):
         fit(model, features, held_out=1.0)
     nine = torch.arange(60) < 9
-    with pytest.raises(ValueError, match='needs a modality that 10 items with'):
+    with pytest.raises(ValueError, match='requires a modality that 10 items with'):
         fit(model, {'text': text}, modality_mask={'text': nine})
     seen = SeenItems(model.seen.rowptr, model.seen.col.clamp_max(58), 59)
     with pytest.raises(ValueError, match=r"'seen'.*\(got 40 x 59 instead of 40 x 60\)"):

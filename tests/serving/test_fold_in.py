@@ -298,7 +298,7 @@ def test_weights_that_do_not_fit_are_refused(weights, message):
 
 def test_other_mistakes_are_refused():
     model = served()
-    with pytest.raises(TypeError, match=r"'histories' needs.*\(got 'float'\)"):
+    with pytest.raises(TypeError, match=r"'histories' must.*\(got 'float'\)"):
         model.recommend_from_history(1.5)
     with pytest.raises(ValueError, match=r"not both \(got 'i2' beside a sequence\)"):
         model.recommend_from_history([['i1'], 'i2'])

@@ -47,7 +47,7 @@ def test_a_bound_on_memory_that_holds_nothing_is_refused(synthetic):
 
 
 def test_an_index_that_compares_all_clusters_gives_the_exact_lists(synthetic):
-    pytest.importorskip('faiss', reason="needs the extra 'ann'")
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
     model, _ = synthetic(num_items=300)
     index = model.index_items(num_lists=9, num_probes=9)
     users, allow = model.user_ids[::-1], model.item_ids[::2]
@@ -59,7 +59,7 @@ def test_an_index_that_compares_all_clusters_gives_the_exact_lists(synthetic):
 
 
 def test_recall_is_the_part_of_the_exact_items_that_are_found(synthetic):
-    pytest.importorskip('faiss', reason="needs the extra 'ann'")
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
     model, _ = synthetic(num_items=300)
     index = model.index_items(num_lists=6, num_probes=1)
     options = {'deny': model.item_ids[:20], 'exclude_seen': False}
@@ -74,7 +74,7 @@ def test_recall_is_the_part_of_the_exact_items_that_are_found(synthetic):
 
 
 def test_an_index_of_other_items_is_refused(synthetic):
-    pytest.importorskip('faiss', reason="needs the extra 'ann'")
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
     model, features = synthetic()
     index = model.index_items()
     model.fit_feature_mapper(features)
@@ -90,14 +90,14 @@ def test_an_index_of_other_items_is_refused(synthetic):
 
 
 def test_memory_and_index_come_one_at_a_time(synthetic):
-    pytest.importorskip('faiss', reason="needs the extra 'ann'")
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
     model, _ = synthetic()
     with pytest.raises(ValueError, match=r"'memory' and 'index' .* one at a time"):
         model.recommend('u0', memory='1GiB', index=model.index_items())
 
 
 def test_mistakes_about_an_index_are_named(synthetic):
-    pytest.importorskip('faiss', reason="needs the extra 'ann'")
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
     model, _ = synthetic()
     with pytest.raises(ValueError, match=r"'num_lists' .* at most the number of items"):
         model.index_items(num_lists=61)
@@ -110,5 +110,5 @@ def test_mistakes_about_an_index_are_named(synthetic):
 def test_without_faiss_the_extra_is_named(synthetic, monkeypatch):
     monkeypatch.setitem(sys.modules, 'faiss', None)
     model, _ = synthetic()
-    with pytest.raises(ImportError, match=r"needs 'faiss'.*promptmm_pyg\[ann\]"):
+    with pytest.raises(ImportError, match=r"requires 'faiss'.*promptmm_pyg\[ann\]"):
         model.index_items()

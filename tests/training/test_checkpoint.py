@@ -78,5 +78,5 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match='truncated or no safetensors file'):
         load_state(path)
     save_file({'x': torch.ones(1)}, path)
-    with pytest.raises(ValueError, match='needs to be a saved training state'):
+    with pytest.raises(ValueError, match='must be a saved training state'):
         load_state(path)

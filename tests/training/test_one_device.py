@@ -26,7 +26,7 @@ def tables():
 def test_graph_and_teacher():
     train, val, _ = make_split()
     model = LightGCN(SIZES, 4).to('meta')
-    with pytest.raises(ValueError, match=r"'train' needs.*'teacher', meta \(got cpu\)"):
+    with pytest.raises(ValueError, match=r"'train' must.*'teacher', meta \(got cpu\)"):
         train_teacher(model, train, val, terms=bpr_terms)
 
 
@@ -34,14 +34,14 @@ def test_graph_and_student():
     train, val, _ = make_split()
     student = MatrixFactorization(SIZES, 4).to('meta')
     targets = SoftTargets(tables(), {})
-    with pytest.raises(ValueError, match=r"'train' needs.*'student', meta \(got cpu\)"):
+    with pytest.raises(ValueError, match=r"'train' must.*'student', meta \(got cpu\)"):
         distill(student, targets, train, val)
 
 
 def test_teacher_and_student():
     train, val, _ = make_split()
     targets = SoftTargets(tables(), {}).to('meta')
-    with pytest.raises(ValueError, match=r"'teacher' needs.*'student', cpu \(got meta"):
+    with pytest.raises(ValueError, match=r"'teacher' must.*'student', cpu \(got meta"):
         distill(MatrixFactorization(SIZES, 4), targets, train, val)
 
 
@@ -66,5 +66,5 @@ def test_a_run_that_was_begun_on_a_gpu(tmp_path):
     state['loader']['generator'] = torch.zeros(16, dtype=torch.uint8)
     save_state(path, state)
     schedule = schedule._replace(epochs=2, resume=True)
-    with pytest.raises(ValueError, match=r"'resume' needs.*CPU or GPU"):
+    with pytest.raises(ValueError, match=r"'resume' requires.*CPU or GPU"):
         train_teacher(LightGCN(SIZES, 4), train, val, schedule=schedule, **how)
