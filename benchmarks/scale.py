@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 import promptmm_pyg
-from benchmarks.kept import kept
+from benchmarks.cache import cached
 from benchmarks.result_file import versions, write_result
 from benchmarks.scale_graph import Size
 from benchmarks.scale_measures import measure
@@ -88,7 +88,7 @@ def run(sizes: list[Size], work: Path) -> dict[str, Any]:
     for size in sorted(set(sizes), key=lambda size: size.interactions):
         key = ['scale', promptmm_pyg.__version__, torch.__version__, asdict(size)]
         make = partial(in_fresh_process, size, work)
-        rows.append(kept(work, key, make, prefix='scale-'))
+        rows.append(cached(work, key, make, prefix='scale-'))
     common = {k: x for k, x in asdict(sizes[0]).items() if k != 'interactions'}
     return {
         'scale': rows,
@@ -102,7 +102,7 @@ def whole(text: str) -> int:
     """A whole number, also from text such as ``'1e6'``."""
     number = float(text)
     if not number.is_integer():
-        raise argparse.ArgumentTypeError(f'needs to be a whole number (got {text})')
+        raise argparse.ArgumentTypeError(f'must be a whole number (got {text})')
     return int(number)
 
 

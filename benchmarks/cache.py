@@ -9,7 +9,7 @@ from typing import Any
 from promptmm_pyg.training import load_state, save_state
 
 
-def kept(
+def cached(
     folder: Path, key: list[Any], make: Callable[[], dict[str, Any]], prefix: str = ''
 ) -> dict[str, Any]:
     """What ``make`` returns, made now or before.
