@@ -44,7 +44,7 @@ def training(size: Size, data: HeteroData, costs: Costs) -> dict[str, Tensor]:
     costs.add('triplets of an epoch', {**drawn, 'triplets_per_second': rate})
     batch = next(iter(loader))
     for kind in KINDS:
-        model = MatrixFactorization(num_nodes_dict(data), size.width)
+        model = MatrixFactorization(num_nodes_dict(data), embedding_dim=size.width)
         step = bpr_step(model, kind)
         costs.repeated(f'student step, {kind}', Again(step, batch), size.repeats)
         model.reset_parameters()
@@ -112,7 +112,7 @@ def distillation(size: Size, data: HeteroData, path: Path, costs: Costs) -> None
     ten negatives, the lazy optimizer.
     """
     targets = load_targets(path, data)
-    model = MatrixFactorization(num_nodes_dict(data), size.width)
+    model = MatrixFactorization(num_nodes_dict(data), embedding_dim=size.width)
     objective = DistillationObjective(targets, size.width)
     source = CandidateSampler(CandidateSampling(), data, targets, size.seed)
     optimizer = make_optimizer(model.parameters(), LEARNING_RATE, 0.0, 'lazy')

@@ -12,14 +12,10 @@ from benchmarks.scale_students import LEARNING_RATE, Again
 from promptmm_pyg.data.schema import INTERACTS, ITEM, num_nodes_dict
 from promptmm_pyg.loader import TripletNeighborLoader, Triplets, triplets_of
 from promptmm_pyg.models import PromptMM
+from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.nn.embeddings import sparse_gradients
 from promptmm_pyg.targets import SoftTargets, save_targets
-from promptmm_pyg.training import (
-    TEACHER_WEIGHTS,
-    AmortizedTerms,
-    normalized_adj_dict,
-    promptmm_terms,
-)
+from promptmm_pyg.training import TEACHER_WEIGHTS, AmortizedTerms, promptmm_terms
 from promptmm_pyg.training.inputs import triplet_loader
 from promptmm_pyg.training.loop import train_step
 from promptmm_pyg.training.minibatch import _of_seeds
@@ -62,7 +58,9 @@ def teaching(size: Size, data: HeteroData, features: Tensor, costs: Costs) -> Pr
     sizes = num_nodes_dict(data)
     start = {key: torch.randn(number, PROMPT) for key, number in sizes.items()}
     content = {'content': {ITEM: features}}
-    teacher = PromptMM(sizes, content, start, embedding_dim=size.width)
+    teacher = PromptMM(
+        sizes, content, prompt_start_dict=start, embedding_dim=size.width
+    )
     on_neighborhoods(size, data, teacher, costs)
     if size.whole_fits:
         on_whole_graph(size, data, teacher, costs)

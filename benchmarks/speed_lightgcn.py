@@ -57,7 +57,7 @@ class Ours:
 
     def __init__(self, graph: Graph, width: int, num_layers: int) -> None:
         num_nodes = {'user': graph.num_users, 'item': graph.num_items}
-        self.model = LightGCN(num_nodes, width, num_layers)
+        self.model = LightGCN(num_nodes, embedding_dim=width, num_layers=num_layers)
         edge_types = ('user', 'has', 'item'), ('item', 'rev_has', 'user')
         edges = graph.edge_index, graph.edge_index.flip([0])
         weight = symmetric_weights(graph)
@@ -115,7 +115,10 @@ class PyG:
         num_nodes = graph.num_users + graph.num_items
         self.num_users = graph.num_users
         self.model = torch_geometric.nn.LightGCN(
-            num_nodes, width, num_layers, normalize=adjacency == 'edge_index'
+            num_nodes,
+            embedding_dim=width,
+            num_layers=num_layers,
+            normalize=adjacency == 'edge_index',
         )
         user, item = graph.edge_index[0], graph.edge_index[1] + graph.num_users
         self.edges: Any = torch.stack(

@@ -37,7 +37,9 @@ def peer_runs(graph: Graph, width: int = 64, epochs: int = 5) -> Runs:
 def fit_ours(graph: Graph, width: int, epochs: int) -> Tables:
     """Batches of 2048, Adam, a penalty on the rows of the batch."""
     num_users, num_items, edge_index = graph
-    model = MatrixFactorization({'user': num_users, 'item': num_items}, width)
+    model = MatrixFactorization(
+        {'user': num_users, 'item': num_items}, embedding_dim=width
+    )
     loader = TripletLoader(edge_index, num_users, num_items)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(epochs):

@@ -58,7 +58,7 @@ def make_teacher(graph: Graph, widths: tuple[int, ...], how: str) -> PromptMM:
         key: torch.randn(num, 32, generator=generator) for key, num in num_nodes.items()
     }
     torch.manual_seed(0)
-    teacher = PromptMM(num_nodes, features, start, embedding_dim=32)
+    teacher = PromptMM(num_nodes, features, prompt_start_dict=start, embedding_dim=32)
     if how == 'naive':
         for encoder in teacher.encoders.values():
             encoder.__class__ = NaiveEncoder

@@ -19,12 +19,8 @@ from promptmm_pyg import (
     train_teacher,
 )
 from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
-from promptmm_pyg.training import (
-    Schedule,
-    get_embeddings,
-    normalized_adj_dict,
-    process_group,
-)
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
+from promptmm_pyg.training import Schedule, process_group
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
@@ -53,7 +49,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     teacher = PromptMM(
         num_nodes,
         modality_x_dict(train),
-        {key: train[key].prompt_start for key in num_nodes},
+        prompt_start_dict={key: train[key].prompt_start for key in num_nodes},
     ).to(device)
     train_teacher(
         teacher,

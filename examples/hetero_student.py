@@ -54,7 +54,7 @@ def main() -> None:
     teacher = PromptMM(
         num_nodes_dict(train),
         modality_x_dict(train),
-        {key: train[key].prompt_start for key in train.node_types},
+        prompt_start_dict={key: train[key].prompt_start for key in train.node_types},
         self_loop_weight=1.0,
     )
     train_teacher(teacher, train, split.val, learning_rate=0.01, schedule=schedule)

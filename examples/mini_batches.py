@@ -16,13 +16,9 @@ from promptmm_pyg import (
 )
 from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
 from promptmm_pyg.loader import TripletNeighborLoader
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import soft_targets
-from promptmm_pyg.training import (
-    Schedule,
-    get_embeddings,
-    normalized_adj_dict,
-    train_minibatch,
-)
+from promptmm_pyg.training import Schedule, train_minibatch
 from promptmm_pyg.transforms import AddBipartiteNorm, AddModalityPCA
 
 
@@ -51,7 +47,7 @@ def main() -> None:
     teacher = PromptMM(
         num_nodes,
         modality_x_dict(train),
-        {key: train[key].prompt_start for key in num_nodes},
+        prompt_start_dict={key: train[key].prompt_start for key in num_nodes},
         self_loop_weight=1.0,
     )
     schedule = Schedule(epochs=args.epochs, patience=5)

@@ -21,7 +21,8 @@ from promptmm_pyg import (
     split_per_user,
     train_teacher,
 )
-from promptmm_pyg.training import Schedule, get_embeddings, normalized_adj_dict
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
+from promptmm_pyg.training import Schedule
 from promptmm_pyg.transforms import StandardizeModalities
 
 

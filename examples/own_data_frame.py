@@ -25,7 +25,8 @@ from promptmm_pyg.data import (
     modality_x_dict,
     num_nodes_dict,
 )
-from promptmm_pyg.training import Schedule, get_embeddings
+from promptmm_pyg.models.inference import get_embeddings
+from promptmm_pyg.training import Schedule
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
@@ -70,7 +71,7 @@ def main() -> None:
     teacher = PromptMM(
         num_nodes_dict(train),
         modality_x_dict(train),
-        {key: train[key].prompt_start for key in train.node_types},
+        prompt_start_dict={key: train[key].prompt_start for key in train.node_types},
         modality_mask_dict=modality_mask_dict(train),  # One song has no sound.
         missing='token',
         self_loop_weight=1.0,

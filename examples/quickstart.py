@@ -25,7 +25,8 @@ from promptmm_pyg.data import (
     modality_x_dict,
     num_nodes_dict,
 )
-from promptmm_pyg.training import Schedule, get_embeddings, normalized_adj_dict
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
+from promptmm_pyg.training import Schedule
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     teacher = PromptMM(
         num_nodes,
         modality_x_dict(train),
-        {key: train[key].prompt_start for key in num_nodes},
+        prompt_start_dict={key: train[key].prompt_start for key in num_nodes},
         self_loop_weight=1.0,
     )
     train_teacher(teacher, train, split.val, learning_rate=0.01, schedule=schedule)

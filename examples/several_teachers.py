@@ -24,14 +24,9 @@ from promptmm_pyg.distillation import (
     truncate_embeddings,
 )
 from promptmm_pyg.models import FREEDOM
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import soft_targets
-from promptmm_pyg.training import (
-    Schedule,
-    bpr_terms,
-    get_embeddings,
-    normalized_adj_dict,
-    train_teacher,
-)
+from promptmm_pyg.training import Schedule, bpr_terms, train_teacher
 from promptmm_pyg.transforms import StandardizeModalities
 
 WIDTH = 16
@@ -51,10 +46,10 @@ def main() -> None:
     # 1. Each teacher on its own; test positives are not looked at.
     torch.manual_seed(0)
     lightgcn = LightGCN(num_nodes, embedding_dim=64)
-    freedom = FREEDOM(num_nodes, INTERACTS, modality_x_dict(train))
+    freedom = FREEDOM(num_nodes, modality_x_dict(train), edge_type=INTERACTS)
     for model, terms, weights in (
         (lightgcn, bpr_terms, {'bpr': 1.0, 'l2': 1e-3}),
-        (freedom, freedom.terms, freedom.weights),
+        (freedom, freedom.losses, freedom.loss_weights),
     ):
         train_teacher(
             model,

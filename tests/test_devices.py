@@ -26,10 +26,11 @@ from promptmm_pyg.distillation import (
 )
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, weighted_sum
+from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.ranking import ApproximateItems, SeenItems, rank_items
 from promptmm_pyg.targets import SoftTargets
-from promptmm_pyg.training import Schedule, normalized_adj_dict, train_minibatch
+from promptmm_pyg.training import Schedule, train_minibatch
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 from tests.models.contract import CONTENT
 
@@ -54,7 +55,11 @@ def make_teacher(train):
     torch.manual_seed(0)
     start = {key: train[key].prompt_start for key in ('user', 'item')}
     return PromptMM(
-        num_nodes_dict(train), modality_x_dict(train), start, embedding_dim=8, dropout=0
+        num_nodes_dict(train),
+        modality_x_dict(train),
+        prompt_start_dict=start,
+        embedding_dim=8,
+        dropout=0,
     )
 
 
@@ -94,7 +99,7 @@ def test_models_and_their_gradients(device, split):
     train = split[0]
     for make in (
         make_teacher,
-        lambda train: LightGCN(num_nodes_dict(train), 8, 3),
+        lambda train: LightGCN(num_nodes_dict(train), embedding_dim=8, num_layers=3),
     ):
         outs = []
         for where in ('cpu', device):
@@ -125,8 +130,7 @@ IDS = [models.NGCF]
 
 def make_model(cls, train):
     torch.manual_seed(0)
-    features = () if cls in IDS else (modality_x_dict(train),)
-    return cls(num_nodes_dict(train), INTERACTS, *features, embedding_dim=8)
+    return cls(num_nodes_dict(train), modality_x_dict(train), embedding_dim=8)
 
 
 def make_batch(device):
@@ -146,12 +150,14 @@ def test_losses_of_the_models_of_the_field(cls, device, split):
     for where in ('cpu', device):
         # In eval mode, as every device draws other numbers.
         model = make_model(cls, train).to(where).eval()
-        terms = model.terms(
+        terms = model.losses(
             model(normalized_adj_dict(train.clone().to(where))), make_batch(where)
         )
         if cls in (models.PGL, models.SLMRec):
             terms = {name: x for name, x in terms.items() if name not in DRAWN}
-        weighted_sum(terms, {name: model.weights[name] for name in terms}).backward()
+        weighted_sum(
+            terms, {name: model.loss_weights[name] for name in terms}
+        ).backward()
         grads = {
             name: p.grad.cpu()
             for name, p in model.named_parameters()
@@ -163,7 +169,7 @@ def test_losses_of_the_models_of_the_field(cls, device, split):
 
 
 def own_losses(model):
-    return {'terms': model.terms, 'weights': model.weights}
+    return {'terms': model.losses, 'weights': model.loss_weights}
 
 
 def learns(run, model, train, val, **how):
@@ -189,9 +195,9 @@ def test_options_of_the_teacher(device, split):
     start = {key: there[key].prompt_start for key in ('user', 'item')}
     model = models.PromptMMPlus(
         num_nodes_dict(there),
-        INTERACTS,
         modality_x_dict(there),
-        start,
+        edge_type=INTERACTS,
+        prompt_start_dict=start,
         embedding_dim=8,
         denoise=True,
         edge_dropout=0.2,
@@ -211,7 +217,7 @@ def test_scores_in_closed_form(cls, device, split):
     for where in ('cpu', device):
         here = train.clone().to(where)
         more = (modality_x_dict(here),) if cls is models.GraphFilter else ()
-        model = cls(num_nodes_dict(here), INTERACTS, *more)
+        model = cls(num_nodes_dict(here), *more)
         model.fit(here[INTERACTS].edge_index)
         x_dict = model.as_output(width=50).x_dict
         products = x_dict['user'] @ x_dict['item'].t()
@@ -243,7 +249,7 @@ def test_a_teacher_and_its_student_are_trained(device, split):
     teacher = make_teacher(there).to(device)
     train_teacher(teacher, there, val, batch_size=64, schedule=QUICK)
     out = distill(
-        LightGCN(num_nodes_dict(train), 4).to(device),
+        LightGCN(num_nodes_dict(train), embedding_dim=4).to(device),
         teacher,
         there,
         val,
@@ -271,7 +277,7 @@ def test_other_ways_to_distill(device, options, split):
     there = train.clone().to(device)
     teacher = make_teacher(there).to(device)
     out = distill(
-        MatrixFactorization(num_nodes_dict(train), 4).to(device),
+        MatrixFactorization(num_nodes_dict(train), embedding_dim=4).to(device),
         teacher,
         there,
         val,
@@ -292,7 +298,7 @@ def test_an_interrupted_student_goes_on(device, split, tmp_path):
         for epochs in lengths:
             torch.manual_seed(0)
             out = distill(
-                LightGCN(num_nodes_dict(train), 4).to(device),
+                LightGCN(num_nodes_dict(train), embedding_dim=4).to(device),
                 teacher,
                 there,
                 val,
@@ -324,7 +330,8 @@ def test_several_teachers(device, split):
     sizes = num_nodes_dict(there)
     edges = there[INTERACTS].edge_index
     fits = {
-        cls.__name__: cls(sizes, INTERACTS) for cls in (models.EASE, models.ItemKNN)
+        cls.__name__: cls(sizes, edge_type=INTERACTS)
+        for cls in (models.EASE, models.ItemKNN)
     }
     targets = {
         name: SoftTargets.from_output(model.fit(edges).as_output(width=16))

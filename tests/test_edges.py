@@ -28,9 +28,9 @@ TAKERS = {
     'CSRPair': lambda e: CSRPair.from_edge_index(e, size=(60, 50)),
     'SeenItems': lambda e: SeenItems.from_edge_index(e, 60, 50),
     'ExactNegativeSampler': lambda e: ExactNegativeSampler(e, 60, 50),
-    'EASE': EASE(SIZES, INTERACTS).fit,
-    'ItemKNN': ItemKNN(SIZES, INTERACTS).fit,
-    'GraphFilter': GraphFilter(SIZES, INTERACTS, FEATURES).fit,
+    'EASE': EASE(SIZES, edge_type=INTERACTS).fit,
+    'ItemKNN': ItemKNN(SIZES, edge_type=INTERACTS).fit,
+    'GraphFilter': GraphFilter(SIZES, FEATURES, edge_type=INTERACTS).fit,
     'AddBipartiteNorm': lambda e: transformed(AddBipartiteNorm(), e),
     'AddModalityPCA': lambda e: transformed(AddModalityPCA(4), e),
 }

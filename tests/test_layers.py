@@ -53,11 +53,13 @@ LAYERS = {
     ),
     'nn': May({'_utils', 'functional', 'targets', 'ranking'}, {*PYG, 'safetensors'}),
     'models': May(
-        {'_utils', 'targets', 'functional', 'losses', 'nn', 'loader', 'data.schema'},
+        {'_utils', 'targets', 'functional', 'losses', 'nn', 'loader', 'transforms'}
+        | {'data'},
         PYG,
     ),
     'evaluation': May(
-        {'_utils', '_distributed', 'functional', 'ranking', 'data.schema'}, PYG
+        {'_utils', '_distributed', 'functional', 'ranking', 'models', 'data.schema'},
+        PYG,
     ),
     'training': May({*MODELS, '_distributed', 'models'}, {*PYG, 'safetensors', 'tqdm'}),
     'distillation': May({*MODELS, '_distributed', 'models', 'training'}, PYG),

@@ -46,8 +46,8 @@ def test_the_python_of_the_readme_runs(monkeypatch, tmp_path, capsys):
     split = split_per_user(make_synthetic_dataset(80, 120, 4, seed=0))
     monkeypatch.setattr(promptmm_pyg, 'read_dataset', lambda _: split, raising=False)
     quick = Schedule(epochs=1, progress=False)
-    for name in ('teacher', 'distill'):
-        module = import_module(f'promptmm_pyg.training.{name}')
+    for name in ('training.teacher', 'distillation.distill'):
+        module = import_module(f'promptmm_pyg.{name}')
         monkeypatch.setattr(module, 'Schedule', lambda: quick)
     monkeypatch.chdir(tmp_path)
     _recommender().save('runs/first/recommender')

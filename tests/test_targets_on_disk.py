@@ -10,6 +10,7 @@ from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.distillation import CandidateSampling, distill
 from promptmm_pyg.distillation.candidates import CandidateSampler
+from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.targets import (
     SoftTargets,
@@ -18,7 +19,6 @@ from promptmm_pyg.targets import (
     soft_targets,
     topk_targets,
 )
-from promptmm_pyg.training import normalized_adj_dict
 from tests.training.setting import QUICK, make_split, make_student, make_teacher
 
 

@@ -22,12 +22,9 @@ from promptmm_pyg.cli.tables import table
 from promptmm_pyg.data import INTERACTS, ITEM, USER, num_nodes_dict
 from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
 from promptmm_pyg.models import LightGCN
+from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.serving import Recommender
-from promptmm_pyg.training import (
-    bpr_terms,
-    get_embeddings,
-    train_teacher,
-)
+from promptmm_pyg.training import bpr_terms, train_teacher
 from promptmm_pyg.training.loop import LOG
 
 _DESCRIPTION = """\
@@ -125,7 +122,7 @@ def _train_baseline(
     options = config['train']
     torch.manual_seed(options['seed'])
     counts = num_nodes_dict(data.train)
-    model = LightGCN(counts, int(BASELINE['embedding_dim']))
+    model = LightGCN(counts, embedding_dim=int(BASELINE['embedding_dim']))
     history = train_teacher(
         model,
         data.train,

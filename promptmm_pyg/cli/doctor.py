@@ -24,7 +24,8 @@ from promptmm_pyg.cli.requirements import (
 )
 from promptmm_pyg.cli.run_folder import load_tensors, save_tensors
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
-from promptmm_pyg.training import Schedule, get_embeddings, train_teacher
+from promptmm_pyg.models.inference import get_embeddings
+from promptmm_pyg.training import Schedule, train_teacher
 
 _DESCRIPTION = """\
 Look at what the program needs: versions, optional packages with the line that installs

@@ -26,8 +26,8 @@ from promptmm_pyg.distillation import (
     truncate_embeddings,
 )
 from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import soft_targets
-from promptmm_pyg.training import get_embeddings, normalized_adj_dict
 from promptmm_pyg.transforms import (
     AddModalityICA,
     AddModalityPCA,
@@ -116,7 +116,7 @@ def build_teacher(config: dict[str, Any], train: HeteroData) -> PromptMM:
     return PromptMM(
         num_nodes_dict(train),
         features,
-        starts,
+        prompt_start_dict=starts,
         modality_mask_dict=modality_mask_dict(train),
         **config['teacher'],
     )
@@ -141,8 +141,8 @@ def build_student(config: dict[str, Any], train: HeteroData) -> torch.nn.Module:
     torch.manual_seed(config['distill']['seed'])
     counts, width = num_nodes_dict(train), config['width']
     if config['student'] == 'mf':
-        return MatrixFactorization(counts, width)
-    return LightGCN(counts, width, config['num_layers'])
+        return MatrixFactorization(counts, embedding_dim=width)
+    return LightGCN(counts, embedding_dim=width, num_layers=config['num_layers'])
 
 
 def new_student(run: RunFolder, train: HeteroData) -> torch.nn.Module:

@@ -30,8 +30,9 @@ from promptmm_pyg.data import (
     modality_x_dict,
 )
 from promptmm_pyg.distillation import DistillationResult, distill
+from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.serving import FeatureMapper, Recommender
-from promptmm_pyg.training import History, Schedule, get_embeddings, train_teacher
+from promptmm_pyg.training import History, Schedule, train_teacher
 from promptmm_pyg.training.loop import CHECKPOINT
 
 CPU = torch.device('cpu')

@@ -63,7 +63,7 @@ TEACHER = {
     'missing': 'what stands for a modality that a node lacks: zeros or a trained token',
     'modality_dropout': 'share of modality vectors hidden in training, 0 to 1',
     'dropout': 'share of the features dropped in training, 0 to 1',
-    'std': 'standard deviation of the random start of the id embeddings',
+    'init_std': 'standard deviation of the random start of the id embeddings',
 }
 TRAIN = {
     'learning_rate': 'step size of the optimizer',

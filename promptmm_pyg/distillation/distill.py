@@ -19,7 +19,8 @@ from promptmm_pyg.distillation.objective import DistillationObjective
 from promptmm_pyg.distillation.truncate import truncate_embeddings
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models._ranking_terms import bpr_term
+from promptmm_pyg.models.base import bpr_of as bpr_term
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import SoftTargets, soft_targets
 from promptmm_pyg.training.devices import check_graph_device, check_targets_device
 from promptmm_pyg.training.distributed import (
@@ -30,8 +31,6 @@ from promptmm_pyg.training.history import History
 from promptmm_pyg.training.inputs import (
     check_monitor,
     cutoff,
-    get_embeddings,
-    normalized_adj_dict,
     triplet_loader,
     validation,
 )

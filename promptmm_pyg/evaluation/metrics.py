@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch_geometric.metrics.link_pred import LinkPredMetricData
 from promptmm_pyg._distributed import map_sharded
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.ranking import Ranking, ScoreFn, SeenItems, rank_items
 
 METRICS = {
@@ -54,6 +57,9 @@ class Evaluation:
         """The cutoffs, ascending."""
         return tuple(sorted({int(key.partition('@')[2]) for key in self.per_user}))
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def summary(self) -> str:
         """A table of the metrics with one column for each cutoff."""
         metrics = self.metrics
@@ -66,7 +72,7 @@ class Evaluation:
 
 
 def evaluate(
-    score: Mapping[str, Tensor] | ScoreFn,
+    model: torch.nn.Module | ClosedForm[Any] | Mapping[str, Tensor] | ScoreFn,
     data: HeteroData,
     *,
     ks: Sequence[int] = (10, 20, 50),
@@ -96,9 +102,10 @@ def evaluate(
     gets what one process alone would get.
 
     Args:
-        score: Embeddings ``{'user': [num_users, D], 'item': [num_items, D]}``
-            compared by inner product, or a function from users ``[B]`` to scores
-            ``[B, num_items]``.
+        model: A model that is called with the message edges of ``data``, or a fitted
+            closed form; embeddings
+            ``{'user': [num_users, D], 'item': [num_items, D]}``, compared by inner
+            product; or a function from users ``[B]`` to scores ``[B, num_items]``.
         data: The graph of a split: training interactions as message edges, the
             positives to find as ``edge_label_index``. Where ``edge_label`` is
             present, only labels above zero count as positives.
@@ -131,7 +138,7 @@ def evaluate(
     if extra_seen_edge_index is not None:
         seen_edge_index = torch.cat([seen_edge_index, extra_seen_edge_index.cpu()], 1)
 
-    scorer = score if callable(score) else _pair(score, sizes)
+    scorer = _scorer(model, data, sizes)
     seen = SeenItems.from_edge_index(seen_edge_index, sizes[USER], sizes[ITEM])
 
     def part(mine: slice) -> list[Tensor]:
@@ -154,6 +161,17 @@ def evaluate(
     names = [f'{name}@{k}' for name in METRICS for k in ks]
     per_user = dict(zip(names, values, strict=True))
     return Evaluation(per_user, users, sizes[ITEM], Ranking(index, scores))
+
+
+def _scorer(
+    model: Any, data: HeteroData, sizes: dict[str, int]
+) -> ScoreFn | tuple[Tensor, Tensor]:
+    """What :func:`~promptmm_pyg.ranking.rank_items` ranks by."""
+    if isinstance(model, ClosedForm):
+        return model.scores
+    if isinstance(model, torch.nn.Module):
+        model = get_embeddings(model, data)
+    return model if callable(model) else _pair(model, sizes)
 
 
 def metrics_per_user(

@@ -1,5 +1,8 @@
 """Baselines and teachers of the field, each from its paper, over one operator."""
 
+from typing import Any
+
+from promptmm_pyg.models.base import ClosedForm, GraphRecommender
 from promptmm_pyg.models.bm3 import BM3
 from promptmm_pyg.models.clcrec import CLCRec
 from promptmm_pyg.models.ease import EASE
@@ -23,6 +26,35 @@ from promptmm_pyg.models.slmrec import SLMRec
 from promptmm_pyg.models.smore import SMORE
 from promptmm_pyg.models.vbpr import VBPR
 
+MODELS: dict[str, type[GraphRecommender] | type[ClosedForm[Any]]] = {
+    cls.__name__: cls
+    for cls in (
+        Popularity,
+        ItemKNN,
+        EASE,
+        GraphFilter,
+        MatrixFactorization,
+        LightGCN,
+        NGCF,
+        VBPR,
+        LightGCNM,
+        MMGCN,
+        GRCN,
+        LATTICE,
+        CLCRec,
+        SLMRec,
+        MMSSL,
+        BM3,
+        FREEDOM,
+        MGCN,
+        PGL,
+        SMORE,
+        PromptMM,
+        PromptMMPlus,
+    )
+}
+"""Every model of the library by the name of its class."""
+
 __all__ = [
     'BM3',
     'EASE',
@@ -32,12 +64,15 @@ __all__ = [
     'MGCN',
     'MMGCN',
     'MMSSL',
+    'MODELS',
     'NGCF',
     'PGL',
     'SMORE',
     'VBPR',
     'CLCRec',
+    'ClosedForm',
     'GraphFilter',
+    'GraphRecommender',
     'ItemKNN',
     'LightGCN',
     'LightGCNM',

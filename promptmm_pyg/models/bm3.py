@@ -8,17 +8,18 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_probability
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import scaled_cosine_loss, squared_norm
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._sides import check_both_ways, sides
+from promptmm_pyg.models.base import GraphRecommender, check_both_ways, features_or_none
 from promptmm_pyg.nn import CSRPair, HeteroPropagation, NodeEmbeddings, csr_pair_dict
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.targets import TeacherOutput
 
 
-class BM3(torch.nn.Module):
+class BM3(GraphRecommender):
     r"""Id and feature vectors that predict each other's dropped-out copies, after the
     `"Bootstrap Latent Representations for Multi-modal Recommendation"
     <https://arxiv.org/abs/2207.05969>`_ paper.
@@ -32,19 +33,20 @@ class BM3(torch.nn.Module):
     :math:`\mathbf{h}` into an *online* vector :math:`\tilde{\mathbf{h}}`; the score is
     :math:`\tilde{\mathbf{h}}_u^{\top} \tilde{\mathbf{h}}_i`. The *target*
     :math:`\dot{\mathbf{h}}` of the losses is :math:`\mathbf{h}` after dropout, without
-    gradient (:meth:`terms`).
+    gradient (:meth:`losses`).
 
     The operators of the last call are kept in the plain attribute ``adj_dict``, from
-    which :meth:`terms` computes the targets; they are not part of the state.
+    which :meth:`losses` computes the targets; they are not part of the state.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of the id propagation. (default: ``2``)
         dropout: Dropout rate of the targets. (default: ``0.3``)
-        std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -57,34 +59,35 @@ class BM3(torch.nn.Module):
         ValueError: If sizes, features, rates or edges do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {
         'reconstruction': 1.0,
         'alignment': 1.0,
         'masked': 1.0,
         'l2': 1e-3,
     }
-    """The default weight of every term."""
+    """The default weight of each loss."""
 
     adj_dict: dict[EdgeType, CSRPair] | None
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         dropout: float = 0.3,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_probability('dropout', dropout)
         self.num_nodes_dict = dict(num_nodes_dict)
         self.dropout = dropout
         self.adj_dict = None
-        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
         self.propagation = HeteroPropagation(num_layers)
         self.features = ProjectedFeatures(
             num_nodes_dict, self.item, modality_x_dict, embedding_dim
@@ -127,7 +130,7 @@ class BM3(torch.nn.Module):
         h_dict[self.item] = h_dict[self.item] + id_dict[self.item]
         return h_dict
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         r"""The losses on one batch, with :math:`C` one minus the cosine.
 
         * ``reconstruction``: :math:`C(\tilde{\mathbf{h}}_u, \dot{\mathbf{h}}_i) +
@@ -171,7 +174,7 @@ class BM3(torch.nn.Module):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The target rows of users, of items and of the items' modalities."""
         if self.adj_dict is None:
-            raise RuntimeError("'terms' requires the output of a call. Call the model")
+            raise RuntimeError("'losses' requires the output of a call. Call the model")
         h_dict = self._latent(self.adj_dict)
         features = self.features(item)
         return (

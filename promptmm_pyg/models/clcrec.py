@@ -9,12 +9,13 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.losses._cosine_softmax import cosine_logsumexp
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn import NodeEmbeddings, as_csr_pair
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.targets import TeacherOutput
@@ -22,7 +23,7 @@ from promptmm_pyg.targets import TeacherOutput
 _CONTENT = 'content'  # The view of all modalities together.
 
 
-class CLCRec(torch.nn.Module):
+class CLCRec(GraphRecommender):
     r"""Id embeddings whose information content embeddings are trained to carry, for
     items without interactions, after the `"Contrastive Learning for Cold-Start
     Recommendation" <https://arxiv.org/abs/2107.05315>`_ paper.
@@ -34,18 +35,19 @@ class CLCRec(torch.nn.Module):
     with :math:`\mathbf{u}_u, \mathbf{z}_i` the id embeddings at unit length. An item
     with interactions is scored by :math:`\mathbf{u}_u^{\top} \mathbf{z}_i`, one
     without by :math:`\mathbf{u}_u^{\top} \mathbf{f}_i`; which is which is read from
-    the edges of each call. The losses are those of :meth:`terms`, on cosines.
+    the edges of each call. The losses are those of :meth:`losses`, on cosines.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         hidden_channels: The width of the encoder's inner layer. (default: ``256``)
         temperature: :math:`\tau` of the losses. (default: ``0.2``)
         hybrid_rate: Rate at which, while training, content stands in for the id of an
             item in front of users. (default: ``0.5``)
-        std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
@@ -57,38 +59,40 @@ class CLCRec(torch.nn.Module):
         ValueError: If sizes, features, rates or edges do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {
         'user_item': 0.5,
         'content_id': 0.5,
         'l2': 1e-3,
     }
-    """The default weight of every term."""
+    """The default weight of each loss."""
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         hidden_channels: int = 256,
         temperature: float = 0.2,
         hybrid_rate: float = 0.5,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('hidden_channels', hidden_channels)
         check_positive('temperature', temperature)
         if not 0 <= hybrid_rate <= 1:
             raise ValueError(f"'hybrid_rate' must be in [0, 1] (got {hybrid_rate})")
-        self.edge_type = edge_type
         self.num_users = num_nodes_dict[self.user]
         self.num_items = num_nodes_dict[self.item]
         self.temperature = temperature
         self.hybrid_rate = hybrid_rate
         self.embeddings = NodeEmbeddings(
-            {self.user: self.num_users, self.item: self.num_items}, embedding_dim, std
+            {self.user: self.num_users, self.item: self.num_items},
+            embedding_dim,
+            init_std,
         )
         # The sum of one layer a modality is one layer on all of them side by side.
         self.features = ProjectedFeatures(
@@ -137,7 +141,7 @@ class CLCRec(torch.nn.Module):
         by_item, _ = adj.matrices(torch.float)
         return by_item.crow_indices().diff() > 0
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         r"""The losses on one batch.
 
         .. math::

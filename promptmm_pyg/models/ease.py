@@ -7,9 +7,10 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.models._closed_form import ClosedForm
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.models._interactions import Interactions
 from promptmm_pyg.models._score_svd import low_rank
+from promptmm_pyg.models.base import ClosedForm, features_or_none
 from promptmm_pyg.targets import TeacherOutput
 
 _BLOCK_SIZE = 1024
@@ -31,7 +32,9 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
+        modality_x_dict: Ignored; the model reads no features. (default: ``None``)
         edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
         l2: :math:`\lambda`. (default: ``250.0``)
         max_items: The largest catalogue to accept. (default: ``20000``)
 
@@ -39,7 +42,7 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
         ValueError: If a size does not fit, or there are more than ``max_items`` items.
 
     Example:
-        >>> model = EASE({'user': 2, 'item': 2}, ('user', 'buys', 'item'), l2=1.0)
+        >>> model = EASE({'user': 2, 'item': 2}, l2=1.0)
         >>> model.fit(torch.tensor([[0, 0, 1], [0, 1, 0]])).scores(torch.tensor([1]))
         tensor([[0.0000, 0.3333]])
     """
@@ -47,12 +50,14 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        l2: float = 250.0,
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
+        l2: float = 250.0,
         max_items: int = 20000,
     ) -> None:
         super().__init__(num_nodes_dict, edge_type)
+        features_or_none(modality_x_dict)
         check_positive('l2', l2)
         if self.num_items > max_items:
             gib = 16 * self.num_items**2 / 2**30

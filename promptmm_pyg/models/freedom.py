@@ -8,20 +8,20 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import Bipartite, bipartite
 from promptmm_pyg.models._edge_sampler import EdgeSampler
 from promptmm_pyg.models._frozen_graph import FrozenGraph
 from promptmm_pyg.models._per_graph import GraphCache
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn import CSRPair, NodeEmbeddings, knn_graph
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.targets import TeacherOutput
 
 
-class FREEDOM(torch.nn.Module):
+class FREEDOM(GraphRecommender):
     r"""LightGCN whose items also learn from similar items, on a graph that is frozen,
     while the user-item graph loses edges of busy nodes in every epoch, after the `"A
     Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
@@ -48,9 +48,10 @@ class FREEDOM(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
             is absent.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
         num_item_layers: Layers :math:`L` of the item graph. (default: ``1``)
@@ -58,7 +59,7 @@ class FREEDOM(torch.nn.Module):
         modality_weights: :math:`\alpha` up to a factor: they are scaled to sum to one.
             (default: all the same)
         prune_ratio: The share of interactions left out, in [0, 1). (default: ``0.8``)
-        std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -70,34 +71,34 @@ class FREEDOM(torch.nn.Module):
         ValueError: If sizes, weights, features or edges do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
         'modality_bpr': 1e-3,
         'l2': 0.0,  # The paper has none.
     }
-    """The default weight of every term."""
+    """The default weight of each loss."""
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         num_item_layers: int = 1,
         num_neighbors: int = 10,
         modality_weights: Mapping[str, float] | None = None,
         prune_ratio: float = 0.8,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_positive('num_item_layers', num_item_layers)
         check_positive('num_neighbors', num_neighbors)
         check_probability('prune_ratio', prune_ratio)
-        self.edge_type = edge_type
         self.num_layers = num_layers
         self.prune_ratio = prune_ratio
         self.num_nodes_dict = {
@@ -106,7 +107,7 @@ class FREEDOM(torch.nn.Module):
         self.features = ProjectedFeatures(
             num_nodes_dict, self.item, modality_x_dict, embedding_dim, bias=False
         )
-        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         shares = _shares(self.features.modalities, modality_weights)
         graphs = [
             knn_graph(modality_x_dict[modality][self.item], num_neighbors)
@@ -167,7 +168,7 @@ class FREEDOM(torch.nn.Module):
         left = self._kept[1]
         return Bipartite(left, left.t())
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses on one batch: ``bpr`` of the final embeddings, ``modality_bpr`` of
         users with projected features, averaged over modalities, and ``l2``, half the
         squared norm of the final rows of an example, averaged over the batch.
@@ -177,11 +178,11 @@ class FREEDOM(torch.nn.Module):
             batch: User, positive and negative items ``[B]``.
         """
         views = output.modality_x_dict.values()
-        losses = [bpr_term(x_dict, self.user, self.item, batch) for x_dict in views]
+        losses = [self.bpr(x_dict, batch) for x_dict in views]
         return {
-            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
             'modality_bpr': torch.stack(losses).mean(),
-            'l2': l2_term(output.x_dict, self.user, self.item, batch),
+            'l2': self.l2(output.x_dict, batch),
         }
 
     def __getstate__(self) -> dict[str, Any]:

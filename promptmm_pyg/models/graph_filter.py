@@ -7,11 +7,12 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.functional import l2_normalize
-from promptmm_pyg.models._closed_form import ClosedForm
 from promptmm_pyg.models._interactions import Interactions
 from promptmm_pyg.models._score_svd import low_rank
-from promptmm_pyg.nn._feature_checks import FeatureDict, check_rows
+from promptmm_pyg.models.base import ClosedForm, features_or_none
+from promptmm_pyg.nn._feature_checks import check_rows
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -49,10 +50,11 @@ class GraphFilter(ClosedForm[_Fitted]):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, the interactions.
         modality_x_dict: Features ``{modality: {item: [num_items, F_m]}}``, centered if
             they have a mean (:class:`~promptmm_pyg.transforms.StandardizeModalities`).
             (default: ``None``)
+        edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
         num_layers: The power :math:`K`. (default: ``4``)
         popularity: The exponent :math:`\beta`. (default: ``0.5``)
         modality_weight: :math:`w`. (default: ``0.1``)
@@ -62,33 +64,36 @@ class GraphFilter(ClosedForm[_Fitted]):
 
     Example:
         >>> sizes, buys = {'user': 2, 'item': 3}, ('user', 'buys', 'item')
-        >>> model = GraphFilter(sizes, buys, num_layers=1)
+        >>> model = GraphFilter(sizes, edge_type=buys, num_layers=1)
         >>> model = model.fit(torch.tensor([[0, 1, 1], [0, 0, 1]]))
         >>> model.scores(torch.tensor([0])).argmax()
         tensor(0)
     """
 
+    reads_features = True
+
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
         modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         num_layers: int = 4,
         popularity: float = 0.5,
         modality_weight: float = 0.1,
     ) -> None:
         super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_non_negative('popularity', popularity)
         check_non_negative('modality_weight', modality_weight)
-        check_rows(num_nodes_dict, modality_x_dict or {}, {})
+        check_rows(num_nodes_dict, modality_x_dict, {})
         self.num_layers = num_layers
         self.popularity = popularity
         self.modality_weight = modality_weight
         self._x_dict = {
             modality: l2_normalize(x_dict[self.item].detach().float())
-            for modality, x_dict in (modality_x_dict or {}).items()
+            for modality, x_dict in modality_x_dict.items()
             if self.item in x_dict and modality_weight > 0
         }
 

@@ -10,14 +10,14 @@ from torch_geometric.typing import EdgeType, NodeType
 from torch_geometric.utils import softmax
 
 from promptmm_pyg._utils import check_non_negative, check_positive
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.functional import l2_normalize, rows
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.models._edge_pattern import EdgePattern
 from promptmm_pyg.models._per_graph import GraphCache
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn import CSRPair, NodeEmbeddings, as_csr_pair
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.targets import TeacherOutput
@@ -32,7 +32,7 @@ class _Directions(NamedTuple):
     """The place in ``to_user`` of each edge of ``to_item``."""
 
 
-class GRCN(torch.nn.Module):
+class GRCN(GraphRecommender):
     r"""Id embeddings on a graph refined by modalities, beside the modalities' own
     vectors, after the `"Graph-Refined Convolutional Network for Multimedia
     Recommendation with Implicit Feedback" <https://arxiv.org/abs/2008.10117>`_ paper.
@@ -60,13 +60,14 @@ class GRCN(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of every part. (default: ``64``)
         num_layers: Layers of the id graph. (default: ``2``)
         num_routings: How often prototypes are routed. (default: ``3``)
         negative_slope: Of the leaky ReLU. (default: ``0.01``)
-        std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
@@ -77,27 +78,27 @@ class GRCN(torch.nn.Module):
         ValueError: If sizes, features or edges do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
-    """The default weight of every term."""
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
+    """The default weight of each loss."""
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         num_routings: int = 3,
         negative_slope: float = 0.01,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_non_negative('num_routings', num_routings)
         check_non_negative('negative_slope', negative_slope)
-        self.edge_type = edge_type
         self.num_layers = num_layers
         self.num_routings = num_routings
         self.negative_slope = negative_slope
@@ -108,11 +109,13 @@ class GRCN(torch.nn.Module):
             num_nodes_dict, self.item, modality_x_dict, embedding_dim
         )
         self.embeddings = NodeEmbeddings(
-            {self.user: self.num_users, self.item: self.num_items}, embedding_dim, std
+            {self.user: self.num_users, self.item: self.num_items},
+            embedding_dim,
+            init_std,
         )
         # One table for all modalities, side by side.
         self.prototypes = NodeEmbeddings(
-            {self.user: self.num_users}, num_modalities * embedding_dim, std
+            {self.user: self.num_users}, num_modalities * embedding_dim, init_std
         )
         self.user_confidence = torch.nn.Parameter(
             torch.empty(self.num_users, num_modalities)
@@ -200,7 +203,7 @@ class GRCN(torch.nn.Module):
             user_sum, item_sum = user_sum + user_x, item_sum + item_x
         return user_sum, item_sum
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses on one batch: ``bpr`` of the final embeddings and ``l2``, half the
         squared norm of the table rows of an example, averaged over the batch.
 
@@ -210,7 +213,7 @@ class GRCN(torch.nn.Module):
         """
         id_dict, prototypes = self.embeddings(), self.prototypes()[self.user]
         return {
-            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
             'l2': squared_norm(
                 rows(id_dict[self.user], batch.user),
                 rows(prototypes, batch.user),

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive
-from promptmm_pyg.models._closed_form import ClosedForm
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.models._interactions import Interactions
 from promptmm_pyg.models._score_svd import low_rank
+from promptmm_pyg.models.base import ClosedForm, features_or_none
 from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.targets import TeacherOutput
 
@@ -31,7 +32,9 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
+        modality_x_dict: Ignored; the model reads no features. (default: ``None``)
         edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
         k: Neighbors of an item. (default: ``20``)
         shrink: :math:`\beta`, against similarities of items with few users.
             (default: ``0.0``)
@@ -42,7 +45,7 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
         ValueError: If a size does not fit.
 
     Example:
-        >>> model = ItemKNN({'user': 2, 'item': 3}, ('user', 'buys', 'item'))
+        >>> model = ItemKNN({'user': 2, 'item': 3}, edge_type=('user', 'buys', 'item'))
         >>> model.fit(torch.tensor([[0, 0, 1], [0, 1, 0]])).scores(torch.tensor([1]))
         tensor([[0.0000, 0.7071, 0.0000]])
     """
@@ -50,13 +53,15 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
+        modality_x_dict: FeatureDict | None = None,
+        *,
+        edge_type: EdgeType = INTERACTS,
         k: int = 20,
         shrink: float = 0.0,
-        *,
         block_size: int = 1024,
     ) -> None:
         super().__init__(num_nodes_dict, edge_type)
+        features_or_none(modality_x_dict)
         check_positive('k', k)
         check_non_negative('shrink', shrink)
         check_positive('block_size', block_size)

@@ -8,20 +8,20 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive, check_probability
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import bipartite
 from promptmm_pyg.models._edge_pattern import EdgePattern
 from promptmm_pyg.models._frozen_graph import FrozenGraph
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn import NodeEmbeddings, knn_graph, normalize_edges
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.targets import TeacherOutput
 
 
-class LATTICE(torch.nn.Module):
+class LATTICE(GraphRecommender):
     r"""LightGCN whose items also learn from similar items, on graphs that follow the
     features as they are projected, after the `"Mining Latent Structures for Multimedia
     Recommendation" <https://arxiv.org/abs/2104.09036>`_ paper.
@@ -50,9 +50,10 @@ class LATTICE(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
             is absent.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of tables and projections. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
         num_item_layers: Layers :math:`L` of the item graph. (default: ``1``)
@@ -60,7 +61,7 @@ class LATTICE(torch.nn.Module):
         frozen_weight: :math:`\lambda`, in [0, 1). (default: ``0.9``)
         refresh_interval: Steps of training between two searches for neighbors.
             (default: one search an epoch)
-        std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -72,32 +73,32 @@ class LATTICE(torch.nn.Module):
         ValueError: If sizes, rates, features or edges do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-4}
-    """The default weight of every term."""
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-4}
+    """The default weight of each loss."""
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         num_item_layers: int = 1,
         num_neighbors: int = 10,
         frozen_weight: float = 0.9,
         refresh_interval: int | None = None,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_positive('num_item_layers', num_item_layers)
         check_positive('num_neighbors', num_neighbors)
         check_probability('frozen_weight', frozen_weight)
         if refresh_interval is not None:
             check_positive('refresh_interval', refresh_interval)
-        self.edge_type = edge_type
         self.num_layers = num_layers
         self.num_item_layers = num_item_layers
         self.num_neighbors = num_neighbors
@@ -109,7 +110,7 @@ class LATTICE(torch.nn.Module):
         self.features = ProjectedFeatures(
             num_nodes_dict, self.item, modality_x_dict, embedding_dim
         )
-        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         num_items = num_nodes_dict[self.item]
         self.graphs = torch.nn.ModuleDict()
         for modality, x_dict in modality_x_dict.items():
@@ -208,7 +209,7 @@ class LATTICE(torch.nn.Module):
             patterns[modality] = EdgePattern(edge_index, (x.size(0), x.size(0)))
         return patterns
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses on one batch: ``bpr`` of the final embeddings and ``l2``, half the
         squared norm of the id rows of an example, averaged over the batch.
 
@@ -218,8 +219,8 @@ class LATTICE(torch.nn.Module):
         """
         id_dict = self.embeddings()
         return {
-            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
-            'l2': l2_term(id_dict, self.user, self.item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': self.l2(id_dict, batch),
         }
 
     def __repr__(self) -> str:

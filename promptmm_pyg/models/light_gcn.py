@@ -4,13 +4,15 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn.csr import Adjacency, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.layerwise import BLOCK, sum_of_hops
 from promptmm_pyg.nn.propagation import HeteroPropagation, check_reached
 
 
-class LightGCN(torch.nn.Module):
+class LightGCN(GraphRecommender):
     """Id tables smoothed over the graph, from the `"LightGCN: Simplifying and
     Powering Graph Convolution Network for Recommendation"
     <https://arxiv.org/abs/2002.02126>`_ paper, for heterogeneous graphs. Equal to
@@ -24,9 +26,12 @@ class LightGCN(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
+        modality_x_dict: Ignored; the model reads no features. (default: ``None``)
+        edge_type: ``(user, relation, item)``, what :meth:`losses` are about; the graph
+            may have other types. (default: ``INTERACTS``)
         embedding_dim: The width of the tables. (default: ``32``)
         num_layers: The number of propagation layers. (default: ``2``)
-        std: Standard deviation of the random start. (default: ``0.1``)
+        init_std: Standard deviation of the random start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -35,15 +40,21 @@ class LightGCN(torch.nn.Module):
         - **output:** embeddings :math:`(N_t, D)`, or :math:`(n_t, D)`, per node type
     """
 
+    any_graph = True
+
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
+        modality_x_dict: FeatureDict | None = None,
+        *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 32,
         num_layers: int = 2,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
+        super().__init__(num_nodes_dict, edge_type)
+        features_or_none(modality_x_dict)
+        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
         self.propagation = HeteroPropagation(num_layers)
 
     def reset_parameters(self) -> None:

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
-from promptmm_pyg.models._sides import check_both_ways, sides
+from promptmm_pyg.models.base import GraphRecommender, check_both_ways, features_or_none
 from promptmm_pyg.nn import NodeEmbeddings, csr_pair_dict, propagate_blocks
 from promptmm_pyg.nn.csr import Adjacency, CSRPair
 from promptmm_pyg.nn.propagation import Blocks, check_reached
@@ -21,7 +21,7 @@ _ID = 'id'  # The block of id embeddings; modalities carry the prefix below.
 _MODALITY = 'modality/'
 
 
-class LightGCNM(torch.nn.Module):
+class LightGCNM(GraphRecommender):
     r"""LightGCN-M, a common multi-modal baseline: the `"LightGCN"
     <https://arxiv.org/abs/2002.02126>`_ paper's model in which an item starts from
     its id *and* its projected features.
@@ -36,11 +36,12 @@ class LightGCNM(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: The number of propagation layers. (default: ``2``)
-        std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -52,25 +53,26 @@ class LightGCNM(torch.nn.Module):
         ValueError: If sizes, features or edges do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
-    """The default weight of every term."""
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
+    """The default weight of each loss."""
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         self.num_nodes_dict = dict(num_nodes_dict)
         self.num_layers = num_layers
-        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
         self.features = ProjectedFeatures(
             num_nodes_dict, self.item, modality_x_dict, embedding_dim
         )
@@ -123,7 +125,7 @@ class LightGCNM(torch.nn.Module):
             for key, named in sums.items()
         }
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """``bpr`` and ``l2`` of the final embeddings on one batch.
 
         Args:
@@ -131,8 +133,8 @@ class LightGCNM(torch.nn.Module):
             batch: User, positive and negative items ``[B]``.
         """
         return {
-            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
-            'l2': l2_term(output.x_dict, self.user, self.item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': self.l2(output.x_dict, batch),
         }
 
     def __repr__(self) -> str:

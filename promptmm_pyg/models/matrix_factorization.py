@@ -1,22 +1,26 @@
 """Matrix factorization: two tables of ids, scored by inner product."""
 
-import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 
 
-class MatrixFactorization(torch.nn.Module):
+class MatrixFactorization(GraphRecommender):
     """Two id tables, scored by inner product; the model of the `"BPR: Bayesian
     Personalized Ranking from Implicit Feedback" <https://arxiv.org/abs/1205.2618>`_
     paper. It needs no graph, neither in training nor when it serves.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
+        modality_x_dict: Ignored; the model reads no features. (default: ``None``)
+        edge_type: ``(user, relation, item)``, what :meth:`losses` are about; the graph
+            may have other types. (default: ``INTERACTS``)
         embedding_dim: The width of the tables. (default: ``32``)
-        std: Standard deviation of the random start. (default: ``0.1``)
+        init_std: Standard deviation of the random start. (default: ``0.1``)
 
     Shapes:
         - **input:** ``n_id_dict``, ids :math:`(n_t)` of the rows to look up per node
@@ -24,14 +28,20 @@ class MatrixFactorization(torch.nn.Module):
         - **output:** embeddings :math:`(N_t, D)`, or :math:`(n_t, D)`, per node type
     """
 
+    any_graph = True
+
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
+        modality_x_dict: FeatureDict | None = None,
+        *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 32,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
+        super().__init__(num_nodes_dict, edge_type)
+        features_or_none(modality_x_dict)
+        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""

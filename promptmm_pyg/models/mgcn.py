@@ -8,19 +8,19 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import bipartite
 from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._frozen_graph import FrozenGraph
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn import NodeEmbeddings, knn_graph
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.targets import TeacherOutput
 
 
-class MGCN(torch.nn.Module):
+class MGCN(GraphRecommender):
     r"""LightGCN beside item graphs that carry purified features, fused by what behavior
     says each modality is worth, after the `"Multi-View Graph Convolutional Network for
     Multimedia Recommendation" <https://arxiv.org/abs/2308.03588>`_ paper.
@@ -51,15 +51,16 @@ class MGCN(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
             is absent.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
         num_item_layers: Layers of the item graphs. (default: ``1``)
         num_neighbors: Neighbors of an item and modality. (default: ``10``)
         temperature: Of the contrast. (default: ``0.2``)
-        std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -71,29 +72,33 @@ class MGCN(torch.nn.Module):
         ValueError: If sizes, features or edges do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-4, 'contrast': 0.01}
-    """The default weight of every term."""
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {
+        'bpr': 1.0,
+        'l2': 1e-4,
+        'contrast': 0.01,
+    }
+    """The default weight of each loss."""
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         num_item_layers: int = 1,
         num_neighbors: int = 10,
         temperature: float = 0.2,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_positive('num_item_layers', num_item_layers)
         check_positive('num_neighbors', num_neighbors)
         check_positive('temperature', temperature)
-        self.edge_type = edge_type
         self.num_layers = num_layers
         self.temperature = temperature
         self.num_nodes_dict = {
@@ -102,7 +107,7 @@ class MGCN(torch.nn.Module):
         self.features = ProjectedFeatures(
             num_nodes_dict, self.item, modality_x_dict, embedding_dim
         )
-        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         self.graphs = torch.nn.ModuleList()
         for x_dict in modality_x_dict.values():
             edges = knn_graph(x_dict[self.item], num_neighbors, weighted=True)
@@ -177,7 +182,7 @@ class MGCN(torch.nn.Module):
         out: Tensor = shared + (views - shared) * torch.stack(gates)
         return out
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         r"""The losses on one batch.
 
         ``bpr``; ``l2``, half the squared norm of the final rows of an example, averaged
@@ -197,8 +202,8 @@ class MGCN(torch.nn.Module):
             behavior = output.x_dict[side][nodes] - content
             losses.append(contrast(content, behavior, self.temperature))
         return {
-            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
-            'l2': l2_term(output.x_dict, self.user, self.item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': self.l2(output.x_dict, batch),
             'contrast': torch.stack(losses).sum(),
         }
 

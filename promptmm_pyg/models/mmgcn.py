@@ -9,19 +9,19 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.functional import rows
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.models._bipartite import bipartite
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn import NodeEmbeddings
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.targets import TeacherOutput
 
 
-class MMGCN(torch.nn.Module):
+class MMGCN(GraphRecommender):
     r"""A graph convolution of its own for every modality, tied together by shared id
     embeddings, after the `"MMGCN: Multi-modal Graph Convolution Network for
     Personalized Recommendation of Micro-video"
@@ -40,12 +40,13 @@ class MMGCN(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of every part. (default: ``64``)
         num_layers: Convolutions per modality. (default: ``2``)
         negative_slope: Of the leaky ReLU. (default: ``0.01``)
-        std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -57,25 +58,25 @@ class MMGCN(torch.nn.Module):
         ValueError: If sizes, features or edges do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
-    """The default weight of every term."""
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
+    """The default weight of each loss."""
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         negative_slope: float = 0.01,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_non_negative('negative_slope', negative_slope)
-        self.edge_type = edge_type
         self.num_layers = num_layers
         self.num_nodes_dict = {
             key: num_nodes_dict[key] for key in (self.user, self.item)
@@ -83,12 +84,12 @@ class MMGCN(torch.nn.Module):
         self.features = ProjectedFeatures(
             num_nodes_dict, self.item, modality_x_dict, embedding_dim
         )
-        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         # One table for all modalities, side by side.
         self.tastes = NodeEmbeddings(
             {self.user: num_nodes_dict[self.user]},
             len(modality_x_dict) * embedding_dim,
-            std,
+            init_std,
         )
         self.convs = torch.nn.ModuleList(
             torch.nn.ModuleList(
@@ -141,7 +142,7 @@ class MMGCN(torch.nn.Module):
             },
         )
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses on one batch: ``bpr`` of the final embeddings and ``l2``, half the
         squared norm of the table rows of an example, averaged over the batch.
 
@@ -151,7 +152,7 @@ class MMGCN(torch.nn.Module):
         """
         id_dict, tastes = self.embeddings(), self.tastes()[self.user]
         return {
-            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
             'l2': squared_norm(
                 rows(id_dict[self.user], batch.user),
                 rows(tastes, batch.user),

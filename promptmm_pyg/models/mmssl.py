@@ -1,27 +1,28 @@
 """MMSSL: modality views that explain the collaborative one."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import Bipartite, Operator, bipartite
 from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._cross_modal_attention import CrossModalAttention
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.dropout import Dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
-class MMSSL(torch.nn.Module):
+class MMSSL(GraphRecommender):
     r"""A teacher after the `"Multi-Modal Self-Supervised Learning for Recommendation"
     <https://arxiv.org/abs/2302.10632>`_ paper.
 
@@ -40,7 +41,7 @@ class MMSSL(torch.nn.Module):
         \mathbf{E} = \hat{\mathbf{E}} + \omega \sum_m \mathrm{norm}(\mathbf{F}^m)
 
     with :math:`\bar{\mathbf{F}}^m` from attention among a node's modalities, several
-    heads wide. ``terms`` holds ``bpr``, ``l2`` and ``contrast``: InfoNCE, both ways,
+    heads wide. :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE, both ways,
     between the collaborative vectors :math:`\hat{\mathbf{e}}_u` of the batch's users
     and each attended view :math:`\bar{\mathbf{f}}_u^m`, averaged over the modalities.
 
@@ -49,8 +50,8 @@ class MMSSL(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: The relation from users to items.
         modality_x_dict: Features ``{modality: {item: [N, F_m]}}``.
+        edge_type: The relation from users to items. (default: ``INTERACTS``)
         embedding_dim: The shared width :math:`D`. (default: ``64``)
         num_layers: Layers :math:`L` of the id propagation. (default: ``2``)
         num_heads: Heads of the attention; divides the width. (default: ``4``)
@@ -58,7 +59,7 @@ class MMSSL(torch.nn.Module):
         modality_weight: :math:`\omega`. (default: ``0.5``)
         dropout: Dropout rate of the reduced features. (default: ``0.2``)
         temperature: Of the contrast. (default: ``0.2``)
-        std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -69,14 +70,19 @@ class MMSSL(torch.nn.Module):
         ValueError: If sizes, rows or weights do not fit.
     """
 
-    weights: Mapping[str, float] = {'bpr': 1.0, 'l2': 1e-3, 'contrast': 0.03}
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {
+        'bpr': 1.0,
+        'l2': 1e-3,
+        'contrast': 0.03,
+    }
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         num_heads: int = 4,
@@ -84,23 +90,23 @@ class MMSSL(torch.nn.Module):
         modality_weight: float = 0.5,
         dropout: float = 0.2,
         temperature: float = 0.2,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_non_negative('fused_weight', fused_weight)
         check_non_negative('modality_weight', modality_weight)
         check_probability('dropout', dropout)
         check_positive('temperature', temperature)
-        self.edge_type = edge_type
         self.modalities = list(modality_x_dict)
         self.num_layers = num_layers
         self.fused_weight = fused_weight
         self.modality_weight = modality_weight
         self.temperature = temperature
-        user, item = sides(num_nodes_dict, edge_type)
+        user, item = self.user, self.item
         self.num_nodes_dict = {key: num_nodes_dict[key] for key in (user, item)}
-        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         self.attention = CrossModalAttention(embedding_dim, num_heads)
         self.features = ProjectedFeatures(
             self.num_nodes_dict, item, modality_x_dict, embedding_dim
@@ -155,14 +161,14 @@ class MMSSL(torch.nn.Module):
     def _modality_part(self, views: Tensor) -> Tensor:
         return self.modality_weight * l2_normalize(views).sum(dim=0)
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch.
 
         Args:
             output: What the forward returned.
             batch: User, positive and negative items ``[B]``.
         """
-        user, _, item = self.edge_type
+        user = self.user
         index = batch.user.unique()
         views = torch.stack(
             [output.modality_x_dict[m][user][index] for m in self.modalities]
@@ -173,8 +179,8 @@ class MMSSL(torch.nn.Module):
             for view in self.attention(views)
         ]
         return {
-            'bpr': bpr_term(output.x_dict, user, item, batch),
-            'l2': l2_term(output.x_dict, user, item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': self.l2(output.x_dict, batch),
             'contrast': torch.stack(losses).mean(),
         }
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
-from promptmm_pyg.models._sides import check_both_ways, sides
+from promptmm_pyg.models.base import GraphRecommender, check_both_ways, features_or_none
 from promptmm_pyg.nn import NodeEmbeddings, csr_pair_dict, propagate_blocks
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.dropout import dropout
@@ -19,7 +19,7 @@ from promptmm_pyg.nn.propagation import Blocks, check_reached
 from promptmm_pyg.targets import TeacherOutput
 
 
-class NGCF(torch.nn.Module):
+class NGCF(GraphRecommender):
     r"""Id embeddings through graph convolutions that also multiply a node with its
     neighbors, after the `"Neural Graph Collaborative Filtering"
     <https://arxiv.org/abs/1905.08108>`_ paper.
@@ -37,12 +37,14 @@ class NGCF(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
+        modality_x_dict: Ignored; the model reads no features. (default: ``None``)
         edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of every layer. (default: ``64``)
         num_layers: The number of layers :math:`L`. (default: ``3``)
         dropout: Dropout rate on every layer's output. (default: ``0.1``)
         negative_slope: Of the activation. (default: ``0.2``)
-        std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -54,29 +56,30 @@ class NGCF(torch.nn.Module):
         ValueError: If sizes, rates or edges do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
-    """The default weight of every term."""
+    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
+    """The default weight of each loss."""
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 3,
         dropout: float = 0.1,
         negative_slope: float = 0.2,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_probability('dropout', dropout)
         check_non_negative('negative_slope', negative_slope)
         self.num_nodes_dict = dict(num_nodes_dict)
         self.dropout = dropout
         self.negative_slope = negative_slope
-        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
 
         def lins() -> torch.nn.ModuleList:
             return torch.nn.ModuleList(
@@ -115,7 +118,7 @@ class NGCF(torch.nn.Module):
                 layers[key].append(dropout(out, self.dropout, self.training))
         return TeacherOutput({k: torch.cat(xs, dim=-1) for k, xs in layers.items()}, {})
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """``bpr`` and ``l2`` of the final embeddings on one batch.
 
         Args:
@@ -123,8 +126,8 @@ class NGCF(torch.nn.Module):
             batch: User, positive and negative items ``[B]``.
         """
         return {
-            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
-            'l2': l2_term(output.x_dict, self.user, self.item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': self.l2(output.x_dict, batch),
         }
 
     def __repr__(self) -> str:

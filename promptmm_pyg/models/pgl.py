@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_choice, check_positive, check_probability
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import Bipartite, Operator, bipartite
 from promptmm_pyg.models._contrast import contrast
@@ -17,8 +18,7 @@ from promptmm_pyg.models._frozen_graph import FrozenGraph, item_edges, mean_edge
 from promptmm_pyg.models._low_rank import LowRank, truncated_svd
 from promptmm_pyg.models._per_graph import GraphCache
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn.csr import Adjacency, CSRPair
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
@@ -27,7 +27,7 @@ from promptmm_pyg.targets import TeacherOutput
 Subgraph = Literal['local', 'global']
 
 
-class PGL(torch.nn.Module):
+class PGL(GraphRecommender):
     r"""A teacher after the `"Mind Individual Information! Principal Graph Learning for
     Multimedia Recommendation" <https://doi.org/10.1609/aaai.v39i12.33429>`_ paper, in
     our formulas.
@@ -53,7 +53,7 @@ class PGL(torch.nn.Module):
       symmetric weights. Normalized, each connected component has one singular value
       of one: with more components than ``rank``, what is kept mixes them.
 
-    ``terms`` holds ``bpr``, ``l2`` and ``contrast``: InfoNCE, both ways, between two
+    :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE, both ways, between two
     copies of a final embedding of which different channels are masked, over the batch's
     users and over its positives.
 
@@ -64,8 +64,8 @@ class PGL(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: The relation from users to items.
         modality_x_dict: Features ``{modality: {item: [N, F_m]}}``.
+        edge_type: The relation from users to items. (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of a block; embeddings have
             :math:`(|M| + 1) D` channels. (default: ``64``)
         num_layers: Layers :math:`L` along the user-item graph. (default: ``2``)
@@ -76,7 +76,7 @@ class PGL(torch.nn.Module):
         rank: Directions that a global one keeps. (default: ``64``)
         mask_rate: Share of masked channels. (default: ``0.2``)
         temperature: Of the contrast. (default: ``0.2``)
-        std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -88,14 +88,19 @@ class PGL(torch.nn.Module):
         ValueError: If sizes, rows or options do not fit.
     """
 
-    weights: Mapping[str, float] = {'bpr': 1.0, 'l2': 1e-3, 'contrast': 0.01}
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {
+        'bpr': 1.0,
+        'l2': 1e-3,
+        'contrast': 0.01,
+    }
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         num_item_layers: int = 1,
@@ -105,9 +110,10 @@ class PGL(torch.nn.Module):
         rank: int = 64,
         mask_rate: float = 0.2,
         temperature: float = 0.2,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_choice('subgraph', subgraph, ('local', 'global'))
         if not 0 < keep_ratio <= 1:
@@ -115,18 +121,19 @@ class PGL(torch.nn.Module):
         check_positive('rank', rank)
         check_probability('mask_rate', mask_rate)
         check_positive('temperature', temperature)
-        self.edge_type = edge_type
         self.modalities = list(modality_x_dict)
         self.num_layers = num_layers
         self.subgraph = subgraph
         self.keep_ratio = keep_ratio
         self.mask_rate = mask_rate
         self.temperature = temperature
-        user, item = sides(num_nodes_dict, edge_type)
+        user, item = self.user, self.item
         self.num_nodes_dict = {key: num_nodes_dict[key] for key in (user, item)}
         width = (len(modality_x_dict) + 1) * embedding_dim
-        self.user_blocks = NodeEmbeddings({user: num_nodes_dict[user]}, width, std)
-        self.item_ids = NodeEmbeddings({item: num_nodes_dict[item]}, embedding_dim, std)
+        self.user_blocks = NodeEmbeddings({user: num_nodes_dict[user]}, width, init_std)
+        self.item_ids = NodeEmbeddings(
+            {item: num_nodes_dict[item]}, embedding_dim, init_std
+        )
         self.features = ProjectedFeatures(
             self.num_nodes_dict, item, modality_x_dict, embedding_dim
         )
@@ -180,7 +187,7 @@ class PGL(torch.nn.Module):
             part = self._low_rank(adj)
         return Bipartite(part, part.t())
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch; what is masked is drawn here.
 
         Args:
@@ -194,8 +201,8 @@ class PGL(torch.nn.Module):
             views = [dropout(x, self.mask_rate) for _ in range(2)]
             losses.append(contrast(views[0], views[1], self.temperature))
         return {
-            'bpr': bpr_term(output.x_dict, user, item, batch),
-            'l2': l2_term(output.x_dict, user, item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': self.l2(output.x_dict, batch),
             'contrast': torch.stack(losses).mean(),
         }
 

@@ -1,16 +1,20 @@
 """The same list for everybody."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn import as_csr_pair
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.targets import TeacherOutput
 
 
-class Popularity(torch.nn.Module):
+class Popularity(GraphRecommender):
     """Scores an item by the number of its interactions; vectors of width 1, ones for
     users and the degree for items.
 
@@ -19,7 +23,9 @@ class Popularity(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
+        modality_x_dict: Ignored; the model reads no features. (default: ``None``)
         edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
@@ -30,20 +36,30 @@ class Popularity(torch.nn.Module):
 
     Example:
         >>> edge_type = ('user', 'buys', 'item')
-        >>> model = Popularity({'user': 2, 'item': 2}, edge_type)
+        >>> model = Popularity({'user': 2, 'item': 2}, edge_type=edge_type)
         >>> model({edge_type: torch.tensor([[0, 1, 1], [0, 0, 1]])}).x_dict['item']
         tensor([[2.],
                 [1.]])
     """
 
+    loss_weights: ClassVar[Mapping[str, float]] = {}
+
     def __init__(
-        self, num_nodes_dict: dict[NodeType, int], edge_type: EdgeType
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        modality_x_dict: FeatureDict | None = None,
+        *,
+        edge_type: EdgeType = INTERACTS,
+        embedding_dim: int = 1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
-        for side in (self.user, self.item):
-            check_positive(f"num_nodes_dict['{side}']", num_nodes_dict[side])
-        self.edge_type = edge_type
+        super().__init__(num_nodes_dict, edge_type)
+        features_or_none(modality_x_dict)
+        if embedding_dim != 1:
+            raise ValueError(
+                f"'embedding_dim' must be 1, the width of a count (got {embedding_dim})"
+            )
+        for key in (self.user, self.item):
+            check_positive(f"num_nodes_dict['{key}']", num_nodes_dict[key])
         self.num_nodes_dict = dict(num_nodes_dict)
 
     def forward(

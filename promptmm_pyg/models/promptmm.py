@@ -1,5 +1,8 @@
 """PromptMM's multi-modal teacher."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
@@ -10,7 +13,10 @@ from promptmm_pyg._utils import (
     check_positive,
     check_probability,
 )
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import add_l2_normalized, l2_normalize
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn._feature_checks import (
     FeatureDict,
     Features,
@@ -33,7 +39,7 @@ from promptmm_pyg.nn.propagation import check_reached, propagate_blocks
 from promptmm_pyg.targets import TeacherOutput, eval_mode
 
 
-class PromptMM(PromptedFeatures):
+class PromptMM(PromptedFeatures, GraphRecommender):
     r"""The multi-modal teacher of the `"PromptMM: Multi-Modal Knowledge
     Distillation for Recommendation with Prompt-Tuning"
     <https://arxiv.org/abs/2402.17188>`_ paper, for any number of modalities on any
@@ -79,6 +85,8 @@ class PromptMM(PromptedFeatures):
             type, they are held in the precision of the parameters; those in half
             precision, and :class:`~promptmm_pyg.nn.ChunkedFeatures`, are read in blocks
             of rows and stay where they are.
+        edge_type: ``(user, relation, item)``, what :meth:`losses` are about; the graph
+            may have other types. (default: ``INTERACTS``)
         prompt_start_dict: The prompt's starting point ``[N_t, P_in]`` per node
             type; ``None`` builds the teacher without a prompt. (default: ``None``)
         embedding_dim: The shared width :math:`D`. (default: ``64``)
@@ -91,7 +99,7 @@ class PromptMM(PromptedFeatures):
         prompt_feature_weight: Weight of the prompt in the reduction layers.
             (default: ``1.0``)
         dropout: Dropout rate of the reduction layers. (default: ``0.2``)
-        std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
         num_prompt_tokens: Linear maps that the prompt mixes
             (:class:`~promptmm_pyg.nn.SoftPrompt`). (default: ``1``)
         modality_mask_dict: Presence ``{modality: {node_type: [N_t]}}``, bool; where
@@ -110,12 +118,24 @@ class PromptMM(PromptedFeatures):
         ValueError: If sizes, rows or weights do not fit.
     """
 
+    loss_weights: ClassVar[Mapping[str, float]] = {
+        'bpr': 1.0,
+        'l2': 1e-3,
+        'prompt_bpr': 0.1,
+        'modality_bpr': 0.1,
+        'modality_l2': 1e-5,
+    }
+    reads_features = True
+    reads_prompt = True
+    any_graph = True
+
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: Features,
-        prompt_start_dict: dict[NodeType, Tensor] | None = None,
+        modality_x_dict: Features | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
+        prompt_start_dict: dict[NodeType, Tensor] | None = None,
         embedding_dim: int = 64,
         num_layers: int = 2,
         num_modality_layers: int = 1,
@@ -124,13 +144,14 @@ class PromptMM(PromptedFeatures):
         prompt_id_weight: float = 0.1,
         prompt_feature_weight: float = 1.0,
         dropout: float = 0.2,
-        std: float = 0.1,
+        init_std: float = 0.1,
         num_prompt_tokens: int = 1,
         modality_mask_dict: FeatureDict | None = None,
         missing: Missing = 'zero',
         modality_dropout: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_positive('num_modality_layers', num_modality_layers)
         check_non_negative('modality_weight', modality_weight)
@@ -146,7 +167,7 @@ class PromptMM(PromptedFeatures):
         self.self_loop_weight = self_loop_weight
         self.prompt_id_weight = prompt_id_weight
         self.num_nodes_dict = dict(num_nodes_dict)
-        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
         self._hold_prompt(
             SoftPrompt(prompt_start_dict, embedding_dim, num_prompt_tokens)
             if prompt_start_dict
@@ -208,6 +229,34 @@ class PromptMM(PromptedFeatures):
             {name: modality_x_dict[name] for name in self.modalities},
             prompt_dict,
         )
+
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        """The losses of one batch: ``bpr`` and ``l2`` on the fused embeddings;
+        ``prompt_bpr`` on the prompts alone; ``modality_bpr``, averaged over the
+        modalities; ``modality_l2``, half the mean squared norm of the modality vectors.
+        Losses of parts that the model does not have are zero.
+
+        Args:
+            output: What the model returned.
+            batch: User, positive and negative items ``[B]``.
+        """
+        views = list(output.modality_x_dict.values())
+        norms = [
+            x.square().sum(dim=-1).mean() / 2
+            for x_dict in views
+            for x in x_dict.values()
+        ]
+        return {
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': self.l2(output.x_dict, batch),
+            'prompt_bpr': self._mean_bpr([output.prompt_dict], batch),
+            'modality_bpr': self._mean_bpr(views, batch),
+            'modality_l2': _mean(norms),
+        }
+
+    def _mean_bpr(self, views: list[dict[NodeType, Tensor]], batch: Triplets) -> Tensor:
+        both = [x for x in views if self.user in x and self.item in x]
+        return _mean([self.bpr(x_dict, batch) for x_dict in both])
 
     @property
     def num_hops(self) -> int:
@@ -335,3 +384,7 @@ class PromptMM(PromptedFeatures):
             f'modalities={sorted(self.modalities)}, num_layers={self.num_layers}, '
             f'prompt={self.prompt is not None})'
         )
+
+
+def _mean(losses: list[Tensor]) -> Tensor:
+    return torch.stack(losses).mean() if losses else torch.zeros(())

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import reverse_type
@@ -18,8 +19,8 @@ from promptmm_pyg.models._edge_sampler import EdgeSampler
 from promptmm_pyg.models._frozen_graph import FrozenGraph, item_edges
 from promptmm_pyg.models._gated_teacher import GatedTeacher
 from promptmm_pyg.models._per_graph import GraphCache
-from promptmm_pyg.models._promptmm_terms import promptmm_terms
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
+from promptmm_pyg.models.promptmm import PromptMM
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures
 from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
 from promptmm_pyg.nn.prompt import SoftPrompt
@@ -29,7 +30,7 @@ from promptmm_pyg.targets import TeacherOutput
 Tables = dict[NodeType, Tensor]
 
 
-class PromptMMPlus(torch.nn.Module):
+class PromptMMPlus(GraphRecommender):
     r"""A stronger body around :class:`~promptmm_pyg.models.PromptMM`; our own
     design, from no paper.
 
@@ -73,11 +74,11 @@ class PromptMMPlus(torch.nn.Module):
           \mathbf{X}_i \mathrel{+}= w \, \mathbf{H}_i, \quad
           \mathbf{X}_u \mathrel{+}= w \, \mathbf{A} \mathbf{H}_i
 
-    * ``alignment_weight`` :math:`> 0`: ``terms`` adds ``alignment``, InfoNCE both ways
+    * ``alignment_weight`` :math:`> 0`: :meth:`losses` adds ``alignment``, InfoNCE both ways
       between what is modality in an embedding, :math:`\sum_m \mathrm{norm}
       (\mathbf{f}^m)`, and the rest of it, over the batch's users and its positives.
 
-    ``terms`` holds besides what :func:`~promptmm_pyg.training.promptmm_terms` returns.
+    The losses are those of :meth:`PromptMM.losses` besides.
     ``weights`` are the teacher's, and ``alignment_weight``.
 
     ``denoise`` needs features as a whole, in single precision, when a graph is new.
@@ -88,8 +89,8 @@ class PromptMMPlus(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: The relation from users to items.
         modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``.
+        edge_type: The relation from users to items. (default: ``INTERACTS``)
         prompt_start_dict: See :class:`~promptmm_pyg.models.PromptMM`.
             (default: ``None``)
         modality_mask_dict: See there; absent items have no neighbors.
@@ -117,22 +118,20 @@ class PromptMMPlus(torch.nn.Module):
             that are not there.
     """
 
-    weights: Mapping[str, float] = {
-        'bpr': 1.0,
-        'l2': 1e-3,
-        'prompt_bpr': 0.1,
-        'modality_bpr': 0.1,
-        'modality_l2': 1e-5,
+    loss_weights: ClassVar[Mapping[str, float]] = {
+        **PromptMM.loss_weights,
         'alignment': 0.0,
     }
+    reads_features = True
+    reads_prompt = True
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
-        prompt_start_dict: dict[NodeType, Tensor] | None = None,
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
+        prompt_start_dict: dict[NodeType, Tensor] | None = None,
         modality_mask_dict: dict[str, dict[NodeType, Tensor]] | None = None,
         item_graph_weight: float = 0.0,
         num_item_layers: int = 1,
@@ -144,23 +143,27 @@ class PromptMMPlus(torch.nn.Module):
         edge_dropout: float = 0.0,
         **teacher: Any,
     ) -> None:
-        super().__init__()
-        _, item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
+        item = self.item
         check_non_negative('item_graph_weight', item_graph_weight)
         check_non_negative('alignment_weight', alignment_weight)
         check_positive('temperature', temperature)
         check_probability('edge_dropout', edge_dropout)
-        self.edge_type = edge_type
         self.item_graph_weight = item_graph_weight
         self.alignment_weight = alignment_weight
         self.temperature = temperature
         self.denoise = denoise
         self.edge_dropout = edge_dropout
-        self.weights = {**type(self).weights, 'alignment': alignment_weight}
+        self.loss_weights = {  # type: ignore[misc]
+            **type(self).loss_weights,
+            'alignment': alignment_weight,
+        }
         self.teacher = GatedTeacher(
             num_nodes_dict,
             modality_x_dict,
-            prompt_start_dict,
+            edge_type=edge_type,
+            prompt_start_dict=prompt_start_dict,
             modality_mask_dict=modality_mask_dict,
             **teacher,
         )
@@ -291,7 +294,7 @@ class PromptMMPlus(torch.nn.Module):
             item: output.x_dict[item] + item_x,
         }
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch. Terms of parts that are not there are zero.
 
         Args:
@@ -299,7 +302,7 @@ class PromptMMPlus(torch.nn.Module):
             batch: User, positive and negative items ``[B]``.
         """
         return {
-            **promptmm_terms(output, self.edge_type, batch),
+            **self.teacher.losses(output, batch),
             'alignment': self._alignment(output, batch),
         }
 

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_choice, check_positive, check_probability
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import Bipartite, bipartite
 from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn import CSRPair, NodeEmbeddings
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.dropout import dropout
@@ -22,7 +22,7 @@ from promptmm_pyg.targets import TeacherOutput
 _Sides = tuple[Tensor, Tensor]  # Users and items.
 
 
-class SLMRec(torch.nn.Module):
+class SLMRec(GraphRecommender):
     r"""LightGCN on ids and on every modality, fused by a linear layer, with
     self-supervision of features, after the `"Self-Supervised Learning for Multimedia
     Recommendation" <https://doi.org/10.1109/TMM.2022.3187556>`_ paper.
@@ -35,7 +35,7 @@ class SLMRec(torch.nn.Module):
     for items their ids (:math:`m = 0`) or their projected features. Users and items
     have a :math:`\mathbf{W}` each.
 
-    Two further losses are computed in :meth:`terms`:
+    Two further losses are computed in :meth:`losses`:
 
     * ``augmentation``: a node's vector finds the one it gets when projected features
       are changed at random, among those of the batch. ``'drop'`` zeroes single values
@@ -46,19 +46,20 @@ class SLMRec(torch.nn.Module):
     Our form of the paper's tasks: the first contrasts with the vectors that are ranked,
     not with a second change, and BPR does the ranking.
 
-    The operators of the last call are kept as ``adj``, for :meth:`terms`; they are
+    The operators of the last call are kept as ``adj``, for :meth:`losses`; they are
     neither a buffer nor part of the state, and a copy of the model starts without.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
         augmentation: ``'drop'`` or ``'mask'``. (default: ``'drop'``)
         augmentation_ratio: How much is dropped or masked, in [0, 1). (default: ``0.2``)
         temperature: Of both contrasts. (default: ``0.2``)
-        std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -70,34 +71,34 @@ class SLMRec(torch.nn.Module):
         ValueError: If sizes, rates, features or edges do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
         'l2': 1e-4,
         'augmentation': 0.1,
         'alignment': 0.1,
     }
-    """The default weight of every term."""
+    """The default weight of each loss."""
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         augmentation: Literal['drop', 'mask'] = 'drop',
         augmentation_ratio: float = 0.2,
         temperature: float = 0.2,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_choice('augmentation', augmentation, ('drop', 'mask'))
         check_probability('augmentation_ratio', augmentation_ratio)
         check_positive('temperature', temperature)
-        self.edge_type = edge_type
         self.num_layers = num_layers
         self.augmentation = augmentation
         self.augmentation_ratio = augmentation_ratio
@@ -108,7 +109,7 @@ class SLMRec(torch.nn.Module):
         self.features = ProjectedFeatures(
             num_nodes_dict, self.item, modality_x_dict, embedding_dim
         )
-        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         num_views = len(modality_x_dict) + 1
         self.fusions = torch.nn.ModuleList(
             torch.nn.Linear(num_views * embedding_dim, embedding_dim) for _ in range(2)
@@ -171,7 +172,7 @@ class SLMRec(torch.nn.Module):
         rows = torch.rand(x.size(0), 1, device=x.device) >= self.augmentation_ratio
         return x * rows
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses on one batch: ``bpr``, ``l2``, half the squared norm of the id
         rows of an example, averaged over the batch, ``augmentation`` and ``alignment``,
         each the mean over the batch's distinct users and over its distinct positives,
@@ -186,7 +187,7 @@ class SLMRec(torch.nn.Module):
         """
         if self.adj is None:
             raise RuntimeError(
-                "'terms' requires the operators of the last call (got none). Call the "
+                "'losses' requires the operators of the last call (got none). Call the "
                 'model first'
             )
         id_dict = self.embeddings()
@@ -204,8 +205,8 @@ class SLMRec(torch.nn.Module):
             views = [x_dict[side][nodes] for x_dict in output.modality_x_dict.values()]
             alignment.append(self._align(ids[s][nodes], views))
         return {
-            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
-            'l2': l2_term(id_dict, self.user, self.item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': self.l2(id_dict, batch),
             'augmentation': torch.stack(augmentation).sum(),
             'alignment': torch.stack(alignment).sum(),
         }

@@ -1,26 +1,27 @@
 """SMORE: modalities denoised and fused in the frequency domain."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._bipartite import bipartite
 from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._frozen_graph import FrozenGraph, item_edges, max_edges
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term, l2_term
-from promptmm_pyg.models._sides import sides
 from promptmm_pyg.models._spectral_fusion import SpectralFusion
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
-class SMORE(torch.nn.Module):
+class SMORE(GraphRecommender):
     r"""A teacher after the `"Spectrum-based Modality Representation Fusion Graph
     Convolutional Network for Multimodal Recommendation"
     <https://arxiv.org/abs/2412.14978>`_ paper, in our formulas.
@@ -48,21 +49,21 @@ class SMORE(torch.nn.Module):
     the bracket, each with an equal share of the fused one, so :math:`\mathbf{s}` is
     their sum divided by :math:`|M| + 1`.
 
-    ``terms`` holds ``bpr``, ``l2`` and ``contrast``: InfoNCE, both ways, between
+    :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE, both ways, between
     :math:`\mathbf{s}` and :math:`\mathbf{c}` of the batch's users and positives.
 
     Features are part of the module as buffers that are not saved.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: The relation from users to items.
         modality_x_dict: Features ``{modality: {item: [N, F_m]}}``.
+        edge_type: The relation from users to items. (default: ``INTERACTS``)
         embedding_dim: The shared width :math:`D`. (default: ``64``)
         num_layers: Layers of the id propagation. (default: ``2``)
         num_item_layers: Layers :math:`K` of the item graphs. (default: ``1``)
         num_neighbors: Neighbors of an item. (default: ``10``)
         temperature: Of the contrast. (default: ``0.2``)
-        std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -73,31 +74,36 @@ class SMORE(torch.nn.Module):
         ValueError: If sizes or rows do not fit.
     """
 
-    weights: Mapping[str, float] = {'bpr': 1.0, 'l2': 1e-3, 'contrast': 0.01}
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {
+        'bpr': 1.0,
+        'l2': 1e-3,
+        'contrast': 0.01,
+    }
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         num_item_layers: int = 1,
         num_neighbors: int = 10,
         temperature: float = 0.2,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         check_positive('num_layers', num_layers)
         check_positive('temperature', temperature)
-        self.edge_type = edge_type
         self.modalities = list(modality_x_dict)
         self.num_layers = num_layers
         self.temperature = temperature
-        user, item = sides(num_nodes_dict, edge_type)
+        user, item = self.user, self.item
         self.num_nodes_dict = {key: num_nodes_dict[key] for key in (user, item)}
-        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         self.features = ProjectedFeatures(
             self.num_nodes_dict, item, modality_x_dict, embedding_dim
         )
@@ -185,7 +191,7 @@ class SMORE(torch.nn.Module):
     def _side(self, views: list[Tensor]) -> Tensor:
         return torch.stack(views).sum(dim=0) / (len(views) + 1)
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch.
 
         Args:
@@ -201,8 +207,8 @@ class SMORE(torch.nn.Module):
             content = output.x_dict[key][index] - side
             losses.append(contrast(side, content, self.temperature))
         return {
-            'bpr': bpr_term(output.x_dict, user, item, batch),
-            'l2': l2_term(output.x_dict, user, item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': self.l2(output.x_dict, batch),
             'contrast': torch.stack(losses).mean(),
         }
 

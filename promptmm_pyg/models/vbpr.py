@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
+from promptmm_pyg.data.schema import INTERACTS, FeatureDict
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._ranking_terms import bpr_term
-from promptmm_pyg.models._sides import sides
+from promptmm_pyg.models.base import GraphRecommender, features_or_none
 from promptmm_pyg.nn import NodeEmbeddings
 from promptmm_pyg.nn.csr import Adjacency
 from promptmm_pyg.targets import TeacherOutput
 
 
-class VBPR(torch.nn.Module):
+class VBPR(GraphRecommender):
     r"""Ids and projected features, each matched with user vectors of their own, after
     the `"VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback"
     <https://arxiv.org/abs/1510.01784>`_ paper, for any number of modalities. It needs
@@ -34,10 +34,11 @@ class VBPR(torch.nn.Module):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
+        edge_type: ``(user, relation, item)``, what is ranked for whom.
+            (default: ``INTERACTS``)
         embedding_dim: The width of every part. (default: ``64``)
-        std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
         - **inputs:** anything (edges, to be called like other models)
@@ -49,35 +50,36 @@ class VBPR(torch.nn.Module):
         ValueError: If sizes or features do not fit.
     """
 
-    weights: ClassVar[Mapping[str, float]] = {
+    reads_features = True
+    loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
         'l2': 1e-3,
         'projection_l2': 1e-5,
     }
-    """The default weight of every term."""
+    """The default weight of each loss."""
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        edge_type: EdgeType,
-        modality_x_dict: dict[str, dict[NodeType, Tensor]],
+        modality_x_dict: FeatureDict | None = None,
         *,
+        edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
-        std: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.user, self.item = sides(num_nodes_dict, edge_type)
+        super().__init__(num_nodes_dict, edge_type)
+        modality_x_dict = features_or_none(modality_x_dict)
         num_users, num_items = num_nodes_dict[self.user], num_nodes_dict[self.item]
         # The last channel is the bias of the features.
         self.features = ProjectedFeatures(
             num_nodes_dict, self.item, modality_x_dict, embedding_dim + 1, bias=False
         )
         self.embeddings = NodeEmbeddings(
-            {self.user: num_users, self.item: num_items}, embedding_dim, std
+            {self.user: num_users, self.item: num_items}, embedding_dim, init_std
         )
         # One table for all modalities, side by side.
         self.tastes = NodeEmbeddings(
-            {self.user: num_users}, len(modality_x_dict) * embedding_dim, std
+            {self.user: num_users}, len(modality_x_dict) * embedding_dim, init_std
         )
         self.item_bias = torch.nn.Parameter(torch.empty(num_items, 1))
         self.reset_parameters()
@@ -112,7 +114,7 @@ class VBPR(torch.nn.Module):
             modality_x_dict,
         )
 
-    def terms(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         r"""The losses on one batch.
 
         ``bpr``; ``l2``, half the squared norm of what belongs to the ids of an example
@@ -136,7 +138,7 @@ class VBPR(torch.nn.Module):
         ]
         projections = [squared_norm(weight) for weight in self.features.weights]
         return {
-            'bpr': bpr_term(output.x_dict, self.user, self.item, batch),
+            'bpr': self.bpr(output.x_dict, batch),
             'l2': squared_norm(*user_rows, *item_rows),
             'projection_l2': torch.stack(projections).mean(),
         }

@@ -18,7 +18,7 @@ class NodeEmbeddings(torch.nn.Module):
     Args:
         num_nodes_dict: The number of nodes per node type.
         embedding_dim: The width of every table.
-        std: The standard deviation :math:`\sigma`. (default: ``0.1``)
+        init_std: The standard deviation :math:`\sigma`. (default: ``0.1``)
 
     Shapes:
         - **input:** ``n_id_dict``, ids :math:`(n_t)` of the rows to look up, one entry
@@ -28,15 +28,18 @@ class NodeEmbeddings(torch.nn.Module):
     """
 
     def __init__(
-        self, num_nodes_dict: dict[NodeType, int], embedding_dim: int, std: float = 0.1
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        embedding_dim: int,
+        init_std: float = 0.1,
     ) -> None:
         super().__init__()
         check_positive('embedding_dim', embedding_dim)
-        check_positive('std', std)
+        check_positive('init_std', init_std)
         for node_type, num_nodes in num_nodes_dict.items():
             check_positive(f"num_nodes_dict['{node_type}']", num_nodes)
         self.embedding_dim = embedding_dim
-        self.std = std
+        self.init_std = init_std
         self.sparse_grad = False
         self.tables = torch.nn.ParameterDict()
         for key, num in num_nodes_dict.items():
@@ -46,7 +49,7 @@ class NodeEmbeddings(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
         for table in self.tables.values():
-            torch.nn.init.normal_(table, std=self.std)
+            torch.nn.init.normal_(table, std=self.init_std)
 
     def load_tables(self, x_dict: dict[NodeType, Tensor]) -> None:
         """Copies the values of ``x_dict`` into the tables; no memory is shared.

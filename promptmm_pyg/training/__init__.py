@@ -6,7 +6,6 @@ from promptmm_pyg.training.distributed import process_group
 from promptmm_pyg.training.early_stopping import EarlyStopping
 from promptmm_pyg.training.freed_memory import tune_allocator
 from promptmm_pyg.training.history import History
-from promptmm_pyg.training.inputs import get_embeddings, normalized_adj_dict
 from promptmm_pyg.training.loop import Schedule
 from promptmm_pyg.training.minibatch import train_minibatch
 from promptmm_pyg.training.optimizer import LazyAdamW
@@ -28,9 +27,7 @@ __all__ = [
     'Schedule',
     'bpr_terms',
     'by_example',
-    'get_embeddings',
     'load_state',
-    'normalized_adj_dict',
     'process_group',
     'promptmm_terms',
     'row_tables',

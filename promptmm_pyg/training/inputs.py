@@ -5,38 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.typing import EdgeType
 
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
-    REV_INTERACTS,
     USER,
     num_nodes_dict,
 )
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.evaluation.metrics import METRICS
 from promptmm_pyg.loader import TripletLoader
-from promptmm_pyg.nn import CSRPair, csr_pair_dict
-from promptmm_pyg.targets import TeacherOutput, eval_mode
+from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.training.distributed import assert_same_rows_across_ranks
-from promptmm_pyg.transforms import AddBipartiteNorm
-
-
-def normalized_adj_dict(data: HeteroData) -> dict[EdgeType, CSRPair]:
-    """The message edges of ``data`` as operators, converted once per graph.
-
-    Weights are the graph's ``edge_weight``; a graph without them gets symmetric
-    normalization (:class:`~promptmm_pyg.transforms.AddBipartiteNorm`).
-    """
-    edge_types = (INTERACTS, REV_INTERACTS)
-    if any('edge_weight' not in data[edge_type] for edge_type in edge_types):
-        data = AddBipartiteNorm()(data)  # Works on a shallow copy.
-    return csr_pair_dict(
-        {edge_type: data[edge_type].edge_index for edge_type in edge_types},
-        {edge_type: data[edge_type].edge_weight for edge_type in edge_types},
-        num_nodes_dict=num_nodes_dict(data),
-    )
 
 
 def triplet_loader(
@@ -57,18 +37,6 @@ def triplet_loader(
         seed=seed,
         negative_items=negative_items,
     )
-
-
-def get_embeddings(
-    model: torch.nn.Module, inputs: tuple[Any, ...]
-) -> dict[str, Tensor]:
-    """The embeddings of a teacher or a student in eval mode, without gradients."""
-    with eval_mode(model), torch.no_grad():
-        output = model(*inputs)
-    x_dict: dict[str, Tensor] = (
-        output.x_dict if isinstance(output, TeacherOutput) else output
-    )
-    return x_dict
 
 
 def validation(

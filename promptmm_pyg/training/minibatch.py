@@ -14,16 +14,12 @@ from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletNeighborLoader, Triplets, triplets_of
 from promptmm_pyg.loader.neighbors import NumNeighbors
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.nn.embeddings import sparse_gradients
 from promptmm_pyg.nn.layerwise import BLOCK
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training.history import History
-from promptmm_pyg.training.inputs import (
-    check_monitor,
-    cutoff,
-    get_embeddings,
-    normalized_adj_dict,
-)
+from promptmm_pyg.training.inputs import check_monitor, cutoff
 from promptmm_pyg.training.loop import Schedule, Terms, fit
 from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
 from promptmm_pyg.training.teacher import TEACHER_WEIGHTS, promptmm_terms

@@ -43,7 +43,7 @@ def is_by_example(terms: Callable[..., Any]) -> bool:
     """Whether terms are marked by :func:`by_example`, or a model's that are known."""
     known = getattr(terms, '__func__', terms)
     marked = bool(getattr(terms, 'by_example', False))
-    return marked or any(known is model.terms for model in _BY_EXAMPLE)
+    return marked or any(known is model.losses for model in _BY_EXAMPLE)
 
 
 def summands(

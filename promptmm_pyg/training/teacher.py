@@ -7,33 +7,23 @@ import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
+from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.functional import rows
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm
-from promptmm_pyg.models._promptmm_terms import promptmm_terms as terms_of_edges
+from promptmm_pyg.models import PromptMM
+from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training.amortized import AmortizedTerms
 from promptmm_pyg.training.devices import check_graph_device
 from promptmm_pyg.training.history import History
-from promptmm_pyg.training.inputs import (
-    check_monitor,
-    normalized_adj_dict,
-    triplet_loader,
-    validation,
-)
+from promptmm_pyg.training.inputs import check_monitor, triplet_loader, validation
 from promptmm_pyg.training.loop import Schedule, Terms, fit
 from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
 from promptmm_pyg.training.row_tables import looked_up
 from promptmm_pyg.training.summands import by_example, is_by_example, summands
 
-TEACHER_WEIGHTS: Mapping[str, float] = {
-    'bpr': 1.0,
-    'l2': 1e-3,
-    'prompt_bpr': 0.1,
-    'modality_bpr': 0.1,
-    'modality_l2': 1e-5,
-}
+TEACHER_WEIGHTS: Mapping[str, float] = PromptMM.loss_weights
 
 
 @by_example
@@ -64,7 +54,10 @@ def promptmm_terms(output: TeacherOutput, batch: Triplets) -> Terms:
         output: What the teacher returned.
         batch: User, positive and negative items ``[B]``.
     """
-    return terms_of_edges(output, INTERACTS, batch)
+    model = PromptMM.__new__(PromptMM)
+    torch.nn.Module.__init__(model)
+    model.user, model.item = USER, ITEM
+    return model.losses(output, batch)
 
 
 def train_teacher(
@@ -99,7 +92,7 @@ def train_teacher(
         train: Graph whose message edges are the training interactions.
         val: Graph with validation positives as ``edge_label_index``.
         inputs: Arguments of the teacher. (default: its message operators,
-            :func:`~promptmm_pyg.training.normalized_adj_dict`)
+            :func:`~promptmm_pyg.models.inference.normalized_adj_dict`)
         terms: Named losses of an output on a batch.
             (default: :func:`promptmm_terms`)
         weights: One weight per term. (default: ``TEACHER_WEIGHTS``)

@@ -9,7 +9,11 @@ from promptmm_pyg.transforms.modality_pca import (
     principal_components,
 )
 from promptmm_pyg.transforms.random_prompt import AddRandomPrompt
-from promptmm_pyg.transforms.standardize import StandardizeModalities, standardize
+from promptmm_pyg.transforms.standardize import (
+    StandardizeModalities,
+    is_standardized,
+    standardize,
+)
 
 __all__ = [
     'AddBipartiteNorm',
@@ -19,6 +23,7 @@ __all__ = [
     'ImputeFromNeighbors',
     'StandardizeModalities',
     'independent_components',
+    'is_standardized',
     'principal_axes',
     'principal_components',
     'standardize',

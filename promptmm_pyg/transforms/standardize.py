@@ -26,8 +26,8 @@ class StandardizeModalities(BaseTransform):
             for node_type, x in features.items():
                 mask = masks.get(modality, {}).get(node_type)
                 name = f'x_{modality}'
-                said = f"data['{node_type}'].{name}"
-                data[node_type][name] = standardize(x, mask, said)
+                label = f"data['{node_type}'].{name}"
+                data[node_type][name] = standardize(x, mask, label)
         return data
 
 
@@ -55,3 +55,42 @@ def standardize(x: Tensor, mask: Tensor | None = None, name: str = 'x') -> Tenso
     scale = torch.where(constant, 0.0, 1.0 / std.clamp_min(1e-30)) / x.size(1) ** 0.5
     out: Tensor = ((x - mean.to(x.dtype)) * scale.to(x.dtype)).to(x.dtype)
     return out if mask is None else out.masked_fill(~mask[:, None], 0.0)
+
+
+def is_standardized(data: HeteroData, tolerance: float = 1e-2) -> bool:
+    """Whether all features are as :class:`StandardizeModalities` leaves them.
+
+    Args:
+        data: A graph with modality features.
+        tolerance: The largest deviation of a column's mean from 0 and of its standard
+            deviation from 1, before the division by the width. (default: ``1e-2``)
+
+    Example:
+        >>> from promptmm_pyg.data import make_synthetic_dataset
+        >>> data = make_synthetic_dataset(30, 20)
+        >>> is_standardized(data), is_standardized(StandardizeModalities()(data))
+        (False, True)
+    """
+    masks = modality_mask_dict(data)
+    return all(
+        _is_standardized(x, masks.get(modality, {}).get(node_type), tolerance)
+        for modality, features in modality_x_dict(data).items()
+        for node_type, x in features.items()
+    )
+
+
+def _is_standardized(x: Tensor, mask: Tensor | None, tolerance: float) -> bool:
+    if not x.is_floating_point():
+        return False
+    if mask is not None:
+        if bool(x[~mask].any()):
+            return False
+        x = x[mask]
+    if x.size(0) == 0:
+        return True
+    mean, std = (
+        value * x.size(1) ** 0.5
+        for value in (x.double().mean(dim=0), x.double().std(dim=0, correction=0))
+    )
+    spread = ((std - 1).abs() <= tolerance) | (std <= tolerance)
+    return bool((mean.abs() <= tolerance).all()) and bool(spread.all())

@@ -22,9 +22,10 @@ from promptmm_pyg.distillation import (
     distill,
 )
 from promptmm_pyg.models import LightGCN, MatrixFactorization
+from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.serving import FeatureMapper, Recommender
 from promptmm_pyg.targets import soft_targets
-from promptmm_pyg.training import Schedule, get_embeddings, loop
+from promptmm_pyg.training import Schedule, loop
 
 from .conftest import DISTILL
 
@@ -185,7 +186,7 @@ def test_options_reach_the_student_and_its_losses(trained, copy_of):
     folder, config, data = load(run)
     teacher = load_teacher(folder, config, data.train)
     torch.manual_seed(3)
-    student = MatrixFactorization(num_nodes_dict(data.train), 4)
+    student = MatrixFactorization(num_nodes_dict(data.train), embedding_dim=4)
     torch.manual_seed(3)
     options = {'list_views': ['fused'], 'alpha': 2.0, 'sides': 'items'}
     targets = soft_targets(teacher, *data.inputs)

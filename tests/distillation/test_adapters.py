@@ -25,8 +25,8 @@ from promptmm_pyg.losses import (
     scaled_cosine_loss,
     similarity_kd_loss,
 )
+from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.targets import SoftTargets, soft_targets
-from promptmm_pyg.training import normalized_adj_dict
 from tests.training.setting import QUICK, make_split, make_student, make_teacher
 
 BATCH = Triplets(

@@ -17,13 +17,9 @@ from promptmm_pyg.distillation.candidates import CandidateSampler
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletLoader, uniform_candidates
 from promptmm_pyg.losses import weighted_sum
+from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.targets import soft_targets
-from promptmm_pyg.training import (
-    Schedule,
-    bpr_terms,
-    normalized_adj_dict,
-    train_teacher,
-)
+from promptmm_pyg.training import Schedule, bpr_terms, train_teacher
 from tests.training.setting import (
     QUICK,
     LightGCN,

@@ -20,9 +20,10 @@ from promptmm_pyg.losses import (
     ranking_distillation_loss,
     relaxed_ranking_loss,
 )
+from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.ranking import Ranking, SeenItems
 from promptmm_pyg.targets import SoftTargets, soft_targets, topk_targets
-from promptmm_pyg.training import Schedule, normalized_adj_dict
+from promptmm_pyg.training import Schedule
 from tests.training.setting import make_split, make_student, make_teacher
 
 # User 1 has two items left, user 2 none.

@@ -12,9 +12,12 @@ from torchmetrics.functional.retrieval import (
     retrieval_reciprocal_rank,
 )
 
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.evaluation.metrics import METRICS, metrics_per_user
+from promptmm_pyg.models import EASE, LightGCN
+from promptmm_pyg.models.inference import normalized_adj_dict
 
 U, I = 12, 20  # noqa: E741
 KS = (1, 5, 20)
@@ -261,3 +264,14 @@ def test_a_bound_that_cannot_be_kept_is_refused(problem):
         evaluate(x_dict, data, ks=KS, memory='1KiB')
     with pytest.raises(ValueError, match="requires 'score' to be a pair of tables"):
         evaluate(scores.__getitem__, data, ks=KS, memory='1GiB')
+
+
+def test_models_are_evaluated_by_their_embeddings_or_scores():
+    split = split_per_user(make_synthetic_dataset(60, 40, 4, seed=0))
+    model = LightGCN.from_data(split, embedding_dim=8)
+    x_dict = model(normalized_adj_dict(split.train))
+    expected = evaluate({key: x.detach() for key, x in x_dict.items()}, split.val)
+    assert evaluate(model, split.val).metrics == expected.metrics
+    assert str(expected) == expected.summary()
+    ease = EASE.from_data(split).fit(split.train[INTERACTS].edge_index)
+    assert evaluate(ease, split.val).metrics == evaluate(ease.scores, split.val).metrics

@@ -29,7 +29,7 @@ def make_teacher(prompt=True, mask=None, **kwargs):
     return PromptMM(
         NUM_NODES,
         x,
-        start if prompt else None,
+        prompt_start_dict=start if prompt else None,
         embedding_dim=4,
         modality_mask_dict=mask,
         **kwargs,
@@ -167,7 +167,7 @@ def test_the_prompt_is_the_difference_that_its_numerators_make():
 
 def test_the_id_part_is_that_of_a_light_gcn_on_the_tables():
     teacher = make_teacher()
-    student = LightGCN(NUM_NODES, 4, num_layers=2)
+    student = LightGCN(NUM_NODES, embedding_dim=4, num_layers=2)
     student.load_state_dict(
         {f'embeddings.{key}': x for key, x in teacher.embeddings.state_dict().items()}
     )
@@ -237,7 +237,7 @@ def test_what_a_history_item_lacks_it_does_not_add():
 
 @pytest.mark.parametrize('model', ['teacher', 'student'])
 def test_the_order_of_edges_does_not_matter(model):
-    one = make_teacher() if model == 'teacher' else LightGCN(NUM_NODES, 4)
+    one = make_teacher() if model == 'teacher' else LightGCN(NUM_NODES, embedding_dim=4)
     order = torch.tensor([5, 2, 0, 4, 1, 3])
     mixed = EDGE_INDEX[:, order]
     weight = weights()[USER_ITEM][order]
@@ -260,7 +260,7 @@ def test_the_order_of_edges_does_not_matter(model):
 
 def test_an_edge_that_is_there_twice_is_one_neighbor():
     twice = EDGE_INDEX[:, [0, 0, 1, 2, 3, 4, 5]]
-    model = LightGCN(NUM_NODES, 4)
+    model = LightGCN(NUM_NODES, embedding_dim=4)
     found = Explainer(model, {USER_ITEM: twice, ITEM_USER: twice.flip([0])})
     explanation = found.explain(0, 0)
     assert explanation.user_side.n_id_dict[ITEM_USER].tolist() == [0, 3]
@@ -268,7 +268,7 @@ def test_an_edge_that_is_there_twice_is_one_neighbor():
 
 
 def test_a_light_gcn_is_told_by_neighbor_as_a_loop_over_edges_says():
-    model = LightGCN(NUM_NODES, 4, num_layers=1)
+    model = LightGCN(NUM_NODES, embedding_dim=4, num_layers=1)
     explanation = Explainer(model, edges(), weights()).explain(0, 5)
     tables = {key: x.detach() for key, x in model.embeddings().items()}
     x = outputs(model)['item'][5]
@@ -285,7 +285,7 @@ def test_a_light_gcn_is_told_by_neighbor_as_a_loop_over_edges_says():
 
 
 def test_matrix_factorization_is_one_term_without_neighbors():
-    model = MatrixFactorization(NUM_NODES, 4)
+    model = MatrixFactorization(NUM_NODES, embedding_dim=4)
     explanation = Explainer(model).explain(1, 2)
     tables = {key: x.detach() for key, x in model.embeddings().items()}
     score = float(tables['user'][1] @ tables['item'][2])
@@ -297,7 +297,7 @@ def test_matrix_factorization_is_one_term_without_neighbors():
 def test_a_further_relation_brings_neighbors_of_its_type():
     similar = ('item', 'similar', 'item')
     graph = {**edges(), similar: torch.tensor([[2, 4], [0, 0]])}
-    model = LightGCN(NUM_NODES, 4)
+    model = LightGCN(NUM_NODES, embedding_dim=4)
     explanation = Explainer(model, graph).explain(1, 0)
     assert explanation.item_side.n_id_dict[similar].tolist() == [2, 4]
     assert explanation.item_side.num_neighbors == 3
@@ -317,7 +317,7 @@ def test_a_modality_may_be_called_prompt():
 
 
 def test_training_on_does_not_change_what_was_read():
-    model = MatrixFactorization(NUM_NODES, 4)
+    model = MatrixFactorization(NUM_NODES, embedding_dim=4)
     explainer = Explainer(model)
     before = explainer.explain(0, 0).score
     with torch.no_grad():
@@ -337,7 +337,7 @@ def test_other_node_types_are_refused():
 
 def test_a_model_that_propagates_needs_edges():
     with pytest.raises(ValueError, match="'edge_index_dict' requires the edges"):
-        Explainer(LightGCN(NUM_NODES, 4))
+        Explainer(LightGCN(NUM_NODES, embedding_dim=4))
 
 
 def test_a_subclass_that_computes_something_else_is_refused():
@@ -361,7 +361,7 @@ def test_an_unknown_node_type_is_refused():
 
 
 def test_embeddings_that_are_not_finite_have_no_explanation():
-    model = MatrixFactorization(NUM_NODES, 4)
+    model = MatrixFactorization(NUM_NODES, embedding_dim=4)
     with torch.no_grad():
         model.embeddings.tables['user'][1, 0] = float('nan')
     explainer = Explainer(model)

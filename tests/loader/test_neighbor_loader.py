@@ -20,8 +20,9 @@ from promptmm_pyg.data import (
 )
 from promptmm_pyg.loader import HeteroNeighborSampler, triplets_of
 from promptmm_pyg.models import LightGCN, PromptMM
+from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.nn import csr_pair_dict
-from promptmm_pyg.training import normalized_adj_dict, promptmm_terms
+from promptmm_pyg.training import promptmm_terms
 from promptmm_pyg.transforms import AddBipartiteNorm
 
 pytestmark = [
@@ -65,7 +66,9 @@ def test_batches_hold_whole_neighborhoods_and_feed_a_model():
     everywhere = train[INTERACTS].edge_index[0] == batch['user'].n_id[user]
     assert int(here.sum()) == int(everywhere.sum()) > 0
     edges = {key: batch[key].edge_index for key in (INTERACTS, REV_INTERACTS)}
-    x_dict = LightGCN(sizes, 4)(csr_pair_dict(edges, num_nodes_dict=sizes))
+    x_dict = LightGCN(sizes, embedding_dim=4)(
+        csr_pair_dict(edges, num_nodes_dict=sizes)
+    )
     assert x_dict['item'].shape == (sizes['item'], 4)
 
 
@@ -80,7 +83,7 @@ def test_rows_of_a_batch_are_those_of_the_whole_graph(kind):
     sizes = num_nodes_dict(train)
     torch.manual_seed(0)
     model = (
-        LightGCN(sizes, 4)
+        LightGCN(sizes, embedding_dim=4)
         if kind == 'student'
         else PromptMM(sizes, modality_x_dict(train), embedding_dim=4).eval()
     )

@@ -52,7 +52,7 @@ def item_x_dict(num_modalities=2, num=7):
 def build(cls, num_modalities=2, seed=0, **kwargs):
     torch.manual_seed(seed)
     x_dict = kwargs.pop('modality_x_dict', item_x_dict(num_modalities))
-    return cls(NUM_NODES, USER_ITEM, x_dict, embedding_dim=WIDTH, **kwargs)
+    return cls(NUM_NODES, x_dict, edge_type=USER_ITEM, embedding_dim=WIDTH, **kwargs)
 
 
 def operators():
@@ -152,7 +152,7 @@ class ModelContract:
     @pytest.mark.parametrize('num_modalities', [1, 3])
     def test_gradients_reach_every_parameter(self, num_modalities):
         model = self.make(num_modalities).train()
-        terms = model.terms(model(operators()), BATCH)
+        terms = model.losses(model(operators()), BATCH)
         sum(terms.values()).backward()
         idle = {
             name
@@ -170,8 +170,8 @@ class ModelContract:
         output = model(operators())
         alone = Triplets(*(x[:1] for x in BATCH))
         for batch in (BATCH, alone):
-            terms = model.terms(output, batch)
-            assert list(terms) == list(model.weights)
+            terms = model.losses(output, batch)
+            assert list(terms) == list(model.loss_weights)
             assert all(x.shape == () and x.isfinite() for x in terms.values())
 
     def test_state_holds_no_features_and_gives_the_output_back(self):
@@ -201,8 +201,8 @@ class ModelContract:
         x_dict = {m: {'book': x['item']} for m, x in item_x_dict().items()}
         model = self.cls(
             {'book': 7, 'reader': 5, 'shelf': 2},
-            edge_type,
             x_dict,
+            edge_type=edge_type,
             embedding_dim=WIDTH,
             **self.options,
         ).eval()
@@ -251,7 +251,7 @@ class ModelContract:
         x_dict['text']['item'][:] = 0.0
         model = self.make(modality_x_dict=x_dict).train()
         output = model(operators())
-        sum(model.terms(output, BATCH).values()).backward()
+        sum(model.losses(output, BATCH).values()).backward()
         assert all_finite(output.x_dict.values())
         assert all(
             p.grad.isfinite().all() for p in model.parameters() if p.grad is not None
@@ -288,9 +288,9 @@ class ModelContract:
         )
         with Watch():
             model = self.cls(
-                num_nodes, USER_ITEM, item_x_dict(1, 3000), embedding_dim=4
+                num_nodes, item_x_dict(1, 3000), edge_type=USER_ITEM, embedding_dim=4
             ).train()
-            sum(model.terms(model(adj_dict), BATCH).values()).backward()
+            sum(model.losses(model(adj_dict), BATCH).values()).backward()
         assert largest <= 1024 * 3000
 
     def test_trains_with_its_terms_and_a_resumed_run_is_the_same(self, tmp_path):
@@ -300,16 +300,16 @@ class ModelContract:
             torch.manual_seed(0)
             model = self.cls(
                 num_nodes_dict(split.train),
-                INTERACTS,
                 modality_x_dict(split.train),
+                edge_type=INTERACTS,
                 embedding_dim=8,
             )
             history = train_teacher(
                 model,
                 split.train,
                 split.val,
-                terms=model.terms,
-                weights=model.weights,
+                terms=model.losses,
+                weights=model.loss_weights,
                 learning_rate=0.01,
                 batch_size=128,
                 schedule=Schedule(
@@ -339,10 +339,10 @@ class ModelContract:
         with pytest.raises(ValueError, match="requires features of 'item'"):
             self.make(modality_x_dict={'image': {'user': torch.ones(5, 2)}})
         with pytest.raises(ValueError, match="'edge_type' requires two different ends"):
-            self.cls(NUM_NODES, ('user', 'likes', 'shop'), item_x_dict())
+            self.cls(NUM_NODES, item_x_dict(), edge_type=('user', 'likes', 'shop'))
         with pytest.raises(ValueError, match="'edge_index_dict' requires"):
             self.make()({('item', 'x', 'user'): EDGE_INDEX.flip([0])})
         with pytest.raises(ValueError, match="'num_layers' must be positive"):
             self.make(num_layers=0)
         with pytest.raises(ValueError, match="'embedding_dim' must be positive"):
-            self.cls(NUM_NODES, USER_ITEM, item_x_dict(), embedding_dim=0)
+            self.cls(NUM_NODES, item_x_dict(), edge_type=USER_ITEM, embedding_dim=0)

@@ -31,8 +31,9 @@ def make(cls, modalities=('audio', 'image', 'text'), *, start=None, **kwargs):
     torch.manual_seed(0)
     kwargs.setdefault('embedding_dim', WIDTH)
     features = make_features(modalities)
-    more = () if start is None else (start,)
-    return cls(NUM_NODES, USER_ITEM, features, *more, **kwargs)
+    if start is not None:
+        kwargs['prompt_start_dict'] = start
+    return cls(NUM_NODES, features, edge_type=USER_ITEM, **kwargs)
 
 
 def make_batch():

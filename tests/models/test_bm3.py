@@ -50,7 +50,7 @@ def test_forward_is_the_predictor_on_dense_propagation_and_projection():
 def test_terms_equal_the_formulas_without_dropout():
     model = make(BM3).eval()
     rows = batch()
-    terms = model.terms(model(operators()), rows)
+    terms = model.losses(model(operators()), rows)
     user_h, item_h = latent(model)
     u, i = user_h[rows.user], item_h[rows.positive]
     torch.testing.assert_close(
@@ -74,8 +74,8 @@ def test_negatives_take_no_part():
     output, rows = model(operators()), batch()
     other = rows._replace(negative=torch.full_like(rows.negative, 2))
     for a, b in zip(
-        model.terms(output, rows).values(),
-        model.terms(output, other).values(),
+        model.losses(output, rows).values(),
+        model.losses(output, other).values(),
         strict=True,
     ):
         assert torch.equal(a, b)
@@ -104,7 +104,7 @@ def test_no_gradient_flows_through_targets():
             for m, x_dict in output.modality_x_dict.items()
         },
     )
-    terms = model.terms(constant, batch())
+    terms = model.losses(constant, batch())
     assert [name for name, term in terms.items() if term.requires_grad] == ['l2']
 
 
@@ -118,4 +118,4 @@ def test_errors_and_repr():
     with pytest.raises(ValueError, match=r"'dropout' must be in \[0, 1\)"):
         make(BM3, dropout=1.0)
     with pytest.raises(RuntimeError, match='Call the model'):
-        make(BM3).terms(TeacherOutput({}, {}), batch())
+        make(BM3).losses(TeacherOutput({}, {}), batch())

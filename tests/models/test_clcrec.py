@@ -52,7 +52,7 @@ def test_items_are_ids_where_warm_and_content_where_cold():
 def test_terms_equal_loops_over_the_batch():
     model = make(CLCRec, temperature=0.5).eval()
     rows = batch()
-    terms = model.terms(model(operators()), rows)
+    terms = model.losses(model(operators()), rows)
     f, z, u = content(model), unit(model, 'item'), unit(model, 'user')
     ids = z[rows.positive], z[rows.negative]
     torch.testing.assert_close(
@@ -72,7 +72,7 @@ def test_terms_equal_loops_over_the_batch():
 def test_in_training_content_stands_in_for_ids():
     model = make(CLCRec, temperature=0.5, hybrid_rate=1.0).train()
     rows = batch()
-    terms = model.terms(model(operators()), rows)
+    terms = model.losses(model(operators()), rows)
     f, u = content(model), unit(model, 'user')
     expected = naive_contrast(
         u[rows.user], f[rows.positive], f[rows.negative], rows, 0.5

@@ -28,7 +28,7 @@ def build(cls, **kwargs):
     if cls is not NGCF:
         return make(cls, **kwargs)
     torch.manual_seed(0)
-    return NGCF(NUM_NODES, USER_ITEM, embedding_dim=4, **kwargs)
+    return NGCF(NUM_NODES, edge_type=USER_ITEM, embedding_dim=4, **kwargs)
 
 
 @pytest.mark.parametrize('cls', ALL)
@@ -91,7 +91,7 @@ def test_a_copy_after_a_call_works_on_its_own(cls):
     twin = copy.deepcopy(model)
     assert torch.equal(twin(operators()).x_dict['user'], expected)
     assert torch.isfinite(
-        weighted_sum(twin.terms(twin(operators()), batch()), twin.weights)
+        weighted_sum(twin.losses(twin(operators()), batch()), twin.loss_weights)
     )
 
 
@@ -105,8 +105,7 @@ def test_no_dense_matrix_between_nodes_is_made(cls, monkeypatch):
     )
     edges = {USER_ITEM: index, ('item', 'rev_interacts', 'user'): index.flip([0])}
     features = {'text': {'item': torch.randn(600, 3, generator=g)}}
-    args = () if cls is NGCF else (features,)
-    model = cls(num_nodes, USER_ITEM, *args, embedding_dim=4)
+    model = cls(num_nodes, features, edge_type=USER_ITEM, embedding_dim=4)
     sizes = []
 
     class Watch(torch.overrides.TorchFunctionMode):
@@ -117,8 +116,8 @@ def test_no_dense_matrix_between_nodes_is_made(cls, monkeypatch):
             return out
 
     with Watch():
-        total_of = model.terms(model(edges), batch())
-        weighted_sum(total_of, model.weights).backward()
+        total_of = model.losses(model(edges), batch())
+        weighted_sum(total_of, model.loss_weights).backward()
     assert sizes
     assert max(sizes) < 500 * 600 / 1.5
 
@@ -133,43 +132,42 @@ def test_is_trained_and_teaches(cls):
         if key.startswith('x_')
     }
     torch.manual_seed(0)
-    args = () if cls is NGCF else (features,)
-    teacher = cls(num_nodes, USER_ITEM, *args, embedding_dim=4)
+    teacher = cls(num_nodes, features, edge_type=USER_ITEM, embedding_dim=4)
     quick = Schedule(epochs=2, patience=5, progress=False)
     history = train_teacher(
         teacher,
         train,
         val,
-        terms=teacher.terms,
-        weights=teacher.weights,
+        terms=teacher.losses,
+        weights=teacher.loss_weights,
         schedule=quick,
     )
-    assert set(history.records[0]['terms']) == set(cls.weights)
-    student = MatrixFactorization(num_nodes, 4)
+    assert set(history.records[0]['terms']) == set(cls.loss_weights)
+    student = MatrixFactorization(num_nodes, embedding_dim=4)
     result = distill(student, teacher, train, val, schedule=quick, control=False)
     assert all(bool(x.isfinite().all()) for x in result.targets.x_dict.values())
 
 
 @pytest.mark.parametrize('cls', ALL)
 def test_wrong_ends_are_named(cls):
-    args = () if cls is NGCF else ({'text': {'item': torch.ones(7, 3)}},)
+    x_dict = {'text': {'item': torch.ones(7, 3)}}
     with pytest.raises(ValueError, match=r"'edge_type' requires two different ends"):
-        cls(NUM_NODES, ('user', 'likes', 'song'), *args)
+        cls(NUM_NODES, x_dict, edge_type=('user', 'likes', 'song'))
     with pytest.raises(ValueError, match=r"'edge_type' requires two different ends"):
-        cls(NUM_NODES, ('item', 'like', 'item'), *args)
+        cls(NUM_NODES, x_dict, edge_type=('item', 'like', 'item'))
     with pytest.raises(ValueError, match=r"'edge_type' must be a triple"):
-        cls(NUM_NODES, ('user', 'item'), *args)
+        cls(NUM_NODES, x_dict, edge_type=('user', 'item'))
 
 
 @pytest.mark.parametrize('cls', CONTENT)
 def test_wrong_features_are_named(cls):
     with pytest.raises(ValueError, match='at least one modality'):
-        cls(NUM_NODES, USER_ITEM, {})
+        cls(NUM_NODES, {}, edge_type=USER_ITEM)
     with pytest.raises(ValueError, match='requires one row per node'):
-        cls(NUM_NODES, USER_ITEM, {'text': {'item': torch.ones(6, 3)}})
+        cls(NUM_NODES, {'text': {'item': torch.ones(6, 3)}}, edge_type=USER_ITEM)
     both = {'text': {'item': torch.ones(7, 3), 'user': torch.ones(5, 3)}}
     with pytest.raises(ValueError, match="requires features of 'item'"):
-        cls(NUM_NODES, USER_ITEM, both)
+        cls(NUM_NODES, both, edge_type=USER_ITEM)
     with pytest.raises(ValueError, match=r"'embedding_dim' must be positive"):
         make(cls, embedding_dim=0)
 

@@ -19,7 +19,7 @@ def dense(dtype=torch.double):
 
 def test_weights_solve_each_items_ridge_regression_on_the_others():
     # The constrained problem falls apart into one regression a column.
-    model = EASE(NUM_NODES, USER_ITEM, l2=0.7).fit(EDGE_INDEX)
+    model = EASE(NUM_NODES, edge_type=USER_ITEM, l2=0.7).fit(EDGE_INDEX)
     a = dense()
     expected = torch.zeros(7, 7, dtype=torch.double)
     for j in range(7):
@@ -31,7 +31,7 @@ def test_weights_solve_each_items_ridge_regression_on_the_others():
 
 
 def test_scores_are_histories_times_weights():
-    model = EASE(NUM_NODES, USER_ITEM, l2=0.7).fit(EDGE_INDEX)
+    model = EASE(NUM_NODES, edge_type=USER_ITEM, l2=0.7).fit(EDGE_INDEX)
     users = torch.tensor([2, 4, 2, 0])
     expected = dense(torch.float)[users] @ model.weight
     torch.testing.assert_close(model.scores(users), expected)
@@ -39,7 +39,7 @@ def test_scores_are_histories_times_weights():
 
 
 def test_output_is_the_truncated_svd_of_the_scores():
-    model = EASE(NUM_NODES, USER_ITEM, l2=0.7).fit(EDGE_INDEX)
+    model = EASE(NUM_NODES, edge_type=USER_ITEM, l2=0.7).fit(EDGE_INDEX)
     x_dict = model.as_output(width=2).x_dict
     u, sigma, vh = torch.linalg.svd(model.scores(torch.arange(5)))
     expected = (u[:, :2] * sigma[:2]) @ vh[:2]
@@ -50,10 +50,10 @@ def test_output_is_the_truncated_svd_of_the_scores():
 
 def test_is_evaluated_and_teaches():
     train, val, _ = make_split()
-    model = EASE({'user': 60, 'item': 40}, USER_ITEM, l2=10.0)
+    model = EASE({'user': 60, 'item': 40}, edge_type=USER_ITEM, l2=10.0)
     model.fit(train[USER_ITEM].edge_index)
     assert evaluate(model.scores, val, ks=(10,)).metrics['Recall@10'] > 10 / 40
-    student = MatrixFactorization({'user': 60, 'item': 40}, 4)
+    student = MatrixFactorization({'user': 60, 'item': 40}, embedding_dim=4)
     targets = SoftTargets.from_output(model.as_output(width=8))
     quick = Schedule(epochs=1, progress=False)
     result = distill(student, targets, train, val, schedule=quick, control=False)
@@ -63,20 +63,20 @@ def test_is_evaluated_and_teaches():
 def test_a_large_catalogue_is_refused_with_the_memory_it_takes():
     # 16 bytes * 40000^2 = 23.8 GiB.
     with pytest.raises(ValueError, match=r'max_items=20000 .*40000.*23\.8 GiB'):
-        EASE({'user': 2, 'item': 40000}, USER_ITEM)
+        EASE({'user': 2, 'item': 40000}, edge_type=USER_ITEM)
     with pytest.raises(ValueError, match='max_items=6 items'):
-        EASE(NUM_NODES, USER_ITEM, max_items=6)
-    EASE(NUM_NODES, USER_ITEM, max_items=7)
+        EASE(NUM_NODES, edge_type=USER_ITEM, max_items=6)
+    EASE(NUM_NODES, edge_type=USER_ITEM, max_items=7)
 
 
 def test_errors_and_repr():
-    model = EASE(NUM_NODES, USER_ITEM)
+    model = EASE(NUM_NODES, edge_type=USER_ITEM)
     assert str(model) == 'EASE(l2=250.0)'
     with pytest.raises(RuntimeError, match='not fitted'):
         model.scores(torch.tensor([0]))
     with pytest.raises(RuntimeError, match='not fitted'):
         model.as_output(2)
     with pytest.raises(ValueError, match=r"'l2' must be positive"):
-        EASE(NUM_NODES, USER_ITEM, l2=0.0)
+        EASE(NUM_NODES, edge_type=USER_ITEM, l2=0.0)
     with pytest.raises(ValueError, match='two different ends'):
-        EASE(NUM_NODES, ('user', 'likes', 'song'))
+        EASE(NUM_NODES, edge_type=('user', 'likes', 'song'))

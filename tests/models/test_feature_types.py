@@ -31,11 +31,11 @@ def loss_and_gradients(cls, dtype):
     torch.manual_seed(0)
     options = OPTIONS.get(cls, {})
     model = cls(
-        NUM_NODES, USER_ITEM, item_features(dtype), embedding_dim=4, **options
+        NUM_NODES, item_features(dtype), edge_type=USER_ITEM, embedding_dim=4, **options
     ).train()
     torch.manual_seed(1)
-    terms = model.terms(model(operators()), BATCH)
-    loss = weighted_sum(terms, model.weights)
+    terms = model.losses(model(operators()), BATCH)
+    loss = weighted_sum(terms, model.loss_weights)
     loss.backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     return [loss.detach(), *grads]
@@ -65,7 +65,7 @@ def test_so_is_a_prompts_start(dtype):
         }
         torch.manual_seed(0)
         teacher = PromptMM(
-            NUM_NODES, item_features(kind), start, embedding_dim=4
+            NUM_NODES, item_features(kind), prompt_start_dict=start, embedding_dim=4
         ).eval()
         outs.append(teacher(operators()))
     torch.testing.assert_close(*outs, atol=1e-4, rtol=1e-3)
@@ -73,7 +73,7 @@ def test_so_is_a_prompts_start(dtype):
 
 def test_complex_numbers_are_refused():
     with pytest.raises(TypeError, match='features must be real numbers'):
-        models.VBPR(NUM_NODES, USER_ITEM, item_features(torch.cfloat))
+        models.VBPR(NUM_NODES, item_features(torch.cfloat), edge_type=USER_ITEM)
 
 
 @pytest.mark.parametrize('dtype', [torch.float, torch.double, torch.half])
@@ -84,7 +84,7 @@ def test_features_that_are_not_finite_are_told_before_training(cls, dtype):
     features['text']['item'][3, 0] = float('inf')
     told = r"'modality_x_dict\['text'\]\['item'\]' requires finite .*got 2 of 35 values"
     with pytest.raises(ValueError, match=told):
-        cls(NUM_NODES, USER_ITEM, features, embedding_dim=4)
+        cls(NUM_NODES, features, edge_type=USER_ITEM, embedding_dim=4)
 
 
 @pytest.mark.parametrize('dtype', [torch.float, torch.half])

@@ -134,7 +134,7 @@ def test_without_pruning_the_graph_is_whole(ratio, mode):
 def test_terms_equal_loops_over_the_batch():
     model = make()
     output = model(operators())
-    terms = model.terms(output, BATCH)
+    terms = model.losses(output, BATCH)
     user, item = output.x_dict.values()
     torch.testing.assert_close(terms['bpr'], bpr_by_hand(user, item))
     torch.testing.assert_close(terms['l2'], half_norm_by_hand(user, item))

@@ -44,7 +44,7 @@ def dense_scores(num_layers, popularity, weight=0.0, x_dict=None):
 @pytest.mark.parametrize('popularity', [0.0, 0.5, 1.0])
 def test_scores_are_those_of_dense_matrices(num_layers, popularity):
     model = GraphFilter(
-        NUM_NODES, USER_ITEM, num_layers=num_layers, popularity=popularity
+        NUM_NODES, edge_type=USER_ITEM, num_layers=num_layers, popularity=popularity
     ).fit(EDGE_INDEX)
     expected = dense_scores(num_layers, popularity)
     torch.testing.assert_close(model.scores(ALL), expected)
@@ -53,13 +53,15 @@ def test_scores_are_those_of_dense_matrices(num_layers, popularity):
 
 
 def test_content_joins_with_its_weight():
-    model = GraphFilter(NUM_NODES, USER_ITEM, modalities(), modality_weight=0.3)
+    model = GraphFilter(
+        NUM_NODES, modalities(), edge_type=USER_ITEM, modality_weight=0.3
+    )
     expected = dense_scores(4, 0.5, 0.3, modalities())
     torch.testing.assert_close(model.fit(EDGE_INDEX).scores(ALL), expected)
 
 
 def test_the_tables_of_full_width_rank_as_the_scores_do():
-    model = GraphFilter(NUM_NODES, USER_ITEM, modalities()).fit(EDGE_INDEX)
+    model = GraphFilter(NUM_NODES, modalities(), edge_type=USER_ITEM).fit(EDGE_INDEX)
     output = model.as_output(width=5)
     x_dict = output.x_dict
     assert x_dict['item'].shape == (7, 5 + 3 + 4)
@@ -72,7 +74,7 @@ def test_the_tables_of_full_width_rank_as_the_scores_do():
 
 
 def test_narrow_tables_are_the_truncated_svd_of_the_walks():
-    model = GraphFilter(NUM_NODES, USER_ITEM, num_layers=1, popularity=0.0)
+    model = GraphFilter(NUM_NODES, edge_type=USER_ITEM, num_layers=1, popularity=0.0)
     x_dict = model.fit(EDGE_INDEX).as_output(width=2).x_dict
     a = torch.zeros(5, 7)
     a[EDGE_INDEX[0], EDGE_INDEX[1]] = 1
@@ -87,13 +89,14 @@ def test_narrow_tables_are_the_truncated_svd_of_the_walks():
 def test_repeated_edges_count_once():
     twice = torch.cat([EDGE_INDEX, EDGE_INDEX[:, :2]], dim=1)
     one, two = (
-        GraphFilter(NUM_NODES, USER_ITEM).fit(edges) for edges in (EDGE_INDEX, twice)
+        GraphFilter(NUM_NODES, edge_type=USER_ITEM).fit(edges)
+        for edges in (EDGE_INDEX, twice)
     )
     assert torch.equal(one.scores(ALL), two.scores(ALL))
 
 
 def test_a_user_without_a_history_scores_nothing():
-    model = GraphFilter(NUM_NODES, USER_ITEM, modalities()).fit(EDGE_INDEX)
+    model = GraphFilter(NUM_NODES, modalities(), edge_type=USER_ITEM).fit(EDGE_INDEX)
     assert not model.scores(torch.tensor([4])).any()
     assert not model.as_output(width=3).x_dict['user'][4].any()
 
@@ -101,24 +104,26 @@ def test_a_user_without_a_history_scores_nothing():
 def test_it_finds_planted_tastes_and_teaches():
     train, val, _ = make_split()
     sizes = {'user': 60, 'item': 40}
-    model = GraphFilter(sizes, USER_ITEM).fit(train[USER_ITEM].edge_index)
+    model = GraphFilter(sizes, edge_type=USER_ITEM).fit(train[USER_ITEM].edge_index)
     assert evaluate(model.scores, val, ks=(10,)).metrics['Recall@10'] > 10 / 40
     targets = SoftTargets.from_output(model.as_output(width=8))
     quick = Schedule(epochs=1, progress=False)
-    student = MatrixFactorization(sizes, 4)
+    student = MatrixFactorization(sizes, embedding_dim=4)
     result = distill(student, targets, train, val, schedule=quick, control=False)
     assert 'pairwise' in result.history.records[0]['terms']
 
 
 def test_a_weight_of_zero_leaves_the_content_out():
-    plain = GraphFilter(NUM_NODES, USER_ITEM).fit(EDGE_INDEX)
-    zero = GraphFilter(NUM_NODES, USER_ITEM, modalities(), modality_weight=0.0)
+    plain = GraphFilter(NUM_NODES, edge_type=USER_ITEM).fit(EDGE_INDEX)
+    zero = GraphFilter(
+        NUM_NODES, modalities(), edge_type=USER_ITEM, modality_weight=0.0
+    )
     assert torch.equal(zero.fit(EDGE_INDEX).scores(ALL), plain.scores(ALL))
     assert zero.as_output(2).modality_x_dict == {}
 
 
 def test_errors_and_repr():
-    model = GraphFilter(NUM_NODES, USER_ITEM, modalities())
+    model = GraphFilter(NUM_NODES, modalities(), edge_type=USER_ITEM)
     assert str(model) == (
         'GraphFilter(num_layers=4, popularity=0.5, modality_weight=0.1, '
         "modalities=['image', 'text'])"
@@ -128,15 +133,17 @@ def test_errors_and_repr():
     with pytest.raises(RuntimeError, match='not fitted'):
         model.as_output(2)
     with pytest.raises(ValueError, match=r"'num_layers' must be positive"):
-        GraphFilter(NUM_NODES, USER_ITEM, num_layers=0)
+        GraphFilter(NUM_NODES, edge_type=USER_ITEM, num_layers=0)
     with pytest.raises(ValueError, match=r"'popularity'.*got -1"):
-        GraphFilter(NUM_NODES, USER_ITEM, popularity=-1.0)
+        GraphFilter(NUM_NODES, edge_type=USER_ITEM, popularity=-1.0)
     with pytest.raises(ValueError, match=r"'modality_weight'.*got -1"):
-        GraphFilter(NUM_NODES, USER_ITEM, modality_weight=-1.0)
+        GraphFilter(NUM_NODES, edge_type=USER_ITEM, modality_weight=-1.0)
     with pytest.raises(ValueError, match='one row per node'):
-        GraphFilter(NUM_NODES, USER_ITEM, {'image': {'item': torch.ones(6, 2)}})
+        GraphFilter(
+            NUM_NODES, {'image': {'item': torch.ones(6, 2)}}, edge_type=USER_ITEM
+        )
     with pytest.raises(ValueError, match='two different ends'):
-        GraphFilter(NUM_NODES, ('user', 'has', 'user'))
+        GraphFilter(NUM_NODES, edge_type=('user', 'has', 'user'))
     model.fit(EDGE_INDEX)
     with pytest.raises(ValueError, match=r"'users' requires indices below 5"):
         model.scores(torch.tensor([5]))

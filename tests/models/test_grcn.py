@@ -115,7 +115,7 @@ def test_another_graph_is_another_result():
 def test_terms_equal_loops_over_the_batch():
     model = build(GRCN)
     output = model(operators())
-    terms = model.terms(output, BATCH)
+    terms = model.losses(output, BATCH)
     torch.testing.assert_close(terms['bpr'], bpr_by_hand(*output.x_dict.values()))
     ids = model.embeddings()
     users = torch.cat([ids['user'], model.prototypes()['user']], dim=1)

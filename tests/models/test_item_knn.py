@@ -43,7 +43,9 @@ def naive_similarity(edge_index, k, shrink):
 @pytest.mark.parametrize(('k', 'shrink'), [(1, 0.0), (3, 0.0), (3, 5.0), (99, 0.0)])
 def test_agrees_with_loops_over_pairs(k, shrink, block_size):
     edge_index = random_edges()
-    model = ItemKNN(SIZES, USER_ITEM, k, shrink, block_size=block_size).fit(edge_index)
+    model = ItemKNN(
+        SIZES, edge_type=USER_ITEM, k=k, shrink=shrink, block_size=block_size
+    ).fit(edge_index)
     expected = naive_similarity(edge_index, k, shrink)
     torch.testing.assert_close(model.similarity @ torch.eye(25), expected)
     history = torch.zeros(30, 25)
@@ -54,21 +56,23 @@ def test_agrees_with_loops_over_pairs(k, shrink, block_size):
 
 def test_lower_index_comes_first_among_equals():
     # Items 1 and 2 share the same user with item 0.
-    model = ItemKNN({'user': 1, 'item': 3}, USER_ITEM, k=1)
+    model = ItemKNN({'user': 1, 'item': 3}, edge_type=USER_ITEM, k=1)
     model.fit(torch.tensor([[0, 0, 0], [2, 1, 0]]))
     expected = torch.tensor([[0.0, 1, 0], [1, 0, 0], [1, 0, 0]])
     torch.testing.assert_close(model.similarity @ torch.eye(3), expected)
 
 
 def test_isolated_users_and_items_score_zero():
-    scores = ItemKNN(NUM_NODES, USER_ITEM).fit(EDGE_INDEX).scores(torch.arange(5))
+    scores = (
+        ItemKNN(NUM_NODES, edge_type=USER_ITEM).fit(EDGE_INDEX).scores(torch.arange(5))
+    )
     assert not scores[4].any()
     assert not scores[:, [2, 4, 6]].any()
     assert scores.any()
 
 
 def test_output_is_the_truncated_svd_of_the_scores():
-    model = ItemKNN(SIZES, USER_ITEM).fit(random_edges())
+    model = ItemKNN(SIZES, edge_type=USER_ITEM).fit(random_edges())
     x_dict = model.as_output(width=6).x_dict
     u, sigma, vh = torch.linalg.svd(model.scores(torch.arange(30)))
     expected = (u[:, :6] * sigma[:6]) @ vh[:6]
@@ -93,19 +97,21 @@ def test_neither_similarities_nor_scores_are_made_dense():
             return out
 
     with Watch():
-        ItemKNN(sizes, USER_ITEM, block_size=50).fit(edge_index).as_output(width=4)
+        ItemKNN(sizes, edge_type=USER_ITEM, block_size=50).fit(edge_index).as_output(
+            width=4
+        )
     assert numbers
     assert max(numbers) < 500 * 600 / 4
 
 
 def test_is_evaluated_and_teaches():
     train, val, _ = make_split()
-    model = ItemKNN({'user': 60, 'item': 40}, USER_ITEM).fit(
+    model = ItemKNN({'user': 60, 'item': 40}, edge_type=USER_ITEM).fit(
         train[USER_ITEM].edge_index
     )
     recall = evaluate(model.scores, val, ks=(10,)).metrics['Recall@10']
     assert recall > 10 / 40
-    student = MatrixFactorization({'user': 60, 'item': 40}, 4)
+    student = MatrixFactorization({'user': 60, 'item': 40}, embedding_dim=4)
     targets = SoftTargets.from_output(model.as_output(width=8))
     quick = Schedule(epochs=1, progress=False)
     result = distill(student, targets, train, val, schedule=quick, control=False)
@@ -113,7 +119,7 @@ def test_is_evaluated_and_teaches():
 
 
 def test_errors_and_repr():
-    model = ItemKNN(NUM_NODES, USER_ITEM)
+    model = ItemKNN(NUM_NODES, edge_type=USER_ITEM)
     assert str(model) == 'ItemKNN(k=20, shrink=0.0)'
     with pytest.raises(RuntimeError, match='not fitted'):
         model.scores(torch.tensor([0]))
@@ -125,10 +131,10 @@ def test_errors_and_repr():
     with pytest.raises(ValueError, match=r"'width' must be at most 5"):
         model.as_output(6)
     with pytest.raises(ValueError, match=r"'k' must be positive"):
-        ItemKNN(NUM_NODES, USER_ITEM, k=0)
+        ItemKNN(NUM_NODES, edge_type=USER_ITEM, k=0)
     with pytest.raises(ValueError, match=r"'shrink' must be zero or more"):
-        ItemKNN(NUM_NODES, USER_ITEM, shrink=-1.0)
+        ItemKNN(NUM_NODES, edge_type=USER_ITEM, shrink=-1.0)
     with pytest.raises(ValueError, match=r"'block_size' must be positive"):
-        ItemKNN(NUM_NODES, USER_ITEM, block_size=0)
+        ItemKNN(NUM_NODES, edge_type=USER_ITEM, block_size=0)
     with pytest.raises(ValueError, match='two different ends'):
-        ItemKNN(NUM_NODES, ('user', 'likes', 'song'))
+        ItemKNN(NUM_NODES, edge_type=('user', 'likes', 'song'))

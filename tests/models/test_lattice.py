@@ -167,7 +167,7 @@ def test_items_without_content_keep_what_light_gcn_says():
 def test_terms_equal_loops_over_the_batch():
     model = make()
     output = model(operators())
-    terms = model.terms(output, BATCH)
+    terms = model.losses(output, BATCH)
     torch.testing.assert_close(terms['bpr'], bpr_by_hand(*output.x_dict.values()))
     expected = half_norm_by_hand(*model.embeddings().values())
     torch.testing.assert_close(terms['l2'], expected)

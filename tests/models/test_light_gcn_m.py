@@ -60,7 +60,7 @@ def test_a_modality_is_its_own_part_of_the_sum():
 def test_terms_equal_loops_over_the_batch():
     model = make(LightGCNM)
     output = model(operators())
-    terms = model.terms(output, batch())
+    terms = model.losses(output, batch())
     user, positive, negative = batch()
     user_x, item_x = output.x_dict['user'], output.x_dict['item']
     torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict, batch()))

@@ -64,7 +64,11 @@ def reference(model, num_item_layers=1):
 @pytest.mark.parametrize('num_item_layers', [1, 2])
 def test_forward_equals_dense_matrices(num_modalities, num_item_layers):
     model = build(
-        MGCN, num_modalities, num_neighbors=2, num_item_layers=num_item_layers, std=1.0
+        MGCN,
+        num_modalities,
+        num_neighbors=2,
+        num_item_layers=num_item_layers,
+        init_std=1.0,
     )
     output = model(operators())
     for side, (own, parts) in zip(
@@ -78,9 +82,9 @@ def test_forward_equals_dense_matrices(num_modalities, num_item_layers):
 
 
 def test_terms_equal_loops_over_the_batch():
-    model = build(MGCN, num_neighbors=2, temperature=0.5, std=1.0)
+    model = build(MGCN, num_neighbors=2, temperature=0.5, init_std=1.0)
     output = model(operators())
-    terms = model.terms(output, BATCH)
+    terms = model.losses(output, BATCH)
     user, item = output.x_dict.values()
     torch.testing.assert_close(terms['bpr'], bpr_by_hand(user, item))
     torch.testing.assert_close(terms['l2'], half_norm_by_hand(user, item))

@@ -51,7 +51,7 @@ def test_forward_equals_dense_matrices(num_layers):
 def test_terms_equal_loops_over_the_batch():
     model = build(MMGCN)
     output = model(operators())
-    terms = model.terms(output, BATCH)
+    terms = model.losses(output, BATCH)
     torch.testing.assert_close(terms['bpr'], bpr_by_hand(*output.x_dict.values()))
     ids = model.embeddings()
     users = torch.cat([ids['user'], model.tastes()['user']], dim=1)

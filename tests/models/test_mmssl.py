@@ -78,7 +78,7 @@ def test_agrees_with_its_formulas_written_with_dense_matrices():
 def test_terms_equal_loops_over_the_batch():
     model = make(MMSSL, **OPTIONS).eval()
     out, batch = model(edges(), weights()), make_batch()
-    terms = model.terms(out, batch)
+    terms = model.losses(out, batch)
     torch.testing.assert_close(terms['bpr'], naive_bpr(out.x_dict, batch))
     torch.testing.assert_close(terms['l2'], naive_l2(out.x_dict, batch))
     views = naive_views(model)['user']
@@ -89,7 +89,7 @@ def test_terms_equal_loops_over_the_batch():
         for view in naive_attention(model, views)
     ]
     torch.testing.assert_close(terms['contrast'], torch.stack(losses).mean())
-    assert model.terms(out, one_row(batch))['contrast'] == 0
+    assert model.losses(out, one_row(batch))['contrast'] == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tests.nn.graphs import NUM_NODES, USER_ITEM, dense
 
 def make(**kwargs):
     torch.manual_seed(0)
-    return NGCF(NUM_NODES, USER_ITEM, embedding_dim=4, **kwargs)
+    return NGCF(NUM_NODES, edge_type=USER_ITEM, embedding_dim=4, **kwargs)
 
 
 def test_forward_is_the_papers_matrix_form():
@@ -33,7 +33,7 @@ def test_forward_is_the_papers_matrix_form():
 def test_terms_equal_loops_over_the_batch():
     model = make().eval()
     output = model(operators())
-    terms = model.terms(output, batch())
+    terms = model.losses(output, batch())
     user, positive, negative = batch()
     user_x, item_x = output.x_dict['user'], output.x_dict['item']
     torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict, batch()))

@@ -130,7 +130,7 @@ def test_parameters_count_no_feature_and_the_state_holds_none():
 def test_no_matrix_as_large_as_the_prompted_features_is_made():
     # 40 columns belong to the features alone: no intermediate result has them.
     wide = {'image': {'item': features(40)}}
-    teacher = PromptMM(NUM_NODES, wide, make_start(), embedding_dim=4)
+    teacher = PromptMM(NUM_NODES, wide, prompt_start_dict=make_start(), embedding_dim=4)
     seen = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -236,7 +236,11 @@ def test_what_an_absent_row_holds_reaches_neither_features_nor_recall():
     for x in (make_features(), spoilt):
         torch.manual_seed(0)
         teacher = PromptMM(
-            NUM_NODES, x, make_start(), embedding_dim=4, modality_mask_dict=make_masks()
+            NUM_NODES,
+            x,
+            prompt_start_dict=make_start(),
+            embedding_dim=4,
+            modality_mask_dict=make_masks(),
         )
         outputs.append(teacher.eval()(edges(), weights()))
     torch.testing.assert_close(*outputs, rtol=0, atol=0)
@@ -435,7 +439,7 @@ def test_errors_and_repr():
     with pytest.raises(
         ValueError, match=r"'prompt_start_dict' requires one row per node"
     ):
-        PromptMM(NUM_NODES, {}, {'user': features(3)})
+        PromptMM(NUM_NODES, {}, prompt_start_dict={'user': features(3)})
     with pytest.raises(ValueError, match=r'points to .*user'):
         teacher({('user', 'interacts', 'item'): edges()['user', 'interacts', 'item']})
 

@@ -70,7 +70,12 @@ def test_without_options_it_is_the_teacher_bit_for_bit(start, training):
     plus = make(PromptMMPlus, start=start, dropout=0.3, num_layers=3)
     torch.manual_seed(0)
     teacher = PromptMM(
-        NUM_NODES, make_features(), start, embedding_dim=4, dropout=0.3, num_layers=3
+        NUM_NODES,
+        make_features(),
+        prompt_start_dict=start,
+        embedding_dim=4,
+        dropout=0.3,
+        num_layers=3,
     )
     for name, parameter in teacher.named_parameters():
         assert torch.equal(parameter, plus.get_parameter(f'teacher.{name}')), name
@@ -89,7 +94,7 @@ def test_without_options_it_is_the_teacher_bit_for_bit(start, training):
 def test_terms_are_those_of_training_and_the_alignment():
     plus = make_plus(alignment_weight=0.2).eval()
     out, batch = plus(edges(), weights()), make_batch()
-    terms = plus.terms(out, batch)
+    terms = plus.losses(out, batch)
     alignment = terms.pop('alignment')
     torch.testing.assert_close(terms, promptmm_terms(out, batch))
     losses = []
@@ -98,23 +103,23 @@ def test_terms_are_those_of_training_and_the_alignment():
         rest = out.x_dict[key] - GAMMA * part
         losses.append(naive_contrast(rest[rows], part[rows], 0.2))
     torch.testing.assert_close(alignment, torch.stack(losses).mean())
-    assert plus.terms(out, one_row(batch))['alignment'] == 0
+    assert plus.losses(out, one_row(batch))['alignment'] == 0
 
 
 def test_terms_without_prompt_and_without_modalities_are_those_of_training():
     for modalities in ((), ('text',)):
         plus = make(PromptMMPlus, modalities).eval()
         out, batch = plus(edges(), weights()), make_batch()
-        terms = plus.terms(out, batch)
+        terms = plus.losses(out, batch)
         assert terms.pop('alignment') == 0
         torch.testing.assert_close(terms, promptmm_terms(out, batch))
 
 
 def test_weights_are_those_of_training_and_the_one_of_the_alignment():
-    assert PromptMMPlus.weights == {**TEACHER_WEIGHTS, 'alignment': 0.0}
+    assert PromptMMPlus.loss_weights == {**TEACHER_WEIGHTS, 'alignment': 0.0}
     plus = make_plus(alignment_weight=0.2)
-    assert plus.weights == {**TEACHER_WEIGHTS, 'alignment': 0.2}
-    assert PromptMMPlus.weights['alignment'] == 0.0
+    assert plus.loss_weights == {**TEACHER_WEIGHTS, 'alignment': 0.2}
+    assert PromptMMPlus.loss_weights['alignment'] == 0.0
 
 
 def features_out(key, teacher):
@@ -183,7 +188,7 @@ def test_gates_are_the_trust_of_raw_features():
     x, index, foreign = make_world()
     sizes = dict(zip(('user', 'item'), SIZE, strict=True))
     plus = PromptMMPlus(
-        sizes, USER_ITEM, {'text': {'item': x}}, embedding_dim=4, denoise=True
+        sizes, {'text': {'item': x}}, edge_type=USER_ITEM, embedding_dim=4, denoise=True
     )
     pairs = csr_pair_dict(
         {USER_ITEM: index, ITEM_USER: index.flip([0])}, num_nodes_dict=sizes
@@ -206,8 +211,8 @@ def test_features_in_half_precision_get_the_gates_of_their_rounded_values():
     for given in (x.half(), x.half().float()):
         plus = PromptMMPlus(
             sizes,
-            USER_ITEM,
             {'text': {'item': given}},
+            edge_type=USER_ITEM,
             modality_mask_dict={'text': {'item': mask}},
             embedding_dim=4,
             denoise=True,
@@ -263,7 +268,7 @@ def test_features_of_users_are_not_gated():
     for denoise in (False, True):
         torch.manual_seed(0)
         plus = PromptMMPlus(
-            NUM_NODES, USER_ITEM, given, embedding_dim=4, denoise=denoise
+            NUM_NODES, given, edge_type=USER_ITEM, embedding_dim=4, denoise=denoise
         ).eval()
         outputs.append(plus(edges(), weights()).modality_x_dict)
     torch.testing.assert_close(outputs[0]['age'], outputs[1]['age'], rtol=0, atol=0)
@@ -310,7 +315,7 @@ def test_masks_are_the_teachers_too():
     teacher = PromptMM(
         NUM_NODES,
         make_features(),
-        make_start(),
+        prompt_start_dict=make_start(),
         embedding_dim=4,
         modality_mask_dict=masks,
         missing='token',
@@ -323,7 +328,9 @@ def test_masks_are_the_teachers_too():
 
 def test_features_of_users_travel_but_have_no_item_graph():
     given = {**make_features(), 'age': {'user': features(2, num=5)}}
-    plus = PromptMMPlus(NUM_NODES, USER_ITEM, given, embedding_dim=4, **GRAPH).eval()
+    plus = PromptMMPlus(
+        NUM_NODES, given, edge_type=USER_ITEM, embedding_dim=4, **GRAPH
+    ).eval()
     assert set(plus.graphs) == set(make_features())
     assert plus(edges(), weights()).x_dict['user'].isfinite().all()
 
@@ -357,9 +364,9 @@ def test_its_prompt_is_the_teachers_and_can_be_tuned_jointly():
     torch.manual_seed(0)
     plus = PromptMMPlus(
         {'user': 60, 'item': 40},
-        USER_ITEM,
         {'text': {'item': features(5, num=40)}},
-        {key: train[key].prompt_start for key in ('user', 'item')},
+        edge_type=USER_ITEM,
+        prompt_start_dict={key: train[key].prompt_start for key in ('user', 'item')},
         embedding_dim=8,
         denoise=True,
         **GRAPH,
@@ -393,11 +400,11 @@ def test_errors_of_options_without_modalities():
             make_plus((), **{name: option})
     only = {'age': {'user': features(2, num=5)}}
     with pytest.raises(ValueError, match=r"'denoise' requires.*'age': \['user'\]"):
-        PromptMMPlus(NUM_NODES, USER_ITEM, only, denoise=True)
+        PromptMMPlus(NUM_NODES, only, edge_type=USER_ITEM, denoise=True)
     with pytest.raises(
         ValueError, match=r"'item_graph_weight' requires.*'age': \['user'\]"
     ):
-        PromptMMPlus(NUM_NODES, USER_ITEM, only, item_graph_weight=0.1)
+        PromptMMPlus(NUM_NODES, only, edge_type=USER_ITEM, item_graph_weight=0.1)
 
 
 def test_errors_of_edges_that_cannot_be_left_out():
@@ -416,7 +423,7 @@ def test_alignment_over_a_batch_of_one_item_is_that_of_users():
     part = unit_sum(out, 'user')[:2]
     rest = out.x_dict['user'][:2] - GAMMA * part
     expected = naive_contrast(rest, part, 0.2) / 2
-    torch.testing.assert_close(plus.terms(out, batch)['alignment'], expected)
+    torch.testing.assert_close(plus.losses(out, batch)['alignment'], expected)
 
 
 def test_item_graphs_are_found_again_by_their_features(tmp_path):

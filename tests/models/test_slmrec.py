@@ -66,7 +66,7 @@ def test_terms_equal_loops_over_the_batch(augmentation):
     ).eval()  # Features are changed in either mode.
     output = model(operators())
     torch.manual_seed(4)
-    terms = model.terms(output, BATCH)
+    terms = model.losses(output, BATCH)
     torch.testing.assert_close(terms['bpr'], bpr_by_hand(*output.x_dict.values()))
     expected = half_norm_by_hand(*model.embeddings().values())
     torch.testing.assert_close(terms['l2'], expected)
@@ -103,9 +103,9 @@ def test_masks_hide_whole_rows_at_their_rate_and_scale_none():
 def test_terms_follow_the_graph_of_the_last_call():
     model = build(SLMRec, augmentation_ratio=0.0)
     output = model(operators())
-    aligned = model.terms(output, BATCH)['alignment']
+    aligned = model.losses(output, BATCH)['alignment']
     model({('user', 'interacts', 'item'): torch.tensor([[4], [6]])})
-    assert not torch.allclose(model.terms(output, BATCH)['alignment'], aligned)
+    assert not torch.allclose(model.losses(output, BATCH)['alignment'], aligned)
 
 
 def test_errors_and_repr():
@@ -122,6 +122,6 @@ def test_errors_and_repr():
     model = build(SLMRec)
     output = build(SLMRec)(operators())
     with pytest.raises(
-        RuntimeError, match="'terms' requires the operators of the last"
+        RuntimeError, match="'losses' requires the operators of the last"
     ):
-        model.terms(output, BATCH)
+        model.losses(output, BATCH)

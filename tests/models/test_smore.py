@@ -90,7 +90,7 @@ def test_terms_equal_loops_over_the_batch():
     model = make(SMORE, **OPTIONS).eval()
     out, batch = model(edges(), weights()), make_batch()
     content, side = naive_parts(model)
-    terms = model.terms(out, batch)
+    terms = model.losses(out, batch)
     torch.testing.assert_close(terms['bpr'], naive_bpr(out.x_dict, batch))
     torch.testing.assert_close(terms['l2'], naive_l2(out.x_dict, batch))
     users, items = [0, 1, 2, 3], [0, 3, 5]  # Each once.

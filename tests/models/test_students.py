@@ -19,8 +19,8 @@ from tests.nn.graphs import (
 
 
 def test_light_gcn_agrees_with_pyg_on_a_bipartite_graph():
-    student = LightGCN(NUM_NODES, 4, num_layers=3)
-    reference = torch_geometric.nn.LightGCN(12, 4, 3)
+    student = LightGCN(NUM_NODES, embedding_dim=4, num_layers=3)
+    reference = torch_geometric.nn.LightGCN(12, embedding_dim=4, num_layers=3)
     tables = student.embeddings()
     reference.embedding.weight.data = torch.cat([tables['user'], tables['item']]).data
     edge_index = EDGE_INDEX + torch.tensor([[0], [5]])
@@ -32,7 +32,7 @@ def test_light_gcn_agrees_with_pyg_on_a_bipartite_graph():
 
 
 def test_matrix_factorization_returns_its_tables_without_a_graph():
-    student = MatrixFactorization(NUM_NODES, 4)
+    student = MatrixFactorization(NUM_NODES, embedding_dim=4)
     out = student()
     assert out['user'] is student.embeddings.tables['user']
     assert out['item'].shape == (7, 4)
@@ -40,7 +40,7 @@ def test_matrix_factorization_returns_its_tables_without_a_graph():
 
 @pytest.mark.parametrize('cls', [LightGCN, MatrixFactorization])
 def test_holds_id_tables_and_nothing_else(cls):
-    student = cls(NUM_NODES, 4)
+    student = cls(NUM_NODES, embedding_dim=4)
     shapes = sorted(tuple(x.shape) for x in student.state_dict().values())
     assert shapes == [(5, 4), (7, 4)]
 
@@ -57,7 +57,7 @@ def test_loaded_tables_are_copies():
 
 def test_start_has_the_standard_deviation_asked_for():
     torch.manual_seed(0)
-    tables = NodeEmbeddings({'user': 1000}, 64, std=0.3)
+    tables = NodeEmbeddings({'user': 1000}, 64, init_std=0.3)
     assert abs(float(tables()['user'].detach().std()) - 0.3) < 0.01
 
 
@@ -65,7 +65,7 @@ def test_start_has_the_standard_deviation_asked_for():
 def test_rows_and_gradients_of_a_neighborhood_are_those_of_the_graph(num_layers):
     # User 4 and item 6 have no edge.
     seeds = {'user': torch.tensor([1, 4]), 'item': torch.tensor([0, 6])}
-    student = LightGCN(NUM_NODES, 4, num_layers=num_layers).double()
+    student = LightGCN(NUM_NODES, embedding_dim=4, num_layers=num_layers).double()
     assert student.num_hops == num_layers
     batch = around(seeds, num_layers)
     part = student(
@@ -88,7 +88,10 @@ def test_rows_and_gradients_of_a_neighborhood_are_those_of_the_graph(num_layers)
 
 def test_one_hop_less_is_not_the_graph():
     seeds = {'user': torch.tensor([2]), 'item': torch.tensor([5])}
-    student, batch = LightGCN(NUM_NODES, 4, num_layers=2), around(seeds, 1)
+    student, batch = (
+        LightGCN(NUM_NODES, embedding_dim=4, num_layers=2),
+        around(seeds, 1),
+    )
     part = student(
         batch.edge_index_dict, batch.collect('edge_weight'), batch.collect('n_id')
     )
@@ -97,7 +100,7 @@ def test_one_hop_less_is_not_the_graph():
 
 
 def test_tables_are_looked_up_where_asked():
-    student = MatrixFactorization(NUM_NODES, 4)
+    student = MatrixFactorization(NUM_NODES, embedding_dim=4)
     n_id = {'user': torch.tensor([3, 0]), 'item': torch.tensor([], dtype=torch.long)}
     out = student(n_id_dict=n_id)
     assert torch.equal(out['user'], student()['user'][[3, 0]])
@@ -105,7 +108,7 @@ def test_tables_are_looked_up_where_asked():
 
 
 def test_sparse_gradients_are_the_dense_ones_while_they_are_asked_for():
-    student = LightGCN(NUM_NODES, 4)
+    student = LightGCN(NUM_NODES, embedding_dim=4)
     batch = around({'user': torch.tensor([1]), 'item': torch.tensor([0])}, 2)
     table = student.embeddings.tables['item']
     grads = []
@@ -125,7 +128,7 @@ def test_sparse_gradients_are_the_dense_ones_while_they_are_asked_for():
 
 @pytest.mark.parametrize('block_size', [1, 3, 100])
 def test_inference_in_blocks_is_the_forward(block_size):
-    student = LightGCN(NUM_NODES, 4, num_layers=3)
+    student = LightGCN(NUM_NODES, embedding_dim=4, num_layers=3)
     before = {k: x.clone() for k, x in student.state_dict().items()}
     out = student.inference(edges(), weights(), block_size=block_size)
     expected = student(edges(), weights())
@@ -136,7 +139,7 @@ def test_inference_in_blocks_is_the_forward(block_size):
 
 
 def test_errors_of_parts_and_blocks():
-    student = LightGCN(NUM_NODES, 4)
+    student = LightGCN(NUM_NODES, embedding_dim=4)
     with pytest.raises(ValueError, match=r"'n_id_dict' requires ids.*'item'"):
         student(edges(), n_id_dict={'user': torch.arange(5)})
     with pytest.raises(ValueError, match="'block_size' must be positive"):
@@ -150,10 +153,10 @@ def test_errors_of_parts_and_blocks():
 
 def test_errors_and_repr():
     tables = NodeEmbeddings(NUM_NODES, 4)
-    assert str(LightGCN(NUM_NODES, 4)) == (
+    assert str(LightGCN(NUM_NODES, embedding_dim=4)) == (
         'LightGCN(NodeEmbeddings(user=5, item=7, embedding_dim=4), num_layers=2)'
     )
-    assert str(MatrixFactorization(NUM_NODES, 4)) == (
+    assert str(MatrixFactorization(NUM_NODES, embedding_dim=4)) == (
         'MatrixFactorization(NodeEmbeddings(user=5, item=7, embedding_dim=4))'
     )
     with pytest.raises(ValueError, match=r"'x_dict' requires the node types"):

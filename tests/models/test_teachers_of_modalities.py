@@ -8,13 +8,14 @@ import torch
 from promptmm_pyg.data import modality_x_dict, num_nodes_dict
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.losses import weighted_sum
+from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.models.mmssl import MMSSL
 from promptmm_pyg.models.pgl import PGL
 from promptmm_pyg.models.promptmm_plus import PromptMMPlus
 from promptmm_pyg.models.smore import SMORE
 from promptmm_pyg.nn import csr_pair_dict
 from promptmm_pyg.targets import TeacherOutput, soft_targets
-from promptmm_pyg.training import Schedule, normalized_adj_dict, train_teacher
+from promptmm_pyg.training import Schedule, train_teacher
 from tests.models.setting import (
     NUM_NODES,
     USER_ITEM,
@@ -58,9 +59,9 @@ def name(request):
 @pytest.mark.parametrize('modalities', [('text',), ('audio', 'image', 'text')])
 def test_gradients_reach_every_parameter(name, modalities):
     model = build(name, modalities).train()
-    terms = model.terms(model(edges(), weights()), make_batch())
-    assert set(terms) == set(model.weights)
-    weighted_sum(terms, model.weights).backward()
+    terms = model.losses(model(edges(), weights()), make_batch())
+    assert set(terms) == set(model.loss_weights)
+    weighted_sum(terms, model.loss_weights).backward()
     idle = WITHOUT_GRADIENT.get((name, len(modalities)), set())
     for key, parameter in model.named_parameters():
         moved = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
@@ -98,8 +99,8 @@ def test_eval_is_deterministic_and_its_input_untouched(name):
 
 def test_one_interaction_makes_a_batch(name):
     model = build(name).train()
-    terms = model.terms(model(edges(), weights()), one_row(make_batch()))
-    weighted_sum(terms, model.weights).backward()
+    terms = model.losses(model(edges(), weights()), one_row(make_batch()))
+    weighted_sum(terms, model.loss_weights).backward()
     assert all(bool(term.isfinite()) for term in terms.values())
 
 
@@ -149,7 +150,9 @@ def test_no_matrix_of_nodes_by_nodes_is_made(name):
     )
     features = {'text': {'item': torch.randn(71, 5, generator=generator)}}
     cls, options = CASES[name]
-    model = cls(num_nodes, USER_ITEM, features, embedding_dim=4, **options).train()
+    model = cls(
+        num_nodes, features, edge_type=USER_ITEM, embedding_dim=4, **options
+    ).train()
     graph = csr_pair_dict(
         {USER_ITEM: pairs, ('item', 'rev_interacts', 'user'): pairs.flip([0])},
         num_nodes_dict=num_nodes,
@@ -167,8 +170,8 @@ def test_no_matrix_of_nodes_by_nodes_is_made(name):
             return out
 
     with Watch():
-        terms = model.terms(model(graph), make_batch())
-        weighted_sum(terms, model.weights).backward()
+        terms = model.losses(model(graph), make_batch())
+        weighted_sum(terms, model.loss_weights).backward()
     assert (71, 4) in seen
     assert not {(53, 71), (71, 53), (53, 53), (71, 71), (124, 124)} & set(seen)
 
@@ -179,15 +182,15 @@ def test_it_trains_and_then_teaches(name):
     torch.manual_seed(0)
     features = {m: {'item': x['item']} for m, x in modality_x_dict(train).items()}
     teacher = cls(
-        num_nodes_dict(train), USER_ITEM, features, embedding_dim=8, **options
+        num_nodes_dict(train), features, edge_type=USER_ITEM, embedding_dim=8, **options
     )
     schedule = Schedule(epochs=4, progress=False)
     history = train_teacher(
         teacher,
         train,
         val,
-        terms=teacher.terms,
-        weights=teacher.weights,
+        terms=teacher.losses,
+        weights=teacher.loss_weights,
         learning_rate=0.01,
         batch_size=128,
         schedule=schedule,
@@ -240,9 +243,14 @@ def test_errors_of_sides_and_features(name):
     with pytest.raises(
         ValueError, match=r"'edge_type' requires .*\('item', 'is', 'item"
     ):
-        cls(NUM_NODES, ('item', 'is', 'item'), make_features(), **options)
+        cls(NUM_NODES, make_features(), edge_type=('item', 'is', 'item'), **options)
     with pytest.raises(ValueError, match=r'modality_x_dict.*\[7, F\]'):
-        cls(NUM_NODES, USER_ITEM, {'text': {'item': torch.ones(6, 2)}}, **options)
+        cls(
+            NUM_NODES,
+            {'text': {'item': torch.ones(6, 2)}},
+            edge_type=USER_ITEM,
+            **options,
+        )
     with pytest.raises(ValueError, match=r"'edge_index_dict' requires .*interacts"):
         build(name).train()({('user', 'visits', 'item'): edges()[USER_ITEM]})
 
@@ -251,9 +259,14 @@ def test_errors_of_sides_and_features(name):
 def test_errors_of_features_for_models_of_items(name):
     cls, options = CASES[name]
     with pytest.raises(ValueError, match=r"'modality_x_dict' requires at least one"):
-        cls(NUM_NODES, USER_ITEM, {}, **options)
+        cls(NUM_NODES, {}, edge_type=USER_ITEM, **options)
     with pytest.raises(ValueError, match=r"features of 'item' .*\['user'\]"):
-        cls(NUM_NODES, USER_ITEM, {'text': {'user': torch.ones(5, 2)}}, **options)
+        cls(
+            NUM_NODES,
+            {'text': {'user': torch.ones(5, 2)}},
+            edge_type=USER_ITEM,
+            **options,
+        )
 
 
 def test_repr_names_modalities(name):

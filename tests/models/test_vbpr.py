@@ -50,7 +50,7 @@ def test_a_modality_holds_tastes_and_projections():
 def test_terms_equal_loops_over_the_batch():
     model = biased()
     output = model()
-    terms = model.terms(output, batch())
+    terms = model.losses(output, batch())
     p = detached(model)
     user, positive, negative = batch()
     ids, bias = p['embeddings.tables.item'], p['item_bias']

@@ -34,14 +34,14 @@ def one():
 def make(cls, *modalities, seed=0, **kwargs):
     torch.manual_seed(seed)
     kwargs.setdefault('embedding_dim', 4)
-    return cls(NUM_NODES, USER_ITEM, item_features(*modalities), **kwargs)
+    return cls(NUM_NODES, item_features(*modalities), edge_type=USER_ITEM, **kwargs)
 
 
 def total(model, rows=None):
     """The weighted loss of one step."""
-    terms = model.terms(model(operators()), rows or batch())
-    assert set(terms) == set(model.weights)
-    return sum(model.weights[name] * value for name, value in terms.items())
+    terms = model.losses(model(operators()), rows or batch())
+    assert set(terms) == set(model.loss_weights)
+    return sum(model.loss_weights[name] * value for name, value in terms.items())
 
 
 def without_gradient(model):

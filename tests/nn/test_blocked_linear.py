@@ -166,7 +166,7 @@ def test_projections_of_half_features_are_those_of_their_values(index):
 
 def test_a_model_of_the_field_takes_half_features():
     x = {'text': {'item': features(9, seed=3).half()}}
-    model = VBPR(NUM_NODES, ('user', 'interacts', 'item'), x, embedding_dim=4)
+    model = VBPR(NUM_NODES, x, edge_type=('user', 'interacts', 'item'), embedding_dim=4)
     model(edges()).x_dict['item'].sum().backward()
     assert model.features.lins['lin_text'].weight.grad.abs().sum() > 0
 
@@ -208,7 +208,10 @@ def make_teacher(as_features, num_prompt_tokens=1, masked=False):
     return PromptMM(
         NUM_NODES,
         {m: {k: as_features(v) for k, v in named.items()} for m, named in x.items()},
-        {'user': features(2, seed=6, num=5), 'item': features(2, seed=7)},
+        prompt_start_dict={
+            'user': features(2, seed=6, num=5),
+            'item': features(2, seed=7),
+        },
         embedding_dim=4,
         num_prompt_tokens=num_prompt_tokens,
         modality_mask_dict={'image': {'item': MASK}} if masked else None,

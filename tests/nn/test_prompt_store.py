@@ -24,7 +24,9 @@ def make_teacher(seed=0, **kwargs):
     torch.manual_seed(seed)
     x = {'image': {'item': features(6, seed=9)}}
     start = make_start(seed)
-    return PromptMM(NUM_NODES, x, start, embedding_dim=4, **kwargs).eval()
+    return PromptMM(
+        NUM_NODES, x, prompt_start_dict=start, embedding_dim=4, **kwargs
+    ).eval()
 
 
 def test_soft_prompt_round_trip_brings_its_starting_point(tmp_path):

@@ -212,9 +212,7 @@ def test_errors_and_repr():
             model.add_prompt(name)
     with pytest.raises(ValueError, match=r"'prompt' must .* in_channels=6 .*with 5"):
         model.add_prompt('day', TokenPrompt(5))
-    with pytest.raises(
-        ValueError, match=r"'prompt' requires .*'TokenPrompt'.*SoftPrompt"
-    ):
+    with pytest.raises(ValueError, match=r"'prompt' must .*'TokenPrompt'.*SoftPrompt"):
         model.add_prompt('day', SoftPrompt({'a': features(6)}, 6))
     assert model.prompt_names == ['default']
     with pytest.raises(ValueError, match="'weight' must be zero or more"):

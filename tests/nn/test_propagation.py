@@ -22,7 +22,7 @@ def make_x(width=4):
 @pytest.mark.parametrize('num_layers', [1, 2, 3])
 def test_agrees_with_pyg_light_gcn(num_layers):
     x_dict = make_x()
-    model = torch_geometric.nn.LightGCN(5 + 7, 4, num_layers)
+    model = torch_geometric.nn.LightGCN(5 + 7, embedding_dim=4, num_layers=num_layers)
     model.embedding.weight.data = torch.cat([x_dict['user'], x_dict['item']])
     edge_index = EDGE_INDEX + torch.tensor([[0], [5]])
     expected = model.get_embedding(torch.cat([edge_index, edge_index.flip([0])], dim=1))

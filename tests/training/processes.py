@@ -30,14 +30,9 @@ from promptmm_pyg.losses import (
     UnitMSELoss,
     info_nce_loss,
 )
+from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.targets import soft_targets, topk_targets
-from promptmm_pyg.training import (
-    Schedule,
-    bpr_terms,
-    distributed,
-    normalized_adj_dict,
-    train_teacher,
-)
+from promptmm_pyg.training import Schedule, bpr_terms, distributed, train_teacher
 from promptmm_pyg.transforms import AddBipartiteNorm
 from tests.training.setting import (
     LightGCN,

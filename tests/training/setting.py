@@ -32,7 +32,7 @@ def make_teacher(train, seed=0, **kwargs):
 
 def make_student(train, width=4, seed=1, cls=MatrixFactorization):
     torch.manual_seed(seed)
-    return cls(num_nodes_dict(train), width)
+    return cls(num_nodes_dict(train), embedding_dim=width)
 
 
 __all__ = ['QUICK', 'LightGCN', 'make_split', 'make_student', 'make_teacher']

@@ -36,7 +36,7 @@ class Smoothed(torch.nn.Module):
         user, item = self.user.tanh() + mean, self.item - 0.5 * mean
         return TeacherOutput({'user': user, 'item': item}, {'m': {'item': item}})
 
-    def terms(self, output, batch):
+    def losses(self, output, batch):
         x = output.x_dict
         user, item = x['user'][batch.user], x['item'].index_select(0, batch.positive)
         kept = self.kept.index_select(0, batch.user)
@@ -65,7 +65,7 @@ def gradients(model):
 
 
 def amortized(model, batch_size, **kwargs):
-    kwargs = {'terms': model.terms, 'weights': model.weights, **kwargs}
+    kwargs = {'terms': model.losses, 'weights': model.weights, **kwargs}
     return AmortizedTerms(
         model, parameters=model.parameters(), batch_size=batch_size, **kwargs
     )
@@ -76,7 +76,7 @@ def amortized(model, batch_size, **kwargs):
 def test_values_and_gradients_are_those_of_the_whole_batch(batch_size, size):
     # With 4 of 11 the last piece is smaller, and has to count less.
     batch, whole, pieces = make_batch(size), Smoothed(), Smoothed()
-    expected = whole.terms(whole(), batch)
+    expected = whole.losses(whole(), batch)
     total(expected, whole.weights).backward()
     terms = amortized(pieces, batch_size)(batch)
     total(terms, pieces.weights).backward()
@@ -217,7 +217,7 @@ def test_lookups_in_an_output_cost_their_rows():
 
     def terms(output, batch):
         seen.extend([output.x_dict['user'], output.modality_x_dict['m']['item']])
-        return model.terms(output, batch)
+        return model.losses(output, batch)
 
     amortized(model, 4, terms=terms)(make_batch())
     assert {type(x) for x in seen} == {RowTable}

@@ -9,13 +9,12 @@ from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletNeighborLoader, triplets_of
 from promptmm_pyg.models import PromptMM
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.nn.embeddings import sparse_gradients
 from promptmm_pyg.training import (
     TEACHER_WEIGHTS,
     Schedule,
     bpr_terms,
-    get_embeddings,
-    normalized_adj_dict,
     promptmm_terms,
     train_minibatch,
     train_teacher,

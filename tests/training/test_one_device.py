@@ -25,14 +25,14 @@ def tables():
 
 def test_graph_and_teacher():
     train, val, _ = make_split()
-    model = LightGCN(SIZES, 4).to('meta')
+    model = LightGCN(SIZES, embedding_dim=4).to('meta')
     with pytest.raises(ValueError, match=r"'train' must.*'teacher', meta \(got cpu\)"):
         train_teacher(model, train, val, terms=bpr_terms)
 
 
 def test_graph_and_student():
     train, val, _ = make_split()
-    student = MatrixFactorization(SIZES, 4).to('meta')
+    student = MatrixFactorization(SIZES, embedding_dim=4).to('meta')
     targets = SoftTargets(tables(), {})
     with pytest.raises(ValueError, match=r"'train' must.*'student', meta \(got cpu\)"):
         distill(student, targets, train, val)
@@ -42,7 +42,7 @@ def test_teacher_and_student():
     train, val, _ = make_split()
     targets = SoftTargets(tables(), {}).to('meta')
     with pytest.raises(ValueError, match=r"'teacher' must.*'student', cpu \(got meta"):
-        distill(MatrixFactorization(SIZES, 4), targets, train, val)
+        distill(MatrixFactorization(SIZES, embedding_dim=4), targets, train, val)
 
 
 def test_soft_targets_move_whole():
@@ -59,7 +59,9 @@ def test_a_run_that_was_begun_on_a_gpu(tmp_path):
     train, val, _ = make_split()
     schedule = Schedule(epochs=1, run_dir=tmp_path, progress=False)
     how = {'terms': bpr_terms, 'weights': {'bpr': 1.0, 'l2': 0.0}}
-    train_teacher(LightGCN(SIZES, 4), train, val, schedule=schedule, **how)
+    train_teacher(
+        LightGCN(SIZES, embedding_dim=4), train, val, schedule=schedule, **how
+    )
     path = tmp_path / 'checkpoint.safetensors'
     state = load_state(path)
     # A GPU's generator has 16 bytes: a seed and how far it has come.
@@ -67,4 +69,6 @@ def test_a_run_that_was_begun_on_a_gpu(tmp_path):
     save_state(path, state)
     schedule = schedule._replace(epochs=2, resume=True)
     with pytest.raises(ValueError, match=r"'resume' requires.*CPU or GPU"):
-        train_teacher(LightGCN(SIZES, 4), train, val, schedule=schedule, **how)
+        train_teacher(
+            LightGCN(SIZES, embedding_dim=4), train, val, schedule=schedule, **how
+        )

@@ -55,7 +55,7 @@ def make_teacher(nodes, x, tokens, masked):
     return PromptMM(
         nodes,
         {'image': {'item': x}},
-        start,
+        prompt_start_dict=start,
         embedding_dim=4,
         num_prompt_tokens=tokens,
         modality_mask_dict=mask if masked else None,

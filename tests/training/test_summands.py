@@ -221,7 +221,7 @@ def test_losses_that_are_known_are_means_over_rows():
 def make_model(cls):
     if cls is NGCF:
         torch.manual_seed(0)
-        return NGCF(NUM_NODES, USER_ITEM, embedding_dim=4)
+        return NGCF(NUM_NODES, edge_type=USER_ITEM, embedding_dim=4)
     return build(cls, **({'num_neighbors': 2} if cls in (FREEDOM, LATTICE) else {}))
 
 
@@ -229,9 +229,9 @@ def make_model(cls):
 @pytest.mark.parametrize('cls', module._BY_EXAMPLE, ids=lambda cls: cls.__name__)
 def test_terms_of_models_that_are_divided_add_up(monkeypatch, cls, size):
     model = make_model(cls).eval()
-    assert is_by_example(model.terms)
+    assert is_by_example(model.losses)
     output, leaves = model(operators()), list(model.parameters())
-    check(monkeypatch, lambda batch: model.terms(output, batch), True, leaves, size)
+    check(monkeypatch, lambda batch: model.losses(output, batch), True, leaves, size)
 
 
 def check(monkeypatch, terms, divide, leaves, size):
@@ -274,20 +274,22 @@ def test_the_terms_of_this_package_add_up(monkeypatch, size):
 
 def test_terms_in_which_examples_meet_are_whole(monkeypatch):
     model = build(MGCN, num_neighbors=2).eval()
-    assert not is_by_example(model.terms)
+    assert not is_by_example(model.losses)
     output = model(operators())
     leaves = list(model.parameters())
-    check(monkeypatch, lambda batch: model.terms(output, batch), False, leaves, 3)
+    check(monkeypatch, lambda batch: model.losses(output, batch), False, leaves, 3)
 
 
 def test_a_model_that_changes_known_terms_is_not_known():
     class Own(NGCF):
         def terms(self, output, batch):
-            return super().terms(output, batch)
+            return super().losses(output, batch)
 
     torch.manual_seed(0)
-    assert is_by_example(make_model(NGCF).terms)
-    assert not is_by_example(Own(NUM_NODES, USER_ITEM, embedding_dim=4).terms)
+    assert is_by_example(make_model(NGCF).losses)
+    assert not is_by_example(
+        Own(NUM_NODES, edge_type=USER_ITEM, embedding_dim=4).losses
+    )
 
 
 def test_a_subclass_of_a_term_is_whole_unless_it_says_otherwise():

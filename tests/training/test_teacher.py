@@ -8,13 +8,12 @@ import promptmm_pyg.training.loop as loop
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletLoader, Triplets
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training import (
     TEACHER_WEIGHTS,
     Schedule,
     bpr_terms,
-    get_embeddings,
-    normalized_adj_dict,
     promptmm_terms,
     train_teacher,
 )
