@@ -182,7 +182,8 @@ def test_formulas_are_drawn_without_a_script(site):
 def test_every_page_is_in_the_index():
     text = '\n'.join(path.read_text() for path in DOCS.rglob('index.md'))
     for path in DOCS.rglob('*.md'):
-        if path != DOCS / 'index.md':
+        # Guides are listed by a pattern.
+        if path != DOCS / 'index.md' and path.parent.name != 'guides':
             assert f'{path.stem}' in text, path
 
 
