@@ -19,11 +19,11 @@ from promptmm_pyg import (
 )
 from promptmm_pyg.data import (
     INTERACTS,
-    check,
     from_frame,
     modality_mask_dict,
     modality_x_dict,
     num_nodes_dict,
+    validate,
 )
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.training import Schedule
@@ -63,7 +63,7 @@ def main() -> None:
         interactions, user='listener', item='song', item_features={'sound': sound}
     )
     split = split_per_user(data)
-    check(split)  # Says what is odd about the data, and stops where it is wrong.
+    validate(split, raise_on_error=True)  # Warns of what is odd about the data.
     train = AddModalityPCA(16)(StandardizeModalities()(split.train))
 
     schedule = Schedule(epochs=args.epochs, patience=10)

@@ -20,10 +20,10 @@ from promptmm_pyg import (
 )
 from promptmm_pyg.data import (
     INTERACTS,
-    check,
     make_synthetic_dataset,
     modality_x_dict,
     num_nodes_dict,
+    validate,
 )
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.training import Schedule
@@ -40,7 +40,7 @@ def main() -> None:
 
     # 1. Data: one graph, three splits that share the training edges as messages.
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
-    check(split)
+    validate(split, raise_on_error=True)
     train = AddModalityPCA(32)(StandardizeModalities()(split.train))
     num_nodes = num_nodes_dict(train)
 

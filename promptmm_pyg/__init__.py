@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = '0.1.0'
 
 if TYPE_CHECKING:
-    from promptmm_pyg.data import read_dataset, read_table, split_per_user
+    from promptmm_pyg.data import load_dataset, read_dataset, read_table, split_per_user
     from promptmm_pyg.distillation import DistillationObjective, distill
     from promptmm_pyg.evaluation import evaluate, paired_bootstrap
     from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
@@ -37,6 +37,7 @@ _HOMES = {
     'TeacherOutput': 'targets',
     'distill': 'distillation',
     'evaluate': 'evaluation',
+    'load_dataset': 'data',
     'load_prompt': 'nn',
     'load_targets': 'targets',
     'paired_bootstrap': 'evaluation',
@@ -61,6 +62,7 @@ __all__ = [
     '__version__',
     'distill',
     'evaluate',
+    'load_dataset',
     'load_prompt',
     'load_targets',
     'paired_bootstrap',

@@ -9,10 +9,9 @@ from promptmm_pyg.cli.parsing import Group, UserError, add_options, chosen, name
 from promptmm_pyg.data import read_dataset, read_table, split_per_user
 from promptmm_pyg.data.atomic_file import read_header
 from promptmm_pyg.data.detect import detect_format
+from promptmm_pyg.data.load import FORMATS, SPLIT_METHODS
 from promptmm_pyg.data.recbole_files import find_atomic_files
 
-FORMATS = ('auto', 'diffmm', 'mmssl', 'mmrec', 'recbole', 'table')
-SPLITS = ('per-user', 'leave-one-out', 'time', 'cold-items')
 _TABLE = {
     'user': 'column of user ids, in a table',
     'item': 'column of item ids, in tables of interactions and of features',
@@ -79,7 +78,7 @@ def _add_table_options(group: Group) -> None:
     )
     group.add_argument(
         '--split',
-        choices=SPLITS,
+        choices=tuple(SPLIT_METHODS),
         help='how to hold interactions out, also of a RecBole folder that came without '
         'a split; leave-one-out takes the last ones where '
         'there is a --time-column, else any (default: per-user)',

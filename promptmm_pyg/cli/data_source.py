@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,13 @@ from promptmm_pyg.data import (
     USER,
     Issue,
     Split,
+    load_dataset,
     make_synthetic_dataset,
     modality_mask_dict,
     modality_x_dict,
-    read_dataset,
-    read_recbole,
-    read_table,
-    split_by_time,
-    split_cold_items,
-    split_leave_one_out,
-    split_per_user,
     validate,
 )
-
-_SPLITTERS: dict[str, Callable[..., Split]] = {
-    'per-user': split_per_user,
-    'leave-one-out': split_leave_one_out,
-    'time': split_by_time,
-    'cold-items': split_cold_items,
-}
+from promptmm_pyg.data.load import SPLIT_METHODS
 
 
 def load_split(config: dict[str, Any]) -> Split:
@@ -51,32 +38,20 @@ def load_split(config: dict[str, Any]) -> Split:
 def _load(config: dict[str, Any]) -> Split:
     if config['format'] == 'synthetic':
         return _divide(make_synthetic_dataset(**config['synthetic']), config['split'])
+    names = ('format', 'user', 'item', 'features', 'masks', 'duplicates', 'min_rating')
+    options = {name: config[name] for name in names if name in config}
     if config['format'] == 'table':
-        return _divide(_read_table(config), config['split'])
-    names = ['features', 'masks', 'duplicates']
-    if config['format'] != 'recbole':
-        names.append('format')
-        return read_dataset(config['path'], **{name: config[name] for name in names})
-    names.append('min_rating')
-    options = {name: config[name] for name in names}
+        ids = config['item_ids']
+        options['item_ids'] = None if ids is None else read_ids(ids)
+        options['time'] = config['time'] or ''
     if 'split' in config:
         options['split'] = lambda graph: _divide(graph, config['split'])
-    return read_recbole(config['path'], **options)
+    return load_dataset(config['path'], **options)
 
 
 def _divide(graph: HeteroData, config: dict[str, Any]) -> Split:
     options = {key: value for key, value in config.items() if key != 'method'}
-    return _SPLITTERS[config['method']](graph, **options)
-
-
-def _read_table(config: dict[str, Any]) -> HeteroData:
-    ids = config['item_ids']
-    options = ('user', 'item', 'time', 'features', 'duplicates')
-    return read_table(
-        config['path'],
-        item_ids=None if ids is None else read_ids(ids),
-        **{name: config[name] for name in options},
-    )
+    return SPLIT_METHODS[config['method']](graph, **options)
 
 
 def read_ids(path: str | Path) -> list[Any]:

@@ -7,6 +7,7 @@ from promptmm_pyg.data.feature_store import open_features, save_features
 from promptmm_pyg.data.finding import Issue
 from promptmm_pyg.data.fingerprint import fingerprint
 from promptmm_pyg.data.frames import from_frame
+from promptmm_pyg.data.load import load_dataset
 from promptmm_pyg.data.mmrec_writer import write_mmrec
 from promptmm_pyg.data.movielens import from_movielens, split_movielens
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
@@ -33,7 +34,7 @@ from promptmm_pyg.data.split_methods import (
 )
 from promptmm_pyg.data.synthetic import checkerboard, make_synthetic_dataset
 from promptmm_pyg.data.table import read_table
-from promptmm_pyg.data.validate import check, validate
+from promptmm_pyg.data.validate import validate
 
 __all__ = [
     'INTERACTS',
@@ -47,11 +48,11 @@ __all__ = [
     'SparseMatrix',
     'Split',
     'build_graph',
-    'check',
     'checkerboard',
     'fingerprint',
     'from_frame',
     'from_movielens',
+    'load_dataset',
     'load_sparse_pickle',
     'make_synthetic_dataset',
     'modality_mask_dict',

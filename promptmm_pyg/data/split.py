@@ -1,6 +1,7 @@
 """Three graphs for training, validation and test over one set of features."""
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -19,6 +20,41 @@ class Split(NamedTuple):
     train: HeteroData
     val: HeteroData
     test: HeteroData
+
+    def transform(self, *transforms: Callable[[HeteroData], HeteroData]) -> 'Split':
+        """Returns the split with its graphs transformed, one transform after the other.
+
+        The graphs share features and message edges, so these are transformed once, on
+        the training graph, and stay shared. The graphs of this split are left as they
+        are.
+
+        Args:
+            *transforms: Functions from graph to graph, such as those of
+                ``promptmm_pyg.transforms``.
+
+        Example:
+            >>> from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+            >>> from promptmm_pyg.transforms import StandardizeModalities
+            >>> data = split_per_user(make_synthetic_dataset(30, 20))
+            >>> data = data.transform(StandardizeModalities())
+            >>> data.val['item'].x_text is data.train['item'].x_text
+            True
+        """
+        train = copy.copy(self.train)
+        for transform in transforms:
+            train = transform(train)
+        return Split(train, *(_with_positives(train, g) for g in self[1:]))
+
+
+def _with_positives(train: HeteroData, graph: HeteroData) -> HeteroData:
+    """``train`` with the positives of ``graph`` in place of its own."""
+    out = copy.copy(train)
+    for key in [key for key in out[INTERACTS] if key.startswith('edge_label')]:
+        del out[INTERACTS][key]
+    for key, value in graph[INTERACTS].items():
+        if key.startswith('edge_label'):
+            out[INTERACTS][key] = value
+    return out
 
 
 def split_by_part(data: HeteroData, part: Tensor) -> Split:

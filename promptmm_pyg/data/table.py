@@ -1,5 +1,6 @@
 """Single tables in CSV or Parquet files."""
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,6 +74,19 @@ def read_table(
         without_interactions=without_interactions,
         duplicates=duplicates,
     )
+
+
+def read_columns(path: Path) -> list[str]:
+    """The names of a table's columns.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is damaged or of another kind.
+    """
+    if path.suffix == '.csv' and path.is_file():
+        with path.open(encoding='utf-8-sig', newline='') as file:
+            return next(csv.reader(file), [])
+    return [str(column) for column in _load_frame(path).columns]
 
 
 def _load_frame(path: Path) -> 'pd.DataFrame':

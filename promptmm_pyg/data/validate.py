@@ -10,7 +10,7 @@ from promptmm_pyg.data.validate_graph import check_graph
 from promptmm_pyg.data.validate_split import check_split
 
 
-def validate(data: HeteroData | Split) -> list[Issue]:
+def validate(data: HeteroData | Split, raise_on_error: bool = False) -> list[Issue]:
     """Returns all that is wrong with a graph or a split, errors first; an empty
     list is a good answer.
 
@@ -27,24 +27,20 @@ def validate(data: HeteroData | Split) -> list[Issue]:
 
     Args:
         data: A graph, or the three graphs of a split.
-    """
-    is_split = isinstance(data, Split)
-    found = check_split(data) if is_split else check_graph('graph', data)
-    return sorted(found, key=lambda finding: finding.level)
-
-
-def check(data: HeteroData | Split) -> None:
-    """Raises on the errors of :func:`validate` and warns of its warnings.
-
-    Args:
-        data: A graph, or the three graphs of a split.
+        raise_on_error: Whether errors are raised and warnings are issued as Python's
+            warnings. (default: ``False``)
 
     Raises:
-        ValueError: If there is an error; the message lists all of them.
+        ValueError: If ``raise_on_error`` and there is an error; the message lists all
+            of them.
     """
-    found = validate(data)
-    errors = [str(finding) for finding in found if finding.level == 'error']
-    if errors:
-        raise ValueError("'data' must be mended:\n- " + '\n- '.join(errors))
-    for finding in found:
-        warnings.warn(str(finding), stacklevel=2)
+    is_split = isinstance(data, Split)
+    issues = check_split(data) if is_split else check_graph('graph', data)
+    issues = sorted(issues, key=lambda issue: issue.level)
+    if raise_on_error:
+        errors = [str(issue) for issue in issues if issue.level == 'error']
+        if errors:
+            raise ValueError("'data' must be mended:\n- " + '\n- '.join(errors))
+        for issue in issues:
+            warnings.warn(str(issue), stacklevel=2)
+    return issues

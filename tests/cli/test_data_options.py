@@ -126,7 +126,7 @@ def test_masks_can_be_turned_off(files):
             '--user-column, --item-column, --time-column',
         ),
         (['{table}', '--item-ids', 'no.txt'], 'of ids, one a line'),
-        (['{table}', '--val-ratio', '1.5'], "'val_ratio' must lie in"),
+        (['{table}', '--val-ratio', '1.5'], "'val_ratio' must be in"),
         (['.'], 'must contain a known format'),
         (['{table}', '--features', 'text='], 'leaves out what a folder holds'),
         (['{table}', '--text', 'no/texts'], 'folder that is not there'),

@@ -235,8 +235,8 @@ def test_features_are_standardized(files):
     ('more', 'match'),
     [
         (['--epochs', '0'], "'epochs' must be positive"),
-        (['--dropout', '1'], "'dropout' must lie in"),
-        (['--monitor', 'Recall'], "'monitor' requires to"),
+        (['--dropout', '1'], "'dropout' must be in"),
+        (['--monitor', 'Recall'], "'monitor' must be"),
         (['--weight', 'bpr'], 'NAME=VALUE'),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_file_is_bound_to_its_data(tmp_path):
     assert open_features(path, belongs_to=name).shape == (11, 3)
     other = fingerprint(make_synthetic_dataset(30, 11, 4, seed=1))
     with pytest.raises(
-        ValueError, match=rf"'belongs_to' requires .*'{name}' \(got '{other}"
+        ValueError, match=rf"'belongs_to' must .*'{name}' \(got '{other}"
     ):
         open_features(path, belongs_to=other)
     # Not what the content is: the hash stays.

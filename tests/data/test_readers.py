@@ -300,8 +300,8 @@ def test_mmrec_without_times(tmp_path):
         ('userID\titemID\n0\t1\n', r"without \['x_label'\].*'read_table'"),
         ('userID\titemID\tx_label\n0\t1\t3\n', '0, 1 or 2 as x_label'),
         ('userID\titemID\tx_label\n0\t1.5\t0\n', 'whole numbers as ids'),
-        ('userID\titemID\tx_label\n0\t1\t0\n0\tabc\t0\n', 'hold 3 numbers'),
-        ('userID\titemID\tx_label\n0\t1\t0\n0\tnan\t0\n', 'hold 3 numbers'),
+        ('userID\titemID\tx_label\n0\t1\t0\n0\tabc\t0\n', 'contain 3 numbers'),
+        ('userID\titemID\tx_label\n0\t1\t0\n0\tnan\t0\n', 'contain 3 numbers'),
         ('userID\titemID\tx_label\n0\t1\t0\t7\n', r'got 4 columns under 3 names'),
     ],
 )

@@ -6,7 +6,6 @@ from promptmm_pyg.data import (
     INTERACTS,
     REV_INTERACTS,
     build_graph,
-    check,
     split_by_part,
     validate,
 )
@@ -33,7 +32,7 @@ def found(data):
 def test_a_sound_graph_and_a_sound_split_have_no_findings():
     assert validate(make_graph()) == []
     assert validate(make_split()) == []
-    check(make_split())
+    validate(make_split(), raise_on_error=True)
 
 
 def break_num_nodes(graph):
@@ -302,10 +301,10 @@ def test_check_raises_on_errors_and_lists_them():
     break_nan(graph)
     break_ids(graph)
     with pytest.raises(ValueError, match=r"'data' must be mended:\n- .*\n- "):
-        check(graph)
+        validate(graph, raise_on_error=True)
 
 
 def test_check_warns_of_warnings():
     graph = build_graph(EDGES, num_items=4)
     with pytest.warns(UserWarning, match='1 of 4 have no message edge. They are cold'):
-        check(graph)
+        validate(graph, raise_on_error=True)

@@ -1,0 +1,131 @@
+"""``load_dataset``: every kind of data set by one function."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from promptmm_pyg.data import (
+    INTERACTS,
+    ITEM,
+    load_dataset,
+    make_synthetic_dataset,
+    read_table,
+    split_leave_one_out,
+    split_per_user,
+    write_mmrec,
+)
+from promptmm_pyg.data.schema import modality_x_dict
+from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
+
+PAIRS = [(f'u{n % 5}', f'i{n % 9}', n) for n in range(40) if (n % 5 + n) % 7]
+
+
+def write_csv(folder, header='user_id,item_id,timestamp', drop_time=False):
+    rows = [f'{u},{i}' if drop_time else f'{u},{i},{t}' for u, i, t in PAIRS]
+    path = folder / 'clicks.csv'
+    path.write_text('\n'.join([header, *rows]) + '\n')
+    return path
+
+
+def same(a, b):
+    for x, y in zip(a, b, strict=True):
+        assert torch.equal(x[INTERACTS].edge_index, y[INTERACTS].edge_index)
+        assert torch.equal(x[INTERACTS].edge_label_index, y[INTERACTS].edge_label_index)
+        assert x[ITEM].raw_id.tolist() == y[ITEM].raw_id.tolist()
+
+
+@pytest.mark.parametrize(
+    'header', ['user_id,item_id', 'userId,itemId', 'User,Item', 'customer_id,asin']
+)
+def test_columns_are_recognized_by_their_names(tmp_path, header):
+    path = write_csv(tmp_path, header, drop_time=True)
+    user, item = header.split(',')
+    expected = split_per_user(read_table(path, user=user, item=item), seed=3)
+    same(load_dataset(path, seed=3), expected)
+    same(load_dataset(str(path), user=user, item=item, seed=3), expected)
+
+
+def test_times_are_recognized_and_used(tmp_path):
+    path = write_csv(tmp_path)
+    graph = read_table(path, time='timestamp')
+    same(load_dataset(path, split='leave-one-out'), split_leave_one_out(graph))
+    without = load_dataset(path, split='leave-one-out', time='')
+    same(without, split_leave_one_out(graph, by='random'))
+    assert 'time' not in without.train[INTERACTS]
+    with pytest.raises(ValueError, match="'split' must not be 'time' without times"):
+        load_dataset(path, split='time', time='')
+
+
+def test_a_function_may_split(tmp_path):
+    path = write_csv(tmp_path)
+    same(
+        load_dataset(path, split=lambda graph: split_per_user(graph, seed=9)),
+        load_dataset(path, seed=9),
+    )
+
+
+def test_features_of_a_table_are_read(tmp_path):
+    path = write_csv(tmp_path)
+    lines = [f'i{n},{n}.5,1.0' for n in range(9)]
+    (tmp_path / 'text.csv').write_text('\n'.join(['item_id,a,b', *lines]))
+    data = load_dataset(path, features={'text': 'text.csv'})
+    assert data.train[ITEM].x_text[:, 0].tolist() == [n + 0.5 for n in range(9)]
+
+
+def test_a_folder_keeps_its_split(tmp_path):
+    split = split_per_user(make_synthetic_dataset(30, 20, 4, seed=0))
+    write_mmrec(split, tmp_path)
+    loaded = load_dataset(tmp_path)
+    for a, b in zip(loaded, split, strict=True):
+        ours, theirs = (g[INTERACTS].edge_label_index for g in (a, b))
+        assert sorted(ours.t().tolist()) == sorted(theirs.t().tolist())
+
+
+def test_errors_name_the_argument(tmp_path):
+    path = write_csv(tmp_path, 'who,what,when')
+    with pytest.raises(ValueError, match=r"column of user ids.*'who'.*--user-column"):
+        load_dataset(path)
+    with pytest.raises(ValueError, match="'min_rating' must be left out for a table"):
+        load_dataset(path, user='who', item='what', min_rating=4)
+    with pytest.raises(FileNotFoundError, match="'path' must exist"):
+        load_dataset(tmp_path / 'nothing')
+    with pytest.raises(ValueError, match="'format' must be one of"):
+        load_dataset(path, 'excel')
+    with pytest.raises(ValueError, match="'split' must be one of 'per-user'"):
+        load_dataset(path, user='who', item='what', split='random')
+    split = split_per_user(make_synthetic_dataset(30, 20, 4, seed=0))
+    write_mmrec(split, tmp_path / 'folder')
+    for argument in ({'user': 'u'}, {'split': 'time'}, {'item_ids': [1]}):
+        (name,) = argument
+        with pytest.raises(ValueError, match=f"'{name}' must be left out"):
+            load_dataset(tmp_path / 'folder', **argument)
+
+
+def test_a_transformed_split_shares_what_it_shared():
+    split = split_per_user(make_synthetic_dataset(30, 20, 4, seed=0))
+    before = {k: x['item'].clone() for k, x in modality_x_dict(split.train).items()}
+    new = split.transform(StandardizeModalities(), AddModalityPCA(3))
+    for old, graph, other in zip(split, new, new[1:] + new[:1], strict=True):
+        assert graph['user'].prompt_start is other['user'].prompt_start
+        assert graph[INTERACTS].edge_index is old[INTERACTS].edge_index
+        assert torch.equal(
+            graph[INTERACTS].edge_label_index, old[INTERACTS].edge_label_index
+        )
+        assert 'prompt_start' not in old['user']
+    alone = StandardizeModalities()(split.val)
+    for name, x in before.items():
+        assert torch.equal(modality_x_dict(split.train)[name]['item'], x)
+        found = modality_x_dict(new.test)[name]['item']
+        assert torch.equal(found, modality_x_dict(alone)[name]['item'])
+        assert not np.allclose(found, x)
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif('PROMPTMM_DATA' not in os.environ, reason='PROMPTMM_DATA not set')
+def test_tiktok_needs_no_argument():
+    data = load_dataset(Path(os.environ['PROMPTMM_DATA']) / 'tiktok')
+    assert data.train['user'].num_nodes == 9308
+    assert set(modality_x_dict(data.train)) == {'audio', 'image'}
