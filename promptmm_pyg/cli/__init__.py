@@ -1,4 +1,4 @@
-"""The command line, ``promptmm``."""
+"""The command line, ``promptmm``; a command imports what it runs."""
 
 from promptmm_pyg.cli.app import main
 

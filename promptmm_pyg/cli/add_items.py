@@ -32,11 +32,11 @@ example:
   promptmm recommend runs/mine --users 7 --allow new.txt"""
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``add-items`` to the program."""
     parser = commands.add_parser(
         'add-items',
-        help='new items without training',
+        **kwargs,
         usage='promptmm add-items RUN [--features NAME=FILE ...] [options]',
         description=_DESCRIPTION,
         epilog=_EXAMPLE,

@@ -7,24 +7,10 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 
 from promptmm_pyg import __version__
-from promptmm_pyg.cli import (
-    add_items,
-    compare,
-    data_check,
-    demo,
-    distill,
-    doctor,
-    evaluate,
-    explain,
-    export,
-    recommend,
-    report,
-    train,
-)
 from promptmm_pyg.cli.parsing import Parser, UserError
-from promptmm_pyg.training import tune_allocator
 
 _DESCRIPTION = """\
 Multi-modal recommendation: train a large teacher that reads what items look and
@@ -46,6 +32,8 @@ Then, with your own data:
   promptmm export runs/mine --embeddings x.npz  for other programs
 If something does not work:
   promptmm doctor                            what this machine lacks, and how to get it
+For your shell:
+  promptmm completion bash                   complete commands and options
 
 Results are printed to stdout, progress to stderr."""
 # What the library raises where a value does not fit; anything else is a bug.
@@ -59,8 +47,32 @@ _MISTAKES = (
 )
 
 
-def build_parser() -> Parser:
-    """The parser of the program with all its commands."""
+# The module of each command and its line of help. A module is imported when its
+# command is typed, so that starting the program costs nothing else.
+COMMANDS = {
+    'data': ('data_check', 'check a data set'),
+    'train': ('train', 'train a teacher'),
+    'distill': ('distill', 'train a student'),
+    'evaluate': ('evaluate', 'how good is it'),
+    'recommend': ('recommend', 'recommend items'),
+    'add-items': ('add_items', 'new items without training'),
+    'demo': ('demo', 'everything once, on made-up data'),
+    'compare': ('compare', 'runs side by side'),
+    'export': ('export', 'for other programs'),
+    'doctor': ('doctor', 'can this machine do the work'),
+    'explain': ('explain', 'where a score comes from'),
+    'report': ('report', 'a run on one page'),
+    'completion': ('completion', 'complete commands in your shell'),
+}
+
+
+def build_parser(command: str | None = None) -> Parser:
+    """The parser of the program.
+
+    Args:
+        command: The only command whose module is imported and whose options are known;
+            one that does not exist imports none. (default: all of them)
+    """
     parser = Parser(prog='promptmm', description=_DESCRIPTION)
     parser.add_argument('--version', action='version', version=__version__)
     parser.add_argument(
@@ -69,14 +81,19 @@ def build_parser() -> Parser:
         help='show where in the code an error was raised, for a bug report',
     )
     commands = parser.add_subparsers(title='commands', metavar='COMMAND')
-    for module in (data_check, train, distill, evaluate, recommend, add_items, demo):
-        module.add_command(commands)
-    for module in (compare, export, doctor):
-        module.add_command(commands)
-    explain.add_command(commands)
-    report.add_command(commands)
+    for name, (module, text) in COMMANDS.items():
+        if command in (None, name):
+            add = import_module(f'promptmm_pyg.cli.{module}').add_command
+            add(commands, help=text)
+        else:
+            commands.add_parser(name, help=text)
     parser.set_defaults(run=None)
     return parser
+
+
+def command_of(argv: Sequence[str]) -> str:
+    """The first word that is no option of the program itself."""
+    return next((word for word in argv if not word.startswith('-')), '')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     show = '--traceback' in argv
     try:
-        args = build_parser().parse_args(argv)
+        args = build_parser(command_of(argv)).parse_args(argv)
         if args.run is None:
             raise UserError("a command is needed. See 'promptmm --help'")
         return _run(args)
@@ -106,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _MISTAKES as error:
         if show:
             raise
-        message = ' '.join(_told(error).split()) or type(error).__name__
+        message = ' '.join(format_error(error).split()) or type(error).__name__
         print(f'promptmm: error: {message}', file=sys.stderr)
         return 2
 
@@ -116,12 +133,16 @@ def _run(args: argparse.Namespace) -> int:
         # Nothing that a user could act on.
         warnings.filterwarnings('ignore', message='Sparse CSR tensor support')
         warnings.filterwarnings('ignore', message='Sparse invariant checks')
-        tune_allocator()
+        if 'torch' in sys.modules:
+            from promptmm_pyg.training import tune_allocator
+
+            tune_allocator()
         status: int = args.run(args)
     return status
 
 
-def _told(error: Exception) -> str:
+def format_error(error: Exception) -> str:
+    """The message of an error, with the path where it is about a file."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return (
             f"'{error.filename}' cannot be read or written: {error.strerror}. Check "

@@ -49,10 +49,10 @@ class Seen(NamedTuple):
     """What is asked: a hash of users, items and training, and what is held out."""
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``compare`` to the program."""
     parser = commands.add_parser(
-        'compare', help='runs side by side', description=_DESCRIPTION, epilog=_EXAMPLE
+        'compare', **kwargs, description=_DESCRIPTION, epilog=_EXAMPLE
     )
     parser.add_argument(
         'folders', nargs='+', metavar='RUN', help='folders of two or more runs'

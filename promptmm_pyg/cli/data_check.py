@@ -35,9 +35,9 @@ example:
   promptmm data check data/tiktok --item-graph bought_together.npy"""
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``data check`` to the program."""
-    data = commands.add_parser('data', help='check a data set')
+    data = commands.add_parser('data', **kwargs)
     inner = data.add_subparsers(title='commands', metavar='COMMAND', required=True)
     parser = inner.add_parser(
         'check',

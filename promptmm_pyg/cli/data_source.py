@@ -38,14 +38,18 @@ def load_split(config: dict[str, Any]) -> Split:
 def _load(config: dict[str, Any]) -> Split:
     if config['format'] == 'synthetic':
         return _divide(make_synthetic_dataset(**config['synthetic']), config['split'])
-    names = ('format', 'user', 'item', 'features', 'masks', 'duplicates', 'min_rating')
-    options = {name: config[name] for name in names if name in config}
-    if config['format'] == 'table':
+    kind = config['format']
+    names = ['format', 'features', 'duplicates']
+    names += ['user', 'item'] if kind == 'table' else ['masks']
+    names += ['min_rating'] if kind == 'recbole' else []
+    options = {name: config[name] for name in names}
+    if kind == 'table':
         ids = config['item_ids']
         options['item_ids'] = None if ids is None else read_ids(ids)
         options['time'] = config['time'] or ''
-    if 'split' in config:
-        options['split'] = lambda graph: _divide(graph, config['split'])
+    if kind == 'table' or 'split' in config:
+        divide = config['split']
+        options['split'] = lambda graph: _divide(graph, divide)
     return load_dataset(config['path'], **options)
 
 

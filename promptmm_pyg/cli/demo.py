@@ -44,11 +44,11 @@ _ORDER = ('LightGCN', 'teacher', 'student', 'control')
 _PAIRS = (('teacher', 'LightGCN'), ('student', 'control'), ('teacher', 'student'))
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``demo`` to the program."""
     parser = commands.add_parser(
         'demo',
-        help='everything once, on made-up data',
+        **kwargs,
         description=_DESCRIPTION,
         epilog=_EXAMPLE,
     )

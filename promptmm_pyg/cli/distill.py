@@ -75,11 +75,11 @@ CANDIDATES = {
 _VIEWS = {'list_views': 'list-wise', 'embedding_views': 'embedding'}
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``distill`` to the program."""
     parser = commands.add_parser(
         'distill',
-        help='train a student',
+        **kwargs,
         usage='promptmm distill RUN [options]',
         description=_DESCRIPTION,
         epilog=_EXAMPLE,

@@ -49,11 +49,11 @@ class Check(NamedTuple):
     fix: str = ''
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``doctor`` to the program."""
     parser = commands.add_parser(
         'doctor',
-        help='can this machine do the work',
+        **kwargs,
         description=_DESCRIPTION,
         epilog=_EXAMPLE,
     )

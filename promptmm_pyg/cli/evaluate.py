@@ -42,10 +42,10 @@ _PAIRS = (('student', 'control'), ('student', 'copied'), ('teacher', 'student'))
 _COMPARED = ('Recall@20', 'NDCG@20')
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``evaluate`` to the program."""
     parser = commands.add_parser(
-        'evaluate', help='how good is it', description=_DESCRIPTION, epilog=_EXAMPLE
+        'evaluate', **kwargs, description=_DESCRIPTION, epilog=_EXAMPLE
     )
     parser.add_argument('folder', metavar='RUN', help='folder of a run')
     parser.add_argument(

@@ -62,11 +62,11 @@ class _Names:
         return known.index(text)
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``explain`` to the program."""
     parser = commands.add_parser(
         'explain',
-        help='where a score comes from',
+        **kwargs,
         description=_DESCRIPTION,
         epilog=_EXAMPLE,
     )

@@ -39,10 +39,10 @@ _ENDINGS = {
 }
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``export`` to the program."""
     parser = commands.add_parser(
-        'export', help='for other programs', description=_DESCRIPTION, epilog=_EXAMPLE
+        'export', **kwargs, description=_DESCRIPTION, epilog=_EXAMPLE
     )
     parser.add_argument(
         'folder', metavar='RUN', help='folder of a run with a student, or a recommender'

@@ -5,8 +5,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from promptmm_pyg.training import Schedule
-
 SCHEDULE = {
     'epochs': 'passes over the training interactions, at most',
     'patience': 'validations in a row without a better value before training stops',
@@ -96,6 +94,8 @@ def chosen(
 
 def add_schedule(parser: argparse.ArgumentParser) -> None:
     """Adds the options of :class:`~promptmm_pyg.training.Schedule`."""
+    from promptmm_pyg.training import Schedule
+
     add_options(parser.add_argument_group('length'), Schedule, SCHEDULE)
 
 
@@ -138,5 +138,7 @@ def named(text: str) -> tuple[str, str]:
     """The parts of ``NAME=VALUE``."""
     name, sign, value = text.partition('=')
     if not name or not sign:
-        raise argparse.ArgumentTypeError(f"needs the form NAME=VALUE (got '{text}')")
+        raise argparse.ArgumentTypeError(
+            f"must have the form NAME=VALUE (got '{text}')"
+        )
     return name, value

@@ -36,10 +36,10 @@ example:
   promptmm recommend runs/tiktok --users 7 42 --approximate --recall"""
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``recommend`` to the program."""
     parser = commands.add_parser(
-        'recommend', help='recommend items', description=_DESCRIPTION, epilog=_EXAMPLE
+        'recommend', **kwargs, description=_DESCRIPTION, epilog=_EXAMPLE
     )
     parser.add_argument(
         'folder', metavar='RUN', help='folder of a run with a student, or a recommender'

@@ -26,10 +26,10 @@ example:
   promptmm report runs/tiktok --out tiktok.html"""
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``report`` to the program."""
     parser = commands.add_parser(
-        'report', help='a run on one page', description=_DESCRIPTION, epilog=_EXAMPLE
+        'report', **kwargs, description=_DESCRIPTION, epilog=_EXAMPLE
     )
     parser.add_argument('folder', metavar='RUN', help='folder of a run')
     parser.add_argument(

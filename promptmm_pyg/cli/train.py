@@ -81,11 +81,11 @@ PROMPT = {
 _PROMPT_NAMES = {'out_channels': 'prompt_dim', 'combine': 'prompt_combine'}
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, **kwargs: Any) -> None:
     """Adds ``train`` to the program."""
     parser = commands.add_parser(
         'train',
-        help='train a teacher',
+        **kwargs,
         usage='promptmm train PATH --out RUN [options]',
         description=_DESCRIPTION,
         epilog=_EXAMPLE,

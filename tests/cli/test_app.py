@@ -18,6 +18,8 @@ COMMANDS = [
     ['explain'],
     ['export'],
     ['doctor'],
+    ['report'],
+    ['completion'],
 ]
 
 
@@ -63,7 +65,7 @@ def test_a_message_of_the_library_is_one_line(fails, monkeypatch):
     def broken(path, **options):
         raise ValueError('first\n- second')
 
-    monkeypatch.setattr('promptmm_pyg.cli.data_source.read_dataset', broken)
+    monkeypatch.setattr('promptmm_pyg.cli.data_source.load_dataset', broken)
     monkeypatch.setattr('promptmm_pyg.cli.data_options.detect_format', str)
     assert fails('data', 'check', '.') == 'promptmm: error: first - second'
 

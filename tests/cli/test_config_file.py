@@ -94,7 +94,7 @@ def test_what_neither_says_is_still_required(written, fails):
         ({'epochs': [1]}, "'epochs' must be a text or a number (got [1])"),
         ({'quiet': 1}, "'quiet' must be true or false (got 1)"),
         ({'missing': 'maybe'}, "invalid choice: 'maybe'"),
-        ({'weight': 'l2'}, 'requires the form NAME=VALUE'),
+        ({'weight': 'l2'}, 'must have the form NAME=VALUE'),
         ([1], 'must contain options by name'),
         ('{', 'is no .json file'),
     ],
