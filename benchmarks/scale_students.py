@@ -10,23 +10,20 @@ from torch_geometric.data import HeteroData
 from benchmarks.scale_costs import Costs, Step, epoch
 from benchmarks.scale_graph import Size
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
-from promptmm_pyg.distillation import (
-    CONTROL_WEIGHTS,
-    STUDENT_WEIGHTS,
-    CandidateSampling,
-    DistillationObjective,
-)
+from promptmm_pyg.distillation import CandidateSampling, promptmm_losses
 from promptmm_pyg.distillation.candidates import CandidateSampler
+from promptmm_pyg.distillation.objective import Objective
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.loader import Triplets
+from promptmm_pyg.functional import sparse_gradients
+from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.ranking import SeenItems, rank_items
 from promptmm_pyg.targets import load_targets
-from promptmm_pyg.training import bpr_terms
-from promptmm_pyg.training.inputs import triplet_loader
-from promptmm_pyg.training.loop import train_step
-from promptmm_pyg.training.optimizer import OptimizerKind, make_optimizer
-from promptmm_pyg.training.row_tables import looked_up
+from promptmm_pyg.training import TrainingConfig, bpr_losses
+from promptmm_pyg.training.config import OptimizerKind
+from promptmm_pyg.training.loop import StepOutput, step_output, train_step
+from promptmm_pyg.training.optim import make_optimizer
+from promptmm_pyg.training.train import BPR_WEIGHTS, triplet_loader
 
 LEARNING_RATE = 1e-2
 KINDS: tuple[OptimizerKind, ...] = ('dense', 'lazy')
@@ -44,23 +41,28 @@ def training(size: Size, data: HeteroData, costs: Costs) -> dict[str, Tensor]:
     costs.add('triplets of an epoch', {**drawn, 'triplets_per_second': rate})
     batch = next(iter(loader))
     for kind in KINDS:
-        model = MatrixFactorization(num_nodes_dict(data), embedding_dim=size.width)
+        model = MatrixFactorization(num_nodes_dict(data), size.width)
         step = bpr_step(model, kind)
-        costs.repeated(f'student step, {kind}', Again(step, batch), size.repeats)
-        model.reset_parameters()
-        limit = None if kind == 'lazy' else size.seconds
-        cost = epoch(loader, len(loader), step, seconds=limit)
+        tables = model.embeddings.tables.values() if kind == 'lazy' else ()
+        with sparse_gradients(tables):
+            costs.repeated(f'student step, {kind}', Again(step, batch), size.repeats)
+            model.reset_parameters()
+            limit = None if kind == 'lazy' else size.seconds
+            cost = epoch(loader, len(loader), step, seconds=limit)
         costs.add(f'student epoch, {kind}', cost)
     return {key: x.detach() for key, x in model().items()}
 
 
 def bpr_step(model: MatrixFactorization, kind: OptimizerKind) -> Step:
     """A step down BPR and its penalty."""
-    optimizer = make_optimizer(model.parameters(), LEARNING_RATE, 0.0, kind)
+    config = TrainingConfig(learning_rate=LEARNING_RATE, optimizer=kind)
+    optimizer = make_optimizer(model.parameters(), config)
+
+    def losses(batch: Triplets, _: object) -> StepOutput:
+        return step_output(bpr_losses(model(), batch), BPR_WEIGHTS)
 
     def step(batch: Triplets) -> None:
-        terms = bpr_terms(looked_up(model(), kind), batch)
-        train_step(optimizer, terms, CONTROL_WEIGHTS)
+        train_step(optimizer, losses, batch)
 
     return step
 
@@ -112,19 +114,26 @@ def distillation(size: Size, data: HeteroData, path: Path, costs: Costs) -> None
     ten negatives, the lazy optimizer.
     """
     targets = load_targets(path, data)
-    model = MatrixFactorization(num_nodes_dict(data), embedding_dim=size.width)
-    objective = DistillationObjective(targets, size.width)
-    source = CandidateSampler(CandidateSampling(), data, targets, size.seed)
-    optimizer = make_optimizer(model.parameters(), LEARNING_RATE, 0.0, 'lazy')
+    model = MatrixFactorization(num_nodes_dict(data), size.width)
+    objective = Objective(promptmm_losses())
+    objective.setup(targets, size.width, data)
+    sampler = CandidateSampler(CandidateSampling(), data, targets, size.seed)
+    config = TrainingConfig(learning_rate=LEARNING_RATE, optimizer='lazy')
+    optimizer = make_optimizer(model.parameters(), config)
+
+    def losses(batch: Triplets, lists: CandidateLists | None) -> StepOutput:
+        assert lists is not None
+        x_dict = model()
+        values, weights = bpr_losses(x_dict, batch), dict(BPR_WEIGHTS)
+        objective.extend(values, weights, x_dict, targets, batch, lists)
+        return step_output(values, weights)
 
     def step(batch: Triplets) -> None:
-        x_dict = looked_up(model(), 'lazy')
-        terms = bpr_terms(x_dict, batch)
-        terms.update(objective(x_dict, targets, batch, source.lists(batch)))
-        train_step(optimizer, terms, STUDENT_WEIGHTS)
+        train_step(optimizer, losses, batch, sampler.lists(batch))
 
     loader = triplet_loader(data, batch_size=size.batch_size, seed=size.seed)
     again = Again(step, next(iter(loader)))
-    costs.repeated('distillation step', again, size.repeats)
-    cost = epoch(loader, len(loader), step, seconds=size.seconds)
+    with sparse_gradients(model.embeddings.tables.values()):
+        costs.repeated('distillation step', again, size.repeats)
+        cost = epoch(loader, len(loader), step, seconds=size.seconds)
     costs.add('distillation epoch', cost)

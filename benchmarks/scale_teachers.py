@@ -10,16 +10,16 @@ from benchmarks.scale_costs import Costs, epoch
 from benchmarks.scale_graph import PROMPT, Size
 from benchmarks.scale_students import LEARNING_RATE, Again
 from promptmm_pyg.data.schema import INTERACTS, ITEM, num_nodes_dict
+from promptmm_pyg.functional import sparse_gradients
 from promptmm_pyg.loader import TripletNeighborLoader, Triplets, triplets_of
 from promptmm_pyg.models import PromptMM
 from promptmm_pyg.models.inference import normalized_adj_dict
-from promptmm_pyg.nn.embeddings import sparse_gradients
 from promptmm_pyg.targets import SoftTargets, save_targets
-from promptmm_pyg.training import TEACHER_WEIGHTS, AmortizedTerms, promptmm_terms
-from promptmm_pyg.training.inputs import triplet_loader
-from promptmm_pyg.training.loop import train_step
-from promptmm_pyg.training.minibatch import _of_seeds
-from promptmm_pyg.training.optimizer import make_optimizer
+from promptmm_pyg.training import TrainingConfig
+from promptmm_pyg.training.loop import StepOutput, amortized, step_output, train_step
+from promptmm_pyg.training.neighborhood import seed_rows
+from promptmm_pyg.training.optim import make_optimizer
+from promptmm_pyg.training.train import triplet_loader
 from promptmm_pyg.transforms import AddBipartiteNorm
 
 NEIGHBORS = [10, 10]
@@ -58,9 +58,7 @@ def teaching(size: Size, data: HeteroData, features: Tensor, costs: Costs) -> Pr
     sizes = num_nodes_dict(data)
     start = {key: torch.randn(number, PROMPT) for key, number in sizes.items()}
     content = {'content': {ITEM: features}}
-    teacher = PromptMM(
-        sizes, content, prompt_start_dict=start, embedding_dim=size.width
-    )
+    teacher = PromptMM(sizes, content, start, embedding_dim=size.width)
     on_neighborhoods(size, data, teacher, costs)
     if size.whole_fits:
         on_whole_graph(size, data, teacher, costs)
@@ -70,24 +68,28 @@ def teaching(size: Size, data: HeteroData, features: Tensor, costs: Costs) -> Pr
 def on_neighborhoods(
     size: Size, data: HeteroData, teacher: PromptMM, costs: Costs
 ) -> None:
-    """What :func:`~promptmm_pyg.training.train_minibatch` does, with the lazy
-    optimizer; the epoch is cut.
+    """What :func:`~promptmm_pyg.training.train` does with ``num_neighbors`` and the
+    lazy optimizer; the epoch is cut.
     """
     with costs.timed('neighborhoods prepared'):
         loader = TripletNeighborLoader(
             AddBipartiteNorm()(data), NEIGHBORS, batch_size=size.teacher_batch_size
         )
 
-    def step(triplets: Triplets) -> None:
+    def losses(triplets: Triplets, _: object) -> StepOutput:
         batch = loader.around(triplets)
         weights, n_id = batch.collect('edge_weight'), batch.collect('n_id')
         output = teacher(batch.edge_index_dict, weights, n_id)
-        terms = promptmm_terms(_of_seeds(output, batch), triplets_of(batch))
-        train_step(optimizer, terms, TEACHER_WEIGHTS)
+        values = teacher.losses(seed_rows(output, batch), triplets_of(batch))
+        return step_output(values, teacher.loss_weights)
+
+    def step(triplets: Triplets) -> None:
+        train_step(optimizer, losses, triplets)
 
     name = 'neighborhoods'
-    with sparse_gradients(teacher):
-        optimizer = make_optimizer(teacher.parameters(), LEARNING_RATE, 0.0, 'lazy')
+    config = TrainingConfig(learning_rate=LEARNING_RATE, optimizer='lazy')
+    with sparse_gradients(teacher.embeddings.tables.values()):
+        optimizer = make_optimizer(teacher.parameters(), config)
         again = Again(step, next(iter(loader.triplets)))
         costs.repeated(f'teacher step, {name}', again, size.repeats)
         cost = epoch(loader.triplets, len(loader), step, most=STEPS)
@@ -101,17 +103,18 @@ def on_whole_graph(
     are taken piece by piece.
     """
     operators, parameters = normalized_adj_dict(data), list(teacher.parameters())
-    optimizer = make_optimizer(parameters, LEARNING_RATE, 0.0)
-    terms = AmortizedTerms(
+    config = TrainingConfig(learning_rate=LEARNING_RATE)
+    optimizer = make_optimizer(parameters, config)
+    losses = amortized(
         lambda: teacher(operators),
-        promptmm_terms,
-        TEACHER_WEIGHTS,
+        teacher.losses,
+        teacher.loss_weights,
         parameters,
         size.batch_size,
     )
 
     def step(batch: Triplets) -> None:
-        train_step(optimizer, terms(batch), TEACHER_WEIGHTS)
+        train_step(optimizer, losses, batch)
 
     number = -(-data[INTERACTS].edge_index.size(1) // SHARES)
     loader = triplet_loader(data, batch_size=number, seed=size.seed)

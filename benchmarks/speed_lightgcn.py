@@ -29,7 +29,7 @@ from promptmm_pyg.loader import TripletLoader, Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm, weighted_sum
 from promptmm_pyg.models import LightGCN
 from promptmm_pyg.nn import csr_pair_dict
-from promptmm_pyg.training import AmortizedTerms
+from promptmm_pyg.training.loop import amortized
 
 REG = 1e-4
 _LEARNING_RATE = 1e-3
@@ -92,10 +92,15 @@ class Ours:
 
     def shared_loss(self, batch_size: int) -> Callable[[Triplets], Tensor]:
         """The loss of several batches of this size from one propagation."""
-        terms = AmortizedTerms(
+        step = amortized(
             self.output, self.terms, self.weights, self.model.parameters(), batch_size
         )
-        return lambda batch: weighted_sum(terms(batch), self.weights)
+
+        def loss(batch: Triplets) -> Tensor:
+            out = step(batch, None)
+            return out.backward + (out.loss - out.backward).detach()
+
+        return loss
 
 
 class PyG:

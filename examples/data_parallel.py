@@ -5,22 +5,16 @@ torchrun --nproc-per-node 2 examples/data_parallel.py
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from promptmm_pyg import (
-    LightGCN,
-    PromptMM,
-    distill,
-    evaluate,
-    split_per_user,
-    train_teacher,
-)
+from promptmm_pyg import LightGCN, PromptMM, distill, evaluate, split_per_user
 from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
-from promptmm_pyg.training import Schedule, process_group
+from promptmm_pyg.training import TrainingConfig, process_group, train
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
@@ -40,41 +34,38 @@ def main() -> None:
 def run(args: argparse.Namespace, device: torch.device) -> None:
     # 1. Every process makes, or reads, the same data: seeds have to be equal.
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
-    train = AddModalityPCA(16)(StandardizeModalities()(split.train)).to(device)
-    num_nodes = num_nodes_dict(train)
+    split = split.transform(StandardizeModalities(), AddModalityPCA(16))
+    split.train.to(device)
+    num_nodes = num_nodes_dict(split.train)
 
     # 2. `batch_size` is that of all processes together: 512 each, where there are two.
-    schedule = Schedule(epochs=args.epochs, patience=10, run_dir=args.out)
+    config = TrainingConfig(
+        learning_rate=0.01,
+        batch_size=1024,
+        epochs=args.epochs,
+        patience=10,
+        run_dir=args.out,
+    )
     torch.manual_seed(0)
     teacher = PromptMM(
         num_nodes,
-        modality_x_dict(train),
-        prompt_start_dict={key: train[key].prompt_start for key in num_nodes},
+        modality_x_dict(split.train),
+        prompt_start_dict={key: split.train[key].prompt_start for key in num_nodes},
     ).to(device)
-    train_teacher(
-        teacher,
-        train,
-        split.val,
-        learning_rate=0.01,
-        batch_size=1024,
-        schedule=schedule,
-    )
+    train(teacher, split, config=config)
 
     # 3. The same for the student; parameters start as those of rank 0.
     student = LightGCN(num_nodes, embedding_dim=16).to(device)
     out = distill(
         student,
         teacher,
-        train,
-        split.val,
-        control=False,
-        learning_rate=0.01,
-        batch_size=1024,
-        schedule=schedule._replace(run_dir=args.out and args.out / 'student'),
+        split,
+        baseline=False,
+        config=replace(config, run_dir=args.out and args.out / 'student'),
     )
 
     # 4. Each process ranks for its users, and all of them get the whole result.
-    x_dict = get_embeddings(out.student, (normalized_adj_dict(train),))
+    x_dict = get_embeddings(out.student, (normalized_adj_dict(split.train),))
     result = evaluate(x_dict, split.test, ks=(20,), batch_size=64)
     rank, size = (dist.get_rank(), dist.get_world_size()) if grouped() else (0, 1)
     if rank == 0:

@@ -3,7 +3,7 @@
     python examples/hetero_student.py --layer hgt
 
 Any module that returns embeddings per node type can be the student; `inputs` says what
-it is called with. The control is the same network without its teacher.
+it is called with. The baseline is the same network without its teacher.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from torch_geometric.data import HeteroData
 from torch_geometric.nn import HeteroConv, HGTConv, SAGEConv
 from torch_geometric.typing import EdgeType
 
-from promptmm_pyg import PromptMM, distill, split_per_user, train_teacher
+from promptmm_pyg import PromptMM, distill, split_per_user, train
 from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
 from promptmm_pyg.nn import NodeEmbeddings
-from promptmm_pyg.training import Schedule
+from promptmm_pyg.training import TrainingConfig
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
@@ -47,32 +47,32 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=60)
     args = parser.parse_args()
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
-    train = AddModalityPCA(32)(StandardizeModalities()(split.train))
-    schedule = Schedule(epochs=args.epochs, patience=10)
+    split = split.transform(StandardizeModalities(), AddModalityPCA(32))
+    config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
 
     torch.manual_seed(0)
     teacher = PromptMM(
-        num_nodes_dict(train),
-        modality_x_dict(train),
-        prompt_start_dict={key: train[key].prompt_start for key in train.node_types},
+        num_nodes_dict(split.train),
+        modality_x_dict(split.train),
+        prompt_start_dict={
+            key: split.train[key].prompt_start for key in split.train.node_types
+        },
         self_loop_weight=1.0,
     )
-    train_teacher(teacher, train, split.val, learning_rate=0.01, schedule=schedule)
+    train(teacher, split, config=config)
 
     torch.manual_seed(0)
     out = distill(
-        HeteroStudent(train, args.layer),
+        HeteroStudent(split.train, args.layer),
         teacher,
-        train,
-        split.val,
-        inputs=(train.edge_index_dict,),
-        learning_rate=0.01,
-        schedule=schedule,
+        split,
+        inputs=(split.train.edge_index_dict,),
+        config=config,
     )
-    assert out.control_history is not None
+    assert out.baseline_history is not None
     print(f'validation Recall@20, one layer of {args.layer}:')
     print(f'  with its teacher {out.history.best_value:.4f}')
-    print(f'  without          {out.control_history.best_value:.4f}')
+    print(f'  without          {out.baseline_history.best_value:.4f}')
 
 
 if __name__ == '__main__':

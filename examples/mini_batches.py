@@ -4,6 +4,7 @@ python examples/mini_batches.py
 """
 
 import argparse
+from dataclasses import replace
 
 import torch
 
@@ -18,7 +19,7 @@ from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes
 from promptmm_pyg.loader import TripletNeighborLoader
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import soft_targets
-from promptmm_pyg.training import Schedule, train_minibatch
+from promptmm_pyg.training import TrainingConfig, train
 from promptmm_pyg.transforms import AddBipartiteNorm, AddModalityPCA
 
 
@@ -32,12 +33,12 @@ def main() -> None:
 
     # 1. Weights of the whole graph: a batch has no other.
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
-    train = AddBipartiteNorm()(AddModalityPCA(16)(split.train))
-    num_nodes = num_nodes_dict(train)
+    split = split._replace(train=AddBipartiteNorm()(AddModalityPCA(16)(split.train)))
+    num_nodes = num_nodes_dict(split.train)
     hops = [args.neighbors, args.neighbors]
 
     # 2. What one step holds, whatever the size of the graph.
-    loader = TripletNeighborLoader(train, hops, batch_size=64)
+    loader = TripletNeighborLoader(split.train, hops, batch_size=64)
     batch = next(iter(loader))
     found = {key: batch[key].num_sampled_nodes for key in num_nodes}
     print(f'64 triplets and the nodes they found in each hop: {found}')
@@ -46,36 +47,26 @@ def main() -> None:
     torch.manual_seed(0)
     teacher = PromptMM(
         num_nodes,
-        modality_x_dict(train),
-        prompt_start_dict={key: train[key].prompt_start for key in num_nodes},
+        modality_x_dict(split.train),
+        prompt_start_dict={key: split.train[key].prompt_start for key in num_nodes},
         self_loop_weight=1.0,
     )
-    schedule = Schedule(epochs=args.epochs, patience=5)
-    train_minibatch(
-        teacher,
-        train,
-        split.val,
-        num_neighbors=hops,
-        optimizer='lazy',
-        learning_rate=0.01,
-        batch_size=512,
-        schedule=schedule,
+    config = TrainingConfig(
+        optimizer='lazy', learning_rate=0.01, epochs=args.epochs, patience=5
     )
+    train(teacher, split, config=replace(config, num_neighbors=hops, batch_size=512))
 
     # 4. The student's steps look up tables and never see an edge.
-    operators = normalized_adj_dict(train)
+    operators = normalized_adj_dict(split.train)
     torch.manual_seed(0)
     student = MatrixFactorization(num_nodes, embedding_dim=16)
     out = distill(
         student,
         soft_targets(teacher, operators),
-        train,
-        split.val,
+        split,
         inputs=(),
-        optimizer='lazy',
-        learning_rate=0.01,
-        control=False,
-        schedule=schedule,
+        baseline=False,
+        config=config,
     )
 
     # 5. The whole graph, layer by layer, in blocks of nodes.

@@ -12,17 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from promptmm_pyg import (
-    LightGCN,
-    PromptMM,
-    Recommender,
-    data,
-    distill,
-    split_per_user,
-    train_teacher,
-)
+from promptmm_pyg import LightGCN, PromptMM, Recommender, data, distill, split_per_user
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
-from promptmm_pyg.training import Schedule
+from promptmm_pyg.training import TrainingConfig, train
 from promptmm_pyg.transforms import StandardizeModalities
 
 
@@ -55,16 +47,18 @@ def main() -> None:
         item_masks=rows(masks, old),
     )
     split = split_per_user(graph)
-    train = StandardizeModalities()(split.train)
-    schedule = Schedule(epochs=args.epochs, patience=10)
+    split = split._replace(train=StandardizeModalities()(split.train))
+    config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
     torch.manual_seed(0)
-    teacher = PromptMM(data.num_nodes_dict(train), data.modality_x_dict(train))
-    train_teacher(teacher, train, split.val, learning_rate=0.01, schedule=schedule)
-    student = LightGCN(data.num_nodes_dict(train), embedding_dim=16)
-    distill(student, teacher, train, split.val, learning_rate=0.01, schedule=schedule)
+    teacher = PromptMM(
+        data.num_nodes_dict(split.train), data.modality_x_dict(split.train)
+    )
+    train(teacher, split, config=config)
+    student = LightGCN(data.num_nodes_dict(split.train), embedding_dim=16)
+    distill(student, teacher, split, config=config)
 
-    x_dict = get_embeddings(student, (normalized_adj_dict(train),))
-    seen, who, what = train[data.INTERACTS].edge_index, range(users), range(items)
+    x_dict = get_embeddings(student, (normalized_adj_dict(split.train),))
+    seen, who, what = split.train[data.INTERACTS].edge_index, range(users), range(items)
     user_x, item_x = x_dict['user'], x_dict['item']
     model = Recommender(user_x, item_x, user_ids=who, item_ids=what, seen=seen)
     # New users: half of what they took is known, the other half is to be found.

@@ -15,7 +15,6 @@ from promptmm_pyg import (
     Recommender,
     distill,
     split_per_user,
-    train_teacher,
 )
 from promptmm_pyg.data import (
     INTERACTS,
@@ -26,7 +25,7 @@ from promptmm_pyg.data import (
     validate,
 )
 from promptmm_pyg.models.inference import get_embeddings
-from promptmm_pyg.training import Schedule
+from promptmm_pyg.training import TrainingConfig, train
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
@@ -64,34 +63,34 @@ def main() -> None:
     )
     split = split_per_user(data)
     validate(split, raise_on_error=True)  # Warns of what is odd about the data.
-    train = AddModalityPCA(16)(StandardizeModalities()(split.train))
+    split = split.transform(StandardizeModalities(), AddModalityPCA(16))
 
-    schedule = Schedule(epochs=args.epochs, patience=10)
+    config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
     torch.manual_seed(0)
     teacher = PromptMM(
-        num_nodes_dict(train),
-        modality_x_dict(train),
-        prompt_start_dict={key: train[key].prompt_start for key in train.node_types},
-        modality_mask_dict=modality_mask_dict(train),  # One song has no sound.
+        num_nodes_dict(split.train),
+        modality_x_dict(split.train),
+        prompt_start_dict={
+            key: split.train[key].prompt_start for key in split.train.node_types
+        },
+        modality_mask_dict=modality_mask_dict(split.train),  # One song has no sound.
         missing='token',
         self_loop_weight=1.0,
     )
-    train_teacher(teacher, train, split.val, learning_rate=0.01, schedule=schedule)
-    student = MatrixFactorization(num_nodes_dict(train), embedding_dim=16)
-    out = distill(
-        student, teacher, train, split.val, learning_rate=0.01, schedule=schedule
-    )
-    assert out.control_history is not None
+    train(teacher, split, config=config)
+    student = MatrixFactorization(num_nodes_dict(split.train), embedding_dim=16)
+    out = distill(student, teacher, split, config=config)
+    assert out.baseline_history is not None
     print(f'student: validation Recall@20 {out.history.best_value:.4f}')
-    print(f'control: validation Recall@20 {out.control_history.best_value:.4f}')
+    print(f'baseline: validation Recall@20 {out.baseline_history.best_value:.4f}')
 
     x_dict = get_embeddings(out.student, ())
     recommender = Recommender(
         x_dict['user'],
         x_dict['item'],
-        user_ids=train['user'].raw_id.tolist(),
-        item_ids=train['item'].raw_id.tolist(),
-        seen=train[INTERACTS].edge_index,
+        user_ids=split.train['user'].raw_id.tolist(),
+        item_ids=split.train['item'].raw_id.tolist(),
+        seen=split.train[INTERACTS].edge_index,
     )
     print('for listener-3:', *recommender.recommend('listener-3', k=5).ids)
 

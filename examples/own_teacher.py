@@ -12,16 +12,10 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType
 
-from promptmm_pyg import (
-    MatrixFactorization,
-    TeacherOutput,
-    distill,
-    split_per_user,
-    train_teacher,
-)
+from promptmm_pyg import MatrixFactorization, TeacherOutput, distill, split_per_user
 from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
 from promptmm_pyg.nn import CSRPair, propagate_blocks
-from promptmm_pyg.training import Schedule, bpr_terms
+from promptmm_pyg.training import TrainingConfig, train
 from promptmm_pyg.transforms import StandardizeModalities
 
 
@@ -63,34 +57,24 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=60)
     args = parser.parse_args()
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
-    train = StandardizeModalities()(split.train)
-    features = {name: x['item'] for name, x in modality_x_dict(train).items()}
-    schedule = Schedule(epochs=args.epochs, patience=10)
+    split = split.transform(StandardizeModalities())
+    features = {name: x['item'] for name, x in modality_x_dict(split.train).items()}
+    config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
 
     torch.manual_seed(0)
     teacher = ContentTeacher(features)
-    taught = train_teacher(
-        teacher,
-        train,
-        split.val,
-        terms=lambda output, batch: bpr_terms(output.x_dict, batch),
-        weights={'bpr': 1.0, 'l2': 1e-3},
-        learning_rate=0.01,
-        schedule=schedule,
-    )
+    taught = train(teacher, split, config=config)
     out = distill(
-        MatrixFactorization(num_nodes_dict(train), embedding_dim=16),
+        MatrixFactorization(num_nodes_dict(split.train), embedding_dim=16),
         teacher,
-        train,
-        split.val,
-        learning_rate=0.01,
-        schedule=schedule,
+        split,
+        config=config,
     )
-    assert out.control_history is not None
+    assert out.baseline_history is not None
     for name, history in (
         ('teacher', taught),
         ('student', out.history),
-        ('control', out.control_history),
+        ('baseline', out.baseline_history),
     ):
         print(f'{name}: validation Recall@20 {history.best_value:.4f}')
 

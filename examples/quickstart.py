@@ -1,4 +1,4 @@
-"""From made-up data to recommendations: teacher, student, control, serving.
+"""From made-up data to recommendations: teacher, student, baseline, serving.
 
 python examples/quickstart.py
 """
@@ -16,7 +16,6 @@ from promptmm_pyg import (
     evaluate,
     paired_bootstrap,
     split_per_user,
-    train_teacher,
 )
 from promptmm_pyg.data import (
     INTERACTS,
@@ -26,7 +25,7 @@ from promptmm_pyg.data import (
     validate,
 )
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
-from promptmm_pyg.training import Schedule
+from promptmm_pyg.training import TrainingConfig, train
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
@@ -41,31 +40,29 @@ def main() -> None:
     # 1. Data: one graph, three splits that share the training edges as messages.
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     validate(split, raise_on_error=True)
-    train = AddModalityPCA(32)(StandardizeModalities()(split.train))
-    num_nodes = num_nodes_dict(train)
+    split = split.transform(StandardizeModalities(), AddModalityPCA(32))
+    num_nodes = num_nodes_dict(split.train)
 
     # 2. The teacher reads every modality; its prompt starts from their components.
-    schedule = Schedule(epochs=args.epochs, patience=10)
+    config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
     torch.manual_seed(0)
     teacher = PromptMM(
         num_nodes,
-        modality_x_dict(train),
-        prompt_start_dict={key: train[key].prompt_start for key in num_nodes},
+        modality_x_dict(split.train),
+        prompt_start_dict={key: split.train[key].prompt_start for key in num_nodes},
         self_loop_weight=1.0,
     )
-    train_teacher(teacher, train, split.val, learning_rate=0.01, schedule=schedule)
+    train(teacher, split, config=config)
 
-    # 3. The student is two small tables; its control learns without the teacher.
+    # 3. The student is two small tables; its baseline learns without the teacher.
     torch.manual_seed(0)
     student = LightGCN(num_nodes, embedding_dim=16)
-    out = distill(
-        student, teacher, train, split.val, learning_rate=0.01, schedule=schedule
-    )
-    assert out.control is not None
+    out = distill(student, teacher, split, config=config)
+    assert out.baseline is not None
 
     # 4. The test positives are read once, by the restored models.
-    inputs = (normalized_adj_dict(train),)
-    models = {'teacher': teacher, 'student': out.student, 'control': out.control}
+    inputs = (normalized_adj_dict(split.train),)
+    models = {'teacher': teacher, 'student': out.student, 'baseline': out.baseline}
     results = {
         name: evaluate(get_embeddings(model, inputs), split.test)
         for name, model in models.items()
@@ -74,10 +71,10 @@ def main() -> None:
         print(f'{name:<8} Recall@20 {result.metrics["Recall@20"]:.4f}')
     gain = paired_bootstrap(
         results['student'].per_user['Recall@20'],
-        results['control'].per_user['Recall@20'],
+        results['baseline'].per_user['Recall@20'],
     )
     print(
-        f'student - control {gain.difference:+.4f} '
+        f'student - baseline {gain.difference:+.4f} '
         f'[{gain.low:+.4f}, {gain.high:+.4f}] (95 %)'
     )
 
@@ -86,9 +83,9 @@ def main() -> None:
     recommender = Recommender(
         x_dict['user'],
         x_dict['item'],
-        user_ids=train['user'].raw_id.tolist(),
-        item_ids=train['item'].raw_id.tolist(),
-        seen=train[INTERACTS].edge_index,
+        user_ids=split.train['user'].raw_id.tolist(),
+        item_ids=split.train['item'].raw_id.tolist(),
+        seen=split.train[INTERACTS].edge_index,
     )
     print('for u0:', *recommender.recommend('u0', k=5).ids)
     if args.out is not None:

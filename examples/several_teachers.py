@@ -18,15 +18,15 @@ from promptmm_pyg.data import (
     num_nodes_dict,
 )
 from promptmm_pyg.distillation import (
-    DistillationObjective,
     ensemble_targets,
     fit_ensemble_weights,
+    promptmm_losses,
     truncate_embeddings,
 )
 from promptmm_pyg.models import FREEDOM
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import soft_targets
-from promptmm_pyg.training import Schedule, bpr_terms, train_teacher
+from promptmm_pyg.training import TrainingConfig, train
 from promptmm_pyg.transforms import StandardizeModalities
 
 WIDTH = 16
@@ -39,53 +39,40 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=60)
     args = parser.parse_args()
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
-    train = StandardizeModalities()(split.train)
-    num_nodes, inputs = num_nodes_dict(train), (normalized_adj_dict(train),)
-    schedule = Schedule(epochs=args.epochs, patience=10)
+    split = split.transform(StandardizeModalities())
+    num_nodes, inputs = num_nodes_dict(split.train), (normalized_adj_dict(split.train),)
+    config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
 
     # 1. Each teacher on its own; test positives are not looked at.
     torch.manual_seed(0)
     lightgcn = LightGCN(num_nodes, embedding_dim=64)
-    freedom = FREEDOM(num_nodes, modality_x_dict(train), edge_type=INTERACTS)
-    for model, terms, weights in (
-        (lightgcn, bpr_terms, {'bpr': 1.0, 'l2': 1e-3}),
-        (freedom, freedom.losses, freedom.loss_weights),
-    ):
-        train_teacher(
-            model,
-            train,
-            split.val,
-            terms=terms,
-            weights=weights,
-            learning_rate=0.01,
-            schedule=schedule,
-        )
+    freedom = FREEDOM(num_nodes, modality_x_dict(split.train), edge_type=INTERACTS)
+    for model in (lightgcn, freedom):
+        train(model, split, config=config)
     teachers = {
         'LightGCN': SoftTargets(get_embeddings(lightgcn, inputs), {}),
         'FREEDOM': soft_targets(freedom, *inputs),
     }
 
     # 2. How much each counts is what makes validation most likely.
-    learned = fit_ensemble_weights(teachers, train, split.val)
-    mixture = ensemble_targets(teachers, learned, train)
+    learned = fit_ensemble_weights(teachers, split.train, split.val)
+    mixture = ensemble_targets(teachers, learned, split.train)
     print('weights:', ', '.join(f'{k} {x:.2f}' for k, x in learned.items()))
 
-    # 3. One narrow student of the mixture, and its control without a teacher.
+    # 3. One narrow student of the mixture, and its baseline without a teacher.
     out = distill(
         LightGCN(num_nodes, embedding_dim=WIDTH),
         mixture,
-        train,
-        split.val,
-        objective=DistillationObjective(mixture, WIDTH, list_views=['fused']),
-        learning_rate=0.01,
-        schedule=schedule,
+        split,
+        losses=promptmm_losses(list_views='fused'),
+        config=config,
     )
-    assert out.control is not None
+    assert out.baseline is not None
     tables = {name: target.x_dict for name, target in teachers.items()}
     tables['mixture'] = mixture.x_dict
-    tables['its SVD'] = truncate_embeddings(mixture.x_dict, WIDTH)
+    tables['truncated'] = truncate_embeddings(mixture.x_dict, WIDTH)
     tables['student'] = get_embeddings(out.student, inputs)
-    tables['control'] = get_embeddings(out.control, inputs)
+    tables['baseline'] = get_embeddings(out.baseline, inputs)
     for name, x_dict in tables.items():
         metrics = evaluate(x_dict, split.test).metrics
         print(f'{name:<8} width {x_dict["item"].size(1):>3}', end='  ')

@@ -12,7 +12,7 @@ __version__ = '0.1.0'
 
 if TYPE_CHECKING:
     from promptmm_pyg.data import load_dataset, read_dataset, read_table, split_per_user
-    from promptmm_pyg.distillation import DistillationObjective, distill
+    from promptmm_pyg.distillation import distill
     from promptmm_pyg.evaluation import evaluate, paired_bootstrap
     from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
     from promptmm_pyg.nn import PromptedEncoder, load_prompt, save_prompt
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
         save_targets,
         soft_targets,
     )
-    from promptmm_pyg.training import train_teacher
+    from promptmm_pyg.training import TrainingConfig, train
 
 _HOMES = {
-    'DistillationObjective': 'distillation',
     'LightGCN': 'models',
     'MatrixFactorization': 'models',
     'PromptMM': 'models',
@@ -35,6 +34,7 @@ _HOMES = {
     'Recommender': 'serving',
     'SoftTargets': 'targets',
     'TeacherOutput': 'targets',
+    'TrainingConfig': 'training',
     'distill': 'distillation',
     'evaluate': 'evaluation',
     'load_dataset': 'data',
@@ -47,11 +47,10 @@ _HOMES = {
     'save_targets': 'targets',
     'soft_targets': 'targets',
     'split_per_user': 'data',
-    'train_teacher': 'training',
+    'train': 'training',
 }
 
 __all__ = [
-    'DistillationObjective',
     'LightGCN',
     'MatrixFactorization',
     'PromptMM',
@@ -59,6 +58,7 @@ __all__ = [
     'Recommender',
     'SoftTargets',
     'TeacherOutput',
+    'TrainingConfig',
     '__version__',
     'distill',
     'evaluate',
@@ -72,7 +72,7 @@ __all__ = [
     'save_targets',
     'soft_targets',
     'split_per_user',
-    'train_teacher',
+    'train',
 ]
 
 

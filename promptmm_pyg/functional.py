@@ -1,8 +1,11 @@
 """Inner products and unit rows of embeddings; imports :mod:`torch` only."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -12,12 +15,37 @@ def rows(x: Tensor, index: Tensor) -> Tensor:
 
     Unlike ``x[index]`` it refuses a negative index, and its gradient is a plain
     addition of rows: several times as fast as that of indexing or of an embedding
-    where rows repeat.
+    where rows repeat. Within :func:`sparse_gradients` the gradient is sparse.
 
     Raises:
         IndexError: If an index is negative or beyond the table.
     """
+    if getattr(x, 'sparse_grad', False):
+        return F.embedding(index, x, sparse=True)
     return x.index_select(0, index.reshape(-1)).view(*index.size(), x.size(-1))
+
+
+@contextmanager
+def sparse_gradients(tables: Iterable[Tensor]) -> Iterator[None]:
+    """Within the block, :func:`rows` of these tables have sparse gradients of the rows
+    that were looked up, as :class:`torch.nn.Embedding` has with ``sparse=True``; no
+    matrix of the size of a table is allocated.
+
+    Example:
+        >>> table = torch.nn.Parameter(torch.ones(1000, 2))
+        >>> with sparse_gradients([table]):
+        ...     rows(table, torch.tensor([7, 7])).sum().backward()
+        >>> table.grad.coalesce().values()
+        tensor([[2., 2.]])
+    """
+    tables = list(tables)
+    for table in tables:
+        table.sparse_grad = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for table in tables:
+            del table.sparse_grad  # type: ignore[attr-defined]
 
 
 def score_pairs(
@@ -192,7 +220,8 @@ def add_l2_normalized(base: Tensor, x: Tensor, weight: float = 1.0) -> Tensor:
         weight: Of the unit rows. (default: ``1.0``)
 
     Example:
-        >>> add_l2_normalized(torch.ones(1, 2), torch.tensor([[[3.0, 4.0], [0.0, 5.0]]]))
+        >>> x = torch.tensor([[[3.0, 4.0], [0.0, 5.0]]])
+        >>> add_l2_normalized(torch.ones(1, 2), x)
         tensor([[1.6000, 2.8000]])
     """
     out: Tensor = _add(base, x, weight)

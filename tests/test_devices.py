@@ -1,4 +1,6 @@
-"""The same numbers on every device; what requires a GPU is skipped where there is none."""
+"""The same numbers on every device; GPU tests are skipped where there is none."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +12,11 @@ from promptmm_pyg import (
     distill,
     evaluate,
     models,
-    train_teacher,
+    training,
 )
 from promptmm_pyg.data import (
     INTERACTS,
+    Split,
     make_synthetic_dataset,
     modality_x_dict,
     num_nodes_dict,
@@ -30,7 +33,7 @@ from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.ranking import ApproximateItems, SeenItems, rank_items
 from promptmm_pyg.targets import SoftTargets
-from promptmm_pyg.training import Schedule, train_minibatch
+from promptmm_pyg.training import TrainingConfig
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 from tests.models.contract import CONTENT
 
@@ -41,8 +44,8 @@ CUDA = pytest.param(
     marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='requires a GPU'),
 )
 on_every_device = pytest.mark.parametrize('device', ['cpu', CUDA])
-QUICK = Schedule(epochs=2, progress=False)
-LONGER = QUICK._replace(epochs=5)
+QUICK = TrainingConfig(epochs=2, progress=False)
+LONGER = replace(QUICK, epochs=5)
 
 
 @pytest.fixture(scope='module')
@@ -168,14 +171,9 @@ def test_losses_of_the_models_of_the_field(cls, device, split):
     torch.testing.assert_close(*outs, atol=1e-5, rtol=1e-3)
 
 
-def own_losses(model):
-    return {'terms': model.losses, 'weights': model.loss_weights}
-
-
-def learns(run, model, train, val, **how):
-    history = run(
-        model, train, val, learning_rate=0.02, batch_size=64, schedule=LONGER, **how
-    )
+def learns(model, train, val, **how):
+    config = replace(LONGER, learning_rate=0.02, batch_size=64, **how)
+    history = training.train(model, Split(train, val, val), config=config)
     return history.records[-1]['loss'] < history.records[0]['loss']
 
 
@@ -185,7 +183,7 @@ def test_models_of_the_field_are_trained(cls, device, split):
     train, val, _ = split
     there = train.clone().to(device)
     model = make_model(cls, there).to(device)
-    assert learns(train_teacher, model, there, val, **own_losses(model))
+    assert learns(model, there, val)
 
 
 @on_every_device
@@ -204,9 +202,7 @@ def test_options_of_the_teacher(device, split):
         item_graph_weight=0.1,
         alignment_weight=0.1,
     ).to(device)
-    assert learns(
-        train_teacher, model, there, val, **own_losses(model), propagate_every=2
-    )
+    assert learns(model, there, val, propagate_every=2)
 
 
 @on_every_device
@@ -247,17 +243,17 @@ def test_a_teacher_and_its_student_are_trained(device, split):
     train, val, test = split
     there = train.clone().to(device)
     teacher = make_teacher(there).to(device)
-    train_teacher(teacher, there, val, batch_size=64, schedule=QUICK)
+    training.train(
+        teacher, Split(there, val, val), config=replace(QUICK, batch_size=64)
+    )
     out = distill(
         LightGCN(num_nodes_dict(train), embedding_dim=4).to(device),
         teacher,
-        there,
-        val,
+        Split(there, val, val),
         candidates=CandidateSampling(
             num_uniform=4, num_teacher_topk=2, num_student_topk=2
         ),
-        batch_size=64,
-        schedule=QUICK,
+        config=replace(QUICK, batch_size=64),
     )
     x_dict = out.student(normalized_adj_dict(there))
     assert all(x.device.type == device for x in x_dict.values())
@@ -270,19 +266,19 @@ def test_a_teacher_and_its_student_are_trained(device, split):
 
 @on_every_device
 @pytest.mark.parametrize(
-    'options', [{'prompt': 'joint'}, {'optimizer': 'lazy'}, {'control': False}]
+    'options', [{'prompt': 'joint'}, {'baseline': False}, {'optimizer': 'lazy'}]
 )
 def test_other_ways_to_distill(device, options, split):
     train, val, _ = split
     there = train.clone().to(device)
     teacher = make_teacher(there).to(device)
+    optimizer = options.get('optimizer', 'dense')
+    options = {k: x for k, x in options.items() if k != 'optimizer'}
     out = distill(
         MatrixFactorization(num_nodes_dict(train), embedding_dim=4).to(device),
         teacher,
-        there,
-        val,
-        batch_size=64,
-        schedule=QUICK,
+        Split(there, val, val),
+        config=replace(QUICK, batch_size=64, optimizer=optimizer),
         **options,
     )
     assert out.history.records[-1]['loss'] < out.history.records[0]['loss']
@@ -300,14 +296,14 @@ def test_an_interrupted_student_goes_on(device, split, tmp_path):
             out = distill(
                 LightGCN(num_nodes_dict(train), embedding_dim=4).to(device),
                 teacher,
-                there,
-                val,
+                Split(there, val, val),
                 candidates=CandidateSampling(num_uniform=4, num_student_topk=2),
-                batch_size=64,
-                schedule=QUICK._replace(
+                config=replace(
+                    QUICK,
                     epochs=epochs,
                     run_dir=tmp_path / name,
                     resume=epochs != lengths[0],
+                    batch_size=64,
                 ),
             )
         losses.append([record['loss'] for record in out.history.records])
@@ -320,7 +316,7 @@ def test_training_on_neighborhoods_with_the_graph_in_main_memory(device, split):
     train, val, _ = split
     teacher = make_teacher(train).to(device)
     neighbors = [4] * teacher.num_hops
-    assert learns(train_minibatch, teacher, train, val, num_neighbors=neighbors)
+    assert learns(teacher, train, val, num_neighbors=neighbors)
 
 
 @on_every_device

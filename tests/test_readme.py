@@ -10,7 +10,7 @@ import torch
 import promptmm_pyg.losses
 from benchmarks import report
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
-from promptmm_pyg.training import Schedule
+from promptmm_pyg.training import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / 'README.md'
@@ -45,10 +45,10 @@ def test_every_loss_has_a_row_in_the_table():
 def test_the_python_of_the_readme_runs(monkeypatch, tmp_path, capsys):
     split = split_per_user(make_synthetic_dataset(80, 120, 4, seed=0))
     monkeypatch.setattr(promptmm_pyg, 'read_dataset', lambda _: split, raising=False)
-    quick = Schedule(epochs=1, progress=False)
-    for name in ('training.teacher', 'distillation.distill'):
+    quick = TrainingConfig(epochs=1, progress=False)
+    for name in ('training.train', 'distillation.distill'):
         module = import_module(f'promptmm_pyg.{name}')
-        monkeypatch.setattr(module, 'Schedule', lambda: quick)
+        monkeypatch.setattr(module, 'TrainingConfig', lambda: quick)
     monkeypatch.chdir(tmp_path)
     _recommender().save('runs/first/recommender')
     names = {'encoder': torch.nn.Linear(768, 4), 'x': torch.rand(1, 3)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+from promptmm_pyg.data import Split, make_synthetic_dataset, split_per_user
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.distillation import CandidateSampling, distill
 from promptmm_pyg.distillation.candidates import CandidateSampler
@@ -59,18 +59,17 @@ def test_a_student_of_saved_targets_is_the_student_of_the_teacher(saved):
     path, targets, train, val = saved
     states = []
     lists = CandidateSampling(
-        num_uniform=3, num_teacher_topk=3, num_student_topk=2, depth=7
+        num_uniform=3, num_teacher_topk=3, num_student_topk=2, top_k=7
     )
     for source in (targets, load_targets(path, train)):
         student = make_student(train)
         distill(
             student,
             source,
-            train,
-            val,
+            Split(train, val, val),
             candidates=lists,
-            control=False,
-            schedule=QUICK,
+            baseline=False,
+            config=QUICK,
         )
         states.append(student.state_dict())
     torch.testing.assert_close(*states, rtol=0, atol=0)
@@ -79,7 +78,7 @@ def test_a_student_of_saved_targets_is_the_student_of_the_teacher(saved):
 @pytest.mark.parametrize('depth', [7, 5])
 def test_saved_best_items_are_not_ranked_again(saved, monkeypatch, depth):
     path, targets, train, _ = saved
-    candidates = CandidateSampling(num_teacher_topk=2, depth=depth)
+    candidates = CandidateSampling(num_teacher_topk=2, top_k=depth)
     fresh = CandidateSampler(candidates, train, targets, seed=0)
     monkeypatch.setattr(
         CandidateSampler, '_best', lambda *_: pytest.fail('ranked again')
@@ -90,7 +89,7 @@ def test_saved_best_items_are_not_ranked_again(saved, monkeypatch, depth):
 
 def test_lists_deeper_than_what_is_saved_are_ranked_again(saved):
     path, targets, train, _ = saved
-    candidates = CandidateSampling(num_teacher_topk=2, depth=9)
+    candidates = CandidateSampling(num_teacher_topk=2, top_k=9)
     kept = CandidateSampler(candidates, train, load_targets(path, train), seed=0)
     assert torch.equal(kept._teacher_top, topk_targets(targets, train, 9).item_index)
 

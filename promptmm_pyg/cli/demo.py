@@ -17,14 +17,14 @@ from promptmm_pyg.cli.models import Prepared, Tables, load_tables, prepare
 from promptmm_pyg.cli.parsing import UserError, add_progress
 from promptmm_pyg.cli.recommend import recommend, recommendation_table
 from promptmm_pyg.cli.run_folder import RunFolder, read_json, write_json
-from promptmm_pyg.cli.stages import best, distill_run, schedule, train
+from promptmm_pyg.cli.stages import best, distill_run, train, training_config
 from promptmm_pyg.cli.tables import table
-from promptmm_pyg.data import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.data import INTERACTS, ITEM, USER, Split, num_nodes_dict
 from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
 from promptmm_pyg.models import LightGCN
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.serving import Recommender
-from promptmm_pyg.training import bpr_terms, train_teacher
+from promptmm_pyg.training import train as train_model
 from promptmm_pyg.training.loop import LOG
 
 _DESCRIPTION = """\
@@ -123,15 +123,18 @@ def _train_baseline(
     torch.manual_seed(options['seed'])
     counts = num_nodes_dict(data.train)
     model = LightGCN(counts, embedding_dim=int(BASELINE['embedding_dim']))
-    history = train_teacher(
+    history = train_model(
         model,
-        data.train,
-        data.val,
+        Split(data.train, data.val, data.test),
         inputs=data.inputs,
-        terms=bpr_terms,
-        weights={'bpr': 1.0, 'l2': BASELINE['l2']},
-        schedule=schedule(config, _baseline(folder), resume=False, progress=progress),
-        **options,
+        loss_weights={'bpr': 1.0, 'l2': BASELINE['l2']},
+        config=training_config(
+            options,
+            config['schedule'],
+            _baseline(folder),
+            resume=False,
+            progress=progress,
+        ),
     )
     write_json(_baseline(folder) / 'metrics.json', best(history))
     return get_embeddings(model, data.inputs)

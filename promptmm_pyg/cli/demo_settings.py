@@ -3,8 +3,7 @@
 from typing import Any
 
 from promptmm_pyg.cli.run_folder import FORMAT
-from promptmm_pyg.distillation import STUDENT_WEIGHTS
-from promptmm_pyg.training import TEACHER_WEIGHTS
+from promptmm_pyg.models import PromptMM
 
 _SCHEDULE = {
     'epochs': 150,
@@ -32,7 +31,7 @@ CONFIG: dict[str, Any] = {
     'prompt': {'start': 'pca', 'out_channels': 32, 'combine': 'concat'},
     'teacher': {'embedding_dim': 64},
     'train': _LEARNING,
-    'weights': {**TEACHER_WEIGHTS, 'l2': _L2},
+    'weights': {**PromptMM.loss_weights, 'l2': _L2},
     'schedule': _SCHEDULE,
 }
 STUDENT: dict[str, Any] = {
@@ -40,7 +39,13 @@ STUDENT: dict[str, Any] = {
     'width': 16,
     'num_layers': 2,
     'distill': {**_LEARNING, 'learning_rate': 1e-2},
-    'weights': {**STUDENT_WEIGHTS, 'l2': _L2},
+    'weights': {
+        'bpr': 1.0,
+        'l2': _L2,
+        'pairwise': 1.0,
+        'listwise': 1.0,
+        'embedding': 1.0,
+    },
     'objective': {},
     'candidates': {},
     'schedule': _SCHEDULE,

@@ -22,13 +22,10 @@ from promptmm_pyg.cli.parsing import (
 from promptmm_pyg.cli.resumed import check_resumed
 from promptmm_pyg.cli.run_folder import RunFolder, read_json
 from promptmm_pyg.cli.stages import distill_run
-from promptmm_pyg.distillation import (
-    STUDENT_WEIGHTS,
-    CandidateSampling,
-    DistillationObjective,
-    distill,
-)
+from promptmm_pyg.data.schema import NODE_TYPES
+from promptmm_pyg.distillation import CandidateSampling, distill, promptmm_losses
 from promptmm_pyg.models import LightGCN
+from promptmm_pyg.training import TrainingConfig
 
 _DESCRIPTION = """\
 Train a small student on the interactions and on the teacher of RUN. Beside it the
@@ -45,10 +42,19 @@ example:
   promptmm distill runs/tiktok --overwrite --student mf --width 16 --prompt joint
   promptmm distill runs/tiktok --dry-run
   promptmm distill --config runs/tiktok/student/config.json runs/other"""
+STUDENT_WEIGHTS = {
+    'bpr': 1.0,
+    'l2': 1e-3,
+    'pairwise': 1.0,
+    'listwise': 1.0,
+    'embedding': 1.0,
+}
 DISTILL = {
     'prompt': "whether the teacher's prompt stays as it is or is tuned along",
     'teacher_bpr_weight': "weight of the teacher's own loss with --prompt joint",
-    'control': 'train the control, too',
+    'baseline': 'train the baseline, too: the student without its teacher',
+}
+TRAIN = {
     'learning_rate': 'step size of the optimizer',
     'weight_decay': 'decay of all parameters by the optimizer',
     'batch_size': 'interactions a step',
@@ -57,10 +63,9 @@ DISTILL = {
     'seed': 'seed of everything random in training',
 }
 OBJECTIVE = {
-    'sides': 'whose embeddings follow the teacher',
-    'reweight': 'list-wise loss: plain, or with its two parts weighted apart',
-    'alpha': 'weight of the part about the positive, when decoupled',
-    'beta': 'weight of the part about the others, when decoupled',
+    'listwise': 'list-wise loss: decoupled, its two parts weighted apart, or plain KL',
+    'alpha': 'weight of the part about the positive, with dkd',
+    'beta': 'weight of the part about the others, with dkd',
     'temperature': 'softness of pair-wise and list-wise targets',
     'gamma': 'exponent of the scaled cosine error',
     'embedding_loss': 'how embeddings are compared',
@@ -69,8 +74,8 @@ CANDIDATES = {
     'num_uniform': 'items of a list drawn from all unseen ones',
     'num_teacher_topk': "items of a list drawn from the teacher's best",
     'num_student_topk': "items of a list drawn from the student's best",
-    'depth': 'how many best items are drawn from',
-    'refresh_every': "epochs between two looks at the student's best",
+    'top_k': 'how many best items are drawn from',
+    'refresh_every': 'epochs between two rankings by the student',
 }
 _VIEWS = {'list_views': 'list-wise', 'embedding_views': 'embedding'}
 
@@ -102,16 +107,25 @@ def add_command(commands: Any, **kwargs: Any) -> None:
     add_options(group, LightGCN, {'num_layers': 'layers of lightgcn'})
     training = parser.add_argument_group('training')
     add_options(training, distill, DISTILL)
+    add_options(training, TrainingConfig, TRAIN)
     add_weights(training, STUDENT_WEIGHTS)
     objective = parser.add_argument_group('distillation losses')
-    add_options(objective, DistillationObjective, OBJECTIVE)
+    add_options(objective, promptmm_losses, OBJECTIVE)
+    objective.add_argument(
+        '--node-types',
+        nargs='+',
+        choices=NODE_TYPES,
+        default=list(NODE_TYPES),
+        help='whose embeddings follow the teacher (default: user item)',
+    )
     for name, what in _VIEWS.items():
         objective.add_argument(
             f'--{name.replace("_", "-")}',
             nargs='+',
             metavar='VIEW',
-            help=f"what the {what} loss looks at: names of modalities, or 'fused' "
-            f'(default: all of them)',
+            default=['all'],
+            help=f'views of the teacher for the {what} loss: names of modalities, '
+            f"'fused', 'modalities' or 'all' (default: all)",
         )
     add_options(parser.add_argument_group('lists'), CandidateSampling, CANDIDATES)
     add_schedule(parser)
@@ -149,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
         )
     for name, history in {
         'student': result.history,
-        'control': result.control_history,
+        'baseline': result.baseline_history,
     }.items():
         if history is not None:
             print(
@@ -164,9 +178,9 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that determines the student, given its teacher."""
     return {
         **chosen(args, ('student', 'width', 'num_layers')),
-        'distill': chosen(args, DISTILL),
+        'distill': chosen(args, (*DISTILL, *TRAIN)),
         'weights': weights(args, STUDENT_WEIGHTS),
-        'objective': chosen(args, (*OBJECTIVE, *_VIEWS)),
+        'objective': chosen(args, (*OBJECTIVE, 'node_types', *_VIEWS)),
         'candidates': chosen(args, CANDIDATES),
         'schedule': chosen(args, SCHEDULE),
     }

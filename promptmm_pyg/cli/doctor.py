@@ -23,9 +23,9 @@ from promptmm_pyg.cli.requirements import (
     requirements,
 )
 from promptmm_pyg.cli.run_folder import load_tensors, save_tensors
-from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+from promptmm_pyg.data import Split, make_synthetic_dataset, split_per_user
 from promptmm_pyg.models.inference import get_embeddings
-from promptmm_pyg.training import Schedule, train_teacher
+from promptmm_pyg.training import TrainingConfig, train
 
 _DESCRIPTION = """\
 Look at what the program needs: versions, optional packages with the line that installs
@@ -239,12 +239,11 @@ def _self_test() -> None:
     data = prepare(split, prompt)
     config = {'prompt': prompt, 'teacher': {'embedding_dim': 8}, 'train': {'seed': 0}}
     teacher, again = (build_teacher(config, data.train) for _ in range(2))
-    train_teacher(
+    train(
         teacher,
-        data.train,
-        data.val,
+        Split(data.train, data.val, data.test),
         inputs=data.inputs,
-        schedule=Schedule(epochs=1, progress=False),
+        config=TrainingConfig(epochs=1, progress=False),
     )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'model.safetensors'

@@ -17,11 +17,10 @@ from promptmm_pyg.cli.models import (
     load_teacher,
 )
 from promptmm_pyg.cli.run_folder import RunFolder
-from promptmm_pyg.data import INTERACTS
+from promptmm_pyg.data import INTERACTS, Split
 from promptmm_pyg.distillation import distill
-from promptmm_pyg.distillation.distill import CONTROL_WEIGHTS
-from promptmm_pyg.training import Schedule, bpr_terms, train_teacher
-from promptmm_pyg.training.inputs import validation
+from promptmm_pyg.training import TrainingConfig, train
+from promptmm_pyg.training.validation import validation
 
 _STEPS = 6  # Measured, after one that warms up.
 _SECONDS = 10.0  # After which no further step is begun.
@@ -76,18 +75,17 @@ def try_teacher(
     model = build_teacher(config, data.train).to(device)
     data = data.to(device)
 
-    def train(schedule: Schedule) -> None:
-        train_teacher(
+    def run_training(training: TrainingConfig) -> None:
+        train(
             model,
-            data.train,
-            data.val,
-            weights=config['weights'],
+            Split(data.train, data.val, data.test),
+            loss_weights=config['weights'],
             inputs=data.inputs,
-            schedule=schedule,
-            **config['train'],
+            config=training,
         )
 
-    cost = measure('teacher', model, train, config['train'], config['schedule'], data)
+    parts = (config['train'], config['schedule'], data)
+    cost = measure('teacher', model, run_training, *parts)
     note = ''
     if run.config_file.is_file():
         note = f"\nnote: '{run.path}' holds a run, see --resume and --overwrite"
@@ -105,37 +103,28 @@ def try_student(
     teacher = load_teacher(run, config, data.train).to(device)
     model = build_student(student, data.train).to(device)
     data = data.to(device)
-    arguments = distill_arguments(student, teacher, data)
+    split = Split(data.train, data.val, data.test)
+    arguments = distill_arguments(student, data)
+    options = arguments.pop('train')
 
-    def train(schedule: Schedule) -> None:
-        distill(
-            model,
-            teacher,
-            data.train,
-            data.val,
-            schedule=schedule,
-            **arguments,
-        )
+    def run_distillation(training: TrainingConfig) -> None:
+        distill(model, teacher, split, config=training, **arguments)
 
-    parts = (student['distill'], student['schedule'], data)
-    costs = [measure('student', model, train, *parts)]
-    if student['distill']['control']:
-        control = build_student(student, data.train).to(device)
+    parts = (options, student['schedule'], data)
+    costs = [measure('student', model, run_distillation, *parts)]
+    if student['distill']['baseline']:
+        baseline = build_student(student, data.train).to(device)
 
-        def train_control(schedule: Schedule) -> None:
-            names = ('learning_rate', 'weight_decay', 'optimizer', 'batch_size', 'seed')
-            train_teacher(
-                control,
-                data.train,
-                data.val,
-                terms=bpr_terms,
-                weights={name: student['weights'][name] for name in CONTROL_WEIGHTS},
+        def run_baseline(training: TrainingConfig) -> None:
+            train(
+                baseline,
+                split,
+                loss_weights=arguments['loss_weights'],
                 inputs=data.inputs,
-                schedule=schedule,
-                **{name: student['distill'][name] for name in names},
+                config=training,
             )
 
-        costs.append(measure('control', control, train_control, *parts))
+        costs.append(measure('control', baseline, run_baseline, *parts))
     note = ''
     if (run.student / 'config.json').is_file():
         note = f"\nnote: '{run.path}' has a student, see --resume and --overwrite"
@@ -145,7 +134,7 @@ def try_student(
 def measure(
     name: str,
     model: torch.nn.Module,
-    train: Callable[[Schedule], None],
+    run: Callable[[TrainingConfig], None],
     options: Mapping[str, Any],
     schedule: Mapping[str, Any],
     data: Prepared,
@@ -155,17 +144,18 @@ def measure(
     Args:
         name: What the model is called in the report.
         model: Is left as these steps leave it.
-        train: Trains it on a schedule.
-        options: Hold the ``batch_size``.
+        run: Trains it with a configuration.
+        options: Of the training, such as the ``batch_size``.
         schedule: Holds the ``monitor``.
         data: The graphs.
     """
     clock = _Clock()
     handle = model.register_forward_pre_hook(clock)
     monitor = schedule['monitor']
-    long = Schedule(_NEVER, _NEVER, monitor, _NEVER, progress=False)
+    length = dict.fromkeys(('epochs', 'patience', 'validate_every'), _NEVER)
+    config = TrainingConfig(**options, **length, monitor=monitor, progress=False)
     try:
-        train(long)
+        run(config)
     except _EnoughError:
         pass
     finally:

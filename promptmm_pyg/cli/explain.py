@@ -56,8 +56,8 @@ class _Names:
         known = [str(raw) for raw in self.ids[node_type]]
         if text not in known:
             raise UserError(
-                f"{option} requires an id of the training data (got '{text}'; known are "
-                f'{", ".join(known[:3])}, ...)'
+                f"{option} requires an id of the training data (got '{text}'; known "
+                f'are {", ".join(known[:3])}, ...)'
             )
         return known.index(text)
 

@@ -22,12 +22,11 @@ from promptmm_pyg.data import (
 )
 from promptmm_pyg.distillation import (
     CandidateSampling,
-    DistillationObjective,
+    promptmm_losses,
     truncate_embeddings,
 )
 from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
-from promptmm_pyg.targets import soft_targets
 from promptmm_pyg.transforms import (
     AddModalityICA,
     AddModalityPCA,
@@ -173,22 +172,25 @@ def load_student(
     return model.eval()
 
 
-def distill_arguments(
-    config: dict[str, Any], teacher: PromptMM, data: Prepared
-) -> dict[str, Any]:
-    """What :func:`~promptmm_pyg.distillation.distill` is told by the configuration of a
-    student, besides models, graphs and schedule.
+def distill_arguments(config: dict[str, Any], data: Prepared) -> dict[str, Any]:
+    """The arguments of :func:`~promptmm_pyg.distillation.distill` in the configuration
+    of a student, and as ``train`` those of its training.
     """
-    targets = soft_targets(teacher, *data.inputs)
-    torch.manual_seed(config['distill']['seed'])  # As 'distill' on its own does.
-    objective = DistillationObjective(targets, config['width'], **config['objective'])
+    weights, options = dict(config['weights']), dict(config['distill'])
+    names = {'pairwise', 'listwise', 'embedding'}
+    losses = promptmm_losses(
+        **{f'{name}_weight': weights.pop(name) for name in names},
+        **config['objective'],
+    )
+    own = {'prompt', 'teacher_bpr_weight', 'baseline'}
     return {
-        'objective': objective.to(targets.x_dict[USER].device),
+        'losses': losses,
+        'loss_weights': weights,
         'candidates': CandidateSampling(**config['candidates']),
-        'weights': config['weights'],
         'inputs': data.inputs,
         'teacher_inputs': data.inputs,
-        **config['distill'],
+        **{name: options.pop(name) for name in own & set(options)},
+        'train': options,
     }
 
 

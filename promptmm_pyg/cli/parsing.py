@@ -93,10 +93,10 @@ def chosen(
 
 
 def add_schedule(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of :class:`~promptmm_pyg.training.Schedule`."""
-    from promptmm_pyg.training import Schedule
+    """Adds the options about the length of a training run."""
+    from promptmm_pyg.training import TrainingConfig
 
-    add_options(parser.add_argument_group('length'), Schedule, SCHEDULE)
+    add_options(parser.add_argument_group('length'), TrainingConfig, SCHEDULE)
 
 
 def add_progress(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,7 @@ class RunFolder:
         self.config_file = self.path / 'config.json'
         self.teacher = self.path / 'teacher'
         self.student = self.path / 'student'
-        self.control = self.student / 'control'
+        self.control = self.student / 'baseline'
         self.recommender = self.path / 'recommender'
 
     def evaluation(self, part: str) -> Path:

@@ -26,13 +26,15 @@ from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
     USER,
+    Split,
     modality_mask_dict,
     modality_x_dict,
 )
 from promptmm_pyg.distillation import DistillationResult, distill
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.serving import FeatureMapper, Recommender
-from promptmm_pyg.training import History, Schedule, train_teacher
+from promptmm_pyg.training import History, TrainingConfig
+from promptmm_pyg.training import train as train_model
 from promptmm_pyg.training.loop import CHECKPOINT
 
 CPU = torch.device('cpu')
@@ -51,28 +53,38 @@ def train(
     write_json(run.config_file, {**config, 'versions': versions()})
     teacher = build_teacher(config, data.train).to(device)
     there = data.to(device)
-    history = train_teacher(
+    history = train_model(
         teacher,
-        there.train,
-        there.val,
-        weights=config['weights'],
+        Split(there.train, there.val, there.test),
+        loss_weights=config['weights'],
         inputs=there.inputs,
-        schedule=schedule(config, run.teacher, resume=resume, progress=progress),
-        **config['train'],
+        config=training_config(
+            config['train'],
+            config['schedule'],
+            run.teacher,
+            resume=resume,
+            progress=progress,
+        ),
     )
     save_tensors(run.teacher / MODEL, teacher.cpu().state_dict())
     write_json(run.teacher / 'metrics.json', best(history))
     return history
 
 
-def schedule(
-    config: dict[str, Any], folder: Path, *, resume: bool, progress: bool
-) -> Schedule:
-    """The schedule of a configuration; an interruption may have come before the
-    first checkpoint.
+def training_config(
+    options: dict[str, Any],
+    schedule: dict[str, Any],
+    folder: Path,
+    *,
+    resume: bool,
+    progress: bool,
+) -> TrainingConfig:
+    """The training of a configuration; an interruption may have come before the first
+    checkpoint.
     """
-    return Schedule(
-        **config['schedule'],
+    return TrainingConfig(
+        **options,
+        **schedule,
         run_dir=folder,
         resume=resume and (folder / CHECKPOINT).is_file(),
         progress=progress,
@@ -109,22 +121,28 @@ def distill_run(
     write_json(run.student / 'config.json', student)
     model = build_student(student, data.train).to(device)
     there = data.to(device)
+    arguments = distill_arguments(student, there)
     result = distill(
         model,
         teacher,
-        there.train,
-        there.val,
-        schedule=schedule(student, run.student, resume=resume, progress=progress),
-        **distill_arguments(student, teacher, there),
+        Split(there.train, there.val, there.test),
+        config=training_config(
+            arguments.pop('train'),
+            student['schedule'],
+            run.student,
+            resume=resume,
+            progress=progress,
+        ),
+        **arguments,
     )
     result = result._replace(targets=result.targets.to(CPU))
-    for trained in (result.student, result.control):
+    for trained in (result.student, result.baseline):
         if trained is not None:
             trained.to(CPU)
     save_tensors(run.student / 'targets.safetensors', result.targets.x_dict)
-    if result.control is not None and result.control_history is not None:
-        save_tensors(run.control / MODEL, result.control.state_dict())
-        write_json(run.control / 'metrics.json', best(result.control_history))
+    if result.baseline is not None and result.baseline_history is not None:
+        save_tensors(run.control / MODEL, result.baseline.state_dict())
+        write_json(run.control / 'metrics.json', best(result.baseline_history))
     write_json(run.student / 'metrics.json', best(result.history))
     recommender = _recommender(config, result, data, titles)
     recommender.save(run.recommender, card=_card(student, result))
@@ -183,8 +201,8 @@ def _feature_path(x_dict: dict[str, Tensor], data: Prepared) -> FeatureMapper | 
 def _card(student: dict[str, Any], result: DistillationResult) -> dict[str, Any]:
     """What the recommender's folder says of its training."""
     metrics = {'student': best(result.history)}
-    if result.control_history is not None:
-        metrics['control'] = best(result.control_history)
+    if result.baseline_history is not None:
+        metrics['control'] = best(result.baseline_history)
     return {
         'name': f'Recommender: a {student["student"]} student of PromptMM',
         'metrics': metrics,

@@ -33,7 +33,7 @@ from promptmm_pyg.cli.run_folder import FORMAT, RunFolder
 from promptmm_pyg.cli.stages import train
 from promptmm_pyg.data import INTERACTS, Split
 from promptmm_pyg.models import PromptMM
-from promptmm_pyg.training import TEACHER_WEIGHTS, train_teacher
+from promptmm_pyg.training import TrainingConfig
 from promptmm_pyg.transforms import AddModalityPCA
 
 _DESCRIPTION = """\
@@ -55,8 +55,8 @@ TEACHER = {
     'num_layers': 'layers of the propagation of ids',
     'num_modality_layers': 'hop pairs of the propagation of features',
     'modality_weight': 'weight of the features in the final embeddings',
-    'self_loop_weight': "weight of a node's own features beside its neighbours'; above 0 "
-    'lets items without interactions be recommended',
+    'self_loop_weight': "weight of a node's own features beside its neighbours'; above "
+    '0 lets items without interactions be recommended',
     'prompt_id_weight': 'weight of the prompt in the id embeddings',
     'prompt_feature_weight': 'weight of the prompt in the reduction of features',
     'num_prompt_tokens': 'linear maps of the prompt among which every node chooses',
@@ -117,8 +117,8 @@ def add_command(commands: Any, **kwargs: Any) -> None:
     )
     prompt.add_argument('--no-prompt', action='store_true', help='go without')
     training = parser.add_argument_group('training')
-    add_options(training, train_teacher, TRAIN)
-    add_weights(training, TEACHER_WEIGHTS)
+    add_options(training, TrainingConfig, TRAIN)
+    add_weights(training, PromptMM.loss_weights)
     add_schedule(parser)
     add_device(parser)
     add_progress(parser)
@@ -184,7 +184,7 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
         'prompt': prompt,
         'teacher': chosen(args, TEACHER),
         'train': chosen(args, TRAIN),
-        'weights': weights(args, TEACHER_WEIGHTS),
+        'weights': weights(args, PromptMM.loss_weights),
         'schedule': chosen(args, SCHEDULE),
     }
 

@@ -31,10 +31,8 @@ SPLIT_METHODS: dict[str, Callable[..., Split]] = {
 }
 # Names of columns without case, spaces, '_' and '-', the most common one first.
 _USER = ('userid', 'user', 'uid', 'customerid', 'customer', 'visitorid', 'reviewerid')
-_ITEM = (
-    *('itemid', 'item', 'iid', 'productid', 'product', 'articleid', 'movieid'),
-    *('songid', 'bookid', 'asin', 'parentasin', 'sku'),
-)
+_ITEM = ('itemid', 'item', 'iid', 'productid', 'product', 'articleid', 'movieid')
+_ITEM += ('songid', 'bookid', 'asin', 'parentasin', 'sku')
 _TIME = ('timestamp', 'time', 'datetime', 'date', 'ts', 'unixtimestamp', 'eventtime')
 
 
@@ -115,8 +113,8 @@ def load_dataset(
     options: dict[str, Any] = {'features': features, 'duplicates': duplicates}
     if format == 'table':
         _refuse(path, 'a table', min_rating=min_rating)
-        options |= _columns(path, user=user, item=item, time=time)
-        graph = read_table(path, item_ids=item_ids, **options)
+        columns = _columns(path, user=user, item=item, time=time)
+        graph = read_table(path, item_ids=item_ids, **columns, **options)
         return divide(graph, 'time' in graph['user', 'interacts', 'item'])
     _refuse(path, 'a folder', user=user, item=item, time=time, item_ids=item_ids)
     options['masks'] = masks

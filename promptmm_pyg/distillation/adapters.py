@@ -1,249 +1,584 @@
-"""Objectives of a student, put together from single losses."""
+"""Adapters: what a distillation loss compares, and its weight."""
 
 import copy
-from typing import Literal
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.typing import NodeType
 
-from promptmm_pyg._distributed import Share
-from promptmm_pyg._utils import check_choice, check_positive
-from promptmm_pyg.data.schema import ITEM, USER
-from promptmm_pyg.distillation.objective import FUSED, list_logits, margins, view
-from promptmm_pyg.functional import rows
+from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
+from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER, num_nodes_dict
+from promptmm_pyg.functional import rows, score_lists, score_pairs
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import (
-    BidirectionalKDLoss,
-    DecoupledKDLoss,
-    ListwiseKDLoss,
-    PairwiseKDLoss,
-    ScaledCosineLoss,
-    SoftLabelKDLoss,
-    UnitMSELoss,
+    CollaborativeKDLoss,
+    RankAwareKDLoss,
+    RankingDistillationLoss,
+    RelaxedRankingLoss,
+    agreement_weights,
+    estimate_rank,
+    sample_by_rank,
 )
-from promptmm_pyg.targets import SoftTargets, TeacherOutput
-from promptmm_pyg.training.loop import Terms
-from promptmm_pyg.training.summands import summands_of_objective
+from promptmm_pyg.ranking import SeenItems, rank_items
+from promptmm_pyg.targets import SoftTargets, TeacherOutput, topk_targets
 
 Teacher = SoftTargets | TeacherOutput
-XDict = dict[str, Tensor]
+XDict = dict[NodeType, Tensor]
+Views = str | Sequence[str]
 
-# Means over rows, of which several processes may take a part each.
-_BY_ROW = (
-    BidirectionalKDLoss,
-    DecoupledKDLoss,
-    ListwiseKDLoss,
-    PairwiseKDLoss,
-    ScaledCosineLoss,
-    SoftLabelKDLoss,
-    UnitMSELoss,
-)
+FUSED = 'fused'
+"""The view of the teacher's final embeddings, beside those of its modalities."""
 
 
-class PairTerm(torch.nn.Module):
-    """A loss of two margins, that of a positive over a negative by student and by
-    teacher, as a term for :func:`~promptmm_pyg.distillation.distill`.
+class Adapter(torch.nn.Module):
+    """Base class of the adapters.
+
+    Args:
+        loss: The loss module.
+        weight: Its weight in the objective, zero or more.
+        name: Its name in the history. (default: that of the class)
+    """
+
+    default_name = 'distillation'
+
+    def __init__(
+        self, loss: torch.nn.Module, weight: float = 1.0, *, name: str | None = None
+    ) -> None:
+        super().__init__()
+        check_non_negative('weight', weight)
+        self.loss = loss
+        self.weight = weight
+        self.name = self.default_name if name is None else name
+
+    def setup(
+        self,
+        targets: SoftTargets,
+        student_channels: int,
+        train: HeteroData | None = None,
+    ) -> None:
+        """Prepares the adapter for a teacher and a student; called by
+        :func:`~promptmm_pyg.distillation.distill`.
+
+        Args:
+            targets: The teacher's output.
+            student_channels: The width of the student.
+            train: Graph whose message edges are the training interactions.
+        """
+
+    def forward(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> dict[str, Tensor]:
+        """The weighted loss is ``self.weight * self(...)[self.name]``."""
+        return {self.name: self.compute(student, teacher, batch, lists)}
+
+    def compute(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Tensor:
+        """The loss of a batch, a scalar without the weight."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f'weight={self.weight}, name={self.name!r}'
+
+
+class OnPairs(Adapter):
+    """Compares margins: how far a positive scores above a negative, for the student
+    and for the teacher.
 
     Args:
         loss: Called as ``loss(student_margin, teacher_margin)``, each ``[B]``.
-        view: What of the teacher, a modality or ``'fused'``. (default: ``'fused'``)
-        name: The term's name among the weights. (default: ``'pairwise'``)
+        weight: Its weight. (default: ``1.0``)
+        view: A modality of the teacher, or ``'fused'`` for its final embeddings.
+            (default: ``'fused'``)
+        name: Its name in the history. (default: ``'pairwise'``)
+
+    Raises:
+        ValueError: On setup, if the teacher lacks the view.
     """
 
-    def __init__(
-        self, loss: torch.nn.Module, view: str = FUSED, name: str = 'pairwise'
-    ) -> None:
-        super().__init__()
-        self.loss = loss
-        self.view = view
-        self.name = name
-        self.by_example = type(self) is PairTerm and _is_by_row(loss)
-
-    def forward(
-        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
-    ) -> Terms:
-        target = view(teacher, self.view)
-        return {self.name: self.loss(margins(student, batch), margins(target, batch))}
-
-
-class ListTerm(torch.nn.Module):
-    """A loss of two score lists over one user's candidates, as a term for
-    :func:`~promptmm_pyg.distillation.distill`.
-
-    Args:
-        loss: Called as ``loss(student_logits, teacher_logits, mask=mask)``, each
-            ``[B, K]``.
-        view: What of the teacher, a modality or ``'fused'``. (default: ``'fused'``)
-        name: The term's name among the weights. (default: ``'listwise'``)
-    """
-
-    def __init__(
-        self, loss: torch.nn.Module, view: str = FUSED, name: str = 'listwise'
-    ) -> None:
-        super().__init__()
-        self.loss = loss
-        self.view = view
-        self.name = name
-        self.by_example = type(self) is ListTerm and _is_by_row(loss)
-
-    def forward(
-        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
-    ) -> Terms:
-        logits = [
-            list_logits(x, batch.user, lists.item_index)
-            for x in (student, view(teacher, self.view))
-        ]
-        return {self.name: self.loss(*logits, mask=lists.mask)}
-
-
-class RowTerm(torch.nn.Module):
-    """A loss of two sets of embeddings, row by row the same nodes, as a term for
-    :func:`~promptmm_pyg.distillation.distill`: users and items of the batch, each node
-    once, the two sides averaged.
-
-    Args:
-        loss: Called as ``loss(student_x, teacher_x)``, each ``[N, D]``; copied, so
-            that each side has its own parameters where the loss has any.
-        project: Maps the student's rows from the first width to the second, by a
-            linear map without bias a side that is dropped with this module.
-            (default: none)
-        view: What of the teacher, a modality or ``'fused'``. (default: ``'fused'``)
-        sides: ``'items'``, ``'users'`` or ``'both'``. (default: ``'both'``)
-        group_dict: A group a node ``[N]`` by node type, handed to the loss as its third
-            argument. (default: none)
-        max_rows: At most so many rows of a side, the first of the shuffled batch;
-            for losses whose cost grows faster than the number of rows.
-            (default: all)
-        name: The term's name among the weights. (default: ``'embedding'``)
-    """
+    default_name = 'pairwise'
 
     def __init__(
         self,
         loss: torch.nn.Module,
-        *,
-        project: tuple[int, int] | None = None,
+        weight: float = 1.0,
         view: str = FUSED,
-        sides: Literal['items', 'users', 'both'] = 'both',
-        group_dict: dict[str, Tensor] | None = None,
-        max_rows: int | None = None,
-        name: str = 'embedding',
+        *,
+        name: str | None = None,
     ) -> None:
-        super().__init__()
-        check_choice('sides', sides, ('items', 'users', 'both'))
-        if max_rows is not None:
-            check_positive('max_rows', max_rows)
-        chosen = {'items': (ITEM,), 'users': (USER,), 'both': (USER, ITEM)}[sides]
-        self.losses = torch.nn.ModuleDict(
-            {side: copy.deepcopy(loss) for side in chosen}
-        )
-        self.projectors = torch.nn.ModuleDict(
-            {}
-            if project is None
-            else {side: torch.nn.Linear(*project, bias=False) for side in chosen}
-        )
-        if group_dict is not None:
-            for side in chosen:
-                key, group = f'group_{side}', group_dict[side]
-                self.register_buffer(key, group, persistent=False)
-        self.grouped = group_dict is not None
-        self.by_row = _is_by_row(loss)
+        super().__init__(loss, weight, name=name)
         self.view = view
-        self.max_rows = max_rows
-        self.name = name
 
-    def forward(
-        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
-    ) -> Terms:
-        return self.summands(student, teacher, batch, lists, Share())
-
-    def summands(
+    def setup(
         self,
-        student: XDict,
-        teacher: Teacher,
-        batch: Triplets,
-        lists: CandidateLists,
-        share: Share,
-    ) -> Terms:
-        """What one of several processes adds to the term of a batch that all hold: a
-        part of the rows if the loss is a mean over them; an equal share of the whole
-        loss, where rows meet or the loss is not of this package.
-        """
-        nodes = {USER: batch.user, ITEM: torch.cat([batch.positive, batch.negative])}
-        target = view(teacher, self.view)
-        terms = []
-        for side, loss in self.losses.items():
-            chosen = _first_distinct(nodes[side], self.max_rows)
-            fraction = 1 / share.size
-            if self.by_row:
-                (chosen,), fraction = share.part(chosen)
-            x = rows(student[side], chosen)
-            if side in self.projectors:
-                x = self.projectors[side](x)
-            pair = x, rows(target[side], chosen)
-            group = (self.get_buffer(f'group_{side}')[chosen],) if self.grouped else ()
-            term = loss(*pair, *group)
-            terms.append(term if fraction == 1 else fraction * term)
-        return {self.name: torch.stack(terms).mean()}
+        targets: SoftTargets,
+        student_channels: int,
+        train: HeteroData | None = None,
+    ) -> None:
+        resolve_views([self.view], targets)
+
+    def compute(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Tensor:
+        target = view_of(teacher, self.view)
+        loss: Tensor = self.loss(margins(student, batch), margins(target, batch))
+        return loss
 
 
-class JoinedTerms(torch.nn.Module):
-    """Several terms as one objective.
+class OnLists(Adapter):
+    """Compares scores of one user's candidates, for the student and for each view of
+    the teacher; views are averaged or weighted by ``view_weights``.
 
     Args:
-        *parts: Modules of this file, or others that are called alike and return a
-            dictionary of named scalars.
+        loss: Called as ``loss(student_logits, teacher_logits, mask=mask)``, each
+            ``[B, K]``, with ``target_mask=`` too if its forward has that argument.
+        weight: Its weight. (default: ``1.0``)
+        views: ``'all'``, ``'modalities'``, ``'fused'``, a modality, or a list of these
+            names. (default: ``'all'``)
+        view_weights: ``'uniform'``; ``'agreement'``, per list the more, the closer a
+            view is to the teacher's final list
+            (:func:`~promptmm_pyg.losses.agreement_weights`; the loss needs
+            ``reduction='none'``); or a module of the views' losses by name, such as
+            :class:`~promptmm_pyg.losses.LearnedViewWeights`, whose parameters are
+            trained with the student. (default: ``'uniform'``)
+        name: Its name in the history. (default: ``'listwise'``)
 
     Raises:
-        ValueError: If none is given, or two parts return a term of one name.
+        ValueError: If an option is unknown; on setup, if the teacher lacks a view.
     """
 
-    def __init__(self, *parts: torch.nn.Module) -> None:
-        super().__init__()
-        if not parts:
-            raise ValueError("'parts' requires at least one objective (got none)")
-        self.parts = torch.nn.ModuleList(parts)
+    default_name = 'listwise'
 
-    def forward(
+    def __init__(
+        self,
+        loss: torch.nn.Module,
+        weight: float = 1.0,
+        views: Views = 'all',
+        view_weights: Literal['uniform', 'agreement'] | torch.nn.Module = 'uniform',
+        *,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(loss, weight, name=name)
+        if not isinstance(view_weights, torch.nn.Module):
+            check_choice('view_weights', view_weights, ('uniform', 'agreement'))
+        if view_weights == 'agreement' and getattr(loss, 'reduction', '') != 'none':
+            raise ValueError(
+                f"'loss' must have reduction='none' with view_weights='agreement' (got "
+                f'{loss})'
+            )
+        self.views = views
+        self.view_weights = view_weights
+        self._takes_target = 'target_mask' in inspect.signature(loss.forward).parameters
+
+    def setup(
+        self,
+        targets: SoftTargets,
+        student_channels: int,
+        train: HeteroData | None = None,
+    ) -> None:
+        resolve_views(self.views, targets)
+
+    def compute(
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
-    ) -> Terms:
-        return self.summands(student, teacher, batch, lists, Share())
+    ) -> Tensor:
+        user, items = batch.user, lists.item_index
+        masks = {'mask': lists.mask}
+        if self._takes_target:
+            masks['target_mask'] = lists.target_mask
+        student_logits = list_logits(student, user, items)
+        logits = {
+            view: list_logits(view_of(teacher, view), user, items)
+            for view in resolve_views(self.views, teacher)
+        }
+        losses = {k: self.loss(student_logits, x, **masks) for k, x in logits.items()}
+        if isinstance(self.view_weights, torch.nn.Module):
+            means = {view: loss.mean() for view, loss in losses.items()}
+            weighted: Tensor = self.view_weights(means)
+            return weighted
+        stacked = torch.stack(list(losses.values()))
+        if self.view_weights == 'uniform':
+            return stacked.mean()
+        fused = logits.get(FUSED)
+        if fused is None:
+            fused = list_logits(view_of(teacher, FUSED), user, items)
+        weights = agreement_weights(
+            torch.stack(list(logits.values())),
+            fused,
+            getattr(self.loss, 'temperature', 1.0),
+            lists.mask,
+        )
+        return (weights * stacked).sum(dim=0).mean()
 
-    def summands(
+
+class OnEmbeddings(Adapter):
+    """Compares embeddings of the same nodes, for the student and for each view of the
+    teacher: those of the batch, each node once, averaged over views and node types.
+
+    Args:
+        loss: Called as ``loss(student_x, teacher_x)``, each ``[N, D]``. A loss with
+            parameters is copied for every view and node type.
+        weight: Its weight. (default: ``1.0``)
+        views: ``'all'``, ``'modalities'``, ``'fused'``, a modality, or a list of these
+            names. (default: ``'all'``)
+        node_types: ``'user'``, ``'item'`` or both. (default: both)
+        projection: The linear map without bias that lifts the student where its width
+            differs from the view's, and is not part of the student: ``'shared'``
+            between the node types of a view, ``'per_type'``, or ``'none'`` for losses
+            of two different widths. (default: ``'shared'``)
+        group_dict: A group per node ``[N]`` by node type, the loss's third argument.
+            (default: none)
+        max_rows: At most this many nodes per node type, the first of the shuffled
+            batch; for losses whose cost grows faster than the number of rows.
+            (default: all)
+        name: Its name in the history. (default: ``'embedding'``)
+
+    Raises:
+        ValueError: If an option is unknown; on setup, if the teacher lacks a view.
+    """
+
+    default_name = 'embedding'
+
+    def __init__(
+        self,
+        loss: torch.nn.Module,
+        weight: float = 1.0,
+        views: Views = 'all',
+        node_types: Sequence[NodeType] = NODE_TYPES,
+        *,
+        projection: Literal['shared', 'per_type', 'none'] = 'shared',
+        group_dict: dict[NodeType, Tensor] | None = None,
+        max_rows: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(loss, weight, name=name)
+        node_types = [node_types] if isinstance(node_types, str) else list(node_types)
+        if not node_types or not set(node_types) <= set(NODE_TYPES):
+            raise ValueError(
+                f"'node_types' must be some of {list(NODE_TYPES)} (got {node_types})"
+            )
+        check_choice('projection', projection, ('shared', 'per_type', 'none'))
+        if max_rows is not None:
+            check_positive('max_rows', max_rows)
+        self.views = views
+        self.node_types = node_types
+        self.projection = projection
+        self.max_rows = max_rows
+        self.grouped = group_dict is not None
+        for key, group in (group_dict or {}).items():
+            self.register_buffer(f'group_{key}', group, persistent=False)
+        self.copies = torch.nn.ModuleDict()
+        self.projectors = torch.nn.ModuleDict()
+
+    def setup(
+        self,
+        targets: SoftTargets,
+        student_channels: int,
+        train: HeteroData | None = None,
+    ) -> None:
+        """Creates new projectors, and copies of a loss with parameters."""
+        self.copies = torch.nn.ModuleDict()
+        self.projectors = torch.nn.ModuleDict()
+        for view in resolve_views(self.views, targets):
+            for key in self.node_types:
+                if any(True for _ in self.loss.parameters()):
+                    self.copies[f'{view}/{key}'] = copy.deepcopy(self.loss)
+                width = view_of(targets, view)[key].size(-1)
+                name = self._projector(view, key)
+                if self.projection == 'none' or width == student_channels:
+                    continue
+                if name not in self.projectors:
+                    self.projectors[name] = torch.nn.Linear(
+                        student_channels, width, bias=False
+                    )
+
+    def _projector(self, view: str, node_type: NodeType) -> str:
+        return f'{view}/{node_type}' if self.projection == 'per_type' else view
+
+    def compute(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Tensor:
+        nodes = {USER: batch.user, ITEM: torch.cat([batch.positive, batch.negative])}
+        nodes = {k: _first_distinct(x, self.max_rows) for k, x in nodes.items()}
+        losses = []
+        for view in resolve_views(self.views, teacher):
+            target = view_of(teacher, view)
+            for key in self.node_types:
+                index, name = nodes[key], self._projector(view, key)
+                x = rows(student[key], index)
+                if name in self.projectors:
+                    x = self.projectors[name](x)
+                pair = x, rows(target[key], index)
+                group = (
+                    (self.get_buffer(f'group_{key}')[index],) if self.grouped else ()
+                )
+                loss: torch.nn.Module = self.loss
+                if f'{view}/{key}' in self.copies:
+                    loss = self.copies[f'{view}/{key}']
+                losses.append(loss(*pair, *group))
+        return torch.stack(losses).mean()
+
+
+TopKMode = Literal['ranking', 'relaxed', 'collaborative', 'rank_aware']
+_MODES: dict[type, TopKMode] = {
+    RankingDistillationLoss: 'ranking',
+    RelaxedRankingLoss: 'relaxed',
+    CollaborativeKDLoss: 'collaborative',
+    RankAwareKDLoss: 'rank_aware',
+}
+
+
+class OnTopK(Adapter):
+    """Compares the teacher's best unseen items of every user, in the teacher's order.
+
+    * ``'ranking'`` (:class:`~promptmm_pyg.losses.RankingDistillationLoss`): they are
+      further positives; with ``num_sampled`` above zero they count the more, the lower
+      the student ranks them.
+    * ``'relaxed'`` (:class:`~promptmm_pyg.losses.RelaxedRankingLoss`): they rank in
+      their order above the other candidates of the batch, which should be uniform.
+    * ``'collaborative'`` (:class:`~promptmm_pyg.losses.CollaborativeKDLoss`): soft
+      targets on ``num_samples`` items drawn by the teacher's rank.
+    * ``'rank_aware'`` (:class:`~promptmm_pyg.losses.RankAwareKDLoss`): both models'
+      best items in one list. The student's are ranked every ``refresh_every`` steps,
+      which scores the catalogue for every user.
+
+    Args:
+        loss: One of these losses, or one with the same arguments.
+        weight: Its weight. (default: ``1.0``)
+        top_k: How many of the teacher's best items, at most the catalogue; a user
+            with fewer unseen items has fewer. (default: ``100``)
+        mode: Which of the four. (default: that of the loss)
+        num_sampled: Items drawn to estimate the student's ranks. (default: ``0``)
+        num_samples: Items drawn per user. (default: ``10``)
+        decay: How fast the chance to be drawn falls with the rank. (default: ``10.0``)
+        refresh_every: Steps between two rankings by the student. (default: ``100``)
+        name: Its name in the history. (default: ``'topk'``)
+
+    Raises:
+        ValueError: If an option is out of its range, or ``mode`` is missing for
+            another loss.
+        RuntimeError: If called before ``setup``.
+    """
+
+    default_name = 'topk'
+    top: Tensor
+    own: Tensor
+    step: Tensor
+
+    def __init__(
+        self,
+        loss: torch.nn.Module,
+        weight: float = 1.0,
+        top_k: int = 100,
+        *,
+        mode: TopKMode | None = None,
+        num_sampled: int = 0,
+        num_samples: int = 10,
+        decay: float = 10.0,
+        refresh_every: int = 100,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(loss, weight, name=name)
+        mode = _MODES.get(type(loss)) if mode is None else mode
+        check_choice('mode', mode, tuple(_MODES.values()))
+        check_positive('top_k', top_k)
+        check_non_negative('num_sampled', num_sampled)
+        check_positive('num_samples', num_samples)
+        check_positive('decay', decay)
+        check_positive('refresh_every', refresh_every)
+        self.top_k = top_k
+        self.mode = mode
+        self.num_sampled = num_sampled
+        self.num_samples = num_samples
+        self.decay = decay
+        self.refresh_every = refresh_every
+        self.seen: SeenItems | None = None
+
+    def setup(
+        self,
+        targets: SoftTargets,
+        student_channels: int,
+        train: HeteroData | None = None,
+    ) -> None:
+        """Ranks the teacher's best items, unless ``targets.top`` has enough."""
+        top = targets.top
+        k = min(self.top_k, targets.x_dict[ITEM].size(0))
+        if train is not None and (top is None or top.item_index.size(1) < k):
+            top = topk_targets(targets, train, k)
+        if top is None:
+            raise ValueError(
+                "'train' must be given where the targets hold no top items (got None)"
+            )
+        best = top.item_index[:, :k].long()
+        self.register_buffer('top', best, persistent=False)
+        if self.mode != 'rank_aware':
+            return
+        if train is not None:
+            sizes, edges = num_nodes_dict(train), train[INTERACTS].edge_index
+            self.seen = SeenItems.from_edge_index(edges, sizes[USER], sizes[ITEM])
+        self.register_buffer('own', torch.full_like(best, -1))
+        self.register_buffer('step', torch.zeros((), dtype=torch.long))
+
+    def compute(
+        self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
+    ) -> Tensor:
+        if 'top' not in self._buffers:
+            raise RuntimeError(
+                "'setup(targets, student_channels, train)' must be called before "
+                "'OnTopK'. 'distill' does so"
+            )
+        items = self.top[batch.user]
+        has_item = items[:, 0] >= 0
+        users, items = batch.user[has_item], items[has_item]
+        best = users, items.clamp_min(0), items >= 0
+        compute: Callable[..., Tensor] = getattr(self, f'_{self.mode}')
+        return compute(student, teacher, best, lists, has_item)
+
+    def _ranking(
         self,
         student: XDict,
         teacher: Teacher,
-        batch: Triplets,
+        best: tuple[Tensor, Tensor, Tensor],
+        *_: Any,
+    ) -> Tensor:
+        users, items, mask = best
+        logits = list_logits(student, users, items)
+        rank = None
+        if self.num_sampled > 0:
+            num_items = student[ITEM].size(0)
+            drawn = torch.randint(num_items, (users.numel(), self.num_sampled))
+            drawn = drawn.to(users.device)
+            with torch.no_grad():
+                sampled = list_logits(student, users, drawn)
+            rank = estimate_rank(logits, sampled, num_items)
+        loss: Tensor = self.loss(logits, rank, mask=mask)
+        return loss
+
+    def _relaxed(
+        self,
+        student: XDict,
+        teacher: Teacher,
+        best: tuple[Tensor, Tensor, Tensor],
         lists: CandidateLists,
-        share: Share,
-    ) -> Terms:
-        """What one of several processes adds to the terms of a batch that all hold."""
-        terms: Terms = {}
-        for part in self.parts:
-            added = summands_of_objective(part, student, teacher, batch, lists, share)
-            twice = sorted(terms.keys() & added.keys())
-            if twice:
-                raise ValueError(
-                    f"'parts' requires terms of different names (got {twice} twice). Give "
-                    f"one of them another 'name'"
-                )
-            terms.update(added)
-        return terms
+        has_item: Tensor,
+    ) -> Tensor:
+        users, items, mask = best
+        unseen = ~lists.target_mask
+        unseen = unseen if lists.mask is None else unseen & lists.mask
+        others, unseen = lists.item_index[has_item], unseen[has_item]
+        # Candidates that are among the best are no others.
+        among = ((others[:, :, None] == items[:, None]) & mask[:, None]).any(dim=-1)
+        unseen = unseen & ~among
+        some = unseen.any(dim=-1)
+        interesting, uninteresting = (
+            list_logits(student, users[some], x[some]) for x in (items, others)
+        )
+        loss: Tensor = self.loss(interesting, uninteresting, mask[some], unseen[some])
+        return loss
+
+    def _collaborative(
+        self,
+        student: XDict,
+        teacher: Teacher,
+        best: tuple[Tensor, Tensor, Tensor],
+        *_: Any,
+    ) -> Tensor:
+        users, items, mask = best
+        depth = self.top.size(1)
+        place = sample_by_rank(depth, self.num_samples, users.numel(), self.decay)
+        place = place.to(users.device)
+        # The best item always exists: no list is empty.
+        place[:, 0] = place[:, 0].where(mask.gather(1, place).any(dim=1), 0)
+        items, mask = items.gather(1, place), mask.gather(1, place)
+        pair = student, view_of(teacher, FUSED)
+        loss: Tensor = self.loss(
+            *(list_logits(x, users, items) for x in pair), mask=mask
+        )
+        return loss
+
+    def _rank_aware(
+        self,
+        student: XDict,
+        teacher: Teacher,
+        best: tuple[Tensor, Tensor, Tensor],
+        *_: Any,
+    ) -> Tensor:
+        users, items, mask = best
+        if int(self.step) % self.refresh_every == 0:
+            pair = student[USER].detach(), student[ITEM].detach()
+            every = torch.arange(self.own.size(0), device=self.own.device)
+            k = self.top.size(1)
+            self.own = rank_items(pair, every, k, seen=self.seen).item_index
+        self.step += 1
+        own = self.own[users]
+        both = torch.cat([items, own.clamp_min(0)], dim=1)
+        # An item in both counts once, in the teacher's part.
+        shared = (items[:, :, None] == own[:, None]) & mask[:, :, None]
+        teacher_top = torch.cat([mask, torch.zeros_like(mask)], dim=1)
+        student_top = torch.cat([shared.any(2), (own >= 0) & ~shared.any(1)], dim=1)
+        pairs = student, view_of(teacher, FUSED)
+        loss: Tensor = self.loss(
+            *(list_logits(x, users, both) for x in pairs), teacher_top, student_top
+        )
+        return loss
+
+    def extra_repr(self) -> str:
+        return f'top_k={self.top_k}, mode={self.mode!r}, {super().extra_repr()}'
 
 
-def _first_distinct(nodes: Tensor, most: int | None) -> Tensor:
-    """The nodes that come first, each once, ascending; ``most`` of all, if given."""
+def margins(x_dict: XDict, batch: Triplets) -> Tensor:
+    """How far each positive of a batch scores above its negative, ``[B]``."""
+    user_x, item_x = x_dict[USER], x_dict[ITEM]
+    return score_pairs(user_x, item_x, batch.user, batch.positive) - score_pairs(
+        user_x, item_x, batch.user, batch.negative
+    )
+
+
+def list_logits(x_dict: XDict, user: Tensor, items: Tensor) -> Tensor:
+    """Scores ``[B, K]`` of the items ``[B, K]`` of each user ``[B]``."""
+    return score_lists(x_dict[USER], x_dict[ITEM], user, items)
+
+
+def view_of(output: Teacher, name: str) -> XDict:
+    """One view of a teacher: a modality's vectors, or the final ones (``'fused'``)."""
+    return output.x_dict if name == FUSED else output.modality_x_dict[name]
+
+
+def resolve_views(views: Views, teacher: Teacher) -> list[str]:
+    """The names behind ``'all'``, ``'modalities'``, one name or several.
+
+    Raises:
+        ValueError: If a view is unknown, or lacks users or items.
+    """
+    modalities = list(teacher.modality_x_dict)
+    groups = {'all': [*modalities, FUSED], 'modalities': modalities}
+    given = [views] if isinstance(views, str) else list(views)
+    names = [name for view in given for name in groups.get(view, [view])]
+    names = list(dict.fromkeys(names))
+    if not names or not set(names) <= set(groups['all']):
+        raise ValueError(f"'views' must be some of {groups['all']} (got {given})")
+    for name in names:
+        missing = {USER, ITEM} - set(view_of(teacher, name))
+        if missing:
+            raise ValueError(
+                f"'teacher' must have vectors of users and items in view {name!r} "
+                f'(missing {sorted(missing)})'
+            )
+    return names
+
+
+def _first_distinct(nodes: Tensor, max_rows: int | None) -> Tensor:
+    """Each node once, ascending; of more than ``max_rows`` those that come first."""
     distinct: Tensor
     distinct, inverse = nodes.unique(return_inverse=True)
-    if most is None or distinct.numel() <= most:
+    if max_rows is None or distinct.numel() <= max_rows:
         return distinct
     place = torch.arange(nodes.numel(), device=nodes.device)
     first = torch.full_like(distinct, nodes.numel()).scatter_reduce_(
         0, inverse, place, 'amin'
     )
-    kept: Tensor = distinct[first.argsort()[:most].sort().values]
-    return kept
-
-
-def _is_by_row(loss: torch.nn.Module) -> bool:
-    known = type(loss) in _BY_ROW  # A subclass may do anything.
-    return known and getattr(loss, 'reduction', None) == 'mean'
+    result: Tensor = distinct[first.argsort()[:max_rows].sort().values]
+    return result

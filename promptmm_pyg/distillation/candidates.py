@@ -1,4 +1,4 @@
-"""Where the candidate lists of a distillation run come from."""
+"""Candidate lists for distillation."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from promptmm_pyg.targets import SoftTargets
 
 
 class CandidateSampling(NamedTuple):
-    """What a candidate list holds beside its positive."""
+    """What a candidate list contains beside its positive."""
 
     num_uniform: int = 10
     """Uniform negatives."""
@@ -29,17 +29,17 @@ class CandidateSampling(NamedTuple):
     """Draws from the teacher's best unseen items."""
     num_student_topk: int = 0
     """Draws from the student's best unseen items."""
-    depth: int = 100
+    top_k: int = 100
     """How many best items are drawn from."""
     refresh_every: int = 5
-    """Epochs between two looks at the student's best."""
+    """Epochs between two rankings by the student."""
 
 
 class CandidateSampler:
-    """Makes the lists of every batch.
+    """Draws the candidate lists of every batch.
 
     Args:
-        candidates: What a list holds.
+        candidates: What a list contains.
         train: Graph whose message edges are the training interactions.
         targets: The teacher, for its best items.
         seed: Seed of the draws.
@@ -56,7 +56,7 @@ class CandidateSampler:
         items: Tensor | None = None,
     ) -> None:
         check_positive('num_uniform', candidates.num_uniform)
-        check_positive('depth', candidates.depth)
+        check_positive('top_k', candidates.top_k)
         check_positive('refresh_every', candidates.refresh_every)
         check_non_negative('num_teacher_topk', candidates.num_teacher_topk)
         check_non_negative('num_student_topk', candidates.num_student_topk)
@@ -72,13 +72,11 @@ class CandidateSampler:
         self.generator = torch.Generator(device=self._device).manual_seed(seed)
         self._seen = SeenItems.from_edge_index(edge_index, sizes[USER], sizes[ITEM])
         self._users = torch.arange(sizes[USER])
-        self._depth = min(candidates.depth, sizes[ITEM])
-        self._nothing = torch.full((sizes[USER], 1), -1, device=self._device)
-        self._student_top = self._nothing
+        self._top_k = min(candidates.top_k, sizes[ITEM])
+        self._empty = torch.full((sizes[USER], 1), -1, device=self._device)
+        self._student_top = self._empty
         self._teacher_top = (
-            self._teachers_best(targets)
-            if candidates.num_teacher_topk
-            else self._nothing
+            self._teacher_best(targets) if candidates.num_teacher_topk else self._empty
         )
 
     @property
@@ -87,7 +85,7 @@ class CandidateSampler:
         return self.candidates.num_teacher_topk == self.candidates.num_student_topk == 0
 
     def refresh(self, epoch: int, student: Callable[[], dict[str, Tensor]]) -> None:
-        """Looks at the student's best items again, when it is time to."""
+        """Ranks the student's best items again, every ``refresh_every`` epochs."""
         due = (epoch - 1) % self.candidates.refresh_every == 0
         if self.candidates.num_student_topk and due:
             self._student_top = self._best(student())
@@ -100,7 +98,7 @@ class CandidateSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the lists that :meth:`state_dict` stood before."""
+        """Restores what :meth:`state_dict` returned."""
         self.generator.set_state(state['generator'])
         self._student_top = state['student_top'].to(self._device)
 
@@ -126,10 +124,10 @@ class CandidateSampler:
             generator=self.generator,
         )
 
-    def _teachers_best(self, targets: SoftTargets) -> Tensor:
-        top = targets.top if self._allowed is None else None  # Holds other items too.
-        if top is not None and top.item_index.size(1) >= self._depth:
-            return top.item_index[:, : self._depth].to(self._device)
+    def _teacher_best(self, targets: SoftTargets) -> Tensor:
+        top = targets.top if self._allowed is None else None  # Has other items, too.
+        if top is not None and top.item_index.size(1) >= self._top_k:
+            return top.item_index[:, : self._top_k].to(self._device)
         return self._best(targets.x_dict)
 
     def _best(self, x_dict: dict[str, Tensor]) -> Tensor:
@@ -137,7 +135,7 @@ class CandidateSampler:
         ranking = rank_items(
             pair,
             self._users,
-            self._depth,
+            self._top_k,
             seen=self._seen,
             candidates=self._allowed,
         )

@@ -25,14 +25,14 @@ def ensemble_targets(
         s(u, i) = \sum_t w_t \frac{s_t(u, i)}{\sigma_t}, \qquad \sigma_t^2 =
         \frac{1}{U} \sum_u \mathrm{Var}_i \, s_t(u, i)
 
-    The tables of the teachers stand side by side, so widths add up;
-    :func:`~promptmm_pyg.distillation.truncate_embeddings` narrows them. The spread is that of items
-    within a user, exact and over all pairs (:func:`score_std`). Each teacher's users
-    and items get the same mean square, so how it shared its scale between the two does
-    not matter. Scores are not centered, which no ranking and no softmax over items can
-    tell. Twice the weights are twice the scores. With weights that sum to one, a
-    softmax of the mixture is rather flat; a student may do better with a sum of three,
-    to be chosen on validation as other numbers of a student are.
+    The tables of the teachers are concatenated, so widths add up;
+    :func:`~promptmm_pyg.distillation.truncate_embeddings` reduces them. The spread is
+    that of items within a user, exact and over all pairs (:func:`score_std`). The users
+    and items of each teacher get the same mean square, so the split of its scale
+    between the two does not matter. Scores are not centered, which changes no ranking
+    and no softmax over items. Twice the weights are twice the scores. With weights that
+    sum to one, a softmax of the mixture is rather flat; a student may do better with a
+    sum of three, to be chosen on validation as its other hyperparameters are.
 
     Modality vectors are carried as they are, named ``'teacher/modality'``. A teacher of
     weight zero is left out, with its modalities.
@@ -98,7 +98,7 @@ def score_std(name: str, x_dict: Mapping[str, Tensor]) -> float:
     level = math.sqrt(max(float(mean @ moment @ mean), 0.0))
     if not std > torch.finfo(x_dict[ITEM].dtype).eps * level:
         raise ValueError(
-            f"'targets' requires scores that differ from item to item (got the same for "
+            f"'targets' must have scores that differ between items (got the same for "
             f'all items, of teacher {name!r}). Leave it out: it ranks nothing'
         )
     return std
@@ -133,9 +133,9 @@ def check_teachers(
         for key in NODE_TYPES:
             if shapes[key][0] != sizes[key]:
                 raise ValueError(
-                    f"'targets' requires one row per node, {sizes[key]} for {key!r} (got "
-                    f'{shapes[key][0]} of teacher {name!r}). Were they made of another '
-                    f'data set?'
+                    f"'targets' must have one row per node, {sizes[key]} for {key!r} "
+                    f'(got {shapes[key][0]} of teacher {name!r}). Use targets of the '
+                    f'same data set'
                 )
             if not bool(target.x_dict[key].isfinite().all()):
                 raise ValueError(

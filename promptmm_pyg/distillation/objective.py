@@ -1,259 +1,204 @@
-"""The student's losses on one batch, given the teacher's soft targets."""
+"""The paper's distillation losses, and lists of losses as one objective."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.typing import NodeType
 
-from promptmm_pyg._distributed import Share
 from promptmm_pyg._utils import check_choice
-from promptmm_pyg.data.schema import ITEM, USER
-from promptmm_pyg.functional import rows, score_lists, score_pairs
+from promptmm_pyg.data.schema import NODE_TYPES
+from promptmm_pyg.distillation.adapters import (
+    Adapter,
+    OnEmbeddings,
+    OnLists,
+    OnPairs,
+    Teacher,
+    Views,
+    XDict,
+)
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import (
     DecoupledKDLoss,
-    FixedViewWeights,
-    LearnedViewWeights,
     PairwiseKDLoss,
     ScaledCosineLoss,
     UnitMSELoss,
-    agreement_weights,
 )
 from promptmm_pyg.targets import SoftTargets, TeacherOutput
-from promptmm_pyg.training.loop import Terms
-from promptmm_pyg.training.summands import share_lists
 
-FUSED = 'fused'  # The teacher's final embeddings, named beside its modalities.
+DistillationLoss = Callable[
+    [XDict, Teacher, Triplets, CandidateLists], dict[str, Tensor]
+]
 
 
-class DistillationObjective(torch.nn.Module):
-    r"""What the teacher asks of the student, the three distillation losses of the
-    `"PromptMM: Multi-Modal Knowledge Distillation for Recommendation with
-    Prompt-Tuning" <https://arxiv.org/abs/2402.17188>`_ paper.
+def promptmm_losses(
+    *,
+    pairwise_weight: float = 1.0,
+    listwise_weight: float = 1.0,
+    embedding_weight: float = 1.0,
+    list_views: Views = 'all',
+    view_weights: Literal['uniform', 'agreement'] | torch.nn.Module = 'uniform',
+    embedding_views: Views = 'all',
+    node_types: Sequence[NodeType] = NODE_TYPES,
+    listwise: Literal['dkd', 'kl'] = 'dkd',
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    temperature: float = 1.0,
+    gamma: float = 2.0,
+    embedding_loss: Literal['scaled_cosine', 'unit_mse'] = 'scaled_cosine',
+) -> list[Adapter]:
+    r"""The three distillation losses of the `"PromptMM: Multi-Modal Knowledge
+    Distillation for Recommendation with Prompt-Tuning"
+    <https://arxiv.org/abs/2402.17188>`_ paper, the default of
+    :func:`~promptmm_pyg.distillation.distill`.
 
-    * ``pairwise``: the student's margin of a positive over a negative follows the
-      fused teacher's (:class:`~promptmm_pyg.losses.PairwiseKDLoss`);
-    * ``listwise``: the student's scores of a candidate list follow each chosen
-      view of the teacher (:class:`~promptmm_pyg.losses.DecoupledKDLoss`), averaged
-      or weighted by ``view_weights``;
-    * ``embedding``: the student's vectors point where each chosen view of the
-      teacher points, averaged over views and sides. Where widths differ, a linear
-      projector per view lifts the student; it is part of this module, not of the
-      student, and is dropped with it.
+    * ``pairwise``: :class:`~promptmm_pyg.losses.PairwiseKDLoss` on the margins of the
+      fused teacher;
+    * ``listwise``: :class:`~promptmm_pyg.losses.DecoupledKDLoss` on the candidate
+      lists of each view;
+    * ``embedding``: :class:`~promptmm_pyg.losses.ScaledCosineLoss` on the embeddings
+      of each view, projected where widths differ.
 
     A *view* is the name of a modality or ``'fused'``, the final embeddings.
 
     Args:
-        targets: The teacher's output, for names and widths.
-        student_channels: The width of the student.
-        list_views: Views for ``listwise``. (default: all modalities and ``'fused'``)
-        view_weights: How the views of ``listwise`` are weighted: ``'uniform'``;
-            ``'agreement'``, list by list the more, the closer a view is to the
-            teacher's final list (:func:`~promptmm_pyg.losses.agreement_weights`);
-            or a module of the views' losses by name, such as
-            :class:`~promptmm_pyg.losses.FixedViewWeights` or
-            :class:`~promptmm_pyg.losses.LearnedViewWeights`, whose parameters are
-            trained with the student. (default: ``'uniform'``)
-        embedding_views: Views for ``embedding``. (default: all modalities and
-            ``'fused'``)
-        sides: Node sides of ``embedding``: ``'items'``, ``'users'`` or ``'both'``.
-            (default: ``'both'``)
-        reweight: ``'coupled'`` (plain KL) or ``'decoupled'``. (default:
-            ``'decoupled'``)
-        alpha: Weight of the target part when decoupled. (default: ``1.0``)
-        beta: Weight of the non-target part when decoupled. (default: ``1.0``)
-        temperature: Of the pair-wise and list-wise losses. (default: ``1.0``)
+        pairwise_weight: Weight of ``pairwise``. (default: ``1.0``)
+        listwise_weight: Weight of ``listwise``. (default: ``1.0``)
+        embedding_weight: Weight of ``embedding``. (default: ``1.0``)
+        list_views: Views of ``listwise``. (default: ``'all'``)
+        view_weights: How these are weighted, see
+            :class:`~promptmm_pyg.distillation.OnLists`. (default: ``'uniform'``)
+        embedding_views: Views of ``embedding``. (default: ``'all'``)
+        node_types: Node types of ``embedding``. (default: both)
+        listwise: ``'dkd'`` (decoupled) or ``'kl'``. (default: ``'dkd'``)
+        alpha: Weight of the target part of ``'dkd'``. (default: ``1.0``)
+        beta: Weight of its non-target part. (default: ``1.0``)
+        temperature: Of ``pairwise`` and ``listwise``. (default: ``1.0``)
         gamma: Exponent of the scaled cosine error. (default: ``2.0``)
         embedding_loss: ``'scaled_cosine'`` or ``'unit_mse'``.
             (default: ``'scaled_cosine'``)
 
     Raises:
-        ValueError: If a view is unknown or lacks users or items, or an option is
-            none of its choices.
+        ValueError: If an option is none of its choices.
+
+    Example:
+        >>> [loss.name for loss in promptmm_losses(listwise='kl')]
+        ['pairwise', 'listwise', 'embedding']
+    """
+    check_choice('listwise', listwise, ('dkd', 'kl'))
+    check_choice('embedding_loss', embedding_loss, ('scaled_cosine', 'unit_mse'))
+    list_loss = DecoupledKDLoss(
+        alpha=alpha,
+        beta=beta,
+        temperature=temperature,
+        reweight='decoupled' if listwise == 'dkd' else 'coupled',
+        reduction='none',
+    )
+    of_rows = ScaledCosineLoss(gamma) if embedding_loss != 'unit_mse' else UnitMSELoss()
+    return [
+        OnPairs(PairwiseKDLoss(temperature), pairwise_weight),
+        OnLists(list_loss, listwise_weight, list_views, view_weights),
+        OnEmbeddings(of_rows, embedding_weight, embedding_views, node_types),
+    ]
+
+
+class Objective(torch.nn.Module):
+    """A list of distillation losses as one module.
+
+    Args:
+        losses: Adapters, or other callables of ``(student, teacher, batch, lists)``
+            that return named scalars; modules among them are trained with the student.
     """
 
-    def __init__(
-        self,
-        targets: SoftTargets,
-        student_channels: int,
-        *,
-        list_views: Sequence[str] | None = None,
-        view_weights: Literal['uniform', 'agreement'] | torch.nn.Module = 'uniform',
-        embedding_views: Sequence[str] | None = None,
-        sides: Literal['items', 'users', 'both'] = 'both',
-        reweight: Literal['coupled', 'decoupled'] = 'decoupled',
-        alpha: float = 1.0,
-        beta: float = 1.0,
-        temperature: float = 1.0,
-        gamma: float = 2.0,
-        embedding_loss: Literal['scaled_cosine', 'unit_mse'] = 'scaled_cosine',
-    ) -> None:
+    def __init__(self, losses: Iterable[DistillationLoss]) -> None:
         super().__init__()
-        check_choice('sides', sides, ('items', 'users', 'both'))
-        check_choice('embedding_loss', embedding_loss, ('scaled_cosine', 'unit_mse'))
-        known = [*targets.modality_x_dict, FUSED]
-        self.list_views = _views('list_views', list_views, known)
-        self.embedding_views = _views('embedding_views', embedding_views, known)
-        self.sides = {'items': (ITEM,), 'users': (USER,), 'both': (USER, ITEM)}[sides]
-        for name in {*self.list_views, *self.embedding_views}:
-            missing = {USER, ITEM} - set(view(targets, name))
-            if missing:
-                raise ValueError(
-                    f"'targets' requires vectors of users and items in view {name!r} "
-                    f'(missing {sorted(missing)})'
-                )
-        if not isinstance(view_weights, torch.nn.Module):
-            check_choice('view_weights', view_weights, ('uniform', 'agreement'))
-        self.view_weights = view_weights
-        self.temperature = temperature
-        self.pairwise = PairwiseKDLoss(temperature)
-        self.listwise = DecoupledKDLoss(
-            alpha=alpha,
-            beta=beta,
-            temperature=temperature,
-            reweight=reweight,
-            reduction='none',
+        self.losses = list(losses)
+        self.modules_ = torch.nn.ModuleList(
+            loss for loss in self.losses if isinstance(loss, torch.nn.Module)
         )
-        self.embedding: torch.nn.Module = (
-            ScaledCosineLoss(gamma)
-            if embedding_loss == 'scaled_cosine'
-            else UnitMSELoss()
-        )
-        self.projectors = torch.nn.ModuleDict()
-        for name in self.embedding_views:
-            width = view(targets, name)[ITEM].size(-1)
-            if width != student_channels:
-                self.projectors[name] = torch.nn.Linear(
-                    student_channels, width, bias=False
-                )
 
-    def forward(
+    def setup(
+        self, targets: SoftTargets, student_channels: int, train: HeteroData
+    ) -> None:
+        """Calls the ``setup`` of every loss that has one."""
+        for loss in self.losses:
+            setup: Any = getattr(loss, 'setup', None)
+            if callable(setup):
+                setup(targets, student_channels, train)
+
+    def extend(
         self,
-        student: dict[str, Tensor],
-        teacher: SoftTargets | TeacherOutput,
+        values: dict[str, Tensor],
+        weights: dict[str, float],
+        student: XDict,
+        teacher: Teacher,
         batch: Triplets,
         lists: CandidateLists,
-    ) -> Terms:
-        return {
-            'pairwise': self._pairwise(student, view(teacher, FUSED), batch),
-            'listwise': self._listwise(student, teacher, batch.user, lists),
-            'embedding': self._embedding(student, teacher, batch, Share()),
-        }
-
-    def summands(
-        self,
-        student: dict[str, Tensor],
-        teacher: SoftTargets | TeacherOutput,
-        batch: Triplets,
-        lists: CandidateLists,
-        share: Share,
-    ) -> Terms:
-        """What one of several processes adds to the terms of a batch that all hold: a
-        part of its examples, and of its distinct nodes. Lists stay whole with a module
-        of view weights that is not of this package, as it may combine means as it
-        likes.
+    ) -> None:
+        """Adds the losses of a batch, and their weights, by name; a second loss of one
+        name gets the suffix ``_2``.
         """
-        part, part_lists, fraction = share_lists(share, batch, lists)
-        linear = self.view_weights in ('uniform', 'agreement') or isinstance(
-            self.view_weights, FixedViewWeights | LearnedViewWeights
-        )
-        if linear:
-            listwise = fraction * self._listwise(
-                student, teacher, part.user, part_lists
+        for loss in self.losses:
+            for name, value in loss(student, teacher, batch, lists).items():
+                unique, number = name, 1
+                while unique in values:
+                    number += 1
+                    unique = f'{name}_{number}'
+                values[unique] = value
+                weights[unique] = float(getattr(loss, 'weight', 1.0))
+
+
+class JointTeacher:
+    """Trains the prompt of a frozen teacher, within a ``with`` block.
+
+    Args:
+        teacher: Has its prompt as the attribute ``prompt``. Stays in eval mode.
+        inputs: The arguments of the teacher.
+
+    Raises:
+        TypeError: If ``teacher`` is not a module (soft targets have no prompt).
+        ValueError: If the teacher has no prompt, or has it disabled.
+    """
+
+    def __init__(self, teacher: Any, inputs: tuple[Any, ...]) -> None:
+        if not isinstance(teacher, torch.nn.Module):
+            raise TypeError(
+                f"'teacher' must be a module with prompt='joint' (got "
+                f"{type(teacher).__name__}). Use prompt='frozen' with soft targets"
             )
-        else:
-            listwise = self._listwise(student, teacher, batch.user, lists) / share.size
-        return {
-            'pairwise': fraction * self._pairwise(student, view(teacher, FUSED), part),
-            'listwise': listwise,
-            'embedding': self._embedding(student, teacher, batch, share),
-        }
-
-    def _pairwise(
-        self, student: dict[str, Tensor], teacher: dict[str, Tensor], batch: Triplets
-    ) -> Tensor:
-        loss: Tensor = self.pairwise(margins(student, batch), margins(teacher, batch))
-        return loss
-
-    def _listwise(
-        self,
-        student: dict[str, Tensor],
-        teacher: SoftTargets | TeacherOutput,
-        user: Tensor,
-        lists: CandidateLists,
-    ) -> Tensor:
-        student_logits = list_logits(student, user, lists.item_index)
-        logits = {
-            name: list_logits(view(teacher, name), user, lists.item_index)
-            for name in self.list_views
-        }
-        losses = {
-            name: self.listwise(
-                student_logits, teacher_logits, lists.target_mask, lists.mask
+        prompt = getattr(teacher, 'prompt', None)
+        if not isinstance(prompt, torch.nn.Module):
+            raise ValueError(
+                f"'teacher' must have a module 'prompt' with prompt='joint' (got "
+                f"{type(teacher).__name__} without one). Use prompt='frozen'"
             )
-            for name, teacher_logits in logits.items()
-        }
-        if isinstance(self.view_weights, torch.nn.Module):
-            means = {name: loss.mean() for name, loss in losses.items()}
-            weighted: Tensor = self.view_weights(means)
-            return weighted
-        every = torch.stack(list(losses.values()))
-        if self.view_weights == 'uniform':
-            return every.mean()
-        fused = logits.get(FUSED)
-        if fused is None:
-            fused = list_logits(view(teacher, FUSED), user, lists.item_index)
-        weights = agreement_weights(
-            torch.stack(list(logits.values())), fused, self.temperature, lists.mask
-        )
-        return (weights * every).sum(dim=0).mean()
+        if not getattr(teacher, 'prompt_enabled', True):
+            raise ValueError(
+                "'teacher' must have its prompt enabled with prompt='joint' (got a "
+                "disabled one). Call 'enable_prompt()', or use prompt='frozen'"
+            )
+        self.teacher = teacher
+        self.prompt = prompt
+        self._inputs = inputs
+        self._required = {p: p.requires_grad for p in teacher.parameters()}
+        self._modes = [(part, part.training) for part in teacher.modules()]
+        teacher.requires_grad_(False)
+        prompt.requires_grad_(True)
 
-    def _embedding(
-        self,
-        student: dict[str, Tensor],
-        teacher: SoftTargets | TeacherOutput,
-        batch: Triplets,
-        share: Share,
-    ) -> Tensor:
-        # Nodes of the batch, each once per step however often it occurs.
-        nodes = {
-            USER: share.part(batch.user.unique()),
-            ITEM: share.part(torch.cat([batch.positive, batch.negative]).unique()),
-        }
-        losses = []
-        for name in self.embedding_views:
-            target = view(teacher, name)
-            for side in self.sides:
-                (chosen,), fraction = nodes[side]
-                x = rows(student[side], chosen)
-                if name in self.projectors:
-                    x = self.projectors[name](x)
-                loss = self.embedding(x, rows(target[side], chosen))
-                losses.append(loss if fraction == 1 else fraction * loss)
-        return torch.stack(losses).mean()
+    def __call__(self) -> TeacherOutput:
+        # The loop puts what it trains, the prompt, in train mode every epoch.
+        self.teacher.eval()
+        output: TeacherOutput = self.teacher(*self._inputs)
+        return output
 
+    def __enter__(self) -> 'JointTeacher':
+        return self
 
-def margins(x_dict: dict[str, Tensor], batch: Triplets) -> Tensor:
-    """How far each positive of a batch scores above its negative, ``[B]``."""
-    user_x, item_x = x_dict[USER], x_dict[ITEM]
-    return score_pairs(user_x, item_x, batch.user, batch.positive) - score_pairs(
-        user_x, item_x, batch.user, batch.negative
-    )
-
-
-def list_logits(x_dict: dict[str, Tensor], user: Tensor, items: Tensor) -> Tensor:
-    """Scores ``[B, K]`` of the items ``[B, K]`` of each user ``[B]``."""
-    return score_lists(x_dict[USER], x_dict[ITEM], user, items)
-
-
-def view(output: SoftTargets | TeacherOutput, name: str) -> dict[str, Tensor]:
-    """One view of a teacher: a modality's vectors, or the final ones (``'fused'``)."""
-    return output.x_dict if name == FUSED else output.modality_x_dict[name]
-
-
-def _views(name: str, chosen: Sequence[str] | None, known: list[str]) -> list[str]:
-    views = known if chosen is None else list(chosen)
-    if not views or not set(views) <= set(known):
-        raise ValueError(f"'{name}' requires some of {known} (got {views})")
-    return views
+    def __exit__(self, *_: object) -> None:
+        """Restores all flags of the teacher, also after an error."""
+        for parameter, required in self._required.items():
+            parameter.requires_grad_(required)
+        for part, mode in self._modes:
+            part.training = mode

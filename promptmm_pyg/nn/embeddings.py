@@ -1,14 +1,11 @@
 """Trainable id tables, one per node type."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
 from promptmm_pyg._utils import check_positive
+from promptmm_pyg.functional import rows
 
 
 class NodeEmbeddings(torch.nn.Module):
@@ -40,7 +37,6 @@ class NodeEmbeddings(torch.nn.Module):
             check_positive(f"num_nodes_dict['{node_type}']", num_nodes)
         self.embedding_dim = embedding_dim
         self.init_std = init_std
-        self.sparse_grad = False
         self.tables = torch.nn.ParameterDict()
         for key, num in num_nodes_dict.items():
             self.tables[key] = torch.nn.Parameter(torch.empty(num, embedding_dim))
@@ -83,50 +79,8 @@ class NodeEmbeddings(torch.nn.Module):
             raise ValueError(
                 f"'n_id_dict' requires ids for every node type (got none for {missing})"
             )
-        if self.sparse_grad:
-            return {
-                key: F.embedding(n_id_dict[key], x, sparse=True)
-                for key, x in self.tables.items()
-            }
-        return {
-            key: x.index_select(0, n_id_dict[key]) for key, x in self.tables.items()
-        }
+        return {key: rows(x, n_id_dict[key]) for key, x in self.tables.items()}
 
     def __repr__(self) -> str:
         sizes = ', '.join(f'{key}={t.size(0)}' for key, t in self.tables.items())
         return f'{self.__class__.__name__}({sizes}, embedding_dim={self.embedding_dim})'
-
-
-@contextmanager
-def sparse_gradients(model: torch.nn.Module) -> Iterator[None]:
-    """Lets the tables of ``model`` have gradients of the rows looked up with
-    ``n_id_dict``, and of no other, so that no step makes a matrix as large as a table.
-
-    Args:
-        model: Has :class:`NodeEmbeddings` somewhere.
-
-    Raises:
-        ValueError: If it has none.
-
-    Example:
-        >>> model = NodeEmbeddings({'item': 1000}, 2)
-        >>> with sparse_gradients(model):
-        ...     x = model({'item': torch.tensor([7])})['item']
-        >>> x.sum().backward()
-        >>> model.tables['item'].grad.coalesce().indices()
-        tensor([[7]])
-    """
-    found = [part for part in model.modules() if isinstance(part, NodeEmbeddings)]
-    if not found:
-        raise ValueError(
-            f"'model' requires 'NodeEmbeddings' for sparse gradients (got none in "
-            f"'{type(model).__name__}'). Train it with optimizer='dense'"
-        )
-    before = [part.sparse_grad for part in found]
-    for part in found:
-        part.sparse_grad = True
-    try:
-        yield
-    finally:
-        for part, value in zip(found, before, strict=True):
-            part.sparse_grad = value

@@ -1,38 +1,21 @@
-"""Two loops as functions, and the parts they are made of."""
+"""Training on interactions: one function, its settings, and its parts."""
 
-from promptmm_pyg.training.amortized import AmortizedTerms
 from promptmm_pyg.training.checkpoint import load_state, save_state
+from promptmm_pyg.training.config import TrainingConfig
 from promptmm_pyg.training.distributed import process_group
-from promptmm_pyg.training.early_stopping import EarlyStopping
-from promptmm_pyg.training.freed_memory import tune_allocator
-from promptmm_pyg.training.history import History
-from promptmm_pyg.training.loop import Schedule
-from promptmm_pyg.training.minibatch import train_minibatch
-from promptmm_pyg.training.optimizer import LazyAdamW
-from promptmm_pyg.training.row_tables import row_tables
-from promptmm_pyg.training.summands import by_example
-from promptmm_pyg.training.teacher import (
-    TEACHER_WEIGHTS,
-    bpr_terms,
-    promptmm_terms,
-    train_teacher,
-)
+from promptmm_pyg.training.history import EarlyStopping, History
+from promptmm_pyg.training.optim import LazyAdamW, tune_allocator
+from promptmm_pyg.training.train import bpr_losses, train
 
 __all__ = [
-    'TEACHER_WEIGHTS',
-    'AmortizedTerms',
     'EarlyStopping',
     'History',
     'LazyAdamW',
-    'Schedule',
-    'bpr_terms',
-    'by_example',
+    'TrainingConfig',
+    'bpr_losses',
     'load_state',
     'process_group',
-    'promptmm_terms',
-    'row_tables',
     'save_state',
-    'train_minibatch',
-    'train_teacher',
+    'train',
     'tune_allocator',
 ]

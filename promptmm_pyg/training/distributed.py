@@ -1,32 +1,31 @@
-r"""Training by several processes, each of which takes its part of every batch.
+r"""Training by several processes, by the semantics of
+:class:`~torch.nn.parallel.DistributedDataParallel`.
 
 All processes draw the same global batch from the same seed and hold the same
-parameters. Process :math:`r` computes a loss :math:`\ell_r` such that :math:`\sum_r
-\ell_r` is the loss of the global batch; gradients are summed between backward and
-step. All draws (dropout on node tables, negatives, candidates) are the same draws in
-every process, so the run is that of one process, up to the order in which sums are
-taken.
+parameters. Process :math:`r` computes the losses :math:`\ell_r` of its shard, a
+fraction :math:`f_r` of the batch, and the gradient of a step is :math:`\sum_r f_r
+\nabla \ell_r`. For losses that are means over the examples this is the gradient of the
+global batch; losses between the examples of a batch see those of their shard.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from promptmm_pyg._distributed import (
-    Share,
-    all_reduce,
+    _on_backend,
     assert_equal_across_ranks,
     broadcast,
+    rank_and_size,
 )
-
-_BUCKET_BYTES = 2**25
-_NONE, _SPARSE, _DENSE = range(3)
 
 
 @contextmanager
@@ -34,14 +33,14 @@ def process_group(
     timeout: timedelta = timedelta(minutes=10),
 ) -> Iterator[torch.device]:
     """Joins the processes that ``torchrun`` started for the length of a ``with`` block,
-    and yields the device of this one: by nccl its GPU where there is one, by gloo the
-    CPU otherwise. Without ``torchrun`` the block is run by one process.
+    and yields the device of this one: its GPU with nccl where there is one, else the
+    CPU with gloo. Without ``torchrun`` the block runs in one process.
 
-    A process that raises leaves the group, and the others raise, too, as soon as they
-    miss it: at once where its connection breaks, after ``timeout`` at the latest.
+    If a process raises, the others raise, too: at once where the connection breaks,
+    after ``timeout`` at the latest.
 
     Args:
-        timeout: How long a process waits for another. It has to be longer than what a
+        timeout: How long a process waits for another. It must be longer than what a
             single process does alone, such as reading a large data set.
             (default: ten minutes)
 
@@ -65,23 +64,26 @@ def process_group(
         dist.destroy_process_group()
 
 
-def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum over processes of a value, without its gradient."""
-    if Share.current().size == 1:
-        return x.detach()
-    total = x.detach().clone()
-    all_reduce(total)
-    return total
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device('cpu')
+    local, number = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
+    if local >= number:
+        raise ValueError(
+            f"'LOCAL_RANK' must be below the number of GPUs, {number} (got "
+            f'{local}). Start torchrun with --nproc-per-node {number}'
+        )
+    torch.cuda.set_device(local)
+    return torch.device('cuda', local)
 
 
 def broadcast_module(module: torch.nn.Module) -> None:
-    """Gives every process the parameters of rank 0, and what else a checkpoint of
-    ``module`` holds; features and graphs are not sent.
+    """Copies the parameters and the persistent buffers of rank 0 to every process.
 
     Raises:
         ValueError: If another process has parameters of other shapes.
     """
-    if Share.current().size == 1:
+    if rank_and_size()[1] == 1:
         return
     state = {key: x for key, x in module.state_dict().items() if isinstance(x, Tensor)}
     named = {**state, **dict(module.named_parameters())}
@@ -94,109 +96,84 @@ def broadcast_module(module: torch.nn.Module) -> None:
 
 
 def assert_same_rows_across_ranks(name: str, x: Tensor) -> None:
-    """Raises at every rank unless all hold equal rows in ``x``."""
-    if Share.current().size > 1:
+    """Raises on every rank unless all hold equal rows in ``x``."""
+    if rank_and_size()[1] > 1:
         flat = x.detach().cpu().contiguous().view(-1).view(torch.uint8)
         assert_equal_across_ranks(
             name, (tuple(x.shape), hashlib.sha256(flat.numpy().data).hexdigest())
         )
 
 
-def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Leaves in every process the sum of all processes' gradients.
+class _Step(torch.nn.Module):
+    """The module that DDP wraps: its forward returns the losses of a batch."""
 
-    Dense gradients travel in a few flat buckets, sparse ones (of rows) as the rows of
-    all processes one after another. A parameter without a gradient in any process is
-    left without one.
+    def __init__(self, module: torch.nn.Module, step: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module = module
+        self.step = step
+
+    def forward(self, *args: Any) -> Any:
+        return self.step(*args)
+
+
+def data_parallel(
+    module: torch.nn.Module, step: Callable[..., Any]
+) -> tuple[Callable[..., Any], list[torch.nn.Parameter]]:
+    """``step`` with gradients of ``module`` averaged over processes in its backward,
+    and the parameters for :func:`average_sparse_gradients` after it: tables with sparse
+    gradients, which DDP cannot average on every backend.
     """
-    if Share.current().size == 1:
-        return
-    parameters = [p for p in parameters if p.requires_grad]
-    if not parameters:
-        return
-    kinds = torch.tensor([_kind(p) for p in parameters])
-    all_reduce(kinds, dist.ReduceOp.MAX)
-    dense = []
-    for parameter, kind in zip(parameters, kinds.tolist(), strict=True):
-        if kind == _SPARSE:
-            parameter.grad = _joined_rows(parameter)
-        elif kind == _DENSE:
-            dense.append(_dense_gradient(parameter))
-    for bucket in _buckets(dense):
-        flat = (
-            bucket[0] if len(bucket) == 1 else torch.cat([g.view(-1) for g in bucket])
-        )
-        all_reduce(flat)
-        if len(bucket) > 1:
-            parts = flat.split([g.numel() for g in bucket])
-            for grad, part in zip(bucket, parts, strict=True):
-                grad.copy_(part.view_as(grad))
-
-
-def _kind(parameter: Tensor) -> int:
-    if parameter.grad is None:
-        return _NONE
-    return _SPARSE if parameter.grad.is_sparse else _DENSE
-
-
-def _dense_gradient(parameter: Tensor) -> Tensor:
-    grad = parameter.grad
-    if grad is None:
-        grad = torch.zeros_like(parameter)
-    elif grad.is_sparse:
-        grad = grad.to_dense()
-    parameter.grad = grad.contiguous()
-    return parameter.grad
-
-
-def _buckets(grads: list[Tensor]) -> list[list[Tensor]]:
-    """Gradients of one type and device each, up to a size, in an order all share."""
-    buckets: dict[tuple[torch.dtype, torch.device], list[list[Tensor]]] = {}
-    for grad in grads:
-        same = buckets.setdefault((grad.dtype, grad.device), [[]])
-        held = sum(g.nbytes for g in same[-1])
-        if same[-1] and held + grad.nbytes > _BUCKET_BYTES:
-            same.append([])
-        same[-1].append(grad)
-    return [bucket for same in buckets.values() for bucket in same]
-
-
-def _joined_rows(parameter: Tensor) -> Tensor:
-    """The sum of sparse gradients that hold other rows in every process."""
-    share = Share.current()
-    rows = torch.zeros(0, dtype=torch.long, device=parameter.device)
-    values = parameter.new_zeros(0, *parameter.shape[1:])
-    if parameter.grad is not None:
-        grad = parameter.grad.coalesce()
-        rows, values = grad.indices()[0], grad.values()
-    counts = torch.zeros(share.size, dtype=torch.long)
-    counts[share.rank] = rows.numel()
-    all_reduce(counts)
-    index, content = [], []
-    for rank, count in enumerate(counts.tolist()):
-        mine = rank == share.rank
-        index.append(rows if mine else rows.new_empty(count))
-        content.append(values if mine else values.new_empty(count, *values.shape[1:]))
-        if count:
-            broadcast(index[-1], rank)
-            broadcast(content[-1], rank)
-    joined = torch.sparse_coo_tensor(
-        torch.cat(index)[None],
-        torch.cat(content),
-        parameter.shape,
-        check_invariants=False,
+    if rank_and_size()[1] == 1:
+        return step, []
+    wrapped = _Step(module, step)
+    named = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
+    sparse = {k: p for k, p in named.items() if getattr(p, 'sparse_grad', False)}
+    if len(sparse) == len(named):
+        return step, list(sparse.values())
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+        wrapped, list(sparse)
     )
-    return joined.coalesce()
+    # A model may leave parameters out of a step, such as a disabled prompt.
+    parallel = DistributedDataParallel(
+        wrapped, broadcast_buffers=False, find_unused_parameters=True
+    )
+    return parallel, list(sparse.values())
 
 
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device('cpu')
-    local, number = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
-    if local >= number:
-        raise ValueError(
-            f"'LOCAL_RANK' must be below the number of GPUs, {number} (got "
-            f'{local}). Start torchrun with --nproc-per-node {number}'
-        )
-    torch.cuda.set_device(local)
-    return torch.device('cuda', local)
+def average_sparse_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replaces gradients by their mean over processes; sparse ones stay sparse, with
+    the rows of all processes. Parameters without a gradient here count as zero.
+    """
+    _, size = rank_and_size()
+    for p in parameters:
+        grad = p.grad
+        if grad is not None and not grad.is_sparse:  # Not looked up by id alone.
+            dist.all_reduce(grad)
+            p.grad = grad / size
+            continue
+        rows = torch.zeros(0, dtype=torch.long, device=p.device)
+        values = p.new_zeros(0, *p.shape[1:])
+        if grad is not None:
+            grad = grad.coalesce()
+            rows, values = grad.indices()[0], grad.values()
+        index, content = _all_gather_rows(rows), _all_gather_rows(values)
+        p.grad = torch.sparse_coo_tensor(
+            index[None], content / size, p.shape, check_invariants=False
+        ).coalesce()
+
+
+def _all_gather_rows(x: Tensor) -> Tensor:
+    """The rows of all processes, which may differ in their number."""
+    rank, size = rank_and_size()
+    counts = torch.zeros(size, dtype=torch.long)
+    counts[rank] = x.size(0)
+    counts = _on_backend(counts)
+    dist.all_reduce(counts)
+    longest = int(counts.max())
+    padded = x.new_zeros(longest, *x.shape[1:])
+    padded[: x.size(0)] = x
+    gathered = [torch.empty_like(padded) for _ in range(size)]
+    dist.all_gather(gathered, padded)
+    return torch.cat(
+        [part[:count] for part, count in zip(gathered, counts.tolist(), strict=True)]
+    )

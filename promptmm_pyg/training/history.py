@@ -1,28 +1,33 @@
-"""What a run leaves behind: one record per epoch, on disk as JSON lines."""
+"""The record of a run: one entry per epoch, the best state, and early stopping."""
 
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from promptmm_pyg._utils import replacing
+from torch import Tensor
+
+from promptmm_pyg._utils import check_positive, replacing
 
 
 class History(NamedTuple):
     """The record of one training run."""
 
-    records: list[dict[str, Any]]  # One per epoch: loss, terms, validation, seconds.
+    records: list[dict[str, Any]]
+    """Per epoch: ``epoch``, ``loss``, ``losses`` by name, ``seconds`` and, where it was
+    validated, the metrics as ``validation``."""
     best_epoch: int
     best_value: float
-    monitor: str  # The validation metric that chose the best epoch.
+    monitor: str
+    """The validation metric that chose the best epoch."""
 
     @property
     def num_epochs(self) -> int:
-        """How many epochs were trained."""
+        """The number of epochs trained."""
         return len(self.records)
 
 
 def write_jsonl(path: str | Path, records: list[dict[str, Any]]) -> None:
-    """Writes one JSON object a line, whole or not at all."""
+    """Writes one JSON object per line, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(''.join(json.dumps(record) + '\n' for record in records))
 
@@ -33,3 +38,69 @@ def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('a') as file:
         file.write(json.dumps(record) + '\n')
+
+
+class EarlyStopping:
+    """Keeps the state with the highest validation metric, and stops after ``patience``
+    evaluations in a row without improvement.
+
+    Args:
+        patience: Evaluations without improvement until :attr:`should_stop`.
+
+    Example:
+        >>> import torch
+        >>> stopping = EarlyStopping(patience=1)
+        >>> stopping.update(0.2, epoch=1, state={'w': torch.zeros(1)})
+        True
+        >>> stopping.update(0.1, epoch=2, state={'w': torch.ones(1)})
+        False
+        >>> stopping.should_stop, stopping.best_epoch, stopping.best_state['w']
+        (True, 1, tensor([0.]))
+    """
+
+    def __init__(self, patience: int) -> None:
+        check_positive('patience', patience)
+        self.patience = patience
+        self.best_value = -float('inf')
+        self.best_epoch = 0
+        self.best_state: dict[str, Tensor] = {}
+        self.num_stale = 0
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience has run out."""
+        return self.num_stale >= self.patience
+
+    def update(self, value: float, epoch: int, state: dict[str, Tensor]) -> bool:
+        """Adds one evaluation; returns whether it is the best so far.
+
+        Raises:
+            ValueError: If ``value`` is NaN, which never compares as better.
+        """
+        if value != value:
+            raise ValueError(
+                f"'value' must be a number (got NaN at epoch {epoch}). "
+                f'Lower the learning rate'
+            )
+        if value > self.best_value:
+            self.best_value, self.best_epoch, self.num_stale = value, epoch, 0
+            self.best_state = {key: x.detach().clone() for key, x in state.items()}
+            return True
+        self.num_stale += 1
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for a checkpoint, as tensors and plain numbers."""
+        return {
+            'best_value': self.best_value,
+            'best_epoch': self.best_epoch,
+            'best_state': self.best_state,
+            'num_stale': self.num_stale,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        self.best_value = float(state['best_value'])
+        self.best_epoch = int(state['best_epoch'])
+        self.best_state = dict(state['best_state'])
+        self.num_stale = int(state['num_stale'])

@@ -1,8 +1,8 @@
-"""The part both training loops share: epochs, validation, best state, resume."""
+"""The loop behind ``train`` and ``distill``: epochs, validation, best state, resume."""
 
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -10,192 +10,325 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from promptmm_pyg._distributed import Share, assert_equal_across_ranks, run_on_rank0
-from promptmm_pyg._utils import check_positive
-from promptmm_pyg.loader import TripletLoader, Triplets
+from promptmm_pyg._distributed import (
+    all_reduce_sum,
+    assert_equal_across_ranks,
+    rank_and_size,
+    run_on_rank0,
+    shard_rows,
+)
+from promptmm_pyg.loader import CandidateLists, TripletLoader, Triplets
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.training.checkpoint import load_state, save_state
+from promptmm_pyg.training.config import TrainingConfig
 from promptmm_pyg.training.distributed import (
-    all_reduce_sum,
+    average_sparse_gradients,
     broadcast_module,
-    sum_gradients,
+    data_parallel,
 )
-from promptmm_pyg.training.early_stopping import EarlyStopping
-from promptmm_pyg.training.history import History, append_jsonl, write_jsonl
-from promptmm_pyg.training.summands import summands
+from promptmm_pyg.training.history import (
+    EarlyStopping,
+    History,
+    append_jsonl,
+    write_jsonl,
+)
+from promptmm_pyg.training.optim import make_optimizer
 
-Terms = dict[str, Tensor]
+Losses = dict[str, Tensor]
 CHECKPOINT = 'checkpoint.safetensors'
 LOG = 'log.jsonl'
 
 
 class Stateful(Protocol):
-    """Something whose state must survive an interruption."""
+    """An object whose state belongs to a checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and JSON values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where :meth:`state_dict` was taken."""
+        """Restores what :meth:`state_dict` returned."""
 
 
-class Schedule(NamedTuple):
-    """How long to train, how to choose, and where to keep it."""
+class StepOutput(NamedTuple):
+    """The losses of one batch on this process."""
 
-    epochs: int = 200
-    patience: int = 20  # Validations without improvement.
-    monitor: str = 'Recall@20'
-    validate_every: int = 1
-    run_dir: str | Path | None = None  # None: nothing is written.
-    resume: bool = False
-    progress: bool = True
+    backward: Tensor
+    """The scalar whose gradient is that of the loss."""
+    loss: Tensor
+    """The weighted sum of the losses, without gradient."""
+    losses: Losses
+    """Each loss by name, without gradient."""
+
+
+Step = Callable[[Triplets, CandidateLists | None], StepOutput]
+
+
+def step_output(losses: Losses, weights: Mapping[str, float] | None) -> StepOutput:
+    """The weighted sum of named losses; all weights are one if ``None``."""
+    weights = dict.fromkeys(losses, 1.0) if weights is None else weights
+    loss = weighted_sum(losses, weights)
+    values = {name: value.detach() for name, value in losses.items()}
+    return StepOutput(loss, loss.detach(), values)
+
+
+def amortized(
+    forward: Callable[[], Any],
+    losses: Callable[[Any, Triplets], Losses],
+    weights: Mapping[str, float] | None,
+    parameters: Iterable[Tensor],
+    batch_size: int,
+) -> Step:
+    r"""A step of a large batch whose losses are computed piece by piece on one output
+    of the model, with one backward through the model.
+
+    The output :math:`\mathbf{H}` is cut off at its tensors. Each piece :math:`k` with
+    :math:`B_k` of :math:`B` examples leaves its gradient there, and their sum goes
+    through the model once:
+
+    .. math::
+        \nabla \ell = \Big( \sum_k \frac{B_k}{B} \frac{\partial \ell^{(k)}}{\partial
+        \mathbf{H}} \Big) \frac{\partial \mathbf{H}}{\partial \theta}.
+
+    Equal to the batch at once, up to rounding, for losses that are means over the
+    examples. Losses between the examples of a batch see those of their piece.
+
+    Args:
+        forward: Returns the model's output: tensors in mappings, tuples or lists.
+        losses: The named losses of an output on a batch.
+        weights: The weight of each. (``None``: one)
+        parameters: Those that ``losses`` may use directly.
+        batch_size: The size of a piece; the last one may be smaller.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+
+    def step(batch: Triplets, _: CandidateLists | None) -> StepOutput:
+        cuts: dict[int, tuple[Tensor, Tensor]] = {}
+        output = _cut(forward(), cuts)
+        sources = [source for source, _ in cuts.values()] + trained
+        leaves = [leaf for _, leaf in cuts.values()] + trained
+        grads: list[Tensor | None] = [None] * len(leaves)
+        parts: list[tuple[float, StepOutput]] = []
+        for piece in zip(*(x.split(batch_size) for x in batch), strict=True):
+            fraction = piece[0].numel() / batch.user.numel()
+            part = step_output(losses(output, Triplets(*piece)), weights)
+            _add_gradients(fraction * part.backward, leaves, grads)
+            parts.append((fraction, part))
+        # Its gradient in every source is the sum of the pieces' gradients there.
+        backward = sum(
+            (x * grad).sum()
+            for x, grad in zip(sources, grads, strict=True)
+            if grad is not None
+        )
+        total = {
+            name: sum(fraction * part.losses[name] for fraction, part in parts)
+            for name in parts[0][1].losses
+        }
+        loss = sum(fraction * part.loss for fraction, part in parts)
+        return StepOutput(backward, loss, total)  # type: ignore[arg-type]
+
+    return step
+
+
+def _cut(output: Any, cuts: dict[int, tuple[Tensor, Tensor]]) -> Any:
+    """``output`` with a leaf in place of every tensor; the pairs are in ``cuts``."""
+    if isinstance(output, Tensor):
+        if not output.requires_grad:
+            return output
+        if id(output) not in cuts:
+            leaf = output.detach().requires_grad_()
+            leaf.sparse_grad = leaf.dim() == 2  # type: ignore[attr-defined]
+            cuts[id(output)] = output, leaf
+        return cuts[id(output)][1]
+    if isinstance(output, Mapping):
+        return {key: _cut(value, cuts) for key, value in output.items()}
+    if isinstance(output, tuple) and hasattr(output, '_fields'):
+        return type(output)(*(_cut(value, cuts) for value in output))
+    if isinstance(output, tuple | list):
+        return type(output)(_cut(value, cuts) for value in output)
+    return output
+
+
+def _add_gradients(
+    loss: Tensor, leaves: list[Tensor], sums: list[Tensor | None]
+) -> None:
+    """Adds the gradient of ``loss`` to ``sums``, in place where possible."""
+    if not loss.requires_grad:
+        return
+    # Losses may use tensors that the model kept from its forward: its graph is needed.
+    grads: Iterable[Tensor | None] = torch.autograd.grad(
+        loss, leaves, allow_unused=True, retain_graph=True
+    )
+    for i, grad in enumerate(grads):
+        if grad is None:
+            continue
+        current = sums[i]
+        if current is None:
+            # `grad` may share memory with another gradient.
+            sums[i] = grad.to_dense() if grad.is_sparse else grad.clone()
+        else:
+            current.add_(grad)
 
 
 def train_step(
-    optimizer: torch.optim.Optimizer, terms: Terms, weights: Mapping[str, float]
-) -> Tensor:
-    """Takes one step down the weighted sum of ``terms`` and returns that sum; of
-    several processes, each has its summand of every term.
+    optimizer: torch.optim.Optimizer,
+    step: Callable[..., StepOutput],
+    batch: Triplets,
+    lists: CandidateLists | None = None,
+    sparse: Iterable[torch.nn.Parameter] = (),
+) -> tuple[Tensor, Losses]:
+    """Takes one optimizer step on a batch that all processes hold, each on its shard.
+
+    Args:
+        optimizer: Over the trained parameters.
+        step: Returns the losses of a shard; gradients are averaged in its backward.
+        batch: User, positive and negative items ``[B]``.
+        lists: The candidate lists of the batch. (default: none)
+        sparse: Parameters whose gradients are averaged after the backward.
+
+    Returns:
+        The loss of the global batch, and this process's summands of each loss.
 
     Raises:
-        FloatingPointError: If the sum is not finite; parameters are untouched.
+        FloatingPointError: If the loss is not finite; parameters are unchanged.
     """
-    loss = weighted_sum(terms, weights)
-    total = all_reduce_sum(loss)
+    batch, lists, fraction = _shard(batch, lists)
+    output = step(batch, lists)
+    losses = {name: fraction * value for name, value in output.losses.items()}
+    total = all_reduce_sum(fraction * output.loss)
     if not bool(total.isfinite()):
         values = {
-            name: round(float(all_reduce_sum(term)), 6) for name, term in terms.items()
+            name: round(float(all_reduce_sum(value)), 6)
+            for name, value in losses.items()
         }
         raise FloatingPointError(
             f"'loss' must be finite (got {float(total)} from {values}). "
-            f'Lower the learning rate or the weight of the term that is not finite'
+            f'Lower the learning rate or the weight of the loss that is not finite'
         )
     optimizer.zero_grad()
-    loss.backward()
-    sum_gradients(p for group in optimizer.param_groups for p in group['params'])
+    size = rank_and_size()[1]
+    # Averaged over processes, this is the sum of gradients times fractions.
+    (output.backward if size == 1 else size * fraction * output.backward).backward()
+    average_sparse_gradients(sparse)
     optimizer.step()
-    return total
+    return total, losses
+
+
+def _shard(
+    batch: Triplets, lists: CandidateLists | None
+) -> tuple[Triplets, CandidateLists | None, float]:
+    given = [x for x in lists or () if x is not None]
+    rows, fraction = shard_rows(*batch, *given)
+    own = None if lists is None else CandidateLists(*rows[3:])
+    return Triplets(*rows[:3]), own, fraction
 
 
 def fit(
     module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    step: Step,
     loader: TripletLoader,
     *,
-    terms: Callable[[Triplets], Terms],
-    weights: Mapping[str, float],
+    config: TrainingConfig,
     validate: Callable[[], dict[str, float]],
-    schedule: Schedule,
+    lists: Callable[[Triplets], CandidateLists] | None = None,
     stateful: Mapping[str, Stateful] | None = None,
     on_epoch: Callable[[int], None] | None = None,
-    divided: bool = False,
     name: str = 'train',
 ) -> History:
-    """Trains ``module`` and leaves it in its best state on validation.
+    """Trains ``module`` and restores its best state on validation.
 
-    With ``schedule.run_dir`` every epoch ends in a checkpoint, so a crash or an
-    interruption costs one epoch at most, and ``schedule.resume`` goes on from it to
-    the very numbers an uninterrupted run gives (same machine, same threads).
+    With ``config.run_dir`` every epoch ends in a checkpoint, and ``config.resume``
+    continues from it to exactly the numbers of an uninterrupted run (same machine,
+    same threads).
 
-    Where ``torch.distributed`` is initialized, every process of the group has to call
-    this alike: each goes through the same batches, gradients are summed, and rank 0
-    alone writes and shows anything.
+    In a ``torch.distributed`` group every process must call this with the same
+    arguments. Only rank 0 writes files and shows progress.
 
     Args:
-        module: Everything that is trained; its ``state_dict`` is what is kept.
-        optimizer: Over parameters of ``module``.
+        module: All that is trained; its ``state_dict`` is saved.
+        step: The losses of a batch and its lists.
         loader: Batches of (user, positive, negative).
-        terms: The named losses of one batch.
-        weights: The weight of each of them.
-        validate: Metrics of the present state on validation data.
-        schedule: Length, patience, monitor and place.
-        stateful: What else ``terms`` depends on and changes from epoch to epoch.
+        config: Optimizer, length, monitor and folder.
+        validate: Metrics of the current state on validation data.
+        lists: Draws the candidate lists of a batch. (default: no lists)
+        stateful: Further objects whose state belongs to the checkpoint.
         on_epoch: Called with the epoch's number before it starts.
-        divided: Whether ``terms`` returns this process's summands of the losses of a
-            batch (:mod:`promptmm_pyg.training.summands`), not the losses themselves.
-            (default: ``False``)
         name: Title of the progress bar.
 
     Raises:
-        ValueError: If sizes are not positive, or a run on another kind of device is to
-            be gone on from.
+        ValueError: If processes were called differently, or a run is resumed on another
+            kind of device.
         FloatingPointError: If the loss becomes infinite or NaN.
         FileNotFoundError: If ``resume`` finds no checkpoint.
     """
-    check_positive('epochs', schedule.epochs)
-    check_positive('validate_every', schedule.validate_every)
-    _check_alike(loader, weights, schedule)
+    _check_processes(loader, config)
     broadcast_module(module)
-    stopping = EarlyStopping(schedule.patience)
-    parts = terms if divided else partial(summands, terms, divide=False)
-    run = _Run(module, optimizer, loader, stopping, dict(stateful or {}), schedule)
+    optimizer = make_optimizer(module.parameters(), config)
+    stopping = EarlyStopping(config.patience)
+    run = _Run(module, optimizer, loader, stopping, dict(stateful or {}), config)
     records = run.start()
-    first = len(records) + 1
+    parallel, sparse = data_parallel(module, step)
     bar = tqdm(
-        total=schedule.epochs,
+        total=config.epochs,
         initial=len(records),
         desc=name,
         unit='epoch',
-        disable=not schedule.progress or Share.current().rank > 0,
+        disable=not config.progress or rank_and_size()[0] > 0,
         dynamic_ncols=True,
     )
     with bar:
-        for epoch in range(first, schedule.epochs + 1):
+        for epoch in range(len(records) + 1, config.epochs + 1):
             if stopping.should_stop:
                 break
             if on_epoch is not None:
                 on_epoch(epoch)
-            record = _train_epoch(module, optimizer, loader, parts, weights, epoch)
-            if epoch % schedule.validate_every == 0 or epoch == schedule.epochs:
+            module.train()
+            started = time.perf_counter()
+            record = {
+                'epoch': epoch,
+                **_train_epoch(optimizer, parallel, loader, lists, sparse),
+                'seconds': time.perf_counter() - started,
+            }
+            if epoch % config.validate_every == 0 or epoch == config.epochs:
                 module.eval()
                 metrics = validate()
                 record['validation'] = metrics
-                stopping.update(metrics[schedule.monitor], epoch, module.state_dict())
+                stopping.update(metrics[config.monitor], epoch, module.state_dict())
             records.append(record)
-            run.keep(records)
-            _show(bar, record, stopping, schedule.monitor)
+            run.save(records)
+            _show(bar, record, stopping, config.monitor)
     module.load_state_dict(stopping.best_state)
     module.eval()
-    return History(records, stopping.best_epoch, stopping.best_value, schedule.monitor)
+    return History(records, stopping.best_epoch, stopping.best_value, config.monitor)
 
 
 def _train_epoch(
-    module: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    step: Callable[..., StepOutput],
     loader: TripletLoader,
-    terms: Callable[[Triplets], Terms],
-    weights: Mapping[str, float],
-    epoch: int,
+    lists: Callable[[Triplets], CandidateLists] | None,
+    sparse: list[torch.nn.Parameter],
 ) -> dict[str, Any]:
-    started = time.perf_counter()
-    module.train()
+    """The mean loss of an epoch, and each loss by name."""
     total = torch.zeros(())
-    sums: dict[str, Tensor] = {}
+    sums: Losses = {}
     for batch in loader:
-        values = terms(batch)
-        total = total + train_step(optimizer, values, weights)
-        for key, value in values.items():
-            sums[key] = sums.get(key, torch.zeros(())) + value.detach()
-    means = {
-        key: float(all_reduce_sum(value)) / len(loader) for key, value in sums.items()
-    }
-    loss = float(total) / len(loader)
-    seconds = time.perf_counter() - started
-    return {'epoch': epoch, 'loss': loss, 'terms': means, 'seconds': seconds}
+        # Lists are drawn for all processes' examples: the same everywhere.
+        drawn = None if lists is None else lists(batch)
+        loss, losses = train_step(optimizer, step, batch, drawn, sparse)
+        total = total + loss
+        for key, value in losses.items():
+            sums[key] = sums.get(key, torch.zeros(())) + value
+    means = {key: float(all_reduce_sum(x)) / len(loader) for key, x in sums.items()}
+    return {'loss': float(total) / len(loader), 'losses': means}
 
 
-def _check_alike(
-    loader: TripletLoader, weights: Mapping[str, float], schedule: Schedule
-) -> None:
-    """Several processes that are called differently would wait for ever."""
+def _check_processes(loader: TripletLoader, config: TrainingConfig) -> None:
+    """Raises if processes were called differently: they would wait for each other."""
     draws = loader.state_dict()['generator'].tolist()
     assert_equal_across_ranks('seed', draws)
     assert_equal_across_ranks('batch_size', (loader.batch_size, len(loader)))
-    assert_equal_across_ranks('weights', dict(weights))
-    kept = None if schedule.run_dir is None else 'kept'  # A path may differ.
-    assert_equal_across_ranks(
-        'schedule', schedule._replace(run_dir=kept, progress=False)
-    )
+    folder = None if config.run_dir is None else 'set'  # A path may differ.
+    assert_equal_across_ranks('config', replace(config, run_dir=folder, progress=False))
 
 
 def _show(
@@ -210,7 +343,7 @@ def _show(
 
 
 class _Run:
-    """The state of a run that must survive an interruption."""
+    """The checkpoint and the log of a run."""
 
     def __init__(
         self,
@@ -219,22 +352,21 @@ class _Run:
         loader: TripletLoader,
         stopping: EarlyStopping,
         stateful: dict[str, Stateful],
-        schedule: Schedule,
+        config: TrainingConfig,
     ) -> None:
         self.module = module
-        self.optimizer = optimizer
-        self.loader = loader
-        self.stopping = stopping
-        self.stateful = stateful
-        self.dir = Path(schedule.run_dir) if schedule.run_dir is not None else None
-        self.resume = schedule.resume
+        self.parts: dict[str, Stateful] = {
+            'optimizer': optimizer,
+            'loader': loader,
+            'stopping': stopping,
+            **{f'stateful/{key}': part for key, part in stateful.items()},
+        }
+        self.dir = Path(config.run_dir) if config.run_dir is not None else None
+        self.resume = config.resume
 
     def start(self) -> list[dict[str, Any]]:
+        """Restores the checkpoint with ``resume``; returns its records."""
         if self.dir is None:
-            if self.resume:
-                raise ValueError(
-                    "'resume' requires a 'run_dir' to resume from (got None)"
-                )
             return []
         records: list[dict[str, Any]] = []
         if self.resume:
@@ -242,11 +374,8 @@ class _Run:
             state = run_on_rank0(lambda: load_state(checkpoint))
             self._check_device(state['loader']['generator'])
             self.module.load_state_dict(state['module'])
-            self.optimizer.load_state_dict(state['optimizer'])
-            self.loader.load_state_dict(state['loader'])
-            self.stopping.load_state_dict(state['stopping'])
-            for key, part in self.stateful.items():
-                part.load_state_dict(state['stateful'][key])
+            for key, part in self.parts.items():
+                part.load_state_dict(state[key])
             torch.set_rng_state(state['rng'])
             if 'cuda_rng' in state and torch.cuda.is_available():
                 torch.cuda.set_rng_state(state['cuda_rng'])
@@ -257,15 +386,17 @@ class _Run:
         return records
 
     def _check_device(self, generator: Tensor) -> None:
-        # Generators of CPU and GPU have states of other sizes.
-        if generator.numel() != self.loader.state_dict()['generator'].numel():
+        # Generators of CPU and GPU have states of different sizes.
+        current = self.parts['loader'].state_dict()['generator']
+        if generator.numel() != current.numel():
             raise ValueError(
-                f"'resume' requires the graph on the kind of device, CPU or GPU, that the "
-                f"run in '{self.dir}' was begun on (got the other). Move it there, or "
-                f'begin anew without resume'
+                f"'resume' requires the graph on the kind of device, CPU or GPU, that "
+                f"the run in '{self.dir}' was started on (got the other). Move it "
+                f'there, or start again without resume'
             )
 
-    def keep(self, records: list[dict[str, Any]]) -> None:
+    def save(self, records: list[dict[str, Any]]) -> None:
+        """Writes log and checkpoint."""
         if self.dir is not None:
             folder = self.dir
             run_on_rank0(lambda: self._write(folder, records))
@@ -277,10 +408,7 @@ class _Run:
             folder / CHECKPOINT,
             {
                 'module': dict(self.module.state_dict()),
-                'optimizer': self.optimizer.state_dict(),
-                'loader': self.loader.state_dict(),
-                'stopping': self.stopping.state_dict(),
-                'stateful': {k: part.state_dict() for k, part in self.stateful.items()},
+                **{key: part.state_dict() for key, part in self.parts.items()},
                 'rng': torch.get_rng_state(),
                 **({'cuda_rng': torch.cuda.get_rng_state()} if on_gpu else {}),
                 'records': records,

@@ -56,11 +56,11 @@ def test_weights_and_features_are_completed_not_replaced(written):
 
 
 def test_switches_are_true_or_false(written):
-    path = written({'folder': 'r', 'control': False, 'quiet': True})
+    path = written({'folder': 'r', 'baseline': False, 'quiet': True})
     args = parse('distill', '--config', path)
-    assert args.control is False
+    assert args.baseline is False
     assert args.quiet is True
-    assert parse('distill', '--config', path, '--control').control is True
+    assert parse('distill', '--config', path, '--baseline').baseline is True
 
 
 def test_lists_and_negative_numbers_are_values(written):
@@ -138,8 +138,8 @@ def test_so_does_that_of_a_folder_without_a_prompt(files, tmp_path):
 
 
 def test_so_does_that_of_a_student(tmp_path):
-    words = ['distill', 'r', '--student', 'mf', '--width', '5', '--no-control']
-    words += ['--list-views', 'fused', '--weight', 'listwise=0', '--depth', '9']
+    words = ['distill', 'r', '--student', 'mf', '--width', '5', '--no-baseline']
+    words += ['--list-views', 'fused', '--weight', 'listwise=0', '--top-k', '9']
     config = student_config(parse(*words))
     path = tmp_path / 'config.json'
     path.write_text(json.dumps(config))

@@ -24,7 +24,7 @@ def test_a_run_is_trained_there_and_used_here(files, device, tmp_path, capsys):
     there = ['--device', device, '--learning-rate', '0.02', '--epochs', '4']
     assert main([*words(files, run), *there]) == 0
     assert main(['distill', str(run), *DISTILL, *there]) == 0
-    for stage in ('teacher', 'student', 'student/control'):
+    for stage in ('teacher', 'student', 'student/baseline'):
         log = (run / stage / 'log.jsonl').read_text().splitlines()
         losses = [json.loads(line)['loss'] for line in log]
         assert losses[-1] < losses[0]

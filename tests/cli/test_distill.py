@@ -14,18 +14,12 @@ from promptmm_pyg.cli.models import (
     reload,
 )
 from promptmm_pyg.cli.run_folder import RunFolder
-from promptmm_pyg.data import INTERACTS, num_nodes_dict
-from promptmm_pyg.distillation import (
-    STUDENT_WEIGHTS,
-    CandidateSampling,
-    DistillationObjective,
-    distill,
-)
+from promptmm_pyg.data import INTERACTS, Split, num_nodes_dict
+from promptmm_pyg.distillation import CandidateSampling, distill, promptmm_losses
 from promptmm_pyg.models import LightGCN, MatrixFactorization
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.serving import FeatureMapper, Recommender
-from promptmm_pyg.targets import soft_targets
-from promptmm_pyg.training import Schedule, loop
+from promptmm_pyg.training import TrainingConfig, loop
 
 from .conftest import DISTILL
 
@@ -48,7 +42,7 @@ def test_a_run_holds_all_that_was_promised(distilled):
     names = {str(path.relative_to(distilled)) for path in distilled.rglob('*.*')}
     each = ('model.safetensors', 'log.jsonl', 'checkpoint.safetensors', 'metrics.json')
     expected = {f'student/{name}' for name in each}
-    expected |= {f'student/control/{name}' for name in each}
+    expected |= {f'student/baseline/{name}' for name in each}
     expected |= {'student/config.json', 'student/targets.safetensors'}
     files = ('config.json', 'ids.json', 'model.safetensors', 'card.json', 'README.md')
     expected |= {f'recommender/{name}' for name in files}
@@ -62,14 +56,12 @@ def test_student_and_control_are_those_the_library_trains(distilled):
     result = distill(
         module,
         load_teacher(folder, config, data.train),
-        data.train,
-        data.val,
-        batch_size=128,
-        schedule=Schedule(epochs=2, progress=False),
+        Split(data.train, data.val, data.test),
+        config=TrainingConfig(epochs=2, batch_size=128, progress=False),
     )
-    assert result.control is not None
+    assert result.baseline is not None
     assert same(model(distilled), result.student.state_dict())
-    assert same(model(distilled, 'student/control'), result.control.state_dict())
+    assert same(model(distilled, 'student/baseline'), result.baseline.state_dict())
 
 
 def test_the_recommender_serves_the_student_with_raw_ids(distilled):
@@ -141,15 +133,15 @@ def test_results_name_both_and_the_next_step(trained, copy_of, capsys):
     assert main(['distill', str(run), *DISTILL]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith('student: validation Recall@20 ')
-    assert lines[1].startswith('control: validation Recall@20 ')
+    assert lines[1].startswith('baseline: validation Recall@20 ')
     assert lines[2] == f'next: promptmm evaluate {run}'
 
 
 def test_the_control_can_be_left_out(trained, copy_of, capsys):
     run = copy_of(trained)
-    assert main(['distill', str(run), *DISTILL, '--no-control']) == 0
-    assert 'control: ' not in capsys.readouterr().out
-    assert not (run / 'student' / 'control').exists()
+    assert main(['distill', str(run), *DISTILL, '--no-baseline']) == 0
+    assert 'baseline: ' not in capsys.readouterr().out
+    assert not (run / 'student' / 'baseline').exists()
 
 
 def test_a_joint_prompt_changes_the_targets_and_not_the_teacher(trained, copy_of):
@@ -180,7 +172,7 @@ def test_tables_of_another_width_are_cut_to_the_students(distilled):
 def test_options_reach_the_student_and_its_losses(trained, copy_of):
     run = copy_of(trained)
     more = ['--list-views', 'fused', '--num-uniform', '3', '--weight', 'pairwise=0']
-    more += ['--student', 'mf', '--alpha', '2', '--sides', 'items']
+    more += ['--student', 'mf', '--alpha', '2', '--node-types', 'item']
     more += ['--learning-rate', '0.01', '--seed', '3']
     assert main(['distill', str(run), *DISTILL, *more]) == 0
     folder, config, data = load(run)
@@ -188,21 +180,22 @@ def test_options_reach_the_student_and_its_losses(trained, copy_of):
     torch.manual_seed(3)
     student = MatrixFactorization(num_nodes_dict(data.train), embedding_dim=4)
     torch.manual_seed(3)
-    options = {'list_views': ['fused'], 'alpha': 2.0, 'sides': 'items'}
-    targets = soft_targets(teacher, *data.inputs)
+    options = {
+        'list_views': ['fused'],
+        'alpha': 2.0,
+        'node_types': ['item'],
+        'pairwise_weight': 0.0,
+    }
     result = distill(
         student,
         teacher,
-        data.train,
-        data.val,
-        objective=DistillationObjective(targets, 4, **options),
+        Split(data.train, data.val, data.test),
+        losses=promptmm_losses(**options),
         candidates=CandidateSampling(num_uniform=3),
-        weights={**STUDENT_WEIGHTS, 'pairwise': 0.0},
-        control=False,
-        learning_rate=0.01,
-        batch_size=128,
-        seed=3,
-        schedule=Schedule(epochs=2, progress=False),
+        baseline=False,
+        config=TrainingConfig(
+            epochs=2, learning_rate=0.01, batch_size=128, seed=3, progress=False
+        ),
     )
     assert same(model(run), result.student.state_dict())
 
@@ -225,7 +218,7 @@ def test_an_interrupted_run_goes_on_to_the_same_models(
     assert not (run / 'student' / 'model.safetensors').exists()
     assert main(['distill', str(run), *DISTILL, '--resume']) == 0
     assert same(model(run), model(distilled))
-    assert same(model(run, 'student/control'), model(distilled, 'student/control'))
+    assert same(model(run, 'student/baseline'), model(distilled, 'student/baseline'))
 
 
 def test_a_student_is_not_overwritten_by_accident(distilled, fails):
@@ -256,7 +249,7 @@ def test_going_on_for_fewer_epochs_is_refused(distilled, fails):
 def test_both_go_on_for_more_epochs(distilled, copy_of):
     run = copy_of(distilled)
     assert main(['distill', str(run), *DISTILL, '--epochs', '3', '--resume']) == 0
-    for folder in (run / 'student', run / 'student' / 'control'):
+    for folder in (run / 'student', run / 'student' / 'baseline'):
         assert len((folder / 'log.jsonl').read_text().splitlines()) == 3
 
 
@@ -282,7 +275,7 @@ def test_data_that_have_changed_are_refused(files, tmp_path, fails):
     ('more', 'match'),
     [
         (['--width', '0'], 'must be positive'),
-        (['--list-views', 'smell'], "'list_views' requires some of"),
+        (['--list-views', 'smell'], "'views' must be some of"),
         (['--prompt', 'thawed'], 'invalid choice'),
         (['--num-uniform', '0'], "'num_uniform' must be positive"),
     ],

@@ -46,7 +46,7 @@ def test_a_dry_run_of_the_student_has_its_control_and_changes_nothing(
 
 
 def test_without_a_control_none_is_timed(trained, capsys):
-    words = [*DISTILL, '--no-control', '--dry-run']
+    words = [*DISTILL, '--no-baseline', '--dry-run']
     assert main(['distill', str(trained), *words]) == 0
     out = capsys.readouterr().out
     assert 'control' not in out

@@ -136,7 +136,7 @@ def test_a_teacher_alone_can_be_evaluated(trained, copy_of, capsys):
 
 def test_without_a_control_two_columns_are_left(trained, copy_of, capsys):
     run = copy_of(trained)
-    more = ['--epochs', '1', '--width', '8', '--no-control', '--quiet']
+    more = ['--epochs', '1', '--width', '8', '--no-baseline', '--quiet']
     main(['distill', str(run), *more])
     capsys.readouterr()
     assert main(['evaluate', str(run)]) == 0

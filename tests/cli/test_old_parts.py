@@ -22,7 +22,7 @@ def files_of(folder):
     ('words', 'message'),
     [
         (['--width', '0'], "'embedding_dim' must be positive"),
-        (['--list-views', 'nope'], "'list_views' requires some of"),
+        (['--list-views', 'nope'], "'views' must be some of"),
         (['--learning-rate', '-1'], 'learning_rate'),
         (['--monitor', 'Recall'], 'monitor'),
         (['--epochs', '0'], 'epochs'),

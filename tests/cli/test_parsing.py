@@ -22,15 +22,13 @@ from promptmm_pyg.data import (
     split_cold_items,
     split_per_user,
 )
-from promptmm_pyg.distillation import (
-    STUDENT_WEIGHTS,
-    CandidateSampling,
-    DistillationObjective,
-)
+from promptmm_pyg.distillation import CandidateSampling, promptmm_losses
 from promptmm_pyg.distillation import distill as distill_function
 from promptmm_pyg.models import LightGCN, PromptMM
-from promptmm_pyg.training import TEACHER_WEIGHTS, Schedule, train_teacher
+from promptmm_pyg.training import TrainingConfig
 from promptmm_pyg.transforms import AddModalityPCA
+
+NEIGHBORHOODS = {'num_neighbors', 'drop_targets', 'rescale', 'block_size'}
 
 
 def defaults(function):
@@ -48,12 +46,13 @@ def options(function, helps):
     ('argv', 'function', 'names'),
     [
         (['train', 'x', '--out', 'r'], PromptMM, train.TEACHER),
-        (['train', 'x', '--out', 'r'], train_teacher, train.TRAIN),
-        (['train', 'x', '--out', 'r'], Schedule, SCHEDULE),
+        (['train', 'x', '--out', 'r'], TrainingConfig, train.TRAIN),
+        (['train', 'x', '--out', 'r'], TrainingConfig, SCHEDULE),
         (['distill', 'r'], distill_function, distill.DISTILL),
-        (['distill', 'r'], DistillationObjective, distill.OBJECTIVE),
+        (['distill', 'r'], TrainingConfig, distill.TRAIN),
+        (['distill', 'r'], promptmm_losses, distill.OBJECTIVE),
         (['distill', 'r'], CandidateSampling, distill.CANDIDATES),
-        (['distill', 'r'], Schedule, SCHEDULE),
+        (['distill', 'r'], TrainingConfig, SCHEDULE),
     ],
 )
 def test_defaults_are_those_of_the_signatures(argv, function, names):
@@ -92,8 +91,8 @@ def test_one_set_of_ratios_is_the_default_of_all_splits(splitter):
         ('TEACHER', PromptMM, {'num_nodes_dict', 'modality_x_dict'}),
         (
             'TRAIN',
-            train_teacher,
-            {'teacher', 'train', 'val', 'inputs', 'terms', 'negative_items'},
+            TrainingConfig,
+            {'run_dir', 'resume', 'progress', *SCHEDULE, *NEIGHBORHOODS},
         ),
     ],
 )
@@ -103,8 +102,6 @@ def test_no_number_of_the_teacher_is_out_of_reach(command, function, others):
         'modality_x_dict',
         'prompt_start_dict',
         'modality_mask_dict',
-        'weights',
-        'schedule',
     }
     assert set(getattr(train, command)) == set(defaults(function)) - others
 
@@ -121,17 +118,17 @@ def test_types_and_choices_are_those_of_the_signature():
 
 
 def test_a_switch_can_be_turned_off():
-    parser = options(distill_function, {'control': 'too'})
-    assert parser.parse_args([]).control
-    assert not parser.parse_args(['--no-control']).control
+    parser = options(distill_function, {'baseline': 'too'})
+    assert parser.parse_args([]).baseline
+    assert not parser.parse_args(['--no-baseline']).baseline
 
 
 def test_a_weight_that_is_given_replaces_its_default_only():
     parser = Parser()
-    add_weights(parser, TEACHER_WEIGHTS)
+    add_weights(parser, PromptMM.loss_weights)
     args = parser.parse_args(['--weight', 'l2=0.5', '--weight', 'prompt_bpr=0'])
-    assert weights(args, TEACHER_WEIGHTS) == {
-        **TEACHER_WEIGHTS,
+    assert weights(args, PromptMM.loss_weights) == {
+        **PromptMM.loss_weights,
         'l2': 0.5,
         'prompt_bpr': 0.0,
     }
@@ -143,10 +140,10 @@ def test_a_weight_that_is_given_replaces_its_default_only():
 )
 def test_a_weight_that_does_not_fit_is_a_mistake(text, match):
     parser = Parser()
-    add_weights(parser, STUDENT_WEIGHTS)
+    add_weights(parser, distill.STUDENT_WEIGHTS)
     args = parser.parse_args(['--weight', text])
     with pytest.raises(UserError, match=match):
-        weights(args, STUDENT_WEIGHTS)
+        weights(args, distill.STUDENT_WEIGHTS)
 
 
 def test_a_name_and_a_value_are_parted_at_the_first_sign():

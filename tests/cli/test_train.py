@@ -10,7 +10,8 @@ from promptmm_pyg.cli.app import build_parser
 from promptmm_pyg.cli.data_options import data_config
 from promptmm_pyg.cli.data_source import load_split
 from promptmm_pyg.cli.models import build_teacher, prepare
-from promptmm_pyg.training import Schedule, loop, train_teacher
+from promptmm_pyg.data import Split
+from promptmm_pyg.training import TrainingConfig, loop, train
 from promptmm_pyg.transforms import (
     AddModalityICA,
     AddModalityPCA,
@@ -50,12 +51,10 @@ def test_the_model_is_the_one_the_library_trains(trained):
     config = json.loads((trained / 'config.json').read_text())
     data = prepare(load_split(config['data']), config['prompt'])
     teacher = build_teacher(config, data.train)
-    train_teacher(
+    train(
         teacher,
-        data.train,
-        data.val,
-        batch_size=128,
-        schedule=Schedule(epochs=2, progress=False),
+        Split(data.train, data.val, data.test),
+        config=TrainingConfig(epochs=2, batch_size=128, progress=False),
     )
     assert same(model(trained), teacher.state_dict())
 
@@ -215,9 +214,9 @@ def test_weights_reach_the_loss(files, trained, copy_of):
     )
     weights = json.loads((run / 'config.json').read_text())['weights']
     assert weights['l2'] == 0.5
-    total = sum(weights[name] * value for name, value in first['terms'].items())
+    total = sum(weights[name] * value for name, value in first['losses'].items())
     assert first['loss'] == pytest.approx(total, rel=1e-5)
-    assert first['terms']['l2'] < before['terms']['l2']
+    assert first['losses']['l2'] < before['losses']['l2']
 
 
 def test_features_are_standardized(files):

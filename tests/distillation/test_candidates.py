@@ -46,7 +46,7 @@ def test_uniform_lists_hold_the_positive_and_negatives():
 def test_teacher_draws_come_from_its_best_unseen_items():
     train, _, _ = make_split()
     batch = make_batch(train)
-    lists = make_source(train, num_uniform=1, num_teacher_topk=6, depth=5).lists(batch)
+    lists = make_source(train, num_uniform=1, num_teacher_topk=6, top_k=5).lists(batch)
     tops = best(train, make_targets(), 5)[batch.user]
     drawn = lists.item_index[:, 1:7]
     assert (drawn[:, :, None] == tops[:, None, :]).any(-1).all()
@@ -56,7 +56,7 @@ def test_student_draws_follow_the_student_when_it_is_looked_at_again():
     train, _, _ = make_split()
     batch = make_batch(train)
     source = make_source(
-        train, num_uniform=1, num_student_topk=6, depth=5, refresh_every=2
+        train, num_uniform=1, num_student_topk=6, top_k=5, refresh_every=2
     )
     for epoch, seed in ((1, 1), (2, 1), (3, 3)):  # Not looked at in epoch 2.
         source.refresh(epoch, lambda epoch=epoch: make_targets(epoch).x_dict)
@@ -65,9 +65,9 @@ def test_student_draws_follow_the_student_when_it_is_looked_at_again():
         assert (drawn[:, :, None] == tops[:, None, :]).any(-1).all()
 
 
-def test_depth_beyond_the_catalogue_takes_all_of_it():
+def test_top_k_is_at_most_the_catalogue():
     train, _, _ = make_split()
-    lists = make_source(train, num_teacher_topk=3, depth=10_000).lists(
+    lists = make_source(train, num_teacher_topk=3, top_k=10_000).lists(
         make_batch(train)
     )
     assert lists.item_index.max() < 40
@@ -89,7 +89,7 @@ def test_lists_are_made_of_the_items_given():
         num_uniform=3,
         num_teacher_topk=4,
         num_student_topk=4,
-        depth=8,
+        top_k=8,
     )
     source.refresh(1, lambda: make_targets(1).x_dict)
     lists = source.lists(batch)
@@ -104,5 +104,5 @@ def test_errors():
         make_source(train, num_uniform=0)
     with pytest.raises(ValueError, match="'num_teacher_topk' must be zero or more"):
         make_source(train, num_teacher_topk=-1)
-    with pytest.raises(ValueError, match="'depth' must be positive"):
-        make_source(train, depth=0)
+    with pytest.raises(ValueError, match="'top_k' must be positive"):
+        make_source(train, top_k=0)

@@ -1,352 +1,377 @@
+"""``distill``: its steps, its baseline, joint prompts, resume and errors."""
+
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
-import promptmm_pyg.training.loop as loop
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.distillation import (
-    CONTROL_WEIGHTS,
-    STUDENT_WEIGHTS,
     CandidateSampling,
-    DistillationObjective,
+    OnEmbeddings,
+    OnPairs,
     distill,
+    promptmm_losses,
     truncate_embeddings,
 )
 from promptmm_pyg.distillation.candidates import CandidateSampler
-from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.distillation.objective import Objective
 from promptmm_pyg.loader import TripletLoader, uniform_candidates
-from promptmm_pyg.losses import weighted_sum
+from promptmm_pyg.losses import PairwiseKDLoss, ScaledCosineLoss, weighted_sum
+from promptmm_pyg.models import EASE
 from promptmm_pyg.models.inference import normalized_adj_dict
-from promptmm_pyg.targets import soft_targets
-from promptmm_pyg.training import Schedule, bpr_terms, train_teacher
+from promptmm_pyg.targets import SoftTargets, soft_targets
+from promptmm_pyg.training import TrainingConfig, bpr_losses, train
 from tests.training.setting import (
     QUICK,
+    Interrupted,
     LightGCN,
     make_split,
     make_student,
     make_teacher,
 )
 
-ONE = Schedule(epochs=1, progress=False)
+ONE = TrainingConfig(epochs=1, progress=False)
 
 
 def state(module):
     return {key: value.clone() for key, value in module.state_dict().items()}
 
 
-@pytest.mark.parametrize('prompt', ['frozen', 'joint'])
-def test_one_step_equals_the_same_step_written_by_hand(prompt):
-    train, val, _ = make_split()
-    teacher, student = make_teacher(train, dropout=0.5), make_student(train)
-    hand_teacher, hand = copy.deepcopy(teacher), copy.deepcopy(student)
-    adj = normalized_adj_dict(train)
-    objective = DistillationObjective(soft_targets(teacher, adj), 4)
-    hand_objective = copy.deepcopy(objective)
-    distill(
-        student,
-        teacher,
-        train,
-        val,
-        objective=objective,
-        prompt=prompt,
-        teacher_bpr_weight=0.5,
-        control=False,
-        learning_rate=0.01,
-        batch_size=10_000,
-        seed=4,
-        schedule=ONE,
+def assert_equal(a, b):
+    torch.testing.assert_close(state(a), state(b), rtol=0, atol=0)
+
+
+def fast(student, teacher, data, **options):
+    """A distillation without its baseline."""
+    return distill(
+        student, teacher, data, **{'baseline': False, 'config': QUICK, **options}
     )
 
-    batch = next(
-        iter(TripletLoader(train[INTERACTS].edge_index, 60, 40, 10_000, seed=4))
+
+@pytest.mark.parametrize('prompt', ['frozen', 'joint'])
+def test_one_step_equals_the_same_step_written_by_hand(prompt):
+    data = make_split()
+    teacher, student = make_teacher(data.train, dropout=0.5), make_student(data.train)
+    hand_teacher, hand = copy.deepcopy(teacher), copy.deepcopy(student)
+    adj_dict = normalized_adj_dict(data.train)
+    losses = promptmm_losses(listwise_weight=3.0)
+    fast(
+        student,
+        teacher,
+        data,
+        losses=losses,
+        prompt=prompt,
+        teacher_bpr_weight=0.5,
+        config=replace(ONE, learning_rate=0.01, batch_size=10_000, seed=4),
     )
-    source = CandidateSampler(
-        CandidateSampling(), train, soft_targets(hand_teacher, adj), 4
-    )
+
+    edge_index = data.train[INTERACTS].edge_index
+    batch = next(iter(TripletLoader(edge_index, 60, 40, 10_000, seed=4)))
+    hand_teacher.eval()  # No dropout in the teacher's output.
+    targets = soft_targets(hand_teacher, adj_dict)
+    sampler = CandidateSampler(CandidateSampling(), data.train, targets, 4).sampler
     lists = uniform_candidates(
-        source.sampler,
-        batch.user,
-        batch.positive,
-        10,
-        torch.Generator().manual_seed(4),
+        sampler, batch.user, batch.positive, 10, torch.Generator().manual_seed(4)
     )
-    hand_teacher.eval()  # No dropout in what the teacher says.
-    output = hand_teacher(adj) if prompt == 'joint' else soft_targets(hand_teacher, adj)
-    terms = bpr_terms(hand(adj), batch)
-    terms.update(hand_objective(hand(adj), output, batch, lists))
-    weights = dict(STUDENT_WEIGHTS)
-    trained = [*hand.parameters(), *hand_objective.parameters()]
+    torch.manual_seed(4)  # Projectors are drawn first.
+    hand_losses = promptmm_losses()
+    for loss in hand_losses:
+        loss.setup(targets, 4)
+    output = hand_teacher(adj_dict) if prompt == 'joint' else targets
+    x_dict = hand(adj_dict)
+    values = bpr_losses(x_dict, batch)
+    for loss in hand_losses:
+        values.update(loss(x_dict, output, batch, lists))
+    weights = {'bpr': 1, 'l2': 1e-3, 'pairwise': 1, 'listwise': 3, 'embedding': 1}
+    trained = [*hand.parameters(), *hand_losses[2].parameters()]
     if prompt == 'joint':
-        terms['anchor'] = bpr_terms(output.x_dict, batch)['bpr']
-        weights['anchor'] = 0.5
+        values['teacher_bpr'] = bpr_losses(output, batch)['bpr']
+        weights['teacher_bpr'] = 0.5
         trained += list(hand_teacher.prompt.parameters())
     optimizer = torch.optim.AdamW(trained, lr=0.01, weight_decay=0.0)
-    weighted_sum(terms, weights).backward()
+    weighted_sum(values, weights).backward()
     optimizer.step()
     torch.testing.assert_close(state(student), state(hand))
-    torch.testing.assert_close(state(objective), state(hand_objective))
+    torch.testing.assert_close(state(losses[2]), state(hand_losses[2]))
     torch.testing.assert_close(state(teacher), state(hand_teacher))
 
 
 @pytest.mark.parametrize('prompt', ['frozen', 'joint'])
-def test_teacher_stays_bitwise_and_its_prompt_changes_only_when_joint(prompt):
-    train, val, _ = make_split()
-    teacher, student = make_teacher(train), make_student(train)
+def test_the_teacher_stays_bitwise_and_its_prompt_changes_only_when_joint(prompt):
+    data = make_split()
+    teacher, student = make_teacher(data.train), make_student(data.train)
     before = state(teacher)
-    targets = soft_targets(teacher, normalized_adj_dict(train))
-    out = distill(
-        student, teacher, train, val, prompt=prompt, control=False, schedule=QUICK
-    )
+    targets = soft_targets(teacher, normalized_adj_dict(data.train))
+    out = fast(student, teacher, data, prompt=prompt)
     after = state(teacher)
     for name, value in before.items():
-        changed = not torch.equal(value, after[name])
         tuned = prompt == 'joint' and name.startswith('prompt.lins')
-        assert changed == tuned, name
-    now = soft_targets(teacher, normalized_adj_dict(train))
-    torch.testing.assert_close(out.targets, now)
+        assert torch.equal(value, after[name]) != tuned, name
+    current = soft_targets(teacher, normalized_adj_dict(data.train))
+    torch.testing.assert_close(out.targets, current)
     same = torch.equal(out.targets.x_dict['item'], targets.x_dict['item'])
     assert same == (prompt == 'frozen')
+    assert ('teacher_bpr' in out.history.records[0]['losses']) == (prompt == 'joint')
 
 
-def test_teacher_gets_its_flags_back_after_joint_tuning():
-    train, val, _ = make_split()
-    teacher = make_teacher(train).train()
+@pytest.mark.parametrize('cut', [None, 1])
+def test_the_teachers_flags_are_restored_after_joint_tuning(cut):
+    data = make_split()
+    teacher = make_teacher(data.train).train()
     teacher.embeddings.requires_grad_(False)
     teacher.encoders.eval()
     flags = [p.requires_grad for p in teacher.parameters()]
     modes = [part.training for part in teacher.modules()]
-    student = make_student(train)
-    distill(student, teacher, train, val, prompt='joint', control=False, schedule=ONE)
+    student = make_student(data.train)
+    if cut is None:
+        fast(student, teacher, data, prompt='joint')
+    else:
+        with pytest.raises(KeyboardInterrupt), Interrupted(cut):
+            fast(student, teacher, data, prompt='joint')
     assert [p.requires_grad for p in teacher.parameters()] == flags
     assert [part.training for part in teacher.modules()] == modes
 
 
-def test_teacher_gets_its_flags_back_after_an_error(monkeypatch):
-    train, val, _ = make_split()
-    teacher, student = make_teacher(train).train(), make_student(train)
-
-    def crash(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, 'train_step', crash)
-    with pytest.raises(KeyboardInterrupt):
-        distill(student, teacher, train, val, prompt='joint', schedule=ONE)
-    assert all(p.requires_grad for p in teacher.parameters())
-    assert all(part.training for part in teacher.modules())
-
-
-def test_frozen_teacher_is_asked_once():
-    train, val, _ = make_split()
-    teacher, student = make_teacher(train), make_student(train)
-    calls = []
+def test_a_frozen_teacher_runs_once_and_soft_targets_give_the_same_student():
+    data = make_split()
+    teacher, calls = make_teacher(data.train), []
+    students = [make_student(data.train) for _ in range(2)]
+    targets = soft_targets(teacher, normalized_adj_dict(data.train))
     teacher.register_forward_hook(lambda *_: calls.append(1))
-    distill(student, teacher, train, val, schedule=QUICK)
+    fast(students[0], teacher, data)
+    fast(students[1], targets, data)
     assert len(calls) == 1
+    assert_equal(*students)
 
 
-def test_soft_targets_alone_give_the_same_student():
-    train, val, _ = make_split()
-    teacher = make_teacher(train)
-    one, two = make_student(train), make_student(train)
-    distill(one, teacher, train, val, control=False, schedule=QUICK)
-    targets = soft_targets(teacher, normalized_adj_dict(train))
-    distill(two, targets, train, val, control=False, schedule=QUICK)
-    torch.testing.assert_close(state(one), state(two), rtol=0, atol=0)
-
-
-def test_student_shares_no_memory_with_its_teacher_and_holds_no_features():
-    train, val, _ = make_split()
-    teacher, student = make_teacher(train), make_student(train, width=8)
-    distill(student, teacher, train, val, control=False, schedule=ONE)
+def test_a_student_shares_no_memory_with_its_teacher_and_has_no_features():
+    data = make_split()
+    teacher, student = make_teacher(data.train), make_student(data.train, width=8)
+    fast(student, teacher, data)
     theirs = {p.data_ptr() for p in [*teacher.parameters(), *teacher.buffers()]}
     assert not theirs & {p.data_ptr() for p in student.parameters()}
     assert sorted(v.shape for v in student.state_dict().values()) == [(40, 8), (60, 8)]
-    teacher.register_forward_pre_hook(lambda *_: pytest.fail('the teacher was asked'))
-    student(normalized_adj_dict(train))
 
 
-def test_control_is_the_student_trained_without_its_teacher():
-    train, val, _ = make_split()
-    teacher = make_teacher(train)
-    student, alone = make_student(train), make_student(train)
-    out = distill(student, teacher, train, val, seed=7, schedule=QUICK)
-    train_teacher(
-        alone,
-        train,
-        val,
-        terms=bpr_terms,
-        weights=CONTROL_WEIGHTS,
-        seed=7,
-        schedule=QUICK,
-    )
-    torch.testing.assert_close(state(out.control), state(alone), rtol=0, atol=0)
-    assert not torch.equal(state(out.control)['embeddings.tables.item'],
-                           state(out.student)['embeddings.tables.item'])  # fmt: skip
-
-
-def test_control_has_weights_of_its_own():
-    train, val, _ = make_split()
-    student, alone = make_student(train), make_student(train)
-    own = {'bpr': 1.0, 'l2': 0.3}
+@pytest.mark.parametrize('own', [None, {'bpr': 1.0, 'l2': 0.3}, {'l2': 0.3}])
+def test_the_baseline_is_the_student_trained_without_its_teacher(own):
+    data = make_split()
+    student, alone = make_student(data.train), make_student(data.train)
+    config = replace(QUICK, seed=7)
     out = distill(
         student,
-        make_teacher(train),
-        train,
-        val,
-        control_weights=own,
-        seed=7,
-        schedule=QUICK,
+        make_teacher(data.train),
+        data,
+        loss_weights={'l2': 0.1},
+        baseline_loss_weights=own,
+        config=config,
     )
-    train_teacher(
-        alone, train, val, terms=bpr_terms, weights=own, seed=7, schedule=QUICK
-    )
-    torch.testing.assert_close(state(out.control), state(alone), rtol=0, atol=0)
+    train(alone, data, loss_weights=own or {'l2': 0.1}, config=config)
+    assert_equal(out.baseline, alone)
+    assert not torch.equal(out.baseline()['item'], student()['item'])
 
 
-def test_control_does_not_change_the_student():
-    train, val, _ = make_split()
-    teacher = make_teacher(train)
-    one, two = make_student(train), make_student(train)
-    distill(one, teacher, train, val, control=True, schedule=QUICK)
-    out = distill(two, teacher, train, val, control=False, schedule=QUICK)
-    torch.testing.assert_close(state(one), state(two), rtol=0, atol=0)
-    assert out.control is None
-    assert out.control_history is None
+def test_the_baseline_does_not_change_the_student():
+    data = make_split()
+    teacher = make_teacher(data.train)
+    students = [make_student(data.train) for _ in range(2)]
+    fast(students[0], teacher, data, baseline=True)
+    out = fast(students[1], teacher, data)
+    assert_equal(*students)
+    assert out.baseline is None
+    assert out.baseline_history is None
 
 
 @pytest.mark.parametrize('width', [4, 8])
-def test_copied_tables_are_reported_at_the_width_of_the_student(width):
-    train, val, _ = make_split()
-    teacher, student = make_teacher(train), make_student(train, width, cls=LightGCN)
-    out = distill(student, teacher, train, val, control=False, schedule=ONE)
-    tables = truncate_embeddings(out.targets.x_dict, width)
-    assert out.copied == evaluate(tables, val, ks=(20,)).metrics
+def test_the_truncated_teacher_has_the_width_of_the_student(width):
+    data = make_split()
+    student = make_student(data.train, width, cls=LightGCN)
+    out = fast(student, make_teacher(data.train), data)
+    expected = truncate_embeddings(out.targets.x_dict, width)
+    torch.testing.assert_close(out.truncated_teacher, expected)
 
 
-def test_joint_needs_its_anchor():
-    # Without the teacher's own BPR, nothing keeps the prompt from making the
-    # teacher agree with the student; the term is there and is weighted.
-    train, val, _ = make_split()
-    out = distill(
-        make_student(train),
-        make_teacher(train),
-        train,
-        val,
-        prompt='joint',
-        control=False,
-        schedule=ONE,
-    )
-    assert 'anchor' in out.history.records[0]['terms']
+@pytest.mark.parametrize(('width', 'expected'), [(4, 40), (48, 40)])
+def test_a_closed_form_teaches_by_its_truncated_scores(width, expected):
+    data = make_split()
+    model = EASE({'user': 60, 'item': 40}, l2=10.0)
+    train(model, data)
+    by_hand = SoftTargets.from_output(model.as_output(expected))
+    students = [make_student(data.train, width) for _ in range(2)]
+    out = fast(students[0], model, data)
+    fast(students[1], by_hand, data)
+    assert out.targets.x_dict['item'].size(1) == expected
+    assert_equal(*students)
 
 
-def run(train, val, run_dir, resume=False):
-    schedule = Schedule(
-        epochs=3, patience=9, run_dir=run_dir, resume=resume, progress=False
-    )
-    teacher, student = make_teacher(train), make_student(train)
+def test_the_width_of_a_closed_form_is_64_or_that_of_a_wider_student():
+    data = make_split(90, 80)
+    model = EASE({'user': 90, 'item': 80}, l2=10.0)
+    train(model, data)
+    for width, expected in ((4, 64), (70, 70), (99, 80)):
+        out = fast(make_student(data.train, width), model, data, config=ONE)
+        assert out.targets.x_dict['user'].size(1) == expected
+
+
+class Constant(torch.nn.Module):
+    """A user's own loss, with a parameter and no adapter."""
+
+    weight = 2.0
+
+    def __init__(self):
+        super().__init__()
+        self.target = torch.nn.Parameter(torch.zeros(1))
+
+    def setup(self, targets, student_channels, train):
+        self.arguments = targets, student_channels, train
+
+    def forward(self, student, teacher, batch, lists):
+        assert lists.item_index.size(0) == batch.user.numel()
+        assert teacher is self.arguments[0]
+        gap = student['item'][batch.positive] - self.target - 1
+        return {'gap': gap.square().mean(), 'size': self.target.square().sum()}
+
+
+def test_a_users_own_loss_is_trained_with_the_student():
+    data = make_split()
+    loss, student = Constant(), make_student(data.train)
+    targets = soft_targets(make_teacher(data.train), normalized_adj_dict(data.train))
+    config = replace(QUICK, learning_rate=0.1)
+    records = fast(student, targets, data, losses=[loss], config=config).history.records
+    assert loss.arguments == (targets, 4, data.train)
+    assert list(records[0]['losses']) == ['bpr', 'l2', 'gap', 'size']
+    assert records[-1]['losses']['gap'] < records[0]['losses']['gap']
+    weights = {'bpr': 1.0, 'l2': 1e-3, 'gap': 2.0, 'size': 2.0}
+    total = sum(weights[k] * x for k, x in records[1]['losses'].items())
+    assert records[1]['loss'] == pytest.approx(total, rel=1e-5)
+    assert loss.target != 0
+
+
+def test_no_losses_give_the_baseline():
+    data = make_split()
+    student = make_student(data.train)
+    out = distill(student, make_teacher(data.train), data, losses=[], config=QUICK)
+    assert_equal(out.student, out.baseline)
+
+
+def test_projectors_are_new_in_every_run():
+    data = make_split()
+    losses = [OnEmbeddings(ScaledCosineLoss()), OnPairs(PairwiseKDLoss())]
+    students = [make_student(data.train) for _ in range(2)]
+    for student in students:
+        fast(student, make_teacher(data.train), data, losses=losses)
+    assert_equal(*students)
+
+
+def run(data, run_dir, resume=False):
+    teacher, student = make_teacher(data.train), make_student(data.train)
     out = distill(
         student,
         teacher,
-        train,
-        val,
+        data,
         prompt='joint',
         candidates=CandidateSampling(
             num_uniform=2, num_teacher_topk=2, num_student_topk=2, refresh_every=2
         ),
-        batch_size=64,
-        schedule=schedule,
+        config=TrainingConfig(
+            epochs=3, batch_size=64, run_dir=run_dir, resume=resume, progress=False
+        ),
     )
-    return teacher, out
+    return out.student, out.baseline, teacher
 
 
-@pytest.mark.parametrize('cut', [6, 14])  # In the student's run, in the control's.
-def test_resumed_run_equals_the_uninterrupted_one_bitwise(tmp_path, cut, monkeypatch):
-    train, val, _ = make_split()
-    teacher, straight = run(train, val, tmp_path / 'a')
-    calls, step = [0], loop.train_step
-
-    def interrupted(*args):
-        calls[0] += 1
-        if calls[0] > cut:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, 'train_step', interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(train, val, tmp_path / 'b')
-    resumed_teacher, resumed = run(train, val, tmp_path / 'b', resume=True)
-    for a, b in (
-        (straight.student, resumed.student),
-        (straight.control, resumed.control),
-        (teacher, resumed_teacher),
-    ):
-        torch.testing.assert_close(state(a), state(b), rtol=0, atol=0)
-
-
-def test_errors():
-    train, val, _ = make_split()
-    teacher, student = make_teacher(train), make_student(train)
-    targets = soft_targets(teacher, normalized_adj_dict(train))
-    with pytest.raises(ValueError, match="'prompt' must be one of"):
-        distill(student, teacher, train, val, prompt='thawed')
-    with pytest.raises(TypeError, match="a module with prompt='joint'"):
-        distill(student, targets, train, val, prompt='joint')
-    plain = make_teacher(train, prompt_start_dict=None)
-    with pytest.raises(ValueError, match="a module 'prompt' with prompt='joint'"):
-        distill(student, plain, train, val, prompt='joint')
-    disabled = make_teacher(train)
-    disabled.disable_prompt()
-    with pytest.raises(ValueError, match="its prompt in use with prompt='joint'"):
-        distill(student, disabled, train, val, prompt='joint')
-    with pytest.raises(ValueError, match="'teacher_bpr_weight' must be positive"):
-        distill(student, teacher, train, val, prompt='joint', teacher_bpr_weight=0)
-    with pytest.raises(ValueError, match='requires the same names'):
-        distill(student, teacher, train, val, weights={'bpr': 1.0}, schedule=ONE)
-    with pytest.raises(
-        ValueError, match=r"'control_weights' requires a weight for each"
-    ):
-        distill(student, teacher, train, val, control_weights={'bpr': 1.0})
+@pytest.mark.parametrize('cut', [7, 15])  # In the student's run, in the baseline's.
+def test_a_resumed_run_equals_the_uninterrupted_one_bitwise(tmp_path, cut):
+    data = make_split()
+    straight = run(data, tmp_path / 'a')
+    with pytest.raises(KeyboardInterrupt), Interrupted(cut):
+        run(data, tmp_path / 'b')
+    for a, b in zip(straight, run(data, tmp_path / 'b', resume=True), strict=True):
+        assert_equal(a, b)
+    assert (tmp_path / 'b' / 'baseline' / 'log.jsonl').is_file()
 
 
 @pytest.mark.parametrize('candidates', [None, CandidateSampling(2, 2, 2)])
-def test_items_that_are_never_drawn_and_never_taken_stay_as_they_are(candidates):
-    train, val, _ = make_split()
-    taken = train[INTERACTS].edge_index[1].unique()
-    never = torch.arange(5)
-    # Nobody has taken the first five items.
-    edges = train[INTERACTS].edge_index
-    edges = edges[:, ~torch.isin(edges[1], never)]
-    train[INTERACTS].edge_index, train[REV_INTERACTS].edge_index = edges, edges.flip(0)
-    assert torch.isin(never, taken).any()
-    student, teacher = make_student(train), make_teacher(train)
+def test_items_without_interactions_and_draws_do_not_change(candidates):
+    data = make_split()
+    # The first five items have no interactions.
+    edges = data.train[INTERACTS].edge_index
+    assert (edges[1] < 5).any()
+    edges = edges[:, edges[1] >= 5]
+    data.train[INTERACTS].edge_index = edges
+    data.train[REV_INTERACTS].edge_index = edges.flip(0)
+    student, teacher = make_student(data.train), make_teacher(data.train)
     start = copy.deepcopy(student).embeddings.tables['item']
     out = distill(
         student,
         teacher,
-        train,
-        val,
+        data,
         candidates=candidates,
         negative_items=torch.arange(5, 40),
-        learning_rate=0.01,
-        schedule=QUICK,
+        config=replace(QUICK, learning_rate=0.01),
     )
-    assert out.control is not None
-    for model in (student, out.control):
+    for model in (student, out.baseline):
         moved = (model.embeddings.tables['item'] != start).any(dim=1)
         assert not moved[:5].any()
         assert moved[5:].all()
 
 
 @pytest.mark.parametrize('dtype', [torch.double, torch.bfloat16])
-def test_the_student_may_be_in_another_precision_than_its_teacher(dtype):
-    train, val, _ = make_split()
-    targets = soft_targets(make_teacher(train), normalized_adj_dict(train))
-    found = []
+def test_the_student_may_have_another_precision_than_its_teacher(dtype):
+    data = make_split()
+    targets = soft_targets(make_teacher(data.train), normalized_adj_dict(data.train))
+    losses = []
     for kind in (torch.float, dtype):
-        student = make_student(train).to(kind)
-        out = distill(student, targets, train, val, control=False, schedule=QUICK)
+        out = fast(make_student(data.train).to(kind), targets, data)
         assert out.student.embeddings()['user'].dtype == kind
-        found.append(out.history.records[0]['loss'])
-    assert found[0] == pytest.approx(found[1], rel=1e-2)
+        losses.append(out.history.records[0]['loss'])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_errors():
+    data = make_split()
+    teacher, student = make_teacher(data.train), make_student(data.train)
+    targets = soft_targets(teacher, normalized_adj_dict(data.train))
+    plain = make_teacher(data.train, prompt_start_dict=None)
+    disabled = make_teacher(data.train)
+    disabled.disable_prompt()
+    with pytest.raises(TypeError, match="a module with prompt='joint'"):
+        fast(student, targets, data, prompt='joint')
+    unfitted = EASE({'user': 60, 'item': 40})
+    with pytest.raises(RuntimeError, match='not fitted'):
+        fast(student, unfitted, data)
+    for given, options, message in (
+        (teacher, {'prompt': 'thawed'}, "'prompt' must be one of"),
+        (plain, {'prompt': 'joint'}, "a module 'prompt' with prompt='joint'"),
+        (disabled, {'prompt': 'joint'}, "its prompt enabled with prompt='joint'"),
+        (teacher, {'teacher_bpr_weight': 0}, "'teacher_bpr_weight' must be positive"),
+        (teacher, {'loss_weights': {'x': 1.0}}, r"'loss_weights' must.*\['x'\]"),
+        (teacher, {'baseline_loss_weights': {'x': 1.0}}, r"must name.*\['x'\]"),
+        (teacher, {'config': replace(ONE, propagate_every=2)}, "'config' must have"),
+        (teacher, {'config': replace(ONE, num_neighbors=[2])}, "'config' must have"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fast(student, given, data, **options)
+
+
+def test_mismatched_devices_raise_before_training():
+    data = make_split()
+    tables = {'user': torch.ones(60, 4), 'item': torch.ones(40, 4)}
+    targets = SoftTargets(tables, {})
+    student = make_student(data.train)
+    with pytest.raises(ValueError, match=r"'teacher' must.*'student', cpu \(got meta"):
+        fast(student, targets.to('meta'), data)
+    with pytest.raises(ValueError, match=r"'data.train' must.*'student', meta \(got c"):
+        fast(student.to('meta'), targets, data)
+
+
+def test_the_objective_of_the_default_is_the_papers():
+    data = make_split()
+    teacher = make_teacher(data.train)
+    students = [make_student(data.train) for _ in range(2)]
+    fast(students[0], teacher, data)
+    fast(students[1], teacher, data, losses=promptmm_losses())
+    assert_equal(*students)
+    assert len(Objective(promptmm_losses()).losses) == 3

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from promptmm_pyg.data import build_graph
-from promptmm_pyg.distillation import DistillationObjective, distill, ensemble_targets
+from promptmm_pyg.data import Split, build_graph
+from promptmm_pyg.distillation import distill, ensemble_targets, promptmm_losses
 from promptmm_pyg.distillation.ensemble import score_std
 from promptmm_pyg.targets import SoftTargets, load_targets, save_targets, topk_targets
-from promptmm_pyg.training import Schedule
+from promptmm_pyg.training import TrainingConfig
 from tests.training.setting import make_split, make_student
 
 USERS, ITEMS = 7, 9
@@ -186,21 +186,20 @@ def small_world():
 
 def test_a_student_learns_from_the_mixture_as_from_one_teacher():
     train, val, mixed = small_world()
-    objective = DistillationObjective(mixed, 4)
-    widths = {key: x.out_features for key, x in objective.projectors.items()}
-    assert widths == {'a/text': 5, 'b/text': 5, 'fused': 11}
+    losses = promptmm_losses()
     out = distill(
         make_student(train),
         mixed,
-        train,
-        val,
-        objective=objective,
-        control=False,
-        schedule=Schedule(epochs=2, progress=False),
+        Split(train, val, val),
+        losses=losses,
+        baseline=False,
+        config=TrainingConfig(epochs=2, progress=False),
     )
+    widths = {key: x.out_features for key, x in losses[2].projectors.items()}
+    assert widths == {'a/text': 5, 'b/text': 5, 'fused': 11}
     assert out.targets is mixed
     assert len(out.history.records) == 2
-    first, last = (record['terms'] for record in out.history.records)
+    first, last = (record['losses'] for record in out.history.records)
     assert last['embedding'] < first['embedding']
 
 
@@ -263,7 +262,7 @@ def spoilt(value):
                 },
                 {},
             ),
-            "scores that differ from item to item .* of teacher 'b'",
+            "scores that differ between items .* of teacher 'b'",
         ),
         (
             SoftTargets({'user': torch.zeros(7, 1), 'item': torch.ones(9, 1)}, {}),

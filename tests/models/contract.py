@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from promptmm_pyg import models
+from promptmm_pyg import models, training
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.data.schema import INTERACTS, modality_x_dict, num_nodes_dict
-from promptmm_pyg.distillation import DistillationObjective
+from promptmm_pyg.distillation import promptmm_losses
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.nn import csr_pair_dict
 from promptmm_pyg.targets import TeacherOutput, soft_targets
-from promptmm_pyg.training import Schedule, train_teacher
+from promptmm_pyg.training import TrainingConfig
 from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM, edges, features, weights
 
 # The models of the field with item features and losses of their own.
@@ -263,7 +263,8 @@ class ModelContract:
             assert all(
                 x.isfinite().all() and not x.requires_grad for x in x_dict.values()
             )
-        DistillationObjective(targets, student_channels=3)
+        for loss in promptmm_losses():
+            loss.setup(targets, student_channels=3)
 
     def test_makes_no_matrix_of_all_pairs(self):
         # Neighbors are searched in blocks of 1,024 rows: fewer than all.
@@ -304,20 +305,17 @@ class ModelContract:
                 edge_type=INTERACTS,
                 embedding_dim=8,
             )
-            history = train_teacher(
+            history = training.train(
                 model,
-                split.train,
-                split.val,
-                terms=model.losses,
-                weights=model.loss_weights,
-                learning_rate=0.01,
-                batch_size=128,
-                schedule=Schedule(
+                split,
+                config=TrainingConfig(
                     epochs=epochs,
                     patience=99,
                     run_dir=tmp_path / run_dir,
                     resume=resume,
                     progress=False,
+                    learning_rate=0.01,
+                    batch_size=128,
                 ),
             )
             return model, history
@@ -327,7 +325,7 @@ class ModelContract:
         resumed, _ = run('b', 4, resume=True)
         for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
             assert torch.equal(a, b)
-        bpr = [record['terms']['bpr'] for record in history.records]
+        bpr = [record['losses']['bpr'] for record in history.records]
         assert bpr[-1] < bpr[0]
         assert not math.isclose(bpr[0], math.log(2), rel_tol=1e-9)
 

@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 
+from promptmm_pyg import training
+from promptmm_pyg.data import Split
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.models import MatrixFactorization
@@ -14,7 +16,7 @@ from promptmm_pyg.models.light_gcn_m import LightGCNM
 from promptmm_pyg.models.ngcf import NGCF
 from promptmm_pyg.models.vbpr import VBPR
 from promptmm_pyg.targets import soft_targets
-from promptmm_pyg.training import Schedule, train_teacher
+from promptmm_pyg.training import TrainingConfig
 from tests.models.world import batch, make, one, operators, total, without_gradient
 from tests.nn.graphs import NUM_NODES, USER_ITEM
 from tests.training.setting import make_split
@@ -133,18 +135,17 @@ def test_is_trained_and_teaches(cls):
     }
     torch.manual_seed(0)
     teacher = cls(num_nodes, features, edge_type=USER_ITEM, embedding_dim=4)
-    quick = Schedule(epochs=2, patience=5, progress=False)
-    history = train_teacher(
+    quick = TrainingConfig(epochs=2, patience=5, progress=False)
+    history = training.train(
         teacher,
-        train,
-        val,
-        terms=teacher.losses,
-        weights=teacher.loss_weights,
-        schedule=quick,
+        Split(train, val, val),
+        config=quick,
     )
-    assert set(history.records[0]['terms']) == set(cls.loss_weights)
+    assert set(history.records[0]['losses']) == set(cls.loss_weights)
     student = MatrixFactorization(num_nodes, embedding_dim=4)
-    result = distill(student, teacher, train, val, schedule=quick, control=False)
+    result = distill(
+        student, teacher, Split(train, val, val), baseline=False, config=quick
+    )
     assert all(bool(x.isfinite().all()) for x in result.targets.x_dict.values())
 
 

@@ -1,12 +1,13 @@
 import pytest
 import torch
 
+from promptmm_pyg.data import Split
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.models.ease import EASE
 from promptmm_pyg.targets import SoftTargets
-from promptmm_pyg.training import Schedule
+from promptmm_pyg.training import TrainingConfig
 from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM
 from tests.training.setting import make_split
 
@@ -55,9 +56,11 @@ def test_is_evaluated_and_teaches():
     assert evaluate(model.scores, val, ks=(10,)).metrics['Recall@10'] > 10 / 40
     student = MatrixFactorization({'user': 60, 'item': 40}, embedding_dim=4)
     targets = SoftTargets.from_output(model.as_output(width=8))
-    quick = Schedule(epochs=1, progress=False)
-    result = distill(student, targets, train, val, schedule=quick, control=False)
-    assert 'pairwise' in result.history.records[0]['terms']
+    quick = TrainingConfig(epochs=1, progress=False)
+    result = distill(
+        student, targets, Split(train, val, val), baseline=False, config=quick
+    )
+    assert 'pairwise' in result.history.records[0]['losses']
 
 
 def test_a_large_catalogue_is_refused_with_the_memory_it_takes():

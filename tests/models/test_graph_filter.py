@@ -1,12 +1,13 @@
 import pytest
 import torch
 
+from promptmm_pyg.data import Split
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.models.graph_filter import GraphFilter
 from promptmm_pyg.targets import SoftTargets
-from promptmm_pyg.training import Schedule
+from promptmm_pyg.training import TrainingConfig
 from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM, features
 from tests.training.setting import make_split
 
@@ -107,10 +108,12 @@ def test_it_finds_planted_tastes_and_teaches():
     model = GraphFilter(sizes, edge_type=USER_ITEM).fit(train[USER_ITEM].edge_index)
     assert evaluate(model.scores, val, ks=(10,)).metrics['Recall@10'] > 10 / 40
     targets = SoftTargets.from_output(model.as_output(width=8))
-    quick = Schedule(epochs=1, progress=False)
+    quick = TrainingConfig(epochs=1, progress=False)
     student = MatrixFactorization(sizes, embedding_dim=4)
-    result = distill(student, targets, train, val, schedule=quick, control=False)
-    assert 'pairwise' in result.history.records[0]['terms']
+    result = distill(
+        student, targets, Split(train, val, val), baseline=False, config=quick
+    )
+    assert 'pairwise' in result.history.records[0]['losses']
 
 
 def test_a_weight_of_zero_leaves_the_content_out():

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from promptmm_pyg.data import Split
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.models.item_knn import ItemKNN
 from promptmm_pyg.targets import SoftTargets
-from promptmm_pyg.training import Schedule
+from promptmm_pyg.training import TrainingConfig
 from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM
 from tests.training.setting import make_split
 
@@ -113,9 +114,11 @@ def test_is_evaluated_and_teaches():
     assert recall > 10 / 40
     student = MatrixFactorization({'user': 60, 'item': 40}, embedding_dim=4)
     targets = SoftTargets.from_output(model.as_output(width=8))
-    quick = Schedule(epochs=1, progress=False)
-    result = distill(student, targets, train, val, schedule=quick, control=False)
-    assert 'pairwise' in result.history.records[0]['terms']
+    quick = TrainingConfig(epochs=1, progress=False)
+    result = distill(
+        student, targets, Split(train, val, val), baseline=False, config=quick
+    )
+    assert 'pairwise' in result.history.records[0]['losses']
 
 
 def test_errors_and_repr():

@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from promptmm_pyg.data import Split
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models import PromptMM, promptmm_plus
 from promptmm_pyg.models._content_trust import content_reliability
 from promptmm_pyg.models.promptmm_plus import PromptMMPlus
 from promptmm_pyg.nn import csr_pair_dict
-from promptmm_pyg.training import TEACHER_WEIGHTS, Schedule, promptmm_terms
+from promptmm_pyg.training import TrainingConfig
 from tests.models.setting import (
     ITEM_USER,
     NUM_NODES,
@@ -96,7 +97,7 @@ def test_terms_are_those_of_training_and_the_alignment():
     out, batch = plus(edges(), weights()), make_batch()
     terms = plus.losses(out, batch)
     alignment = terms.pop('alignment')
-    torch.testing.assert_close(terms, promptmm_terms(out, batch))
+    torch.testing.assert_close(terms, plus.teacher.losses(out, batch))
     losses = []
     for key, rows in (('user', [0, 1, 2, 3]), ('item', [0, 3, 5])):
         part = unit_sum(out, key)
@@ -112,13 +113,13 @@ def test_terms_without_prompt_and_without_modalities_are_those_of_training():
         out, batch = plus(edges(), weights()), make_batch()
         terms = plus.losses(out, batch)
         assert terms.pop('alignment') == 0
-        torch.testing.assert_close(terms, promptmm_terms(out, batch))
+        torch.testing.assert_close(terms, plus.teacher.losses(out, batch))
 
 
 def test_weights_are_those_of_training_and_the_one_of_the_alignment():
-    assert PromptMMPlus.loss_weights == {**TEACHER_WEIGHTS, 'alignment': 0.0}
+    assert PromptMMPlus.loss_weights == {**PromptMM.loss_weights, 'alignment': 0.0}
     plus = make_plus(alignment_weight=0.2)
-    assert plus.loss_weights == {**TEACHER_WEIGHTS, 'alignment': 0.2}
+    assert plus.loss_weights == {**PromptMM.loss_weights, 'alignment': 0.2}
     assert PromptMMPlus.loss_weights['alignment'] == 0.0
 
 
@@ -377,11 +378,10 @@ def test_its_prompt_is_the_teachers_and_can_be_tuned_jointly():
     distill(
         make_student(train),
         plus,
-        train,
-        val,
+        Split(train, val, val),
         prompt='joint',
-        control=False,
-        schedule=Schedule(epochs=1, progress=False),
+        baseline=False,
+        config=TrainingConfig(epochs=1, progress=False),
     )
     for key, x in plus.state_dict().items():
         tuned = 'prompt' in key and 'start' not in key

@@ -1,11 +1,13 @@
 """What MMSSL, SMORE, PGL and PromptMMPlus have in common."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
-from promptmm_pyg.data import modality_x_dict, num_nodes_dict
+from promptmm_pyg import training
+from promptmm_pyg.data import Split, modality_x_dict, num_nodes_dict
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.models.inference import normalized_adj_dict
@@ -15,7 +17,7 @@ from promptmm_pyg.models.promptmm_plus import PromptMMPlus
 from promptmm_pyg.models.smore import SMORE
 from promptmm_pyg.nn import csr_pair_dict
 from promptmm_pyg.targets import TeacherOutput, soft_targets
-from promptmm_pyg.training import Schedule, train_teacher
+from promptmm_pyg.training import TrainingConfig
 from tests.models.setting import (
     NUM_NODES,
     USER_ITEM,
@@ -106,8 +108,8 @@ def test_one_interaction_makes_a_batch(name):
 
 def test_a_graph_without_edges_is_fine(name):
     none = {key: index[:, :0] for key, index in edges().items()}
-    for training in (True, False):
-        out = build(name).train(training)(none)
+    for mode in (True, False):
+        out = build(name).train(mode)(none)
         assert all(bool(x.isfinite().all()) for x in out.x_dict.values())
 
 
@@ -184,20 +186,19 @@ def test_it_trains_and_then_teaches(name):
     teacher = cls(
         num_nodes_dict(train), features, edge_type=USER_ITEM, embedding_dim=8, **options
     )
-    schedule = Schedule(epochs=4, progress=False)
-    history = train_teacher(
+    schedule = TrainingConfig(epochs=4, progress=False)
+    history = training.train(
         teacher,
-        train,
-        val,
-        terms=teacher.losses,
-        weights=teacher.loss_weights,
-        learning_rate=0.01,
-        batch_size=128,
-        schedule=schedule,
+        Split(train, val, val),
+        config=replace(schedule, learning_rate=0.01, batch_size=128),
     )
     assert history.records[-1]['loss'] < history.records[0]['loss']
     distilled = distill(
-        make_student(train), teacher, train, val, control=False, schedule=schedule
+        make_student(train),
+        teacher,
+        Split(train, val, val),
+        baseline=False,
+        config=schedule,
     )
     assert set(distilled.targets.modality_x_dict) == set(features)
     targets = soft_targets(teacher, normalized_adj_dict(train))

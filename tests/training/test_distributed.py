@@ -1,4 +1,4 @@
-"""Several processes against one."""
+"""Two real processes against one."""
 
 from datetime import timedelta
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from promptmm_pyg.losses import info_nce_loss
 from promptmm_pyg.training import process_group
 from tests.training import processes
 
@@ -24,45 +25,71 @@ def one(tmp_path_factory):
     return processes.run(processes.ALIKE, tmp_path_factory.mktemp('one'))
 
 
-@pytest.mark.parametrize('rank', [0, 1])
-@pytest.mark.parametrize(
-    'name', [n for n in ALIKE if n not in ('float32', 'evaluation')]
-)
-def test_two_processes_train_what_one_trains(one, several, name, rank):
-    torch.testing.assert_close(several[rank][name], one[name], rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize('rank', [0, 1])
-def test_two_processes_train_what_one_trains_in_float32(one, several, rank):
-    name = 'float32'
-    torch.testing.assert_close(several[rank][name], one[name], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize('name', ALIKE)
+def test_two_processes_equal_one_for_per_example_losses(one, several, name):
+    exact = name == 'evaluation'
+    tolerance = {'rtol': 0, 'atol': 0} if exact else {'rtol': 1e-9, 'atol': 1e-11}
+    for results in several:
+        torch.testing.assert_close(results[name], one[name], **tolerance)
+
+
+@pytest.mark.parametrize('name', [*ALIKE, 'papers_losses'])
 def test_processes_agree_bit_by_bit(several, name):
     first, second = (results[name] for results in several)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('rank', [0, 1])
-def test_two_processes_rank_and_measure_exactly_what_one_does(one, several, rank):
-    name = 'evaluation'
-    torch.testing.assert_close(several[rank][name], one[name], rtol=0, atol=0)
-
-
 def test_a_resumed_group_equals_an_uninterrupted_one(several):
     first = several[0]
-    torch.testing.assert_close(first['resumed'], first['frozen'], rtol=0, atol=0)
+    torch.testing.assert_close(first['resumed'], first['papers_losses'], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('rank', [0, 1])
-def test_every_process_starts_where_rank_0_does(one, several, rank):
-    torch.testing.assert_close(
-        several[rank]['other_start'], one['light_gcn'], rtol=1e-9, atol=1e-11
+def test_in_batch_losses_see_their_shard_and_gradients_are_weighted_by_its_size(
+    several,
+):
+    shards, grads, starts = zip(
+        *(results['shards_of_in_batch_losses'] for results in several), strict=True
     )
+    # 65 examples: a shard of 32 and one of 33.
+    assert [shard[0].numel() for shard in shards] == [32, 33]
+    x = {key: value.requires_grad_() for key, value in starts[0].items()}
+    total = sum(
+        len(user)
+        / 65
+        * info_nce_loss(x['user'][user], x['item'][positive], temperature=0.5)
+        for user, positive, _ in shards
+    )
+    expected = torch.autograd.grad(total, [x['user'], x['item']])
+    for grad in grads:
+        torch.testing.assert_close(grad, list(expected))
 
 
-def test_rank_0_alone_writes(several):
+def test_each_process_samples_the_neighborhoods_of_its_shard(several):
+    first, second = (results['neighborhoods_of_shards'] for results in several)
+    # Of batches of 64, but for the last.
+    assert first[:-1] == second[:-1] == [32] * (len(first) - 1)
+    assert abs(first[-1] - second[-1]) <= 1
+
+
+def test_sparse_gradients_are_averaged_row_by_row(several):
+    (first, _), (second, _) = (results['sparse_averages'] for results in several)
+    for results in several:
+        means = results['sparse_averages'][1]
+        for name, grad in means.items():
+            expected = (first[name] + second[name]) / 2
+            torch.testing.assert_close(grad.to_dense(), expected.to(grad.dtype))
+            assert grad.is_sparse == (name != 'dense')
+        assert means['rows'].indices().tolist() == [[0, 2, 3]]
+
+
+def test_every_process_starts_as_rank_0(one, several):
+    for results in several:
+        torch.testing.assert_close(
+            results['other_start'], one['light_gcn'], rtol=1e-9, atol=1e-11
+        )
+
+
+def test_only_rank_0_writes(several):
     assert [results['written'] for results in several] == [(3, 3), (0, 3)]
 
 
@@ -72,17 +99,18 @@ def test_rank_0_alone_writes(several):
     [
         ('seed', 'seed'),
         ('train', 'train'),
-        ('weights', 'weights'),
+        ('weights', 'loss_weights'),
         ('batch_size', 'batch_size'),
+        ('learning_rate', 'config'),
         ('width', 'module'),
-        ('run_dir', 'schedule'),
+        ('run_dir', 'config'),
         ('targets', 'teacher'),
     ],
 )
 def test_processes_that_are_called_differently_are_refused(several, rank, given, named):
     assert several[rank]['disagreements'][given].startswith(
         f"ValueError: '{named}' must be the same in all processes (got another one "
-        f'at ranks [1] than at rank 0). Make it of'
+        f'at ranks [1] than at rank 0). Use'
     )
 
 
@@ -98,8 +126,8 @@ def test_a_loss_that_is_not_finite_at_one_rank_stops_all(several, rank):
     assert error.startswith("FloatingPointError: 'loss' must be finite (got nan")
 
 
-def test_an_error_in_one_part_of_an_evaluation_stops_all(several):
-    first, second = (results['scores_of_one_part'] for results in several)
+def test_an_error_in_one_shard_of_an_evaluation_stops_all(several):
+    first, second = (results['scores_of_one_shard'] for results in several)
     assert first.startswith('RuntimeError: other processes failed (1: ValueError(')
     assert second.startswith('ValueError: ')
 
@@ -107,49 +135,20 @@ def test_an_error_in_one_part_of_an_evaluation_stops_all(several):
 def test_no_process_waits_for_one_that_died(tmp_path):
     first, second = processes.spawn([processes.one_dies], tmp_path / 'group')
     assert second['one_dies'] == 'ArithmeticError: rank 1 gives up'
-    assert first['one_dies'].startswith('RuntimeError') or first['one_dies'].startswith(
-        'Dist'
-    )
-
-
-def dense(grad):
-    return grad.to_dense() if grad is not None and grad.is_sparse else grad
-
-
-@pytest.mark.parametrize('rank', [0, 1])
-def test_gradients_of_every_kind_are_summed(several, rank):
-    (first, _), (second, _) = (results['gradients'] for results in several)
-    all_reduce_sum = several[rank]['gradients'][1]
-    for name, grad in all_reduce_sum.items():
-        parts = [dense(x[name]) for x in (first, second) if x[name] is not None]
-        if not parts:
-            assert grad is None, name
-        else:
-            torch.testing.assert_close(dense(grad), sum(parts))
-
-
-def test_gradients_of_rows_stay_sparse_unless_another_is_dense(several):
-    all_reduce_sum = several[0]['gradients'][1]
-    sparse = {
-        name
-        for name, grad in all_reduce_sum.items()
-        if grad is not None and grad.is_sparse
-    }
-    assert sparse == {'rows', 'no rows'}
-    assert all_reduce_sum['rows'].indices().tolist() == [[0, 2, 3]]
+    assert first['one_dies'].startswith(('RuntimeError', 'Dist'))
 
 
 def test_a_group_of_the_caller_is_used_and_stays(several):
-    assert several[1]['group_of_the_caller'] == (torch.device(where()).type, True)
+    assert several[1]['group_of_the_caller'] == (device_type(), True)
 
 
-def where():
+def device_type():
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def test_without_torchrun_there_is_no_group():
     with process_group() as device:
-        assert device.type == where()
+        assert device.type == device_type()
         assert not dist.is_initialized()
 
 

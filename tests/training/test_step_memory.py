@@ -3,35 +3,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from promptmm_pyg.data import open_features, save_features
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models import PromptMM
 from promptmm_pyg.nn import ChunkedFeatures, csr_pair_dict
-from promptmm_pyg.training import AmortizedTerms, promptmm_terms
-from promptmm_pyg.training.loop import train_step
-from promptmm_pyg.training.optimizer import make_optimizer
-from promptmm_pyg.training.teacher import TEACHER_WEIGHTS
+from promptmm_pyg.training import TrainingConfig
+from promptmm_pyg.training.loop import amortized, step_output, train_step
+from promptmm_pyg.training.optim import make_optimizer
+from tests.training.setting import Watch
 
 USERS, ITEMS, WIDTH = 40, 60, 300  # Wider than all else: no other product reaches it.
 FULL = ITEMS * WIDTH
-
-
-class Watch(TorchDispatchMode):
-    """Notes the largest tensor that is not a view of memory known before."""
-
-    def __init__(self, *known):
-        self.known = {x.untyped_storage().data_ptr() for x in known}
-        self.largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in torch.utils._pytree.tree_leaves(out):
-            dense = isinstance(x, torch.Tensor) and x.layout == torch.strided
-            if dense and x.untyped_storage().data_ptr() not in self.known:
-                self.largest = max(self.largest, x.numel())
-        return out
 
 
 def make_graph():
@@ -73,18 +56,19 @@ def largest(x, *, tokens=1, masked=False, shared=False, build=False):
     else:
         teacher = make_teacher(nodes, x, tokens, masked)
     watch.known |= {b.untyped_storage().data_ptr() for b in teacher.buffers()}
-    optimizer = make_optimizer(teacher.parameters(), 0.01, 0.0)
-
-    def forward():
-        return teacher(operators)
-
-    terms = AmortizedTerms(
-        forward, promptmm_terms, TEACHER_WEIGHTS, teacher.parameters(), 4
+    optimizer = make_optimizer(teacher.parameters(), TrainingConfig())
+    losses, weights = teacher.losses, teacher.loss_weights
+    step = amortized(
+        lambda: teacher(operators), losses, weights, teacher.parameters(), 4
     )
+    if not shared:
+
+        def step(batch, _):
+            return step_output(losses(teacher(operators), batch), weights)
+
     for _ in range(2):
         with watch:
-            values = terms(batch) if shared else promptmm_terms(forward(), batch)
-            train_step(optimizer, values, TEACHER_WEIGHTS)
+            train_step(optimizer, step, batch)
     return watch.largest
 
 

@@ -1,15 +1,18 @@
-"""Adam, over all rows of a table or over those that a step touched."""
+"""AdamW over whole tables or over the rows of a batch, and the memory allocator."""
 
+import ctypes
 import math
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
+from promptmm_pyg.training.config import TrainingConfig
 
-OptimizerKind = Literal['dense', 'lazy']
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # Of <malloc.h>.
+_MAX_INT = 2**31 - 1
 
 
 class LazyAdamW(torch.optim.AdamW):
@@ -18,17 +21,17 @@ class LazyAdamW(torch.optim.AdamW):
     gradient a step does not hold: a step costs :math:`O(B D)` for the :math:`B` rows
     it touched in place of :math:`O(N D)`.
 
-    Parameters with a sparse gradient (:func:`~promptmm_pyg.training.row_tables`,
-    :class:`torch.nn.Embedding` with ``sparse=True``) are updated row by row, all
-    others as in :class:`torch.optim.AdamW`. In a row that is touched by every step so
-    far, and in a row at its first touch, the update is that of AdamW. A row that is
-    not touched
+    Parameters with a sparse gradient (:class:`torch.nn.Embedding` with
+    ``sparse=True``, :func:`~promptmm_pyg.functional.sparse_gradients`) are updated row
+    by row, all others as in :class:`torch.optim.AdamW`. In a row that every step so far
+    has updated, and in a row at its first update, the step is that of AdamW. A row
+    without a gradient
 
-    * does not move, while AdamW goes on along the row's first moment and decays it,
-    * keeps both moments, while AdamW decays them: at its next touch, old gradients
-      weigh as if no step had passed. Bias correction counts all steps.
+    * does not move, while AdamW moves it along its first moment and decays it,
+    * keeps both moments, while AdamW decays them: at its next update, old gradients
+      count as if no step had passed. Bias correction counts all steps.
 
-    The state has the form of AdamW's, so either may go on from the other.
+    The state has the form of AdamW's, so either can continue from the other.
     :class:`torch.optim.SparseAdam` is lazy in the same way, but it adds ``eps`` before
     bias is corrected, which is another update where gradients are small, and it has no
     weight decay and no place for dense gradients.
@@ -66,7 +69,7 @@ class LazyAdamW(torch.optim.AdamW):
             weight_decay=weight_decay,
             fused=True,
         )
-        # A scaler has to take its scale off the gradients itself: the rows see none.
+        # A scaler must unscale the gradients itself: the sparse step does not.
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
@@ -90,7 +93,7 @@ class LazyAdamW(torch.optim.AdamW):
                 if grad is not None and grad.is_sparse:
                     self._step_rows(parameter, grad.coalesce(), group)
                     sparse.append((parameter, grad))
-        for parameter, _ in sparse:  # Out of sight of the dense step.
+        for parameter, _ in sparse:  # The dense step skips them.
             parameter.grad = None
         try:
             super().step()
@@ -104,8 +107,8 @@ class LazyAdamW(torch.optim.AdamW):
     ) -> None:
         if grad.sparse_dim() != 1:
             raise ValueError(
-                f"'params' requires gradients that are sparse in their rows alone (got one "
-                f'with {grad.sparse_dim()} sparse axes). Densify it first'
+                f"'params' must have gradients that are sparse in their rows alone "
+                f'(got one with {grad.sparse_dim()} sparse axes). Densify it first'
             )
         state = self.state[parameter]
         if not state:  # As AdamW makes it.
@@ -128,20 +131,36 @@ class LazyAdamW(torch.optim.AdamW):
 
 
 def make_optimizer(
-    parameters: Iterable[torch.nn.Parameter],
-    learning_rate: float,
-    weight_decay: float,
-    kind: OptimizerKind = 'dense',
+    parameters: Iterable[torch.nn.Parameter], config: TrainingConfig
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that want gradients, in its fused form, or
-    :class:`LazyAdamW` with ``kind='lazy'``.
+    """Fused AdamW over the parameters that require gradients, or :class:`LazyAdamW`
+    with ``config.optimizer='lazy'``.
     """
-    check_positive('learning_rate', learning_rate)
-    check_non_negative('weight_decay', weight_decay)
-    check_choice('optimizer', kind, ('dense', 'lazy'))
     trained = [p for p in parameters if p.requires_grad]
-    if kind == 'lazy':
-        return LazyAdamW(trained, lr=learning_rate, weight_decay=weight_decay)
-    return torch.optim.AdamW(
-        trained, lr=learning_rate, weight_decay=weight_decay, fused=True
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == 'lazy':
+        return LazyAdamW(trained, lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(trained, lr=rate, weight_decay=decay, fused=True)
+
+
+def tune_allocator() -> bool:
+    """Lets this process keep the memory that its tensors have freed.
+
+    The C library of Linux returns a block of more than 32 MiB to the system as soon as
+    it is freed, so on a large graph every table, gradient and product of every step
+    causes its page faults again. Call this once, before training. The process then
+    holds its peak memory to the end, and a little more because of fragmentation.
+
+    Returns:
+        Whether the option is set; ``False`` where the C library is not glibc, whose
+        ``mallopt`` this calls.
+    """
+    if not sys.platform.startswith('linux'):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, 'gnu_get_libc_version'):
+        return False
+    return all(
+        library.mallopt(option, value) == 1
+        for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _MAX_INT))
     )

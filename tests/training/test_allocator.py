@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from promptmm_pyg.training import freed_memory
-from promptmm_pyg.training.freed_memory import tune_allocator
+from promptmm_pyg.training import optim
+from promptmm_pyg.training.optim import tune_allocator
 
 COUNT = """
 import ctypes, resource, sys
@@ -49,14 +49,14 @@ def test_a_large_tensor_takes_the_memory_of_the_one_before():
 
 
 def test_elsewhere_nothing_is_done(monkeypatch):
-    monkeypatch.setattr(freed_memory.sys, 'platform', 'darwin')
-    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', None)
+    monkeypatch.setattr(optim.sys, 'platform', 'darwin')
+    monkeypatch.setattr(optim.ctypes, 'CDLL', None)
     assert not tune_allocator()
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(freed_memory.sys, 'platform', 'linux')
-    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', lambda _: object())
+    monkeypatch.setattr(optim.sys, 'platform', 'linux')
+    monkeypatch.setattr(optim.ctypes, 'CDLL', lambda _: object())
     assert not tune_allocator()
 
 
@@ -72,7 +72,7 @@ def test_says_whether_the_c_library_agreed(monkeypatch, answers, expected):
             told.append((option, value))
             return left.pop(0)
 
-    monkeypatch.setattr(freed_memory.sys, 'platform', 'linux')
-    monkeypatch.setattr(freed_memory.ctypes, 'CDLL', lambda _: Library)
+    monkeypatch.setattr(optim.sys, 'platform', 'linux')
+    monkeypatch.setattr(optim.ctypes, 'CDLL', lambda _: Library)
     assert tune_allocator() is expected
     assert told == [(-4, 0), (-1, 2**31 - 1)]

@@ -1,0 +1,101 @@
+"""The settings of a training run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
+from promptmm_pyg.loader.neighbors import NumNeighbors
+from promptmm_pyg.nn.layerwise import BLOCK
+from promptmm_pyg.training.validation import cutoff
+
+OptimizerKind = Literal['dense', 'lazy']
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How :func:`~promptmm_pyg.training.train` and
+    :func:`~promptmm_pyg.distillation.distill` train.
+
+    Raises:
+        ValueError: If a value is out of its range or two options exclude each other.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> config = TrainingConfig(epochs=50, learning_rate=3e-3)
+        >>> replace(config, seed=1).seed
+        1
+    """
+
+    learning_rate: float = 1e-3
+    """Step size of Adam."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
+    batch_size: int = 2048
+    """Interactions per batch, over all processes."""
+    optimizer: OptimizerKind = 'dense'
+    """``'lazy'`` updates only the rows of a batch, in tables that the model returns
+    unchanged or looks up by id (:class:`~promptmm_pyg.training.LazyAdamW`)."""
+    propagate_every: int = 1
+    """Batches that share one forward of the model and one optimizer step: the step of
+    ``batch_size * propagate_every`` interactions with the memory of ``batch_size``.
+    Equal to the large batch for losses that are means over the batch; in-batch losses
+    see their ``batch_size`` examples only."""
+    epochs: int = 200
+    """Passes over the training interactions, at most."""
+    patience: int = 20
+    """Validations without improvement before training stops."""
+    monitor: str = 'Recall@20'
+    """Validation metric that chooses the best epoch."""
+    validate_every: int = 1
+    """Epochs between two validations."""
+    seed: int = 0
+    """Seed of batches, negatives, candidates, neighbors and dropout."""
+    run_dir: str | Path | None = None
+    """Folder for checkpoint and log. (``None``: nothing is written)"""
+    resume: bool = False
+    """Whether to continue from the checkpoint in ``run_dir``."""
+    progress: bool = True
+    """Whether to show a progress bar."""
+    num_neighbors: NumNeighbors | None = None
+    """Edges per node in each hop, ``-1`` for all; one list, or one per edge type. With
+    it a step runs on the sampled neighborhood of its batch and its memory does not
+    grow with the graph. (``None``: every step runs on the whole graph)"""
+    drop_targets: bool = False
+    """With ``num_neighbors``: whether the edges of the batch's own interactions are
+    left out of the messages."""
+    rescale: bool = True
+    """With ``num_neighbors``: whether edge weights are scaled up for the edges that
+    were not sampled."""
+    block_size: int = BLOCK
+    """With ``num_neighbors``: rows per block in validation."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            'learning_rate',
+            'batch_size',
+            'propagate_every',
+            'epochs',
+            'patience',
+            'validate_every',
+            'block_size',
+        ):
+            check_positive(name, getattr(self, name))
+        check_non_negative('weight_decay', self.weight_decay)
+        check_choice('optimizer', self.optimizer, ('dense', 'lazy'))
+        cutoff(self.monitor)
+        if self.resume and self.run_dir is None:
+            raise ValueError("'resume' requires a 'run_dir' to resume from (got None)")
+        if self.propagate_every == 1:
+            return
+        if self.optimizer == 'lazy':
+            raise ValueError(
+                f"'propagate_every' must be 1 with optimizer='lazy' (got "
+                f'{self.propagate_every}). Tables that are returned unchanged have no '
+                f'forward to share'
+            )
+        if self.num_neighbors is not None:
+            raise ValueError(
+                f"'propagate_every' must be 1 with 'num_neighbors' (got "
+                f'{self.propagate_every}). Every batch has its own neighborhood'
+            )

@@ -1,0 +1,138 @@
+"""Training on the sampled neighborhoods of batches."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.functional import sparse_gradients
+from promptmm_pyg.loader import (
+    CandidateLists,
+    TripletNeighborLoader,
+    Triplets,
+    triplets_of,
+)
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.targets import TeacherOutput
+from promptmm_pyg.training.config import TrainingConfig
+from promptmm_pyg.training.history import History
+from promptmm_pyg.training.loop import Losses, StepOutput, fit, step_output
+from promptmm_pyg.training.validation import cutoff
+from promptmm_pyg.transforms import AddBipartiteNorm
+
+
+def train_on_neighborhoods(
+    model: torch.nn.Module,
+    train: HeteroData,
+    val: HeteroData,
+    losses: Callable[[Any, Triplets], Losses],
+    weights: Mapping[str, float] | None,
+    config: TrainingConfig,
+    negative_items: Tensor | None,
+) -> History:
+    """What :func:`~promptmm_pyg.training.train` does with ``config.num_neighbors``."""
+    assert config.num_neighbors is not None
+    _check_forward(model)
+    torch.manual_seed(config.seed)
+    train = _with_weights(train)
+    loader = TripletNeighborLoader(
+        train,
+        config.num_neighbors,
+        batch_size=config.batch_size,
+        drop_targets=config.drop_targets,
+        rescale=config.rescale,
+        negative_items=negative_items,
+        seed=config.seed,
+    )
+    _check_hops(model, loader.neighbors.num_hops)
+    device = next(model.parameters()).device
+    adj_dict = normalized_adj_dict(train)
+
+    def step(triplets: Triplets, _: CandidateLists | None) -> StepOutput:
+        batch = loader.around(triplets).to(device)
+        output = model(
+            batch.edge_index_dict, batch.collect('edge_weight'), batch.collect('n_id')
+        )
+        return step_output(
+            losses(seed_rows(output, batch), triplets_of(batch)), weights
+        )
+
+    def validate() -> dict[str, float]:
+        inference: Any = getattr(model, 'inference', None)
+        if inference is not None:
+            x_dict = inference(adj_dict, block_size=config.block_size)
+        else:
+            moved = {key: adj.to(device) for key, adj in adj_dict.items()}
+            x_dict = get_embeddings(model, (moved,))
+        return evaluate(x_dict, val, ks=(cutoff(config.monitor),)).metrics
+
+    lazy = config.optimizer == 'lazy'
+    with sparse_gradients(_tables(model)) if lazy else nullcontext():
+        return fit(
+            model,
+            step,
+            loader.triplets,
+            config=config,
+            validate=validate,
+            stateful={'neighbors': loader.neighbors},
+            name=type(model).__name__,
+        )
+
+
+def seed_rows(output: Any, batch: HeteroData) -> Any:
+    """The rows of the triplets' own nodes, of a model's output on their neighborhood;
+    the rows of other nodes lack messages.
+    """
+
+    def cut(x_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: x[: batch[key].num_sampled_nodes[0]] for key, x in x_dict.items()}
+
+    if not isinstance(output, TeacherOutput):
+        return cut(output)
+    views = {name: cut(x_dict) for name, x_dict in output.modality_x_dict.items()}
+    return TeacherOutput(cut(output.x_dict), views, cut(output.prompt_dict))
+
+
+def _tables(model: torch.nn.Module) -> list[Tensor]:
+    """The id tables that are looked up by ``n_id_dict``."""
+    parts = [part for part in model.modules() if isinstance(part, NodeEmbeddings)]
+    if not parts:
+        raise ValueError(
+            f"'model' requires 'NodeEmbeddings' with optimizer='lazy' (got none in "
+            f"'{type(model).__name__}'). Train it with optimizer='dense'"
+        )
+    return [table for part in parts for table in part.tables.values()]
+
+
+def _with_weights(data: HeteroData) -> HeteroData:
+    edge_types = [key for key in (INTERACTS, REV_INTERACTS) if key in data.edge_types]
+    if len(edge_types) == 2 and not any('edge_weight' in data[k] for k in edge_types):
+        return AddBipartiteNorm()(data)  # Works on a shallow copy.
+    return data
+
+
+def _check_forward(model: torch.nn.Module) -> None:
+    try:
+        inspect.signature(model.forward).bind({}, {}, {})
+    except TypeError as error:
+        raise ValueError(
+            f"'model' must have a forward of (edge_index_dict, edge_weight_dict, "
+            f"n_id_dict) with 'num_neighbors' (got '{type(model).__name__}': {error}). "
+            f'Train it on the whole graph, without num_neighbors'
+        ) from error
+
+
+def _check_hops(model: torch.nn.Module, num_hops: int) -> None:
+    required = getattr(model, 'num_hops', 0)
+    if num_hops < required:
+        raise ValueError(
+            f"'num_neighbors' must have at least {required} hops, as many as "
+            f"'{type(model).__name__}' has (got {num_hops})"
+        )

@@ -1,0 +1,241 @@
+"""Training a model on interactions."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg._distributed import assert_equal_across_ranks
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.data.split import Split
+from promptmm_pyg.evaluation import evaluate
+from promptmm_pyg.functional import rows, sparse_gradients
+from promptmm_pyg.loader import TripletLoader, Triplets
+from promptmm_pyg.losses import bpr_loss, squared_norm
+from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
+from promptmm_pyg.targets import TeacherOutput
+from promptmm_pyg.training.config import TrainingConfig
+from promptmm_pyg.training.distributed import assert_same_rows_across_ranks
+from promptmm_pyg.training.history import History
+from promptmm_pyg.training.loop import (
+    Losses,
+    Step,
+    amortized,
+    fit,
+    step_output,
+)
+from promptmm_pyg.training.neighborhood import train_on_neighborhoods
+from promptmm_pyg.training.validation import (
+    check_graph_device,
+    check_monitor,
+    cutoff,
+    validation,
+)
+
+LossFunction = Callable[[Any, Triplets], Losses]
+BPR_WEIGHTS: Mapping[str, float] = {'bpr': 1.0, 'l2': 1e-3}
+
+
+def bpr_losses(output: TeacherOutput | Mapping[str, Tensor], batch: Triplets) -> Losses:
+    """``bpr`` and ``l2``, half the squared norm of the rows of an example, on the final
+    embeddings of any model.
+
+    Args:
+        output: Embeddings ``[N_t, D]`` per node type, alone or in a ``TeacherOutput``.
+        batch: User, positive and negative items ``[B]``.
+    """
+    x_dict = output.x_dict if isinstance(output, TeacherOutput) else output
+    user_x, item_x = x_dict[USER], x_dict[ITEM]
+    user, positive, negative = (
+        rows(user_x, batch.user),
+        rows(item_x, batch.positive),
+        rows(item_x, batch.negative),
+    )
+    return {
+        'bpr': bpr_loss((user * positive).sum(-1), (user * negative).sum(-1)),
+        'l2': squared_norm(user, positive, negative),
+    }
+
+
+def resolve_losses(
+    model: torch.nn.Module,
+    losses: LossFunction | None,
+    loss_weights: Mapping[str, float] | None,
+) -> tuple[LossFunction, Mapping[str, float] | None]:
+    """The losses of a model and their weights: those given, else the model's own, else
+    BPR and ``l2``.
+
+    Raises:
+        ValueError: If ``loss_weights`` has a name that the model's losses lack.
+    """
+    if losses is not None:
+        return losses, loss_weights
+    own: Any = getattr(model, 'losses', None)
+    defaults: Any = getattr(model, 'loss_weights', None)
+    if not callable(own):
+        own, defaults = bpr_losses, BPR_WEIGHTS
+    elif defaults is None:
+        return own, loss_weights
+    unknown = sorted(set(loss_weights or {}) - set(defaults))
+    if unknown:
+        raise ValueError(
+            f"'loss_weights' must name losses of '{type(model).__name__}', "
+            f'{sorted(defaults)} (got {unknown})'
+        )
+    return own, {**defaults, **(loss_weights or {})}
+
+
+def train(
+    model: Any,
+    data: Split,
+    *,
+    config: TrainingConfig | None = None,
+    losses: LossFunction | None = None,
+    loss_weights: Mapping[str, float] | None = None,
+    negative_items: Tensor | None = None,
+    inputs: tuple[Any, ...] | None = None,
+) -> History:
+    """Trains a model on ``data.train`` and restores the state that was best on
+    ``data.val``. ``data.test`` is not read.
+
+    ``model`` is any module whose forward returns a
+    :class:`~promptmm_pyg.targets.TeacherOutput` or embeddings per node type. A model
+    in closed form (:class:`~promptmm_pyg.models.EASE` and others) is fitted.
+
+    With ``config.num_neighbors`` every step runs on the sampled neighborhood of its
+    batch: the model is called as ``model(edge_index_dict, edge_weight_dict,
+    n_id_dict)`` and may be on another device than the graph. Losses see the rows of the
+    batch's users and items only, so a mean over all nodes (``modality_l2``) becomes a
+    mean over these. Validation goes through the whole graph by ``model.inference``,
+    layer by layer and in blocks, where the model has it. With all neighbors (``-1``)
+    and ``model.num_hops`` hops the steps are those of the whole graph.
+
+    In a ``torch.distributed`` group (:func:`~promptmm_pyg.training.process_group`)
+    every process trains on its shard of each batch, and gradients are averaged. The
+    global random generator is seeded, for dropout.
+
+    Args:
+        model: Called as ``model(*inputs)``.
+        data: The message edges of ``data.train`` are the training interactions; the
+            positives of ``data.val`` are its ``edge_label_index``.
+        config: Optimizer, batches, length, monitor, folder. (default:
+            ``TrainingConfig()``)
+        losses: ``losses(output, batch)`` returns named scalars. (default:
+            ``model.losses``; :func:`bpr_losses` for a model without)
+        loss_weights: Weights by name. Names that are left out keep the model's
+            weight. (default: ``model.loss_weights``; with ``losses``, one for each)
+        negative_items: Ids of the items that negatives are drawn from, ``[N]``.
+            (default: every item)
+        inputs: Arguments of the model. (default: the normalized message edges of
+            ``data.train``)
+
+    Raises:
+        ValueError: If the weights do not match the losses, options exclude each other,
+            the model does not support ``num_neighbors``, or graph and model are on
+            different devices.
+        FloatingPointError: If the loss becomes infinite or NaN.
+    """
+    config = config or TrainingConfig()
+    check_monitor(config.monitor, data.val)
+    if isinstance(model, ClosedForm):
+        return _fit_closed_form(model, data, config)
+    function, weights = resolve_losses(model, losses, loss_weights)
+    assert_equal_across_ranks('loss_weights', weights)
+    if config.num_neighbors is not None:
+        return train_on_neighborhoods(
+            model, data.train, data.val, function, weights, config, negative_items
+        )
+    check_graph_device('model', model, data.train)
+    torch.manual_seed(config.seed)
+    loader = triplet_loader(
+        data.train,
+        batch_size=config.batch_size * config.propagate_every,
+        seed=config.seed,
+        negative_items=negative_items,
+    )
+    arguments = (normalized_adj_dict(data.train),) if inputs is None else inputs
+    step = whole_graph_step(model, arguments, function, weights, config)
+    with lazy_tables(model, arguments, config):
+        return fit(
+            model,
+            step,
+            loader,
+            config=config,
+            validate=lambda: validation(model, arguments, data.val, config.monitor),
+            name=type(model).__name__,
+        )
+
+
+def whole_graph_step(
+    model: torch.nn.Module,
+    inputs: tuple[Any, ...],
+    losses: LossFunction,
+    weights: Mapping[str, float] | None,
+    config: TrainingConfig,
+) -> Step:
+    """One forward on the whole graph per step."""
+    if config.propagate_every > 1:
+        return amortized(
+            lambda: model(*inputs),
+            losses,
+            weights,
+            model.parameters(),
+            config.batch_size,
+        )
+    return lambda batch, _: step_output(losses(model(*inputs), batch), weights)
+
+
+def _fit_closed_form(
+    model: ClosedForm[Any], data: Split, config: TrainingConfig
+) -> History:
+    model.fit(data.train[INTERACTS].edge_index)
+    k = cutoff(config.monitor)
+    metrics = evaluate(model.scores, data.val, ks=(k,)).metrics
+    record = {'epoch': 1, 'validation': metrics}
+    return History([record], 1, metrics[config.monitor], config.monitor)
+
+
+def triplet_loader(
+    train: HeteroData,
+    *,
+    batch_size: int,
+    seed: int,
+    negative_items: Tensor | None = None,
+) -> TripletLoader:
+    """The training interactions of ``train`` in batches."""
+    num_nodes = num_nodes_dict(train)
+    assert_same_rows_across_ranks('train', train[INTERACTS].edge_index)
+    return TripletLoader(
+        train[INTERACTS].edge_index,
+        num_users=num_nodes[USER],
+        num_items=num_nodes[ITEM],
+        batch_size=batch_size,
+        seed=seed,
+        negative_items=negative_items,
+    )
+
+
+def lazy_tables(
+    model: torch.nn.Module, inputs: tuple[Any, ...], config: TrainingConfig
+) -> Any:
+    """A context in which the tables that ``model`` returns unchanged have sparse
+    gradients, with ``config.optimizer='lazy'``.
+
+    Raises:
+        ValueError: If there is none, as in a model that propagates.
+    """
+    if config.optimizer == 'dense':
+        return nullcontext()
+    x_dict = get_embeddings(model, inputs)
+    tables = [x for x in x_dict.values() if x.is_leaf and x.requires_grad]
+    if not tables:
+        raise ValueError(
+            f"'optimizer' must be 'dense' for '{type(model).__name__}' (got 'lazy'): "
+            f'it returns no parameter unchanged, and computed embeddings have a '
+            f"gradient for every row. Use 'lazy' with num_neighbors or another model"
+        )
+    return sparse_gradients(tables)
