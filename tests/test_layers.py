@@ -66,7 +66,9 @@ LAYERS = {
     'explain': May(
         {'_utils', 'data.schema', 'nn', 'models', 'targets', 'functional'}, PYG
     ),
-    'report': May({'data.schema', 'evaluation', 'ranking', 'serving'}, PYG, set()),
+    'report': May(
+        {'data.schema', 'evaluation', 'ranking', 'serving'}, {*PYG, 'jinja2'}, set()
+    ),
     # What is run from a shell may use every core dependency.
     'viz': May({'_utils', 'explain.pca_map'}, {'torch'}),
     'cli': May(

@@ -18,7 +18,7 @@ from promptmm_pyg.cli.run_folder import MODEL, RunFolder
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.explain import Explainer
 from promptmm_pyg.models import PromptMM
-from promptmm_pyg.report import gather, timing
+from promptmm_pyg.report import gather, served
 from promptmm_pyg.report.content import Missing, Size
 from promptmm_pyg.serving import Recommender
 
@@ -122,7 +122,7 @@ def served_bytes(run: RunFolder) -> int | None:
 
 def latencies(recommender: Recommender | None, loaded: Loaded | None) -> dict[str, Any]:
     """The student as it is served and, served in the same way, the teacher."""
-    served = {} if recommender is None else {'student': recommender}
+    recommenders = {} if recommender is None else {'student': recommender}
     if loaded is not None:
         x_dict, train = loaded.tables['teacher'], loaded.data.train
         teacher = Recommender(
@@ -132,8 +132,8 @@ def latencies(recommender: Recommender | None, loaded: Loaded | None) -> dict[st
             item_ids=train[ITEM].raw_id,
             seen=train[INTERACTS].edge_index,
         )
-        served = {'teacher': teacher, **served}
-    if not served:
+        recommenders = {'teacher': teacher, **recommenders}
+    if not recommenders:
         return {}
-    k = min(10, *(one.num_items for one in served.values()))
-    return {'latencies': timing.latencies(served, k), 'latency_k': k}
+    k = min(10, *(one.num_items for one in recommenders.values()))
+    return {'latencies': served.latencies(recommenders, k), 'latency_k': k}

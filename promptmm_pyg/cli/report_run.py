@@ -23,9 +23,9 @@ from promptmm_pyg.cli.report_models import (
 )
 from promptmm_pyg.cli.run_folder import MODEL, RunFolder, read_json
 from promptmm_pyg.evaluation import Evaluation
-from promptmm_pyg.report import Report, gather, logs
+from promptmm_pyg.report import Report, gather
 from promptmm_pyg.report.content import Curve, Missing, Training
-from promptmm_pyg.report.examples import examples
+from promptmm_pyg.report.served import examples
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.training.loop import LOG
 
@@ -156,19 +156,19 @@ def _evaluate(
 
 def _curves(run: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
     folders = places(run)
-    all_logs = {name: logs.read_log(folder / LOG) for name, folder in folders.items()}
-    kept: dict[str, int | None] = {}
+    logs = {name: gather.read_log(folder / LOG) for name, folder in folders.items()}
+    best: dict[str, int | None] = {}
     for name, folder in folders.items():
         file = folder / 'metrics.json'
-        kept[name] = read_json(file).get('best_epoch') if file.is_file() else None
-    monitor = logs.shared_metric(all_logs, config['schedule']['monitor'])
+        best[name] = read_json(file).get('best_epoch') if file.is_file() else None
+    monitor = gather.shared_metric(logs, config['schedule']['monitor'])
     curves: dict[str, Curve] = {}
     losses: dict[str, Curve] = {}
     trainings: dict[str, Training] = {}
-    for name, log in all_logs.items():
-        curve = logs.validation_curve(log, monitor, kept[name])
-        loss = logs.loss_curve(log, kept[name])
-        times = logs.training(log, kept[name])
+    for name, log in logs.items():
+        curve = gather.validation_curve(log, monitor, best[name])
+        loss = gather.loss_curve(log, best[name])
+        times = gather.training(log, best[name])
         curves |= {} if curve is None else {name: curve}
         losses |= {} if loss is None else {name: loss}
         trainings |= {} if times is None else {name: times}
@@ -190,7 +190,7 @@ def _slices(
     metric = gather.drawn_metric(content)
     if found and val is not None:
         return {'slices': gather.slices(found, val, metric), 'slice_metric': metric}
-    slices = gather.written_slices(content, metric)
+    slices = gather.recorded_slices(content, metric)
     return {'slices': slices, 'slice_metric': metric}
 
 

@@ -1,4 +1,4 @@
-"""A run on one page: its numbers gathered as plain values, and drawn as HTML."""
+"""A run on one page: numbers are gathered as plain values, then rendered as HTML."""
 
 from promptmm_pyg.report.content import Report
 from promptmm_pyg.report.page import render

@@ -1,19 +1,39 @@
-"""Charts as inline SVG; colors come from the page's style, by class."""
+"""The geometry of charts, which the template draws as inline SVG; colors come from
+the style of the page, by class.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from promptmm_pyg.report.content import Bar, Curve
-from promptmm_pyg.report.text import safe, short
 
 WIDTH = 400  # Narrow, so that letters stay readable on a phone.
 NUM_COLORS = 6
-PLAIN = NUM_COLORS  # For what is no model.
+NEUTRAL = NUM_COLORS
 _BAR = 20
 
 
+class Shape(NamedTuple):
+    """An SVG element."""
+
+    tag: str
+    attributes: dict[str, Any]
+    text: str = ''
+    children: tuple['Shape', ...] = ()
+
+
+class Chart(NamedTuple):
+    """A picture; ``label`` is its text for screen readers."""
+
+    height: int
+    shapes: list[Shape]
+    label: str
+    width: int = WIDTH
+
+
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that cover ``low`` to ``high``, about ``count`` steps.
+    """Round numbers that cover ``low`` to ``high`` in about ``count`` steps.
 
     Example:
         >>> nice_ticks(0.0, 0.37)
@@ -25,18 +45,27 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * x for x in (1, 2, 5, 10) if power * x >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(place * step, 12) for place in range(first, last + 1)]
+    return [round(tick * step, 12) for tick in range(first, last + 1)]
+
+
+def shorten(text: str, length: int) -> str:
+    """Text of at most ``length`` characters.
+
+    Example:
+        >>> shorten('a long name', 7)
+        'a long…'
+    """
+    return text if len(text) <= length else f'{text[: length - 1]}…'
 
 
 class _Scale:
-    """A straight map from values to places."""
+    """A linear map from values to positions."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         self.low, self.start = low, start
         self.slope = (end - start) / ((high - low) or 1.0)
 
     def __call__(self, value: float) -> float:
-        """The place of a value."""
         return self.start + self.slope * (value - self.low)
 
 
@@ -44,82 +73,63 @@ def line_chart(
     curves: Mapping[str, Curve],
     colors: Mapping[str, int],
     y: str,
-    about: str,
+    label: str,
     *,
     from_zero: bool = True,
-) -> str:
-    """A line over the epochs for each model, and a ring around the epoch kept.
-
-    Args:
-        curves: By name.
-        colors: Color by name.
-        y: What is measured.
-        about: What the chart shows, for those who cannot see it.
-        from_zero: Whether the axis reaches down to zero. (default: ``True``)
+) -> Chart:
+    """A line per model over the epochs, with a ring at the best epoch; ``y`` names the
+    vertical axis, which starts at zero if ``from_zero``.
     """
     height, left, bottom = 270, 52, 226
     epochs = [epoch for curve in curves.values() for epoch in curve.epochs]
     values = [value for curve in curves.values() for value in curve.values]
     first, last = min(epochs), max(epochs)
-    x_ticks = [tick for tick in nice_ticks(first, last) if first <= tick <= last]
-    x_ticks = [tick for tick in x_ticks if tick % 1 == 0]
-    low = min(0.0, *values) if from_zero else min(values)
-    y_ticks = nice_ticks(low, max(values))
+    x_ticks = [x for x in nice_ticks(first, last) if first <= x <= last and x % 1 == 0]
+    y_ticks = nice_ticks(min(0.0, *values) if from_zero else min(values), max(values))
     to_x = _Scale(first, last, left + 8, WIDTH - 14)
     to_y = _Scale(y_ticks[0], y_ticks[-1], bottom, 14)
-    parts = []
+    shapes = []
     for tick in y_ticks:
-        parts.append(_line(left, to_y(tick), WIDTH - 8, to_y(tick), 'grid'))
-        parts.append(_text(left - 6, to_y(tick) + 4, f'{tick:g}', 'end'))
+        shapes.append(_line(left, to_y(tick), WIDTH - 8, to_y(tick), 'grid'))
+        shapes.append(_text(left - 6, to_y(tick) + 4, f'{tick:g}', 'end'))
     for tick in x_ticks:
-        parts.append(_line(to_x(tick), bottom, to_x(tick), bottom + 4, 'axis'))
-        parts.append(_text(to_x(tick), bottom + 18, f'{tick:g}', 'middle'))
-    parts.append(_line(left, bottom, WIDTH - 8, bottom, 'axis'))
+        shapes.append(_line(to_x(tick), bottom, to_x(tick), bottom + 4, 'axis'))
+        shapes.append(_text(to_x(tick), bottom + 18, f'{tick:g}', 'middle'))
+    shapes.append(_line(left, bottom, WIDTH - 8, bottom, 'axis'))
     for name, curve in curves.items():
-        parts.append(_curve(curve, colors[name], to_x, to_y))
-    parts.append(_text((left + WIDTH) / 2, height - 4, 'epoch', 'middle'))
-    parts.append(
-        f'<text class="label" text-anchor="middle" '
-        f'transform="translate(12 {bottom / 2:.0f}) rotate(-90)">{safe(y)}</text>'
-    )
-    return _svg(height, parts, about)
-
-
-def _curve(curve: Curve, color: int, to_x: _Scale, to_y: _Scale) -> str:
-    places = [
-        (to_x(epoch), to_y(value))
-        for epoch, value in zip(curve.epochs, curve.values, strict=True)
-    ]
-    points = ' '.join(f'{x:.1f},{y:.1f}' for x, y in places)
-    drawn = f'<polyline class="line c{color}" points="{points}"/>'
-    if len(places) == 1:  # A line of one point cannot be seen.
-        drawn += f'<circle class="dot c{color}" cx="{places[0][0]:.1f}" '
-        drawn += f'cy="{places[0][1]:.1f}" r="3"/>'
-    if curve.kept is not None:
-        x, y = places[curve.epochs.index(curve.kept)]
-        drawn += f'<circle class="ring c{color}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-    return drawn
+        points = [
+            (to_x(epoch), to_y(value))
+            for epoch, value in zip(curve.epochs, curve.values, strict=True)
+        ]
+        color = f'c{colors[name]}'
+        drawn = ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
+        shapes.append(Shape('polyline', {'class': f'line {color}', 'points': drawn}))
+        if len(points) == 1:  # A line through one point is invisible.
+            shapes.append(_circle(points[0], 3, f'dot {color}'))
+        if curve.best is not None:
+            best = points[curve.epochs.index(curve.best)]
+            shapes.append(_circle(best, 5, f'ring {color}'))
+    shapes.append(_text((left + WIDTH) / 2, height - 4, 'epoch', 'middle'))
+    turned = {
+        'class': 'label',
+        'text-anchor': 'middle',
+        'transform': f'translate(12 {bottom / 2:.0f}) rotate(-90)',
+    }
+    return Chart(height, [*shapes, Shape('text', turned, y)], label)
 
 
 def bar_chart(
     groups: Sequence[tuple[str, Mapping[str, Bar]]],
     colors: Mapping[str, int],
     x: str,
-    about: str,
+    label: str,
     *,
     digits: int = 4,
     signed: bool = False,
-) -> str:
-    """Bars from zero to the right, or to both sides, group below group, with intervals
-    as whiskers and values at the margin.
-
-    Args:
-        groups: A heading, which may be empty, and bars by name, for each group.
-        colors: Color by name.
-        x: What is measured.
-        about: What the chart shows, for those who cannot see it.
-        digits: Places of the values. (default: ``4``)
-        signed: Whether values show their sign. (default: ``False``)
+) -> Chart:
+    """Horizontal bars from zero, group below group, with intervals as whiskers and
+    values at the margin. A group is a heading, which may be empty, and bars by name;
+    ``x`` names the horizontal axis.
     """
     bars = [bar for _, group in groups for bar in group.values()]
     ends = [end for bar in bars for end in bar if end is not None]
@@ -128,58 +138,56 @@ def bar_chart(
     left = 22 + 7 * min(18, max(len(name) for name in names))
     right = WIDTH - 64
     to_x = _Scale(ticks[0], ticks[-1], left, right)
-    parts: list[str] = []
+    shapes: list[Shape] = []
     y = 4.0
     for heading, group in groups:
         if heading:
-            parts.append(_text(4, y + 15, short(heading, 48), 'start', 'heading'))
+            shapes.append(_text(4, y + 15, shorten(heading, 48), 'start', 'heading'))
             y += 22
-        bottom = y + _BAR * len(group)
-        # Not through the headings.
-        parts += [_line(to_x(tick), y, to_x(tick), bottom, 'grid') for tick in ticks]
+        top, bottom = y, y + _BAR * len(group)
+        shapes += [_line(to_x(tick), top, to_x(tick), bottom, 'grid') for tick in ticks]
         for name, bar in group.items():
-            parts.append(_bar(name, bar, colors[name], y, to_x))
-            sign = '+' if signed else ''
-            value = f'{bar.value:{sign}.{digits}f}'
-            parts.append(_text(WIDTH - 4, y + 14, value, 'end'))
+            shapes.append(_bar(name, bar, colors[name], y, to_x))
+            value = f'{bar.value:{"+" if signed else ""}.{digits}f}'
+            shapes.append(_text(WIDTH - 4, y + 14, value, 'end'))
             y += _BAR
-        parts.append(_line(to_x(0.0), bottom - _BAR * len(group), to_x(0.0), y, 'axis'))
+        shapes.append(_line(to_x(0.0), top, to_x(0.0), y, 'axis'))
         y += 6
-    parts += [_text(to_x(tick), y + 12, f'{tick:g}', 'middle') for tick in ticks]
-    parts.append(_text((left + right) / 2, y + 30, x, 'middle'))
-    return _svg(math.ceil(y) + 38, parts, about)
+    shapes += [_text(to_x(tick), y + 12, f'{tick:g}', 'middle') for tick in ticks]
+    shapes.append(_text((left + right) / 2, y + 30, x, 'middle'))
+    return Chart(math.ceil(y) + 38, shapes, label)
 
 
-def _bar(name: str, bar: Bar, color: int, y: float, to_x: _Scale) -> str:
+def _bar(name: str, bar: Bar, color: int, y: float, to_x: _Scale) -> Shape:
     start, end = sorted((to_x(0.0), to_x(bar.value)))
-    drawn = (
-        f'<g><title>{safe(name)}</title>'
-        f'{_text(12, y + 14, short(name, 18), "start")}'
-        f'<rect class="bar c{color}" x="{start:.1f}" y="{y + 3:.1f}" '
-        f'width="{end - start:.1f}" height="{_BAR - 6}"/>'
-    )
+    box = {'x': start, 'y': y + 3, 'width': end - start, 'height': float(_BAR - 6)}
+    parts = [
+        Shape('title', {}, name),
+        _text(12, y + 14, shorten(name, 18), 'start'),
+        Shape('rect', {'class': f'bar c{color}', **_rounded(box)}),
+    ]
     if bar.low is not None and bar.high is not None:
         middle = y + _BAR / 2
-        drawn += _line(to_x(bar.low), middle, to_x(bar.high), middle, 'whisker')
-        for edge in (to_x(bar.low), to_x(bar.high)):
-            drawn += _line(edge, middle - 4, edge, middle + 4, 'whisker')
-    return drawn + '</g>'
+        parts.append(_line(to_x(bar.low), middle, to_x(bar.high), middle, 'whisker'))
+        ends = to_x(bar.low), to_x(bar.high)
+        parts += [_line(x, middle - 4, x, middle + 4, 'whisker') for x in ends]
+    return Shape('g', {}, children=tuple(parts))
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
-    start, end = f'x1="{x1:.1f}" y1="{y1:.1f}"', f'x2="{x2:.1f}" y2="{y2:.1f}"'
-    return f'<line class="{name}" {start} {end}/>'
+def _rounded(numbers: Mapping[str, float]) -> dict[str, str]:
+    return {key: f'{value:.1f}' for key, value in numbers.items()}
 
 
-def _text(x: float, y: float, text: str, anchor: str, name: str = 'label') -> str:
-    return (
-        f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
-        f'{safe(text)}</text>'
-    )
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Shape:
+    ends = _rounded({'x1': x1, 'y1': y1, 'x2': x2, 'y2': y2})
+    return Shape('line', {'class': style, **ends})
 
 
-def _svg(height: int, parts: Sequence[str], about: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{safe(about)}">'
-        f'{"".join(parts)}</svg>'
-    )
+def _circle(center: tuple[float, float], radius: int, style: str) -> Shape:
+    middle = _rounded({'cx': center[0], 'cy': center[1]})
+    return Shape('circle', {'class': style, **middle, 'r': radius})
+
+
+def _text(x: float, y: float, text: str, anchor: str, style: str = 'label') -> Shape:
+    place = _rounded({'x': x, 'y': y})
+    return Shape('text', {'class': style, **place, 'text-anchor': anchor}, text)

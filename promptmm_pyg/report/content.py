@@ -13,21 +13,19 @@ class Bar(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A value by epoch."""
+    """A value per epoch, and the epoch whose parameters were restored."""
 
     epochs: tuple[int, ...]
     values: tuple[float, ...]
-    kept: int | None = None
-    """The epoch whose parameters were kept."""
+    best: int | None = None
 
 
 class Training(NamedTuple):
-    """How long a model was trained."""
+    """Number of epochs, the best one, and the median seconds per epoch."""
 
     epochs: int
-    kept: int | None
+    best: int | None
     seconds: float
-    """The median of an epoch."""
 
 
 class Difference(NamedTuple):
@@ -37,27 +35,32 @@ class Difference(NamedTuple):
     metric: str
     bar: Bar
 
+    @property
+    def significant(self) -> bool:
+        """Whether there is an interval and zero is outside of it."""
+        _, low, high = self.bar
+        return low is not None and high is not None and not low <= 0 <= high
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """What an evaluation found, as it was written to the run."""
+    """An evaluation as the run recorded it: metrics by model and name, and the one
+    ``metric`` that is drawn.
+    """
 
-    part: str
-    """``'validation'`` or ``'test'``."""
+    split: str
     num_users: int
     metric: str
-    """The one that is drawn."""
     metrics: dict[str, dict[str, float | None]]
-    """By model and metric."""
     widths: dict[str, int]
     bars: dict[str, Bar]
     differences: list[Difference]
-    num_readings: int
-    last_reading: str
+    num_test_reads: int
+    last_test_read: str
 
 
 class SliceRow(NamedTuple):
-    """One part of an evaluation."""
+    """One group of users or items."""
 
     name: str
     num_users: int
@@ -65,7 +68,7 @@ class SliceRow(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """An evaluation taken apart in one way."""
+    """An evaluation by groups."""
 
     title: str
     caption: str
@@ -73,30 +76,28 @@ class Slice(NamedTuple):
 
 
 class Size(NamedTuple):
-    """How large a model is; ``None`` where it could not be found out."""
+    """Number of parameters, bytes of the file and of the embeddings in memory;
+    ``None`` where unknown.
+    """
 
     parameters: int | None
     stored: int | None
-    """Bytes of its file."""
     served: int | None
-    """Bytes of its embeddings."""
 
 
 class Latency(NamedTuple):
-    """How long a list takes, in milliseconds."""
+    """Milliseconds per call: the median and the quartiles."""
 
     model: str
     num_users: int
     median: float
     low: float
-    """A quarter of the repeats are faster."""
     high: float
-    """A quarter are slower."""
     repeats: int
 
 
 class Item(NamedTuple):
-    """An item as people see it; ``held_out`` where validation asks for it."""
+    """An item as a reader sees it; ``held_out`` if it is a validation positive."""
 
     raw_id: str
     title: str | None
@@ -105,7 +106,7 @@ class Item(NamedTuple):
 
 
 class Example(NamedTuple):
-    """What one user took and is recommended."""
+    """The history of one user and the recommendations."""
 
     user: str
     why: str
@@ -115,7 +116,7 @@ class Example(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """Something that the run does not hold, and how to get it."""
+    """Something that the run does not contain, and the command that adds it."""
 
     what: str
     command: str | None
@@ -123,7 +124,27 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page; what is empty is left out or said to be missing."""
+    """Everything on the page; empty parts are left out.
+
+    Args:
+        name: Name of the run.
+        made: Date of the report.
+        missing: What the run does not contain.
+        facts: Sizes of the data set.
+        monitor: The metric of ``curves``.
+        curves: Validation metric by model.
+        losses: Training loss by model, relative to the first epoch.
+        trainings: Duration by model.
+        comparisons: Evaluations on validation and, where it was read, on test.
+        slices: The validation metric ``slice_metric`` by groups.
+        weights: Fixed weights of the teacher's settings.
+        shares: By node type and source; the shares of a node type sum to one.
+        sizes: By model.
+        recommender_bytes: Size of the saved recommender.
+        latencies: Time of top-``latency_k`` lists with ``num_threads`` threads.
+        examples: A few users and their lists.
+        settings: By name.
+    """
 
     name: str
     made: str
@@ -132,15 +153,12 @@ class Report:
     monitor: str = ''
     curves: dict[str, Curve] = field(default_factory=dict)
     losses: dict[str, Curve] = field(default_factory=dict)
-    """Relative to the first epoch."""
     trainings: dict[str, Training] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
     slice_metric: str = ''
     weights: dict[str, float] = field(default_factory=dict)
-    """Settings of the teacher, by what they weight."""
     shares: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By node type and source; each node type's sum to one."""
     sizes: dict[str, Size] = field(default_factory=dict)
     recommender_bytes: int | None = None
     latencies: list[Latency] = field(default_factory=list)

@@ -1,7 +1,10 @@
-"""The numbers of a report, from evaluations, tables and a recommender."""
+"""The numbers of a report, from logs, evaluations and graphs."""
 
+import json
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
     USER,
+    modality_mask_dict,
     modality_x_dict,
     num_nodes_dict,
 )
@@ -21,53 +25,121 @@ from promptmm_pyg.evaluation import (
     slice_by_history,
     slice_by_item_popularity,
 )
+from promptmm_pyg.evaluation.metrics import metrics_per_user, positives
+from promptmm_pyg.ranking import Ranking
 from promptmm_pyg.report.content import (
     Bar,
     Comparison,
+    Curve,
     Difference,
     Slice,
     SliceRow,
+    Training,
 )
-from promptmm_pyg.report.item_slices import missing_rows, slice_by_missing
 
 Evaluations = Mapping[str, Evaluation]
+Log = list[dict[str, Any]]
 _SAMPLES = 1000
-_ENOUGH = 20  # Users; resampling fewer says too little of others.
-_PARTS = {'val': 'validation', 'test': 'test'}
+_ENOUGH = 20  # A bootstrap over fewer users is not informative.
+_ROWS = 65_536  # Features may be memory-mapped: they are read in chunks.
+_SPLITS = {'val': 'validation', 'test': 'test'}
+
+
+def read_log(path: Path) -> Log:
+    """The records of a ``log.jsonl`` without an interrupted last line; empty if there
+    is no such file.
+    """
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and isinstance(record.get('epoch'), int):
+            records.append(record)
+    return records
+
+
+def shared_metric(logs: Mapping[str, Log], preferred: str) -> str:
+    """``preferred`` if every validated model has it, else the first that all of them
+    have; empty if there is none.
+    """
+    keys = [
+        list(record['validation'])
+        for log in logs.values()
+        for record in log
+        if record.get('validation')
+    ]
+    if not keys:
+        return ''
+    common = [key for key in keys[0] if all(key in other for other in keys)]
+    return preferred if preferred in common else next(iter(common), '')
+
+
+def validation_curve(log: Log, metric: str, best: int | None) -> Curve | None:
+    """The finite values of a validation metric, by epoch."""
+    validated = [r for r in log if isinstance(r.get('validation'), dict)]
+    points = [(r['epoch'], r['validation'].get(metric)) for r in validated]
+    return _curve(points, best)
+
+
+def loss_curve(log: Log, best: int | None) -> Curve | None:
+    """The training loss divided by that of the first epoch, since the losses of
+    different models are sums of different losses.
+    """
+    first = log[0].get('loss') if log else None
+    if not _finite(first) or first <= 0:  # type: ignore[operator]
+        return None
+    finite = [r for r in log if _finite(r.get('loss'))]
+    return _curve([(r['epoch'], r['loss'] / first) for r in finite], best)
+
+
+def training(log: Log, best: int | None) -> Training | None:
+    """The number of epochs and the median seconds per epoch."""
+    seconds = [r['seconds'] for r in log if _finite(r.get('seconds'))]
+    return Training(len(log), best, statistics.median(seconds)) if seconds else None
+
+
+def _curve(points: Sequence[tuple[int, Any]], best: int | None) -> Curve | None:
+    points = [(epoch, value) for epoch, value in points if _finite(value)]
+    if not points:
+        return None
+    epochs, values = zip(*points, strict=True)
+    return Curve(epochs, values, best if best in epochs else None)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def drawn_metric(content: Mapping[str, Any], name: str = 'Recall') -> str:
-    """Recall at the second cutoff of a written evaluation, 20 as a rule."""
+    """Recall at the second cutoff of a recorded evaluation, 20 as a rule."""
     keys = next(iter(content['metrics'].values()))
     ks = sorted({int(key.partition('@')[2]) for key in keys})
     return f'{name}@{ks[min(1, len(ks) - 1)]}'
 
 
-def agrees(content: Mapping[str, Any], found: Evaluations) -> bool:
-    """Whether a written evaluation is that of these models, and not of earlier ones.
+def agrees(content: Mapping[str, Any], results: Evaluations) -> bool:
+    """Whether a recorded evaluation is that of these models, not of earlier ones.
 
-    Args:
-        content: What ``evaluation-val.json`` holds.
-        found: The same evaluation, made now. Models that only one of them knows are
-            not looked at.
+    Models of only one of the two are ignored.
     """
-    for name, one in found.items():
+    for name, result in results.items():
         for key, value in content['metrics'].get(name, {}).items():
-            now = one.metrics.get(key, math.nan)
-            # Another machine adds up in another order, which may swap near ties.
-            if value is not None and not abs(value - now) < 1e-3:
+            current = result.metrics.get(key, math.nan)
+            # Another machine sums in another order, which may swap near ties.
+            if value is not None and not abs(value - current) < 1e-3:
                 return False
     return True
 
 
 def comparison(
-    content: Mapping[str, Any], found: Evaluations | None = None
+    content: Mapping[str, Any], results: Evaluations | None = None
 ) -> Comparison:
-    """What an evaluation wrote, with an interval for each model that is in ``found``.
-
-    Args:
-        content: What ``evaluation-val.json`` or ``evaluation-test.json`` holds.
-        found: The same evaluation with the values of every user. (default: none)
+    """A recorded evaluation (``evaluation-val.json`` or ``-test.json``), with an
+    interval for each model in ``results``, the same evaluation with values per user.
     """
     metric = drawn_metric(content)
     bars = {
@@ -75,13 +147,13 @@ def comparison(
         for name, values in content['metrics'].items()
         if values.get(metric) is not None
     }
-    for name, one in (found or {}).items():
+    for name, result in (results or {}).items():
         if name in bars:
-            # The value stays the one that was written.
-            bars[name] = bars[name]._replace(**_interval(one.per_user[metric]))
-    readings = content.get('readings', [])
+            # The value stays the recorded one.
+            bars[name] = bars[name]._replace(**_interval(result.per_user[metric]))
+    reads = content.get('readings', [])
     return Comparison(
-        part=_PARTS[content['on']],
+        split=_SPLITS[content['on']],
         num_users=content['num_users'],
         metric=metric,
         metrics=content['metrics'],
@@ -92,84 +164,131 @@ def comparison(
             for pair, by_metric in content.get('differences', {}).items()
             for key, x in by_metric.items()
         ],
-        num_readings=len(readings),
-        last_reading=readings[-1]['time'] if readings else '',
+        num_test_reads=len(reads),
+        last_test_read=reads[-1]['time'] if reads else '',
     )
 
 
 def _interval(values: Tensor) -> dict[str, float]:
     if values.numel() < _ENOUGH:
         return {}
-    found = paired_bootstrap(values, torch.zeros_like(values), num_samples=_SAMPLES)
-    return {'low': found.low, 'high': found.high}
+    result = paired_bootstrap(values, torch.zeros_like(values), num_samples=_SAMPLES)
+    return {'low': result.low, 'high': result.high}
 
 
-def slices(found: Evaluations, data: HeteroData, metric: str) -> list[Slice]:
-    """Evaluations by popularity of items, missing modalities and history of users."""
-    popularity = {name: slice_by_item_popularity(x, data) for name, x in found.items()}
-    history = {name: slice_by_history(x, data) for name, x in found.items()}
-    result = [
+def slices(results: Evaluations, data: HeteroData, metric: str) -> list[Slice]:
+    """Evaluations by item popularity, history length and missing modalities."""
+    popularity = {n: slice_by_item_popularity(x, data) for n, x in results.items()}
+    history = {n: slice_by_history(x, data) for n, x in results.items()}
+    missing = {n: slice_by_missing(x, data) for n, x in results.items()}
+    parts = [
         Slice(
             'Cold and rare items',
-            'Held-out items by the number of users who took them in training: 0 are '
-            'cold, 1-4 the tail. Lists are those of the whole catalogue.',
+            'Held-out items by the number of training interactions: 0 are cold, 1-4 '
+            'the tail. Lists are those of the whole catalogue.',
             _rows(popularity, metric),
         ),
         Slice(
             'Length of history',
-            'Users by the number of items they took in training.',
+            'Users by the number of training interactions.',
             _rows(history, metric),
         ),
+        Slice(
+            'Missing modality',
+            'Held-out items by missing features: a row that is masked or all zeros. '
+            'An item may lack several modalities.',
+            _rows(missing, metric),
+        ),
     ]
-    missing = {name: slice_by_missing(one, data) for name, one in found.items()}
-    rows = _rows(missing, metric)
-    if len(rows) > 1:
-        caption = (
-            'Held-out items by what they lack: a row of features that is masked, or '
-            'all zeros. An item may lack several.'
-        )
-        result.append(Slice('Missing modality', caption, rows))
-    return result
+    return parts if len(parts[-1].rows) > 1 else parts[:-1]
 
 
-def written_slices(content: Mapping[str, Any], metric: str) -> list[Slice]:
-    """Warm and cold items as an evaluation wrote them, without intervals."""
+def recorded_slices(content: Mapping[str, Any], metric: str) -> list[Slice]:
+    """Warm and cold items as an evaluation recorded them, without intervals."""
     rows = []
-    by_model = content.get('slices', {})
     for kind in ('warm', 'cold'):
+        by_model = content.get('slices', {})
         parts = {name: x[kind] for name, x in by_model.items() if kind in x}
-        bars = {
-            name: Bar(part[metric])
-            for name, part in parts.items()
-            if part.get(metric) is not None
-        }
         if parts:
             users = max(part['num_users'] for part in parts.values())
+            values = {name: part.get(metric) for name, part in parts.items()}
+            bars = {n: Bar(value) for n, value in values.items() if value is not None}
             rows.append(SliceRow(kind, users, bars))
-    caption = 'Held-out items that were seen in training (warm) or not (cold).'
+    caption = 'Held-out items with training interactions (warm) and without (cold).'
     return [Slice('Warm and cold items', caption, rows)] if rows else []
 
 
 def _rows(parts: Mapping[str, Mapping[str, Evaluation]], metric: str) -> list[SliceRow]:
-    first = next(iter(parts.values()))
     rows = []
-    for name, one in first.items():
+    for name, first in next(iter(parts.values())).items():
         bars = {}
         for model, by_name in parts.items():
             values = by_name[name].per_user[metric]
             if values.numel():
                 bars[model] = Bar(float(values.double().mean()), **_interval(values))
-        rows.append(SliceRow(name, one.users.numel(), bars))
+        rows.append(SliceRow(name, first.users.numel(), bars))
     return rows
 
 
+def missing_rows(data: HeteroData) -> dict[str, Tensor]:
+    """Items without a modality ``[num_items]``, bool, by modality: masked ones and
+    those with a row of zeros, the convention of published data sets.
+
+    Args:
+        data: A graph whose features are raw, not standardized.
+    """
+    masks = modality_mask_dict(data)
+    missing = {}
+    for name, x_dict in modality_x_dict(data).items():
+        if ITEM in x_dict:
+            chunks = x_dict[ITEM].split(_ROWS)
+            present = torch.cat([x.any(dim=-1).cpu() for x in chunks])
+            mask = masks.get(name, {}).get(ITEM)
+            missing[name] = ~(present if mask is None else present & mask.cpu())
+    return missing
+
+
+def slice_by_missing(evaluation: Evaluation, data: HeteroData) -> dict[str, Evaluation]:
+    """The evaluation of the positives whose item has every modality, and for each
+    modality of those whose item lacks it. Empty groups of items are left out.
+
+    Args:
+        evaluation: Result of :func:`~promptmm_pyg.evaluation.evaluate`.
+        data: The evaluated graph.
+    """
+    missing = {name: mask for name, mask in missing_rows(data).items() if mask.any()}
+    any_missing = torch.zeros(num_nodes_dict(data)[ITEM], dtype=torch.bool)
+    for mask in missing.values():
+        any_missing |= mask
+    groups = {'has every modality': ~any_missing}
+    groups |= {f'lacks {name}': mask for name, mask in missing.items()}
+    return {
+        name: _slice_items(evaluation, data, group)
+        for name, group in groups.items()
+        if group.any()
+    }
+
+
+def _slice_items(evaluation: Evaluation, data: HeteroData, mask: Tensor) -> Evaluation:
+    user, item = (index.cpu() for index in positives(data))
+    rows = torch.full((num_nodes_dict(data)[USER],), -1)
+    rows[evaluation.users] = torch.arange(evaluation.users.numel())
+    inside = mask[item]
+    users, row = torch.unique(user[inside], return_inverse=True)
+    ranking = Ranking(*(x[rows[users]] for x in evaluation.ranking))
+    per_user = metrics_per_user(
+        ranking.item_index, row, item[inside], evaluation.num_items, evaluation.ks
+    )
+    return Evaluation(per_user, users, evaluation.num_items, ranking)
+
+
 def part_shares(parts: Mapping[str, Tensor]) -> dict[str, float]:
-    """How much of the embeddings each source makes up: its mean norm over the nodes,
+    """The share of each source in the embeddings: its mean norm over the nodes,
     relative to the sum over sources.
 
     Args:
-        parts: Rows ``[N, D]`` by source, as
-            :meth:`~promptmm_pyg.explain.Explainer.parts` gives them.
+        parts: Rows ``[N, D]`` by source, from
+            :meth:`~promptmm_pyg.explain.Explainer.parts`.
     """
     norms = {name: float(x.double().norm(dim=-1).mean()) for name, x in parts.items()}
     total = sum(norms.values())
@@ -177,24 +296,24 @@ def part_shares(parts: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def data_facts(train: HeteroData, val: HeteroData) -> dict[str, str]:
-    """The sizes of a data set, in words."""
+    """The sizes of a data set, as text."""
     users, items = num_nodes_dict(train).values()
     edges = train[INTERACTS].edge_index.size(1)
     facts = {
         'users': f'{users:,}',
         'items': f'{items:,}',
-        'interactions for training': f'{edges:,}',
-        'held out for validation': f'{val[INTERACTS].edge_label_index.size(1):,}',
+        'training interactions': f'{edges:,}',
+        'validation positives': f'{val[INTERACTS].edge_label_index.size(1):,}',
     }
-    gaps = missing_rows(val)
-    for name, x_of in modality_x_dict(val).items():
-        text = ', '.join(f'{x.size(-1):,} numbers per {key}' for key, x in x_of.items())
-        if name in gaps:
-            text += f'; {float(gaps[name].double().mean()):.1%} of items lack it'
+    missing = missing_rows(val)
+    for name, x_dict in modality_x_dict(val).items():
+        text = ', '.join(f'{x.size(-1):,} numbers per {k}' for k, x in x_dict.items())
+        if name in missing:
+            text += f'; missing for {float(missing[name].double().mean()):.1%} of items'
         facts[f'modality {name}'] = text
     return facts
 
 
 def table_bytes(tables: Mapping[str, Tensor]) -> int:
-    """What the embeddings of users and items take in memory."""
+    """Bytes of the embeddings of users and items in memory."""
     return sum(tables[key].numel() * tables[key].element_size() for key in (USER, ITEM))

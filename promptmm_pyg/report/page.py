@@ -1,79 +1,147 @@
-"""A report as one page of HTML that loads nothing and runs nothing."""
+"""A report as one page of HTML that loads nothing and runs no script."""
 
-from collections.abc import Mapping
+import math
+import re
+from pathlib import Path
 
-from promptmm_pyg.report.charts import NUM_COLORS
-from promptmm_pyg.report.content import Missing, Report
-from promptmm_pyg.report.pieces import table
-from promptmm_pyg.report.sections import SECTIONS
-from promptmm_pyg.report.style import STYLE
-from promptmm_pyg.report.text import safe
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from promptmm_pyg.report import charts
+from promptmm_pyg.report.content import Bar, Comparison, Report, Slice
 
 GENERATOR = '<meta name="generator" content="promptmm_pyg report">'
-"""Stands in every report, and tells it from files that are none."""
-# Markup that slipped through would still find nothing to load or to run.
+"""Part of every report; marks a file as one."""
+# Markup that passed the escaping would still find nothing to load or to run.
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
+# Characters that HTML does not allow; UTF-8 has no code for lone surrogates.
+_INVALID = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]')
+_Groups = list[tuple[str, dict[str, Bar]]]
 
 
 def render(report: Report) -> str:
-    """Returns the page: inline style, inline SVG, no script, no address to load from;
-    everything that came with the data is text.
+    """Returns the page: inline style, inline SVG, no script, no external address; all
+    text of the data is escaped.
 
     Args:
-        report: What to show. Parts that are empty are left out.
+        report: What to show. Empty parts are left out.
 
     Example:
         >>> page = render(Report('<b>', '2026-01-01'))
         >>> '<h1>&lt;b&gt;</h1>' in page
         True
     """
-    colors = _colors(report)
-    found = [(key, title, draw(report, colors)) for key, title, draw in SECTIONS]
-    there = [(key, title, body) for key, title, body in found if body]
-    links = ''.join(f'<li><a href="#{key}">{safe(t)}</a></li>' for key, t, _ in there)
-    sections = ''.join(
-        f'<section id="{key}"><h2>{safe(title)}</h2>{body}</section>\n'
-        for key, title, body in there
+    page = (
+        _environment()
+        .get_template('page.html.jinja')
+        .render(
+            report=report,
+            sections=_sections(report),
+            colors=_colors(report),
+            policy=_POLICY,
+            generator=GENERATOR,
+        )
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{safe(_POLICY)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'{GENERATOR}\n<title>{safe(report.name)} – promptmm report</title>\n'
-        f'<style>{STYLE}</style>\n</head>\n<body>\n'
-        f'<header><h1>{safe(report.name)}</h1>'
-        f'<p class="soft">Made {safe(report.made)} by <code>promptmm report</code>.</p>'
-        f'</header>\n{_missing(report.missing)}'
-        f'{f"<nav><ul>{links}</ul></nav>" if links else ""}\n'
-        f'<main>\n{_facts(report.facts)}{sections}</main>\n</body>\n</html>\n'
-    )
+    return _INVALID.sub('\ufffd', page)
 
 
-def _colors(report: Report) -> Mapping[str, int]:
-    """The same color for a model wherever it is drawn."""
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with fixed decimals, or a dash.
+
+    Example:
+        >>> number(0.25), number(None), number(float('nan'))
+        ('0.2500', '–', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return '–'
+    return f'{value:,.{digits}f}'
+
+
+def file_size(count: int | None) -> str:
+    """A number of bytes, or a dash.
+
+    Example:
+        >>> file_size(12), file_size(3 << 20), file_size(None)
+        ('12 B', '3.0 MiB', '–')
+    """
+    if count is None:
+        return '–'
+    value, unit = float(count), 'B'
+    for larger in ('KiB', 'MiB', 'GiB', 'TiB'):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f'{count} B' if unit == 'B' else f'{value:.1f} {unit}'
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, file_size=file_size)
+    environment.globals.update(
+        bar_chart=charts.bar_chart,
+        line_chart=charts.line_chart,
+        neutral=charts.NEUTRAL,
+        difference_groups=_difference_groups,
+        slice_groups=_slice_groups,
+        share_groups=_share_groups,
+        has_intervals=_has_intervals,
+    )
+    return environment
+
+
+def _sections(report: Report) -> dict[str, str]:
+    """Title by anchor of the sections that have content, in the order of the page."""
+    served = report.recommender_bytes is not None
+    content = {
+        'learning': ('Learning curves', report.curves),
+        'comparison': ('Teacher, student and baseline', report.comparisons),
+        'slices': ('Slices', any(map(_slice_groups, report.slices))),
+        'modalities': ('Modality weights', report.shares or report.weights),
+        'cost': ('Size and latency', report.sizes or report.latencies or served),
+        'examples': ('Example recommendations', report.examples),
+        'settings': ('Settings', report.settings),
+    }
+    return {key: title for key, (title, present) in content.items() if present}
+
+
+def _colors(report: Report) -> dict[str, int]:
+    """One color per model in all charts."""
     names = [*report.curves]
-    for one in report.comparisons:
-        names += one.metrics
+    for comparison in report.comparisons:
+        names += comparison.metrics
     names += [name for part in report.slices for row in part.rows for name in row.bars]
-    order = dict.fromkeys(names)
-    return {name: place % NUM_COLORS for place, name in enumerate(order)}
+    return {name: n % charts.NUM_COLORS for n, name in enumerate(dict.fromkeys(names))}
 
 
-def _missing(missing: list[Missing]) -> str:
-    if not missing:
-        return ''
-    lines = []
-    for what, command in missing:
-        how = f'. Get it with <code>{safe(command)}</code>' if command else ''
-        lines.append(f'<li>{safe(what)}{how}</li>')
-    head = '<p><strong>What is not on this page</strong></p>'
-    return f'<div class="missing">{head}<ul>{"".join(lines)}</ul></div>\n'
+def _difference_groups(comparison: Comparison) -> _Groups:
+    return [
+        (pair, {metric: bar})
+        for pair, metric, bar in comparison.differences
+        if metric == comparison.metric
+    ]
 
 
-def _facts(facts: Mapping[str, str]) -> str:
-    if not facts:
-        return ''
-    rows = [[name, value] for name, value in facts.items()]
-    return table('The data.', ['', 'size'], rows, text=(1,))
+def _slice_groups(part: Slice) -> _Groups:
+    return [
+        (f'{row.name} ({row.num_users:,} users)', row.bars)
+        for row in part.rows
+        if row.bars
+    ]
+
+
+def _share_groups(report: Report) -> _Groups:
+    return [
+        (f'{node_type} embeddings', {name: Bar(x) for name, x in shares.items()})
+        for node_type, shares in report.shares.items()
+    ]
+
+
+def _has_intervals(groups: _Groups) -> bool:
+    return any(bar.low is not None for _, bars in groups for bar in bars.values())

@@ -2,9 +2,33 @@ import re
 
 import pytest
 
-from promptmm_pyg.report.charts import WIDTH, bar_chart, line_chart, nice_ticks
-from promptmm_pyg.report.content import Bar, Curve
+from promptmm_pyg.report import charts
+from promptmm_pyg.report.charts import WIDTH, nice_ticks, shorten
+from promptmm_pyg.report.content import Bar, Curve, Report
+from promptmm_pyg.report.page import _environment
 from tests.report.conftest import Page
+
+
+def draw(chart):
+    template = _environment().get_template('page.html.jinja')
+    return template.make_module(CONTEXT).svg(chart)
+
+
+def line_chart(*args, **kwargs):
+    return draw(charts.line_chart(*args, **kwargs))
+
+
+def bar_chart(*args, **kwargs):
+    return draw(charts.bar_chart(*args, **kwargs))
+
+
+CONTEXT = {
+    'report': Report('n', 'm'),
+    'sections': {},
+    'colors': {},
+    'policy': '',
+    'generator': '',
+}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +56,7 @@ def points(chart):
     return [tuple(map(float, pair.split(','))) for pair in pairs]
 
 
-def test_a_line_runs_right_and_higher_values_stand_higher():
+def test_a_line_goes_right_and_higher_values_are_higher():
     curve = Curve((1, 2, 4), (0.1, 0.3, 0.2), 2)
     (x1, y1), (x2, y2), (x3, y3) = points(line_chart({'m': curve}, {'m': 0}, 'y', ''))
     assert x3 - x2 == pytest.approx(2 * (x2 - x1), abs=0.2)
@@ -40,19 +64,19 @@ def test_a_line_runs_right_and_higher_values_stand_higher():
     assert (y1 - y2) == pytest.approx(2 * (y1 - y3), abs=0.2)
 
 
-def test_the_ring_stands_on_the_epoch_that_was_kept():
+def test_the_ring_is_at_the_best_epoch():
     chart = line_chart({'m': Curve((1, 2, 4), (0.1, 0.3, 0.2), 4)}, {'m': 3}, 'y', '')
     ring = re.search('class="ring c3" cx="([^"]*)" cy="([^"]*)"', chart)
     assert (float(ring[1]), float(ring[2])) == points(chart)[2]
 
 
-def test_one_epoch_can_be_seen():
+def test_a_single_epoch_is_visible():
     chart = line_chart({'m': Curve((1,), (0.5,))}, {'m': 0}, 'y', '')
     assert 'class="dot c0"' in chart
     assert 'ring' not in chart
 
 
-def test_an_axis_starts_at_zero_unless_told():
+def test_an_axis_starts_at_zero_by_default():
     curves = {'m': Curve((1, 2), (0.8, 0.9))}
     assert '>0</text>' in line_chart(curves, {'m': 0}, 'y', '')
     assert '>0</text>' not in line_chart(curves, {'m': 0}, 'y', '', from_zero=False)
@@ -88,7 +112,7 @@ def test_only_known_intervals_have_whiskers():
     assert chart.count('class="whisker"') == 3  # The line and its two ends.
 
 
-def test_nothing_is_drawn_outside_of_the_picture():
+def test_all_shapes_are_inside_the_picture():
     group = {'a' * 40: Bar(0.7, -0.5, 1.9), 'b': Bar(-0.3)}
     chart = bar_chart([('h' * 90, group)], dict.fromkeys(group, 0), 'x', '')
     values = re.findall(' (?:x|x1|x2)="([^"]*)"', chart)
@@ -101,9 +125,14 @@ def test_extreme_values_can_be_drawn(value):
     Page(bar_chart([('', {'a': Bar(value)})], {'a': 0}, 'x', ''))
 
 
-def test_names_are_text():
+def test_names_are_escaped():
     name = '<b onload="x">'
     Page(bar_chart([(name, {name: Bar(1.0)})], {name: 0}, name, name))
     chart = line_chart({name: Curve((1,), (1.0,))}, {name: 0}, name, name)
     assert '<b' not in chart
     assert Page(chart).tags[0][1]['aria-label'] == name
+
+
+def test_only_long_text_is_shortened():
+    assert shorten('abcde', 5) == 'abcde'
+    assert shorten('abcdef', 5) == 'abcd…'

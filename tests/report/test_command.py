@@ -48,7 +48,7 @@ def test_slices_models_and_sizes_are_there(whole_page):
         'Length of history',
         'lacks text',
         'has every modality',
-        'in embeddings of users',
+        'user embeddings',
         'Time of exact top-10 lists',
         'student 1,024',
         'teacher 1,024',
@@ -56,7 +56,7 @@ def test_slices_models_and_sizes_are_there(whole_page):
         assert words in text
     x = make_synthetic_dataset(**SIZES)['item'].x_text[:, :6]
     lacking = [i for i in range(50) if i % 5 == 0 or not x[i].any()]
-    assert f'6 numbers per item; {len(lacking) / 50:.1%} of items lack it' in text
+    assert f'6 numbers per item; missing for {len(lacking) / 50:.1%} of items' in text
     # 110 rows of width 4.
     assert 'student 440' in text
 

@@ -10,9 +10,9 @@ from promptmm_pyg.report.gather import (
     data_facts,
     drawn_metric,
     part_shares,
+    recorded_slices,
     slices,
     table_bytes,
-    written_slices,
 )
 
 CONTENT = {
@@ -39,7 +39,7 @@ CONTENT = {
 
 
 def graph(num_users=30, num_items=60):
-    """Each user took one item more than the user before, in a circle."""
+    """User n has n interactions with consecutive items, modulo the catalogue."""
     data = HeteroData()
     data['user'].num_nodes, data['item'].num_nodes = num_users, num_items
     data['item'].x_text = torch.ones(num_items, 3)
@@ -74,16 +74,16 @@ def test_the_second_cutoff_is_drawn():
     )
 
 
-def test_a_comparison_says_what_was_written():
+def test_a_comparison_has_the_recorded_values():
     one = comparison(CONTENT)
-    assert (one.part, one.num_users, one.num_readings) == ('validation', 30, 2)
-    assert one.last_reading == 'two'
+    assert (one.split, one.num_users, one.num_test_reads) == ('validation', 30, 2)
+    assert one.last_test_read == 'two'
     assert one.bars == {'teacher': Bar(0.5)}
     assert one.metrics is CONTENT['metrics']
     assert one.differences[0] == ('teacher - student', 'Recall@20', (0.1, -0.1, 0.3))
 
 
-def test_an_interval_holds_the_mean_and_leaves_the_value_as_written():
+def test_an_interval_contains_the_mean_and_the_value_stays_as_recorded():
     found = {'teacher': evaluation(graph())}
     content = written(found)
     content['metrics']['teacher']['Recall@20'] += 1e-5
@@ -100,7 +100,7 @@ def test_a_resampled_interval_is_about_two_standard_errors_wide():
     assert abs(bar.high - bar.low - expected) < 0.2 * expected
 
 
-def test_models_that_changed_are_told_from_those_that_did_not():
+def test_changed_models_do_not_agree():
     found = {'m': evaluation(graph()), 'n': evaluation(graph(), seed=1)}
     content = written(found)
     assert agrees(content, found)
@@ -112,7 +112,7 @@ def test_models_that_changed_are_told_from_those_that_did_not():
     assert agrees(content, found)
 
 
-def test_slices_by_history_add_up_to_the_whole():
+def test_slices_by_history_add_up_to_the_evaluation():
     data = graph()
     found = {'m': evaluation(data)}
     history = slices(found, data, 'Recall@20')[1]
@@ -151,13 +151,13 @@ def test_missing_modalities_are_a_slice_only_where_something_is_missing():
     assert sum(row.num_users for row in part.rows) == 30
 
 
-def test_written_slices_have_no_interval_and_leave_out_what_is_empty():
-    (part,) = written_slices(CONTENT, 'Recall@20')
+def test_recorded_slices_have_no_interval_and_leave_out_what_is_empty():
+    (part,) = recorded_slices(CONTENT, 'Recall@20')
     assert [(row.name, row.num_users, row.bars) for row in part.rows] == [
         ('warm', 30, {'teacher': Bar(0.5)}),
         ('cold', 0, {}),
     ]
-    assert written_slices({}, 'Recall@20') == []
+    assert recorded_slices({}, 'Recall@20') == []
 
 
 def test_shares_are_those_of_the_mean_lengths():
@@ -171,9 +171,9 @@ def test_facts_count_what_is_there():
     data['item'].mask_text = torch.arange(60) % 4 != 0
     facts = data_facts(data, data)
     assert facts['users'] == '30'
-    assert facts['interactions for training'] == str(29 * 30 // 2)
-    assert facts['held out for validation'] == '30'
-    assert facts['modality text'] == '3 numbers per item; 25.0% of items lack it'
+    assert facts['training interactions'] == str(29 * 30 // 2)
+    assert facts['validation positives'] == '30'
+    assert facts['modality text'] == '3 numbers per item; missing for 25.0% of items'
 
 
 def test_bytes_follow_the_precision():

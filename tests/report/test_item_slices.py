@@ -3,7 +3,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data import INTERACTS, REV_INTERACTS
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.report.item_slices import missing_rows, slice_by_missing
+from promptmm_pyg.report.gather import missing_rows, slice_by_missing
 
 
 def graph():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from promptmm_pyg.report.logs import (
+from promptmm_pyg.report.gather import (
     loss_curve,
     read_log,
     shared_metric,
@@ -43,7 +43,7 @@ def test_a_curve_has_the_epochs_that_were_validated():
 
 
 def test_an_epoch_that_is_not_in_the_log_is_not_marked():
-    assert validation_curve([record(2, r=0.5)], 'r', 9).kept is None
+    assert validation_curve([record(2, r=0.5)], 'r', 9).best is None
 
 
 def test_values_that_are_not_finite_are_left_out():

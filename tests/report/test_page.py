@@ -1,6 +1,8 @@
+import html
 import re
 
 import pytest
+from jinja2 import UndefinedError
 
 from promptmm_pyg.report import Report, render
 from promptmm_pyg.report.content import (
@@ -17,16 +19,17 @@ from promptmm_pyg.report.content import (
     SliceRow,
     Training,
 )
+from promptmm_pyg.report.page import _environment, file_size, number
 from tests.report.conftest import EVIL, Page
 
 
-def full(text='x', part='validation'):
+def full(text='x', split='validation'):
     """A report with everything, ``text`` in each place that data can reach."""
     bar = Bar(0.5, 0.25, 0.75)
     metrics = {text: {'Recall@20': 0.5, text: None}}
     difference = Difference(text, 'Recall@20', Bar(0.1, -0.1, 0.3))
     one = Comparison(
-        part, 7, 'Recall@20', metrics, {text: 8}, {text: bar}, [difference], 2, text
+        split, 7, 'Recall@20', metrics, {text: 8}, {text: bar}, [difference], 2, text
     )
     item = Item(text, text, 1.5, True)
     return Report(
@@ -64,12 +67,12 @@ def test_text_of_the_data_adds_no_markup(evil):
     assert [sorted(a) for _, a in other.tags] == [sorted(a) for _, a in plain.tags]
 
 
-def test_text_of_the_data_can_be_read_as_it_was():
+def test_text_of_the_data_is_shown_unchanged():
     assert Page(render(full('<i>&amp;</i>'))).text.count('<i>&amp;</i>') > 20
 
 
 @pytest.mark.parametrize('report', [full(), full(EVIL), Report('n', 'm')])
-def test_nothing_is_loaded_and_nothing_runs(report):
+def test_the_page_loads_nothing_and_runs_nothing(report):
     text = render(report)
     for tag, attrs in Page(text).tags:
         assert tag not in {'script', 'img', 'link', 'iframe', 'object', 'use', 'image'}
@@ -80,7 +83,7 @@ def test_nothing_is_loaded_and_nothing_runs(report):
     assert 'url(' not in style
     assert '@import' not in style
     assert '://' not in text
-    assert 'default-src &#x27;none&#x27;' in text
+    assert 'default-src &#39;none&#39;' in text
 
 
 def test_an_empty_report_has_no_section():
@@ -125,29 +128,29 @@ def test_both_color_schemes_and_phones_are_served():
     [
         'trainable parameters file embeddings x 1,234 2.0 KiB –',
         'x 1,024 1.50 1.25 to 2.00 9',
-        'Measured when this report was made, on its machine with 1 thread',
-        'x Recall@20 +0.1000 -0.1000 to 0.3000 not clear: zero is inside',
-        'Took x and 8 more .',
+        'Measured when this report was made, on the same machine with 1 thread;',
+        'x Recall@20 +0.1000 -0.1000 to 0.3000 not significant: contains zero',
+        'Interacted with x and 8 more .',
         '1 x x 1.500 yes',
         'x 2 2 0.5',
     ],
 )
-def test_numbers_stand_with_their_units(words):
+def test_numbers_are_shown_with_their_units(words):
     assert words in Page(render(full())).text.replace(' more.', ' more .')
 
 
-def test_the_readings_of_test_are_counted():
+def test_the_reads_of_test_are_counted():
     text = Page(render(full('now', 'test'))).text
-    assert 'Test was read 2 times, last on now; this report did not read it.' in text
+    assert 'Test was read 2 times, last on now. This report did not read it.' in text
     assert 'Test was read' not in Page(render(full())).text
 
 
 @pytest.mark.parametrize('low', [0.1, -0.3])
-def test_an_interval_on_one_side_of_zero_is_clear(low):
+def test_an_interval_on_one_side_of_zero_is_significant(low):
     report = full()
     bar = Bar(low + 0.1, low, low + 0.2)
     report.comparisons[0].differences[0] = Difference('x', 'Recall@20', bar)
-    words = f'{low:.4f} to {low + 0.2:.4f} clear'
+    words = f'{low:.4f} to {low + 0.2:.4f} significant'
     assert words in Page(render(report)).text
 
 
@@ -171,7 +174,37 @@ def test_more_models_than_colors_can_be_drawn():
     Page(render(Report('n', 'm', slices=[Slice('s', 'c', [SliceRow('a', 7, bars)])])))
 
 
-def test_slices_without_anyone_are_named():
+def test_empty_groups_are_named():
     rows = [SliceRow('all', 7, {'m': Bar(0.5)}), SliceRow('none', 0, {})]
     text = Page(render(Report('n', 'm', slices=[Slice('s', 'c', rows)]))).text
-    assert 'Nothing is held out for: none.' in text
+    assert 'No held-out items for: none.' in text
+
+
+@pytest.mark.parametrize('character', ['\x00', '\x1b', '\x85', '\ud800', '\uffff'])
+def test_characters_that_html_does_not_allow_are_replaced(character):
+    text = render(Report(f'a{character}b', 'm', settings={'k': f'a{character}b'}))
+    assert text.count('a\ufffdb') == 3
+    text.encode()
+
+
+@pytest.mark.parametrize('text', ['<script>', '"', "'", '&amp;', 'plain', 'é 漢 🎬'])
+def test_escaped_text_reads_as_before(text):
+    assert html.unescape(render(Report(text, 'm'))).count(f'<h1>{text}</h1>') == 1
+
+
+def test_a_missing_number_is_a_dash():
+    assert [number(x) for x in (None, float('nan'), float('inf'))] == ['–'] * 3
+    assert number(-0.25, 1) == '-0.2'
+
+
+@pytest.mark.parametrize(
+    ('count', 'text'),
+    [(0, '0 B'), (1023, '1023 B'), (1024, '1.0 KiB'), (5 << 40, '5.0 TiB')],
+)
+def test_bytes_have_a_unit(count, text):
+    assert file_size(count) == text
+
+
+def test_a_name_that_the_template_does_not_know_is_an_error():
+    with pytest.raises(UndefinedError):
+        _environment().from_string('{{ reprot.name }}').render(report=full())
