@@ -1,6 +1,7 @@
 """Who may import whom, read from every import of the package."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -229,3 +230,38 @@ def test_an_import_that_is_not_in_the_table_is_found(layer, source):
 )
 def test_an_import_of_the_table_passes(layer, source):
     assert not violations(source, layer, (NAME, layer))
+
+
+PICTURE = runpy.run_path(str(ROOT.parent / 'docs' / '_ext' / 'architecture.py'))
+
+
+def imported_layers(layer: str) -> set[str]:
+    """The other layers that a layer imports, now or later."""
+    names = {
+        tuple(name.split('.'))
+        for path in files(layer)
+        for name, _ in imports(
+            path.read_text(), path.relative_to(ROOT.parent).parent.parts
+        )
+    }
+    return {parts[1] for parts in names if parts[0] == NAME and len(parts) > 1}
+
+
+@pytest.mark.parametrize('arrow', PICTURE['ARROWS'], ids=lambda x: f'{x.source}-{x.target}')
+def test_an_arrow_of_the_picture_is_an_import(arrow):
+    ends = [end for end in arrow[:2] if PICTURE['STAGES'][end].package]
+    uses = {end: imported_layers(end) for end in ends}
+    if arrow.data_only:
+        assert arrow.source not in uses.get(arrow.target, ())
+        assert arrow.target not in uses.get(arrow.source, ())
+    else:
+        assert arrow.source in uses[arrow.target]
+
+
+def test_the_picture_shows_existing_packages():
+    stages = PICTURE['STAGES'].items()
+    assert {name for name, stage in stages if stage.package} <= set(LAYERS)
+
+
+def test_the_committed_picture_is_the_drawn_one():
+    assert PICTURE['FILE'].read_text() == PICTURE['draw']()
