@@ -247,7 +247,9 @@ def imported_layers(layer: str) -> set[str]:
     return {parts[1] for parts in names if parts[0] == NAME and len(parts) > 1}
 
 
-@pytest.mark.parametrize('arrow', PICTURE['ARROWS'], ids=lambda x: f'{x.source}-{x.target}')
+@pytest.mark.parametrize(
+    'arrow', PICTURE['ARROWS'], ids=lambda x: f'{x.source}-{x.target}'
+)
 def test_an_arrow_of_the_picture_is_an_import(arrow):
     ends = [end for end in arrow[:2] if PICTURE['STAGES'][end].package]
     uses = {end: imported_layers(end) for end in ends}
