@@ -126,4 +126,4 @@ def asked(teacher: PromptMM, data: HeteroData, path: Path, costs: Costs) -> None
     """The teacher's final vectors, layer by layer, and the file that keeps them."""
     with costs.timed('targets written'):
         x_dict = teacher.inference(normalized_adj_dict(data))
-        save_targets(path, SoftTargets(x_dict, {}), data, depth=0)
+        save_targets(path, SoftTargets(x_dict, {}), data, top_k=0)

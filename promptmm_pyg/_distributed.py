@@ -85,9 +85,9 @@ def run_on_rank0(work: Callable[[], T]) -> T:
         except Exception as error:
             outcome[0] = (None, _picklable(error))
     dist.broadcast_object_list(outcome, 0)
-    result, error = outcome[0]
-    if error is not None:
-        raise error
+    result, raised = outcome[0]
+    if raised is not None:
+        raise raised
     return result  # type: ignore[no-any-return]
 
 
@@ -101,15 +101,15 @@ def run_on_all(work: Callable[[], T]) -> T:
     _, size = rank_and_size()
     if size == 1:
         return work()
-    result, error = None, None
+    result, raised = None, None
     try:
         result = work()
-    except Exception as caught:
-        error = caught
+    except Exception as error:
+        raised = error
     texts: list[str | None] = [None] * size
-    dist.all_gather_object(texts, None if error is None else repr(error))
-    if error is not None:
-        raise error
+    dist.all_gather_object(texts, None if raised is None else repr(raised))
+    if raised is not None:
+        raise raised
     failed = [f'{rank}: {text}' for rank, text in enumerate(texts) if text is not None]
     if failed:
         raise RuntimeError(f'other processes failed ({"; ".join(failed)})')

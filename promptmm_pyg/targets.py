@@ -30,7 +30,7 @@ class TeacherOutput(NamedTuple):
 
 
 class SoftTargets(NamedTuple):
-    """A teacher's output as constants: what a student needs of it, and no more."""
+    """The parts of a teacher's output that a student needs, as constants."""
 
     x_dict: dict[str, Tensor]
     """The final embeddings ``[N_t, D]`` per node type."""
@@ -41,8 +41,8 @@ class SoftTargets(NamedTuple):
 
     @classmethod
     def from_output(cls, output: TeacherOutput) -> 'SoftTargets':
-        """Copies an output without its gradients: a teacher that returns its own
-        tables may be trained on, the targets stay.
+        """Copies an output without its gradients; training the teacher further does
+        not change the copy.
         """
         return cls(
             _constants(output.x_dict),
@@ -71,8 +71,8 @@ def _constants(x_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Puts ``module`` in eval mode and gives every part its former mode back, also
-    after an error.
+    """Puts ``module`` in eval mode and restores the mode of every part, also after an
+    error.
 
     Example:
         >>> layer = torch.nn.Dropout().train()
@@ -92,12 +92,12 @@ def eval_mode(module: torch.nn.Module) -> Iterator[None]:
 
 
 def soft_targets(teacher: torch.nn.Module, *args: Any, **kwargs: Any) -> SoftTargets:
-    """Asks a teacher once, in eval mode and without gradients.
+    """Calls a teacher once, in eval mode and without gradients.
 
     Args:
         teacher: Returns a :class:`TeacherOutput` for the further arguments.
-        *args: Handed to the teacher.
-        **kwargs: Handed to the teacher.
+        *args: Arguments of the teacher.
+        **kwargs: Keyword arguments of the teacher.
 
     Raises:
         TypeError: If the teacher returns anything else.
@@ -118,48 +118,48 @@ _FINAL, _MODALITY, _TOP = 'x', 'modality', 'top'
 
 
 class _Entry(NamedTuple):
-    """Where a tensor belongs; names in the file are numbers, so any will do."""
+    """The place of a tensor; its name in the file is a number."""
 
     part: str
     name: str
     node_type: str
 
 
-def topk_targets(targets: SoftTargets, data: HeteroData, depth: int) -> Ranking:
+def topk_targets(targets: SoftTargets, data: HeteroData, top_k: int) -> Ranking:
     """The teacher's best items of every user, training items left out.
 
     Args:
-        targets: What the teacher says.
+        targets: The output of the teacher.
         data: Graph whose message edges are the training interactions.
-        depth: How many items a user.
+        top_k: How many items per user.
 
     Raises:
-        ValueError: If ``depth`` exceeds the catalogue.
+        ValueError: If ``top_k`` exceeds the catalogue.
     """
     sizes = num_nodes_dict(data)
     edge_index = data[INTERACTS].edge_index
     seen = SeenItems.from_edge_index(edge_index, sizes[USER], sizes[ITEM])
     pair = targets.x_dict[USER], targets.x_dict[ITEM]
-    return rank_items(pair, torch.arange(sizes[USER]), depth, seen=seen)
+    return rank_items(pair, torch.arange(sizes[USER]), top_k, seen=seen)
 
 
 def save_targets(
-    path: str | Path, targets: SoftTargets, data: HeteroData, *, depth: int = 100
+    path: str | Path, targets: SoftTargets, data: HeteroData, *, top_k: int = 100
 ) -> None:
-    """Writes what a teacher says, with the scores of its best items, to one
-    safetensors file that is bound to ``data``.
+    """Writes the output of a teacher, and the scores of its best items, to one
+    safetensors file that can only be loaded with ``data``.
 
     Args:
-        path: The file to write; it appears whole or not at all.
-        targets: What the teacher says.
+        path: The file, written atomically.
+        targets: The output of the teacher.
         data: Graph whose message edges are the training interactions.
-        depth: How many best unseen items a user are ranked now, so that no student
-            has to; at most the catalogue, ``0`` for none. (default: ``100``)
+        top_k: How many best unseen items per user are ranked now, for all students;
+            at most the catalogue, ``0`` for none. (default: ``100``)
 
     Raises:
         ValueError: If the targets do not have a row for every node.
     """
-    check_non_negative('depth', depth)
+    check_non_negative('top_k', top_k)
     sizes = num_nodes_dict(data)
     entries: dict[_Entry, Tensor] = {
         _Entry(_FINAL, '', key): x for key, x in targets.x_dict.items()
@@ -170,16 +170,16 @@ def save_targets(
     for entry, x in entries.items():
         if x.size(0) != sizes[entry.node_type]:
             raise ValueError(
-                f"'targets' requires one row per node, {sizes[entry.node_type]} for "
-                f'{entry.node_type!r} (got {x.size(0)}). Were they made of another '
-                f'data set?'
+                f"'targets' must have one row per node, {sizes[entry.node_type]} for "
+                f'{entry.node_type!r} (got {x.size(0)}). Use targets of the '
+                f'same data set'
             )
-    if depth > 0:
-        top = topk_targets(targets, data, min(int(depth), sizes[ITEM]))
+    if top_k > 0:
+        top = topk_targets(targets, data, min(int(top_k), sizes[ITEM]))
         # Half the bytes; item numbers fit.
         entries[_Entry(_TOP, 'item_index', USER)] = top.item_index.to(torch.int32)
         entries[_Entry(_TOP, 'scores', USER)] = top.scores
-    about = {
+    metadata = {
         'format': FORMAT,
         'data': fingerprint(data),
         'entries': json.dumps(list(entries)),
@@ -190,16 +190,16 @@ def save_targets(
         for i, x in enumerate(entries.values())
     }
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=about)
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def load_targets(path: str | Path, data: HeteroData) -> SoftTargets:
-    """The targets that :func:`save_targets` wrote, mapped into memory: rows are read
-    from the file when they are used, and never written back.
+    """The targets that :func:`save_targets` wrote, memory-mapped: rows are read from
+    the file when they are used, and never written back.
 
     Args:
         path: The file.
-        data: The training graph they have to belong to.
+        data: The training graph that they were saved with.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -210,14 +210,14 @@ def load_targets(path: str | Path, data: HeteroData) -> SoftTargets:
         raise FileNotFoundError(f"'path' must be saved targets (got {str(path)!r})")
     try:
         with safe_open(path, framework='pt') as file:
-            about = file.metadata() or {}
-            if about.get('format') != FORMAT:
+            metadata = file.metadata() or {}
+            if metadata.get('format') != FORMAT:
                 raise ValueError(
                     f"'path' must be saved targets (got {str(path)!r} of format "
-                    f'{about.get("format")!r})'
+                    f'{metadata.get("format")!r})'
                 )
-            _check_data(path, about['data'], data)
-            entries = [_Entry(*entry) for entry in json.loads(about['entries'])]
+            _check_data(path, metadata['data'], data)
+            entries = [_Entry(*entry) for entry in json.loads(metadata['entries'])]
             tensors = [file.get_tensor(str(i)) for i in range(len(entries))]
     except SafetensorError as error:
         raise ValueError(
@@ -241,7 +241,7 @@ def _check_data(path: Path, saved: str, data: HeteroData) -> None:
     present = fingerprint(data)
     if saved != present:
         raise ValueError(
-            f"'data' must be what the targets in {str(path)!r} were made of (got "
-            f'data {present[:12]}, targets of {saved[:12]}). Ask the teacher again and '
+            f"'data' must be the graph of the targets in {str(path)!r} (got "
+            f'data {present[:12]}, targets of {saved[:12]}). Run the teacher again and '
             f'save its targets'
         )

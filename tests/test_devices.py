@@ -337,7 +337,7 @@ def test_several_teachers(device, split):
     for where in ('cpu', device):
         here = {name: target.to(where) for name, target in targets.items()}
         weights = fit_ensemble_weights(here, there, val)
-        mixed = ensemble_targets(here, weights, there, depth=10)
+        mixed = ensemble_targets(here, weights, there, top_k=10)
         found.append(evaluate(mixed.x_dict, val).metrics)
         assert mixed.top.item_index.device.type == where
     assert found[0] == pytest.approx(found[1], abs=0.02)

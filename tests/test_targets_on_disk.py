@@ -26,7 +26,7 @@ from tests.training.setting import QUICK, make_split, make_student, make_teacher
 def saved(tmp_path):
     train, val, _ = make_split()
     targets = soft_targets(make_teacher(train), normalized_adj_dict(train))
-    save_targets(tmp_path / 'deep' / 'targets', targets, train, depth=7)
+    save_targets(tmp_path / 'deep' / 'targets', targets, train, top_k=7)
     return tmp_path / 'deep' / 'targets', targets, train, val
 
 
@@ -75,10 +75,10 @@ def test_a_student_of_saved_targets_is_the_student_of_the_teacher(saved):
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('depth', [7, 5])
-def test_saved_best_items_are_not_ranked_again(saved, monkeypatch, depth):
+@pytest.mark.parametrize('top_k', [7, 5])
+def test_saved_best_items_are_not_ranked_again(saved, monkeypatch, top_k):
     path, targets, train, _ = saved
-    candidates = CandidateSampling(num_teacher_topk=2, top_k=depth)
+    candidates = CandidateSampling(num_teacher_topk=2, top_k=top_k)
     fresh = CandidateSampler(candidates, train, targets, seed=0)
     monkeypatch.setattr(
         CandidateSampler, '_best', lambda *_: pytest.fail('ranked again')
@@ -107,13 +107,13 @@ def test_loading_maps_the_file_and_writing_leaves_it_as_it_is(saved):
 
 def test_no_best_items_are_saved_at_depth_zero(saved):
     path, targets, train, _ = saved
-    save_targets(path, targets, train, depth=0)
+    save_targets(path, targets, train, top_k=0)
     assert load_targets(path, train).top is None
 
 
 def test_a_catalogue_smaller_than_the_depth_is_ranked_whole(saved):
     path, targets, train, _ = saved
-    save_targets(path, targets, train, depth=1000)
+    save_targets(path, targets, train, top_k=1000)
     assert load_targets(path, train).top.item_index.shape == (60, 40)
 
 
@@ -126,7 +126,7 @@ def test_targets_without_modalities_are_saved_too(saved):
 def test_targets_of_other_data_are_refused(saved):
     path, _, train, _ = saved
     other = split_per_user(make_synthetic_dataset(60, 40, 4, seed=1)).train
-    with pytest.raises(ValueError, match=r"'data' must be what the targets .* Ask"):
+    with pytest.raises(ValueError, match=r"'data' must be the graph of the targets .* Run"):
         load_targets(path, other)
     edges = train[INTERACTS].edge_index
     train[INTERACTS].edge_index = edges[:, 1:]
@@ -137,7 +137,7 @@ def test_targets_of_other_data_are_refused(saved):
 def test_targets_that_do_not_fit_the_data_are_not_saved(saved):
     path, targets, train, _ = saved
     short = SoftTargets({k: x[1:] for k, x in targets.x_dict.items()}, {})
-    with pytest.raises(ValueError, match=r"'targets' requires one row per node, 60"):
+    with pytest.raises(ValueError, match=r"'targets' must have one row per node, 60"):
         save_targets(path, short, train)
 
 

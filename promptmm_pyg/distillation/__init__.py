@@ -9,8 +9,10 @@ from promptmm_pyg.distillation.adapters import (
 )
 from promptmm_pyg.distillation.candidates import CandidateSampler, CandidateSampling
 from promptmm_pyg.distillation.distill import DistillationResult, distill
-from promptmm_pyg.distillation.ensemble import ensemble_targets
-from promptmm_pyg.distillation.ensemble_weights import fit_ensemble_weights
+from promptmm_pyg.distillation.ensemble import (
+    ensemble_targets,
+    fit_ensemble_weights,
+)
 from promptmm_pyg.distillation.objective import promptmm_losses
 from promptmm_pyg.distillation.truncate import truncate_embeddings
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptmm_pyg._distributed import assert_equal_across_ranks, run_on_rank0
 from promptmm_pyg._utils import check_choice, check_positive
-from promptmm_pyg.data.schema import ITEM
+from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.distillation.candidates import CandidateSampler, CandidateSampling
 from promptmm_pyg.distillation.objective import (
@@ -23,7 +23,7 @@ from promptmm_pyg.distillation.objective import (
 )
 from promptmm_pyg.distillation.truncate import truncate_embeddings
 from promptmm_pyg.loader import CandidateLists, Triplets
-from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.models.base import ClosedForm, bpr_of
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import SoftTargets, TeacherOutput, soft_targets
 from promptmm_pyg.training.config import TrainingConfig
@@ -34,7 +34,6 @@ from promptmm_pyg.training.distributed import (
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.loop import CHECKPOINT, Step, StepOutput, fit, step_output
 from promptmm_pyg.training.train import (
-    bpr_losses,
     lazy_tables,
     resolve_losses,
     triplet_loader,
@@ -172,12 +171,12 @@ def distill(
         assert lists is not None
         output = student(*inputs)
         x_dict = output.x_dict if isinstance(output, TeacherOutput) else output
+        teacher_output = targets if joint is None else joint()
         values = own_losses(output, batch)
         weights = dict.fromkeys(values, 1.0) if own_weights is None else {**own_weights}
-        teacher_output = targets if joint is None else joint()
         objective.extend(values, weights, x_dict, teacher_output, batch, lists)
         if joint is not None:
-            values['teacher_bpr'] = bpr_losses(teacher_output, batch)['bpr']
+            values['teacher_bpr'] = bpr_of(teacher_output.x_dict, USER, ITEM, batch)
             weights['teacher_bpr'] = teacher_bpr_weight
         return step_output(values, weights)
 

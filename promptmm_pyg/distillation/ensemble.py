@@ -1,22 +1,28 @@
-"""Several teachers as one: what they say together, in one pair of tables."""
+"""Several teachers as one, and how much each of them counts."""
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data.schema import ITEM, NODE_TYPES, USER, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER, num_nodes_dict
+from promptmm_pyg.evaluation.metrics import positives
+from promptmm_pyg.functional import score_all, score_lists, score_pairs
+from promptmm_pyg.ranking import SeenItems, rank_items
 from promptmm_pyg.targets import SoftTargets, topk_targets
+
+_NEGLIGIBLE = 1e-6  # Share of the weights below which a teacher counts as unused.
 
 
 def ensemble_targets(
     targets: Mapping[str, SoftTargets],
     weights: Mapping[str, float],
     train: HeteroData | None = None,
-    depth: int = 100,
+    top_k: int = 100,
 ) -> SoftTargets:
     r"""Returns several teachers as one, whose score of an item is their weighted sum,
     each in units of its own spread.
@@ -26,52 +32,257 @@ def ensemble_targets(
         \frac{1}{U} \sum_u \mathrm{Var}_i \, s_t(u, i)
 
     The tables of the teachers are concatenated, so widths add up;
-    :func:`~promptmm_pyg.distillation.truncate_embeddings` reduces them. The spread is
-    that of items within a user, exact and over all pairs (:func:`score_std`). The users
-    and items of each teacher get the same mean square, so the split of its scale
-    between the two does not matter. Scores are not centered, which changes no ranking
-    and no softmax over items. Twice the weights are twice the scores. With weights that
-    sum to one, a softmax of the mixture is rather flat; a student may do better with a
-    sum of three, to be chosen on validation as its other hyperparameters are.
+    :func:`~promptmm_pyg.distillation.truncate_embeddings` reduces them. The users and
+    items of each teacher get the same mean square, so the split of its scale between
+    the two does not matter. Scores are not centered, which changes no ranking and no
+    softmax over items. Twice the weights are twice the scores. With weights that sum to
+    one, a softmax of the ensemble is rather flat; a student may do better with a sum of
+    three, to be chosen on validation as its other hyperparameters are.
 
-    Modality vectors are carried as they are, named ``'teacher/modality'``. A teacher of
-    weight zero is left out, with its modalities.
+    Modality vectors stay as they are, named ``'teacher/modality'``. A teacher of weight
+    zero is left out, with its modalities.
 
     Args:
-        targets: What each teacher says, by name; all of the same nodes.
+        targets: The output of each teacher by name; all of the same nodes.
         weights: Zero or more for each teacher, not all zero, such as those of
             :func:`~promptmm_pyg.distillation.fit_ensemble_weights`.
         train: Graph whose message edges are the training interactions; with it, the
             best unseen items of every user are ranked now. (default: not ranked)
-        depth: How many, at most the catalogue. (default: ``100``)
+        top_k: How many, at most the catalogue. (default: ``100``)
 
     Raises:
-        ValueError: If there is no teacher, a name holds ``'/'`` or ``'.'``, names,
+        ValueError: If there is no teacher, a name contains ``'/'`` or ``'.'``, names,
             nodes or weights do not fit, or a teacher's scores are not finite or do not
-            differ from item to item.
+            differ between items.
     """
-    check_positive('depth', depth)
-    check_teachers(targets, None if train is None else num_nodes_dict(train))
+    check_positive('top_k', top_k)
+    _check_teachers(targets, None if train is None else num_nodes_dict(train))
     _check_weights(weights, targets)
-    kept = {name: target for name, target in targets.items() if weights[name] > 0}
-    parts = [_scaled(name, x.x_dict, weights[name]) for name, x in kept.items()]
-    mixed = SoftTargets(
+    used = {name: target for name, target in targets.items() if weights[name] > 0}
+    parts = [_scaled(name, x.x_dict, weights[name]) for name, x in used.items()]
+    ensemble = SoftTargets(
         {key: torch.cat([part[key] for part in parts], dim=1) for key in NODE_TYPES},
         {
             f'{name}/{modality}': x_dict
-            for name, target in kept.items()
+            for name, target in used.items()
             for modality, x_dict in target.modality_x_dict.items()
         },
     )
     if train is None:
-        return mixed
-    k = min(depth, mixed.x_dict[ITEM].size(0))
-    return mixed._replace(top=topk_targets(mixed, train, k))
+        return ensemble
+    k = min(top_k, ensemble.x_dict[ITEM].size(0))
+    return ensemble._replace(top=topk_targets(ensemble, train, k))
+
+
+def fit_ensemble_weights(
+    targets: Mapping[str, SoftTargets],
+    train: HeteroData,
+    val: HeteroData,
+    *,
+    top_k: int | None = 20,
+    steps: int = 100,
+    batch_size: int = 128,
+) -> dict[str, float]:
+    r"""Returns the weights under which several teachers together best predict the
+    validation positives: zero or more each, summing to one, for
+    :func:`~promptmm_pyg.distillation.ensemble_targets`.
+
+    .. math::
+        \min_{\mathbf{a} \geq 0} \; - \frac{1}{|\mathcal{P}|} \sum_{(u, i) \in
+        \mathcal{P}} \log \frac{\exp z_{\mathbf{a}}(u, i)}{\sum_{j \in
+        \mathcal{C}_u} \exp z_{\mathbf{a}}(u, j)}, \qquad z_{\mathbf{a}} = \sum_t a_t
+        \frac{s_t}{\sigma_t}, \qquad w_t = \frac{a_t}{\sum_{t'} a_{t'}}
+
+    with :math:`\mathcal{C}_u` the ``top_k`` best items of every teacher for user
+    :math:`u` together without training items, and :math:`\mathcal{P}` the validation
+    positives among them. With ``top_k=None``, :math:`\mathcal{C}_u` is the whole
+    catalogue without training items: then most of the likelihood is about items that
+    are never recommended, and teachers whose scores are good probabilities count more
+    than those that rank well. The objective is convex. It is minimized by
+    :class:`torch.optim.LBFGS` over :math:`\sqrt{a_t}`, and nothing is random. The sum
+    of :math:`\mathbf{a}`, an inverse temperature, is not returned: it has no finite
+    optimum where the teachers make no mistake.
+
+    One number per teacher is learned from all validation positives, so validation
+    overfits no more than by any other choice made on it. Pass the graph of validation,
+    not that of test.
+
+    Args:
+        targets: The output of each teacher by name; all of the same nodes.
+        train: Graph whose message edges are the training interactions. Positives among
+            them cannot be recommended and are left out.
+        val: Graph with validation positives as ``edge_label_index``.
+        top_k: How many items compete per teacher and user. (default: ``20``)
+        steps: LBFGS steps at most. (default: ``100``)
+        batch_size: How many users are scored at once, in double precision; without
+            ``top_k``, memory grows with ``batch_size * num_items * len(targets)``.
+            (default: ``128``)
+
+    Raises:
+        ValueError: If there is no teacher or no positive, sizes do not fit each other,
+            a teacher's scores are not finite or do not differ between items, no
+            positive is among the best items of a teacher, or no teacher predicts
+            better than chance.
+    """
+    check_positive('steps', steps)
+    check_positive('batch_size', batch_size)
+    if top_k is not None:
+        check_positive('top_k', top_k)
+    problem = _make_problem(targets, train, val, top_k)
+    origin = torch.zeros_like(problem.positive, requires_grad=True)
+    negative_log_likelihood(problem, origin, batch_size)
+    assert origin.grad is not None
+    # Convex: if no teacher improves on chance at zero, no combination does.
+    if not bool((origin.grad < -1e-12).any()):
+        raise ValueError(
+            f"'targets' must include a teacher that scores validation positives above "
+            f'the average unseen item (got none among {sorted(targets)})'
+        )
+    root = torch.full_like(problem.positive, 0.5).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [root],
+        max_iter=steps,
+        max_eval=4 * steps,
+        tolerance_grad=1e-10,
+        tolerance_change=1e-14,
+        line_search_fn='strong_wolfe',
+    )
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        scale = root.detach().square().requires_grad_()
+        value = negative_log_likelihood(problem, scale, batch_size)
+        assert scale.grad is not None
+        root.grad = 2 * root.detach() * scale.grad
+        return value
+
+    optimizer.step(closure)
+    weights = root.detach().square()
+    weights = weights / weights.sum()
+    weights = torch.where(weights < _NEGLIGIBLE, 0.0, weights)
+    return dict(zip(targets, (weights / weights.sum()).tolist(), strict=True))
+
+
+class Problem(NamedTuple):
+    """The data of the likelihood of an ensemble."""
+
+    tables: list[tuple[Tensor, Tensor]]
+    """Users and items of every teacher, with standardized scores."""
+    users: Tensor
+    """The users with positives ``[N]``."""
+    share: Tensor
+    """Their share of all positives ``[N]``."""
+    positive: Tensor
+    """The mean score of a positive per teacher ``[T]``."""
+    seen: SeenItems
+    lists: Tensor | None
+    """The items that compete per user ``[N, L]``, ascending, -1 for none; all unseen
+    ones if ``None``."""
+
+
+def negative_log_likelihood(problem: Problem, scale: Tensor, batch_size: int) -> float:
+    """The mean over positives at the scales ``[T]`` of the teachers' scores, whose
+    gradient is added to ``scale.grad``.
+    """
+    total = 0.0
+    for index in torch.arange(problem.users.numel()).split(batch_size):
+        users = problem.users[index]
+        if problem.lists is None:
+            scores = torch.stack([score_all(x[users], y) for x, y in problem.tables])
+            logits = torch.einsum('t,tbi->bi', scale, scores)
+            mask = torch.zeros_like(logits)
+            problem.seen.mask_(mask, users)
+            logits = logits + mask
+        else:
+            items = problem.lists[index]
+            some = items.clamp(min=0)
+            scores = torch.stack(
+                [score_lists(x, y, users, some) for x, y in problem.tables]
+            )
+            logits = torch.einsum('t,tbi->bi', scale, scores)
+            logits = logits.masked_fill(items < 0, -torch.inf)
+        part = problem.share[index] @ logits.logsumexp(dim=1)
+        part.backward()
+        total += float(part.detach())
+    part = -(scale @ problem.positive)
+    part.backward()
+    return total + float(part.detach())
+
+
+def _make_problem(
+    targets: Mapping[str, SoftTargets],
+    train: HeteroData,
+    val: HeteroData,
+    top_k: int | None,
+) -> Problem:
+    sizes = num_nodes_dict(train)
+    if num_nodes_dict(val) != sizes:
+        raise ValueError(
+            f"'train' and 'val' must have the same nodes (got {sizes} and "
+            f'{num_nodes_dict(val)})'
+        )
+    _check_teachers(targets, sizes)
+    edge_index = train[INTERACTS].edge_index
+    user, item = _unseen(*positives(val), edge_index.cpu(), sizes[ITEM])
+    if user.numel() == 0:
+        raise ValueError(
+            "'val' must have positives outside of the training interactions (got none)"
+        )
+    tables = []
+    for name, target in targets.items():
+        item_x = target.x_dict[ITEM].double()
+        # Shifts a user's scores, not its softmax, and keeps the moments precise.
+        item_x = (item_x - item_x.mean(dim=0)) / score_std(name, target.x_dict)
+        tables.append((target.x_dict[USER].double(), item_x))
+    device = tables[0][0].device
+    user, item = user.to(device), item.to(device)
+    seen = SeenItems.from_edge_index(edge_index, sizes[USER], sizes[ITEM])
+    users, place, count = user.unique(return_inverse=True, return_counts=True)
+    lists = None
+    if top_k is not None:
+        lists = _shortlists(tables, users, seen, min(top_k, sizes[ITEM]))
+        listed = (lists[place] == item[:, None]).any(dim=1)
+        if not listed.any():
+            raise ValueError(
+                f"'top_k' must reach a validation positive (got {top_k}, and no "
+                f'positive is among the best {top_k} unseen items of a teacher). '
+                f'Raise it'
+            )
+        user, item, place = user[listed], item[listed], place[listed]
+        count = torch.bincount(place, minlength=users.numel())
+        users, count, lists = users[count > 0], count[count > 0], lists[count > 0]
+    return Problem(
+        tables,
+        users,
+        count.double() / user.numel(),
+        torch.stack([score_pairs(x, y, user, item).mean() for x, y in tables]),
+        seen,
+        lists,
+    )
+
+
+def _shortlists(
+    tables: list[tuple[Tensor, Tensor]], users: Tensor, seen: SeenItems, k: int
+) -> Tensor:
+    """The best items of all teachers together, each once."""
+    best = [rank_items(pair, users, k, seen=seen).item_index for pair in tables]
+    items = torch.cat(best, dim=1).sort(dim=1).values
+    repeated = items[:, 1:] == items[:, :-1]
+    items[:, 1:] = items[:, 1:].masked_fill(repeated, -1)
+    return items
+
+
+def _unseen(
+    user: Tensor, item: Tensor, edge_index: Tensor, num_items: int
+) -> tuple[Tensor, Tensor]:
+    seen = edge_index[0] * num_items + edge_index[1]
+    unseen = ~torch.isin(user * num_items + item, seen)
+    return user[unseen], item[unseen]
 
 
 def score_std(name: str, x_dict: Mapping[str, Tensor]) -> float:
-    r"""Returns how far a teacher's scores of all items spread within a user, the root
-    of the mean variance over users, from moments of its tables: the dense scores never
+    r"""Returns the spread of a teacher's scores of all items within a user, the root of
+    the mean variance over users, from moments of its tables: the dense scores never
     exist.
 
     .. math::
@@ -79,15 +290,13 @@ def score_std(name: str, x_dict: Mapping[str, Tensor]) -> float:
         = \mathrm{tr} \Big( \frac{1}{U} \sum_u \mathbf{x}_u \mathbf{x}_u^{\top} \;
         \mathrm{Cov}_i (\mathbf{x}_i) \Big)
 
-    A level of a user's own, which ranks nothing, has no part in it.
-
     Args:
         name: Of the teacher, for the error.
         x_dict: Embeddings of users and items.
 
     Raises:
-        ValueError: If every user scores all items the same, as far as the precision of
-            the tables goes.
+        ValueError: If every user scores all items the same, up to the precision of
+            the tables.
     """
     user_x, item_x = x_dict[USER].double(), x_dict[ITEM].double()
     mean = item_x.mean(dim=0)
@@ -104,28 +313,35 @@ def score_std(name: str, x_dict: Mapping[str, Tensor]) -> float:
     return std
 
 
-def check_teachers(
+def _scaled(
+    name: str, x_dict: Mapping[str, Tensor], weight: float
+) -> dict[str, Tensor]:
+    """Tables of one mean square whose scores are ``weight`` times the standardized."""
+    scale = weight / score_std(name, x_dict)
+    norm = {key: float(x_dict[key].double().square().mean()) for key in NODE_TYPES}
+    balance = (norm[ITEM] / norm[USER]) ** 0.25
+    return {
+        USER: x_dict[USER] * (math.sqrt(scale) * balance),
+        ITEM: x_dict[ITEM] * (math.sqrt(scale) / balance),
+    }
+
+
+def _check_teachers(
     targets: Mapping[str, SoftTargets], sizes: Mapping[str, int] | None
 ) -> None:
-    """Raises unless all teachers have finite tables of one width for the same nodes.
-
-    Args:
-        targets: What each teacher says, by name.
-        sizes: The number of nodes per node type. (default: those of the first teacher)
-    """
     if not targets:
-        raise ValueError("'targets' requires at least one teacher (got none)")
+        raise ValueError("'targets' must have at least one teacher (got none)")
     for name, target in targets.items():
         if not name or '/' in name or '.' in name:
             raise ValueError(
-                f"'targets' requires names without '/' and '.' (got {name!r}), which "
+                f"'targets' must have names without '/' and '.' (got {name!r}), which "
                 f'become part of the names of modalities'
             )
         shapes = {key: list(x.size()) for key, x in target.x_dict.items()}
         matrices = [shapes.get(key, []) for key in NODE_TYPES]
         if not all(len(x) == 2 for x in matrices) or matrices[0][1] != matrices[1][1]:
             raise ValueError(
-                f"'targets' requires users and items of one width (got {shapes} of "
+                f"'targets' must have users and items of one width (got {shapes} of "
                 f'teacher {name!r})'
             )
         if sizes is None:
@@ -139,22 +355,9 @@ def check_teachers(
                 )
             if not bool(target.x_dict[key].isfinite().all()):
                 raise ValueError(
-                    f"'targets' requires finite embeddings (got NaN or infinity for "
+                    f"'targets' must have finite embeddings (got NaN or infinity for "
                     f'{key!r} of teacher {name!r})'
                 )
-
-
-def _scaled(
-    name: str, x_dict: Mapping[str, Tensor], weight: float
-) -> dict[str, Tensor]:
-    """Tables of one mean square whose scores are ``weight`` of the standardized."""
-    scale = weight / score_std(name, x_dict)
-    norm = {key: float(x_dict[key].double().square().mean()) for key in NODE_TYPES}
-    balance = (norm[ITEM] / norm[USER]) ** 0.25
-    return {
-        USER: x_dict[USER] * (math.sqrt(scale) * balance),
-        ITEM: x_dict[ITEM] * (math.sqrt(scale) / balance),
-    }
 
 
 def _check_weights(
@@ -162,8 +365,8 @@ def _check_weights(
 ) -> None:
     if set(weights) != set(targets):
         raise ValueError(
-            f"'weights' requires one weight for each teacher of {sorted(targets)} (got "
-            f'{sorted(weights)})'
+            f"'weights' must have one weight for each teacher of {sorted(targets)} "
+            f'(got {sorted(weights)})'
         )
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
@@ -172,5 +375,5 @@ def _check_weights(
             )
     if not sum(weights.values()) > 0:
         raise ValueError(
-            f"'weights' requires at least one above zero (got {dict(weights)})"
+            f"'weights' must have at least one above zero (got {dict(weights)})"
         )

@@ -123,7 +123,7 @@ def amortized(
             name: sum(fraction * part.losses[name] for fraction, part in parts)
             for name in parts[0][1].losses
         }
-        loss = sum(fraction * part.loss for fraction, part in parts)
+        loss = step_output(total, weights).loss  # type: ignore[arg-type]
         return StepOutput(backward, loss, total)  # type: ignore[arg-type]
 
     return step

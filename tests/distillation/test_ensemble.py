@@ -128,7 +128,7 @@ def test_the_best_items_are_ranked_anew_without_training_items():
     )
     weights = {'wide': 1.0, 'narrow': 2.0}
     assert ensemble_targets(teachers, weights).top is None
-    mixed = ensemble_targets(teachers, weights, train, depth=4)
+    mixed = ensemble_targets(teachers, weights, train, top_k=4)
     expected = topk_targets(mixed, train, 4)
     assert torch.equal(mixed.top.item_index, expected.item_index)
     assert torch.equal(mixed.top.scores, expected.scores)
@@ -276,14 +276,14 @@ def test_errors_of_teachers(other, match):
 
 
 def test_error_without_a_teacher():
-    with pytest.raises(ValueError, match="'targets' requires at least one teacher"):
+    with pytest.raises(ValueError, match="'targets' must have at least one teacher"):
         ensemble_targets({}, {})
 
 
 @pytest.mark.parametrize('name', ['', 'a/b', 'a.b'])
 def test_error_of_a_name(name):
     with pytest.raises(
-        ValueError, match=r"'targets' requires names without '/' and '.'"
+        ValueError, match=r"'targets' must have names without '/' and '.'"
     ):
         ensemble_targets({name: make_targets(0, 2)}, {name: 1.0})
 
@@ -295,5 +295,5 @@ def test_error_of_another_graph():
 
 
 def test_error_of_the_depth():
-    with pytest.raises(ValueError, match="'depth' must be positive"):
-        ensemble_targets({'a': make_targets(0, 2)}, {'a': 1.0}, depth=0)
+    with pytest.raises(ValueError, match="'top_k' must be positive"):
+        ensemble_targets({'a': make_targets(0, 2)}, {'a': 1.0}, top_k=0)
