@@ -126,7 +126,9 @@ def test_targets_without_modalities_are_saved_too(saved):
 def test_targets_of_other_data_are_refused(saved):
     path, _, train, _ = saved
     other = split_per_user(make_synthetic_dataset(60, 40, 4, seed=1)).train
-    with pytest.raises(ValueError, match=r"'data' must be the graph of the targets .* Run"):
+    with pytest.raises(
+        ValueError, match=r"'data' must be the graph of the targets .* Run"
+    ):
         load_targets(path, other)
     edges = train[INTERACTS].edge_index
     train[INTERACTS].edge_index = edges[:, 1:]
