@@ -200,11 +200,11 @@ def test_errors():
         rank_items((table, table), users, 1, seen=seen)
     with pytest.raises(ValueError, match=r"'score' must.*\[3, num_items\].*int64"):
         rank_items(lambda u: table.long(), users, 1)
-    with pytest.raises(ValueError, match=r"'score' requires.*\(got \[2, 2\]"):
+    with pytest.raises(ValueError, match=r"'score' must return.*\(got \[2, 2\]"):
         rank_items(lambda u: table[:2], users, 1)
     with pytest.raises(ValueError, match=r"'candidates' must.*\[3\].*int64"):
         rank_items((table, table), users, 1, candidates=users)
-    with pytest.raises(ValueError, match=r"'candidates' requires.*\(got \[2\]"):
+    with pytest.raises(ValueError, match=r"'candidates' must.*\(got \[2\]"):
         rank_items((table, table), users, 1, candidates=users[:2] > 0)
     with pytest.raises(
         ValueError, match=r"'edge_index' requires target ids in \[0, 4\)"

@@ -270,8 +270,11 @@ def test_models_are_evaluated_by_their_embeddings_or_scores():
     split = split_per_user(make_synthetic_dataset(60, 40, 4, seed=0))
     model = LightGCN.from_data(split, embedding_dim=8)
     x_dict = model(normalized_adj_dict(split.train))
-    expected = evaluate({key: x.detach() for key, x in x_dict.items()}, split.val)
-    assert evaluate(model, split.val).metrics == expected.metrics
+    expected = evaluate(
+        {key: x.detach() for key, x in x_dict.items()}, split.val, ks=(20,)
+    )
+    assert evaluate(model, split.val, ks=(20,)).metrics == expected.metrics
     assert str(expected) == expected.summary()
     ease = EASE.from_data(split).fit(split.train[INTERACTS].edge_index)
-    assert evaluate(ease, split.val).metrics == evaluate(ease.scores, split.val).metrics
+    ours = evaluate(ease, split.val, ks=(20,))
+    assert ours.metrics == evaluate(ease.scores, split.val, ks=(20,)).metrics

@@ -346,12 +346,12 @@ def test_a_subclass_that_computes_something_else_is_refused():
             return {key: 2 * x for key, x in super().forward(*args).items()}
 
     with pytest.raises(ValueError, match=r"\(got 'Doubled', which differs on 'user'\)"):
-        Explainer(Doubled(NUM_NODES, 4), edges(), weights())
+        Explainer(Doubled(NUM_NODES, embedding_dim=4), edges(), weights())
 
 
 @pytest.mark.parametrize(('user', 'item', 'name'), [(5, 0, 'user'), (0, -1, 'item')])
 def test_a_position_outside_is_refused(user, item, name):
-    with pytest.raises(ValueError, match=f"'{name}' must lie in"):
+    with pytest.raises(ValueError, match=f"'{name}' must be in"):
         teacher_explainer().explain(user, item)
 
 

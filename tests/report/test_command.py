@@ -144,7 +144,7 @@ def test_an_interrupted_teacher_shows_its_curve(trained, copy_of, report_on):
 
 def test_a_student_without_control_says_what_is_lost(whole, copy_of, report_on):
     run = copy_of(whole)
-    shutil.rmtree(run / 'student' / 'control')
+    shutil.rmtree(run / 'student' / 'baseline')
     page, _ = report_on(run)
     assert 'the student was trained without its control' in page.text
 
