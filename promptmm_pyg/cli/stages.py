@@ -1,11 +1,11 @@
 """The stages of a run: trains and writes the teacher, then the student."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from promptmm_pyg.cli.data_source import read_titles
 from promptmm_pyg.cli.models import (
@@ -22,17 +22,9 @@ from promptmm_pyg.cli.run_folder import (
     versions,
     write_json,
 )
-from promptmm_pyg.data import (
-    INTERACTS,
-    ITEM,
-    USER,
-    Split,
-    modality_mask_dict,
-    modality_x_dict,
-)
+from promptmm_pyg.data import ITEM, Split
 from promptmm_pyg.distillation import DistillationResult, distill
-from promptmm_pyg.models.inference import get_embeddings
-from promptmm_pyg.serving import FeatureMapper, Recommender
+from promptmm_pyg.serving import Recommender
 from promptmm_pyg.training import History, TrainingConfig
 from promptmm_pyg.training import train as train_model
 from promptmm_pyg.training.loop import CHECKPOINT
@@ -157,45 +149,20 @@ def _recommender(
     data: Prepared,
     titles: dict[Any, str] | None,
 ) -> Recommender:
-    x_dict = get_embeddings(result.student, data.inputs)
-    item_ids = data.train[ITEM].raw_id
     if config['titles'] is not None:
         where = config['titles']
         by_text = read_titles(where['path'], where['item'], where['title'])
-        titles = {
-            raw: by_text[str(raw)] for raw in item_ids.tolist() if str(raw) in by_text
-        }
-    return Recommender(
-        x_dict[USER],
-        x_dict[ITEM],
-        user_ids=data.train[USER].raw_id,
-        item_ids=item_ids,
-        seen=data.train[INTERACTS].edge_index,
-        titles=titles,
-        feature_mapper=_feature_path(x_dict, data),
-    )
-
-
-def _feature_path(x_dict: dict[str, Tensor], data: Prepared) -> FeatureMapper | None:
-    """From features as they come to the student's items, where there are enough."""
-    # Those of the training graph are standardized, which a new item's are not.
-    features, masks = (
-        {name: x_of[ITEM] for name, x_of in kind(data.val).items() if ITEM in x_of}
-        for kind in (modality_x_dict, modality_mask_dict)
-    )
-    if not features:
-        return None
-    try:
-        return FeatureMapper.fit(
-            features,
-            x_dict[ITEM],
-            user_x=x_dict[USER],
-            seen=data.train[INTERACTS].edge_index,
-            modality_mask=masks,
+        item_ids = data.val[ITEM].raw_id.tolist()
+        titles = {raw: by_text[str(raw)] for raw in item_ids if str(raw) in by_text}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        # The features of the training graph are standardized, those of new items not.
+        recommender = Recommender.from_model(
+            result.student, data.val, inputs=data.inputs, titles=titles
         )
-    except ValueError as error:
-        print(f'warning: no items can be added later: {error}', file=sys.stderr)
-        return None
+    for warning in caught:
+        print(f'warning: {warning.message}', file=sys.stderr)
+    return recommender
 
 
 def _card(student: dict[str, Any], result: DistillationResult) -> dict[str, Any]:

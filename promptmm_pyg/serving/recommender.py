@@ -1,15 +1,24 @@
 """Recommendations by raw ids, from embeddings alone."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from promptmm_pyg.serving._card import ABOUT, build_card
 from promptmm_pyg.serving._files import MAX_BYTES, Artifact, read_files, write_files
 from promptmm_pyg.serving._restore import restore
+from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.new_items import NewItems
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+    from promptmm_pyg.data.split import Split
+    from promptmm_pyg.targets import TeacherOutput
 
 
 class Recommender(NewItems):
@@ -42,6 +51,76 @@ class Recommender(NewItems):
         >>> model.recommend('bob', k=1).ids.tolist()
         [20]
     """
+
+    @classmethod
+    def from_model(
+        cls,
+        model: 'torch.nn.Module | TeacherOutput | Mapping[str, Tensor]',
+        data: 'Split | HeteroData',
+        *,
+        inputs: tuple[Any, ...] | None = None,
+        titles: Mapping[Any, str] | None = None,
+        fit_features: bool = True,
+    ) -> 'Recommender':
+        """Builds the recommender of a trained model; needs torch_geometric.
+
+        Ids are the ``raw_id`` of ``data`` (row numbers where there are none), and
+        users have seen the training interactions. Where items have features, a
+        :class:`FeatureMapper` is fitted, so that :meth:`add_items` accepts new items.
+        Features must be on the scale that those of new items will have: pass the data
+        as loaded, not standardized.
+
+        Args:
+            model: A trained model, or its embeddings: a
+                :class:`~promptmm_pyg.targets.TeacherOutput`, such as the
+                ``as_output(width)`` of a closed form, or
+                ``{'user': [num_users, D], 'item': [num_items, D]}``.
+            data: The split the model was trained on, or one of its graphs.
+            inputs: The arguments of the model's forward. (default: the normalized
+                message edges of ``data``)
+            titles: Item titles by raw id, for display. (default: none)
+            fit_features: Whether to fit the feature mapper. (default: ``True``)
+
+        Warns:
+            UserWarning: If there are features and no mapper can be fitted on them.
+
+        Raises:
+            ValueError: If the embeddings and ``data`` differ in their sizes.
+
+        Example:
+            >>> from promptmm_pyg.data import make_synthetic_dataset
+            >>> from promptmm_pyg.models import LightGCN
+            >>> data = make_synthetic_dataset(30, 20)
+            >>> student = LightGCN.from_data(data, embedding_dim=8)
+            >>> Recommender.from_model(student, data)
+            Recommender(30 users, 20 items, 8 channels)
+        """
+        from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
+        from promptmm_pyg.models.inference import get_embeddings
+
+        graph: HeteroData = getattr(data, 'train', data)
+        x_dict: Mapping[str, Tensor] = (
+            get_embeddings(model, graph if inputs is None else inputs)
+            if isinstance(model, torch.nn.Module)
+            else model
+            if isinstance(model, Mapping)
+            else model.x_dict
+        )
+        ids = {
+            key: graph[key].get('raw_id', range(x_dict[key].size(0)))
+            for key in (USER, ITEM)
+        }
+        recommender = cls(
+            x_dict[USER],
+            x_dict[ITEM],
+            user_ids=ids[USER],
+            item_ids=ids[ITEM],
+            seen=graph[INTERACTS].edge_index,
+            titles=titles,
+        )
+        if fit_features:
+            recommender.feature_mapper = _fit_mapper(recommender, graph)
+        return recommender
 
     def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
         """Writes the folder ``path``: ``model.safetensors``, ``ids.json``,
@@ -141,3 +220,26 @@ class Recommender(NewItems):
                 for part in self.feature_mapper.maps
             }
         return about
+
+
+def _fit_mapper(recommender: Recommender, graph: 'HeteroData') -> FeatureMapper | None:
+    """The feature mapper of the item features of a graph, if it has any."""
+    from promptmm_pyg.data.schema import ITEM, modality_mask_dict, modality_x_dict
+
+    features, masks = (
+        {name: x_of[ITEM] for name, x_of in kind(graph).items() if ITEM in x_of}
+        for kind in (modality_x_dict, modality_mask_dict)
+    )
+    if not features:
+        return None
+    try:
+        return FeatureMapper.fit(
+            features,
+            recommender.item_x,
+            user_x=recommender.user_x,
+            seen=recommender.seen,
+            modality_mask=masks,
+        )
+    except ValueError as error:
+        warnings.warn(f'no items can be added later: {error}', stacklevel=3)
+        return None

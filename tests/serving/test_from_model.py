@@ -1,0 +1,142 @@
+"""From a trained model and its data to a recommender."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from promptmm_pyg.data import INTERACTS, make_synthetic_dataset, split_per_user
+from promptmm_pyg.models import EASE, LightGCN
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
+from promptmm_pyg.serving import FeatureMapper, Recommender
+
+
+@pytest.fixture(scope='module')
+def data():
+    return split_per_user(make_synthetic_dataset(30, 40))
+
+
+@pytest.fixture(scope='module')
+def student(data):
+    torch.manual_seed(0)
+    return LightGCN.from_data(data, embedding_dim=8)
+
+
+def features_of(graph, prefix='x_'):
+    return {
+        key.removeprefix(prefix): x
+        for key, x in graph['item'].items()
+        if key.startswith(prefix)
+    }
+
+
+def test_lists_are_those_of_the_embeddings_without_training_items(data, student):
+    titles = {data.train['item'].raw_id[3]: 'Third'}
+    model = Recommender.from_model(student, data, titles=titles)
+    x_dict = get_embeddings(student, data.train)
+    edges = data.train[INTERACTS].edge_index
+    scores = x_dict['user'] @ x_dict['item'].t()
+    scores[edges[0], edges[1]] = -torch.inf
+    expected = scores.argsort(dim=1, descending=True, stable=True)[:, :5]
+    ids = data.train['item'].raw_id
+    users = data.train['user'].raw_id
+    assert model.recommend(users, 5).ids.tolist() == ids[expected.numpy()].tolist()
+    assert model.titles == titles
+    assert model.user_ids == users.tolist()
+
+
+def test_the_feature_mapper_is_that_of_the_present_features(data, student):
+    features, masks = (features_of(data.train, prefix) for prefix in ('x_', 'mask_'))
+    assert any(not mask.all() for mask in masks.values())
+    graph = data.train.clone()
+    for name, mask in masks.items():
+        graph['item'][f'x_{name}'][~mask] = float('nan')
+    model = Recommender.from_model(student, graph)
+    expected = FeatureMapper.fit(
+        features,
+        model.item_x,
+        user_x=model.user_x,
+        seen=data.train[INTERACTS].edge_index,
+        modality_mask=masks,
+    )
+    torch.testing.assert_close(
+        model.feature_mapper(features, masks), expected(features, masks)
+    )
+    bare = Recommender.from_model(student, data, fit_features=False)
+    assert bare.feature_mapper is None
+
+
+def test_a_graph_or_a_split_gives_the_same(data, student):
+    first = Recommender.from_model(student, data)
+    second = Recommender.from_model(student, data.test)
+    users = first.user_ids
+    assert first.recommend(users).ids.tolist() == second.recommend(users).ids.tolist()
+
+
+def test_inputs_replace_the_edges_of_the_data(data, student):
+    graph = data.train.clone()
+    for edge_type in graph.edge_types:
+        graph[edge_type].edge_weight = torch.ones(graph[edge_type].num_edges)
+    inputs = (normalized_adj_dict(graph),)
+    model = Recommender.from_model(student, data, inputs=inputs)
+    torch.testing.assert_close(model.item_x, get_embeddings(student, inputs)['item'])
+    usual = Recommender.from_model(student, data)
+    assert not torch.allclose(model.item_x, usual.item_x)
+
+
+def test_embeddings_and_closed_forms_are_served(data):
+    ease = EASE({'user': 30, 'item': 40}).fit(data.train[INTERACTS].edge_index)
+    model = Recommender.from_model(ease.as_output(30), data, fit_features=False)
+    scores = ease.scores(torch.arange(30))
+    torch.testing.assert_close(model.user_x @ model.item_x.t(), scores)
+    x_dict = {'user': torch.ones(30, 2), 'item': torch.ones(40, 2)}
+    assert Recommender.from_model(x_dict, data).item_x.shape == (40, 2)
+
+
+def test_rows_are_ids_where_data_have_none(data, student):
+    graph = data.train.clone()
+    for node_type in ('user', 'item'):
+        del graph[node_type]['raw_id']
+    model = Recommender.from_model(student, graph)
+    assert (model.user_ids, model.item_ids) == (list(range(30)), list(range(40)))
+
+
+def test_too_few_items_for_a_mapper_are_a_warning(data, student, monkeypatch):
+    monkeypatch.setattr('promptmm_pyg.serving._feature_fit.MIN_ITEMS', 1000)
+    with pytest.warns(UserWarning, match='no items can be added later: '):
+        model = Recommender.from_model(student, data)
+    assert model.feature_mapper is None
+
+
+def test_data_and_training_mode_stay_as_they_are(data, student):
+    student.train()
+    before = {key: x.clone() for key, x in features_of(data.train).items()}
+    Recommender.from_model(student, data)
+    assert student.training
+    for key, x in features_of(data.train).items():
+        torch.testing.assert_close(x, before[key])
+
+
+def test_embeddings_of_other_data_are_refused(student):
+    other = make_synthetic_dataset(30, 20)
+    with pytest.raises(ValueError, match="'item_ids' must contain one id for each"):
+        Recommender.from_model(
+            {'user': torch.ones(30, 2), 'item': torch.ones(40, 2)}, other
+        )
+
+
+def test_importing_the_recommender_is_light():
+    code = (
+        'import sys, time\n'
+        'from promptmm_pyg import Recommender\n'
+        "heavy = ['torch_geometric', 'torchmetrics', 'pandas', 'faiss', 'scipy']\n"
+        'print([name for name in heavy if name in sys.modules])\n'
+        'print(time.process_time())'
+    )
+    out = subprocess.run(
+        [sys.executable, '-c', code], check=True, capture_output=True, text=True
+    )
+    loaded, seconds = out.stdout.split('\n')[:2]
+    assert loaded == '[]'
+    assert float(seconds) <= 2.0
