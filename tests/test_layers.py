@@ -31,9 +31,9 @@ class May(NamedTuple):
     layers: set[str]
     packages: set[str]
     optional: set[str] = OPTIONAL
-    deferred_layers: set[str] = set()
+    deferred_layers: frozenset[str] = frozenset()
     """Layers that only functions may import."""
-    deferred_packages: set[str] = set()
+    deferred_packages: frozenset[str] = frozenset()
 
 
 LAYERS = {
@@ -47,8 +47,10 @@ LAYERS = {
     'serving': May(
         {'_utils', 'functional', 'ranking'},
         {'torch', 'numpy', 'safetensors'},
-        deferred_layers={'data.schema', 'data.split', 'models.inference', 'targets'},
-        deferred_packages={'torch_geometric'},
+        deferred_layers=frozenset(
+            {'data.schema', 'data.split', 'models.inference', 'targets'}
+        ),
+        deferred_packages=frozenset({'torch_geometric'}),
     ),
     'data': May({'_utils'}, {*PYG, 'numpy', 'safetensors'}),
     'content': May({'_utils', 'data.schema', 'data.split'}, {*PYG, *CORE}),
