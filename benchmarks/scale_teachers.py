@@ -58,7 +58,9 @@ def teaching(size: Size, data: HeteroData, features: Tensor, costs: Costs) -> Pr
     sizes = num_nodes_dict(data)
     start = {key: torch.randn(number, PROMPT) for key, number in sizes.items()}
     content = {'content': {ITEM: features}}
-    teacher = PromptMM(sizes, content, start, embedding_dim=size.width)
+    teacher = PromptMM(
+        sizes, content, prompt_start_dict=start, embedding_dim=size.width
+    )
     on_neighborhoods(size, data, teacher, costs)
     if size.whole_fits:
         on_whole_graph(size, data, teacher, costs)
