@@ -2,8 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from promptmm_pyg.targets import SoftTargets, TeacherOutput, topk_targets
 Teacher = SoftTargets | TeacherOutput
 XDict = dict[NodeType, Tensor]
 Views = str | Sequence[str]
+Graph: TypeAlias = HeteroData | None
 
 FUSED = 'fused'
 """The view of the teacher's final embeddings, beside those of its modalities."""
@@ -54,18 +55,12 @@ class Adapter(torch.nn.Module):
         self.weight = weight
         self.name = self.default_name if name is None else name
 
-    def setup(
-        self,
-        targets: SoftTargets,
-        student_channels: int,
-        train: HeteroData | None = None,
-    ) -> None:
-        """Prepares the adapter for a teacher and a student; called by
-        :func:`~promptmm_pyg.distillation.distill`.
+    def setup(self, targets: SoftTargets, width: int, train: Graph = None) -> None:
+        """Prepares the adapter for a teacher and a student; ``distill`` calls it.
 
         Args:
             targets: The teacher's output.
-            student_channels: The width of the student.
+            width: The width of the student.
             train: Graph whose message edges are the training interactions.
         """
 
@@ -113,12 +108,7 @@ class OnPairs(Adapter):
         super().__init__(loss, weight, name=name)
         self.view = view
 
-    def setup(
-        self,
-        targets: SoftTargets,
-        student_channels: int,
-        train: HeteroData | None = None,
-    ) -> None:
+    def setup(self, targets: SoftTargets, width: int, train: Graph = None) -> None:
         resolve_views([self.view], targets)
 
     def compute(
@@ -174,12 +164,7 @@ class OnLists(Adapter):
         self.view_weights = view_weights
         self._takes_target = 'target_mask' in inspect.signature(loss.forward).parameters
 
-    def setup(
-        self,
-        targets: SoftTargets,
-        student_channels: int,
-        train: HeteroData | None = None,
-    ) -> None:
+    def setup(self, targets: SoftTargets, width: int, train: Graph = None) -> None:
         resolve_views(self.views, targets)
 
     def compute(
@@ -273,12 +258,7 @@ class OnEmbeddings(Adapter):
         self.copies = torch.nn.ModuleDict()
         self.projectors = torch.nn.ModuleDict()
 
-    def setup(
-        self,
-        targets: SoftTargets,
-        student_channels: int,
-        train: HeteroData | None = None,
-    ) -> None:
+    def setup(self, targets: SoftTargets, width: int, train: Graph = None) -> None:
         """Creates new projectors, and copies of a loss with parameters."""
         self.copies = torch.nn.ModuleDict()
         self.projectors = torch.nn.ModuleDict()
@@ -286,14 +266,12 @@ class OnEmbeddings(Adapter):
             for key in self.node_types:
                 if any(True for _ in self.loss.parameters()):
                     self.copies[f'{view}/{key}'] = copy.deepcopy(self.loss)
-                width = view_of(targets, view)[key].size(-1)
+                channels = view_of(targets, view)[key].size(-1)
                 name = self._projector(view, key)
-                if self.projection == 'none' or width == student_channels:
+                if self.projection == 'none' or channels == width:
                     continue
                 if name not in self.projectors:
-                    self.projectors[name] = torch.nn.Linear(
-                        student_channels, width, bias=False
-                    )
+                    self.projectors[name] = torch.nn.Linear(width, channels, bias=False)
 
     def _projector(self, view: str, node_type: NodeType) -> str:
         return f'{view}/{node_type}' if self.projection == 'per_type' else view
@@ -397,12 +375,7 @@ class OnTopK(Adapter):
         self.refresh_every = refresh_every
         self.seen: SeenItems | None = None
 
-    def setup(
-        self,
-        targets: SoftTargets,
-        student_channels: int,
-        train: HeteroData | None = None,
-    ) -> None:
+    def setup(self, targets: SoftTargets, width: int, train: Graph = None) -> None:
         """Ranks the teacher's best items, unless ``targets.top`` has enough."""
         top = targets.top
         k = min(self.top_k, targets.x_dict[ITEM].size(0))
@@ -427,106 +400,90 @@ class OnTopK(Adapter):
     ) -> Tensor:
         if 'top' not in self._buffers:
             raise RuntimeError(
-                "'setup(targets, student_channels, train)' must be called before "
-                "'OnTopK'. 'distill' does so"
+                "'setup(targets, width, train)' must be called before 'OnTopK'. "
+                "'distill' does so"
             )
         items = self.top[batch.user]
-        has_item = items[:, 0] >= 0
-        users, items = batch.user[has_item], items[has_item]
-        best = users, items.clamp_min(0), items >= 0
-        compute: Callable[..., Tensor] = getattr(self, f'_{self.mode}')
-        return compute(student, teacher, best, lists, has_item)
-
-    def _ranking(
-        self,
-        student: XDict,
-        teacher: Teacher,
-        best: tuple[Tensor, Tensor, Tensor],
-        *_: Any,
-    ) -> Tensor:
-        users, items, mask = best
-        logits = list_logits(student, users, items)
-        rank = None
-        if self.num_sampled > 0:
-            num_items = student[ITEM].size(0)
-            drawn = torch.randint(num_items, (users.numel(), self.num_sampled))
-            drawn = drawn.to(users.device)
-            with torch.no_grad():
-                sampled = list_logits(student, users, drawn)
-            rank = estimate_rank(logits, sampled, num_items)
-        loss: Tensor = self.loss(logits, rank, mask=mask)
-        return loss
-
-    def _relaxed(
-        self,
-        student: XDict,
-        teacher: Teacher,
-        best: tuple[Tensor, Tensor, Tensor],
-        lists: CandidateLists,
-        has_item: Tensor,
-    ) -> Tensor:
-        users, items, mask = best
+        some = items[:, 0] >= 0
         unseen = ~lists.target_mask
         unseen = unseen if lists.mask is None else unseen & lists.mask
-        others, unseen = lists.item_index[has_item], unseen[has_item]
+        best = _Best(
+            batch.user[some],
+            items[some].clamp_min(0),
+            items[some] >= 0,
+            lists.item_index[some],
+            unseen[some],
+        )
+        loss: Tensor = getattr(self, f'_{self.mode}')(student, teacher, best)
+        return loss
+
+    def _ranking(self, student: XDict, _: Teacher, best: '_Best') -> Any:
+        logits, rank = list_logits(student, best.users, best.items), None
+        if self.num_sampled > 0:
+            num_items, size = (
+                student[ITEM].size(0),
+                (best.users.numel(), self.num_sampled),
+            )
+            drawn = torch.randint(num_items, size).to(best.users.device)
+            with torch.no_grad():
+                sampled = list_logits(student, best.users, drawn)
+            rank = estimate_rank(logits, sampled, num_items)
+        return self.loss(logits, rank, mask=best.mask)
+
+    def _relaxed(self, student: XDict, _: Teacher, best: '_Best') -> Any:
         # Candidates that are among the best are no others.
-        among = ((others[:, :, None] == items[:, None]) & mask[:, None]).any(dim=-1)
-        unseen = unseen & ~among
+        same = best.others[:, :, None] == best.items[:, None]
+        unseen = best.unseen & ~(same & best.mask[:, None]).any(dim=-1)
         some = unseen.any(dim=-1)
         interesting, uninteresting = (
-            list_logits(student, users[some], x[some]) for x in (items, others)
+            list_logits(student, best.users[some], x[some])
+            for x in (best.items, best.others)
         )
-        loss: Tensor = self.loss(interesting, uninteresting, mask[some], unseen[some])
-        return loss
+        return self.loss(interesting, uninteresting, best.mask[some], unseen[some])
 
-    def _collaborative(
-        self,
-        student: XDict,
-        teacher: Teacher,
-        best: tuple[Tensor, Tensor, Tensor],
-        *_: Any,
-    ) -> Tensor:
-        users, items, mask = best
-        depth = self.top.size(1)
-        place = sample_by_rank(depth, self.num_samples, users.numel(), self.decay)
-        place = place.to(users.device)
+    def _collaborative(self, student: XDict, teacher: Teacher, best: '_Best') -> Any:
+        depth, size = self.top.size(1), best.users.numel()
+        place = sample_by_rank(depth, self.num_samples, size, self.decay)
+        place = place.to(best.users.device)
         # The best item always exists: no list is empty.
-        place[:, 0] = place[:, 0].where(mask.gather(1, place).any(dim=1), 0)
-        items, mask = items.gather(1, place), mask.gather(1, place)
+        place[:, 0] = place[:, 0].where(best.mask.gather(1, place).any(dim=1), 0)
+        items, mask = best.items.gather(1, place), best.mask.gather(1, place)
         pair = student, view_of(teacher, FUSED)
-        loss: Tensor = self.loss(
-            *(list_logits(x, users, items) for x in pair), mask=mask
-        )
-        return loss
+        return self.loss(*(list_logits(x, best.users, items) for x in pair), mask=mask)
 
-    def _rank_aware(
-        self,
-        student: XDict,
-        teacher: Teacher,
-        best: tuple[Tensor, Tensor, Tensor],
-        *_: Any,
-    ) -> Tensor:
-        users, items, mask = best
+    def _rank_aware(self, student: XDict, teacher: Teacher, best: '_Best') -> Any:
         if int(self.step) % self.refresh_every == 0:
             pair = student[USER].detach(), student[ITEM].detach()
             every = torch.arange(self.own.size(0), device=self.own.device)
             k = self.top.size(1)
             self.own = rank_items(pair, every, k, seen=self.seen).item_index
         self.step += 1
-        own = self.own[users]
-        both = torch.cat([items, own.clamp_min(0)], dim=1)
+        own, mask = self.own[best.users], best.mask
+        both = torch.cat([best.items, own.clamp_min(0)], dim=1)
         # An item in both counts once, in the teacher's part.
-        shared = (items[:, :, None] == own[:, None]) & mask[:, :, None]
+        shared = (best.items[:, :, None] == own[:, None]) & mask[:, :, None]
         teacher_top = torch.cat([mask, torch.zeros_like(mask)], dim=1)
         student_top = torch.cat([shared.any(2), (own >= 0) & ~shared.any(1)], dim=1)
-        pairs = student, view_of(teacher, FUSED)
-        loss: Tensor = self.loss(
-            *(list_logits(x, users, both) for x in pairs), teacher_top, student_top
+        logits = (
+            list_logits(x, best.users, both) for x in (student, view_of(teacher, FUSED))
         )
-        return loss
+        return self.loss(*logits, teacher_top, student_top)
 
     def extra_repr(self) -> str:
         return f'top_k={self.top_k}, mode={self.mode!r}, {super().extra_repr()}'
+
+
+class _Best(NamedTuple):
+    """The users of a batch with a best item left, and their lists."""
+
+    users: Tensor
+    items: Tensor
+    mask: Tensor
+    """Which of the items exist."""
+    others: Tensor
+    """The candidates of the batch."""
+    unseen: Tensor
+    """Which of these count: all but the positive."""
 
 
 def margins(x_dict: XDict, batch: Triplets) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptmm_pyg._distributed import assert_equal_across_ranks, run_on_rank0
 from promptmm_pyg._utils import check_choice, check_positive
-from promptmm_pyg.data.schema import ITEM, USER
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.distillation.candidates import CandidateSampler, CandidateSampling
 from promptmm_pyg.distillation.objective import (
@@ -40,9 +40,8 @@ from promptmm_pyg.training.train import (
     whole_graph_step,
 )
 from promptmm_pyg.training.validation import (
-    check_graph_device,
+    check_device,
     check_monitor,
-    check_targets_device,
     validation,
 )
 
@@ -98,7 +97,7 @@ def distill(
     :class:`~promptmm_pyg.loader.CandidateLists`. It returns a dictionary of scalars,
     which are multiplied by its attribute ``weight`` (one without). A module among them
     is trained with the student, on its device and in its precision; its
-    ``setup(targets, student_channels, train)`` is called first, if it has one.
+    ``setup(targets, width, train)`` is called first, if it has one.
 
     In a ``torch.distributed`` group (:func:`~promptmm_pyg.training.process_group`)
     every process trains on its shard of each batch, and gradients are averaged.
@@ -146,10 +145,10 @@ def distill(
     adj = (normalized_adj_dict(train),)
     inputs = adj if inputs is None else inputs
     teacher_inputs = adj if teacher_inputs is None else teacher_inputs
-    check_graph_device('student', student, train)
+    check_device('data.train', train[INTERACTS].edge_index, 'student', student)
     width = int(get_embeddings(student, inputs)[ITEM].size(-1))
     targets = _targets(teacher, teacher_inputs, width)
-    check_targets_device(student, targets.x_dict)
+    check_device('teacher', targets.x_dict[ITEM], 'student', student)
     own_losses, own_weights = resolve_losses(student, None, loss_weights)
     baseline_weights = own_weights
     if baseline_loss_weights is not None:

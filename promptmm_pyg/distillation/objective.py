@@ -119,14 +119,12 @@ class Objective(torch.nn.Module):
             loss for loss in self.losses if isinstance(loss, torch.nn.Module)
         )
 
-    def setup(
-        self, targets: SoftTargets, student_channels: int, train: HeteroData
-    ) -> None:
+    def setup(self, targets: SoftTargets, width: int, train: HeteroData) -> None:
         """Calls the ``setup`` of every loss that has one."""
         for loss in self.losses:
             setup: Any = getattr(loss, 'setup', None)
             if callable(setup):
-                setup(targets, student_channels, train)
+                setup(targets, width, train)
 
     def extend(
         self,

@@ -1,4 +1,4 @@
-"""Training state in one safetensors file: no pickle, no half-written file."""
+"""Training state in one safetensors file, without pickle."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,8 @@ _FORMAT = 'promptmm_pyg.state.v1'
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Writes a nested dictionary of tensors and JSON values to one file.
-
-    The file appears whole or not at all: it is written under a temporary name
-    beside ``path`` and renamed. Keys are strings or integers; integers come back
-    as integers.
+    """Writes a nested dictionary of tensors and JSON values to one file, atomically.
+    Keys are strings or integers, and keep their type.
 
     Args:
         path: The file to write.
@@ -71,25 +68,18 @@ def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         # A copy each: safetensors refuses tensors that share memory.
         tensors[name] = value.detach().clone().contiguous()
         return {'tensor': name}
-    if isinstance(value, dict):
-        return {
-            'dict': [
-                [key, _flatten(item, f'{name}{_SEPARATOR}{key}', tensors)]
-                for key, item in value.items()
-            ]
-        }
-    if isinstance(value, list | tuple):
-        return {
-            'list': [
-                _flatten(item, f'{name}{_SEPARATOR}{i}', tensors)
-                for i, item in enumerate(value)
-            ]
-        }
+    if isinstance(value, dict | list | tuple):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        parts = [
+            [key, _flatten(item, f'{name}{_SEPARATOR}{key}', tensors)]
+            for key, item in pairs
+        ]
+        return {'dict' if isinstance(value, dict) else 'list': parts}
     if value is None or isinstance(value, bool | int | float | str):
         return {'value': value}
     raise TypeError(
-        f"'state' requires tensors and JSON values only (got {type(value).__name__} at "
-        f'{name.replace(_SEPARATOR, "/")!r})'
+        f"'state' must contain tensors and JSON values only (got "
+        f'{type(value).__name__} at {name.replace(_SEPARATOR, "/")!r})'
     )
 
 
@@ -100,5 +90,5 @@ def _rebuild(node: Any, tensors: dict[str, Tensor]) -> Any:
     if kind == 'dict':
         return {key: _rebuild(item, tensors) for key, item in content}
     if kind == 'list':
-        return [_rebuild(item, tensors) for item in content]
+        return [_rebuild(item, tensors) for _, item in content]
     return content

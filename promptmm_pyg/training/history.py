@@ -91,16 +91,10 @@ class EarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint, as tensors and plain numbers."""
-        return {
-            'best_value': self.best_value,
-            'best_epoch': self.best_epoch,
-            'best_state': self.best_state,
-            'num_stale': self.num_stale,
-        }
+        names = ('best_value', 'best_epoch', 'best_state', 'num_stale')
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned."""
-        self.best_value = float(state['best_value'])
-        self.best_epoch = int(state['best_epoch'])
-        self.best_state = dict(state['best_state'])
-        self.num_stale = int(state['num_stale'])
+        for name in self.state_dict():
+            setattr(self, name, state[name])

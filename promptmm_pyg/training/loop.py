@@ -40,13 +40,11 @@ LOG = 'log.jsonl'
 
 
 class Stateful(Protocol):
-    """An object whose state belongs to a checkpoint."""
+    """An object whose state, tensors and JSON values, belongs to a checkpoint."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and JSON values."""
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class StepOutput(NamedTuple):
@@ -97,7 +95,7 @@ def amortized(
         losses: The named losses of an output on a batch.
         weights: The weight of each. (``None``: one)
         parameters: Those that ``losses`` may use directly.
-        batch_size: The size of a piece; the last one may be smaller.
+        batch_size: The size of a piece.
     """
     trained = [p for p in parameters if p.requires_grad]
 
@@ -159,14 +157,12 @@ def _add_gradients(
         loss, leaves, allow_unused=True, retain_graph=True
     )
     for i, grad in enumerate(grads):
-        if grad is None:
-            continue
-        current = sums[i]
-        if current is None:
-            # `grad` may share memory with another gradient.
-            sums[i] = grad.to_dense() if grad.is_sparse else grad.clone()
-        else:
-            current.add_(grad)
+        if grad is not None:
+            current = sums[i]
+            if current is not None:
+                current.add_(grad)
+            else:  # A gradient may share memory with another one.
+                sums[i] = grad.to_dense() if grad.is_sparse else grad.clone()
 
 
 def train_step(
@@ -238,10 +234,8 @@ def fit(
 
     With ``config.run_dir`` every epoch ends in a checkpoint, and ``config.resume``
     continues from it to exactly the numbers of an uninterrupted run (same machine,
-    same threads).
-
-    In a ``torch.distributed`` group every process must call this with the same
-    arguments. Only rank 0 writes files and shows progress.
+    same threads). In a ``torch.distributed`` group every process must call this with
+    the same arguments; only rank 0 writes files and shows progress.
 
     Args:
         module: All that is trained; its ``state_dict`` is saved.
@@ -253,12 +247,6 @@ def fit(
         stateful: Further objects whose state belongs to the checkpoint.
         on_epoch: Called with the epoch's number before it starts.
         name: Title of the progress bar.
-
-    Raises:
-        ValueError: If processes were called differently, or a run is resumed on another
-            kind of device.
-        FloatingPointError: If the loss becomes infinite or NaN.
-        FileNotFoundError: If ``resume`` finds no checkpoint.
     """
     _check_processes(loader, config)
     broadcast_module(module)

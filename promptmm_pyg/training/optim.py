@@ -32,9 +32,8 @@ class LazyAdamW(torch.optim.AdamW):
       count as if no step had passed. Bias correction counts all steps.
 
     The state has the form of AdamW's, so either can continue from the other.
-    :class:`torch.optim.SparseAdam` is lazy in the same way, but it adds ``eps`` before
-    bias is corrected, which is another update where gradients are small, and it has no
-    weight decay and no place for dense gradients.
+    :class:`torch.optim.SparseAdam` adds ``eps`` before the bias correction, which
+    differs where gradients are small, and has no weight decay and no dense gradients.
 
     Args:
         params: Parameters or groups of them.

@@ -30,7 +30,7 @@ from promptmm_pyg.training.loop import (
 )
 from promptmm_pyg.training.neighborhood import train_on_neighborhoods
 from promptmm_pyg.training.validation import (
-    check_graph_device,
+    check_device,
     check_monitor,
     cutoff,
     validation,
@@ -149,7 +149,7 @@ def train(
         return train_on_neighborhoods(
             model, data.train, data.val, function, weights, config, negative_items
         )
-    check_graph_device('model', model, data.train)
+    check_device('data.train', data.train[INTERACTS].edge_index, 'model', model)
     torch.manual_seed(config.seed)
     loader = triplet_loader(
         data.train,

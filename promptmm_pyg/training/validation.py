@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.data.schema import ITEM, num_nodes_dict
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.evaluation.metrics import METRICS
 from promptmm_pyg.models.inference import get_embeddings
@@ -44,26 +44,13 @@ def check_monitor(monitor: str, data: HeteroData) -> None:
         )
 
 
-def check_graph_device(name: str, module: torch.nn.Module, train: HeteroData) -> None:
-    """Raises unless the graph is on the device of the model called ``name``."""
-    device, current = _device(module), train[INTERACTS].edge_index.device
-    if device not in (None, current):
+def check_device(name: str, x: Tensor, owner: str, module: torch.nn.Module) -> None:
+    """Raises unless ``x``, of the argument ``name``, is on the device of the module
+    ``owner``.
+    """
+    device = next((p.device for p in module.parameters()), None)
+    if device not in (None, x.device):
         raise ValueError(
-            f"'data.train' must be on the device of '{name}', {device} (got "
-            f"{current}). Move it: 'data.train.to({str(device)!r})'"
+            f"'{name}' must be on the device of '{owner}', {device} (got {x.device}). "
+            f"Move it: '{name}.to({str(device)!r})'"
         )
-
-
-def check_targets_device(student: torch.nn.Module, x_dict: dict[str, Tensor]) -> None:
-    """Raises unless the teacher's embeddings are on the student's device."""
-    device, current = _device(student), x_dict[USER].device
-    if device not in (None, current):
-        raise ValueError(
-            f"'teacher' must be on the device of 'student', {device} (got "
-            f'{current}). Move the module or its soft targets: '
-            f"'teacher.to({str(device)!r})'"
-        )
-
-
-def _device(module: torch.nn.Module) -> torch.device | None:
-    return next((p.device for p in module.parameters()), None)

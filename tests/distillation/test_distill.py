@@ -224,8 +224,8 @@ class Constant(torch.nn.Module):
         super().__init__()
         self.target = torch.nn.Parameter(torch.zeros(1))
 
-    def setup(self, targets, student_channels, train):
-        self.arguments = targets, student_channels, train
+    def setup(self, targets, width, train):
+        self.arguments = targets, width, train
 
     def forward(self, student, teacher, batch, lists):
         assert lists.item_index.size(0) == batch.user.numel()

@@ -264,7 +264,7 @@ class ModelContract:
                 x.isfinite().all() and not x.requires_grad for x in x_dict.values()
             )
         for loss in promptmm_losses():
-            loss.setup(targets, student_channels=3)
+            loss.setup(targets, width=3)
 
     def test_makes_no_matrix_of_all_pairs(self):
         # Neighbors are searched in blocks of 1,024 rows: fewer than all.
