@@ -1,12 +1,17 @@
-"""Who interacted with what, for models in closed form."""
+"""The interactions of closed forms, and operators of low rank."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from promptmm_pyg._utils import checked_edges
-from promptmm_pyg.nn import CSRPair
+from promptmm_pyg._utils import check_positive, checked_edges
+from promptmm_pyg.nn.csr import CSRPair
+
+Product = Callable[[Tensor], Tensor]
+
+_OVERSAMPLING = 10
+_POWER_ITERATIONS = 8
 
 
 class Interactions:
@@ -38,12 +43,8 @@ class Interactions:
         )
         """Item vectors to sums per user, shape ``(num_users, num_items)``."""
 
-    def histories(self, users: Tensor) -> Tensor:
-        """The items of given users as pairs (place in ``users``, item) ``[2, E]``.
-
-        Raises:
-            ValueError: If a user is none of the matrix.
-        """
+    def check_users(self, users: Tensor) -> None:
+        """Raises unless ``users`` are indices of users."""
         if users.dim() != 1 or users.is_floating_point():
             raise ValueError(
                 f"'users' must contain indices [B] (got {users.dtype} "
@@ -56,6 +57,14 @@ class Interactions:
                 f"'users' requires indices below {self.num_users} (got "
                 f'{int(users.min())} to {int(users.max())})'
             )
+
+    def histories(self, users: Tensor) -> Tensor:
+        """The items of given users as pairs (position in ``users``, item) ``[2, E]``.
+
+        Raises:
+            ValueError: If an index is out of bounds.
+        """
+        self.check_users(users)
         users = users.to(self.user_degree.device)
         count = self.user_degree[users]
         place = torch.repeat_interleave(count)
@@ -69,7 +78,7 @@ class Interactions:
         made for a product or two.
 
         Raises:
-            ValueError: If a user is none of the matrix.
+            ValueError: If an index is out of bounds.
         """
         item_place = self.histories(users).flip([0])
         size = (self.num_items, users.numel())
@@ -101,3 +110,106 @@ class Interactions:
         return torch.sparse_coo_tensor(
             index, ones, size, is_coalesced=True, check_invariants=False
         )
+
+
+def low_rank(
+    product: Product,
+    transposed: Product,
+    shape: tuple[int, int],
+    width: int,
+    *,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Two tables whose inner products are closest to a matrix :math:`\mathbf{M}`,
+    by the truncated singular value decomposition.
+
+    .. math::
+        \mathbf{M} \approx \mathbf{Q} \mathbf{Q}^{\top} \mathbf{M} \approx (\mathbf{U}
+        \sqrt{\mathbf{\Sigma}}) (\mathbf{V} \sqrt{\mathbf{\Sigma}})^{\top}
+
+    The range :math:`\mathbf{Q}` is found by subspace iteration from a random start,
+    as in `"Finding Structure with Randomness" <https://arxiv.org/abs/0909.4061>`_,
+    so that :math:`\mathbf{M}` is needed as an operator only
+    (:func:`torch.svd_lowrank` asks for the matrix).
+
+    Args:
+        product: ``[num_cols, R]`` to :math:`\mathbf{M}` times it, ``[num_rows, R]``.
+        transposed: ``[num_rows, R]`` to :math:`\mathbf{M}^{\top}` times it.
+        shape: ``(num_rows, num_cols)``.
+        width: The width :math:`D` of the tables, at most the smaller size.
+        seed: Seed of the start. (default: ``0``)
+        device: Where the operator is. (default: CPU)
+
+    Returns:
+        Tables ``[num_rows, D]`` and ``[num_cols, D]``.
+
+    Raises:
+        ValueError: If ``width`` is not positive or larger than a side.
+
+    Example:
+        >>> m = torch.diag(torch.tensor([4.0, 1.0]))
+        >>> rows, cols = low_rank(lambda x: m @ x, lambda x: m.t() @ x, (2, 2), 1)
+        >>> (rows @ cols.t()).round(decimals=3).abs()
+        tensor([[4., 0.],
+                [0., 0.]])
+    """
+    check_positive('width', width)
+    if width > min(shape):
+        raise ValueError(
+            f"'width' must be at most {min(shape)}, the smaller side of the score "
+            f'matrix (got {width})'
+        )
+    rank = min(width + _OVERSAMPLING, *shape)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(shape[1], rank, generator=generator).to(device)
+    basis = _orthonormal(product(start))
+    for _ in range(_POWER_ITERATIONS):
+        basis = _orthonormal(product(_orthonormal(transposed(basis))))
+    right, sigma, left = torch.linalg.svd(transposed(basis), full_matrices=False)
+    root = sigma[:width].sqrt()
+    return (basis @ left.mT)[:, :width] * root, right[:, :width] * root
+
+
+def _orthonormal(x: Tensor) -> Tensor:
+    q: Tensor = torch.linalg.qr(x).Q
+    return q
+
+
+class LowRank:
+    r"""The operator :math:`\mathbf{L} \mathbf{R}^{\top}`, whose entries are never
+    written out.
+
+    Args:
+        left: :math:`\mathbf{L}`, ``[num_dst, r]``.
+        right: :math:`\mathbf{R}`, ``[num_src, r]``.
+    """
+
+    def __init__(self, left: Tensor, right: Tensor) -> None:
+        self.left = left
+        self.right = right
+
+    def t(self) -> 'LowRank':
+        """The transpose; shares all memory with this operator."""
+        return LowRank(self.right, self.left)
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        return self.left.to(x.dtype) @ (self.right.to(x.dtype).t() @ x)
+
+
+def truncated_svd(adj: CSRPair, rank: int) -> LowRank:
+    """The part of ``adj`` along its largest singular values.
+
+    Args:
+        adj: The operator ``[num_dst, num_src]``.
+        rank: How many singular values; all, if there are fewer.
+    """
+    back = adj.t()
+    left, right = low_rank(
+        lambda x: adj @ x,
+        lambda x: back @ x,
+        adj.shape,
+        min(rank, *adj.shape),
+        device=adj.matrices(torch.float)[0].device,
+    )
+    return LowRank(left, right)

@@ -1,16 +1,18 @@
-"""What every recommendation model shares: how it is built, called and trained."""
+"""Base classes of the models: constructor, ``from_data``, edges and losses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import EdgeType, NodeType
 
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import (
     INTERACTS,
+    ITEM,
     modality_mask_dict,
     modality_x_dict,
     num_nodes_dict,
@@ -18,7 +20,21 @@ from promptmm_pyg.data.schema import (
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.functional import rows, score_pairs
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import bpr_loss, squared_norm
+from promptmm_pyg.losses import bpr_loss, info_nce_loss, squared_norm
+from promptmm_pyg.models._graphs import (
+    Bipartite,
+    EdgeDict,
+    Edges,
+    WeightDict,
+    bipartite,
+    weights_by_type,
+)
+from promptmm_pyg.models._interactions import Product, low_rank
+from promptmm_pyg.models._projected_features import ProjectedFeatures
+from promptmm_pyg.nn._feature_checks import Features, as_tensor
+from promptmm_pyg.nn.csr import CSRPair, csr_pair_dict
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.knn import knn_graph
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.transforms import (
     AddModalityPCA,
@@ -30,7 +46,7 @@ Fitted = TypeVar('Fitted')
 
 
 class FromData:
-    """Adds ``from_data`` to a model with the shared constructor."""
+    """The constructor from a data set."""
 
     reads_features: ClassVar[bool] = False
     """Whether the model reads modality features."""
@@ -65,7 +81,7 @@ class FromData:
         if cls.reads_features and modality_x_dict(train):
             if not is_standardized(train):
                 train = StandardizeModalities()(train)
-            kwargs.setdefault('modality_x_dict', modality_x_dict(train))
+            kwargs.setdefault('modality_x_dict', cls._data_features(train))
             if cls.reads_prompt:
                 if 'prompt_start_dict' not in kwargs:
                     kwargs['prompt_start_dict'] = _prompt_start(train)
@@ -74,6 +90,10 @@ class FromData:
                     kwargs.setdefault('modality_mask_dict', masks)
         kwargs.setdefault('edge_type', INTERACTS)
         return cls(num_nodes_dict(train), **kwargs)  # type: ignore[call-arg]
+
+    @classmethod
+    def _data_features(cls, train: HeteroData) -> dict[str, dict[NodeType, Tensor]]:
+        return modality_x_dict(train)
 
 
 def _prompt_start(train: HeteroData) -> dict[NodeType, Tensor]:
@@ -87,105 +107,292 @@ class GraphRecommender(FromData, torch.nn.Module):
 
     A model is called with edges and returns embeddings, either ``x_dict`` or a
     :class:`~promptmm_pyg.targets.TeacherOutput`. :meth:`losses` computes the named
-    losses of a batch on that output, which ``train`` adds up
-    with :attr:`loss_weights`.
+    losses of a batch on that output; ``train`` weights them by :attr:`loss_weights`.
+
+    Edges are a dictionary of any form that :func:`~promptmm_pyg.nn.as_csr_pair`
+    accepts, or only those of ``edge_type``: the reverse is then their transpose.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)``, who is ranked for and what is ranked.
+        modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``; a model that
+            reads none ignores them. (default: ``None``)
+        edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
 
     Raises:
         ValueError: If ``edge_type`` does not connect two of the node types.
+        TypeError: If ``modality_x_dict`` is not a dictionary.
     """
 
     loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
     """The default weight of each loss."""
     any_graph: ClassVar[bool] = False
     """Whether the model also embeds graphs without ``edge_type``."""
+    printed: ClassVar[tuple[str, ...]] = ('num_layers',)
+    """The attributes in the printed form of the model."""
 
     def __init__(
-        self, num_nodes_dict: dict[NodeType, int], edge_type: EdgeType = INTERACTS
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        modality_x_dict: Features | None = None,
+        edge_type: EdgeType = INTERACTS,
     ) -> None:
         super().__init__()
+        features_or_none(modality_x_dict)
         if self.any_graph and not {edge_type[0], edge_type[-1]} <= set(num_nodes_dict):
             self.user, self.item = edge_type[0], edge_type[-1]
         else:
             self.user, self.item = node_types(num_nodes_dict, edge_type)
         self.edge_type = edge_type
+        self.num_nodes_dict = dict(num_nodes_dict)
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        for part in self.children():
+            reset(part)
 
     def losses(self, output: Any, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch: ``bpr`` of the embeddings, and ``l2``, half the
-        squared norm of an example's three rows, averaged over the batch.
+        squared norm of the three rows of an example, averaged over the batch.
 
         Args:
-            output: What the model returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
         x_dict = output.x_dict if isinstance(output, TeacherOutput) else output
         return {'bpr': self.bpr(x_dict, batch), 'l2': self.l2(x_dict, batch)}
 
     def bpr(self, x_dict: Mapping[NodeType, Tensor], batch: Triplets) -> Tensor:
-        """BPR of one pair of tables on one batch."""
-        return bpr_of(x_dict, self.user, self.item, batch)
-
-    def l2(self, x_dict: Mapping[NodeType, Tensor], batch: Triplets) -> Tensor:
-        """Half the squared norm of an example's rows, averaged over the batch."""
+        """BPR of the embeddings of users and items on one batch."""
         user_x, item_x = x_dict[self.user], x_dict[self.item]
-        return squared_norm(
-            rows(user_x, batch.user),
-            rows(item_x, batch.positive),
-            rows(item_x, batch.negative),
+        return bpr_loss(
+            score_pairs(user_x, item_x, batch.user, batch.positive),
+            score_pairs(user_x, item_x, batch.user, batch.negative),
         )
 
+    def l2(
+        self, x_dict: Mapping[NodeType, Tensor], batch: Triplets, *user_tables: Tensor
+    ) -> Tensor:
+        """Half the squared norm of the rows of an example, averaged over the batch.
 
-def bpr_of(
-    x_dict: Mapping[NodeType, Tensor], user: NodeType, item: NodeType, batch: Triplets
-) -> Tensor:
-    """BPR of one pair of tables on one batch.
+        Args:
+            x_dict: Embeddings per node type.
+            batch: User, positive and negative items ``[B]``.
+            *user_tables: Further tables whose user rows count.
+        """
+        return squared_norm(
+            *(rows(x, batch.user) for x in (x_dict[self.user], *user_tables)),
+            rows(x_dict[self.item], batch.positive),
+            rows(x_dict[self.item], batch.negative),
+        )
 
-    Args:
-        x_dict: Embeddings ``[N_t, D]`` per node type.
-        user: The node type that is ranked for.
-        item: The node type that is ranked.
-        batch: User, positive and negative items ``[B]``.
+    def distinct_nodes(self, batch: Triplets) -> list[tuple[NodeType, Tensor]]:
+        """The distinct users of a batch and its distinct positives, by node type."""
+        return [
+            (self.user, batch.user.unique()),
+            (self.item, batch.positive.unique()),
+        ]
+
+    def operators(
+        self,
+        edge_index_dict: EdgeDict,
+        edge_weight_dict: WeightDict = None,
+        num_nodes_dict: dict[NodeType, int] | None = None,
+    ) -> dict[EdgeType, CSRPair]:
+        """The operators of all edge types.
+
+        Args:
+            edge_index_dict: Edges per type, or those of ``edge_type``.
+            edge_weight_dict: Their weights. (default: ``None``)
+            num_nodes_dict: The sizes of a part of the graph. (default: whole graph)
+        """
+        num_nodes_dict = num_nodes_dict or self.num_nodes_dict
+        if not isinstance(edge_index_dict, Mapping):
+            adj = bipartite(
+                edge_index_dict,
+                edge_weight_dict,
+                edge_type=self.edge_type,
+                num_nodes_dict=num_nodes_dict,
+            )
+            reverse = (self.item, f'rev_{self.edge_type[1]}', self.user)
+            return {self.edge_type: adj.to_item, reverse: adj.to_user}
+        return csr_pair_dict(
+            dict(edge_index_dict),
+            weights_by_type(edge_weight_dict),
+            num_nodes_dict=num_nodes_dict,
+        )
+
+    def bipartite(
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
+    ) -> Bipartite[CSRPair]:
+        """The operators from users to items and back, see :meth:`operators`."""
+        return bipartite(
+            edge_index_dict,
+            edge_weight_dict,
+            edge_type=self.edge_type,
+            num_nodes_dict=self.num_nodes_dict,
+        )
+
+    def output(
+        self,
+        user_x: Tensor,
+        item_x: Tensor,
+        views: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> TeacherOutput:
+        """The output of a model.
+
+        Args:
+            user_x: Final embeddings of users ``[num_users, D]``.
+            item_x: Final embeddings of items ``[num_items, D]``.
+            views: Vectors of users and of items per modality. (default: ``None``)
+        """
+        return TeacherOutput(
+            {self.user: user_x, self.item: item_x},
+            {
+                modality: {self.user: user, self.item: item}
+                for modality, (user, item) in (views or {}).items()
+            },
+        )
+
+    def __repr__(self) -> str:
+        children = dict(self.named_children())
+        parts = [str(children[k]) for k in ('embeddings', 'features') if k in children]
+        parts += [f'{name}={getattr(self, name)!r}' for name in self.printed]
+        return f'{self.__class__.__name__}({", ".join(parts)})'
+
+
+class IdRecommender(GraphRecommender):
+    """The base of models that return embeddings of ids per node type."""
+
+    any_graph = True
+
+    def losses(
+        self, output: Mapping[NodeType, Tensor], batch: Triplets
+    ) -> dict[str, Tensor]:
+        user_x, item_x = output[self.user], output[self.item]
+        # Each row is read once for both losses.
+        user = rows(user_x, batch.user)
+        positive, negative = rows(item_x, batch.positive), rows(item_x, batch.negative)
+        return {
+            'bpr': bpr_loss((user * positive).sum(-1), (user * negative).sum(-1)),
+            'l2': squared_norm(user, positive, negative),
+        }
+
+
+class ContentRecommender(GraphRecommender):
+    """The base of models that read the features of items.
+
+    The features are buffers that are not saved. Other node types than users and items
+    are left out.
     """
-    user_x, item_x = x_dict[user], x_dict[item]
-    return bpr_loss(
-        score_pairs(user_x, item_x, batch.user, batch.positive),
-        score_pairs(user_x, item_x, batch.user, batch.negative),
-    )
+
+    reads_features = True
+
+    @classmethod
+    def _data_features(cls, train: HeteroData) -> dict[str, dict[NodeType, Tensor]]:
+        return {
+            modality: {ITEM: x_dict[ITEM]}
+            for modality, x_dict in modality_x_dict(train).items()
+            if ITEM in x_dict
+        }
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        modality_x_dict: Features | None = None,
+        edge_type: EdgeType = INTERACTS,
+        num_layers: int = 1,
+    ) -> None:
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type)
+        check_positive('num_layers', num_layers)
+        self.num_layers = num_layers
+        self.num_nodes_dict = {
+            key: num_nodes_dict[key] for key in (self.user, self.item)
+        }
+        self.modalities = list(modality_x_dict or {})
+
+    @property
+    def num_users(self) -> int:
+        """The number of users."""
+        return int(self.num_nodes_dict[self.user])
+
+    @property
+    def num_items(self) -> int:
+        """The number of items."""
+        return int(self.num_nodes_dict[self.item])
+
+    def project(
+        self, modality_x_dict: Features | None, channels: int, *, bias: bool = True
+    ) -> ProjectedFeatures:
+        """A linear layer per modality, from the features of items to ``channels``."""
+        return ProjectedFeatures(
+            self.num_nodes_dict, self.item, modality_x_dict or {}, channels, bias=bias
+        )
+
+    def knn_edges(
+        self,
+        modality_x_dict: Features | None,
+        num_neighbors: int,
+        *,
+        weighted: bool = False,
+    ) -> list[Edges]:
+        """Edges between nearest neighbors by the features of each modality
+        (:func:`~promptmm_pyg.nn.knn_graph`).
+        """
+        check_positive('num_neighbors', num_neighbors)
+        return [
+            knn_graph(as_tensor(x_dict[self.item]), num_neighbors, weighted=weighted)
+            for x_dict in (modality_x_dict or {}).values()
+        ]
+
+    def user_table(self, channels: int, init_std: float) -> NodeEmbeddings:
+        """A table of users alone."""
+        return NodeEmbeddings({self.user: self.num_users}, channels, init_std)
 
 
 class ClosedForm(FromData, ABC, Generic[Fitted]):
-    """The base of models that are computed, not trained step by step.
+    """The base of models that are fitted in closed form, without training steps.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
+        modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``; a model that
+            reads none ignores them. (default: ``None``)
         edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
+        embedding_dim: The default width of :meth:`as_output`. (default: ``64``)
 
     Raises:
         ValueError: If a size does not fit.
+        TypeError: If ``modality_x_dict`` is not a dictionary.
     """
 
     def __init__(
-        self, num_nodes_dict: dict[NodeType, int], edge_type: EdgeType = INTERACTS
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        modality_x_dict: Features | None = None,
+        edge_type: EdgeType = INTERACTS,
+        embedding_dim: int = 64,
     ) -> None:
+        features_or_none(modality_x_dict)
+        check_positive('embedding_dim', embedding_dim)
         self.user, self.item = node_types(num_nodes_dict, edge_type)
+        for key in (self.user, self.item):
+            check_positive(f"num_nodes_dict['{key}']", num_nodes_dict[key])
         self.edge_type = edge_type
+        self.embedding_dim = embedding_dim
         self.num_users = num_nodes_dict[self.user]
         self.num_items = num_nodes_dict[self.item]
         self._fitted: Fitted | None = None
 
     @abstractmethod
     def fit(self, edge_index: Tensor) -> Self:
-        """Computes all that scores need of the training interactions and returns the
-        model.
+        """Fits the model to the training interactions and returns it.
 
         Args:
             edge_index: (user, item) pairs ``[2, E]``; repeats count once.
 
         Raises:
-            ValueError: If an index is outside the numbers of nodes.
+            ValueError: If an index is out of bounds.
         """
 
     @abstractmethod
@@ -201,21 +408,40 @@ class ClosedForm(FromData, ABC, Generic[Fitted]):
 
         Raises:
             RuntimeError: If the model is not fitted.
-            ValueError: If an index is outside the number of users.
+            ValueError: If an index is out of bounds.
         """
 
-    @abstractmethod
-    def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
-        """The tables of the given width whose inner products are closest to the
-        scores of all users (truncated SVD, never the dense scores), to teach with.
+    def as_output(self, width: int | None = None, seed: int = 0) -> TeacherOutput:
+        """The embeddings of the given width whose inner products are closest to the
+        scores of all users (truncated SVD, without the dense scores), for distillation
+        and serving.
 
         Args:
-            width: The width of the tables.
-            seed: Seed of the decomposition's start. (default: ``0``)
+            width: The width of the embeddings. (default: ``embedding_dim``)
+            seed: Seed of the decomposition. (default: ``0``)
 
         Raises:
             RuntimeError: If the model is not fitted.
             ValueError: If ``width`` exceeds the number of users or items.
+        """
+        user_x, item_x = self._low_rank(width, seed)
+        return TeacherOutput({self.user: user_x, self.item: item_x}, {})
+
+    def _low_rank(self, width: int | None, seed: int) -> tuple[Tensor, Tensor]:
+        product, transposed, device = self._products()
+        return low_rank(
+            product,
+            transposed,
+            (self.num_users, self.num_items),
+            self.embedding_dim if width is None else width,
+            seed=seed,
+            device=device,
+        )
+
+    @abstractmethod
+    def _products(self) -> tuple[Product, Product, torch.device]:
+        """The scores of all users as an operator: the product with item vectors, that
+        of the transpose with user vectors, and the device of both.
         """
 
     def _state(self) -> Fitted:
@@ -265,6 +491,35 @@ def node_types(
             f'{sorted(num_nodes_dict)} (got {edge_type})'
         )
     return user, item
+
+
+def reset(module: torch.nn.Module) -> None:
+    """Resets a part of a model: linear layers start from Xavier's uniform weights and a
+    bias of zeros, other modules as they define it.
+    """
+    if isinstance(module, torch.nn.Linear):
+        torch.nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            torch.nn.init.zeros_(module.bias)
+    elif hasattr(module, 'reset_parameters'):
+        cast(Any, module).reset_parameters()
+    else:
+        for part in module.children():
+            reset(part)
+
+
+def contrast(anchor: Tensor, positive: Tensor, temperature: float) -> Tensor:
+    """InfoNCE in both directions between two views of distinct nodes; zero for a single
+    node, which has no negative.
+
+    Args:
+        anchor: One view of the nodes ``[B, D]``.
+        positive: The other view ``[B, D]``.
+        temperature: Divides the cosines.
+    """
+    if anchor.size(0) < 2:
+        return anchor.new_zeros(())
+    return info_nce_loss(anchor, positive, temperature, symmetric=True)
 
 
 def check_both_ways(edge_types: Iterable[EdgeType], user: str, item: str) -> None:

@@ -8,18 +8,20 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_probability
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import scaled_cosine_loss, squared_norm
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, check_both_ways, features_or_none
-from promptmm_pyg.nn import CSRPair, HeteroPropagation, NodeEmbeddings, csr_pair_dict
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import EdgeDict, WeightDict
+from promptmm_pyg.models.base import ContentRecommender, check_both_ways
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.propagation import HeteroPropagation
 from promptmm_pyg.targets import TeacherOutput
 
 
-class BM3(GraphRecommender):
+class BM3(ContentRecommender):
     r"""Id and feature vectors that predict each other's dropped-out copies, after the
     `"Bootstrap Latent Representations for Multi-modal Recommendation"
     <https://arxiv.org/abs/2207.05969>`_ paper.
@@ -35,13 +37,13 @@ class BM3(GraphRecommender):
     :math:`\dot{\mathbf{h}}` of the losses is :math:`\mathbf{h}` after dropout, without
     gradient (:meth:`losses`).
 
-    The operators of the last call are kept in the plain attribute ``adj_dict``, from
-    which :meth:`losses` computes the targets; they are not part of the state.
+    :meth:`losses` computes the targets from the operators of the last call, the plain
+    attribute ``adj_dict``, which is not part of the state.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of the id propagation. (default: ``2``)
@@ -49,8 +51,7 @@ class BM3(GraphRecommender):
         init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` of online vectors;
           a modality holds :math:`\tilde{\mathbf{h}}_i^m` and, as users have no
           features, :math:`\tilde{\mathbf{h}}_u`
@@ -59,21 +60,19 @@ class BM3(GraphRecommender):
         ValueError: If sizes, features, rates or edges do not fit.
     """
 
-    reads_features = True
     loss_weights: ClassVar[Mapping[str, float]] = {
         'reconstruction': 1.0,
         'alignment': 1.0,
         'masked': 1.0,
         'l2': 1e-3,
     }
-    """The default weight of each loss."""
-
+    printed = ('num_layers', 'dropout')
     adj_dict: dict[EdgeType, CSRPair] | None
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -81,43 +80,28 @@ class BM3(GraphRecommender):
         dropout: float = 0.3,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_probability('dropout', dropout)
         self.num_nodes_dict = dict(num_nodes_dict)
         self.dropout = dropout
         self.adj_dict = None
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
         self.propagation = HeteroPropagation(num_layers)
-        self.features = ProjectedFeatures(
-            num_nodes_dict, self.item, modality_x_dict, embedding_dim
-        )
+        self.features = self.project(modality_x_dict, embedding_dim)
         self.predictor = torch.nn.Linear(embedding_dim, embedding_dim)
         self.reset_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles start without: sparse matrices can be neither.
+        # Sparse matrices can be neither copied nor pickled.
         return {**self.__dict__, 'adj_dict': None}
 
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.embeddings.reset_parameters()
-        self.features.reset_parameters()
-        torch.nn.init.xavier_uniform_(self.predictor.weight)
-        torch.nn.init.zeros_(self.predictor.bias)
-
     def forward(
-        self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        check_both_ways(edge_index_dict, self.user, self.item)
-        self.adj_dict = csr_pair_dict(
-            edge_index_dict, edge_weight_dict, num_nodes_dict=self.num_nodes_dict
-        )
-        x_dict = {
-            key: self.predictor(h) for key, h in self._latent(self.adj_dict).items()
-        }
+        self.adj_dict = self.operators(edge_index_dict, edge_weight_dict)
+        check_both_ways(self.adj_dict, self.user, self.item)
+        h_dict = self._latent(self.adj_dict)
+        x_dict = {key: self.predictor(h) for key, h in h_dict.items()}
         modality_x_dict = {
             modality: {self.user: x_dict[self.user], self.item: self.predictor(h)}
             for modality, h in self.features().items()
@@ -141,10 +125,10 @@ class BM3(GraphRecommender):
           over modalities;
         * ``l2``: half the squared norm of the id rows of an example.
 
-        All are averaged over the batch; its negatives take no part.
+        All are averaged over the batch; its negatives are not used.
 
         Args:
-            output: What the model returned in its last call.
+            output: The output of the last call.
             batch: User, positive and negative items ``[B]``.
 
         Raises:
@@ -185,12 +169,6 @@ class BM3(GraphRecommender):
 
     def _drop(self, h: Tensor) -> Tensor:
         return dropout(h, self.dropout, self.training)
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
-            f'num_layers={self.propagation.num_layers}, dropout={self.dropout})'
-        )
 
 
 def _gap(online: Tensor, target: Tensor) -> Tensor:

@@ -9,21 +9,21 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.losses._cosine_softmax import cosine_logsumexp
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn import NodeEmbeddings, as_csr_pair
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import EdgeDict
+from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 _CONTENT = 'content'  # The view of all modalities together.
 
 
-class CLCRec(GraphRecommender):
+class CLCRec(ContentRecommender):
     r"""Id embeddings whose information content embeddings are trained to carry, for
     items without interactions, after the `"Contrastive Learning for Cold-Start
     Recommendation" <https://arxiv.org/abs/2107.05315>`_ paper.
@@ -40,7 +40,7 @@ class CLCRec(GraphRecommender):
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         hidden_channels: The width of the encoder's inner layer. (default: ``256``)
@@ -59,18 +59,17 @@ class CLCRec(GraphRecommender):
         ValueError: If sizes, features, rates or edges do not fit.
     """
 
-    reads_features = True
     loss_weights: ClassVar[Mapping[str, float]] = {
         'user_item': 0.5,
         'content_id': 0.5,
         'l2': 1e-3,
     }
-    """The default weight of each loss."""
+    printed = ('temperature', 'hybrid_rate')
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -79,41 +78,25 @@ class CLCRec(GraphRecommender):
         hybrid_rate: float = 0.5,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         check_positive('hidden_channels', hidden_channels)
         check_positive('temperature', temperature)
         if not 0 <= hybrid_rate <= 1:
             raise ValueError(f"'hybrid_rate' must be in [0, 1] (got {hybrid_rate})")
-        self.num_users = num_nodes_dict[self.user]
-        self.num_items = num_nodes_dict[self.item]
         self.temperature = temperature
         self.hybrid_rate = hybrid_rate
-        self.embeddings = NodeEmbeddings(
-            {self.user: self.num_users, self.item: self.num_items},
-            embedding_dim,
-            init_std,
-        )
-        # The sum of one layer a modality is one layer on all of them side by side.
-        self.features = ProjectedFeatures(
-            num_nodes_dict, self.item, modality_x_dict, hidden_channels
-        )
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
+        # The sum of one layer per modality is one layer on all of them side by side.
+        self.features = self.project(modality_x_dict, hidden_channels)
         self.lin = torch.nn.Linear(hidden_channels, embedding_dim)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.embeddings.reset_parameters()
-        self.features.reset_parameters()
-        torch.nn.init.xavier_uniform_(self.lin.weight)
-        torch.nn.init.zeros_(self.lin.bias)
-
     def forward(
         self,
-        edge_index_dict: dict[EdgeType, Adjacency],
+        edge_index_dict: EdgeDict,
         edge_weight_dict: object = None,  # noqa: ARG002
     ) -> TeacherOutput:
-        warm = self._warm(edge_index_dict)
+        warm = self.bipartite(edge_index_dict).to_item.row_degree() > 0
         id_dict = self.embeddings()
         user_x, item_x = (
             l2_normalize(id_dict[self.user]),
@@ -121,25 +104,8 @@ class CLCRec(GraphRecommender):
         )
         hidden = torch.stack(list(self.features().values())).sum(0)
         content = l2_normalize(self.lin(F.leaky_relu(hidden)))
-        return TeacherOutput(
-            {
-                self.user: user_x,
-                self.item: torch.where(warm.unsqueeze(1), item_x, content),
-            },
-            {_CONTENT: {self.user: user_x, self.item: content}},
-        )
-
-    def _warm(self, edge_index_dict: dict[EdgeType, Adjacency]) -> Tensor:
-        """Which items have interactions, ``[num_items]``."""
-        if self.edge_type not in edge_index_dict:
-            raise ValueError(
-                f"'edge_index_dict' requires edges of {self.edge_type} (got "
-                f'{list(edge_index_dict)})'
-            )
-        size = (self.num_users, self.num_items)
-        adj = as_csr_pair(edge_index_dict[self.edge_type], size=size)
-        by_item, _ = adj.matrices(torch.float)
-        return by_item.crow_indices().diff() > 0
+        mixed = torch.where(warm.unsqueeze(1), item_x, content)
+        return self.output(user_x, mixed, {_CONTENT: (user_x, content)})
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         r"""The losses on one batch.
@@ -149,8 +115,8 @@ class CLCRec(GraphRecommender):
             {\exp(\mathbf{a}_b^{\top} \mathbf{p}_b / \tau) + \sum_j
             \exp(\mathbf{a}_b^{\top} \mathbf{n}_j / \tau)}
 
-        where :math:`j` goes over the negatives of the whole batch that are not the
-        positive of :math:`b`.
+        where :math:`j` runs over the negatives of the batch that are not the positive
+        of :math:`b`.
 
         * ``user_item``: from a user to its positive, ids or (at ``hybrid_rate``, in
           training) contents;
@@ -158,7 +124,7 @@ class CLCRec(GraphRecommender):
         * ``l2``: half the squared norm of the id rows of an example, averaged.
 
         Args:
-            output: What the model returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
         user, positive, negative = batch
@@ -186,9 +152,3 @@ class CLCRec(GraphRecommender):
         others, _ = cosine_logsumexp(anchor, negative, self.temperature, other)
         margin = (anchor * positive).sum(-1) / self.temperature - others
         return -F.logsigmoid(margin).mean()
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
-            f'temperature={self.temperature}, hybrid_rate={self.hybrid_rate})'
-        )

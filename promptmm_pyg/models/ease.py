@@ -7,11 +7,10 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
-from promptmm_pyg.models._interactions import Interactions
-from promptmm_pyg.models._score_svd import low_rank
-from promptmm_pyg.models.base import ClosedForm, features_or_none
-from promptmm_pyg.targets import TeacherOutput
+from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.models._interactions import Interactions, Product
+from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.nn._feature_checks import Features
 
 _BLOCK_SIZE = 1024
 
@@ -32,9 +31,10 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        modality_x_dict: Ignored; the model reads no features. (default: ``None``)
+        modality_x_dict: Ignored. (default: ``None``)
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
+        embedding_dim: The default width of :meth:`as_output`. (default: ``64``)
         l2: :math:`\lambda`. (default: ``250.0``)
         max_items: The largest catalogue to accept. (default: ``20000``)
 
@@ -50,21 +50,21 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
+        embedding_dim: int = 64,
         l2: float = 250.0,
         max_items: int = 20000,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        features_or_none(modality_x_dict)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, embedding_dim)
         check_positive('l2', l2)
         if self.num_items > max_items:
             gib = 16 * self.num_items**2 / 2**30
             raise ValueError(
                 f"'num_nodes_dict' requires at most max_items={max_items} items (got "
-                f'{self.num_items}, which take about {gib:.1f} GiB to fit). Raise '
-                f"'max_items' if you have them, or use 'ItemKNN'"
+                f'{self.num_items}, which require about {gib:.1f} GiB to fit). Raise '
+                f"'max_items' if they are available, or use 'ItemKNN'"
             )
         self.l2 = l2
 
@@ -93,18 +93,14 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
         interactions, weight = self._state()
         return interactions.history_operator(users) @ weight
 
-    def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
+    def _products(self) -> tuple[Product, Product, torch.device]:
         interactions, weight = self._state()
         operator = interactions.operator
-        user_x, item_x = low_rank(
+        return (
             lambda x: operator @ (weight @ x),
             lambda x: weight.t() @ (operator.t() @ x),
-            (self.num_users, self.num_items),
-            width,
-            seed=seed,
-            device=weight.device,
+            weight.device,
         )
-        return TeacherOutput({self.user: user_x, self.item: item_x}, {})
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(l2={self.l2})'

@@ -8,20 +8,24 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models._bipartite import Bipartite, bipartite
-from promptmm_pyg.models._edge_sampler import EdgeSampler
-from promptmm_pyg.models._frozen_graph import FrozenGraph
-from promptmm_pyg.models._per_graph import GraphCache
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn import CSRPair, NodeEmbeddings, knn_graph
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import (
+    Bipartite,
+    EdgeDict,
+    EdgeSampler,
+    FrozenGraph,
+    GraphCache,
+    WeightDict,
+)
+from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.csr import CSRPair
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
-class FREEDOM(GraphRecommender):
+class FREEDOM(ContentRecommender):
     r"""LightGCN whose items also learn from similar items, on a graph that is frozen,
     while the user-item graph loses edges of busy nodes in every epoch, after the `"A
     Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
@@ -50,7 +54,7 @@ class FREEDOM(GraphRecommender):
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
             is absent.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
@@ -62,8 +66,7 @@ class FREEDOM(GraphRecommender):
         init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, D)`, also per modality
 
@@ -71,18 +74,17 @@ class FREEDOM(GraphRecommender):
         ValueError: If sizes, weights, features or edges do not fit.
     """
 
-    reads_features = True
     loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
         'modality_bpr': 1e-3,
         'l2': 0.0,  # The paper has none.
     }
-    """The default weight of each loss."""
+    printed = ('num_layers', 'prune_ratio')
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -93,44 +95,27 @@ class FREEDOM(GraphRecommender):
         prune_ratio: float = 0.8,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
-        check_positive('num_layers', num_layers)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_positive('num_item_layers', num_item_layers)
-        check_positive('num_neighbors', num_neighbors)
         check_probability('prune_ratio', prune_ratio)
-        self.num_layers = num_layers
         self.prune_ratio = prune_ratio
-        self.num_nodes_dict = {
-            key: num_nodes_dict[key] for key in (self.user, self.item)
-        }
-        self.features = ProjectedFeatures(
-            num_nodes_dict, self.item, modality_x_dict, embedding_dim, bias=False
-        )
+        self.features = self.project(modality_x_dict, embedding_dim, bias=False)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         shares = _shares(self.features.modalities, modality_weights)
-        graphs = [
-            knn_graph(modality_x_dict[modality][self.item], num_neighbors)
-            for modality in shares
-        ]
+        graphs = self.knn_edges(modality_x_dict, num_neighbors)
         weights = [
             weight * share
             for (_, weight), share in zip(graphs, shares.values(), strict=True)
         ]
-        # An edge of several modalities stands there several times and adds up.
+        # The weights of an edge of several modalities add up.
         edges = torch.cat([index for index, _ in graphs], dim=1), torch.cat(weights)
-        self.graph = FrozenGraph(edges, num_nodes_dict[self.item], num_item_layers)
+        self.graph = FrozenGraph(edges, self.num_items, num_item_layers)
         self._sampler = GraphCache(EdgeSampler)
-        self._kept: tuple[CSRPair, CSRPair] | None = None  # Whole, and what is left.
-
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.features.reset_parameters()
-        self.embeddings.reset_parameters()
+        self._pruned_last: tuple[CSRPair, CSRPair] | None = None  # Graph, subgraph.
 
     def resample(self) -> None:
-        """Lets the next step of training draw the interactions that stay."""
-        self._kept = None
+        """Makes the next training step draw the interactions anew."""
+        self._pruned_last = None
 
     def train(self, mode: bool = True) -> Self:
         """Like :meth:`torch.nn.Module.train`; an epoch starts with a new draw."""
@@ -138,43 +123,32 @@ class FREEDOM(GraphRecommender):
         return super().train(mode)
 
     def forward(
-        self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        adj = bipartite(
-            edge_index_dict,
-            edge_weight_dict,
-            edge_type=self.edge_type,
-            num_nodes_dict=self.num_nodes_dict,
-        )
+        adj = self.bipartite(edge_index_dict, edge_weight_dict)
         if self.training and self.prune_ratio > 0:
             adj = self._pruned(adj)
         id_dict = self.embeddings()
         user_x, item_x = adj.smooth(
             id_dict[self.user], id_dict[self.item], self.num_layers
         )
-        views = {
-            modality: {self.user: user_x, self.item: x}
-            for modality, x in self.features().items()
-        }
-        similar = self.graph(id_dict[self.item])
-        return TeacherOutput({self.user: user_x, self.item: item_x + similar}, views)
+        views = {modality: (user_x, x) for modality, x in self.features().items()}
+        return self.output(user_x, item_x + self.graph(id_dict[self.item]), views)
 
     def _pruned(self, adj: Bipartite[CSRPair]) -> Bipartite[CSRPair]:
-        whole = adj.to_item
-        if self._kept is None or self._kept[0] is not whole:
-            self._kept = whole, self._sampler(whole).sample(1 - self.prune_ratio)
-        left = self._kept[1]
-        return Bipartite(left, left.t())
+        graph = adj.to_item
+        if self._pruned_last is None or self._pruned_last[0] is not graph:
+            pruned = self._sampler(graph).sample(1 - self.prune_ratio)
+            self._pruned_last = graph, pruned
+        part = self._pruned_last[1]
+        return Bipartite(part, part.t())
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses on one batch: ``bpr`` of the final embeddings, ``modality_bpr`` of
-        users with projected features, averaged over modalities, and ``l2``, half the
-        squared norm of the final rows of an example, averaged over the batch.
+        """The losses on one batch: ``bpr`` and ``l2`` of the final embeddings, and
+        ``modality_bpr`` of users with projected features, averaged over modalities.
 
         Args:
-            output: What the model returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
         views = output.modality_x_dict.values()
@@ -186,13 +160,7 @@ class FREEDOM(GraphRecommender):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_kept': None}  # Operators cannot be copied.
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
-            f'num_layers={self.num_layers}, prune_ratio={self.prune_ratio})'
-        )
+        return {**self.__dict__, '_pruned_last': None}  # Operators cannot be copied.
 
 
 def _shares(

@@ -7,12 +7,11 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize
-from promptmm_pyg.models._interactions import Interactions
-from promptmm_pyg.models._score_svd import low_rank
-from promptmm_pyg.models.base import ClosedForm, features_or_none
-from promptmm_pyg.nn._feature_checks import check_rows
+from promptmm_pyg.models._interactions import Interactions, Product
+from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.nn._feature_checks import Features, as_tensor, check_rows
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -55,6 +54,7 @@ class GraphFilter(ClosedForm[_Fitted]):
             (default: ``None``)
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
+        embedding_dim: The default width of :meth:`as_output`. (default: ``64``)
         num_layers: The power :math:`K`. (default: ``4``)
         popularity: The exponent :math:`\beta`. (default: ``0.5``)
         modality_weight: :math:`w`. (default: ``0.1``)
@@ -63,8 +63,7 @@ class GraphFilter(ClosedForm[_Fitted]):
         ValueError: If a size, a weight or features do not fit.
 
     Example:
-        >>> sizes, buys = {'user': 2, 'item': 3}, ('user', 'buys', 'item')
-        >>> model = GraphFilter(sizes, edge_type=buys, num_layers=1)
+        >>> model = GraphFilter({'user': 2, 'item': 3}, num_layers=1)
         >>> model = model.fit(torch.tensor([[0, 1, 1], [0, 0, 1]]))
         >>> model.scores(torch.tensor([0])).argmax()
         tensor(0)
@@ -75,15 +74,16 @@ class GraphFilter(ClosedForm[_Fitted]):
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
+        embedding_dim: int = 64,
         num_layers: int = 4,
         popularity: float = 0.5,
         modality_weight: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, embedding_dim)
+        modality_x_dict = modality_x_dict or {}
         check_positive('num_layers', num_layers)
         check_non_negative('popularity', popularity)
         check_non_negative('modality_weight', modality_weight)
@@ -92,7 +92,7 @@ class GraphFilter(ClosedForm[_Fitted]):
         self.popularity = popularity
         self.modality_weight = modality_weight
         self._x_dict = {
-            modality: l2_normalize(x_dict[self.item].detach().float())
+            modality: l2_normalize(as_tensor(x_dict[self.item]).detach().float())
             for modality, x_dict in modality_x_dict.items()
             if self.item in x_dict and modality_weight > 0
         }
@@ -117,29 +117,22 @@ class GraphFilter(ClosedForm[_Fitted]):
             out = out + self.modality_weight * _standardized(content)
         return out
 
-    def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
-        """Tables to teach and to serve with. ``width`` is that of the filter's part,
-        a truncated SVD; each modality's part keeps the width of its features, and is
-        also what :attr:`~promptmm_pyg.targets.TeacherOutput.modality_x_dict` holds.
+    def as_output(self, width: int | None = None, seed: int = 0) -> TeacherOutput:
+        """Embeddings for distillation and serving. ``width`` is that of the part of the
+        filter, a truncated SVD; the part of each modality has the width of its
+        features and is also in
+        :attr:`~promptmm_pyg.targets.TeacherOutput.modality_x_dict`.
 
         Args:
-            width: The width of the filter's part.
-            seed: Seed of the decomposition's start. (default: ``0``)
+            width: The width of the part of the filter. (default: ``embedding_dim``)
+            seed: Seed of the decomposition. (default: ``0``)
 
         Raises:
             RuntimeError: If the model is not fitted.
             ValueError: If ``width`` exceeds the number of users or items.
         """
-        fitted = self._state()
-        operator = fitted.interactions.operator
-        user_x, item_x = low_rank(
-            lambda x: operator @ self._filter(fitted.popularity * x),
-            lambda x: fitted.popularity * self._filter(operator.t() @ x),
-            (self.num_users, self.num_items),
-            width,
-            seed=seed,
-            device=fitted.item_scale.device,
-        )
+        operator = self._state().interactions.operator
+        user_x, item_x = self._low_rank(width, seed)
         user_parts = [_per_deviation(user_x, item_x)]
         item_parts = [item_x]
         modality_x_dict = {}
@@ -153,6 +146,15 @@ class GraphFilter(ClosedForm[_Fitted]):
             self.item: torch.cat(item_parts, dim=1),
         }
         return TeacherOutput(x_dict, modality_x_dict)
+
+    def _products(self) -> tuple[Product, Product, torch.device]:
+        fitted = self._state()
+        operator = fitted.interactions.operator
+        return (
+            lambda x: operator @ self._filter(fitted.popularity * x),
+            lambda x: fitted.popularity * self._filter(operator.t() @ x),
+            fitted.item_scale.device,
+        )
 
     def _filter(self, x: Tensor) -> Tensor:
         r""":math:`\mathbf{S}^K \mathbf{x}`, for item vectors ``[num_items, B]``."""

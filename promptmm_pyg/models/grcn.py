@@ -1,7 +1,6 @@
 """A graph whose edges weigh what modalities say they are worth."""
 
-from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,17 +8,15 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 from torch_geometric.utils import softmax
 
-from promptmm_pyg._utils import check_non_negative, check_positive
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
-from promptmm_pyg.functional import l2_normalize, rows
+from promptmm_pyg._utils import check_non_negative
+from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import squared_norm
-from promptmm_pyg.models._edge_pattern import EdgePattern
-from promptmm_pyg.models._per_graph import GraphCache
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn import CSRPair, NodeEmbeddings, as_csr_pair
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import EdgeDict, EdgePattern, GraphCache
+from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.csr import CSRPair
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -29,10 +26,10 @@ class _Directions(NamedTuple):
     to_user: EdgePattern
     to_item: EdgePattern
     back: Tensor
-    """The place in ``to_user`` of each edge of ``to_item``."""
+    """The position in ``to_user`` of each edge of ``to_item``."""
 
 
-class GRCN(GraphRecommender):
+class GRCN(ContentRecommender):
     r"""Id embeddings on a graph refined by modalities, beside the modalities' own
     vectors, after the `"Graph-Refined Convolutional Network for Multimedia
     Recommendation with Implicit Feedback" <https://arxiv.org/abs/2008.10117>`_ paper.
@@ -61,7 +58,7 @@ class GRCN(GraphRecommender):
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of every part. (default: ``64``)
         num_layers: Layers of the id graph. (default: ``2``)
@@ -78,14 +75,12 @@ class GRCN(GraphRecommender):
         ValueError: If sizes, features or edges do not fit.
     """
 
-    reads_features = True
-    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
-    """The default weight of each loss."""
+    printed = ('num_layers', 'num_routings')
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -94,29 +89,16 @@ class GRCN(GraphRecommender):
         negative_slope: float = 0.01,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
-        check_positive('num_layers', num_layers)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_non_negative('num_routings', num_routings)
         check_non_negative('negative_slope', negative_slope)
-        self.num_layers = num_layers
         self.num_routings = num_routings
         self.negative_slope = negative_slope
-        self.num_users = num_nodes_dict[self.user]
-        self.num_items = num_nodes_dict[self.item]
-        num_modalities = len(modality_x_dict)
-        self.features = ProjectedFeatures(
-            num_nodes_dict, self.item, modality_x_dict, embedding_dim
-        )
-        self.embeddings = NodeEmbeddings(
-            {self.user: self.num_users, self.item: self.num_items},
-            embedding_dim,
-            init_std,
-        )
+        num_modalities = len(self.modalities)
+        self.features = self.project(modality_x_dict, embedding_dim)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         # One table for all modalities, side by side.
-        self.prototypes = NodeEmbeddings(
-            {self.user: self.num_users}, num_modalities * embedding_dim, init_std
-        )
+        self.prototypes = self.user_table(num_modalities * embedding_dim, init_std)
         self.user_confidence = torch.nn.Parameter(
             torch.empty(self.num_users, num_modalities)
         )
@@ -128,26 +110,16 @@ class GRCN(GraphRecommender):
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
-        self.features.reset_parameters()
-        self.embeddings.reset_parameters()
-        self.prototypes.reset_parameters()
+        super().reset_parameters()
         torch.nn.init.ones_(self.user_confidence)
         torch.nn.init.ones_(self.item_confidence)
 
     def forward(
         self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,  # noqa: ARG002
+        edge_index_dict: EdgeDict,
+        edge_weight_dict: object = None,  # noqa: ARG002
     ) -> TeacherOutput:
-        if self.edge_type not in edge_index_dict:
-            raise ValueError(
-                f"'edge_index_dict' requires edges of {self.edge_type} (got "
-                f'{list(edge_index_dict)})'
-            )
-        adj = as_csr_pair(
-            edge_index_dict[self.edge_type], size=(self.num_users, self.num_items)
-        )
-        edges = self._directions(adj)
+        edges = self._directions(self.bipartite(edge_index_dict).to_item)
         width = self.embeddings.embedding_dim
         tables = self.prototypes()[self.user].split(width, dim=1)
         views, to_user, to_item = {}, [], []
@@ -157,10 +129,10 @@ class GRCN(GraphRecommender):
             affinity = edges.to_user.dot(z, prototype)
             from_items = _share(affinity, edges.to_user)
             from_users = _share(affinity[edges.back], edges.to_item)
-            views[modality] = {
-                self.user: prototype + self._act(edges.to_user.sum(from_items, z)),
-                self.item: z + self._act(edges.to_item.sum(from_users, prototype)),
-            }
+            views[modality] = (
+                prototype + self._act(edges.to_user.sum(from_items, z)),
+                z + self._act(edges.to_item.sum(from_users, prototype)),
+            )
             to_user.append(from_items)
             to_item.append(from_users)
         user_x, item_x = self._refined(
@@ -168,15 +140,10 @@ class GRCN(GraphRecommender):
             _refine(to_user, self.item_confidence[edges.to_user.source]),
             _refine(to_item, self.user_confidence[edges.to_item.source]),
         )
-        return TeacherOutput(
-            {
-                self.user: torch.cat(
-                    [user_x, *(v[self.user] for v in views.values())], 1
-                ),
-                self.item: torch.cat(
-                    [item_x, *(v[self.item] for v in views.values())], 1
-                ),
-            },
+        users, items = zip(*views.values(), strict=True)
+        return self.output(
+            torch.cat([user_x, *users], dim=1),
+            torch.cat([item_x, *items], dim=1),
             views,
         )
 
@@ -208,30 +175,19 @@ class GRCN(GraphRecommender):
         squared norm of the table rows of an example, averaged over the batch.
 
         Args:
-            output: What the model returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
-        id_dict, prototypes = self.embeddings(), self.prototypes()[self.user]
+        prototypes = self.prototypes()[self.user]
         return {
             'bpr': self.bpr(output.x_dict, batch),
-            'l2': squared_norm(
-                rows(id_dict[self.user], batch.user),
-                rows(prototypes, batch.user),
-                rows(id_dict[self.item], batch.positive),
-                rows(id_dict[self.item], batch.negative),
-            ),
+            'l2': self.l2(self.embeddings(), batch, prototypes),
         }
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
-            f'num_layers={self.num_layers}, num_routings={self.num_routings})'
-        )
 
 
 def _directions(adj: CSRPair) -> _Directions:
     to_item, to_user = EdgePattern.of(adj), EdgePattern.of(adj.t())
-    # `to_user` is sorted by user, then item; so are these places in it.
+    # `to_user` is sorted by user, then item; so are these positions in it.
     back = torch.empty_like(to_item.source)
     order = (to_item.source * adj.shape[0] + to_item.target).argsort()
     back[order] = torch.arange(order.numel(), device=order.device)

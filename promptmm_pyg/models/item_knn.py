@@ -7,12 +7,11 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
-from promptmm_pyg.models._interactions import Interactions
-from promptmm_pyg.models._score_svd import low_rank
-from promptmm_pyg.models.base import ClosedForm, features_or_none
-from promptmm_pyg.nn import CSRPair
-from promptmm_pyg.targets import TeacherOutput
+from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.models._interactions import Interactions, Product
+from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.csr import CSRPair
 
 
 class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
@@ -32,9 +31,10 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        modality_x_dict: Ignored; the model reads no features. (default: ``None``)
+        modality_x_dict: Ignored. (default: ``None``)
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
+        embedding_dim: The default width of :meth:`as_output`. (default: ``64``)
         k: Neighbors of an item. (default: ``20``)
         shrink: :math:`\beta`, against similarities of items with few users.
             (default: ``0.0``)
@@ -53,15 +53,15 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
+        embedding_dim: int = 64,
         k: int = 20,
         shrink: float = 0.0,
         block_size: int = 1024,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        features_or_none(modality_x_dict)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, embedding_dim)
         check_positive('k', k)
         check_non_negative('shrink', shrink)
         check_positive('block_size', block_size)
@@ -104,18 +104,14 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
         history[item, place] = 1.0
         return (similarity @ history).t().contiguous()
 
-    def as_output(self, width: int, seed: int = 0) -> TeacherOutput:
+    def _products(self) -> tuple[Product, Product, torch.device]:
         interactions, similarity = self._state()
         operator = interactions.operator
-        user_x, item_x = low_rank(
+        return (
             lambda x: operator @ (similarity.t() @ x),
             lambda x: similarity @ (operator.t() @ x),
-            (self.num_users, self.num_items),
-            width,
-            seed=seed,
-            device=interactions.item_degree.device,
+            interactions.item_degree.device,
         )
-        return TeacherOutput({self.user: user_x, self.item: item_x}, {})
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(k={self.k}, shrink={self.shrink})'

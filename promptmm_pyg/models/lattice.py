@@ -8,20 +8,18 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive, check_probability
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models._bipartite import bipartite
-from promptmm_pyg.models._edge_pattern import EdgePattern
-from promptmm_pyg.models._frozen_graph import FrozenGraph
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn import NodeEmbeddings, knn_graph, normalize_edges
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import EdgeDict, EdgePattern, FrozenGraph, WeightDict
+from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.knn import knn_graph, normalize_edges
 from promptmm_pyg.targets import TeacherOutput
 
 
-class LATTICE(GraphRecommender):
+class LATTICE(ContentRecommender):
     r"""LightGCN whose items also learn from similar items, on graphs that follow the
     features as they are projected, after the `"Mining Latent Structures for Multimedia
     Recommendation" <https://arxiv.org/abs/2104.09036>`_ paper.
@@ -52,7 +50,7 @@ class LATTICE(GraphRecommender):
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
             is absent.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of tables and projections. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
@@ -64,8 +62,7 @@ class LATTICE(GraphRecommender):
         init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, D)`, also per modality
 
@@ -73,14 +70,13 @@ class LATTICE(GraphRecommender):
         ValueError: If sizes, rates, features or edges do not fit.
     """
 
-    reads_features = True
     loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-4}
-    """The default weight of each loss."""
+    printed = ('num_layers', 'num_neighbors')
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -91,31 +87,21 @@ class LATTICE(GraphRecommender):
         refresh_interval: int | None = None,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
-        check_positive('num_layers', num_layers)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_positive('num_item_layers', num_item_layers)
-        check_positive('num_neighbors', num_neighbors)
         check_probability('frozen_weight', frozen_weight)
         if refresh_interval is not None:
             check_positive('refresh_interval', refresh_interval)
-        self.num_layers = num_layers
         self.num_item_layers = num_item_layers
         self.num_neighbors = num_neighbors
         self.frozen_weight = frozen_weight
         self.refresh_interval = refresh_interval
-        self.num_nodes_dict = {
-            key: num_nodes_dict[key] for key in (self.user, self.item)
-        }
-        self.features = ProjectedFeatures(
-            num_nodes_dict, self.item, modality_x_dict, embedding_dim
-        )
+        self.features = self.project(modality_x_dict, embedding_dim)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        num_items = num_nodes_dict[self.item]
         self.graphs = torch.nn.ModuleDict()
-        for modality, x_dict in modality_x_dict.items():
-            edges = knn_graph(x_dict[self.item], num_neighbors, weighted=True)
-            self.graphs[f'graph_{modality}'] = FrozenGraph(edges, num_items)
+        graphs = self.knn_edges(modality_x_dict, num_neighbors, weighted=True)
+        for modality, edges in zip(self.modalities, graphs, strict=True):
+            self.graphs[f'graph_{modality}'] = FrozenGraph(edges, self.num_items)
         self.modality_logits = torch.nn.Parameter(torch.empty(len(self.graphs)))
         self._patterns: dict[str, EdgePattern] = {}
         self._steps = 0
@@ -123,13 +109,12 @@ class LATTICE(GraphRecommender):
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
-        self.features.reset_parameters()
-        self.embeddings.reset_parameters()
+        super().reset_parameters()
         torch.nn.init.zeros_(self.modality_logits)
         self.refresh()
 
     def refresh(self) -> None:
-        """Lets the next step search for neighbors."""
+        """Makes the next step search for neighbors."""
         self._patterns = {}
 
     def train(self, mode: bool = True) -> Self:
@@ -138,31 +123,22 @@ class LATTICE(GraphRecommender):
         return super().train(mode)
 
     def forward(
-        self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        adj = bipartite(
-            edge_index_dict,
-            edge_weight_dict,
-            edge_type=self.edge_type,
-            num_nodes_dict=self.num_nodes_dict,
-        )
+        adj = self.bipartite(edge_index_dict, edge_weight_dict)
         id_dict = self.embeddings()
         user_x, item_x = adj.smooth(
             id_dict[self.user], id_dict[self.item], self.num_layers
         )
         parts, h = self._similar(id_dict[self.item])
         views = {
-            modality: {self.user: user_x, self.item: item_x + l2_normalize(part)}
+            modality: (user_x, item_x + l2_normalize(part))
             for modality, part in parts.items()
         }
-        return TeacherOutput(
-            {self.user: user_x, self.item: item_x + l2_normalize(h)}, views
-        )
+        return self.output(user_x, item_x + l2_normalize(h), views)
 
     def _similar(self, h: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """What items get from similar ones: per modality in the last layer, and all."""
+        """The vectors from similar items: per modality in the last layer, and fused."""
         learned = self._learned()
         shares = self.modality_logits.softmax(dim=0)
         parts: dict[str, Tensor] = {}
@@ -214,17 +190,10 @@ class LATTICE(GraphRecommender):
         squared norm of the id rows of an example, averaged over the batch.
 
         Args:
-            output: What the model returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
-        id_dict = self.embeddings()
         return {
             'bpr': self.bpr(output.x_dict, batch),
-            'l2': self.l2(id_dict, batch),
+            'l2': self.l2(self.embeddings(), batch),
         }
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
-            f'num_layers={self.num_layers}, num_neighbors={self.num_neighbors})'
-        )

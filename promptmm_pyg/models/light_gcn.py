@@ -4,15 +4,16 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn.csr import Adjacency, csr_pair_dict
+from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.models._graphs import EdgeDict, WeightDict
+from promptmm_pyg.models.base import IdRecommender
+from promptmm_pyg.nn._feature_checks import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.layerwise import BLOCK, sum_of_hops
 from promptmm_pyg.nn.propagation import HeteroPropagation, check_reached
 
 
-class LightGCN(GraphRecommender):
+class LightGCN(IdRecommender):
     """Id tables smoothed over the graph, from the `"LightGCN: Simplifying and
     Powering Graph Convolution Network for Recommendation"
     <https://arxiv.org/abs/2002.02126>`_ paper, for heterogeneous graphs. Equal to
@@ -26,9 +27,9 @@ class LightGCN(GraphRecommender):
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        modality_x_dict: Ignored; the model reads no features. (default: ``None``)
-        edge_type: ``(user, relation, item)``, what :meth:`losses` are about; the graph
-            may have other types. (default: ``INTERACTS``)
+        modality_x_dict: Ignored. (default: ``None``)
+        edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
         embedding_dim: The width of the tables. (default: ``32``)
         num_layers: The number of propagation layers. (default: ``2``)
         init_std: Standard deviation of the random start. (default: ``0.1``)
@@ -40,47 +41,42 @@ class LightGCN(GraphRecommender):
         - **output:** embeddings :math:`(N_t, D)`, or :math:`(n_t, D)`, per node type
     """
 
-    any_graph = True
-
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 32,
         num_layers: int = 2,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        features_or_none(modality_x_dict)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
         self.propagation = HeteroPropagation(num_layers)
-
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.embeddings.reset_parameters()
+        self.num_layers = num_layers
 
     def forward(
         self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        edge_index_dict: EdgeDict,
+        edge_weight_dict: WeightDict = None,
         n_id_dict: dict[NodeType, Tensor] | None = None,
     ) -> dict[NodeType, Tensor]:
-        x_dict: dict[NodeType, Tensor] = self.propagation(
-            self.embeddings(n_id_dict), edge_index_dict, edge_weight_dict
-        )
+        id_dict = self.embeddings(n_id_dict)
+        sizes = {key: x.size(0) for key, x in id_dict.items()}
+        adj_dict = self.operators(edge_index_dict, edge_weight_dict, sizes)
+        x_dict: dict[NodeType, Tensor] = self.propagation(id_dict, adj_dict)
         return x_dict
 
     @property
     def num_hops(self) -> int:
         """How far a node's row depends on others."""
-        return self.propagation.num_layers
+        return self.num_layers
 
     def inference(
         self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        edge_index_dict: EdgeDict,
+        edge_weight_dict: WeightDict = None,
         *,
         block_size: int = BLOCK,
     ) -> dict[NodeType, Tensor]:
@@ -97,17 +93,7 @@ class LightGCN(GraphRecommender):
         """
         with torch.no_grad():
             x_dict = self.embeddings()
-            check_reached(x_dict, edge_index_dict)
-            adj_dict = csr_pair_dict(
-                edge_index_dict,
-                edge_weight_dict,
-                num_nodes_dict={key: x.size(0) for key, x in x_dict.items()},
-            )
+            adj_dict = self.operators(edge_index_dict, edge_weight_dict)
+            check_reached(x_dict, adj_dict)
             sums = sum_of_hops(x_dict, adj_dict, self.num_hops, block_size=block_size)
             return {key: x.div_(self.num_hops + 1) for key, x in sums.items()}
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, '
-            f'num_layers={self.propagation.num_layers})'
-        )

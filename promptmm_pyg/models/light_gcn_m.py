@@ -1,27 +1,23 @@
 """LightGCN with features in the first layer of items."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
-from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, check_both_ways, features_or_none
-from promptmm_pyg.nn import NodeEmbeddings, csr_pair_dict, propagate_blocks
-from promptmm_pyg.nn.csr import Adjacency, CSRPair
-from promptmm_pyg.nn.propagation import Blocks, check_reached
+from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.models._graphs import EdgeDict, WeightDict
+from promptmm_pyg.models.base import ContentRecommender, check_both_ways
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.csr import CSRPair
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
 from promptmm_pyg.targets import TeacherOutput
 
-_ID = 'id'  # The block of id embeddings; modalities carry the prefix below.
+_ID = 'id'  # The block of id embeddings; modalities have the prefix below.
 _MODALITY = 'modality/'
 
 
-class LightGCNM(GraphRecommender):
+class LightGCNM(ContentRecommender):
     r"""LightGCN-M, a common multi-modal baseline: the `"LightGCN"
     <https://arxiv.org/abs/2002.02126>`_ paper's model in which an item starts from
     its id *and* its projected features.
@@ -37,15 +33,14 @@ class LightGCNM(GraphRecommender):
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: The number of propagation layers. (default: ``2``)
         init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput`, all of width
           :math:`D`
 
@@ -53,43 +48,25 @@ class LightGCNM(GraphRecommender):
         ValueError: If sizes, features or edges do not fit.
     """
 
-    reads_features = True
-    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
-    """The default weight of each loss."""
-
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
-        check_positive('num_layers', num_layers)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         self.num_nodes_dict = dict(num_nodes_dict)
-        self.num_layers = num_layers
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
-        self.features = ProjectedFeatures(
-            num_nodes_dict, self.item, modality_x_dict, embedding_dim
-        )
-
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.embeddings.reset_parameters()
-        self.features.reset_parameters()
+        self.features = self.project(modality_x_dict, embedding_dim)
 
     def forward(
-        self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        adj_dict = csr_pair_dict(
-            edge_index_dict, edge_weight_dict, num_nodes_dict=self.num_nodes_dict
-        )
+        adj_dict = self.operators(edge_index_dict, edge_weight_dict)
         id_dict = self.embeddings()
         check_both_ways(adj_dict, self.user, self.item)
         check_reached(id_dict, adj_dict)
@@ -112,33 +89,15 @@ class LightGCNM(GraphRecommender):
         return TeacherOutput(x_dict, modality_x_dict)
 
     def _propagate(self, blocks: Blocks, adj_dict: dict[EdgeType, CSRPair]) -> Blocks:
-        """The mean over layers, block by block; absent blocks stand for zeros."""
+        """The mean over layers, block by block; absent blocks are zeros."""
         sums: Blocks = {key: dict(named) for key, named in blocks.items()}
         for _ in range(self.num_layers):
             blocks = propagate_blocks(blocks, adj_dict)
             for key, named in blocks.items():
                 for name, x in named.items():
-                    known = sums[key]
-                    known[name] = known[name] + x if name in known else x
+                    total = sums[key]
+                    total[name] = total[name] + x if name in total else x
         return {
             key: {name: x / (self.num_layers + 1) for name, x in named.items()}
             for key, named in sums.items()
         }
-
-    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr`` and ``l2`` of the final embeddings on one batch.
-
-        Args:
-            output: What the model returned.
-            batch: User, positive and negative items ``[B]``.
-        """
-        return {
-            'bpr': self.bpr(output.x_dict, batch),
-            'l2': self.l2(output.x_dict, batch),
-        }
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
-            f'num_layers={self.num_layers})'
-        )

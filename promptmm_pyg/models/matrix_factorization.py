@@ -3,22 +3,23 @@
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.models._graphs import EdgeDict, WeightDict
+from promptmm_pyg.models.base import IdRecommender
+from promptmm_pyg.nn._feature_checks import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 
 
-class MatrixFactorization(GraphRecommender):
+class MatrixFactorization(IdRecommender):
     """Two id tables, scored by inner product; the model of the `"BPR: Bayesian
     Personalized Ranking from Implicit Feedback" <https://arxiv.org/abs/1205.2618>`_
     paper. It needs no graph, neither in training nor when it serves.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        modality_x_dict: Ignored; the model reads no features. (default: ``None``)
-        edge_type: ``(user, relation, item)``, what :meth:`losses` are about; the graph
-            may have other types. (default: ``INTERACTS``)
+        modality_x_dict: Ignored. (default: ``None``)
+        edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
         embedding_dim: The width of the tables. (default: ``32``)
         init_std: Standard deviation of the random start. (default: ``0.1``)
 
@@ -28,33 +29,25 @@ class MatrixFactorization(GraphRecommender):
         - **output:** embeddings :math:`(N_t, D)`, or :math:`(n_t, D)`, per node type
     """
 
-    any_graph = True
+    printed = ()
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 32,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        features_or_none(modality_x_dict)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
-
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.embeddings.reset_parameters()
 
     def forward(
         self,
-        edge_index_dict: dict[EdgeType, Adjacency] | None = None,  # noqa: ARG002
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,  # noqa: ARG002
+        edge_index_dict: EdgeDict | None = None,  # noqa: ARG002
+        edge_weight_dict: WeightDict = None,  # noqa: ARG002
         n_id_dict: dict[NodeType, Tensor] | None = None,
     ) -> dict[NodeType, Tensor]:
         x_dict: dict[NodeType, Tensor] = self.embeddings(n_id_dict)
         return x_dict
-
-    def __repr__(self) -> str:
-        return f'{self.__class__.__name__}({self.embeddings})'

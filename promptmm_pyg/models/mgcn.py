@@ -8,19 +8,16 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models._bipartite import bipartite
-from promptmm_pyg.models._contrast import contrast
-from promptmm_pyg.models._frozen_graph import FrozenGraph
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn import NodeEmbeddings, knn_graph
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import EdgeDict, FrozenGraph, WeightDict
+from promptmm_pyg.models.base import ContentRecommender, contrast
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
-class MGCN(GraphRecommender):
+class MGCN(ContentRecommender):
     r"""LightGCN beside item graphs that carry purified features, fused by what behavior
     says each modality is worth, after the `"Multi-View Graph Convolutional Network for
     Multimedia Recommendation" <https://arxiv.org/abs/2308.03588>`_ paper.
@@ -53,7 +50,7 @@ class MGCN(GraphRecommender):
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
             is absent.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
@@ -63,8 +60,7 @@ class MGCN(GraphRecommender):
         init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, D)`, also per modality
 
@@ -72,18 +68,17 @@ class MGCN(GraphRecommender):
         ValueError: If sizes, features or edges do not fit.
     """
 
-    reads_features = True
     loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
         'l2': 1e-4,
         'contrast': 0.01,
     }
-    """The default weight of each loss."""
+    printed = ('num_layers', 'temperature')
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -93,30 +88,20 @@ class MGCN(GraphRecommender):
         temperature: float = 0.2,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
-        check_positive('num_layers', num_layers)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_positive('num_item_layers', num_item_layers)
-        check_positive('num_neighbors', num_neighbors)
         check_positive('temperature', temperature)
-        self.num_layers = num_layers
         self.temperature = temperature
-        self.num_nodes_dict = {
-            key: num_nodes_dict[key] for key in (self.user, self.item)
-        }
-        self.features = ProjectedFeatures(
-            num_nodes_dict, self.item, modality_x_dict, embedding_dim
-        )
+        self.features = self.project(modality_x_dict, embedding_dim)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        self.graphs = torch.nn.ModuleList()
-        for x_dict in modality_x_dict.values():
-            edges = knn_graph(x_dict[self.item], num_neighbors, weighted=True)
-            num_items = num_nodes_dict[self.item]
-            self.graphs.append(FrozenGraph(edges, num_items, num_item_layers))
+        self.graphs = torch.nn.ModuleList(
+            FrozenGraph(edges, self.num_items, num_item_layers)
+            for edges in self.knn_edges(modality_x_dict, num_neighbors, weighted=True)
+        )
 
         def lins() -> torch.nn.ModuleList:
             return torch.nn.ModuleList(
-                torch.nn.Linear(embedding_dim, embedding_dim) for _ in modality_x_dict
+                torch.nn.Linear(embedding_dim, embedding_dim) for _ in self.modalities
             )
 
         self.purifiers, self.preferences = lins(), lins()
@@ -127,27 +112,10 @@ class MGCN(GraphRecommender):
         )
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.features.reset_parameters()
-        self.embeddings.reset_parameters()
-        for lin in [*self.purifiers, *self.preferences, *self.query]:
-            if isinstance(lin, torch.nn.Linear):
-                torch.nn.init.xavier_uniform_(lin.weight)
-                if lin.bias is not None:
-                    torch.nn.init.zeros_(lin.bias)
-
     def forward(
-        self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        adj = bipartite(
-            edge_index_dict,
-            edge_weight_dict,
-            edge_type=self.edge_type,
-            num_nodes_dict=self.num_nodes_dict,
-        )
+        adj = self.bipartite(edge_index_dict, edge_weight_dict)
         id_dict = self.embeddings()
         user_x, item_x = adj.smooth(
             id_dict[self.user], id_dict[self.item], self.num_layers
@@ -155,20 +123,12 @@ class MGCN(GraphRecommender):
         items = self._item_views(id_dict[self.item])
         width = self.embeddings.embedding_dim
         users = (adj.to_user @ torch.cat(items, dim=1)).split(width, dim=1)
-        parts = {
-            self.user: self._fuse(torch.stack(users), user_x),
-            self.item: self._fuse(torch.stack(items), item_x),
-        }
-        views = {
-            modality: {side: part[m] for side, part in parts.items()}
-            for m, modality in enumerate(self.features.modalities)
-        }
-        return TeacherOutput(
-            {
-                self.user: user_x + parts[self.user].mean(dim=0),
-                self.item: item_x + parts[self.item].mean(dim=0),
-            },
-            views,
+        user_parts = self._fuse(torch.stack(users), user_x)
+        item_parts = self._fuse(torch.stack(items), item_x)
+        parts = zip(user_parts, item_parts, strict=True)
+        views = dict(zip(self.modalities, parts, strict=True))
+        return self.output(
+            user_x + user_parts.mean(dim=0), item_x + item_parts.mean(dim=0), views
         )
 
     def _item_views(self, ids: Tensor) -> list[Tensor]:
@@ -176,39 +136,28 @@ class MGCN(GraphRecommender):
         return [graph(ids * purify(x).sigmoid()) for x, purify, graph in parts]
 
     def _fuse(self, views: Tensor, behavior: Tensor) -> Tensor:
-        """What each modality adds to behavior, ``[M, N, D]`` like ``views``."""
+        """The addition of each modality to behavior, ``[M, N, D]`` like ``views``."""
         shared = (self.query(views).softmax(dim=0) * views).sum(dim=0)
         gates = [prefer(behavior).sigmoid() for prefer in self.preferences]
         out: Tensor = shared + (views - shared) * torch.stack(gates)
         return out
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        r"""The losses on one batch.
-
-        ``bpr``; ``l2``, half the squared norm of the final rows of an example, averaged
-        over the batch; ``contrast``, InfoNCE in both directions between behavior and
-        the mean of :math:`\mathbf{c}^m`, over the distinct users of the batch, plus
-        that over its distinct positives.
+        r"""``bpr``, ``l2`` and ``contrast`` on one batch: InfoNCE in both directions
+        between behavior and the mean of :math:`\mathbf{c}^m`, over the distinct users
+        of the batch, plus that over its distinct positives.
 
         Args:
-            output: What the model returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
         losses = []
-        for side, index in ((self.user, batch.user), (self.item, batch.positive)):
-            nodes = index.unique()
-            views = [x_dict[side][nodes] for x_dict in output.modality_x_dict.values()]
+        for key, nodes in self.distinct_nodes(batch):
+            views = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]
             content = torch.stack(views).mean(dim=0)
-            behavior = output.x_dict[side][nodes] - content
+            behavior = output.x_dict[key][nodes] - content
             losses.append(contrast(content, behavior, self.temperature))
         return {
-            'bpr': self.bpr(output.x_dict, batch),
-            'l2': self.l2(output.x_dict, batch),
+            **super().losses(output, batch),
             'contrast': torch.stack(losses).sum(),
         }
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
-            f'num_layers={self.num_layers}, temperature={self.temperature})'
-        )

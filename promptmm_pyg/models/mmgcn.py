@@ -1,27 +1,21 @@
 """One graph convolution per modality."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._utils import check_non_negative, check_positive
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
-from promptmm_pyg.functional import rows
+from promptmm_pyg._utils import check_non_negative
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import squared_norm
-from promptmm_pyg.models._bipartite import bipartite
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn import NodeEmbeddings
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import EdgeDict, WeightDict
+from promptmm_pyg.models.base import ContentRecommender, reset
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
-class MMGCN(GraphRecommender):
+class MMGCN(ContentRecommender):
     r"""A graph convolution of its own for every modality, tied together by shared id
     embeddings, after the `"MMGCN: Multi-modal Graph Convolution Network for
     Personalized Recommendation of Micro-video"
@@ -41,7 +35,7 @@ class MMGCN(GraphRecommender):
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of every part. (default: ``64``)
         num_layers: Convolutions per modality. (default: ``2``)
@@ -49,8 +43,7 @@ class MMGCN(GraphRecommender):
         init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, D)`, also per modality
 
@@ -58,14 +51,10 @@ class MMGCN(GraphRecommender):
         ValueError: If sizes, features or edges do not fit.
     """
 
-    reads_features = True
-    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
-    """The default weight of each loss."""
-
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -73,51 +62,23 @@ class MMGCN(GraphRecommender):
         negative_slope: float = 0.01,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
-        check_positive('num_layers', num_layers)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_non_negative('negative_slope', negative_slope)
-        self.num_layers = num_layers
-        self.num_nodes_dict = {
-            key: num_nodes_dict[key] for key in (self.user, self.item)
-        }
-        self.features = ProjectedFeatures(
-            num_nodes_dict, self.item, modality_x_dict, embedding_dim
-        )
+        self.features = self.project(modality_x_dict, embedding_dim)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         # One table for all modalities, side by side.
-        self.tastes = NodeEmbeddings(
-            {self.user: num_nodes_dict[self.user]},
-            len(modality_x_dict) * embedding_dim,
-            init_std,
-        )
+        self.tastes = self.user_table(len(self.modalities) * embedding_dim, init_std)
         self.convs = torch.nn.ModuleList(
             torch.nn.ModuleList(
-                _Combination(embedding_dim, negative_slope) for _ in modality_x_dict
+                _Combination(embedding_dim, negative_slope) for _ in self.modalities
             )
             for _ in range(num_layers)
         )
 
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.features.reset_parameters()
-        self.embeddings.reset_parameters()
-        self.tastes.reset_parameters()
-        for part in self.convs.modules():
-            if isinstance(part, _Combination):
-                part.reset_parameters()
-
     def forward(
-        self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        adj = bipartite(
-            edge_index_dict,
-            edge_weight_dict,
-            edge_type=self.edge_type,
-            num_nodes_dict=self.num_nodes_dict,
-        )
+        adj = self.bipartite(edge_index_dict, edge_weight_dict)
         id_dict = self.embeddings()
         width = self.embeddings.embedding_dim
         projected = self.features()
@@ -131,15 +92,9 @@ class MMGCN(GraphRecommender):
             for m, conv in enumerate(convs):
                 users[m] = conv(to_users[m], users[m], id_dict[self.user])
                 items[m] = conv(to_items[m], items[m], id_dict[self.item])
-        return TeacherOutput(
-            {
-                self.user: torch.stack(users).mean(dim=0),
-                self.item: torch.stack(items).mean(dim=0),
-            },
-            {
-                modality: {self.user: users[m], self.item: items[m]}
-                for m, modality in enumerate(projected)
-            },
+        views = dict(zip(projected, zip(users, items, strict=True), strict=True))
+        return self.output(
+            torch.stack(users).mean(dim=0), torch.stack(items).mean(dim=0), views
         )
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
@@ -147,29 +102,17 @@ class MMGCN(GraphRecommender):
         squared norm of the table rows of an example, averaged over the batch.
 
         Args:
-            output: What the model returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
-        id_dict, tastes = self.embeddings(), self.tastes()[self.user]
         return {
             'bpr': self.bpr(output.x_dict, batch),
-            'l2': squared_norm(
-                rows(id_dict[self.user], batch.user),
-                rows(tastes, batch.user),
-                rows(id_dict[self.item], batch.positive),
-                rows(id_dict[self.item], batch.negative),
-            ),
+            'l2': self.l2(self.embeddings(), batch, self.tastes()[self.user]),
         }
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
-            f'num_layers={self.num_layers})'
-        )
 
 
 class _Combination(torch.nn.Module):
-    """What a node makes of its neighbors, itself and its id."""
+    """Combines the neighbors of a node, the node itself and its id."""
 
     def __init__(self, channels: int, negative_slope: float) -> None:
         super().__init__()
@@ -182,9 +125,7 @@ class _Combination(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
         for lin in (self.neighbor_lin, self.self_lin, self.out_lin):
-            torch.nn.init.xavier_uniform_(lin.weight)
-            if lin.bias is not None:
-                torch.nn.init.zeros_(lin.bias)
+            reset(lin)
 
     def forward(self, neighbors: Tensor, x: Tensor, ids: Tensor) -> Tensor:
         h = F.leaky_relu(self.neighbor_lin(neighbors), self.negative_slope)

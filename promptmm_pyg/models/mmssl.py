@@ -8,21 +8,18 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models._bipartite import Bipartite, Operator, bipartite
-from promptmm_pyg.models._contrast import contrast
-from promptmm_pyg.models._cross_modal_attention import CrossModalAttention
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import EdgeDict, WeightDict
+from promptmm_pyg.models.base import ContentRecommender, contrast
+from promptmm_pyg.nn._feature_checks import Features
 from promptmm_pyg.nn.dropout import Dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
-class MMSSL(GraphRecommender):
+class MMSSL(ContentRecommender):
     r"""A teacher after the `"Multi-Modal Self-Supervised Learning for Recommendation"
     <https://arxiv.org/abs/2302.10632>`_ paper.
 
@@ -46,12 +43,12 @@ class MMSSL(GraphRecommender):
     and each attended view :math:`\bar{\mathbf{f}}_u^m`, averaged over the modalities.
 
     With one modality, attention has nothing to choose and its weights stay as they are.
-    Features are part of the module as buffers that are not saved.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Features ``{modality: {item: [N, F_m]}}``.
-        edge_type: The relation from users to items. (default: ``INTERACTS``)
+        edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
         embedding_dim: The shared width :math:`D`. (default: ``64``)
         num_layers: Layers :math:`L` of the id propagation. (default: ``2``)
         num_heads: Heads of the attention; divides the width. (default: ``4``)
@@ -62,15 +59,13 @@ class MMSSL(GraphRecommender):
         init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput`
 
     Raises:
         ValueError: If sizes, rows or weights do not fit.
     """
 
-    reads_features = True
     loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
         'l2': 1e-3,
@@ -80,7 +75,7 @@ class MMSSL(GraphRecommender):
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -92,100 +87,119 @@ class MMSSL(GraphRecommender):
         temperature: float = 0.2,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
-        check_positive('num_layers', num_layers)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_non_negative('fused_weight', fused_weight)
         check_non_negative('modality_weight', modality_weight)
         check_probability('dropout', dropout)
         check_positive('temperature', temperature)
-        self.modalities = list(modality_x_dict)
-        self.num_layers = num_layers
         self.fused_weight = fused_weight
         self.modality_weight = modality_weight
         self.temperature = temperature
-        user, item = self.user, self.item
-        self.num_nodes_dict = {key: num_nodes_dict[key] for key in (user, item)}
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         self.attention = CrossModalAttention(embedding_dim, num_heads)
-        self.features = ProjectedFeatures(
-            self.num_nodes_dict, item, modality_x_dict, embedding_dim
-        )
+        self.features = self.project(modality_x_dict, embedding_dim)
         self.dropout = Dropout(dropout)
 
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.embeddings.reset_parameters()
-        self.attention.reset_parameters()
-        self.features.reset_parameters()
-
     def forward(
-        self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        graph = bipartite(
-            edge_index_dict,
-            edge_weight_dict,
-            edge_type=self.edge_type,
-            num_nodes_dict=self.num_nodes_dict,
-        )
-        views = self._views(graph)  # Per side, [M, N, D].
-        start = {
-            key: table
-            + self.fused_weight * l2_normalize(self.attention(views[key]).mean(dim=0))
-            for key, table in self.embeddings().items()
-        }
-        user, item = self.edge_type[0], self.edge_type[2]
-        smooth = graph.smooth(start[user], start[item], self.num_layers)
-        x_dict = {
-            key: x + self._modality_part(views[key])
-            for key, x in zip((user, item), smooth, strict=True)
-        }
-        modality_x_dict = {
-            modality: {key: views[key][place] for key in (user, item)}
-            for place, modality in enumerate(self.modalities)
-        }
-        return TeacherOutput(x_dict, modality_x_dict)
-
-    def _views(self, graph: Bipartite[Operator]) -> dict[NodeType, Tensor]:
+        adj = self.bipartite(edge_index_dict, edge_weight_dict)
+        num = len(self.modalities)
         encoded = self.dropout(torch.cat(list(self.features().values()), dim=-1))
-        user_x = graph.to_user @ encoded  # One product for all modalities.
-        item_x = graph.to_item @ user_x
-        num, user, item = len(self.modalities), self.edge_type[0], self.edge_type[2]
-        return {
-            user: torch.stack(user_x.chunk(num, dim=-1)),
-            item: torch.stack(item_x.chunk(num, dim=-1)),
-        }
+        user_x = adj.to_user @ encoded  # One product for all modalities.
+        item_x = adj.to_item @ user_x
+        # Of users and of items, [M, N, D].
+        views = [torch.stack(x.chunk(num, dim=-1)) for x in (user_x, item_x)]
+        id_dict = self.embeddings()
+        start = [
+            id_dict[key]
+            + self.fused_weight * l2_normalize(self.attention(view).mean(dim=0))
+            for key, view in zip((self.user, self.item), views, strict=True)
+        ]
+        user_x, item_x = (
+            x + self._modality_part(view)
+            for x, view in zip(
+                adj.smooth(start[0], start[1], self.num_layers), views, strict=True
+            )
+        )
+        by_modality = dict(zip(self.modalities, zip(*views, strict=True), strict=True))
+        return self.output(user_x, item_x, by_modality)
 
     def _modality_part(self, views: Tensor) -> Tensor:
         return self.modality_weight * l2_normalize(views).sum(dim=0)
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses of one batch.
+        """``bpr``, ``l2`` and ``contrast`` on one batch.
 
         Args:
-            output: What the forward returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
-        user = self.user
         index = batch.user.unique()
         views = torch.stack(
-            [output.modality_x_dict[m][user][index] for m in self.modalities]
+            [output.modality_x_dict[m][self.user][index] for m in self.modalities]
         )
-        collaborative = output.x_dict[user][index] - self._modality_part(views)
+        collaborative = output.x_dict[self.user][index] - self._modality_part(views)
         losses = [
             contrast(collaborative, view, self.temperature)
             for view in self.attention(views)
         ]
         return {
-            'bpr': self.bpr(output.x_dict, batch),
-            'l2': self.l2(output.x_dict, batch),
+            **super().losses(output, batch),
             'contrast': torch.stack(losses).mean(),
         }
 
+
+class CrossModalAttention(torch.nn.Module):
+    r"""Gives every modality vector of a node the others that go with it.
+
+    .. math::
+        \bar{\mathbf{f}}^m = \big\Vert_{h} \sum_{m'} \beta^h_{m m'} \,
+        \mathbf{f}^{m', h}, \qquad
+        \beta^h_{m m'} = \mathrm{softmax}_{m'} \left( \frac{(\mathbf{W}^Q_h
+        \mathbf{f}^m)^{\top} \mathbf{W}^K_h \mathbf{f}^{m'}}{\sqrt{D / H}} \right)
+
+    Head :math:`h` mixes its own :math:`D / H` channels :math:`\mathbf{f}^{m', h}` as
+    they are. Nodes do not see each other.
+
+    Args:
+        channels: The width :math:`D`.
+        num_heads: The number of heads :math:`H`; divides ``channels``.
+
+    Shapes:
+        - **input:** vectors :math:`(M, N, D)`
+        - **output:** vectors :math:`(M, N, D)`
+
+    Raises:
+        ValueError: If sizes do not fit.
+    """
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        check_positive('num_heads', num_heads)
+        if channels % num_heads:
+            raise ValueError(
+                f"'num_heads' must divide the width {channels} (got {num_heads})"
+            )
+        self.num_heads = num_heads
+        self.query = torch.nn.Linear(channels, channels, bias=False)
+        self.key = torch.nn.Linear(channels, channels, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        torch.nn.init.xavier_uniform_(self.query.weight)
+        torch.nn.init.xavier_uniform_(self.key.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_views, num_nodes, channels = x.shape
+        # [M, N, H, D / H]; `reshape` with -1 fails on no rows.
+        size = (num_views, num_nodes, self.num_heads, channels // self.num_heads)
+        query, key = self.query(x).view(size), self.key(x).view(size)
+        logits = torch.einsum('mnhd,knhd->mknh', query, key)
+        share = (logits / size[-1] ** 0.5).softmax(dim=1)
+        mixed = torch.einsum('mknh,knhd->mnhd', share, x.view(size))
+        return mixed.reshape(x.shape)
+
     def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, '
-            f'modalities={sorted(self.modalities)}, num_layers={self.num_layers})'
-        )
+        return f'{self.__class__.__name__}(num_heads={self.num_heads})'

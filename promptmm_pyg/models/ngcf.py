@@ -1,21 +1,17 @@
 """Graph convolution with transformations and products of neighbors."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
-from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models.base import GraphRecommender, check_both_ways, features_or_none
-from promptmm_pyg.nn import NodeEmbeddings, csr_pair_dict, propagate_blocks
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.models._graphs import EdgeDict, WeightDict
+from promptmm_pyg.models.base import GraphRecommender, check_both_ways
+from promptmm_pyg.nn._feature_checks import Features
 from promptmm_pyg.nn.dropout import dropout
-from promptmm_pyg.nn.propagation import Blocks, check_reached
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -38,7 +34,7 @@ class NGCF(GraphRecommender):
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Ignored; the model reads no features. (default: ``None``)
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of every layer. (default: ``64``)
         num_layers: The number of layers :math:`L`. (default: ``3``)
@@ -47,8 +43,7 @@ class NGCF(GraphRecommender):
         init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, (L + 1) D)` and without modalities
 
@@ -56,13 +51,10 @@ class NGCF(GraphRecommender):
         ValueError: If sizes, rates or edges do not fit.
     """
 
-    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
-    """The default weight of each loss."""
-
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -71,12 +63,11 @@ class NGCF(GraphRecommender):
         negative_slope: float = 0.2,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        features_or_none(modality_x_dict)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         check_positive('num_layers', num_layers)
         check_probability('dropout', dropout)
         check_non_negative('negative_slope', negative_slope)
-        self.num_nodes_dict = dict(num_nodes_dict)
+        self.num_layers = num_layers
         self.dropout = dropout
         self.negative_slope = negative_slope
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
@@ -90,22 +81,11 @@ class NGCF(GraphRecommender):
         self.sum_lins, self.product_lins = lins(), lins()
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.embeddings.reset_parameters()
-        for lin in [*self.sum_lins, *self.product_lins]:
-            assert isinstance(lin, torch.nn.Linear)
-            torch.nn.init.xavier_uniform_(lin.weight)
-
     def forward(
-        self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        adj_dict = csr_pair_dict(
-            edge_index_dict, edge_weight_dict, num_nodes_dict=self.num_nodes_dict
-        )
-        x_dict: dict[NodeType, Tensor] = self.embeddings()
+        adj_dict = self.operators(edge_index_dict, edge_weight_dict)
+        x_dict = self.embeddings()
         check_both_ways(adj_dict, self.user, self.item)
         check_reached(x_dict, adj_dict)
         layers = {key: [x] for key, x in x_dict.items()}
@@ -117,21 +97,3 @@ class NGCF(GraphRecommender):
                 out = F.leaky_relu(out, self.negative_slope)
                 layers[key].append(dropout(out, self.dropout, self.training))
         return TeacherOutput({k: torch.cat(xs, dim=-1) for k, xs in layers.items()}, {})
-
-    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr`` and ``l2`` of the final embeddings on one batch.
-
-        Args:
-            output: What the model returned.
-            batch: User, positive and negative items ``[B]``.
-        """
-        return {
-            'bpr': self.bpr(output.x_dict, batch),
-            'l2': self.l2(output.x_dict, batch),
-        }
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, '
-            f'num_layers={len(self.sum_lins)})'
-        )

@@ -16,26 +16,29 @@ from promptmm_pyg._utils import (
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import add_l2_normalized, l2_normalize
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
+from promptmm_pyg.models._graphs import EdgeDict, WeightDict
+from promptmm_pyg.models.base import GraphRecommender
 from promptmm_pyg.nn._feature_checks import (
     FeatureDict,
     Features,
     check_masks,
     check_rows,
 )
-from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
+from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
-from promptmm_pyg.nn.hops import mean_of_hops
 from promptmm_pyg.nn.layerwise import (
     BLOCK,
     rows_in_blocks,
     sum_of_hops,
 )
-from promptmm_pyg.nn.missing_rows import Missing, MissingRows
-from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
+from promptmm_pyg.nn.modality_encoder import (
+    Missing,
+    MissingRows,
+    PromptedModalityEncoder,
+)
 from promptmm_pyg.nn.prompt import SoftPrompt
 from promptmm_pyg.nn.prompted_features import PromptedFeatures
-from promptmm_pyg.nn.propagation import check_reached, propagate_blocks
+from promptmm_pyg.nn.propagation import check_reached, mean_of_hops, propagate_blocks
 from promptmm_pyg.targets import TeacherOutput, eval_mode
 
 
@@ -150,8 +153,8 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         missing: Missing = 'zero',
         modality_dropout: float = 0.0,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type)
+        modality_x_dict = modality_x_dict or {}
         check_positive('num_layers', num_layers)
         check_positive('num_modality_layers', num_modality_layers)
         check_non_negative('modality_weight', modality_weight)
@@ -166,7 +169,6 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         self.modality_weight = modality_weight
         self.self_loop_weight = self_loop_weight
         self.prompt_id_weight = prompt_id_weight
-        self.num_nodes_dict = dict(num_nodes_dict)
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
         self._hold_prompt(
             SoftPrompt(prompt_start_dict, embedding_dim, num_prompt_tokens)
@@ -194,16 +196,13 @@ class PromptMM(PromptedFeatures, GraphRecommender):
 
     def forward(
         self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        edge_index_dict: EdgeDict,
+        edge_weight_dict: WeightDict = None,
         n_id_dict: dict[NodeType, Tensor] | None = None,
     ) -> TeacherOutput:
         id_dict = self.embeddings(n_id_dict)
-        adj_dict = csr_pair_dict(
-            edge_index_dict,
-            edge_weight_dict,
-            num_nodes_dict={key: x.size(0) for key, x in id_dict.items()},
-        )
+        sizes = {key: x.size(0) for key, x in id_dict.items()}
+        adj_dict = self.operators(edge_index_dict, edge_weight_dict, sizes)
         check_reached(id_dict, adj_dict)
         soft_prompt = self.active_prompt
         prompt_dict = soft_prompt(n_id_dict) if soft_prompt is not None else {}
@@ -231,13 +230,13 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         )
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses of one batch: ``bpr`` and ``l2`` on the fused embeddings;
+        """The losses on one batch: ``bpr`` and ``l2`` on the fused embeddings;
         ``prompt_bpr`` on the prompts alone; ``modality_bpr``, averaged over the
         modalities; ``modality_l2``, half the mean squared norm of the modality vectors.
         Losses of parts that the model does not have are zero.
 
         Args:
-            output: What the model returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
         views = list(output.modality_x_dict.values())
@@ -265,8 +264,8 @@ class PromptMM(PromptedFeatures, GraphRecommender):
 
     def inference(
         self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        edge_index_dict: EdgeDict,
+        edge_weight_dict: WeightDict = None,
         *,
         block_size: int = BLOCK,
     ) -> dict[NodeType, Tensor]:
@@ -283,9 +282,7 @@ class PromptMM(PromptedFeatures, GraphRecommender):
             ValueError: If ``block_size`` is not positive or a node type is not reached.
         """
         check_positive('block_size', block_size)
-        adj_dict = csr_pair_dict(
-            edge_index_dict, edge_weight_dict, num_nodes_dict=self.num_nodes_dict
-        )
+        adj_dict = self.operators(edge_index_dict, edge_weight_dict)
         check_reached(self.embeddings(), adj_dict)
         with eval_mode(self), torch.no_grad():
             ids = {key: self._id_rows(key, block_size) for key in self.num_nodes_dict}
@@ -388,3 +385,40 @@ class PromptMM(PromptedFeatures, GraphRecommender):
 
 def _mean(losses: list[Tensor]) -> Tensor:
     return torch.stack(losses).mean() if losses else torch.zeros(())
+
+
+class GatedTeacher(PromptMM):
+    """PromptMM that multiplies every reduced feature row by a gate before propagation.
+
+    The forward has the further argument ``gate_dict``: gates ``[N]`` per feature name
+    ``'{modality}__{node_type}'``. Features without gates are unchanged.
+    """
+
+    _gate_dict: dict[str, Tensor] | None = None
+
+    def forward(
+        self,
+        edge_index_dict: EdgeDict,
+        edge_weight_dict: WeightDict = None,
+        n_id_dict: dict[NodeType, Tensor] | None = None,
+        gate_dict: dict[str, Tensor] | None = None,
+    ) -> TeacherOutput:
+        self._gate_dict = gate_dict
+        try:
+            return super().forward(edge_index_dict, edge_weight_dict, n_id_dict)
+        finally:
+            self._gate_dict = None
+
+    def _encode(
+        self,
+        key: str,
+        node_type: NodeType,
+        prompt: Tensor | None,
+        n_id: Tensor | None = None,
+        recall: Tensor | None = None,
+    ) -> Tensor:
+        out = super()._encode(key, node_type, prompt, n_id, recall)
+        gate = (self._gate_dict or {}).get(key)
+        if gate is None:
+            return out
+        return (gate if n_id is None else gate[n_id])[:, None] * out

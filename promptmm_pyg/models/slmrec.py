@@ -8,21 +8,20 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_choice, check_positive, check_probability
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models._bipartite import Bipartite, bipartite
-from promptmm_pyg.models._contrast import contrast
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn import CSRPair, NodeEmbeddings
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import Bipartite, EdgeDict, WeightDict
+from promptmm_pyg.models.base import ContentRecommender, contrast
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 _Sides = tuple[Tensor, Tensor]  # Users and items.
 
 
-class SLMRec(GraphRecommender):
+class SLMRec(ContentRecommender):
     r"""LightGCN on ids and on every modality, fused by a linear layer, with
     self-supervision of features, after the `"Self-Supervised Learning for Multimedia
     Recommendation" <https://doi.org/10.1109/TMM.2022.3187556>`_ paper.
@@ -46,13 +45,13 @@ class SLMRec(GraphRecommender):
     Our form of the paper's tasks: the first contrasts with the vectors that are ranked,
     not with a second change, and BPR does the ranking.
 
-    The operators of the last call are kept as ``adj``, for :meth:`losses`; they are
-    neither a buffer nor part of the state, and a copy of the model starts without.
+    :meth:`losses` uses the operators of the last call, the plain attribute ``adj``, which
+    is neither saved nor copied.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
@@ -62,8 +61,7 @@ class SLMRec(GraphRecommender):
         init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, D)`, and :math:`\mathbf{z}^m` per modality
 
@@ -71,19 +69,18 @@ class SLMRec(GraphRecommender):
         ValueError: If sizes, rates, features or edges do not fit.
     """
 
-    reads_features = True
     loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
         'l2': 1e-4,
         'augmentation': 0.1,
         'alignment': 0.1,
     }
-    """The default weight of each loss."""
+    printed = ('num_layers', 'augmentation')
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -93,24 +90,16 @@ class SLMRec(GraphRecommender):
         temperature: float = 0.2,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
-        check_positive('num_layers', num_layers)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_choice('augmentation', augmentation, ('drop', 'mask'))
         check_probability('augmentation_ratio', augmentation_ratio)
         check_positive('temperature', temperature)
-        self.num_layers = num_layers
         self.augmentation = augmentation
         self.augmentation_ratio = augmentation_ratio
         self.temperature = temperature
-        self.num_nodes_dict = {
-            key: num_nodes_dict[key] for key in (self.user, self.item)
-        }
-        self.features = ProjectedFeatures(
-            num_nodes_dict, self.item, modality_x_dict, embedding_dim
-        )
+        self.features = self.project(modality_x_dict, embedding_dim)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        num_views = len(modality_x_dict) + 1
+        num_views = len(self.modalities) + 1
         self.fusions = torch.nn.ModuleList(
             torch.nn.Linear(num_views * embedding_dim, embedding_dim) for _ in range(2)
         )
@@ -120,35 +109,16 @@ class SLMRec(GraphRecommender):
         self.adj: Bipartite[CSRPair] | None = None
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        self.features.reset_parameters()
-        self.embeddings.reset_parameters()
-        for lin in [*self.fusions, *self.heads]:
-            assert isinstance(lin, torch.nn.Linear)
-            torch.nn.init.xavier_uniform_(lin.weight)
-            torch.nn.init.zeros_(lin.bias)
-
     def forward(
-        self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        self.adj = bipartite(
-            edge_index_dict,
-            edge_weight_dict,
-            edge_type=self.edge_type,
-            num_nodes_dict=self.num_nodes_dict,
-        )
+        self.adj = self.bipartite(edge_index_dict, edge_weight_dict)
         smoothed = self._smoothed(self.adj, list(self.features().values()))
         _, *views = self._views(smoothed)
-        user_x, item_x = self._fused(smoothed)
-        return TeacherOutput(
-            {self.user: user_x, self.item: item_x},
-            {
-                modality: {self.user: view[0], self.item: view[1]}
-                for modality, view in zip(self.features.modalities, views, strict=True)
-            },
+        return self.output(
+            self.fusions[0](smoothed[0]),
+            self.fusions[1](smoothed[1]),
+            dict(zip(self.modalities, views, strict=True)),
         )
 
     def _smoothed(self, adj: Bipartite[CSRPair], features: list[Tensor]) -> _Sides:
@@ -163,9 +133,6 @@ class SLMRec(GraphRecommender):
         users, items = (x.split(width, dim=1) for x in smoothed)
         return list(zip(users, items, strict=True))
 
-    def _fused(self, smoothed: _Sides) -> _Sides:
-        return self.fusions[0](smoothed[0]), self.fusions[1](smoothed[1])
-
     def _changed(self, x: Tensor) -> Tensor:
         if self.augmentation == 'drop':
             return dropout(x, self.augmentation_ratio)
@@ -175,11 +142,11 @@ class SLMRec(GraphRecommender):
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses on one batch: ``bpr``, ``l2``, half the squared norm of the id
         rows of an example, averaged over the batch, ``augmentation`` and ``alignment``,
-        each the mean over the batch's distinct users and over its distinct positives,
-        added up.
+        each the mean over the distinct users of the batch plus that over its distinct
+        positives.
 
         Args:
-            output: What the model returned, in its last call.
+            output: The output of the last call.
             batch: User, positive and negative items ``[B]``.
 
         Raises:
@@ -194,15 +161,13 @@ class SLMRec(GraphRecommender):
         changed = [self._changed(x) for x in self.features().values()]
         smoothed = self._smoothed(self.adj, changed)
         ids, *_ = self._views(smoothed)
-        sides = ((self.user, batch.user), (self.item, batch.positive))
         augmentation, alignment = [], []
-        for s, (side, index) in enumerate(sides):
-            nodes = index.unique()
+        for s, (key, nodes) in enumerate(self.distinct_nodes(batch)):
             fused = self.fusions[s](smoothed[s][nodes])
             augmentation.append(
-                contrast(output.x_dict[side][nodes], fused, self.temperature)
+                contrast(output.x_dict[key][nodes], fused, self.temperature)
             )
-            views = [x_dict[side][nodes] for x_dict in output.modality_x_dict.values()]
+            views = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]
             alignment.append(self._align(ids[s][nodes], views))
         return {
             'bpr': self.bpr(output.x_dict, batch),
@@ -222,9 +187,3 @@ class SLMRec(GraphRecommender):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, 'adj': None}  # Operators cannot be copied.
-
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, {self.features}, '
-            f"num_layers={self.num_layers}, augmentation='{self.augmentation}')"
-        )

@@ -8,20 +8,16 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.models._bipartite import bipartite
-from promptmm_pyg.models._contrast import contrast
-from promptmm_pyg.models._frozen_graph import FrozenGraph, item_edges, max_edges
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models._spectral_fusion import SpectralFusion
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import EdgeDict, FrozenGraph, WeightDict, max_edges
+from promptmm_pyg.models.base import ContentRecommender, contrast, reset
+from promptmm_pyg.nn._feature_checks import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
-class SMORE(GraphRecommender):
+class SMORE(ContentRecommender):
     r"""A teacher after the `"Spectrum-based Modality Representation Fusion Graph
     Convolutional Network for Multimodal Recommendation"
     <https://arxiv.org/abs/2412.14978>`_ paper, in our formulas.
@@ -52,12 +48,11 @@ class SMORE(GraphRecommender):
     :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE, both ways, between
     :math:`\mathbf{s}` and :math:`\mathbf{c}` of the batch's users and positives.
 
-    Features are part of the module as buffers that are not saved.
-
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Features ``{modality: {item: [N, F_m]}}``.
-        edge_type: The relation from users to items. (default: ``INTERACTS``)
+        edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
         embedding_dim: The shared width :math:`D`. (default: ``64``)
         num_layers: Layers of the id propagation. (default: ``2``)
         num_item_layers: Layers :math:`K` of the item graphs. (default: ``1``)
@@ -66,15 +61,13 @@ class SMORE(GraphRecommender):
         init_std: Standard deviation of the id tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
-          weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput`
 
     Raises:
         ValueError: If sizes or rows do not fit.
     """
 
-    reads_features = True
     loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
         'l2': 1e-3,
@@ -84,7 +77,7 @@ class SMORE(GraphRecommender):
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
@@ -94,25 +87,16 @@ class SMORE(GraphRecommender):
         temperature: float = 0.2,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
-        check_positive('num_layers', num_layers)
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_positive('temperature', temperature)
-        self.modalities = list(modality_x_dict)
-        self.num_layers = num_layers
         self.temperature = temperature
-        user, item = self.user, self.item
-        self.num_nodes_dict = {key: num_nodes_dict[key] for key in (user, item)}
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        self.features = ProjectedFeatures(
-            self.num_nodes_dict, item, modality_x_dict, embedding_dim
-        )
+        self.features = self.project(modality_x_dict, embedding_dim)
         self.fusion = SpectralFusion(self.modalities, embedding_dim)
-        graphs = [item_edges(x[item], num_neighbors) for x in modality_x_dict.values()]
-        num_items = num_nodes_dict[item]
+        graphs = self.knn_edges(modality_x_dict, num_neighbors)
         self.graphs = torch.nn.ModuleList(
-            FrozenGraph(edges, num_items, num_item_layers)
-            for edges in [*graphs, max_edges(graphs, num_items)]
+            FrozenGraph(edges, self.num_items, num_item_layers)
+            for edges in [*graphs, max_edges(graphs, self.num_items)]
         )
         # Of the modalities in order, and of the fused view at the end.
         self.gates = _linears(len(graphs) + 1, embedding_dim)
@@ -129,46 +113,27 @@ class SMORE(GraphRecommender):
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
-        self.embeddings.reset_parameters()
-        self.fusion.reset_parameters()
-        for part in self.modules():
-            if isinstance(part, torch.nn.Linear):
-                torch.nn.init.xavier_uniform_(part.weight)
-                if part.bias is not None:
-                    torch.nn.init.zeros_(part.bias)
+        for name in ['embeddings', 'fusion', 'features', 'gates', 'preferences', 'shares']:
+            reset(self.get_submodule(name))
 
     def forward(
-        self,
-        edge_index_dict: dict[EdgeType, Adjacency],
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,
+        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        graph = bipartite(
-            edge_index_dict,
-            edge_weight_dict,
-            edge_type=self.edge_type,
-            num_nodes_dict=self.num_nodes_dict,
-        )
-        user, item = self.edge_type[0], self.edge_type[2]
-        ids = self.embeddings()
-        smooth = graph.smooth(ids[user], ids[item], self.num_layers)
-        item_views = self._item_views(ids[item])
+        adj = self.bipartite(edge_index_dict, edge_weight_dict)
+        id_dict = self.embeddings()
+        smooth = adj.smooth(id_dict[self.user], id_dict[self.item], self.num_layers)
+        item_views = self._item_views(id_dict[self.item])
         # One product for all views.
-        user_views = (graph.to_user @ torch.cat(item_views, dim=-1)).chunk(
+        user_views = (adj.to_user @ torch.cat(item_views, dim=-1)).chunk(
             len(item_views), dim=-1
         )
-        views = {
-            user: self._preferred(list(user_views), smooth[0]),
-            item: self._preferred(item_views, smooth[1]),
-        }
-        x_dict = {
-            key: content + self._side(views[key])
-            for key, content in zip((user, item), smooth, strict=True)
-        }
-        modality_x_dict = {
-            modality: {key: views[key][place] for key in (user, item)}
-            for place, modality in enumerate(self.modalities)
-        }
-        return TeacherOutput(x_dict, modality_x_dict)
+        users = self._preferred(list(user_views), smooth[0])
+        items = self._preferred(item_views, smooth[1])
+        return self.output(
+            smooth[0] + self._side(users),
+            smooth[1] + self._side(items),
+            dict(zip(self.modalities, zip(users, items, strict=True), strict=True)),
+        )
 
     def _item_views(self, ids: Tensor) -> list[Tensor]:
         single, fused = self.fusion(torch.stack(list(self.features().values())))
@@ -192,31 +157,84 @@ class SMORE(GraphRecommender):
         return torch.stack(views).sum(dim=0) / (len(views) + 1)
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses of one batch.
+        """``bpr``, ``l2`` and ``contrast`` on one batch.
 
         Args:
-            output: What the forward returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
-        user, _, item = self.edge_type
         losses = []
-        for key, ids in ((user, batch.user), (item, batch.positive)):
-            index = ids.unique()
-            views = [output.modality_x_dict[m][key][index] for m in self.modalities]
+        for key, nodes in self.distinct_nodes(batch):
+            views = [output.modality_x_dict[m][key][nodes] for m in self.modalities]
             side = self._side(views)
-            content = output.x_dict[key][index] - side
+            content = output.x_dict[key][nodes] - side
             losses.append(contrast(side, content, self.temperature))
         return {
-            'bpr': self.bpr(output.x_dict, batch),
-            'l2': self.l2(output.x_dict, batch),
+            **super().losses(output, batch),
             'contrast': torch.stack(losses).mean(),
         }
 
-    def __repr__(self) -> str:
-        return (
-            f'{self.__class__.__name__}({self.embeddings}, '
-            f'modalities={sorted(self.modalities)}, num_layers={self.num_layers})'
+
+class SpectralFusion(torch.nn.Module):
+    r"""Filters the spectrum of every modality and fuses the spectra by their product.
+
+    .. math::
+        \hat{\mathbf{h}}^m = \mathcal{F}^{-1} (\mathbf{w}_m \odot \mathcal{F}
+        \mathbf{h}^m), \qquad
+        \hat{\mathbf{h}}^{f} = \mathcal{F}^{-1} \Big( \mathbf{w}_f \odot \prod_m
+        \mathcal{F} \mathbf{h}^m \Big)
+
+    :math:`\mathcal{F}` is the orthonormal real Fourier transform along the channels,
+    :math:`\mathbf{w}` are complex and trained, one weight per frequency; they start
+    near one, where the first formula passes everything. A product of spectra is a
+    circular convolution of vectors. The imaginary parts of the constant and (for an
+    even width) of the highest frequency do not matter and get no gradient.
+
+    Args:
+        modalities: Their names, in order.
+        channels: The width :math:`D`.
+
+    Shapes:
+        - **input:** vectors :math:`(M, N, D)`
+        - **output:** cleaned vectors :math:`(M, N, D)` and fused vectors
+          :math:`(N, D)`
+    """
+
+    def __init__(self, modalities: list[str], channels: int) -> None:
+        super().__init__()
+        self.modalities = modalities
+        num = channels // 2 + 1
+        # Real pairs: fused optimizers take no complex parameters.
+        self.filters = torch.nn.ParameterDict(
+            {m: torch.nn.Parameter(torch.empty(num, 2)) for m in modalities}
         )
+        self.fusion_filter = torch.nn.Parameter(torch.empty(num, 2))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        for weight in [*self.filters.values(), self.fusion_filter]:
+            torch.nn.init.normal_(weight, std=0.02)
+            with torch.no_grad():
+                weight[:, 0] += 1.0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # There are no spectra in half precision.
+        dtype = torch.promote_types(x.dtype, torch.float)
+        spectra = torch.fft.rfft(x.to(dtype), norm='ortho')  # [M, N, D // 2 + 1]
+        filters = torch.stack([self.filters[m].to(dtype) for m in self.modalities])
+        single = spectra * torch.view_as_complex(filters).unsqueeze(1)
+        fusion = torch.view_as_complex(self.fusion_filter.to(dtype))
+        width = x.size(-1)
+        return (
+            torch.fft.irfft(single, n=width, norm='ortho').to(x.dtype),
+            torch.fft.irfft(spectra.prod(dim=0) * fusion, n=width, norm='ortho').to(
+                x.dtype
+            ),
+        )
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(modalities={sorted(self.modalities)})'
 
 
 def _linears(number: int, channels: int) -> torch.nn.ModuleList:

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg.data.schema import INTERACTS, FeatureDict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.models.base import GraphRecommender, features_or_none
-from promptmm_pyg.nn import NodeEmbeddings
-from promptmm_pyg.nn.csr import Adjacency
+from promptmm_pyg.models._graphs import EdgeDict, WeightDict
+from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
-class VBPR(GraphRecommender):
+class VBPR(ContentRecommender):
     r"""Ids and projected features, each matched with user vectors of their own, after
     the `"VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback"
     <https://arxiv.org/abs/1510.01784>`_ paper, for any number of modalities. It needs
@@ -35,13 +35,13 @@ class VBPR(GraphRecommender):
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
-        edge_type: ``(user, relation, item)``, what is ranked for whom.
+        edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width of every part. (default: ``64``)
         init_std: Standard deviation of the tables' start. (default: ``0.1``)
 
     Shapes:
-        - **inputs:** anything (edges, to be called like other models)
+        - **inputs:** ignored
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, (M + 1) D + 1)` and, per modality,
           :math:`\boldsymbol{\theta}^m` and :math:`\mathbf{E}_m \mathbf{x}^m`
@@ -50,51 +50,40 @@ class VBPR(GraphRecommender):
         ValueError: If sizes or features do not fit.
     """
 
-    reads_features = True
     loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
         'l2': 1e-3,
         'projection_l2': 1e-5,
     }
-    """The default weight of each loss."""
+    printed = ()
 
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
-        modality_x_dict: FeatureDict | None = None,
+        modality_x_dict: Features | None = None,
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(num_nodes_dict, edge_type)
-        modality_x_dict = features_or_none(modality_x_dict)
-        num_users, num_items = num_nodes_dict[self.user], num_nodes_dict[self.item]
+        super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         # The last channel is the bias of the features.
-        self.features = ProjectedFeatures(
-            num_nodes_dict, self.item, modality_x_dict, embedding_dim + 1, bias=False
-        )
-        self.embeddings = NodeEmbeddings(
-            {self.user: num_users, self.item: num_items}, embedding_dim, init_std
-        )
+        self.features = self.project(modality_x_dict, embedding_dim + 1, bias=False)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         # One table for all modalities, side by side.
-        self.tastes = NodeEmbeddings(
-            {self.user: num_users}, len(modality_x_dict) * embedding_dim, init_std
-        )
-        self.item_bias = torch.nn.Parameter(torch.empty(num_items, 1))
+        self.tastes = self.user_table(len(self.modalities) * embedding_dim, init_std)
+        self.item_bias = torch.nn.Parameter(torch.empty(self.num_items, 1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
-        self.features.reset_parameters()
-        self.embeddings.reset_parameters()
-        self.tastes.reset_parameters()
+        super().reset_parameters()
         torch.nn.init.zeros_(self.item_bias)
 
     def forward(
         self,
-        edge_index_dict: dict[EdgeType, Adjacency] | None = None,  # noqa: ARG002
-        edge_weight_dict: dict[EdgeType, Tensor] | None = None,  # noqa: ARG002
+        edge_index_dict: EdgeDict | None = None,  # noqa: ARG002
+        edge_weight_dict: WeightDict = None,  # noqa: ARG002
     ) -> TeacherOutput:
         id_dict = self.embeddings()
         tastes = self.tastes()[self.user]
@@ -105,25 +94,24 @@ class VBPR(GraphRecommender):
             bias = bias + x[:, width:]
         user_x = [id_dict[self.user], tastes, tastes.new_ones(tastes.size(0), 1)]
         item_x = [id_dict[self.item], *projected.values(), bias]
-        modality_x_dict = {
-            modality: {self.user: part, self.item: projected[modality]}
-            for modality, part in zip(projected, tastes.split(width, 1), strict=True)
-        }
-        return TeacherOutput(
-            {self.user: torch.cat(user_x, dim=1), self.item: torch.cat(item_x, dim=1)},
-            modality_x_dict,
+        users = tastes.split(width, 1)
+        views = zip(users, projected.values(), strict=True)
+        return self.output(
+            torch.cat(user_x, dim=1),
+            torch.cat(item_x, dim=1),
+            dict(zip(projected, views, strict=True)),
         )
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         r"""The losses on one batch.
 
-        ``bpr``; ``l2``, half the squared norm of what belongs to the ids of an example
+        ``bpr``; ``l2``, half the squared norm of the id parameters of an example
         (:math:`\boldsymbol{\gamma}, \boldsymbol{\theta}, \beta`), averaged over the
         batch; ``projection_l2``, half the mean squared row of
         :math:`[\mathbf{E}_m; \boldsymbol{\beta}_m]`, averaged over modalities.
 
         Args:
-            output: What the model returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
         id_dict = self.embeddings()
@@ -142,6 +130,3 @@ class VBPR(GraphRecommender):
             'l2': squared_norm(*user_rows, *item_rows),
             'projection_l2': torch.stack(projections).mean(),
         }
-
-    def __repr__(self) -> str:
-        return f'{self.__class__.__name__}({self.embeddings}, {self.features})'

@@ -3,10 +3,8 @@
 from promptmm_pyg.nn.blocked_linear import BlockedLinear, ChunkedFeatures
 from promptmm_pyg.nn.csr import CSRPair, as_csr_pair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
-from promptmm_pyg.nn.knn import knn_graph, normalize_edges
-from promptmm_pyg.nn.knn_cache import cached_knn_graph
-from promptmm_pyg.nn.missing_rows import MissingRows
-from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
+from promptmm_pyg.nn.knn import cached_knn_graph, knn_graph, normalize_edges
+from promptmm_pyg.nn.modality_encoder import MissingRows, PromptedModalityEncoder
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
 from promptmm_pyg.nn.prompt_store import load_prompt, save_prompt
 from promptmm_pyg.nn.prompted_encoder import PromptedEncoder, TokenPrompt

@@ -38,6 +38,11 @@ def check_rows(
                 )
 
 
+def as_tensor(x: Tensor | ChunkedFeatures) -> Tensor:
+    """All rows at once, in single precision if they come in blocks."""
+    return x if isinstance(x, Tensor) else x.whole(torch.float, x.device)
+
+
 def in_default_precision(x: Tensor) -> Tensor:
     """Numbers of any real type, such as NumPy's doubles, as parameters are.
 

@@ -10,9 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.nn.csr import CSRPair
+from promptmm_pyg.nn.csr import CSRPair, csr_matmul
 from promptmm_pyg.nn.prompt import SoftPrompt
-from promptmm_pyg.nn.tiled_csr import csr_matmul
 
 BLOCK = 2**16
 

@@ -1,12 +1,19 @@
 """Encoders from raw modality features to the shared embedding space."""
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
+from promptmm_pyg._utils import (
+    check_choice,
+    check_non_negative,
+    check_positive,
+    check_probability,
+)
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, cross, in_blocks, project
 from promptmm_pyg.nn.dropout import Dropout
-from promptmm_pyg.nn.recalled import add_low_rank
 
 
 class PromptedModalityEncoder(torch.nn.Module):
@@ -107,4 +114,153 @@ class PromptedModalityEncoder(torch.nn.Module):
         return (
             f'{self.__class__.__name__}({self.in_channels}, {self.out_channels}, '
             f'prompt_weight={self.prompt_weight})'
+        )
+
+
+_TINY = 1e-12  # Of a norm.
+
+
+class _AddRecalled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, prompt: Tensor, image: Tensor, gram: Tensor, weight: float
+    ) -> Tensor:
+        width = image.size(1)
+        maps = torch.cat([image, gram], dim=1)
+        products = prompt @ maps
+        squared = torch.linalg.vecdot(products[:, width:], prompt).unsqueeze_(-1)
+        inverse = squared.rsqrt().masked_fill_(squared <= _TINY**2, 0.0)
+        ctx.save_for_backward(prompt, maps, products, inverse)
+        ctx.weight = weight
+        return torch.addcmul(x, products[:, :width], inverse, value=weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        prompt, maps, products, inverse = ctx.saved_tensors
+        width = grad.size(1)
+        # Of `products`, the gradient; of its right part, half of it.
+        d_products = torch.empty_like(products)
+        torch.mul(grad, inverse * ctx.weight, out=d_products[:, :width])
+        along = torch.linalg.vecdot(d_products[:, :width], products[:, :width])
+        d_squared = along.unsqueeze_(-1).mul_(inverse).mul_(inverse).mul_(-0.5)
+        torch.mul(prompt, d_squared, out=d_products[:, width:])
+        d_maps = prompt.t() @ d_products
+        # The gram matrix is its own transpose: the prompt on either side of it gets
+        # the same.
+        twice = torch.cat([maps[:, :width], 2 * maps[:, width:]], dim=1)
+        d_prompt = d_products @ twice.t()
+        return grad, d_prompt, d_maps[:, :width], d_maps[:, width:], None
+
+
+_apply: Any = _AddRecalled.apply
+
+
+def add_low_rank(
+    x: Tensor, prompt: Tensor, recall: Tensor, lin_weight: Tensor, weight: float = 1.0
+) -> Tensor:
+    r"""Adds what a prompt recalls of features to their reduction.
+
+    That is :math:`\mathbf{X} + \lambda \, \mathrm{norm}(\mathbf{P} \mathbf{Q})
+    \mathbf{W}^{\top}`, without the :math:`(N, F)` matrix :math:`\mathbf{P} \mathbf{Q}`:
+
+    .. math::
+        \mathbf{x}_i + \lambda \, \frac{(\mathbf{Q} \mathbf{W}^{\top})^{\top}
+        \mathbf{p}_i} {\sqrt{\mathbf{p}_i^{\top} \mathbf{Q} \mathbf{Q}^{\top}
+        \mathbf{p}_i}}
+
+    where :math:`\mathrm{norm}` scales every row to unit length. Both products share one
+    matrix product, forward and backward. A row whose prompt recalls nothing gets no
+    addition and sends no gradient. First derivatives only.
+
+    Args:
+        x: The features, reduced, ``[N, D]``.
+        prompt: The prompts :math:`\mathbf{P}`, ``[N, P]``.
+        recall: What they recall, :math:`\mathbf{Q}`, ``[P, F]``.
+        lin_weight: The reduction :math:`\mathbf{W}`, ``[D, F]``.
+        weight: :math:`\lambda`. (default: ``1.0``)
+    """
+    image, gram = recall @ lin_weight.t(), recall @ recall.t()
+    out: Tensor = _apply(x, prompt, image, gram, weight)
+    return out
+
+
+Missing = Literal['zero', 'token']
+
+
+class MissingRows(torch.nn.Module):
+    r"""Puts zeros or one trained vector in the rows of the nodes that lack a modality.
+
+    While training, every row that is present counts as absent with probability
+    ``dropout``, so that a model learns to do without. Rows that stay are not scaled up
+    (unlike in :class:`torch.nn.Dropout`): a node has a modality or it does not.
+
+    The token starts at zero, where the two ways are the same.
+
+    Args:
+        channels: The width :math:`D` of the rows.
+        mask: Boolean :math:`(N)`, ``True`` where the row is present; ``None`` means
+            everywhere. (default: ``None``)
+        missing: ``'zero'`` or ``'token'``. (default: ``'zero'``)
+        dropout: Rate at which rows are taken for absent. (default: ``0.0``)
+
+    Shapes:
+        - **inputs:** rows :math:`(N, D)`, and ``n_id``, the places in the mask of those
+          that are given *(optional: all)*
+        - **output:** rows :math:`(N, D)`
+
+    Raises:
+        ValueError: If ``missing`` is unknown or ``dropout`` is not in [0, 1).
+
+    Example:
+        >>> rows = MissingRows(2, mask=torch.tensor([True, False]))
+        >>> rows(torch.ones(2, 2))
+        tensor([[1., 1.],
+                [0., 0.]])
+    """
+
+    mask: Tensor | None
+
+    def __init__(
+        self,
+        channels: int,
+        mask: Tensor | None = None,
+        missing: Missing = 'zero',
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_positive('channels', channels)
+        check_choice('missing', missing, ('zero', 'token'))
+        check_probability('dropout', dropout)
+        self.missing = missing
+        self.dropout = dropout
+        # A fact about the data, like the features: not part of the state.
+        self.register_buffer('mask', mask, persistent=False)
+        self.token: torch.nn.Parameter | None = None
+        if missing == 'token':
+            self.token = torch.nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets all learnable parameters of the module."""
+        if self.token is not None:
+            torch.nn.init.zeros_(self.token)
+
+    def forward(self, x: Tensor, n_id: Tensor | None = None) -> Tensor:
+        present = self.mask
+        if present is not None and n_id is not None:
+            present = present[n_id]
+        if self.training and self.dropout > 0:
+            kept = torch.rand(x.size(0), device=x.device) >= self.dropout
+            present = kept if present is None else present & kept
+        if present is None:
+            return x
+        instead = x.new_zeros(()) if self.token is None else self.token
+        return torch.where(present[:, None], x, instead)
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}(missing='{self.missing}', "
+            f'dropout={self.dropout})'
         )

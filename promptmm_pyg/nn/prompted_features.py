@@ -13,8 +13,11 @@ from promptmm_pyg.nn._feature_checks import (
 )
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, cross, in_blocks
 from promptmm_pyg.nn.layerwise import recall_in_blocks
-from promptmm_pyg.nn.missing_rows import Missing, MissingRows
-from promptmm_pyg.nn.modality_encoder import PromptedModalityEncoder
+from promptmm_pyg.nn.modality_encoder import (
+    Missing,
+    MissingRows,
+    PromptedModalityEncoder,
+)
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
 from promptmm_pyg.nn.prompt_holder import PromptHolder
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from promptmm_pyg.nn import CSRPair, csr_pair_dict
-from promptmm_pyg.nn.hops import mean_of_hops
+from promptmm_pyg.nn.propagation import mean_of_hops
 from tests.nn.graphs import (
     EDGE_INDEX,
     ITEM_USER,

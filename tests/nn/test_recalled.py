@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from promptmm_pyg.nn.recalled import add_low_rank
+from promptmm_pyg.nn.modality_encoder import add_low_rank
 
 
 def parts(dtype=torch.double, num_rows=7):
