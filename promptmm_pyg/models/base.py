@@ -164,11 +164,7 @@ class GraphRecommender(FromData, torch.nn.Module):
 
     def bpr(self, x_dict: Mapping[NodeType, Tensor], batch: Triplets) -> Tensor:
         """BPR of the embeddings of users and items on one batch."""
-        user_x, item_x = x_dict[self.user], x_dict[self.item]
-        return bpr_loss(
-            score_pairs(user_x, item_x, batch.user, batch.positive),
-            score_pairs(user_x, item_x, batch.user, batch.negative),
-        )
+        return bpr_of(x_dict, self.user, self.item, batch)
 
     def l2(
         self, x_dict: Mapping[NodeType, Tensor], batch: Triplets, *user_tables: Tensor
@@ -491,6 +487,24 @@ def node_types(
             f'{sorted(num_nodes_dict)} (got {edge_type})'
         )
     return user, item
+
+
+def bpr_of(
+    x_dict: Mapping[NodeType, Tensor], user: NodeType, item: NodeType, batch: Triplets
+) -> Tensor:
+    """BPR of the embeddings of users and items on one batch.
+
+    Args:
+        x_dict: Embeddings ``[N_t, D]`` per node type.
+        user: The node type of users.
+        item: The node type of items.
+        batch: User, positive and negative items ``[B]``.
+    """
+    user_x, item_x = x_dict[user], x_dict[item]
+    return bpr_loss(
+        score_pairs(user_x, item_x, batch.user, batch.positive),
+        score_pairs(user_x, item_x, batch.user, batch.negative),
+    )
 
 
 def reset(module: torch.nn.Module) -> None:

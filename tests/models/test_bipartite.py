@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.models._bipartite import bipartite, reverse_type
+from promptmm_pyg.models._graphs import bipartite, reverse_type
 from tests.models.setting import (
     ITEM_USER,
     NUM_NODES,

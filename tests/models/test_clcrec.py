@@ -109,5 +109,5 @@ def test_errors_and_repr():
         make(CLCRec, temperature=0.0)
     with pytest.raises(ValueError, match=r"'hidden_channels' must be positive"):
         make(CLCRec, hidden_channels=0)
-    with pytest.raises(ValueError, match=r"'edge_index_dict' requires edges of"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' requires the edge type"):
         make(CLCRec)({})

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from promptmm_pyg.models import _content_trust
-from promptmm_pyg.models._content_trust import content_reliability
+from promptmm_pyg.models import promptmm_plus as _content_trust
+from promptmm_pyg.models.promptmm_plus import content_reliability
 from promptmm_pyg.nn import CSRPair
 from tests.nn.graphs import EDGE_INDEX, features
 

@@ -1,6 +1,6 @@
 import torch
 
-from promptmm_pyg.models._contrast import contrast
+from promptmm_pyg.models.base import contrast
 from tests.models.setting import naive_contrast
 from tests.nn.graphs import features
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.models._cross_modal_attention import CrossModalAttention
+from promptmm_pyg.models.mmssl import CrossModalAttention
 
 
 def make(num_heads=2, channels=4):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.models._edge_pattern import EdgePattern
+from promptmm_pyg.models._graphs import EdgePattern
 from promptmm_pyg.nn import CSRPair
 from tests.nn.graphs import EDGE_INDEX, features
 

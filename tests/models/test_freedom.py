@@ -64,7 +64,7 @@ def test_modalities_weigh_the_same_by_default():
 def pruned(model, adj_dict):
     """The users' operator of the last step, dense."""
     model(adj_dict)
-    forward, back = model._kept[1].matrices(torch.float)
+    forward, back = model._pruned_last[1].matrices(torch.float)
     torch.testing.assert_close(forward.to_dense(), back.to_dense().t())
     return forward.to_dense().t()
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.models._frozen_graph import (
+from promptmm_pyg.models._graphs import (
     FrozenGraph,
     item_edges,
     max_edges,

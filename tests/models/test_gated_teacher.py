@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from promptmm_pyg.models import PromptMM
-from promptmm_pyg.models._gated_teacher import GatedTeacher
+from promptmm_pyg.models.promptmm import GatedTeacher
 from tests.models.setting import NUM_NODES, edges, make_features, weights
 
 

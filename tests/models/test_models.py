@@ -16,7 +16,7 @@ from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 TRAINED = [
     name
     for name, cls in MODELS.items()
-    if not issubclass(cls, ClosedForm) and name != 'Popularity'
+    if not issubclass(cls, ClosedForm)
 ]
 
 
@@ -48,7 +48,7 @@ def test_constructors_have_one_shape(name):
     by_name = {p.name: p for p in rest}
     assert by_name['edge_type'].default == INTERACTS
     assert all(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in rest)
-    if not issubclass(MODELS[name], ClosedForm) and name != 'PromptMMPlus':
+    if name != 'PromptMMPlus':
         assert 'embedding_dim' in by_name
 
 

@@ -1,8 +1,7 @@
 import copy
 import pickle
 
-from promptmm_pyg.models._edge_sampler import EdgeSampler
-from promptmm_pyg.models._per_graph import GraphCache
+from promptmm_pyg.models._graphs import EdgeSampler, GraphCache
 from promptmm_pyg.nn import CSRPair
 from tests.nn.graphs import EDGE_INDEX
 

@@ -1,41 +1,31 @@
 import pytest
 import torch
 
-from promptmm_pyg.models.popularity import Popularity
-from promptmm_pyg.ranking import rank_items
-from promptmm_pyg.targets import soft_targets
-from tests.models.world import operators
-from tests.nn.graphs import NUM_NODES, USER_ITEM, edges, weights
+from promptmm_pyg.models import Popularity
+from tests.nn.graphs import EDGE_INDEX, NUM_NODES, USER_ITEM
 
 
-def test_items_hold_their_degree_and_users_ones():
-    x_dict = soft_targets(Popularity(NUM_NODES, edge_type=USER_ITEM), edges()).x_dict
-    expected = torch.tensor([[1.0], [1], [0], [2], [0], [2], [0]])
-    torch.testing.assert_close(x_dict['item'], expected)
-    torch.testing.assert_close(x_dict['user'], torch.ones(5, 1))
+def test_scores_are_numbers_of_users_for_every_user():
+    model = Popularity(NUM_NODES, edge_type=USER_ITEM).fit(EDGE_INDEX)
+    degree = [len(set(EDGE_INDEX[0, EDGE_INDEX[1] == i].tolist())) for i in range(7)]
+    expected = torch.tensor(degree, dtype=torch.float).repeat(2, 1)
+    assert torch.equal(model.scores(torch.tensor([4, 0])), expected)
 
 
-def test_weights_do_not_count():
-    model = Popularity(NUM_NODES, edge_type=USER_ITEM)
-    plain = model(edges()).x_dict['item']
-    assert torch.equal(model(edges(), weights()).x_dict['item'], plain)
-    assert torch.equal(model(operators()).x_dict['item'], plain)
+@pytest.mark.parametrize('width', [None, 1, 3])
+def test_embeddings_score_the_same(width):
+    model = Popularity(NUM_NODES, edge_type=USER_ITEM).fit(EDGE_INDEX)
+    x_dict = model.as_output(width).x_dict
+    assert x_dict['user'].size(1) == x_dict['item'].size(1) == (width or 1)
+    assert torch.equal(x_dict['user'] @ x_dict['item'].t(), model.scores(torch.arange(5)))
 
 
-def test_everybody_gets_the_same_list():
-    x_dict = Popularity(NUM_NODES, edge_type=USER_ITEM)(edges()).x_dict
-    lists = rank_items((x_dict['user'], x_dict['item']), torch.arange(5), k=3)
-    assert lists.item_index.tolist() == [[3, 5, 0]] * 5
+def test_repeated_interactions_count_once():
+    edge_index = torch.tensor([[0, 0, 1], [2, 2, 0]])
+    scores = Popularity({'user': 2, 'item': 3}).fit(edge_index).scores(torch.tensor([0]))
+    assert scores.tolist() == [[1.0, 0.0, 1.0]]
 
 
-def test_has_nothing_to_train_or_save():
-    assert not Popularity(NUM_NODES, edge_type=USER_ITEM).state_dict()
-
-
-def test_errors_and_repr():
-    model = Popularity(NUM_NODES, edge_type=USER_ITEM)
-    assert str(model) == "Popularity(('user', 'interacts', 'item'))"
-    with pytest.raises(ValueError, match=r"'edge_index_dict' requires edges of"):
-        model({})
-    with pytest.raises(ValueError, match=r"num_nodes_dict\['item'\].*positive"):
+def test_a_catalogue_without_items_is_an_error():
+    with pytest.raises(ValueError, match=r"'num_nodes_dict\['item'\]' must be positive"):
         Popularity({'user': 1, 'item': 0}, edge_type=USER_ITEM)

@@ -8,8 +8,7 @@ from promptmm_pyg.data import Split
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models import PromptMM, promptmm_plus
-from promptmm_pyg.models._content_trust import content_reliability
-from promptmm_pyg.models.promptmm_plus import PromptMMPlus
+from promptmm_pyg.models.promptmm_plus import PromptMMPlus, content_reliability
 from promptmm_pyg.nn import csr_pair_dict
 from promptmm_pyg.training import TrainingConfig
 from tests.models.setting import (

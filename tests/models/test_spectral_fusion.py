@@ -1,6 +1,6 @@
 import torch
 
-from promptmm_pyg.models._spectral_fusion import SpectralFusion
+from promptmm_pyg.models.smore import SpectralFusion
 
 
 def make(num=2, width=6):

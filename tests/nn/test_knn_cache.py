@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from promptmm_pyg.nn import cached_knn_graph, knn_cache, knn_graph
+from promptmm_pyg.nn import cached_knn_graph, knn_graph
+from promptmm_pyg.nn import knn as knn_cache
 
 X = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
 

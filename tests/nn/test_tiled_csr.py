@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from promptmm_pyg.nn import CSRPair, tiled_csr
+from promptmm_pyg.nn import CSRPair
+from promptmm_pyg.nn import csr as tiled_csr
 from promptmm_pyg.nn.csr import TiledCSR, column_tiles, csr_matmul
 
 SIZE = (30, 11)  # (num_src, num_dst)
