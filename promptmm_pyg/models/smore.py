@@ -113,7 +113,14 @@ class SMORE(ContentRecommender):
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
-        for name in ['embeddings', 'fusion', 'features', 'gates', 'preferences', 'shares']:
+        for name in [
+            'embeddings',
+            'fusion',
+            'features',
+            'gates',
+            'preferences',
+            'shares',
+        ]:
             reset(self.get_submodule(name))
 
     def forward(

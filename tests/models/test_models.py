@@ -13,11 +13,7 @@ from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
-TRAINED = [
-    name
-    for name, cls in MODELS.items()
-    if not issubclass(cls, ClosedForm)
-]
+TRAINED = [name for name, cls in MODELS.items() if not issubclass(cls, ClosedForm)]
 
 
 @pytest.fixture(scope='module')
