@@ -88,7 +88,8 @@ def check_finite_features(name: str, blocks: Iterable[Tensor]) -> None:
         num += x.numel()
     if bad:
         raise ValueError(
-            f"'{name}' requires finite features (got {bad} of {num} values that are not). "
+            f"'{name}' requires finite features (got {bad} of {num} values that are "
+            f'not). '
             f'Call the rows absent with a mask, or fill them'
         )
 

@@ -72,7 +72,8 @@ def save_features(
         for block in _blocks(x, block_rows):
             if width not in (None, block.size(1)):
                 raise ValueError(
-                    f"'x' requires blocks of one width (got {block.size(1)} columns after "
+                    f"'x' requires blocks of one width (got {block.size(1)} columns "
+                    f'after '
                     f'{width}, from row {num_rows} on)'
                 )
             width = block.size(1)
@@ -104,7 +105,8 @@ def open_features(
     rows are read from the file when they are used, and never written back.
 
     In half precision, models of this package take them as they are and read them in
-    blocks of rows; in ``float32``, :class:`~promptmm_pyg.nn.ChunkedFeatures` makes them.
+    blocks of rows; in ``float32``, :class:`~promptmm_pyg.nn.ChunkedFeatures` makes
+    them.
 
     Args:
         path: The file.

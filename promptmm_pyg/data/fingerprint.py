@@ -21,7 +21,8 @@ def fingerprint(data: HeteroData) -> str:
 
     Example:
         >>> from promptmm_pyg.data import make_synthetic_dataset
-        >>> one, two = make_synthetic_dataset(60, 40, 4), make_synthetic_dataset(60, 40, 4)
+        >>> one = make_synthetic_dataset(60, 40, 4)
+        >>> two = make_synthetic_dataset(60, 40, 4)
         >>> fingerprint(one) == fingerprint(two)
         True
     """

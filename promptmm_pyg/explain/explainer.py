@@ -57,8 +57,8 @@ class Explainer:
     Args:
         model: A :class:`~promptmm_pyg.models.PromptMM`,
             :class:`~promptmm_pyg.models.LightGCN` or
-            :class:`~promptmm_pyg.models.MatrixFactorization` with the node types ``user``
-            and ``item``.
+            :class:`~promptmm_pyg.models.MatrixFactorization` with the node types
+            ``user`` and ``item``.
         edge_index_dict: The edges the model is called with; not needed for
             :class:`~promptmm_pyg.models.MatrixFactorization`. (default: ``None``)
         edge_weight_dict: Weights per edge type. (default: ``None``)

@@ -188,7 +188,8 @@ class HeteroNeighborSampler:
         ):
             if not given <= known:
                 raise ValueError(
-                    f"'{name}' requires keys among {sorted(known)} (got {sorted(given)})"
+                    f"'{name}' requires keys among {sorted(known)} (got "
+                    f'{sorted(given)})'
                 )
         for key, seeds in seed_dict.items():
             check_ids(f"seed_dict['{key}']", seeds, self.num_nodes_dict[key])
@@ -255,7 +256,8 @@ def _per_edge_type(
     )
     if lengths != {max(lengths)} or max(lengths) == 0 or not fits:
         raise ValueError(
-            f"'num_neighbors' requires one whole number per hop, -1 for all, and as many "
+            f"'num_neighbors' requires one whole number per hop, -1 for all, and as "
+            f'many '
             f'hops for every edge type (got {num_neighbors!r})'
         )
     return out

@@ -83,13 +83,15 @@ class TripletNeighborLoader:
         ]
         if missing:
             raise ValueError(
-                f"'data' requires message edges of {missing} (got {data.edge_types}). Add "
+                f"'data' requires message edges of {missing} (got {data.edge_types}). "
+                f'Add '
                 f"reverse edges with 'T.ToUndirected()'"
             )
         weighted = [key for key in edge_types if 'edge_weight' in data[key]]
         if len(weighted) == 1:
             raise ValueError(
-                f"'data' requires 'edge_weight' in both directions or in none (got it in "
+                f"'data' requires 'edge_weight' in both directions or in none (got it "
+                f'in '
                 f"{weighted}). Add it with 'AddBipartiteNorm'"
             )
         sizes = num_nodes_dict(data)

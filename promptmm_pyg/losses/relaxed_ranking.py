@@ -49,7 +49,8 @@ def relaxed_ranking_loss(
     )
     if interesting.size(0) != uninteresting.size(0):
         raise ValueError(
-            f"'uninteresting_logits' requires a row per row of 'interesting_logits' (got "
+            f"'uninteresting_logits' must have the rows of 'interesting_logits' "
+            f'(got '
             f'{uninteresting.size(0)} and {interesting.size(0)})'
         )
     rest = uninteresting.logsumexp(dim=-1, keepdim=True)

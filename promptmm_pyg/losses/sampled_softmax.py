@@ -75,7 +75,8 @@ def _log_expected_count(negative: Tensor, log_q: Tensor, mask: Tensor | None) ->
     """Logarithm of how often each negative is expected in its row's sample."""
     if log_q.size() not in (negative.size(), negative.size()[1:]):
         raise ValueError(
-            f"'negative_log_q' requires the shape of 'negative_logits' or of one of its "
+            f"'negative_log_q' requires the shape of 'negative_logits' or of one of "
+            f'its '
             f'rows (got {list(log_q.size())} and {list(negative.size())})'
         )
     log_q = at_least_float32(log_q).expand_as(negative)

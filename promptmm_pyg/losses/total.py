@@ -28,7 +28,8 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     """
     if set(terms) != set(weights):
         raise ValueError(
-            f"'terms' and 'weights' requires the same names (got terms {sorted(terms)} and "
+            f"'terms' and 'weights' requires the same names (got terms {sorted(terms)} "
+            f'and '
             f'weights {sorted(weights)}). Give a term that is not wanted the weight 0'
         )
     for name, term in terms.items():

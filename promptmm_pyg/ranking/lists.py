@@ -76,7 +76,8 @@ def rank_items(
     if callable(score):
         if item_batch_size is not None or memory is not None:
             raise ValueError(
-                "'item_batch_size' and 'memory' requires 'score' to be a pair of tables "
+                "'item_batch_size' and 'memory' requires 'score' to be a pair of "
+                'tables '
                 '(got a function, which scores whole rows). Lower batch_size instead'
             )
         rank = _rank_rows(score, k, seen, candidates)

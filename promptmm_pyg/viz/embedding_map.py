@@ -80,7 +80,8 @@ def _check_map(
     num_nodes = next(iter(sizes.values()))
     if labels is not None and len(labels) != num_nodes:
         raise ValueError(
-            f"'labels' requires one entry a row (got {len(labels)} for {num_nodes} rows)"
+            f"'labels' requires one entry a row (got {len(labels)} for {num_nodes} "
+            f'rows)'
         )
     for name in x_dict:
         mask = masks.get(name)

@@ -53,7 +53,8 @@ def plot_learning_curves(
         ]
         if not points:
             raise ValueError(
-                f"'curves' requires '{metric}' among the validation metrics of '{name}' "
+                f"'curves' requires '{metric}' among the validation metrics of "
+                f"'{name}' "
                 f"(got none). Name one that was monitored with 'metric'"
             )
         epochs, values = zip(*points, strict=True)
@@ -103,7 +104,8 @@ def plot_metric_bars(
     for name, bar in bars.items():
         if not bar.low <= bar.value <= bar.high:
             raise ValueError(
-                f"'bars' requires each value inside its interval (got {bar} for '{name}')"
+                f"'bars' requires each value inside its interval (got {bar} for "
+                f"'{name}')"
             )
     ax = new_axes('plot_metric_bars') if ax is None else ax
     colors = colors or colors_of(bars)

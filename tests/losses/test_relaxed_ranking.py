@@ -167,7 +167,7 @@ def test_reduction(reduction):
 
 def test_shapes_need_to_agree():
     interesting, others = make_scores()
-    match = r"'uninteresting_logits' requires a row per row of .* \(got 1 and 6\)"
+    match = r"'uninteresting_logits' must have the rows of .* \(got 1 and 6\)"
     with pytest.raises(ValueError, match=match):
         relaxed_ranking_loss(interesting, others[:1])
     with pytest.raises(ValueError, match=r"'mask'.*\[6, 4\] and \[6, 5\]"):
