@@ -1,7 +1,7 @@
 """The pictures and the results table of the README, from ``benchmarks/results``.
 
-    python docs/make_pictures.py          # writes the pictures
-    python docs/make_pictures.py --table  # prints the table
+python docs/make_pictures.py          # writes the pictures
+python docs/make_pictures.py --table  # prints the table
 """
 
 import argparse
@@ -106,7 +106,9 @@ def draw() -> None:
                 fontsize=12,
                 fontweight='bold' if place == 3 else 'normal',
             )
-        labels = [f'{_short(name, v)}' for name, v in zip(COLUMNS, row.values, strict=True)]
+        labels = [
+            f'{_short(name, v)}' for name, v in zip(COLUMNS, row.values, strict=True)
+        ]
         ax.set_yticks(range(4), labels, fontsize=12)
         ax.tick_params(axis='y', length=0)
         ax.set_xticks([])

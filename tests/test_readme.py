@@ -43,7 +43,9 @@ def test_the_results_table_equals_the_result_files():
     assert pictures['table']() in README.read_text()
 
 
-@pytest.mark.parametrize('page', [README, ROOT / 'RESULTS.md', ROOT / 'CONTRIBUTING.md'])
+@pytest.mark.parametrize(
+    'page', [README, ROOT / 'RESULTS.md', ROOT / 'CONTRIBUTING.md']
+)
 def test_links_lead_to_files_and_sections(page):
     for target in re.findall(r'\]\(([^)]+)\)', page.read_text()):
         if not target.startswith('http'):
