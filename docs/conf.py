@@ -48,10 +48,10 @@ nitpick_ignore_regex = [
         r'py:.*',
         r'(collections|datetime|np|numpy|pathlib|pd|torch|torch_geometric)\..*',
     ),
-    (r'py:class', r'Axes|Figure|HeteroData|NumpyArray|RowTable|Tensor|dict\[str'),
+    (r'py:class', r'Axes|Figure|HeteroData|NumpyArray|Tensor|dict\[str'),
     (r'py:class', r'promptmm_pyg\.(_distributed|report\.(content|charts))\..*'),
     (r'py:class', r'promptmm_pyg\..*\.([A-Z]|_Graphs)'),
     (r'py:meth', r'forward'),
     (r'py:attr', r'feature_mapper'),
-    (r'py:func', r'score_std|save_prompt|save_targets'),
+    (r'py:func', r'save_prompt|save_targets'),
 ]
