@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 
 from benchmarks.scale_costs import Costs, Step, epoch
 from benchmarks.scale_graph import Size
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.distillation import CandidateSampling, promptmm_losses
 from promptmm_pyg.distillation.candidates import CandidateSampler
 from promptmm_pyg.distillation.objective import Objective
@@ -41,7 +41,7 @@ def training(size: Size, data: HeteroData, costs: Costs) -> dict[str, Tensor]:
     costs.add('triplets of an epoch', {**drawn, 'triplets_per_second': rate})
     batch = next(iter(loader))
     for kind in KINDS:
-        model = MatrixFactorization(num_nodes_dict(data), embedding_dim=size.width)
+        model = MatrixFactorization(data.num_nodes_dict, embedding_dim=size.width)
         step = bpr_step(model, kind)
         tables = model.embeddings.tables.values() if kind == 'lazy' else ()
         with sparse_gradients(tables):
@@ -114,7 +114,7 @@ def distillation(size: Size, data: HeteroData, path: Path, costs: Costs) -> None
     ten negatives, the lazy optimizer.
     """
     targets = load_targets(path, data)
-    model = MatrixFactorization(num_nodes_dict(data), embedding_dim=size.width)
+    model = MatrixFactorization(data.num_nodes_dict, embedding_dim=size.width)
     objective = Objective(promptmm_losses())
     objective.setup(targets, size.width, data)
     sampler = CandidateSampler(CandidateSampling(), data, targets, size.seed)

@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from benchmarks.scale_costs import Costs, epoch
 from benchmarks.scale_graph import PROMPT, Size
 from benchmarks.scale_students import LEARNING_RATE, Again
-from promptmm_pyg.data.schema import INTERACTS, ITEM, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM
 from promptmm_pyg.functional import sparse_gradients
 from promptmm_pyg.loader import TripletNeighborLoader, Triplets, triplets_of
 from promptmm_pyg.models import PromptMM
@@ -55,7 +55,7 @@ def propagation(size: Size, data: HeteroData, costs: Costs) -> None:
 
 def teaching(size: Size, data: HeteroData, features: Tensor, costs: Costs) -> PromptMM:
     """Steps on neighborhoods, and on the whole graph where it fits."""
-    sizes = num_nodes_dict(data)
+    sizes = data.num_nodes_dict
     start = {key: torch.randn(number, PROMPT) for key, number in sizes.items()}
     content = {'content': {ITEM: features}}
     teacher = PromptMM(

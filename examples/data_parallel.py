@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from promptmm_pyg import LightGCN, PromptMM, distill, evaluate, split_per_user
-from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.training import TrainingConfig, process_group, train
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     split = split.transform(StandardizeModalities(), AddModalityPCA(16))
     split.train.to(device)
-    num_nodes = num_nodes_dict(split.train)
+    num_nodes = split.train.num_nodes_dict
 
     # 2. `batch_size` is that of all processes together: 512 each, where there are two.
     config = TrainingConfig(

@@ -15,7 +15,7 @@ from torch_geometric.nn import HeteroConv, HGTConv, SAGEConv
 from torch_geometric.typing import EdgeType
 
 from promptmm_pyg import PromptMM, distill, split_per_user, train
-from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict
 from promptmm_pyg.nn import NodeEmbeddings
 from promptmm_pyg.training import TrainingConfig
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
@@ -26,7 +26,7 @@ class HeteroStudent(torch.nn.Module):
 
     def __init__(self, train: HeteroData, layer: str, channels: int = 16) -> None:
         super().__init__()
-        self.embeddings = NodeEmbeddings(num_nodes_dict(train), channels)
+        self.embeddings = NodeEmbeddings(train.num_nodes_dict, channels)
         if layer == 'hgt':
             self.conv = HGTConv(channels, channels, train.metadata(), heads=2)
         else:
@@ -52,7 +52,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     teacher = PromptMM(
-        num_nodes_dict(split.train),
+        split.train.num_nodes_dict,
         modality_x_dict(split.train),
         prompt_start_dict={
             key: split.train[key].prompt_start for key in split.train.node_types

@@ -14,7 +14,6 @@ from torch_geometric.nn import LightGCN
 from promptmm_pyg.data import (
     INTERACTS,
     make_synthetic_dataset,
-    num_nodes_dict,
     split_per_user,
 )
 from promptmm_pyg.evaluation import evaluate
@@ -28,7 +27,8 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=40)
     args = parser.parse_args()
     split = split_per_user(make_synthetic_dataset(seed=0))
-    num_users, num_items = num_nodes_dict(split.train).values()
+    num_users = split.train['user'].num_nodes
+    num_items = split.train['item'].num_nodes
     edges = split.train[INTERACTS].edge_index
     stacked = torch.stack([edges[0], edges[1] + num_users])
     stacked = torch.cat([stacked, stacked.flip([0])], dim=1)

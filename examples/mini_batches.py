@@ -15,7 +15,7 @@ from promptmm_pyg import (
     evaluate,
     split_per_user,
 )
-from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict
 from promptmm_pyg.loader import TripletNeighborLoader
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import soft_targets
@@ -34,7 +34,7 @@ def main() -> None:
     # 1. Weights of the whole graph: a batch has no other.
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     split = split._replace(train=AddBipartiteNorm()(AddModalityPCA(16)(split.train)))
-    num_nodes = num_nodes_dict(split.train)
+    num_nodes = split.train.num_nodes_dict
     hops = [args.neighbors, args.neighbors]
 
     # 2. What one step holds, whatever the size of the graph.

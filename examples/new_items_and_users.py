@@ -50,11 +50,9 @@ def main() -> None:
     split = split._replace(train=StandardizeModalities()(split.train))
     config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
     torch.manual_seed(0)
-    teacher = PromptMM(
-        data.num_nodes_dict(split.train), data.modality_x_dict(split.train)
-    )
+    teacher = PromptMM(split.train.num_nodes_dict, data.modality_x_dict(split.train))
     train(teacher, split, config=config)
-    student = LightGCN(data.num_nodes_dict(split.train), embedding_dim=16)
+    student = LightGCN(split.train.num_nodes_dict, embedding_dim=16)
     distill(student, teacher, split, config=config)
 
     x_dict = get_embeddings(student, (normalized_adj_dict(split.train),))

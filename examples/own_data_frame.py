@@ -21,7 +21,6 @@ from promptmm_pyg.data import (
     from_frame,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
     validate,
 )
 from promptmm_pyg.models.inference import get_embeddings
@@ -68,7 +67,7 @@ def main() -> None:
     config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
     torch.manual_seed(0)
     teacher = PromptMM(
-        num_nodes_dict(split.train),
+        split.train.num_nodes_dict,
         modality_x_dict(split.train),
         prompt_start_dict={
             key: split.train[key].prompt_start for key in split.train.node_types
@@ -78,7 +77,7 @@ def main() -> None:
         self_loop_weight=1.0,
     )
     train(teacher, split, config=config)
-    student = MatrixFactorization(num_nodes_dict(split.train), embedding_dim=16)
+    student = MatrixFactorization(split.train.num_nodes_dict, embedding_dim=16)
     out = distill(student, teacher, split, config=config)
     assert out.baseline_history is not None
     print(f'student: validation Recall@20 {out.history.best_value:.4f}')

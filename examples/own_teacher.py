@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType
 
 from promptmm_pyg import MatrixFactorization, TeacherOutput, distill, split_per_user
-from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict
 from promptmm_pyg.nn import CSRPair, propagate_blocks
 from promptmm_pyg.training import TrainingConfig, train
 from promptmm_pyg.transforms import StandardizeModalities
@@ -65,7 +65,7 @@ def main() -> None:
     teacher = ContentTeacher(features)
     taught = train(teacher, split, config=config)
     out = distill(
-        MatrixFactorization(num_nodes_dict(split.train), embedding_dim=16),
+        MatrixFactorization(split.train.num_nodes_dict, embedding_dim=16),
         teacher,
         split,
         config=config,

@@ -21,7 +21,6 @@ from promptmm_pyg.data import (
     INTERACTS,
     make_synthetic_dataset,
     modality_x_dict,
-    num_nodes_dict,
     validate,
 )
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
@@ -41,7 +40,7 @@ def main() -> None:
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     validate(split, raise_on_error=True)
     split = split.transform(StandardizeModalities(), AddModalityPCA(32))
-    num_nodes = num_nodes_dict(split.train)
+    num_nodes = split.train.num_nodes_dict
 
     # 2. The teacher reads every modality; its prompt starts from their components.
     config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)

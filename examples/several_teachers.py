@@ -15,7 +15,6 @@ from promptmm_pyg.data import (
     INTERACTS,
     make_synthetic_dataset,
     modality_x_dict,
-    num_nodes_dict,
 )
 from promptmm_pyg.distillation import (
     ensemble_targets,
@@ -40,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     split = split.transform(StandardizeModalities())
-    num_nodes, inputs = num_nodes_dict(split.train), (normalized_adj_dict(split.train),)
+    num_nodes, inputs = split.train.num_nodes_dict, (normalized_adj_dict(split.train),)
     config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
 
     # 1. Each teacher on its own; test positives are not looked at.

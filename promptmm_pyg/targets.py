@@ -14,7 +14,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_non_negative, replacing
 from promptmm_pyg.data.fingerprint import fingerprint
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.ranking import Ranking, SeenItems, rank_items
 
 
@@ -136,7 +136,7 @@ def topk_targets(targets: SoftTargets, data: HeteroData, top_k: int) -> Ranking:
     Raises:
         ValueError: If ``top_k`` exceeds the catalogue.
     """
-    sizes = num_nodes_dict(data)
+    sizes = data.num_nodes_dict
     edge_index = data[INTERACTS].edge_index
     seen = SeenItems.from_edge_index(edge_index, sizes[USER], sizes[ITEM])
     pair = targets.x_dict[USER], targets.x_dict[ITEM]
@@ -160,7 +160,7 @@ def save_targets(
         ValueError: If the targets do not have a row for every node.
     """
     check_non_negative('top_k', top_k)
-    sizes = num_nodes_dict(data)
+    sizes = data.num_nodes_dict
     entries: dict[_Entry, Tensor] = {
         _Entry(_FINAL, '', key): x for key, x in targets.x_dict.items()
     }

@@ -19,7 +19,6 @@ from promptmm_pyg.data import (
     Split,
     make_synthetic_dataset,
     modality_x_dict,
-    num_nodes_dict,
     split_per_user,
 )
 from promptmm_pyg.distillation import (
@@ -58,7 +57,7 @@ def make_teacher(train):
     torch.manual_seed(0)
     start = {key: train[key].prompt_start for key in ('user', 'item')}
     return PromptMM(
-        num_nodes_dict(train),
+        train.num_nodes_dict,
         modality_x_dict(train),
         prompt_start_dict=start,
         embedding_dim=8,
@@ -102,7 +101,7 @@ def test_models_and_their_gradients(device, split):
     train = split[0]
     for make in (
         make_teacher,
-        lambda train: LightGCN(num_nodes_dict(train), embedding_dim=8, num_layers=3),
+        lambda train: LightGCN(train.num_nodes_dict, embedding_dim=8, num_layers=3),
     ):
         outs = []
         for where in ('cpu', device):
@@ -133,7 +132,7 @@ IDS = [models.NGCF]
 
 def make_model(cls, train):
     torch.manual_seed(0)
-    return cls(num_nodes_dict(train), modality_x_dict(train), embedding_dim=8)
+    return cls(train.num_nodes_dict, modality_x_dict(train), embedding_dim=8)
 
 
 def make_batch(device):
@@ -192,7 +191,7 @@ def test_options_of_the_teacher(device, split):
     there = train.clone().to(device)
     start = {key: there[key].prompt_start for key in ('user', 'item')}
     model = models.PromptMMPlus(
-        num_nodes_dict(there),
+        there.num_nodes_dict,
         modality_x_dict(there),
         edge_type=INTERACTS,
         prompt_start_dict=start,
@@ -213,7 +212,7 @@ def test_scores_in_closed_form(cls, device, split):
     for where in ('cpu', device):
         here = train.clone().to(where)
         more = (modality_x_dict(here),) if cls is models.GraphFilter else ()
-        model = cls(num_nodes_dict(here), *more)
+        model = cls(here.num_nodes_dict, *more)
         model.fit(here[INTERACTS].edge_index)
         x_dict = model.as_output(width=50).x_dict
         products = x_dict['user'] @ x_dict['item'].t()
@@ -247,7 +246,7 @@ def test_a_teacher_and_its_student_are_trained(device, split):
         teacher, Split(there, val, val), config=replace(QUICK, batch_size=64)
     )
     out = distill(
-        LightGCN(num_nodes_dict(train), embedding_dim=4).to(device),
+        LightGCN(train.num_nodes_dict, embedding_dim=4).to(device),
         teacher,
         Split(there, val, val),
         candidates=CandidateSampling(
@@ -275,7 +274,7 @@ def test_other_ways_to_distill(device, options, split):
     optimizer = options.get('optimizer', 'dense')
     options = {k: x for k, x in options.items() if k != 'optimizer'}
     out = distill(
-        MatrixFactorization(num_nodes_dict(train), embedding_dim=4).to(device),
+        MatrixFactorization(train.num_nodes_dict, embedding_dim=4).to(device),
         teacher,
         Split(there, val, val),
         config=replace(QUICK, batch_size=64, optimizer=optimizer),
@@ -294,7 +293,7 @@ def test_an_interrupted_student_goes_on(device, split, tmp_path):
         for epochs in lengths:
             torch.manual_seed(0)
             out = distill(
-                LightGCN(num_nodes_dict(train), embedding_dim=4).to(device),
+                LightGCN(train.num_nodes_dict, embedding_dim=4).to(device),
                 teacher,
                 Split(there, val, val),
                 candidates=CandidateSampling(num_uniform=4, num_student_topk=2),
@@ -323,7 +322,7 @@ def test_training_on_neighborhoods_with_the_graph_in_main_memory(device, split):
 def test_several_teachers(device, split):
     train, val, _ = split
     there = train.clone().to(device)
-    sizes = num_nodes_dict(there)
+    sizes = there.num_nodes_dict
     edges = there[INTERACTS].edge_index
     fits = {
         cls.__name__: cls(sizes, edge_type=INTERACTS)

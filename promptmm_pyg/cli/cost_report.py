@@ -12,7 +12,7 @@ from promptmm_pyg.cli.machine import (
     seconds_text,
 )
 from promptmm_pyg.cli.models import Prepared
-from promptmm_pyg.data import INTERACTS, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import INTERACTS, ITEM, USER, modality_x_dict
 
 
 class Cost(NamedTuple):
@@ -34,7 +34,7 @@ class Cost(NamedTuple):
 def report(costs: list[Cost], schedule: Mapping[str, Any], data: Prepared) -> str:
     """What was measured and what follows from it, as text."""
     every, epochs = schedule['validate_every'], schedule['epochs']
-    users, items = num_nodes_dict(data.train).values()
+    users, items = data.train[USER].num_nodes, data.train[ITEM].num_nodes
     interactions = data.train[INTERACTS].edge_index.size(1)
     lines = [f'data: {users} users, {items} items, {interactions} interactions']
     for cost in costs:

@@ -17,7 +17,6 @@ from promptmm_pyg.data import (
     Split,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
 )
 
 _DESCRIPTION = """\
@@ -74,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(split: Split) -> str:
     """The counts of a split and a table of its modalities."""
-    counts = num_nodes_dict(split.train)
+    counts = split.train.num_nodes_dict
     parts = {'train': split.train[INTERACTS].edge_index}
     parts |= {name: getattr(split, name)[INTERACTS].edge_label_index for name in _HELD}
     lines = [f'{count} {node_type}s' for node_type, count in counts.items()]

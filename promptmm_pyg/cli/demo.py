@@ -19,7 +19,7 @@ from promptmm_pyg.cli.recommend import recommend, recommendation_table
 from promptmm_pyg.cli.run_folder import RunFolder, read_json, write_json
 from promptmm_pyg.cli.stages import best, distill_run, train, training_config
 from promptmm_pyg.cli.tables import table
-from promptmm_pyg.data import INTERACTS, ITEM, USER, Split, num_nodes_dict
+from promptmm_pyg.data import INTERACTS, ITEM, USER, Split
 from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
 from promptmm_pyg.models import LightGCN
 from promptmm_pyg.models.inference import get_embeddings
@@ -81,7 +81,7 @@ def demo(out: str | Path, *, progress: bool = True) -> None:
     split = load_split(config['data'])
     config['data_sha256'] = fingerprint(split)
     data = prepare(split, config['prompt'])
-    users, items = num_nodes_dict(data.train).values()
+    users, items = data.train[USER].num_nodes, data.train[ITEM].num_nodes
     _say(f'made-up data: {users} users, {items} items, three modalities')
 
     train(folder, config, data, progress=progress)
@@ -121,7 +121,7 @@ def _train_baseline(
 ) -> Tables:
     options = config['train']
     torch.manual_seed(options['seed'])
-    counts = num_nodes_dict(data.train)
+    counts = data.train.num_nodes_dict
     model = LightGCN(counts, embedding_dim=int(BASELINE['embedding_dim']))
     history = train_model(
         model,

@@ -18,7 +18,6 @@ from promptmm_pyg.data import (
     Split,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
 )
 from promptmm_pyg.distillation import (
     CandidateSampling,
@@ -113,7 +112,7 @@ def build_teacher(config: dict[str, Any], train: HeteroData) -> PromptMM:
         starts = {key: train[key].prompt_start for key in (USER, ITEM)}
     features = modality_x_dict(train)
     return PromptMM(
-        num_nodes_dict(train),
+        train.num_nodes_dict,
         features,
         prompt_start_dict=starts,
         modality_mask_dict=modality_mask_dict(train),
@@ -138,7 +137,7 @@ def load_teacher(run: RunFolder, config: dict[str, Any], train: HeteroData) -> P
 def build_student(config: dict[str, Any], train: HeteroData) -> torch.nn.Module:
     """The student of a configuration, with random parameters."""
     torch.manual_seed(config['distill']['seed'])
-    counts, width = num_nodes_dict(train), config['width']
+    counts, width = train.num_nodes_dict, config['width']
     if config['student'] == 'mf':
         return MatrixFactorization(counts, embedding_dim=width)
     return LightGCN(counts, embedding_dim=width, num_layers=config['num_layers'])

@@ -22,7 +22,6 @@ from promptmm_pyg.data.schema import (
     FeatureDict,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
     without_raw_ids,
 )
 from promptmm_pyg.data.split import Split, split_by_part
@@ -57,7 +56,6 @@ __all__ = [
     'make_synthetic_dataset',
     'modality_mask_dict',
     'modality_x_dict',
-    'num_nodes_dict',
     'open_features',
     'read_dataset',
     'read_diffmm',

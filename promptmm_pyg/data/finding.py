@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.schema import ITEM, USER
+from promptmm_pyg.data.schema import ITEM, NODE_TYPES, USER
 
 
 class Issue(NamedTuple):
@@ -19,6 +19,11 @@ class Issue(NamedTuple):
 
     def __str__(self) -> str:
         return f'{self.where}: {self.problem}. {self.fix}'
+
+
+def node_counts(data: HeteroData) -> dict[str, int]:
+    """The numbers of users and of items; graphs may have other nodes, too."""
+    return {key: int(data[key].num_nodes) for key in NODE_TYPES}
 
 
 def in_range(edges: Tensor, counts: dict[str, int]) -> bool:

@@ -6,7 +6,7 @@ import json
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.schema import INTERACTS, NODE_TYPES, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, NODE_TYPES
 
 
 def fingerprint(data: HeteroData) -> str:
@@ -26,7 +26,7 @@ def fingerprint(data: HeteroData) -> str:
         >>> fingerprint(one) == fingerprint(two)
         True
     """
-    sizes = num_nodes_dict(data)
+    sizes = data.num_nodes_dict
     digest = hashlib.sha256(json.dumps([sizes[key] for key in NODE_TYPES]).encode())
     for key in NODE_TYPES:
         if 'raw_id' in data[key]:

@@ -13,10 +13,10 @@ from promptmm_pyg.data.id_mapping import FILES, write_mapping
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
+    NODE_TYPES,
     USER,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
 )
 from promptmm_pyg.data.split import Split
 
@@ -58,7 +58,8 @@ def write_mmrec(split: Split, folder: str | Path, *, name: str | None = None) ->
         _write_pairs(split, temporary / f'{name}.inter')
         for modality, x in features.items():
             np.save(temporary / f'{modality}_feat.npy', x)
-        for node_type, count in num_nodes_dict(split.train).items():
+        for node_type in NODE_TYPES:
+            count = split.train[node_type].num_nodes
             ids = split.train[node_type].get('raw_id')
             texts = range(count) if ids is None else ids.tolist()
             file = temporary / FILES[node_type]

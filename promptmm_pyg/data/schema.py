@@ -28,11 +28,6 @@ NODE_TYPES = (USER, ITEM)
 FeatureDict = dict[str, dict[str, Tensor]]  # modality -> node type -> tensor
 
 
-def num_nodes_dict(data: HeteroData) -> dict[str, int]:
-    """The number of nodes of each type, users first."""
-    return {key: int(data[key].num_nodes) for key in NODE_TYPES}
-
-
 def modality_x_dict(data: HeteroData) -> FeatureDict:
     """Features as ``{modality: {node_type: [num_nodes, width]}}``, sorted."""
     return _collect(data, 'x_')

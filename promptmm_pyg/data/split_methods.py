@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice, check_probability
-from promptmm_pyg.data.schema import INTERACTS, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.data.split import TEST, VAL, Split, split_by_part
 
 
@@ -130,7 +130,7 @@ def split_cold_items(
     used = used[torch.randperm(used.numel(), generator=_generator(seed))]
     num_test = int(_at_least_one(test_ratio * used.numel(), test_ratio))
     num_val = int(_at_least_one(val_ratio * used.numel(), val_ratio))
-    part_of_item = torch.zeros(num_nodes_dict(data)['item'], dtype=torch.long)
+    part_of_item = torch.zeros(data.num_nodes_dict['item'], dtype=torch.long)
     part_of_item[used[:num_test]] = TEST
     part_of_item[used[num_test : num_test + num_val]] = VAL
     return split_by_part(data, part_of_item[items])

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.finding import Issue, in_range, keys
+from promptmm_pyg.data.finding import Issue, in_range, keys, node_counts
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
@@ -13,7 +13,6 @@ from promptmm_pyg.data.schema import (
     USER,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
 )
 from promptmm_pyg.data.validate_features import find_in_modality
 
@@ -68,7 +67,7 @@ def _is_edge_index(value: object) -> bool:
 
 def _check_edges(name: str, data: HeteroData) -> list[Issue]:
     found = []
-    counts = num_nodes_dict(data)
+    counts = node_counts(data)
     store, reverse = data[INTERACTS], data[REV_INTERACTS].edge_index.flip(0)
     groups = {'edge_index': store.edge_index}
     if 'edge_label_index' in store:
@@ -103,7 +102,8 @@ def _check_edges(name: str, data: HeteroData) -> list[Issue]:
 
 def _check_raw_ids(name: str, data: HeteroData) -> list[Issue]:
     found = []
-    for node_type, num_nodes in num_nodes_dict(data).items():
+    for node_type in NODE_TYPES:
+        num_nodes = data[node_type].num_nodes
         ids = data[node_type].get('raw_id')
         if ids is None:
             continue
@@ -125,7 +125,7 @@ def _check_raw_ids(name: str, data: HeteroData) -> list[Issue]:
 def _check_modalities(name: str, data: HeteroData) -> list[Issue]:
     found = []
     features, masks = modality_x_dict(data), modality_mask_dict(data)
-    counts = num_nodes_dict(data)
+    counts = node_counts(data)
     for modality, mask_of in masks.items():
         for node_type in set(mask_of) - set(features.get(modality, {})):
             where = f"{name}['{node_type}'].mask_{modality}"
@@ -142,7 +142,7 @@ def _check_modalities(name: str, data: HeteroData) -> list[Issue]:
 
 def _check_lonely(name: str, data: HeteroData) -> list[Issue]:
     found = []
-    counts = num_nodes_dict(data)
+    counts = node_counts(data)
     fixes = {
         USER: 'They get no training signal; leave them out of the ranking or drop them',
         ITEM: 'They are cold: only their modalities can recommend them',

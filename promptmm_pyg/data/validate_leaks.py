@@ -9,14 +9,13 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import EdgeType
 
-from promptmm_pyg.data.finding import Issue, in_range, keys
+from promptmm_pyg.data.finding import Issue, in_range, keys, node_counts
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
     NODE_TYPES,
     REV_INTERACTS,
     USER,
-    num_nodes_dict,
 )
 from promptmm_pyg.data.split import Split
 
@@ -48,7 +47,7 @@ def _check_edges(
 ) -> Iterator[Issue]:
     if not isinstance(edges, Tensor) or edges.dim() != 2 or edges.size(0) != 2:
         return  # Attributes alone, or a form that is not read here.
-    counts = num_nodes_dict(split.train)
+    counts = node_counts(split.train)
     ends = {USER: counts[edge_type[0]], ITEM: counts[edge_type[2]]}
     if not in_range(edges, ends):
         problem = f'points outside of {counts}'
@@ -80,7 +79,7 @@ def _check_among(
     generator = torch.Generator().manual_seed(0)
     edges = edges[:, edges[0] != edges[1]].cpu()
     chosen = torch.randperm(edges.size(1), generator=generator)[:_MOST]
-    num_nodes = num_nodes_dict(split.train)[node_type]
+    num_nodes = node_counts(split.train)[node_type]
     new, neither = _held_out_alone(edges[:, chosen], node_type, split)
     if new < _FEWEST or neither:
         return
@@ -103,7 +102,7 @@ def _held_out_alone(pairs: Tensor, node_type: str, split: Split) -> tuple[int, i
     """
     train = split.train[INTERACTS].edge_index
     everything = torch.cat([train, _labels(split.val), _labels(split.test)], dim=1)
-    num = num_nodes_dict(split.train)
+    num = node_counts(split.train)
     pairs = pairs[:, ~_together(pairs, train, node_type, num)]
     new = int(_together(pairs, everything, node_type, num).sum())
     return new, pairs.size(1) - new

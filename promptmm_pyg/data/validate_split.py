@@ -3,7 +3,7 @@
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.finding import Issue, in_range, keys
+from promptmm_pyg.data.finding import Issue, in_range, keys, node_counts
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
@@ -12,7 +12,6 @@ from promptmm_pyg.data.schema import (
     USER,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
 )
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.data.validate_graph import check_graph, check_structure
@@ -40,8 +39,8 @@ def check_split(split: Split) -> list[Issue]:
 
 
 def _check_held_out(name: str, graph: HeteroData, train: HeteroData) -> list[Issue]:
-    if num_nodes_dict(graph) != num_nodes_dict(train):
-        problem = f'has {num_nodes_dict(graph)}, training {num_nodes_dict(train)}'
+    if node_counts(graph) != node_counts(train):
+        problem = f'has {node_counts(graph)}, training {node_counts(train)}'
         return [Issue('error', name, problem, 'Split one graph, not three')]
     found = []
     if not _same_content(graph, train):
@@ -53,7 +52,7 @@ def _check_held_out(name: str, graph: HeteroData, train: HeteroData) -> list[Iss
     if labels.size(1) == 0:
         problem, fix = 'holds no positives', 'Skip this part, or hold more out'
         return [*found, Issue('warning', where, problem, fix)]
-    if not in_range(labels, num_nodes_dict(train)):
+    if not in_range(labels, node_counts(train)):
         problem, fix = 'points outside of the nodes', 'Count nodes from zero'
         return [*found, Issue('error', where, problem, fix)]
     key = keys(labels, train)
@@ -109,7 +108,7 @@ def _check_dead(split: Split) -> list[Issue]:
     labels = {name: graph[INTERACTS].edge_label_index for name, graph in _parts(split)}
     train = split.train[INTERACTS].edge_index
     for side, node_type in enumerate(NODE_TYPES):
-        num_nodes = num_nodes_dict(split.train)[node_type]
+        num_nodes = node_counts(split.train)[node_type]
         every = torch.cat([train[side], *(x[side] for x in labels.values())])
         dead = num_nodes - every.unique().numel()
         if dead:

@@ -11,7 +11,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.typing import NodeType
 
 from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
-from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER
 from promptmm_pyg.functional import rows, score_lists, score_pairs
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import (
@@ -390,7 +390,7 @@ class OnTopK(Adapter):
         if self.mode != 'rank_aware':
             return
         if train is not None:
-            sizes, edges = num_nodes_dict(train), train[INTERACTS].edge_index
+            sizes, edges = train.num_nodes_dict, train[INTERACTS].edge_index
             self.seen = SeenItems.from_edge_index(edges, sizes[USER], sizes[ITEM])
         self.register_buffer('own', torch.full_like(best, -1))
         self.register_buffer('step', torch.zeros((), dtype=torch.long))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_non_negative, check_positive
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.loader import (
     CandidateLists,
     ExactNegativeSampler,
@@ -61,7 +61,7 @@ class CandidateSampler:
         check_non_negative('num_teacher_topk', candidates.num_teacher_topk)
         check_non_negative('num_student_topk', candidates.num_student_topk)
         self.candidates = candidates
-        sizes = num_nodes_dict(train)
+        sizes = train.num_nodes_dict
         edge_index = train[INTERACTS].edge_index
         self.sampler = ExactNegativeSampler(edge_index, sizes[USER], sizes[ITEM], items)
         self._allowed: Tensor | None = None

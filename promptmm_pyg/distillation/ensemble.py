@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER
 from promptmm_pyg.evaluation.metrics import positives
 from promptmm_pyg.functional import score_all, score_lists, score_pairs
 from promptmm_pyg.ranking import SeenItems, rank_items
@@ -56,7 +56,7 @@ def ensemble_targets(
             differ between items.
     """
     check_positive('top_k', top_k)
-    _check_teachers(targets, None if train is None else num_nodes_dict(train))
+    _check_teachers(targets, None if train is None else train.num_nodes_dict)
     _check_weights(weights, targets)
     used = {name: target for name, target in targets.items() if weights[name] > 0}
     parts = [_scaled(name, x.x_dict, weights[name]) for name, x in used.items()]
@@ -215,11 +215,11 @@ def _make_problem(
     val: HeteroData,
     top_k: int | None,
 ) -> Problem:
-    sizes = num_nodes_dict(train)
-    if num_nodes_dict(val) != sizes:
+    sizes = train.num_nodes_dict
+    if val.num_nodes_dict != sizes:
         raise ValueError(
             f"'train' and 'val' must have the same nodes (got {sizes} and "
-            f'{num_nodes_dict(val)})'
+            f'{val.num_nodes_dict})'
         )
     _check_teachers(targets, sizes)
     edge_index = train[INTERACTS].edge_index

@@ -19,7 +19,7 @@ from torch_geometric.metrics.link_pred import LinkPredMetricData
 
 from promptmm_pyg._distributed import map_sharded
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.models.base import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.ranking import Ranking, ScoreFn, SeenItems, rank_items
@@ -127,7 +127,7 @@ def evaluate(
     ks = sorted(set(ks))
     check_positive('ks', min(ks, default=0))
     check_positive('batch_size', batch_size)
-    sizes = num_nodes_dict(data)
+    sizes = data.num_nodes_dict
     user, item = positives(data)
     if user.numel() == 0:
         raise ValueError(
@@ -209,7 +209,7 @@ def positives(data: HeteroData) -> tuple[Tensor, Tensor]:
     index: Tensor = store.edge_label_index.cpu()
     if 'edge_label' in store:
         index = index[:, store.edge_label.cpu() > 0]
-    sizes = num_nodes_dict(data)
+    sizes = data.num_nodes_dict
     # Repeats would count as further positives that no list can hold.
     pairs = SeenItems.from_edge_index(index, sizes[USER], sizes[ITEM])
     users = torch.arange(sizes[USER])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.schema import INTERACTS, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.evaluation.metrics import Evaluation, metrics_per_user, positives
 from promptmm_pyg.ranking import Ranking
 
@@ -41,7 +41,7 @@ def slice_by_item_popularity(
         bounds: Where buckets start, ascending; 1, 5 and 20 give the buckets ``'0'``,
             ``'1-4'``, ``'5-19'`` and ``'20+'``. (default: 1, 5 and 20)
     """
-    num_users, num_items = num_nodes_dict(data).values()
+    num_users, num_items = data[USER].num_nodes, data[ITEM].num_nodes
     _check_graph(evaluation, num_items)
     names = _names(bounds)
     item_bucket = _bucket(data[INTERACTS].edge_index[1].cpu(), num_items, bounds)
@@ -76,7 +76,7 @@ def slice_by_history(
         bounds: Where buckets start, ascending; 5, 10 and 20 give the buckets ``'0-4'``,
             ``'5-9'``, ``'10-19'`` and ``'20+'``. (default: 5, 10 and 20)
     """
-    num_users, num_items = num_nodes_dict(data).values()
+    num_users, num_items = data[USER].num_nodes, data[ITEM].num_nodes
     _check_graph(evaluation, num_items)
     bucket = _bucket(data[INTERACTS].edge_index[0].cpu(), num_users, bounds)
     bucket = bucket[evaluation.users]

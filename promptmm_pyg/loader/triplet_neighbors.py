@@ -10,9 +10,9 @@ from torch_geometric.data import HeteroData
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
+    NODE_TYPES,
     REV_INTERACTS,
     USER,
-    num_nodes_dict,
 )
 from promptmm_pyg.loader.neighbors import HeteroNeighborSampler, NumNeighbors
 from promptmm_pyg.loader.triplets import TripletLoader, Triplets
@@ -94,7 +94,7 @@ class TripletNeighborLoader:
                 f'in '
                 f"{weighted}). Add it with 'AddBipartiteNorm'"
             )
-        sizes = num_nodes_dict(data)
+        sizes = {key: int(data[key].num_nodes) for key in NODE_TYPES}
         self.drop_targets = drop_targets
         self.triplets = TripletLoader(
             data[INTERACTS].edge_index,

@@ -13,9 +13,9 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
+    NODE_TYPES,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
 )
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.functional import rows, score_pairs
@@ -89,7 +89,9 @@ class FromData:
                 if masks:
                     kwargs.setdefault('modality_mask_dict', masks)
         kwargs.setdefault('edge_type', INTERACTS)
-        return cls(num_nodes_dict(train), **kwargs)  # type: ignore[call-arg]
+        # Users first: start values are drawn in this order.
+        sizes = {key: int(train[key].num_nodes) for key in NODE_TYPES}
+        return cls(sizes, **kwargs)  # type: ignore[call-arg]
 
     @classmethod
     def _data_features(cls, train: HeteroData) -> dict[str, dict[NodeType, Tensor]]:
@@ -97,9 +99,9 @@ class FromData:
 
 
 def _prompt_start(train: HeteroData) -> dict[NodeType, Tensor]:
-    if any('prompt_start' not in train[key] for key in num_nodes_dict(train)):
+    if any('prompt_start' not in train[key] for key in NODE_TYPES):
         train = AddModalityPCA()(train)
-    return {key: train[key].prompt_start for key in num_nodes_dict(train)}
+    return {key: train[key].prompt_start for key in NODE_TYPES}
 
 
 class GraphRecommender(FromData, torch.nn.Module):

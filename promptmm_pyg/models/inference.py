@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import EdgeType
 
-from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.nn import CSRPair, csr_pair_dict
 from promptmm_pyg.targets import TeacherOutput, eval_mode
 from promptmm_pyg.transforms import AddBipartiteNorm
@@ -25,7 +25,7 @@ def normalized_adj_dict(data: HeteroData) -> dict[EdgeType, CSRPair]:
     return csr_pair_dict(
         {edge_type: data[edge_type].edge_index for edge_type in edge_types},
         {edge_type: data[edge_type].edge_weight for edge_type in edge_types},
-        num_nodes_dict=num_nodes_dict(data),
+        num_nodes_dict=data.num_nodes_dict,
     )
 
 

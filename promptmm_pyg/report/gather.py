@@ -17,7 +17,6 @@ from promptmm_pyg.data.schema import (
     USER,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
 )
 from promptmm_pyg.evaluation import (
     Evaluation,
@@ -257,7 +256,7 @@ def slice_by_missing(evaluation: Evaluation, data: HeteroData) -> dict[str, Eval
         data: The evaluated graph.
     """
     missing = {name: mask for name, mask in missing_rows(data).items() if mask.any()}
-    any_missing = torch.zeros(num_nodes_dict(data)[ITEM], dtype=torch.bool)
+    any_missing = torch.zeros(data.num_nodes_dict[ITEM], dtype=torch.bool)
     for mask in missing.values():
         any_missing |= mask
     groups = {'has every modality': ~any_missing}
@@ -271,7 +270,7 @@ def slice_by_missing(evaluation: Evaluation, data: HeteroData) -> dict[str, Eval
 
 def _slice_items(evaluation: Evaluation, data: HeteroData, mask: Tensor) -> Evaluation:
     user, item = (index.cpu() for index in positives(data))
-    rows = torch.full((num_nodes_dict(data)[USER],), -1)
+    rows = torch.full((data.num_nodes_dict[USER],), -1)
     rows[evaluation.users] = torch.arange(evaluation.users.numel())
     inside = mask[item]
     users, row = torch.unique(user[inside], return_inverse=True)
@@ -297,7 +296,7 @@ def part_shares(parts: Mapping[str, Tensor]) -> dict[str, float]:
 
 def data_facts(train: HeteroData, val: HeteroData) -> dict[str, str]:
     """The sizes of a data set, as text."""
-    users, items = num_nodes_dict(train).values()
+    users, items = train[USER].num_nodes, train[ITEM].num_nodes
     edges = train[INTERACTS].edge_index.size(1)
     facts = {
         'users': f'{users:,}',

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._distributed import assert_equal_across_ranks
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.functional import rows, sparse_gradients
@@ -207,7 +207,7 @@ def triplet_loader(
     negative_items: Tensor | None = None,
 ) -> TripletLoader:
     """The training interactions of ``train`` in batches."""
-    num_nodes = num_nodes_dict(train)
+    num_nodes = train.num_nodes_dict
     assert_same_rows_across_ranks('train', train[INTERACTS].edge_index)
     return TripletLoader(
         train[INTERACTS].edge_index,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.schema import ITEM, num_nodes_dict
+from promptmm_pyg.data.schema import ITEM
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.evaluation.metrics import METRICS
 from promptmm_pyg.models.inference import get_embeddings
@@ -36,7 +36,7 @@ def cutoff(monitor: str) -> int:
 
 def check_monitor(monitor: str, data: HeteroData) -> None:
     """Raises before training if the cutoff exceeds the catalogue."""
-    k, num_items = cutoff(monitor), num_nodes_dict(data)[ITEM]
+    k, num_items = cutoff(monitor), data.num_nodes_dict[ITEM]
     if k > num_items:
         raise ValueError(
             f"'monitor' requires a cutoff of at most the catalogue's {num_items} items "

@@ -8,7 +8,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from promptmm_pyg._utils import check_choice, checked_edges
-from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 
 Norm = Literal['sym', 'row', 'left_sqrt']
 
@@ -33,7 +33,7 @@ class AddBipartiteNorm(BaseTransform):
         self.norm = norm
 
     def forward(self, data: HeteroData) -> HeteroData:
-        num_nodes = num_nodes_dict(data)
+        num_nodes = data.num_nodes_dict
         for edge_type in (INTERACTS, REV_INTERACTS):
             size = num_nodes[edge_type[0]], num_nodes[edge_type[2]]
             src, dst = checked_edges(

@@ -11,7 +11,6 @@ from promptmm_pyg.data.schema import (
     USER,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
 )
 
 
@@ -37,7 +36,7 @@ class ImputeFromNeighbors(BaseTransform):
     """
 
     def forward(self, data: HeteroData) -> HeteroData:
-        masks, num_nodes = modality_mask_dict(data), num_nodes_dict(data)
+        masks, num_nodes = modality_mask_dict(data), data.num_nodes_dict
         for modality, features in modality_x_dict(data).items():
             for node_type, x in features.items():
                 mask = masks.get(modality, {}).get(node_type)

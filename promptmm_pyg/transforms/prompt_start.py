@@ -14,7 +14,6 @@ from promptmm_pyg.data.schema import (
     USER,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
 )
 from promptmm_pyg.transforms.standardize import standardize
 
@@ -67,7 +66,7 @@ def with_prompt_start(data: HeteroData, start: Tensor) -> HeteroData:
         start: The items' starting point ``[num_items, P]``.
     """
     start = start / start.square().mean().sqrt().clamp_min(1e-12)
-    num_users = num_nodes_dict(data)[USER]
+    num_users = data.num_nodes_dict[USER]
     user, item = checked_edges(
         data[INTERACTS].edge_index,
         (num_users, start.size(0)),

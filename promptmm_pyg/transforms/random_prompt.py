@@ -6,7 +6,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data.schema import INTERACTS, ITEM, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, ITEM
 from promptmm_pyg.transforms.prompt_start import with_prompt_start
 
 
@@ -31,7 +31,7 @@ class AddRandomPrompt(BaseTransform):
 
     def forward(self, data: HeteroData) -> HeteroData:
         generator = torch.Generator().manual_seed(self.seed)
-        num_items = num_nodes_dict(data)[ITEM]
+        num_items = data.num_nodes_dict[ITEM]
         start = torch.randn(num_items, self.out_channels, generator=generator)
         return with_prompt_start(data, start.to(data[INTERACTS].edge_index.device))
 

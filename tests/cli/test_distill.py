@@ -14,7 +14,7 @@ from promptmm_pyg.cli.models import (
     reload,
 )
 from promptmm_pyg.cli.run_folder import RunFolder
-from promptmm_pyg.data import INTERACTS, Split, num_nodes_dict
+from promptmm_pyg.data import INTERACTS, Split
 from promptmm_pyg.distillation import CandidateSampling, distill, promptmm_losses
 from promptmm_pyg.models import LightGCN, MatrixFactorization
 from promptmm_pyg.models.inference import get_embeddings
@@ -178,7 +178,7 @@ def test_options_reach_the_student_and_its_losses(trained, copy_of):
     folder, config, data = load(run)
     teacher = load_teacher(folder, config, data.train)
     torch.manual_seed(3)
-    student = MatrixFactorization(num_nodes_dict(data.train), embedding_dim=4)
+    student = MatrixFactorization(data.train.num_nodes_dict, embedding_dim=4)
     torch.manual_seed(3)
     options = {
         'list_views': ['fused'],

@@ -2,13 +2,14 @@ import copy
 
 import pytest
 import torch
+from torch_geometric.data import HeteroData
 from torch_geometric.loader.utils import filter_node_store_
 
+from promptmm_pyg import LightGCN
 from promptmm_pyg.data import (
     build_graph,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
     without_raw_ids,
 )
 
@@ -27,7 +28,7 @@ def data():
 
 
 def test_nodes_are_counted_users_first(data):
-    assert list(num_nodes_dict(data).items()) == [('user', 4), ('item', 3)]
+    assert list(data.num_nodes_dict.items()) == [('user', 4), ('item', 3)]
 
 
 def test_features_are_collected_by_modality_in_sorted_order(data):
@@ -62,3 +63,18 @@ def test_neighbor_loaders_can_cut_a_graph_without_ids(data):
     filter_node_store_(bare['item'], out, index)
     assert out.mask_image.tolist() == [True, True]
     assert out.num_nodes == 2
+
+
+def test_a_model_does_not_depend_on_the_order_of_node_types(data):
+    reversed_types = HeteroData()
+    for node_type in ('item', 'user'):
+        reversed_types[node_type].num_nodes = data[node_type].num_nodes
+    for edge_type in data.edge_types:
+        reversed_types[edge_type].edge_index = data[edge_type].edge_index
+    assert list(reversed_types.num_nodes_dict) == ['item', 'user']
+    models = []
+    for graph in (data, reversed_types):
+        torch.manual_seed(0)
+        models.append(LightGCN.from_data(graph, embedding_dim=4))
+    first, second = (model.state_dict() for model in models)
+    assert all(torch.equal(first[key], second[key]) for key in first)

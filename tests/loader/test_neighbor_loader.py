@@ -14,7 +14,6 @@ from promptmm_pyg.data import (
     REV_INTERACTS,
     make_synthetic_dataset,
     modality_x_dict,
-    num_nodes_dict,
     split_per_user,
     without_raw_ids,
 )
@@ -79,7 +78,7 @@ def rows_of(output, triplets):
 @pytest.mark.parametrize('kind', ['student', 'teacher'])
 def test_rows_of_a_batch_are_those_of_the_whole_graph(kind):
     train = make_train()
-    sizes = num_nodes_dict(train)
+    sizes = train.num_nodes_dict
     torch.manual_seed(0)
     model = (
         LightGCN(sizes, embedding_dim=4)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.loader import TripletLoader, TripletNeighborLoader, triplets_of
 from promptmm_pyg.transforms import AddBipartiteNorm
 from tests.training.setting import make_split
@@ -134,7 +134,7 @@ def test_ids_of_the_data_stay_behind():
 def test_errors_and_repr():
     train = make_train()
     one_way = HeteroData()
-    for key, num in num_nodes_dict(train).items():
+    for key, num in train.num_nodes_dict.items():
         one_way[key].num_nodes = num
     one_way[INTERACTS].edge_index = train[INTERACTS].edge_index
     with pytest.raises(

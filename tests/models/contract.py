@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from promptmm_pyg import models, training
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
-from promptmm_pyg.data.schema import INTERACTS, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data.schema import INTERACTS, modality_x_dict
 from promptmm_pyg.distillation import promptmm_losses
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.nn import csr_pair_dict
@@ -300,7 +300,7 @@ class ModelContract:
         def run(run_dir, epochs, resume=False):
             torch.manual_seed(0)
             model = self.cls(
-                num_nodes_dict(split.train),
+                split.train.num_nodes_dict,
                 modality_x_dict(split.train),
                 edge_type=INTERACTS,
                 embedding_dim=8,

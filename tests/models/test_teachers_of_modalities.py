@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from promptmm_pyg import training
-from promptmm_pyg.data import Split, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import Split, modality_x_dict
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.models.inference import normalized_adj_dict
@@ -184,7 +184,7 @@ def test_it_trains_and_then_teaches(name):
     torch.manual_seed(0)
     features = {m: {'item': x['item']} for m, x in modality_x_dict(train).items()}
     teacher = cls(
-        num_nodes_dict(train), features, edge_type=USER_ITEM, embedding_dim=8, **options
+        train.num_nodes_dict, features, edge_type=USER_ITEM, embedding_dim=8, **options
     )
     schedule = TrainingConfig(epochs=4, progress=False)
     history = training.train(

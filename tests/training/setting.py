@@ -7,7 +7,6 @@ import promptmm_pyg.training.loop as loop
 from promptmm_pyg.data import (
     make_synthetic_dataset,
     modality_x_dict,
-    num_nodes_dict,
     split_per_user,
 )
 from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
@@ -29,13 +28,13 @@ def make_teacher(train, seed=0, **kwargs):
     start = {key: train[key].prompt_start for key in ('user', 'item')}
     kwargs.setdefault('prompt_start_dict', start)
     return PromptMM(
-        num_nodes_dict(train), modality_x_dict(train), embedding_dim=8, **kwargs
+        train.num_nodes_dict, modality_x_dict(train), embedding_dim=8, **kwargs
     )
 
 
 def make_student(train, width=4, seed=1, cls=MatrixFactorization):
     torch.manual_seed(seed)
-    return cls(num_nodes_dict(train), embedding_dim=width)
+    return cls(train.num_nodes_dict, embedding_dim=width)
 
 
 class Interrupted:

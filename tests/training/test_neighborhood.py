@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from promptmm_pyg.data import modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import modality_x_dict
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.functional import sparse_gradients
@@ -175,7 +175,7 @@ def test_features_in_half_precision_are_not_copied():
     states = []
     for features in (half, exact):
         torch.manual_seed(0)
-        teacher = PromptMM(num_nodes_dict(data.train), features, embedding_dim=8)
+        teacher = PromptMM(data.train.num_nodes_dict, features, embedding_dim=8)
         train(teacher, data, config=FEW)
         states.append(dict(teacher.state_dict()))
     torch.testing.assert_close(*states)
