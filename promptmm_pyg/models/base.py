@@ -456,8 +456,8 @@ def features_or_none(modality_x_dict: Any) -> dict[str, Any]:
     """
     if not isinstance(modality_x_dict, Mapping | None):
         raise TypeError(
-            f"'modality_x_dict' must be a dictionary {{modality: {{node_type: Tensor}}}} "
-            f"(got '{type(modality_x_dict).__name__}'). Other arguments have to be named"
+            f"'modality_x_dict' must be {{modality: {{node_type: Tensor}}}} (got "
+            f"'{type(modality_x_dict).__name__}'). Pass other arguments by keyword"
         )
     return dict(modality_x_dict or {})
 
