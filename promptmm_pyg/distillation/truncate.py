@@ -1,4 +1,4 @@
-"""The teacher's tables in the student's place: the rival that costs nothing."""
+"""The SVD-truncated teacher, a baseline that needs no training."""
 
 import torch
 from torch import Tensor
@@ -14,14 +14,14 @@ def truncate_embeddings(x_dict: dict[str, Tensor], width: int) -> dict[str, Tens
     tables whose inner products come closest to the teacher's scores, all users with all
     items, in the least-squares sense: the truncated singular value decomposition of
     :math:`\mathbf{U} \mathbf{V}^{\top}` (`"The approximation of one matrix by another
-    of lower rank" <https://doi.org/10.1007/BF02288367>`_), found from two thin QR
+    of lower rank" <https://doi.org/10.1007/BF02288367>`_), computed from two thin QR
     decompositions, so the score matrix never exists.
 
-    A distilled student has to beat this to be worth its training.
+    Distillation is only worth its cost if the student is better than this.
 
     Args:
         x_dict: Embeddings of users and items.
-        width: The width asked for.
+        width: The width of the result.
 
     Raises:
         ValueError: If ``width`` is not positive.

@@ -105,7 +105,7 @@ def _tables(model: torch.nn.Module) -> list[Tensor]:
     parts = [part for part in model.modules() if isinstance(part, NodeEmbeddings)]
     if not parts:
         raise ValueError(
-            f"'model' requires 'NodeEmbeddings' with optimizer='lazy' (got none in "
+            f"'model' must have 'NodeEmbeddings' with optimizer='lazy' (got none in "
             f"'{type(model).__name__}'). Train it with optimizer='dense'"
         )
     return [table for part in parts for table in part.tables.values()]

@@ -205,5 +205,5 @@ def test_errors():
             """Never called."""
 
     lazy = replace(FEW, optimizer='lazy')
-    with pytest.raises(ValueError, match=r"'model' requires 'NodeEmbeddings'.*'Bare'"):
+    with pytest.raises(ValueError, match=r"'model' must have 'NodeEmbeddings'.*'Bare'"):
         train(Bare(2, 2), data, config=lazy, losses=bpr_losses)

@@ -375,7 +375,7 @@ def test_errors_before_training(tmp_path):
     with pytest.raises(ValueError, match='same names'):
         train(student, data, losses=bpr_losses, loss_weights={'bpr': 1.0})
     config = replace(QUICK, monitor='Recall@41', run_dir=tmp_path / 'new')
-    with pytest.raises(ValueError, match=r"'monitor' requires a cutoff .* 40 items"):
+    with pytest.raises(ValueError, match=r"'monitor' must have a cutoff .* 40 items"):
         train(student, data, config=config)
     assert not (tmp_path / 'new').exists()
     with pytest.raises(FileNotFoundError, match='saved state'):
