@@ -39,8 +39,8 @@ def check_monitor(monitor: str, data: HeteroData) -> None:
     k, num_items = cutoff(monitor), data.num_nodes_dict[ITEM]
     if k > num_items:
         raise ValueError(
-            f"'monitor' must have a cutoff of at most the catalogue's {num_items} items "
-            f'(got {monitor!r})'
+            f"'monitor' must have a cutoff of at most the catalogue's {num_items} "
+            f'items (got {monitor!r})'
         )
 
 
