@@ -13,8 +13,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_non_negative, replacing
-from promptmm_pyg.data.fingerprint import fingerprint
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
+from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, fingerprint
 from promptmm_pyg.ranking import Ranking, SeenItems, rank_items
 
 

@@ -16,7 +16,7 @@ from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.run_folder import MODEL, RunFolder, read_json
 from promptmm_pyg.cli.tables import interval_text, table
 from promptmm_pyg.data import INTERACTS
-from promptmm_pyg.data.fingerprint import fingerprint
+from promptmm_pyg.data.schema import fingerprint
 from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
 
 _DESCRIPTION = """\

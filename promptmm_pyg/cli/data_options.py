@@ -7,10 +7,8 @@ from typing import Any
 from promptmm_pyg.cli.content_source import add_content_options, content_config
 from promptmm_pyg.cli.parsing import Group, UserError, add_options, chosen, named
 from promptmm_pyg.data import read_dataset, read_table, split_per_user
-from promptmm_pyg.data.atomic_file import read_header
-from promptmm_pyg.data.detect import detect_format
-from promptmm_pyg.data.load import FORMATS, SPLIT_METHODS
-from promptmm_pyg.data.recbole_files import find_atomic_files
+from promptmm_pyg.data.load import FORMATS, SPLIT_METHODS, detect_format
+from promptmm_pyg.data.recbole_files import find_atomic_files, read_header
 
 _TABLE = {
     'user': 'column of user ids, in a table',

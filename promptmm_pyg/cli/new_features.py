@@ -8,7 +8,7 @@ import numpy as np
 
 from promptmm_pyg.cli.data_source import read_ids
 from promptmm_pyg.cli.parsing import UserError
-from promptmm_pyg.data.table import load_item_features
+from promptmm_pyg.data.frames import load_item_features
 
 Array = np.ndarray[Any, Any]
 

@@ -1,9 +1,11 @@
-"""What turns contents into rows of numbers."""
+"""What an encoder is, and what the encoders share."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 
 Rows = np.ndarray[Any, Any]
 Takes = Literal['text', 'files']
@@ -32,3 +34,34 @@ class ContentEncoder(Protocol):
 
     def encode(self, batch: Sequence[Any]) -> Rows:
         """Rows ``[len(batch), width]`` of strings, or of the files at paths."""
+
+
+BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
+
+
+def not_loaded(what: str, package: str, error: Exception) -> ImportError:
+    """The error to raise where ``what`` needs a package that is missing or broken."""
+    how = "'pip install promptmm_pyg[content]'"
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        name = package.replace('_', '-')
+        return ImportError(f"'{what}' requires '{name}'. Install it with {how}")
+    return ImportError(
+        f"'{what}' requires a '{package}' that loads (got: {error}). Install one that "
+        f'fits this torch, both from one index: {how}'
+    )
+
+
+_BYTE = torch.uint8
+
+
+def model_print(model: Any) -> str:
+    """A hash of a module's structure, settings and weights: a name or a folder says
+    nothing about what was last saved under it.
+    """
+    digest = hashlib.sha256(repr(model).encode())
+    for name, value in sorted(model.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f'\n{name} {tensor.dtype} {list(tensor.shape)}\n'.encode())
+        # As bytes, since numpy knows no bfloat16.
+        digest.update(tensor.reshape(-1).view(_BYTE).numpy().tobytes())
+    return digest.hexdigest()[:32]

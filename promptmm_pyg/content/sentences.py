@@ -5,9 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from promptmm_pyg.content._packages import BROKEN, not_loaded
-from promptmm_pyg.content.encoder import Rows
-from promptmm_pyg.content.model_print import model_print
+from promptmm_pyg.content.encoder import BROKEN, Rows, model_print, not_loaded
 
 
 class SentenceTransformerEncoder:

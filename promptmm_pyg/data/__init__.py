@@ -2,13 +2,10 @@
 
 from promptmm_pyg.data.build import build_graph
 from promptmm_pyg.data.dataset import MultiModalDataset
-from promptmm_pyg.data.detect import read_dataset
-from promptmm_pyg.data.feature_store import open_features, save_features
-from promptmm_pyg.data.finding import Issue
-from promptmm_pyg.data.fingerprint import fingerprint
-from promptmm_pyg.data.frames import from_frame
-from promptmm_pyg.data.load import load_dataset
-from promptmm_pyg.data.mmrec_writer import write_mmrec
+from promptmm_pyg.data.features import open_features, save_features
+from promptmm_pyg.data.frames import from_frame, read_table
+from promptmm_pyg.data.load import load_dataset, read_dataset
+from promptmm_pyg.data.mmrec import write_mmrec
 from promptmm_pyg.data.movielens import from_movielens, split_movielens
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
 from promptmm_pyg.data.recbole import read_recbole, read_recbole_texts
@@ -20,20 +17,22 @@ from promptmm_pyg.data.schema import (
     REV_INTERACTS,
     USER,
     FeatureDict,
+    fingerprint,
     modality_mask_dict,
     modality_x_dict,
     without_raw_ids,
 )
-from promptmm_pyg.data.split import Split, split_by_part
-from promptmm_pyg.data.split_methods import (
+from promptmm_pyg.data.split import (
+    Split,
+    split_by_part,
     split_by_time,
     split_cold_items,
     split_leave_one_out,
     split_per_user,
 )
 from promptmm_pyg.data.synthetic import checkerboard, make_synthetic_dataset
-from promptmm_pyg.data.table import read_table
 from promptmm_pyg.data.validate import validate
+from promptmm_pyg.data.validate_graph import Issue
 
 __all__ = [
     'INTERACTS',

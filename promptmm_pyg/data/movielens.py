@@ -9,8 +9,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data.build import Ids, build_graph, first_mentions
 from promptmm_pyg.data.schema import INTERACTS
-from promptmm_pyg.data.split import Split
-from promptmm_pyg.data.split_methods import split_per_user
+from promptmm_pyg.data.split import Split, split_per_user
 
 _RATES = ('user', 'rates', 'movie')
 

@@ -1,5 +1,7 @@
 """Distributed data sets with the split that they came with."""
 
+import json
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,18 +9,40 @@ import numpy as np
 import torch
 
 from promptmm_pyg.data.build import Duplicates, build_graph, first_mentions
-from promptmm_pyg.data.feature_files import (
+from promptmm_pyg.data.features import (
     FeaturePaths,
     Masks,
     load_features,
     zero_row_masks,
 )
-from promptmm_pyg.data.id_mapping import read_mapping
-from promptmm_pyg.data.inter_file import find_inter_file, read_inter_file
-from promptmm_pyg.data.json_lists import read_user_lists
+from promptmm_pyg.data.mmrec import find_inter_file, read_inter_file, read_mapping
 from promptmm_pyg.data.safe_pickle import load_sparse_pickle
 from promptmm_pyg.data.schema import ITEM, USER
 from promptmm_pyg.data.split import Split, split_by_part
+
+
+def read_user_lists(path: Path) -> np.ndarray[Any, Any]:
+    """The pairs ``[2, E]`` in a file ``{"user": [item, ...]}`` of numbers.
+
+    Raises:
+        ValueError: If the file is not such an object.
+    """
+    try:
+        lists = json.loads(path.read_bytes())
+        users = np.array([int(user) for user in lists], dtype=np.int64)
+        counts = [len(items) for items in lists.values()]
+        items = np.array(list(chain.from_iterable(lists.values())))
+        if not len(items):
+            return np.zeros((2, 0), dtype=np.int64)
+        if items.dtype.kind not in 'iu' or items.ndim != 1:
+            raise ValueError('items that are not whole numbers')
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"'{path}' must contain '{{\"user\": [item, ...]}}' with whole numbers "
+            f'(got {error}). If it is truncated, fetch the file again'
+        ) from error
+    return np.stack([np.repeat(users, counts), items.astype(np.int64)])
+
 
 _PARTS = ('train', 'val', 'test')
 _DIFFMM = ('trnMat.pkl', 'valMat.pkl', 'tstMat.pkl')

@@ -10,22 +10,23 @@ import numpy as np
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.atomic_file import (
-    Coded,
-    as_number,
-    check_columns,
-    code_column,
-    read_cells,
-    read_header,
-)
 from promptmm_pyg.data.build import Duplicates, build_graph, first_mentions
-from promptmm_pyg.data.feature_files import (
+from promptmm_pyg.data.features import (
     FeaturePaths,
     Masks,
     load_features,
     zero_row_masks,
 )
-from promptmm_pyg.data.recbole_files import AtomicFiles, find_atomic_files
+from promptmm_pyg.data.recbole_files import (
+    AtomicFiles,
+    Coded,
+    as_number,
+    check_columns,
+    code_column,
+    find_atomic_files,
+    read_cells,
+    read_header,
+)
 from promptmm_pyg.data.split import Split, split_by_part
 
 

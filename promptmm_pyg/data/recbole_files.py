@@ -1,10 +1,142 @@
-"""Which atomic file of a folder is what."""
+"""RecBole's atomic files: tab-separated, with the type of a column in its name."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from promptmm_pyg.data.inter_file import find_inter_file
+import numpy as np
+
+from promptmm_pyg.data.mmrec import find_inter_file
 from promptmm_pyg.data.split import TEST, TRAIN, VAL
+
+KINDS = ('token', 'token_seq', 'float', 'float_seq')
+_MANY_TOKENS = 10_000
+
+
+class Coded(NamedTuple):
+    """One column as numbers."""
+
+    x: np.ndarray[Any, Any]  # [N, width], float32
+    mask: np.ndarray[Any, Any]  # [N], true where the cell is not empty
+
+
+def is_atomic(path: Path) -> bool:
+    """Whether the first line of a file names types, as no other format does."""
+    with path.open(encoding='utf-8', errors='replace') as file:
+        return ':' in file.readline()
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The type of each column, in the order of the columns.
+
+    Raises:
+        ValueError: If a column has no type or another, or a name stands twice.
+    """
+    with path.open(encoding='utf-8', errors='replace') as file:
+        line = file.readline().rstrip('\r\n')
+    cells = [cell.rpartition(':')[::2] for cell in line.split('\t')]
+    kinds = dict(cells)
+    if any(not name or kind not in KINDS for name, kind in cells):
+        raise ValueError(
+            f"'{path}' must have columns like 'item_id:token' of the types "
+            f'{list(KINDS)} (got {line[:200]!r})'
+        )
+    if len(kinds) < len(cells):
+        raise ValueError(f"'{path}' must name each column once (got {line!r})")
+    return kinds
+
+
+def check_columns(path: Path, header: dict[str, str], names: Sequence[str]) -> None:
+    """Raises unless the file has those columns."""
+    missing = [name for name in names if name not in header]
+    if missing:
+        raise ValueError(
+            f"'{path}' must have the columns {missing} (got {list(header)})"
+        )
+
+
+def read_cells(path: Path, names: Sequence[str]) -> Iterator[list[str]]:
+    """The cells of those columns, row by row; empty lines are left out.
+
+    Raises:
+        ValueError: If a column is not there, or a row has not a cell for each.
+    """
+    header = read_header(path)
+    check_columns(path, header, names)
+    order = list(header)
+    chosen = [order.index(name) for name in names]
+    try:
+        with path.open(encoding='utf-8', newline='\n') as file:
+            next(file)
+            for number, line in enumerate(file, 2):
+                cells = line.rstrip('\r\n').split('\t')
+                if len(cells) == len(order):
+                    yield [cells[i].strip() for i in chosen]
+                elif line.strip():
+                    raise ValueError(
+                        f"'{path}' must contain {len(order)} cells in each row (got "
+                        f'{len(cells)} in line {number}). If it is truncated, fetch '
+                        f'the file again'
+                    )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' must be text in UTF-8 (got {error})") from error
+
+
+def as_number(path: Path, name: str, cell: str) -> float:
+    """A cell as a finite number.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        number = float(cell)
+    except ValueError:
+        number = float('nan')
+    if not np.isfinite(number):
+        raise ValueError(
+            f"'{path}' must contain numbers in the column '{name}' (got {cell!r})"
+        )
+    return number
+
+
+def code_column(path: Path, name: str, kind: str, cells: Sequence[str]) -> Coded:
+    """A column as numbers: ``float`` is one, ``float_seq`` a vector, ``token`` and
+    ``token_seq`` mark which of the sorted tokens are there.
+
+    Raises:
+        ValueError: If numbers are none, vectors are not of one length, there are
+            too many tokens, or all cells are empty.
+    """
+    mask = np.array([bool(cell) for cell in cells], np.bool_)
+    if not mask.any():
+        raise ValueError(f"'{path}' must contain something in the column '{name}'")
+    # A token is one word, whatever is in it; sequences are split at spaces.
+    parts = [cell.split() if kind.endswith('_seq') else [cell] for cell in cells]
+    filled = [(i, part) for i, part in enumerate(parts) if mask[i]]
+    if kind.startswith('float'):
+        lengths = sorted({len(part) for _, part in filled})
+        if len(lengths) > 1:
+            raise ValueError(
+                f"'{path}' must contain vectors of one length in the column '{name}' "
+                f'(got lengths {lengths[:5]})'
+            )
+        x = np.zeros((len(cells), lengths[0]), np.float32)
+        for i, part in filled:
+            x[i] = [as_number(path, name, cell) for cell in part]
+        return Coded(x, mask)
+    tokens = sorted({token for _, part in filled for token in part})
+    if len(tokens) > _MANY_TOKENS:
+        raise ValueError(
+            f"'{path}' must contain at most {_MANY_TOKENS} different tokens in the "
+            f"column '{name}' (got {len(tokens)}). Take it for text: see "
+            f"'read_recbole_texts'"
+        )
+    place = {token: i for i, token in enumerate(tokens)}
+    x = np.zeros((len(cells), len(tokens)), np.float32)
+    for i, part in filled:
+        x[i, [place[token] for token in part]] = 1.0
+    return Coded(x, mask)
+
 
 _PARTS = {
     'train': TRAIN,

@@ -8,7 +8,7 @@ from promptmm_pyg.transforms.modality_pca import (
     principal_axes,
     principal_components,
 )
-from promptmm_pyg.transforms.random_prompt import AddRandomPrompt
+from promptmm_pyg.transforms.prompt_start import AddRandomPrompt
 from promptmm_pyg.transforms.standardize import (
     StandardizeModalities,
     is_standardized,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from promptmm_pyg.content import timm_encoder, torchvision_encoder
-from promptmm_pyg.content.vision_models import _cut_last_linear
+from promptmm_pyg.content.images import _cut_last_linear
 
 Image = pytest.importorskip('PIL.Image')
 

@@ -13,7 +13,7 @@ from promptmm_pyg.data import (
     read_mmssl,
     validate,
 )
-from promptmm_pyg.data.feature_files import load_array
+from promptmm_pyg.data.features import load_array
 
 sparse = pytest.importorskip('scipy.sparse')
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from promptmm_pyg.data import build_graph, split_per_user, validate
-from promptmm_pyg.data.store import load_split, save_split
+from promptmm_pyg.data.dataset import load_split, save_split
 
 
 def make_split(**ids):

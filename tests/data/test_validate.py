@@ -9,7 +9,7 @@ from promptmm_pyg.data import (
     split_by_part,
     validate,
 )
-from promptmm_pyg.data.validate_features import _row_hashes
+from promptmm_pyg.data.validate_graph import _row_hashes
 
 EDGES = torch.tensor([[0, 0, 1, 1, 2, 2, 0], [0, 1, 1, 2, 2, 0, 2]])
 PART = torch.tensor([0, 0, 0, 0, 0, 1, 2])

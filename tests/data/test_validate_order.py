@@ -9,7 +9,7 @@ from promptmm_pyg.data import (
     split_per_user,
     validate,
 )
-from promptmm_pyg.data.validate_order import _how_alike, _pairs_of_users
+from promptmm_pyg.data.validate_leaks import _how_alike, _pairs_of_users
 
 TOLD = 'is no more alike for two items of one user than for any two'
 

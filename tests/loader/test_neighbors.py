@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from promptmm_pyg.loader import HeteroNeighborSampler
-from promptmm_pyg.loader._incoming import distinct_below
+from promptmm_pyg.loader.neighbors import distinct_below
 
 TO_USER = ('item', 'to', 'user')
 TO_ITEM = ('user', 'to', 'item')

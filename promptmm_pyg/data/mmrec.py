@@ -1,0 +1,254 @@
+"""MMRec's layout: interactions, tables of ids, and the writer."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.data.schema import (
+    INTERACTS,
+    ITEM,
+    NODE_TYPES,
+    USER,
+    modality_mask_dict,
+    modality_x_dict,
+)
+from promptmm_pyg.data.split import Split
+
+_REQUIRED = ('userID', 'itemID', 'x_label')
+
+
+class InterTable(NamedTuple):
+    """The columns of an ``.inter`` file that matter here."""
+
+    pairs: np.ndarray[Any, Any]  # [2, E]
+    part: np.ndarray[Any, Any]  # [E], 0 train, 1 validation, 2 test
+    time: np.ndarray[Any, Any] | None  # [E]
+
+
+def find_inter_file(folder: Path) -> Path:
+    """The one ``.inter`` file of a folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If there is more than one.
+    """
+    found = sorted(folder.glob('*.inter'))
+    if not found:
+        names = sorted(path.name for path in folder.iterdir())
+        raise FileNotFoundError(
+            f"'{folder}' must contain one '<name>.inter' (got {names})"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"'{folder}' must contain one '<name>.inter' (got "
+            f'{[path.name for path in found]}). Keep one'
+        )
+    return found[0]
+
+
+def read_inter_file(path: Path) -> InterTable:
+    """The pairs, parts and times of an ``.inter`` file.
+
+    Raises:
+        ValueError: If a column is missing, a row is short or not numeric, ids
+            are not whole or ``x_label`` is not 0, 1 or 2.
+    """
+    with path.open(encoding='utf-8') as file:
+        header = file.readline().rstrip('\r\n').split('\t')
+        first = file.readline()
+    missing = [name for name in _REQUIRED if name not in header]
+    if missing:
+        raise ValueError(
+            f"'{path}' must have tab-separated columns {list(_REQUIRED)} (got "
+            f'{header}, without {missing}). Read a table that has no split with '
+            f"'read_table'"
+        )
+    if not first.strip():
+        raise ValueError(f"'{path}' must contain interactions (got none)")
+    names = [*_REQUIRED, *(['timestamp'] if 'timestamp' in header else [])]
+    columns = _columns(path, [header.index(name) for name in names], len(header))
+    whole = columns[:3].astype(np.int64)
+    if (whole != columns[:3]).any() or not np.isin(whole[2], (0, 1, 2)).all():
+        raise ValueError(
+            f"'{path}' must contain whole numbers as ids, and 0, 1 or 2 as x_label "
+            f'(got others). Number the ids first'
+        )
+    time = None
+    if len(names) > len(_REQUIRED):
+        time = columns[3]
+        if (time == time.astype(np.int64)).all():
+            time = time.astype(np.int64)
+    return InterTable(whole[:2], whole[2], time)
+
+
+def _columns(path: Path, chosen: list[int], width: int) -> np.ndarray[Any, Any]:
+    try:
+        rows = np.loadtxt(
+            path, delimiter='\t', skiprows=1, ndmin=2, encoding='utf-8', comments=None
+        )
+        if rows.shape[1] != width:
+            raise ValueError(f'{rows.shape[1]} columns under {width} names')
+        if not np.isfinite(rows[:, chosen]).all():
+            raise ValueError('NaN')
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"'{path}' must contain {width} numbers in each row (got {error}). If it "
+            f'is truncated, fetch the file again'
+        ) from error
+    columns: np.ndarray[Any, Any] = rows[:, chosen].T
+    return columns
+
+
+FILES = {USER: 'u_id_mapping.csv', ITEM: 'i_id_mapping.csv'}
+# Users and items of Amazon's reviews, which MMRec began with.
+_HEADS = {USER: ('user_id', 'userID'), ITEM: ('asin', 'itemID')}
+
+
+def write_mapping(path: Path, node_type: str, ids: Sequence[str]) -> None:
+    """Writes ids by number, tab-separated.
+
+    Raises:
+        ValueError: If an id holds a tab or a line break.
+    """
+    bad = [name for name in ids if '\t' in name or name.splitlines() != [name]]
+    if bad:
+        raise ValueError(
+            f"'raw_id' of the {node_type}s must be text without tabs and line "
+            f'breaks (got {bad[0]!r})'
+        )
+    lines = [_HEADS[node_type], *((name, str(i)) for i, name in enumerate(ids))]
+    text = ''.join('\t'.join(line) + '\n' for line in lines)
+    path.write_text(text, encoding='utf-8', newline='\n')
+
+
+def read_mapping(folder: Path, node_type: str, count: int) -> list[str]:
+    """Raw ids by number: of the folder's table, else the numbers themselves.
+
+    Args:
+        folder: The folder of a data set.
+        node_type: Whose ids.
+        count: How many nodes there are at least; more in a table are nodes too.
+
+    Raises:
+        ValueError: If the table is damaged, or not one id for each number.
+    """
+    path = folder / FILES[node_type]
+    if not path.is_file():
+        return [str(i) for i in range(count)]
+    try:
+        # Not by `splitlines`, which takes more than line feeds for breaks.
+        head, *lines = path.read_text(encoding='utf-8').split('\n')
+        column = _HEADS[node_type][1]
+        names = head.rstrip('\r').replace(',', '\t').split('\t')
+        mark = '\t' if '\t' in head else ','
+        rows = [line.rstrip('\r').split(mark) for line in lines if line.strip()]
+        if len(names) != 2 or column not in names:
+            raise ValueError(f'the columns {names}')
+        at = names.index(column)
+        ids = {int(row[at]): row[1 - at] for row in rows if len(row) == 2}
+    except ValueError as error:
+        raise ValueError(
+            f"'{path}' must be a table of an id and its '{_HEADS[node_type][1]}' "
+            f'(got {error})'
+        ) from error
+    if sorted(ids) != list(range(len(rows))) or len(ids) < count:
+        raise ValueError(
+            f"'{path}' must contain an id for each number from 0 to {count - 1} or "
+            f'more (got {len(ids)} in {len(rows)} rows). If it is truncated, fetch the '
+            f'file again'
+        )
+    return [ids[i] for i in range(len(ids))]
+
+
+def write_mmrec(split: Split, folder: str | Path, *, name: str | None = None) -> Path:
+    """Writes a split as MMRec reads it, and returns the folder.
+
+    It holds ``<name>.inter`` (numbers of users and items, ``x_label`` 0, 1 or 2,
+    and times, if all interactions have them), ``<modality>_feat.npy`` (float32, a
+    row an item) and ``u_id_mapping.csv`` and ``i_id_mapping.csv`` from raw ids to
+    numbers. :func:`~promptmm_pyg.data.read_mmrec` gives the same split back, raw
+    ids as text. The folder appears whole or not at all.
+
+    MMRec has no masks: it writes zeros for what is missing, and so is done here.
+
+    Args:
+        split: The three graphs.
+        folder: The folder to make; it may be there if it is empty.
+        name: The data set's name. (default: the folder's)
+
+    Raises:
+        FileExistsError: If the folder is there and holds something.
+        ValueError: If MMRec has no place for what is in the split: features of
+            users, rows of zeros that are not missing, raw ids with a tab or line
+            break; if the name is a path, or nothing is in training.
+    """
+    folder = Path(folder).absolute()
+    name = folder.name if name is None else name
+    if not name or Path(name).name != name:
+        raise ValueError(f"'name' must be the name of a file (got {name!r})")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"'folder' must be new or empty (got '{folder}'). Choose another"
+        )
+    features = _features(split.train)
+    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
+    temporary.mkdir(parents=True)
+    try:
+        _write_pairs(split, temporary / f'{name}.inter')
+        for modality, x in features.items():
+            np.save(temporary / f'{modality}_feat.npy', x)
+        for node_type in NODE_TYPES:
+            count = split.train[node_type].num_nodes
+            ids = split.train[node_type].get('raw_id')
+            texts = range(count) if ids is None else ids.tolist()
+            file = temporary / FILES[node_type]
+            write_mapping(file, node_type, [str(text) for text in texts])
+        if folder.exists():
+            folder.rmdir()  # Empty; some systems do not rename onto a folder.
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _features(data: HeteroData) -> dict[str, np.ndarray[Any, Any]]:
+    features = {}
+    for modality, x_of in modality_x_dict(data).items():
+        if USER in x_of:
+            raise ValueError(
+                f"'split' must have features of items only (got 'x_{modality}' of "
+                f'users). MMRec reads none; delete them from a copy'
+            )
+        x = x_of[ITEM].detach().cpu().float()
+        mask = modality_mask_dict(data).get(modality, {}).get(ITEM)
+        there = torch.ones(len(x), dtype=torch.bool) if mask is None else mask.cpu()
+        x = x.masked_fill(~there.unsqueeze(-1), 0.0)
+        unclear = int((there & ~x.any(dim=-1)).sum())
+        if unclear:
+            raise ValueError(
+                f"'split' must mark rows of zeros as missing (got {unclear} in "
+                f"'x_{modality}'), since MMRec takes them for that. Set them to false "
+                f"in 'mask_{modality}'"
+            )
+        features[modality] = np.ascontiguousarray(x.numpy())
+    return features
+
+
+def _write_pairs(split: Split, path: Path) -> None:
+    timed = all('edge_label_time' in graph[INTERACTS] for graph in split)
+    head = ['userID', 'itemID', *(['timestamp'] if timed else []), 'x_label']
+    with path.open('w', encoding='utf-8', newline='\n') as file:
+        file.write('\t'.join(head) + '\n')
+        for part, graph in enumerate(split):
+            store = graph[INTERACTS]
+            columns = [x.tolist() for x in store.edge_label_index]
+            if timed:
+                columns.append(store.edge_label_time.tolist())
+            for row in zip(*columns, strict=True):
+                file.write('\t'.join(map(repr, (*row, part))) + '\n')
