@@ -1,4 +1,4 @@
-"""One run by several processes, each with its part of every batch and of the users.
+"""One training on several processes, each with its shard of every batch.
 
 python examples/data_parallel.py
 torchrun --nproc-per-node 2 examples/data_parallel.py
@@ -12,10 +12,8 @@ import torch
 import torch.distributed as dist
 
 from promptmm_pyg import LightGCN, PromptMM, distill, evaluate, split_per_user
-from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict
-from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
+from promptmm_pyg.data import make_synthetic_dataset
 from promptmm_pyg.training import TrainingConfig, process_group, train
-from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
 def main() -> None:
@@ -32,13 +30,11 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, device: torch.device) -> None:
-    # 1. Every process makes, or reads, the same data: seeds have to be equal.
-    split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
-    split = split.transform(StandardizeModalities(), AddModalityPCA(16))
-    split.train.to(device)
-    num_nodes = split.train.num_nodes_dict
+    # 1. Every process has the same data: seeds must be equal.
+    data = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
+    data.train.to(device)
 
-    # 2. `batch_size` is that of all processes together: 512 each, where there are two.
+    # 2. `batch_size` is that of all processes together: 512 each with two.
     config = TrainingConfig(
         learning_rate=0.01,
         batch_size=1024,
@@ -47,29 +43,24 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
         run_dir=args.out,
     )
     torch.manual_seed(0)
-    teacher = PromptMM(
-        num_nodes,
-        modality_x_dict(split.train),
-        prompt_start_dict={key: split.train[key].prompt_start for key in num_nodes},
-    ).to(device)
-    train(teacher, split, config=config)
+    teacher = PromptMM.from_data(data).to(device)
+    train(teacher, data, config=config)
 
     # 3. The same for the student; parameters start as those of rank 0.
-    student = LightGCN(num_nodes, embedding_dim=16).to(device)
-    out = distill(
+    student = LightGCN.from_data(data, embedding_dim=16).to(device)
+    result = distill(
         student,
         teacher,
-        split,
+        data,
         baseline=False,
         config=replace(config, run_dir=args.out and args.out / 'student'),
     )
 
-    # 4. Each process ranks for its users, and all of them get the whole result.
-    x_dict = get_embeddings(out.student, (normalized_adj_dict(split.train),))
-    result = evaluate(x_dict, split.test, ks=(20,), batch_size=64)
+    # 4. Each process ranks for its users; all of them get the full result.
+    evaluation = evaluate(result.student, data.test, ks=(20,), batch_size=64)
     rank, size = (dist.get_rank(), dist.get_world_size()) if grouped() else (0, 1)
     if rank == 0:
-        print(f'student Recall@20 {result.metrics["Recall@20"]:.6f}')
+        print(f'student Recall@20 {evaluation.metrics["Recall@20"]:.6f}')
         print(f'by {size} process(es)')
 
 

@@ -2,9 +2,9 @@
 
     python examples/graph_free_node_classifier.py
 
-The teacher is a GCN that was trained for an easier task; it stays frozen, and only a
-prompt on its input and a new head are trained. Its class scores teach an MLP that sees
-one node at a time. Losses and prompt know nothing of either.
+The teacher is a GCN that was trained for an easier task. It is frozen; a prompt on its
+input and a new head are trained. Its class scores are the targets of an MLP that reads
+one node at a time.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from promptmm_pyg.nn import PromptedEncoder
 
 
 def make_graph(size: int, num_classes: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """Neighbors share their class more often than not; features say little of it."""
+    """Neighbors often share their class; features are noisy."""
     torch.manual_seed(0)
     probs = torch.full((num_classes, num_classes), 0.01) + 0.09 * torch.eye(num_classes)
     edge_index = stochastic_blockmodel_graph([size] * num_classes, probs)
@@ -60,7 +60,7 @@ def main() -> None:
     encoder = GCN(32, 32, num_layers=2)
     fit(encoder, torch.nn.Linear(32, 2), (x, edge_index), y // 2, train, args.epochs)
 
-    # 2. It stays as it is; a prompt on its input brings it to the new task.
+    # 2. The encoder is frozen; a prompt on its input adapts it to the new task.
     prompted = PromptedEncoder(encoder, 32, conditioned=True, freeze_encoder=True)
     head = torch.nn.Linear(32, 4)
     fit(prompted, head, (x, edge_index), y, train, args.epochs)
@@ -69,7 +69,7 @@ def main() -> None:
         prompted.eval()
         teacher_logits = head(prompted(x, edge_index))
 
-    # 3. The student sees features only; the list is the classes.
+    # 3. The student reads features only; its lists are the classes.
     accuracy = {'teacher': (teacher_logits.argmax(-1) == y)[~train].float().mean()}
     for weight in (1.0, 0.0):
         torch.manual_seed(1)
@@ -85,7 +85,7 @@ def main() -> None:
             loss.backward()
             optimizer.step()
         student.eval()
-        name = 'student' if weight else 'control'
+        name = 'student' if weight else 'baseline'
         accuracy[name] = (student(x).argmax(-1) == y)[~train].float().mean()
     for name, value in accuracy.items():
         print(f'{name}: accuracy {value:.3f} on unlabelled nodes')

@@ -2,8 +2,8 @@
 
     python examples/hetero_student.py --layer hgt
 
-Any module that returns embeddings per node type can be the student; `inputs` says what
-it is called with. The baseline is the same network without its teacher.
+Any module that returns embeddings per node type can be the student; `inputs` are the
+arguments of its forward. The baseline is the same network without distillation.
 """
 
 import argparse
@@ -15,10 +15,9 @@ from torch_geometric.nn import HeteroConv, HGTConv, SAGEConv
 from torch_geometric.typing import EdgeType
 
 from promptmm_pyg import PromptMM, distill, split_per_user, train
-from promptmm_pyg.data import make_synthetic_dataset, modality_x_dict
+from promptmm_pyg.data import make_synthetic_dataset
 from promptmm_pyg.nn import NodeEmbeddings
 from promptmm_pyg.training import TrainingConfig
-from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 
 class HeteroStudent(torch.nn.Module):
@@ -35,8 +34,8 @@ class HeteroStudent(torch.nn.Module):
 
     def forward(self, edge_index_dict: dict[EdgeType, Tensor]) -> dict[str, Tensor]:
         x_dict = self.embeddings()
-        passed = self.conv(x_dict, edge_index_dict)
-        return {key: x + passed[key] for key, x in x_dict.items()}
+        messages = self.conv(x_dict, edge_index_dict)
+        return {key: x + messages[key] for key, x in x_dict.items()}
 
 
 def main() -> None:
@@ -46,33 +45,25 @@ def main() -> None:
     parser.add_argument('--items', type=int, default=400)
     parser.add_argument('--epochs', type=int, default=60)
     args = parser.parse_args()
-    split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
-    split = split.transform(StandardizeModalities(), AddModalityPCA(32))
+    data = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
     config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
 
     torch.manual_seed(0)
-    teacher = PromptMM(
-        split.train.num_nodes_dict,
-        modality_x_dict(split.train),
-        prompt_start_dict={
-            key: split.train[key].prompt_start for key in split.train.node_types
-        },
-        self_loop_weight=1.0,
-    )
-    train(teacher, split, config=config)
+    teacher = PromptMM.from_data(data, self_loop_weight=1.0)
+    train(teacher, data, config=config)
 
     torch.manual_seed(0)
-    out = distill(
-        HeteroStudent(split.train, args.layer),
+    result = distill(
+        HeteroStudent(data.train, args.layer),
         teacher,
-        split,
-        inputs=(split.train.edge_index_dict,),
+        data,
+        inputs=(data.train.edge_index_dict,),
         config=config,
     )
-    assert out.baseline_history is not None
+    assert result.baseline_history is not None
     print(f'validation Recall@20, one layer of {args.layer}:')
-    print(f'  with its teacher {out.history.best_value:.4f}')
-    print(f'  without          {out.baseline_history.best_value:.4f}')
+    print(f'  with its teacher {result.history.best_value:.4f}')
+    print(f'  without          {result.baseline_history.best_value:.4f}')
 
 
 if __name__ == '__main__':

@@ -13,23 +13,16 @@ from promptmm_pyg import (
     MatrixFactorization,
     PromptMM,
     Recommender,
+    TrainingConfig,
     distill,
     split_per_user,
+    train,
 )
-from promptmm_pyg.data import (
-    INTERACTS,
-    from_frame,
-    modality_mask_dict,
-    modality_x_dict,
-    validate,
-)
-from promptmm_pyg.models.inference import get_embeddings
-from promptmm_pyg.training import TrainingConfig, train
-from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
+from promptmm_pyg.data import from_frame, validate
 
 
 def make_tables(rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Stands in for your own: who took what, and a vector for most songs."""
+    """Interactions, and a feature vector for most songs."""
     rng = np.random.default_rng(0)
     style = rng.integers(5, size=120)
     user = rng.integers(80, size=rows)
@@ -44,10 +37,10 @@ def make_tables(rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _like(
-    rng: np.random.Generator, style: np.ndarray, wanted: np.ndarray
+    rng: np.random.Generator, style: np.ndarray, styles: np.ndarray
 ) -> np.ndarray:
     by_style = [np.flatnonzero(style == s) for s in range(5)]
-    return np.array([rng.choice(by_style[s]) for s in wanted])
+    return np.array([rng.choice(by_style[s]) for s in styles])
 
 
 def main() -> None:
@@ -57,40 +50,24 @@ def main() -> None:
     args = parser.parse_args()
     interactions, sound = make_tables(args.rows)
 
-    data = from_frame(
+    graph = from_frame(
         interactions, user='listener', item='song', item_features={'sound': sound}
     )
-    split = split_per_user(data)
-    validate(split, raise_on_error=True)  # Warns of what is odd about the data.
-    split = split.transform(StandardizeModalities(), AddModalityPCA(16))
+    data = split_per_user(graph)
+    validate(data, raise_on_error=True)  # Warns of unusual data.
 
     config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
     torch.manual_seed(0)
-    teacher = PromptMM(
-        split.train.num_nodes_dict,
-        modality_x_dict(split.train),
-        prompt_start_dict={
-            key: split.train[key].prompt_start for key in split.train.node_types
-        },
-        modality_mask_dict=modality_mask_dict(split.train),  # One song has no sound.
-        missing='token',
-        self_loop_weight=1.0,
-    )
-    train(teacher, split, config=config)
-    student = MatrixFactorization(split.train.num_nodes_dict, embedding_dim=16)
-    out = distill(student, teacher, split, config=config)
-    assert out.baseline_history is not None
-    print(f'student: validation Recall@20 {out.history.best_value:.4f}')
-    print(f'baseline: validation Recall@20 {out.baseline_history.best_value:.4f}')
+    # One song has no sound: a trained vector takes its place.
+    teacher = PromptMM.from_data(data, missing='token', self_loop_weight=1.0)
+    train(teacher, data, config=config)
+    student = MatrixFactorization.from_data(data, embedding_dim=16)
+    result = distill(student, teacher, data, config=config)
+    assert result.baseline_history is not None
+    print(f'student: validation Recall@20 {result.history.best_value:.4f}')
+    print(f'baseline: validation Recall@20 {result.baseline_history.best_value:.4f}')
 
-    x_dict = get_embeddings(out.student, ())
-    recommender = Recommender(
-        x_dict['user'],
-        x_dict['item'],
-        user_ids=split.train['user'].raw_id.tolist(),
-        item_ids=split.train['item'].raw_id.tolist(),
-        seen=split.train[INTERACTS].edge_index,
-    )
+    recommender = Recommender.from_model(result.student, data)
     print('for listener-3:', *recommender.recommend('listener-3', k=5).ids)
 
 

@@ -2,8 +2,8 @@
 
     python examples/own_teacher.py
 
-This one has no id table: it maps content to vectors, and a user gathers what it took.
-Its student, which has nothing but id tables, is taught what content knows.
+This one has no ids: an MLP per modality embeds the items, and a user is the mean of its
+items. The student has ids only and learns what the content contains.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def total(parts: dict[str, Tensor]) -> Tensor:
 
 
 class ContentTeacher(torch.nn.Module):
-    """One MLP a modality; users receive the mean of their items."""
+    """One MLP per modality; users receive the mean of their items."""
 
     def __init__(self, features: dict[str, Tensor], channels: int = 32) -> None:
         super().__init__()
@@ -56,27 +56,27 @@ def main() -> None:
     parser.add_argument('--items', type=int, default=400)
     parser.add_argument('--epochs', type=int, default=60)
     args = parser.parse_args()
-    split = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
-    split = split.transform(StandardizeModalities())
-    features = {name: x['item'] for name, x in modality_x_dict(split.train).items()}
+    data = split_per_user(make_synthetic_dataset(args.users, args.items, seed=0))
+    data = data.transform(StandardizeModalities())
+    features = {name: x['item'] for name, x in modality_x_dict(data.train).items()}
     config = TrainingConfig(learning_rate=0.01, epochs=args.epochs, patience=10)
 
     torch.manual_seed(0)
     teacher = ContentTeacher(features)
-    taught = train(teacher, split, config=config)
-    out = distill(
-        MatrixFactorization(split.train.num_nodes_dict, embedding_dim=16),
+    history = train(teacher, data, config=config)
+    result = distill(
+        MatrixFactorization.from_data(data, embedding_dim=16),
         teacher,
-        split,
+        data,
         config=config,
     )
-    assert out.baseline_history is not None
-    for name, history in (
-        ('teacher', taught),
-        ('student', out.history),
-        ('baseline', out.baseline_history),
+    assert result.baseline_history is not None
+    for name, one in (
+        ('teacher', history),
+        ('student', result.history),
+        ('baseline', result.baseline_history),
     ):
-        print(f'{name}: validation Recall@20 {history.best_value:.4f}')
+        print(f'{name}: validation Recall@20 {one.best_value:.4f}')
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ ARGUMENTS = {
     'new_items_and_users.py': ['--users', '80', '--items', '50', '--epochs', '2'],
 }
 REPORTS = {
-    'graph_free_node_classifier.py': 'control: accuracy',
+    'graph_free_node_classifier.py': 'baseline: accuracy',
     'policy_distillation.py': 'student, decoupled: reward',
 }
 
