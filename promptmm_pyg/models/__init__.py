@@ -1,4 +1,4 @@
-"""Baselines and teachers of the field, each from its paper, over one operator."""
+"""Recommendation models: baselines, students and teachers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Modules on tensors and PyG dictionaries; no node name is fixed here."""
+"""Layers and operators on tensors and PyG dictionaries, for any node types."""
 
 from promptmm_pyg.nn.blocked_linear import BlockedLinear, ChunkedFeatures
 from promptmm_pyg.nn.csr import CSRPair, as_csr_pair, csr_pair_dict
