@@ -58,9 +58,7 @@ def test_constructors_have_one_shape(name):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_a_width_by_position_is_no_features(name):
-    with pytest.raises(
-        TypeError, match=r"'modality_x_dict' must be .*by keyword"
-    ):
+    with pytest.raises(TypeError, match=r"'modality_x_dict' must be .*by keyword"):
         MODELS[name]({'user': 3, 'item': 4}, 32)
 
 
