@@ -83,7 +83,7 @@ def ranking(
 ) -> None:
     """Full evaluation, and the list of a user who comes alone."""
     begun = time.perf_counter()
-    found = evaluate(x_dict, data, ks=(20,), memory=size.ranking_memory)
+    found = evaluate(x_dict, data, ks=(20,), memory_limit=size.ranking_memory)
     spent = time.perf_counter() - begun
     # Of fewer users than are ranked, all are who have something held out.
     times = max(1.0, size.users / size.ranked_users)

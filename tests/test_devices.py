@@ -230,7 +230,7 @@ def test_approximate_rankings(device):
     user_x, item_x = (
         torch.randn(n, 8, generator=generator).to(device) for n in (40, 500)
     )
-    ranker = ApproximateItems(item_x, num_lists=10, num_probes=8)
+    ranker = ApproximateItems(item_x, num_lists=10, nprobe=8)
     found = ranker.rank_items(user_x, torch.arange(40), k=20)
     exact = rank_items((user_x, item_x), torch.arange(40), 20)
     hit = (found.item_index[:, :, None] == exact.item_index[:, None]).any(-1)

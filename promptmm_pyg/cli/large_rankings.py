@@ -57,7 +57,7 @@ def check_large(args: argparse.Namespace) -> None:
 def how_to_rank(args: argparse.Namespace, recommender: Recommender) -> dict[str, Any]:
     """What the recommender is told."""
     if args.approximate:
-        index = recommender.index_items(num_probes=args.probes or _PROBES)
+        index = recommender.index_items(nprobe=args.probes or _PROBES)
         return {'index': index}
     return {'memory': args.memory}
 
@@ -72,7 +72,7 @@ def tell_recall(
     """Tells on stderr what part of the exact items the index finds."""
     shares = recommender.index_recall(index, users, k, **options)
     print(
-        f'{min(index.num_probes, index.num_lists)} of {index.num_lists} clusters '
+        f'{min(index.nprobe, index.num_lists)} of {index.num_lists} clusters '
         f'compared: {shares.mean():.2%} of the exact items found, at worst '
         f'{shares.min():.2%} of a user',
         file=sys.stderr,

@@ -148,7 +148,7 @@ def recommend(
         exclude_seen=exclude_seen,
         allow=allow,
         deny=deny,
-        memory=memory,
+        memory_limit=memory,
         index=index,
     )
     return [
@@ -188,7 +188,7 @@ def recommend_to_new(
         exclude_seen=exclude_seen,
         allow=allow,
         deny=deny,
-        memory=memory,
+        memory_limit=memory,
         index=index,
     )
     return [

@@ -79,7 +79,7 @@ def evaluate(
     extra_seen_edge_index: Tensor | None = None,
     batch_size: int = 1024,
     candidates: Tensor | None = None,
-    memory: int | str | None = None,
+    memory_limit: int | str | None = None,
 ) -> Evaluation:
     r"""Recall, NDCG, precision, hit ratio, MRR and MAP over the whole catalogue,
     averaged over the users with at least one held-out positive.
@@ -116,13 +116,13 @@ def evaluate(
         batch_size: How many users are scored at once. (default: 1024)
         candidates: Boolean ``[num_items]``; where false, the item is not ranked.
             (default: every item)
-        memory: Bytes, or text such as ``'2GiB'``, that the ranking of embeddings has
-            to fit in, see :func:`~promptmm_pyg.ranking.rank_items`, in each process;
-            the graph and the metrics are not counted. (default: no bound)
+        memory_limit: Bytes, or text such as ``'2GiB'``, for the ranking of embeddings
+            in each process, see :func:`~promptmm_pyg.ranking.rank_items`; the graph
+            and the metrics are not counted. (default: no limit)
 
     Raises:
         ValueError: If there is nothing to find, sizes do not fit each other, or the
-            ranking does not fit in ``memory``.
+            ranking does not fit in ``memory_limit``.
     """
     ks = sorted(set(ks))
     check_positive('ks', min(ks, default=0))
@@ -149,7 +149,7 @@ def evaluate(
             seen=seen,
             batch_size=batch_size,
             candidates=candidates,
-            memory=memory,
+            memory_limit=memory_limit,
         )
         index = ranking.item_index.cpu()
         inside = (row >= mine.start) & (row < mine.stop)

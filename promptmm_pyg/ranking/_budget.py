@@ -1,4 +1,7 @@
-"""How many users and items are scored at once within a budget of bytes."""
+"""Block sizes of a ranking within a memory limit.
+
+Only tensors are counted; how much memory the machine has is never read here.
+"""
 
 import re
 from dataclasses import dataclass
@@ -15,39 +18,37 @@ _UNITS = {'': 1, 'K': 10**3, 'M': 10**6, 'G': 10**9, 'T': 10**12}
 _UNITS |= {'KI': 2**10, 'MI': 2**20, 'GI': 2**30, 'TI': 2**40}
 
 
-def parse_memory(memory: int | str) -> int:
+def parse_memory(memory_limit: int | str) -> int:
     """Bytes, also from text such as ``'2GiB'`` or ``'500 MB'``."""
-    if isinstance(memory, str):
-        text = memory.replace(' ', '').upper()
+    if isinstance(memory_limit, str):
+        text = memory_limit.replace(' ', '').upper()
         match = re.fullmatch(r'(\d+(?:\.\d+)?)([KMGT]I?|)B', text)
         size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
     else:
-        size = memory if isinstance(memory, int) else 0
-    if isinstance(memory, bool) or size <= 0:
+        size = memory_limit if isinstance(memory_limit, int) else 0
+    if isinstance(memory_limit, bool) or size <= 0:
         raise ValueError(
-            "'memory' must be a number of bytes above zero or text such as "
-            f"'2GiB' or '500MB' (got {memory!r})"
+            "'memory_limit' must be a positive number of bytes or text such as "
+            f"'2GiB' or '500MB' (got {memory_limit!r})"
         )
     return size
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the memory of a ranking depends on, block sizes aside."""
+    """The sizes that determine the memory of a ranking, besides the block sizes."""
 
     num_users: int
-    """How many users are ranked for."""
+    """The number of users to rank for."""
     num_items: int
     k: int
     width: int
     score_size: int
     """Bytes of a score."""
     copied_size: int
-    """Bytes of a number of a block of items, if the table is of coarser precision."""
+    """Bytes per number of a converted block of items; zero without conversion."""
     seen_before: Tensor | None = None
-    """How many items all users before each of them have seen, and then all of them,
-    ``[num_users + 1]``; none if no item is left out.
-    """
+    """Cumulative numbers of seen items, ``[num_users + 1]``."""
     num_threads: int = 1
 
     @property
@@ -56,7 +57,7 @@ class Sizes:
         return self.num_users * self.k * (self.score_size + 8)
 
     def column(self, rows: int) -> int:
-        """Bytes of what is made of one item where ``rows`` users are scored at once."""
+        """Bytes per item where ``rows`` users are scored at once."""
         return (
             rows * self.score_size
             # Copy, comparisons and counts.
@@ -67,8 +68,8 @@ class Sizes:
         )
 
     def fixed(self, rows: int) -> int:
-        """Bytes of what is made for ``rows`` users however many items there are, and
-        of the lists.
+        """Bytes for ``rows`` users that do not depend on the number of items, and of
+        the lists.
         """
         vectors = rows * self.width * 2 * self.score_size
         best = rows * (self.k + 1) * 6 * (self.score_size + 8)
@@ -76,15 +77,15 @@ class Sizes:
         return self.lists + vectors + best + seen
 
     def need(self, rows: int, items: int) -> int:
-        """Bytes at most, where ``rows`` users and ``items`` items are scored at once:
-        of every tensor that is made, the lists that are returned included.
+        """An upper bound on the bytes of all tensors, including the returned lists,
+        where ``rows`` users and ``items`` items are scored at once.
         """
-        # Counting what was seen comes first, and is over when the work starts.
+        # Seen items are counted first, and that memory is free when scoring starts.
         count = 0 if self.seen_before is None else 48 * self.num_users
         return max(count, self.fixed(rows) + items * self.column(rows))
 
     def _most_seen(self, rows: int) -> int:
-        """How many items the users of one batch have seen at most."""
+        """The largest number of items that the users of one batch have seen."""
         assert self.seen_before is not None
         before = torch.cat([self.seen_before[::rows], self.seen_before[-1:]])
         return int(before.diff().max())
@@ -93,30 +94,30 @@ class Sizes:
 def plan(
     sizes: Sizes, budget: int, batch_size: int, item_batch_size: int
 ) -> tuple[int, int]:
-    """The numbers of users and items to score at once, at most those given.
+    """The numbers of users and items to score at once, at most the arguments.
 
     Raises:
-        ValueError: If not even one user and a short block of items fit.
+        ValueError: If one user and a short block of items do not fit.
     """
     rows = max(1, min(batch_size, sizes.num_users))
-    asked = (rows, min(item_batch_size, sizes.num_items))
-    least = min(asked[1], SMALLEST_ITEM_BATCH)
+    full = (rows, min(item_batch_size, sizes.num_items))
+    least = min(full[1], SMALLEST_ITEM_BATCH)
     while sizes.need(rows, least) > budget:
         if rows == 1:
-            raise ValueError(_refusal(sizes, budget, asked, least))
+            raise ValueError(_refusal(sizes, budget, full, least))
         rows = ceil(rows / 2)
-    items = min(asked[1], (budget - sizes.fixed(rows)) // sizes.column(rows))
-    # As many blocks, of one length.
+    items = min(full[1], (budget - sizes.fixed(rows)) // sizes.column(rows))
+    # As many blocks, of equal length.
     return rows, ceil(sizes.num_items / ceil(sizes.num_items / items))
 
 
-def _refusal(sizes: Sizes, budget: int, asked: tuple[int, int], least: int) -> str:
+def _refusal(sizes: Sizes, budget: int, full: tuple[int, int], least: int) -> str:
     smallest = sizes.need(1, least)
     return (
-        f"'memory' must be at least {smallest} bytes ({smallest / MIB:.2f} MiB) "
+        f"'memory_limit' must be at least {smallest} bytes ({smallest / MIB:.2f} MiB) "
         f'to rank {sizes.num_items} items for {sizes.num_users} users '
-        f'(got {budget} bytes, {budget / MIB:.2f} MiB). The lists alone take '
-        f'{sizes.lists / MIB:.2f} MiB, and blocks of {asked[0]} users and {asked[1]} '
-        f'items need {sizes.need(*asked) / MIB:.2f} MiB in all. Raise the budget, or '
-        'rank fewer users in a call'
+        f'(got {budget} bytes, {budget / MIB:.2f} MiB). The lists use '
+        f'{sizes.lists / MIB:.2f} MiB; with blocks of {full[0]} users and {full[1]} '
+        f'items the total is {sizes.need(*full) / MIB:.2f} MiB. Raise the limit, or '
+        'rank fewer users per call'
     )

@@ -1,33 +1,32 @@
-"""Lists from an index that looks at a part of the catalogue, by faiss."""
+"""Approximate top-K lists by a clustered index; requires faiss."""
 
 from collections.abc import Iterator
 from math import ceil, sqrt
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.ranking._clusters import Clusters, import_faiss
-from promptmm_pyg.ranking._item_blocks import score_dtype
-from promptmm_pyg.ranking.lists import rank_items
+from promptmm_pyg.ranking.lists import rank_items, score_dtype
 from promptmm_pyg.ranking.seen_items import SeenItems, check_catalogue, check_index
 from promptmm_pyg.ranking.top import Ranking, check_length, top_items
 
 _LONG = 256
-"""Entries a user of a full batch; where lists are longer, fewer users go together."""
+"""The longest lists of a full batch of users; batches of longer lists are smaller."""
 
 
 class ApproximateItems:
-    r"""An index of item vectors, whose lists hold most of the items of the exact ones
-    and are found by scoring few: for catalogues of a million items and more.
+    r"""A clustered index of item vectors for catalogues of a million items and more:
+    it scores few items and returns most of the items of the exact lists.
 
-    Items are clustered, and a user is compared with the items of the nearest
-    ``num_probes`` clusters. So that the nearest are those with the largest inner
-    products, also where some items have far longer vectors than others, vectors are
-    first lifted to a sphere, as in `"Speeding Up the Xbox Recommender System Using a
-    Euclidean Transformation for Inner-Product Spaces"
-    <https://doi.org/10.1145/2645710.2645741>`_: with :math:`M` the length of the
-    longest item,
+    Only the items of the ``nprobe`` clusters nearest to a user are scored. So that the
+    nearest clusters have the largest inner products even if the lengths of item
+    vectors differ widely, vectors are first lifted to a sphere, as in `"Speeding Up
+    the Xbox Recommender System Using a Euclidean Transformation for Inner-Product
+    Spaces" <https://doi.org/10.1145/2645710.2645741>`_: with :math:`M` the length of
+    the longest item,
 
     .. math::
         \mathbf{x}_i \mapsto \Big(\frac{\mathbf{x}_i}{M},\;
@@ -35,19 +34,18 @@ class ApproximateItems:
         \mathbf{x}_u \mapsto \Big(\frac{\mathbf{x}_u}{\lVert \mathbf{x}_u \rVert},\;
         0\Big)
 
-    The items found are scored again by exact inner products, and ordered as
-    :func:`rank_items` orders them. Measure what is missed on your own vectors by
-    :meth:`recall_against_exact`, and raise ``num_probes`` until it suffices; with
-    ``num_probes=num_lists`` nothing is.
+    The results are scored again by exact inner products, and ordered as by
+    :func:`rank_items`. Measure :meth:`recall_against_exact` on your own vectors and
+    raise ``nprobe`` until it suffices; with ``nprobe=num_lists`` lists are exact.
 
-    The index holds a copy of the vectors in single precision on the CPU, and the table
-    itself to score by: build it anew when the table has changed.
+    The index contains a copy of the vectors in single precision on the CPU. Build it
+    anew when the vectors have changed.
 
     Args:
         item_x: Item vectors ``[num_items, D]``, finite.
         num_lists: The number of clusters. (default: :math:`4 \sqrt{num\_items}`)
-        num_probes: How many of them a user is compared with. (default: 32)
-        seed: Of the clustering. (default: 0)
+        nprobe: The number of clusters to search per user. (default: 32)
+        seed: Seed of the clustering. (default: 0)
 
     Raises:
         ImportError: If faiss is not installed (the extra ``ann``).
@@ -67,17 +65,17 @@ class ApproximateItems:
         item_x: Tensor,
         *,
         num_lists: int | None = None,
-        num_probes: int = 32,
+        nprobe: int = 32,
         seed: int = 0,
     ) -> None:
         import_faiss()
-        score_dtype(item_x, item_x)  # Refuses what is no table of numbers.
+        score_dtype(item_x, item_x)  # Checks the type.
         num_items = item_x.size(0)
         check_positive('num_items', num_items)
         if num_lists is None:
             num_lists = min(num_items, ceil(4 * sqrt(num_items)))
         check_positive('num_lists', num_lists)
-        check_positive('num_probes', num_probes)
+        check_positive('nprobe', nprobe)
         if num_lists > num_items:
             raise ValueError(
                 "'num_lists' must be at most the number of items of "
@@ -85,8 +83,8 @@ class ApproximateItems:
             )
         self.item_x = item_x.detach()
         self.num_lists = num_lists
-        self.num_probes = num_probes
-        self._clusters = Clusters(self.item_x, num_lists, num_probes, seed)
+        self.nprobe = nprobe
+        self._clusters = Clusters(self.item_x, num_lists, nprobe, seed)
 
     @property
     def num_items(self) -> int:
@@ -103,25 +101,25 @@ class ApproximateItems:
         batch_size: int = 1024,
         candidates: Tensor | None = None,
     ) -> Ranking:
-        """Most of the best ``k`` items of every user, in the order and with the scores
-        of :func:`~promptmm_pyg.ranking.rank_items`, whose arguments these are.
+        """Most of the best ``k`` items of every user, ordered and scored as by
+        :func:`~promptmm_pyg.ranking.rank_items`, whose arguments these are.
 
-        As many more items are looked up as the user has seen. Where the clusters
-        compared hold fewer than ``k`` admissible items, the user is ranked exactly, so
-        that no list is shorter than the exact one.
+        Users with many seen items get longer searches. If the clusters of a user
+        contain fewer than ``k`` admissible items, the user is ranked exactly, so no
+        list is shorter than the exact one.
 
         Args:
             user_x: User vectors ``[num_users, D]``.
             users: The users to rank for, ``[N]``, repeats allowed.
             k: The length of the lists.
             seen: Items to leave out, user by user. (default: none)
-            batch_size: How many users are looked up at once at most. (default: 1024)
+            batch_size: The largest number of users per search. (default: 1024)
             candidates: Boolean ``[num_items]``; where false, nobody gets the item.
                 (default: every item)
 
         Raises:
             ValueError: If ``k`` exceeds the catalogue, a score is NaN, or sizes or
-                indices do not fit each other.
+                indices do not match.
         """
         check_positive('batch_size', batch_size)
         dtype = score_dtype(user_x, self.item_x)
@@ -139,8 +137,8 @@ class ApproximateItems:
             for place, width in self._batches(users, k, seen, batch_size):
                 batch = users[place.to(users.device)]
                 rows = user_x[batch.to(user_x.device)].to(device, dtype)
-                found = self._clusters.look_up(rows, width, params)
-                part = self._order(rows, batch, found, k, seen)
+                results = self._clusters.search(rows, width, params)
+                part = self._order(rows, batch, results, k, seen)
                 index[place], scores[place] = part
             short = (index[:, -1] < 0).nonzero().view(-1)
             if short.numel() > 0:
@@ -165,13 +163,13 @@ class ApproximateItems:
         batch_size: int = 1024,
         candidates: Tensor | None = None,
     ) -> Tensor:
-        """The share of the exact best ``k`` items that :meth:`rank_items` finds, user
-        by user, ``[N]``; one where a user has no admissible item.
+        """The fraction of the exact best ``k`` items that :meth:`rank_items` returns,
+        per user, ``[N]``; one for a user without admissible items.
 
-        A few hundred users tell it to within a percent or two. Of items with equal
-        scores, only those of the exact list count.
+        A few hundred users are enough for a standard error of one or two percent. Of
+        items with equal scores, only those of the exact list count.
         """
-        found = self.rank_items(
+        approximate = self.rank_items(
             user_x,
             users,
             k,
@@ -188,28 +186,28 @@ class ApproximateItems:
             candidates=candidates,
             item_batch_size=2**16,
         ).item_index
-        # One number for each pair of row and item, also where the item is -1.
+        # A unique number per pair of row and item, also where the item is -1.
         row = torch.arange(users.numel(), device=exact.device).view(-1, 1)
         row = row * (self.num_items + 1)
-        there = exact >= 0
-        hits = torch.isin(row + exact, row + found) & there
-        share = hits.sum(dim=1) / there.sum(dim=1).clamp(min=1)
-        return share.masked_fill(~there.any(dim=1), 1.0)
+        valid = exact >= 0
+        hits = torch.isin(row + exact, row + approximate) & valid
+        recall = hits.sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+        return recall.masked_fill(~valid.any(dim=1), 1.0)
 
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}({self.num_items}, num_lists={self.num_lists}, '
-            f'num_probes={self.num_probes})'
+            f'nprobe={self.nprobe})'
         )
 
     def _batches(
         self, users: Tensor, k: int, seen: SeenItems | None, batch_size: int
     ) -> Iterator[tuple[Tensor, int]]:
-        """Positions in ``users`` that are looked up together, and how many items."""
+        """Positions in ``users`` that are searched together, and how many items."""
         need = torch.full((users.numel(),), k)
         if seen is not None:
             need += seen.seen_before(users).diff().cpu()
-        # To powers of two: one user who has seen much does not slow all.
+        # Rounded to powers of two: one long history does not slow all users down.
         need = (2.0 ** need.double().log2().ceil()).long().clamp(max=self.num_items)
         for width in need.unique().tolist():
             place = (need == width).nonzero().view(-1).to(self.item_x.device)
@@ -225,7 +223,7 @@ class ApproximateItems:
         k: int,
         seen: SeenItems | None,
     ) -> Ranking:
-        """The best ``k`` of the items found, by exact scores."""
+        """The best ``k`` of the search results, by exact scores."""
         device = index.device
         item_x = self.item_x[index.clamp(min=0)].to(rows.dtype)
         with torch.autocast(device.type, enabled=False):
@@ -237,6 +235,68 @@ class ApproximateItems:
             key = key * self.num_items + index
             left_out |= torch.isin(key, row * self.num_items + item)
         best = top_items(scores.masked_fill(left_out, -torch.inf), k)
-        # Columns ascend as their items do: the tie rule is that of items.
+        # Columns are in the order of items, so the tie rule is that of items.
         items = index.gather(1, best.item_index.clamp(min=0))
         return Ranking(items.masked_fill(best.item_index < 0, -1), best.scores)
+
+
+class Clusters:
+    """Item vectors on a sphere, clustered by distance; the one user of faiss."""
+
+    def __init__(self, item_x: Tensor, num_lists: int, nprobe: int, seed: int) -> None:
+        self._faiss = import_faiss()
+        self._nprobe = min(nprobe, num_lists)
+        vectors = _lift(item_x).numpy()
+        width = vectors.shape[1]
+        # Clusters are chosen by distance. Within them, inner products give the same
+        # order with less rounding.
+        self._index = self._faiss.IndexIVFFlat(
+            self._faiss.IndexFlatL2(width),
+            width,
+            num_lists,
+            self._faiss.METRIC_INNER_PRODUCT,
+        )
+        self._index.cp.spherical = False
+        self._index.cp.seed = seed
+        self._index.cp.min_points_per_centroid = 1  # Fewer points print a warning.
+        self._index.train(vectors)
+        self._index.add(vectors)
+
+    def parameters(self, candidates: Tensor | None) -> Any:
+        """The search parameters for some candidates."""
+        options = {'nprobe': self._nprobe}
+        if candidates is not None:
+            chosen = candidates.nonzero().view(-1).cpu().numpy()
+            options['sel'] = self._faiss.IDSelectorBatch(chosen)
+        return self._faiss.SearchParametersIVF(**options)
+
+    def search(self, rows: Tensor, width: int, params: Any) -> Tensor:
+        """Up to ``width`` items for each user vector of ``rows`` ``[B, D]``, ascending
+        and padded with -1 in front, ``[B, width]``.
+        """
+        query = F.pad(F.normalize(rows, dim=1), (0, 1)).float().cpu().numpy()
+        _, index = self._index.search(query, width, params=params)
+        return torch.from_numpy(index).to(rows.device).sort(dim=1).values
+
+
+def import_faiss() -> Any:
+    """The module, or an error that names the extra."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            "'ApproximateItems' requires 'faiss'. "
+            "Install it with 'pip install promptmm_pyg[ann]'"
+        ) from error
+    return faiss
+
+
+def _lift(x: Tensor) -> Tensor:
+    """Vectors on the unit sphere with one more dimension, ``[num_items, D + 1]``."""
+    x = x.cpu().to(score_dtype(x, x))
+    if not x.isfinite().all():
+        raise ValueError("'item_x' must be finite (got NaN or infinity)")
+    longest = x.norm(dim=1).max()
+    x = x / longest.where(longest > 0, 1.0)
+    rest = (1 - x.square().sum(dim=1, keepdim=True)).clamp(min=0).sqrt()
+    return torch.cat([x, rest], dim=1).float()

@@ -1,19 +1,20 @@
 """The best items of many users; imports :mod:`torch` only."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from promptmm_pyg._utils import check_positive
+from promptmm_pyg.functional import check_width, score_all
 from promptmm_pyg.ranking._budget import Sizes, parse_memory, plan
-from promptmm_pyg.ranking._item_blocks import ItemBlocks, score_dtype
 from promptmm_pyg.ranking.seen_items import SeenItems, check_catalogue, check_index
-from promptmm_pyg.ranking.top import Ranking, check_length, top_items
+from promptmm_pyg.ranking.top import Ranking, check_length, merge, top_items
 
 ScoreFn = Callable[[Tensor], Tensor]
-"""Users ``[B]`` to their scores of every item ``[B, num_items]``."""
+"""From users ``[B]`` to scores ``[B, num_items]``."""
 
 
 def rank_items(
@@ -25,71 +26,69 @@ def rank_items(
     batch_size: int = 1024,
     candidates: Tensor | None = None,
     item_batch_size: int | None = None,
-    memory: int | str | None = None,
+    memory_limit: int | str | None = None,
 ) -> Ranking:
     """The exact best ``k`` items of every user out of the whole catalogue.
 
     Higher score first, then lower item index, so equal scores give equal lists on
     every machine. No gradient is recorded; what ``score`` returns is not modified.
 
-    A pair of tables may be ranked in blocks of items as well as of users. The lists
-    are the same, but for the rounding of a product, whose last digit may depend on
-    the size of the block, as it does with ``batch_size``. No tensor that is made then
-    has more than ``batch_size * (item_batch_size + 2 * k)`` entries, besides the lists
-    themselves ``[N, k]``, the vectors of a block ``[batch_size, D]``, those of its
-    items if they are converted, and what its users have seen.
+    Embeddings can be ranked in blocks of items as well as of users. The lists are the
+    same up to rounding: the last digit of a product may depend on the block sizes.
+    No intermediate tensor has more than ``batch_size * (item_batch_size + 2 * k)``
+    entries, besides the lists ``[N, k]``, the vectors of a block ``[batch_size, D]``,
+    those of its items if they are converted, and the items its users have seen.
 
-    Scores of tables are of their precision, yet at least float32: in float16 or
-    bfloat16, items would tie whose scores differ, or overflow. Such tables are
+    Scores of embeddings are computed in their precision, in float32 at least: in
+    float16 or bfloat16, different scores would tie, or overflow. Such embeddings are
     converted block by block and may be memory-mapped.
 
     Args:
         score: A pair of user vectors ``[num_users, D]`` and item vectors
-            ``[num_items, D]`` compared by inner product, or a function from users
+            ``[num_items, D]`` with inner products as scores, or a function from users
             ``[B]`` to scores ``[B, num_items]``.
         users: The users to rank for, ``[N]``, repeats allowed.
         k: The length of the lists.
         seen: Items to leave out, user by user. (default: none)
-        batch_size: How many users are scored at once at most. (default: 1024)
+        batch_size: The largest number of users per block. (default: 1024)
         candidates: Boolean ``[num_items]``; where false, nobody gets the item.
             (default: every item)
-        item_batch_size: How many items are scored at once at most; for a pair of
-            tables only. (default: the whole catalogue)
-        memory: Bytes, or text such as ``'2GiB'``, that every tensor made on the way
-            fits in together, the lists included: both block sizes are lowered until
-            it holds. The inputs and the workspace of matrix products (some MiB) are
-            not counted. For a pair of tables only. (default: no bound)
+        item_batch_size: The largest number of items per block, for embeddings only.
+            (default: the whole catalogue)
+        memory_limit: Bytes, or text such as ``'2GiB'``, for all intermediate tensors
+            and the lists: both block sizes are reduced until they fit. The inputs and
+            the workspace of matrix products (some MiB) are not counted. For
+            embeddings only. (default: no limit)
 
     Raises:
         ValueError: If ``k`` exceeds the catalogue, a score is NaN, or sizes or
-            indices do not fit each other; before any work, if ``memory`` cannot hold
-            the lists and the smallest block, with the bytes that would do.
+            indices do not match; before any work, if ``memory_limit`` is too small
+            for the lists and the smallest block, with the smallest limit that works.
 
     Example:
         >>> x = torch.tensor([[1.0], [3.0], [2.0]])
-        >>> rank_items((x, x), torch.tensor([0]), k=2, memory='1MiB').item_index
+        >>> users = torch.tensor([0])
+        >>> rank_items((x, x), users, k=2, memory_limit='1MiB').item_index
         tensor([[1, 2]])
     """
     check_positive('batch_size', batch_size)
     if seen is not None:
         check_index('users', users, seen.num_users)
     if callable(score):
-        if item_batch_size is not None or memory is not None:
+        if item_batch_size is not None or memory_limit is not None:
             raise ValueError(
-                "'item_batch_size' and 'memory' requires 'score' to be a pair of "
-                'tables '
+                "'item_batch_size' and 'memory_limit' require embeddings as 'score' "
                 '(got a function, which scores whole rows). Lower batch_size instead'
             )
         rank = _rank_rows(score, k, seen, candidates)
     else:
-        blocks = _item_blocks(score, users, k, seen, candidates)
-        limit = blocks.num_items if item_batch_size is None else item_batch_size
+        blocks = _ItemBlocks.build(score, users, k, seen, candidates)
+        num_items = blocks.item_x.size(0)
+        limit = num_items if item_batch_size is None else item_batch_size
         check_positive('item_batch_size', limit)
-        if memory is not None:
-            budget = parse_memory(memory)
-            batch_size, limit = plan(
-                _sizes(blocks, users, k), budget, batch_size, limit
-            )
+        if memory_limit is not None:
+            budget = parse_memory(memory_limit)
+            batch_size, limit = plan(blocks.sizes(users, k), budget, batch_size, limit)
         rank = partial(blocks.rank, k=k, item_batch_size=limit)
     with torch.no_grad():
         return _by_batches(rank, users, k, batch_size)
@@ -105,7 +104,7 @@ def _by_batches(
         batch = slice(start, start + batch_size)
         part = rank(users[batch])
         if index is None or scores is None:
-            # Joining the parts at the end would take the memory of the lists twice.
+            # Concatenating the parts at the end would need twice the memory.
             index = part.item_index.new_empty(users.numel(), k)
             scores = part.scores.new_empty(users.numel(), k)
         index[batch], scores[batch] = part
@@ -117,10 +116,10 @@ def _by_batches(
 def _rank_rows(
     score: ScoreFn, k: int, seen: SeenItems | None, candidates: Tensor | None
 ) -> Callable[[Tensor], Ranking]:
-    """Lists from a function that scores the whole catalogue at once."""
+    """Ranks by a function that scores the whole catalogue."""
 
     def rank(users: Tensor) -> Ranking:
-        # The block is masked in place, and a function may return a view of its table.
+        # Scores are masked in place, and a function may return a view of its data.
         scores = score(users).clone()
         size = users.numel()
         if not (
@@ -140,31 +139,99 @@ def _rank_rows(
     return rank
 
 
-def _item_blocks(
-    tables: tuple[Tensor, Tensor],
-    users: Tensor,
-    k: int,
-    seen: SeenItems | None,
-    candidates: Tensor | None,
-) -> ItemBlocks:
-    user_x, item_x = tables
-    dtype = score_dtype(user_x, item_x)
-    check_index('users', users, user_x.size(0))
-    check_length(k, item_x.size(0))
-    check_catalogue(item_x.size(0), seen, candidates)
-    return ItemBlocks(user_x, item_x, dtype, seen, candidates)
+@dataclass(frozen=True)
+class _ItemBlocks:
+    """Ranks embeddings with one block of scores in memory at a time."""
+
+    user_x: Tensor
+    item_x: Tensor
+    dtype: torch.dtype
+    """Of the scores."""
+    seen: SeenItems | None
+    candidates: Tensor | None
+
+    @classmethod
+    def build(
+        cls,
+        tables: tuple[Tensor, Tensor],
+        users: Tensor,
+        k: int,
+        seen: SeenItems | None,
+        candidates: Tensor | None,
+    ) -> '_ItemBlocks':
+        """Checks that everything fits."""
+        user_x, item_x = tables
+        dtype = score_dtype(user_x, item_x)
+        check_index('users', users, user_x.size(0))
+        check_length(k, item_x.size(0))
+        check_catalogue(item_x.size(0), seen, candidates)
+        return cls(user_x, item_x, dtype, seen, candidates)
+
+    def sizes(self, users: Tensor, k: int) -> Sizes:
+        """What the memory of the ranking depends on."""
+        on_cpu = self.item_x.device.type == 'cpu'
+        return Sizes(
+            num_users=users.numel(),
+            num_items=self.item_x.size(0),
+            k=k,
+            width=self.item_x.size(1),
+            score_size=self.dtype.itemsize,
+            copied_size=self.dtype.itemsize if self.item_x.dtype != self.dtype else 0,
+            seen_before=None if self.seen is None else self.seen.seen_before(users),
+            num_threads=torch.get_num_threads() if on_cpu else 1,
+        )
+
+    def rank(self, users: Tensor, k: int, item_batch_size: int) -> Ranking:
+        """The best ``k`` items of ``users`` ``[B]``."""
+        rows = self.user_x[users.to(self.user_x.device)].to(self.dtype)
+        starts = range(0, self.item_x.size(0), item_batch_size)
+        seen = _seen_by_block(self.seen, users, starts, self.item_x.device)
+        best = self._rank_block(rows, slice(0, item_batch_size), k, seen[0])
+        for start, pairs in zip(starts[1:], seen[1:], strict=True):
+            items = slice(start, start + item_batch_size)
+            best = merge(best, self._rank_block(rows, items, k, pairs), k)
+        return best
+
+    def _rank_block(
+        self, rows: Tensor, items: slice, k: int, seen: tuple[Tensor, Tensor] | None
+    ) -> Ranking:
+        # Under autocast the scores would be rounded again.
+        with torch.autocast(rows.device.type, enabled=False):
+            scores = score_all(rows, self.item_x[items].to(self.dtype))
+        if self.candidates is not None:
+            left_out = ~self.candidates[items].to(scores.device)
+            scores.masked_fill_(left_out, -torch.inf)
+        if seen is not None:
+            scores[seen[0], seen[1] - items.start] = -torch.inf
+        index, values = top_items(scores, min(k, scores.size(1)))
+        if items.start > 0:
+            index[index >= 0] += items.start  # Padding stays -1.
+        return Ranking(index, values)
 
 
-def _sizes(blocks: ItemBlocks, users: Tensor, k: int) -> Sizes:
-    score_size = blocks.dtype.itemsize
-    on_cpu = blocks.item_x.device.type == 'cpu'
-    return Sizes(
-        num_users=users.numel(),
-        num_items=blocks.num_items,
-        k=k,
-        width=blocks.item_x.size(1),
-        score_size=score_size,
-        copied_size=score_size if blocks.item_x.dtype != blocks.dtype else 0,
-        seen_before=None if blocks.seen is None else blocks.seen.seen_before(users),
-        num_threads=torch.get_num_threads() if on_cpu else 1,
-    )
+def score_dtype(user_x: Tensor, item_x: Tensor) -> torch.dtype:
+    """The precision of the scores of two tables, float32 at least."""
+    check_width(user_x, item_x)
+    for name, x in (('item_x', item_x), ('user_x', user_x)):
+        if not x.is_floating_point():
+            raise ValueError(
+                f"'{name}' must contain floating point numbers (got {x.dtype})"
+            )
+    dtype = torch.promote_types(user_x.dtype, item_x.dtype)
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _seen_by_block(
+    seen: SeenItems | None, users: Tensor, starts: range, device: torch.device
+) -> list[tuple[Tensor, Tensor]] | list[None]:
+    """The pairs of row and item to leave out of each block of items."""
+    if seen is None:
+        return [None] * len(starts)
+    row, item = (x.to(device) for x in seen.pairs(users))
+    if len(starts) == 1:
+        return [(row, item)]
+    item, order = item.sort()
+    row = row[order]
+    first = torch.tensor(starts[1:], device=device)
+    cuts = torch.searchsorted(item, first).tolist()
+    return list(zip(row.tensor_split(cuts), item.tensor_split(cuts), strict=True))

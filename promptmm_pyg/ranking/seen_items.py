@@ -1,4 +1,4 @@
-"""What each user has seen, and may not be recommended."""
+"""Items that are left out of a user's list."""
 
 from dataclasses import dataclass
 
@@ -63,21 +63,21 @@ class SeenItems:
         scores[row.to(scores.device), item.to(scores.device)] = -torch.inf
 
     def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """What ``users`` ``[B]`` have seen: positions in ``users``, ascending, and
-        items, ascending within a position.
+        """The seen items of ``users`` ``[B]`` as pairs: positions in ``users``,
+        ascending, and items, ascending within a position.
         """
         users = users.to(self.rowptr.device)
         start = self.rowptr[users]
         count = self.rowptr[users + 1] - start
         row = torch.repeat_interleave(count)
-        # In place from here on: these are the largest tensors of many a ranking.
+        # In place: these can be the largest tensors of a ranking.
         place = torch.arange(row.numel(), device=row.device)
         place += (start - count.cumsum(0) + count)[row]
         return row, self.col[place]
 
     def seen_before(self, users: Tensor) -> Tensor:
-        """How many items all users before each of ``users`` ``[N]`` have seen, and
-        then how many all of them have, ``[N + 1]``.
+        """The cumulative number of seen items of ``users`` ``[N]``, starting with
+        zero, ``[N + 1]``.
         """
         users = users.to(self.rowptr.device)
         before = self.rowptr.new_zeros(users.numel() + 1)
@@ -97,7 +97,7 @@ def check_index(name: str, index: Tensor, size: int) -> None:
 def check_catalogue(
     num_items: int, seen: SeenItems | None, candidates: Tensor | None
 ) -> None:
-    """Raises unless what is left out is told for each of ``num_items`` items."""
+    """Raises unless seen items and candidates cover ``num_items`` items."""
     if seen is not None and seen.num_items != num_items:
         raise ValueError(
             "'seen' must cover the catalogue that is scored "

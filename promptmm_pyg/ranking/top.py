@@ -1,4 +1,4 @@
-"""The exact best columns of a row with one tie rule; imports :mod:`torch` only."""
+"""Exact top-K columns with a deterministic tie rule."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,14 @@ from torch import Tensor
 from promptmm_pyg._utils import check_positive
 
 TIED_SHARE = 8
-"""Rows whose ties are settled at once: the rows of a block over this number."""
+"""Ties are resolved in this many parts of a block of rows."""
 
 
 class Ranking(NamedTuple):
     """The best items of each user, best first.
 
-    Where a user has fewer admissible items than asked for, the row ends in item -1
-    with score ``-inf``.
+    If a user has fewer than ``k`` admissible items, the row is padded with item -1
+    and score ``-inf``.
     """
 
     item_index: Tensor
@@ -42,7 +42,7 @@ def top_items(scores: Tensor, k: int) -> Ranking:
     """
     num_items = scores.size(1)
     check_length(k, num_items)
-    # One place more than asked for shows whether the cut falls between equals.
+    # One more column shows whether the cut falls between equal scores.
     values, index = scores.topk(min(k + 1, num_items), dim=1)
     if values[:, 0].isnan().any():  # NaN ranks above every number.
         raise ValueError("'scores' must contain numbers only (got NaN)")
@@ -55,8 +55,8 @@ def top_items(scores: Tensor, k: int) -> Ranking:
         index = index.sort(dim=1).values
         # Among items that may not be returned, order does not matter.
         rows = (cut & (values[:, -1] > -torch.inf)).nonzero().view(-1)
-        # A few rows at a time: comparing all of them takes several times as much
-        # memory as the scores do.
+        # A few rows at a time: comparing all of them needs several times the memory
+        # of the scores.
         for few in rows.split(-(-scores.size(0) // TIED_SHARE)):
             index[few] = _cut_between_equals(scores[few], values[few, -1:], k)
         values, order = scores.gather(1, index).sort(
@@ -78,7 +78,7 @@ def merge(first: Ranking, second: Ranking, k: int) -> Ranking:
 
 
 def check_length(k: int, num_items: int) -> None:
-    """Raises unless a list of ``k`` items can be cut from the catalogue."""
+    """Raises unless ``1 <= k <= num_items``."""
     check_positive('k', k)
     if k > num_items:
         raise ValueError(
@@ -87,8 +87,8 @@ def check_length(k: int, num_items: int) -> None:
 
 
 def _cut_between_equals(scores: Tensor, threshold: Tensor, k: int) -> Tensor:
-    """The ascending items of the top ``k`` where ``threshold`` ``[B, 1]`` is the
-    score of the last place and more items have it than there are places.
+    """The ascending items of the top ``k``, where ``threshold`` ``[B, 1]`` is the
+    k-th score and more items have it than there are places.
     """
     above, equal = scores > threshold, scores == threshold
     places = k - above.sum(dim=1, keepdim=True)

@@ -1,9 +1,9 @@
 from promptmm_pyg.serving._feature_fit import FeatureMap
+from promptmm_pyg.serving._ranker import Recommendations
+from promptmm_pyg.serving.exports import TopItems
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.fold_in import FoldIn
-from promptmm_pyg.serving.ranked import Recommendations
 from promptmm_pyg.serving.recommender import Recommender
-from promptmm_pyg.serving.top_items_module import TopItems
 
 __all__ = [
     'FeatureMap',

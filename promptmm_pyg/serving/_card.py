@@ -1,4 +1,4 @@
-"""What a recommender is, for those who have to decide whether to use it."""
+"""The model card of a saved recommender."""
 
 import json
 import platform
@@ -10,36 +10,36 @@ from typing import Any
 CARD = 'card.json'
 README = 'README.md'
 ABOUT = 'about'
-"""The section that is written by :meth:`Recommender.save` itself."""
+"""The section that :meth:`Recommender.save` adds."""
 _DEFAULTS = {
     'name': 'Recommender',
     'description': 'Ranks items for users by the inner product of their embeddings, '
-    'trained with promptmm_pyg. Raw ids in, raw ids out.',
-    'intended_use': 'Lists of items for the users it was trained on, for new users by '
-    'the items they took, and of items that are alike.',
-    'limits': 'It knows nothing that happened after training. A score orders the items '
-    'of one list; scores of two users, or of a known and a new user, are not '
-    'comparable. What was popular in training is favored. An item added from its '
-    'features is scored as the average item with such features would be.',
+    'trained with promptmm_pyg. Input and output are raw ids.',
+    'intended_use': 'Top-K lists for the users of the training data, for new users '
+    'given the items they interacted with, and of similar items.',
+    'limits': 'Interactions after training are not reflected. Scores are comparable '
+    'within one list only, not between users, nor between known and new users. Items '
+    'that were popular in training are favored. An item that was added from its '
+    'features has the expected embedding of an item with these features.',
 }
 
 
-def build_card(given: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The card that is saved: what is said of it, over the defaults, and the facts.
+def build_card(sections: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The card to save: the sections, defaults for the others, and facts.
 
     Args:
-        given: Sections by name, of anything JSON can hold.
+        sections: Sections by name, as JSON values.
         about: Counts and widths.
 
     Raises:
-        ValueError: If JSON cannot hold a section.
+        ValueError: If a section is not a JSON value.
     """
     facts = {
         **about,
         'created': datetime.now(UTC).isoformat(timespec='seconds'),
         'versions': _versions(),
     }
-    card = {**_DEFAULTS, **given, ABOUT: facts}
+    card = {**_DEFAULTS, **sections, ABOUT: facts}
     try:
         copy: dict[str, Any] = json.loads(json.dumps(card, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -50,7 +50,7 @@ def build_card(given: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, 
 
 
 def markdown(card: Mapping[str, Any]) -> str:
-    """The card as a page."""
+    """The card as a Markdown page."""
     lines = [f'# {card["name"]}']
     for key, value in card.items():
         if key != 'name':
@@ -79,10 +79,10 @@ def _text(value: Any) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {'python': platform.python_version()}
+    versions = {'python': platform.python_version()}
     for package in ('promptmm_pyg', 'torch', 'numpy', 'safetensors'):
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # Run from its sources.
-            found[package] = 'unknown'
-    return found
+            versions[package] = version(package)
+        except PackageNotFoundError:  # Not installed.
+            versions[package] = 'unknown'
+    return versions

@@ -1,8 +1,9 @@
-"""Linear maps from features to item embeddings, in closed form."""
+"""Ridge regressions from features to item embeddings, chosen on held-out items."""
 
 import itertools
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -11,17 +12,20 @@ from torch import Tensor
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.functional import check_width
 from promptmm_pyg.ranking import SeenItems
-from promptmm_pyg.serving._held_out import mean_gain
-from promptmm_pyg.serving._modalities import Features, check_modalities, check_rows
-from promptmm_pyg.serving._ridge import Ridge
+from promptmm_pyg.serving._features import Features, Standard, check_features, moments
 
 MIN_ITEMS = 10
-"""How many items a map is fitted on at least."""
+"""The smallest number of items to fit a map on."""
 _MAX_SUBSETS = 7
+_CHUNK = 8192  # Rows converted to double precision at once.
+_MAX_PAIRS = 4096  # Interactions that a map is evaluated on.
+_BLOCK = 2**24  # Scores in memory at once.
 
 
 class FeatureMap(NamedTuple):
-    """A linear map from some modalities, side by side, to item embeddings."""
+    """A linear map from the concatenated features of some modalities to item
+    embeddings.
+    """
 
     modalities: tuple[str, ...]
     weight: Tensor
@@ -29,19 +33,64 @@ class FeatureMap(NamedTuple):
     bias: Tensor
     """``[D]``, the embedding of an average item."""
     penalty: float
-    """The ridge that ranked held-out items best."""
+    """The ridge penalty with the best ranking of held-out items."""
     gain: float
-    """How well: the mean of ``1 / log2(1 + rank)`` over held-out interactions."""
+    """That ranking: the mean of ``1 / log2(1 + rank)`` over held-out interactions."""
     baseline: float
-    """The same where every held-out item is the average item."""
+    """The same if every held-out item has the average embedding."""
 
 
-class Standard(NamedTuple):
-    """How features are put on one scale, by modality."""
+class Ridge:
+    """Ridge regression with an intercept, for several penalties.
 
-    channels: dict[str, int]
-    mean: dict[str, Tensor]
-    scale: dict[str, Tensor]
+    The penalties share one matrix, of the smaller side of ``x``.
+
+    Args:
+        x: Inputs ``[N, F]``.
+        y: Outputs ``[N, D]``.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+        self.mean_x = x.mean(0, dtype=torch.double)
+        self.mean_y = y.mean(0, dtype=torch.double)
+
+    @cached_property
+    def _by_rows(self) -> bool:
+        return self.x.size(0) < self.x.size(1)
+
+    @cached_property
+    def _gram(self) -> tuple[Tensor, Tensor]:
+        """The matrix to regularize, and the right-hand side."""
+        if self._by_rows:
+            x, y = self._centered(self.x, self.y)
+            return x @ x.t(), y
+        width = self.x.size(1)
+        gram = torch.zeros(width, width, dtype=torch.double)
+        cross = torch.zeros(width, self.y.size(1), dtype=torch.double)
+        chunks = zip(self.x.split(_CHUNK), self.y.split(_CHUNK), strict=True)
+        for x_chunk, y_chunk in chunks:  # Double precision of all rows may not fit.
+            x, y = self._centered(x_chunk, y_chunk)
+            gram += x.t() @ x
+            cross += x.t() @ y
+        return gram, cross
+
+    def _centered(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return x.double() - self.mean_x, y.double() - self.mean_y
+
+    def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
+        """Weight ``[F, D]`` and bias ``[D]`` for ``penalty`` in units of the mean
+        eigenvalue of the inputs' covariance.
+        """
+        gram, target = self._gram
+        # Constant inputs have no scale, and no weight either.
+        scale = gram.diagonal().mean().item() or 1.0
+        matrix = gram.clone()
+        matrix.diagonal().add_(penalty * scale)
+        weight = torch.cholesky_solve(target, torch.linalg.cholesky(matrix))
+        if self._by_rows:
+            weight = (self.x.double() - self.mean_x).t() @ weight
+        return weight.float(), (self.mean_y - self.mean_x @ weight).float()
 
 
 def fit_maps(
@@ -55,8 +104,8 @@ def fit_maps(
     held_out: float,
     seed: int,
 ) -> tuple[Standard, list[FeatureMap]]:
-    """How features are standardized, and the maps, those of more modalities first;
-    see :meth:`FeatureMapper.fit`.
+    """The standardization of the features, and the maps, those of more modalities
+    first. The arguments are those of :meth:`FeatureMapper.fit`.
     """
     if not penalties:
         raise ValueError("'penalties' must contain at least one number (got none)")
@@ -64,45 +113,56 @@ def fit_maps(
         check_positive('penalties', penalty)
     if not 0 < held_out < 1:
         raise ValueError(f"'held_out' must be in (0, 1) (got {held_out})")
-    tables = _Tables.build(user_x, item_x, seen)
-    features, present = check_modalities(modality_x, modality_mask)
+    fitting = _Fitting.build(user_x, item_x, seen, penalties, held_out, seed)
+    features, present = check_features(modality_x, modality_mask)
+    standard = Standard({name: x.size(1) for name, x in features.items()}, {}, {})
     for name, x in features.items():
-        check_rows(f'modality_x[{name!r}]', x, item_x.size(0))
-    mean, scale = {}, {}
-    for name, x in features.items():
-        rows = (present[name] & tables.warm).nonzero().view(-1)
-        mean[name], scale[name] = _moments(x[rows])
-        features[name] = standardized(x, mean[name], scale[name], present[name])
-    fitting = _Fitting(sorted(penalties, reverse=True), held_out, seed)
+        if x.size(0) != item_x.size(0):
+            raise ValueError(
+                f"'modality_x[{name!r}]' must contain one row for each of "
+                f'{item_x.size(0)} items (got {x.size(0)})'
+            )
+        rows = (present[name] & fitting.warm).nonzero().view(-1)
+        standard.mean[name], standard.scale[name] = moments(x[rows])
+        features[name] = standard.apply(name, x, present[name])
     maps = []
     for names in _subsets(list(features)):
         has = torch.stack([present[name] for name in names]).all(0)
-        rows = (has & tables.warm).nonzero().view(-1)
+        rows = (has & fitting.warm).nonzero().view(-1)
         if rows.numel() >= MIN_ITEMS:
             z = torch.cat([features[name] for name in names], dim=1)
-            maps.append(fitting.fit(names, z, rows, tables))
+            maps.append(fitting.fit(names, z, rows))
     if not maps:
         raise ValueError(
-            f"'modality_x' requires a modality that {MIN_ITEMS} items with "
-            f'interactions have (got {int(tables.warm.sum())} such items in all)'
+            f"'modality_x' must contain a modality of at least {MIN_ITEMS} items with "
+            f'interactions (got {int(fitting.warm.sum())} such items in all)'
         )
-    channels = {name: x.size(1) for name, x in features.items()}
-    return Standard(channels, mean, scale), maps
+    return standard, maps
 
 
-class _Tables(NamedTuple):
-    """What item embeddings are judged with."""
+class _Fitting(NamedTuple):
+    """What all maps are fitted to and evaluated with."""
 
     user_x: Tensor
     item_x: Tensor
     seen: SeenItems
     warm: Tensor
     """Which items have interactions, ``[num_items]``."""
+    penalties: list[float]
+    """Descending."""
+    held_out: float
+    seed: int
 
     @classmethod
     def build(
-        cls, user_x: Tensor, item_x: Tensor, seen: SeenItems | Tensor
-    ) -> '_Tables':
+        cls,
+        user_x: Tensor,
+        item_x: Tensor,
+        seen: SeenItems | Tensor,
+        penalties: Sequence[float],
+        held_out: float,
+        seed: int,
+    ) -> '_Fitting':
         check_width(user_x, item_x)
         num_users, num_items = user_x.size(0), item_x.size(0)
         if isinstance(seen, Tensor):
@@ -116,53 +176,66 @@ class _Tables(NamedTuple):
         seen = SeenItems(seen.rowptr.cpu(), seen.col.cpu(), num_items)
         warm = torch.bincount(seen.col, minlength=num_items) > 0
         x = [table.detach().cpu().float() for table in (user_x, item_x)]
-        return cls(x[0], x[1], seen, warm)
+        descending = sorted(penalties, reverse=True)
+        return cls(x[0], x[1], seen, warm, descending, held_out, seed)
 
-
-class _Fitting(NamedTuple):
-    penalties: list[float]
-    held_out: float
-    seed: int
-
-    def fit(
-        self, names: tuple[str, ...], z: Tensor, rows: Tensor, tables: _Tables
-    ) -> FeatureMap:
+    def fit(self, names: tuple[str, ...], z: Tensor, rows: Tensor) -> FeatureMap:
+        """Fits one map on the items ``rows`` with features ``z``."""
         generator = torch.Generator().manual_seed(self.seed)
         rows = rows[torch.randperm(rows.numel(), generator=generator)]
         count = min(max(1, round(self.held_out * rows.numel())), rows.numel() - 2)
         held, rest = rows[:count], rows[count:]
-        ridge = Ridge(z[rest], tables.item_x[rest])
-        best, chosen = -math.inf, self.penalties[0]
+        ridge = Ridge(z[rest], self.item_x[rest])
+        best, best_penalty = -math.inf, self.penalties[0]
         for penalty in self.penalties:  # Of equals, the largest.
             weight, bias = ridge.solve(penalty)
-            gain = self._gain(z[held] @ weight + bias, held, tables)
+            gain = self._gain(z[held] @ weight + bias, held)
             if gain > best:
-                best, chosen = gain, penalty
+                best, best_penalty = gain, penalty
         average = ridge.mean_y.float().expand(count, -1)
-        baseline = self._gain(average, held, tables)
-        weight, bias = Ridge(z[rows], tables.item_x[rows]).solve(chosen)
-        return FeatureMap(names, weight, bias, chosen, best, baseline)
+        baseline = self._gain(average, held)
+        weight, bias = Ridge(z[rows], self.item_x[rows]).solve(best_penalty)
+        return FeatureMap(names, weight, bias, best_penalty, best, baseline)
 
-    def _gain(self, predicted: Tensor, held: Tensor, tables: _Tables) -> float:
-        item_x = tables.item_x.clone()
+    def _gain(self, predicted: Tensor, held: Tensor) -> float:
+        item_x = self.item_x.clone()
         item_x[held] = predicted
-        return mean_gain(tables.user_x, item_x, tables.seen, held, seed=self.seed)
+        return mean_gain(self.user_x, item_x, self.seen, held, seed=self.seed)
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and factor that give columns of mean 0 and rows of squared norm 1."""
-    if x.size(0) == 0:
-        return torch.zeros(x.size(1)), torch.zeros(x.size(1))
-    x = x.double()
-    mean, std = x.mean(0), x.std(0, correction=0)
-    # A constant column has a tiny standard deviation, not always an exact zero.
-    constant = std <= 1e-6 * x.abs().amax(0).clamp_min(1e-30)
-    scale = torch.where(constant, 0.0, 1.0 / std.clamp_min(1e-30))
-    return mean.float(), (scale / x.size(1) ** 0.5).float()
+def mean_gain(
+    user_x: Tensor, item_x: Tensor, seen: SeenItems, items: Tensor, *, seed: int
+) -> float:
+    """The mean of ``1 / log2(1 + rank)`` over the interactions with ``items``.
 
+    An item is ranked among itself and what the user has not seen; half of the items
+    with equal scores count as better. If there are more than 4096 interactions, 4096
+    are sampled.
 
-def standardized(x: Tensor, mean: Tensor, scale: Tensor, present: Tensor) -> Tensor:
-    return ((x - mean) * scale).masked_fill(~present[:, None], 0.0)
+    Args:
+        user_x: User embeddings ``[num_users, D]``.
+        item_x: Item embeddings ``[num_items, D]``.
+        seen: The interactions.
+        items: The items to rank.
+        seed: Seed of the sample.
+    """
+    wanted = torch.zeros(item_x.size(0), dtype=torch.bool)
+    wanted[items] = True
+    pairs = wanted[seen.col].nonzero().view(-1)
+    if pairs.numel() > _MAX_PAIRS:
+        generator = torch.Generator().manual_seed(seed)
+        pairs = pairs[torch.randperm(pairs.numel(), generator=generator)[:_MAX_PAIRS]]
+    user = torch.repeat_interleave(seen.num_seen)[pairs]
+    item = seen.col[pairs]
+    gains = []
+    size = max(1, _BLOCK // max(1, item_x.size(0)))
+    for users, targets in zip(user.split(size), item.split(size), strict=True):
+        scores = user_x[users] @ item_x.t()
+        own = scores.gather(1, targets[:, None])
+        seen.mask_(scores, users)
+        rank = 1 + (scores > own).sum(1) + 0.5 * (scores == own).sum(1)
+        gains.append(1 / torch.log2(1 + rank))
+    return float(torch.cat(gains).double().mean())
 
 
 def _subsets(names: list[str]) -> list[tuple[str, ...]]:

@@ -1,7 +1,6 @@
 """Embeddings and rankings for other programs."""
 
 import io
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,152 +9,158 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._utils import check_positive, replacing
-from promptmm_pyg.serving._raw_ids import RawId
-from promptmm_pyg.serving._tables import Tables
-from promptmm_pyg.serving.top_items_module import TopItems
+from promptmm_pyg.ranking import SeenItems
+from promptmm_pyg.serving._tables import RawId, Tables
 
 _CHUNK = 65_536  # Rows of a table written at once.
 
 
-class Exports(Tables):
-    """What a :class:`~promptmm_pyg.serving.Recommender` can be turned into."""
+class TopItems(torch.nn.Module):
+    r"""Exact top-K lists by row numbers, as tensor operations that
+    :func:`torch.export.export` accepts with a dynamic batch size.
 
-    def export_embeddings(self, path: str | Path) -> list[Path]:
-        """Writes ids and embeddings (single precision) for other programs.
+    Equal scores are ordered by item number, also at the end of the list.
 
-        * ``name.npz``: one file with ``user_ids``, ``user_x``, ``item_ids`` and
-          ``item_x``, to be read by ``numpy.load`` without pickle;
-        * ``name.parquet``: two files, ``name.users.parquet`` and
-          ``name.items.parquet``, with the columns ``id``, ``embedding`` (lists of
-          one length) and, for items, ``title``. Needs pyarrow.
+    Args:
+        user_x: User embeddings ``[num_users, D]``.
+        item_x: Item embeddings ``[num_items, D]``.
+        k: The length of the lists, at most ``num_items``.
+        seen: Items to leave out per user. (default: none)
+        candidates: Boolean ``[num_items]``, ``False`` where an item is never
+            recommended. (default: everywhere ``True``)
 
-        Args:
-            path: Ends in ``.npz`` or ``.parquet``.
+    Shapes:
+        - **input:** rows of users :math:`(B)`
+        - **output:** item rows :math:`(B, k)`, padded with -1, and their scores
+          :math:`(B, k)`, padded with ``-inf``
 
-        Returns:
-            The files that were written.
+    Example:
+        >>> module = TopItems(torch.eye(2), torch.eye(2), k=1)
+        >>> module(torch.tensor([1]))
+        (tensor([[1]]), tensor([[1.]]))
+    """
 
-        Raises:
-            ValueError: If the ending is another one, or the ids of one table are in
-                part numbers and in part text.
-            ImportError: If pyarrow is needed and not installed.
-        """
-        path = Path(path)
-        if path.suffix not in ('.npz', '.parquet'):
-            raise ValueError(f"'path' must end in '.npz' or '.parquet' (got '{path}')")
-        users = _id_array('user_ids', self._users.ids)
-        items = _id_array('item_ids', self._items.ids)
-        if path.suffix == '.npz':
-            with replacing(path) as temporary, temporary.open('wb') as file:
-                np.savez(
-                    file,
-                    user_ids=users,
-                    user_x=_array(self.user_x),
-                    item_ids=items,
-                    item_x=_array(self.item_x),
-                )
-            return [path]
-        titles = [self.titles.get(raw) for raw in self._items.ids]
-        found = [path.with_suffix(f'.{name}.parquet') for name in ('users', 'items')]
-        _write_parquet(found[0], users, self.user_x, None)
-        _write_parquet(found[1], items, self.item_x, titles)
-        return found
+    user_x: Tensor
+    item_x: Tensor
+    seen: Tensor
+    candidates: Tensor
 
-    def to_faiss(self, factory: str = 'Flat') -> Any:
-        """A faiss index of the items by inner product; needs faiss.
-
-        What a search returns are positions in ``item_ids``; -1 stands for none.
-
-        Args:
-            factory: How faiss is to build it, such as ``'HNSW32'`` or
-                ``'IVF256,Flat'``; trained on the items where it must be. (default:
-                ``'Flat'``, exact)
-
-        Raises:
-            ImportError: If faiss is not installed.
-        """
-        try:
-            import faiss
-        except ImportError as error:
-            raise ImportError(
-                "'Recommender.to_faiss' requires 'faiss'. Install it with "
-                "'pip install promptmm_pyg[ann]'"
-            ) from error
-        x = _array(self.item_x)
-        index = faiss.index_factory(x.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        if not index.is_trained:
-            index.train(x)
-        index.add(x)
-        return index
-
-    def as_module(
+    def __init__(
         self,
-        k: int = 10,
+        user_x: Tensor,
+        item_x: Tensor,
+        k: int,
         *,
-        exclude_seen: bool = True,
-        allow: Iterable[RawId] | None = None,
-        deny: Iterable[RawId] | None = None,
-    ) -> TopItems:
-        """A module from rows of users ``[B]`` to rows and scores of their best items
-        ``[B, k]``, the same as those of ``recommend``.
+        seen: SeenItems | None = None,
+        candidates: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        num_items = item_x.size(0)
+        if not 1 <= k <= num_items:
+            raise ValueError(f"'k' must be in [1, {num_items}] (got {k})")
+        self.k = k
+        device = item_x.device
+        # Sorted keys `user * num_items + item`, and one above all of them.
+        keys = torch.empty(0, dtype=torch.long, device=device)
+        if seen is not None:
+            user = torch.repeat_interleave(seen.num_seen)
+            keys = (user * num_items + seen.col).sort().values.to(device)
+        end = keys.new_full((1,), user_x.size(0) * num_items)
+        if candidates is None:
+            candidates = torch.ones(num_items, dtype=torch.bool)
+        self.register_buffer('user_x', user_x.detach().clone())
+        self.register_buffer('item_x', item_x.detach().clone())
+        self.register_buffer('seen', torch.cat([keys, end]))
+        self.register_buffer('candidates', candidates.to(device))
 
-        Args:
-            k: How many items, at most all. (default: 10)
-            exclude_seen: Whether to leave out what the user has seen. (default:
-                ``True``)
-            allow: Recommend only these raw item ids. (default: every item)
-            deny: Never recommend these raw item ids. (default: none)
+    def forward(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        # Unlike indexing, this refuses negative rows.
+        scores = self.user_x.index_select(0, users) @ self.item_x.t()
+        item = torch.arange(self.item_x.size(0), device=users.device)
+        key = users[:, None] * item.numel() + item
+        is_seen = self.seen[torch.searchsorted(self.seen, key)] == key
+        scores = scores.masked_fill(is_seen | ~self.candidates, -torch.inf)
 
-        Raises:
-            ValueError: If ``k`` exceeds the catalogue, an id is unknown or both lists
-                are given.
-        """
-        return TopItems(
-            self.user_x,
-            self.item_x,
-            k,
-            seen=self.seen if exclude_seen else None,
-            candidates=self._candidates(allow, deny),
+        # Exactly k columns: those above the k-th score, then the first of its equals.
+        threshold = scores.topk(self.k, dim=1).values[:, -1:]
+        above, equal = scores > threshold, scores == threshold
+        places = self.k - above.sum(1, keepdim=True)
+        chosen = above | (equal & (equal.cumsum(1) <= places))
+        first = torch.where(chosen, -item, -item.numel()).topk(self.k, dim=1).values
+        index = -first  # Ascending, so that a stable sort keeps ties in order.
+        values, order = scores.gather(1, index).sort(
+            dim=1, descending=True, stable=True
         )
+        return index.gather(1, order).masked_fill(values == -torch.inf, -1), values
 
-    def to_torch_export(
-        self,
-        path: str | Path,
-        k: int = 10,
-        *,
-        exclude_seen: bool = True,
-        allow: Iterable[RawId] | None = None,
-        deny: Iterable[RawId] | None = None,
-    ) -> Path:
-        """Writes :meth:`as_module` as a program of :mod:`torch.export`, for batches of
-        any size; ``torch.export.load(path).module()`` runs it.
 
-        The program knows row numbers only; ids stay with the recommender. The file is
-        in torch's own format, not part of what :meth:`Recommender.load` reads.
+def write_program(path: Path, module: TopItems) -> Path:
+    """Writes a module as a program of :mod:`torch.export`.
 
-        Args:
-            path: Ends in ``.pt2``.
-            k: See :meth:`as_module`; so are the others. (default: 10)
-            exclude_seen: (default: ``True``)
-            allow: (default: every item)
-            deny: (default: none)
+    Raises:
+        ValueError: If the file name does not end in ``.pt2`` or there are no users.
+    """
+    if path.suffix != '.pt2':
+        raise ValueError(f"'path' must end in '.pt2' (got '{path}')")
+    check_positive('num_users', module.user_x.size(0))
+    users = torch.zeros(2, dtype=torch.long, device=module.item_x.device)
+    batch = torch.export.Dim('batch')
+    program = torch.export.export(module, (users,), dynamic_shapes=({0: batch},))
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+    return path
 
-        Raises:
-            ValueError: If the ending is another one, or as :meth:`as_module`.
-        """
-        path = Path(path)
-        if path.suffix != '.pt2':
-            raise ValueError(f"'path' must end in '.pt2' (got '{path}')")
-        check_positive('num_users', self.num_users)
-        module = self.as_module(k, exclude_seen=exclude_seen, allow=allow, deny=deny)
-        users = torch.zeros(2, dtype=torch.long, device=self.item_x.device)
-        batch = torch.export.Dim('batch')
-        program = torch.export.export(module, (users,), dynamic_shapes=({0: batch},))
-        content = io.BytesIO()
-        torch.export.save(program, content)
-        with replacing(path) as temporary:
-            temporary.write_bytes(content.getbuffer())
-        return path
+
+def write_embeddings(path: Path, tables: Tables) -> list[Path]:
+    """Writes ids and embeddings as ``.npz`` or ``.parquet``.
+
+    Raises:
+        ValueError: If the file name ends otherwise, or ids are not all numbers of 64
+            bits or all text.
+        ImportError: If pyarrow is required and not installed.
+    """
+    if path.suffix not in ('.npz', '.parquet'):
+        raise ValueError(f"'path' must end in '.npz' or '.parquet' (got '{path}')")
+    users = _id_array('user_ids', tables.users.ids)
+    items = _id_array('item_ids', tables.items.ids)
+    if path.suffix == '.npz':
+        with replacing(path) as temporary, temporary.open('wb') as file:
+            np.savez(
+                file,
+                user_ids=users,
+                user_x=_array(tables.user_x),
+                item_ids=items,
+                item_x=_array(tables.item_x),
+            )
+        return [path]
+    titles = [tables.titles.get(raw) for raw in tables.items.ids]
+    paths = [path.with_suffix(f'.{name}.parquet') for name in ('users', 'items')]
+    _write_parquet(paths[0], users, tables.user_x, None)
+    _write_parquet(paths[1], items, tables.item_x, titles)
+    return paths
+
+
+def faiss_index(item_x: Tensor, factory: str) -> Any:
+    """A faiss index of item embeddings by inner product.
+
+    Raises:
+        ImportError: If faiss is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            "'Recommender.to_faiss' requires 'faiss'. Install it with "
+            "'pip install promptmm_pyg[ann]'"
+        ) from error
+    x = _array(item_x)
+    index = faiss.index_factory(x.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    if not index.is_trained:
+        index.train(x)
+    index.add(x)
+    return index
 
 
 def _array(x: Tensor) -> np.ndarray:
@@ -163,7 +168,7 @@ def _array(x: Tensor) -> np.ndarray:
 
 
 def _id_array(name: str, ids: list[RawId]) -> np.ndarray:
-    """Numbers or text, never objects: reading these would take pickle."""
+    """Numbers or text, never objects, which would require pickle."""
     kinds = {type(raw) for raw in ids}
     if len(kinds) > 1:
         raise ValueError(
@@ -188,8 +193,8 @@ def _write_parquet(
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(
-            "'Recommender.export_embeddings' requires 'pyarrow' for '.parquet'. Install "
-            "it with 'pip install promptmm_pyg[frames]'"
+            "'Recommender.export_embeddings' requires 'pyarrow' for '.parquet'. "
+            "Install it with 'pip install promptmm_pyg[frames]'"
         ) from error
     text = ids.dtype.kind == 'U'
     fields = [('id', pa.string() if text else pa.int64())]

@@ -1,18 +1,35 @@
 """Recommendations by raw ids, from embeddings alone."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from promptmm_pyg._utils import check_positive
+from promptmm_pyg.ranking import ApproximateItems, SeenItems
+from promptmm_pyg.serving._artifact import (
+    MAX_BYTES,
+    Artifact,
+    read_artifact,
+    restore,
+    write_artifact,
+)
 from promptmm_pyg.serving._card import ABOUT, build_card
-from promptmm_pyg.serving._files import MAX_BYTES, Artifact, read_files, write_files
-from promptmm_pyg.serving._restore import restore
+from promptmm_pyg.serving._features import Features
+from promptmm_pyg.serving._ranker import Ranker, Recommendations
+from promptmm_pyg.serving._tables import Ids, RawId, Tables, is_id
+from promptmm_pyg.serving.exports import (
+    TopItems,
+    faiss_index,
+    write_embeddings,
+    write_program,
+)
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
-from promptmm_pyg.serving.new_items import NewItems
+from promptmm_pyg.serving.fold_in import Histories, History, Unknown, read_histories
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -20,28 +37,36 @@ if TYPE_CHECKING:
     from promptmm_pyg.data.split import Split
     from promptmm_pyg.targets import TeacherOutput
 
+_COLD_USER = (
+    'The model has no embedding of a user who was not in the training data: '
+    "'recommend_from_history' ranks by the items they interacted with"
+)
+_Users = RawId | Sequence[RawId] | np.ndarray
+_Histories = RawId | History | Sequence[History]
+_Weights = Sequence[float] | Sequence[Sequence[float]] | None
 
-class Recommender(NewItems):
-    """Serves a trained model: raw ids in, raw ids out, without model, graph library or
-    training data.
 
-    Equal scores are ordered as everywhere in the package: by position in ``item_ids``.
+class Recommender:
+    """Serves a trained model by raw ids, without the model, the training data or
+    torch_geometric.
+
+    Equal scores are ordered by position in ``item_ids``. :meth:`from_model` builds a
+    recommender from a model.
 
     Args:
         user_x: User embeddings ``[num_users, D]``.
         item_x: Item embeddings ``[num_items, D]``.
         user_ids: The raw id of each user, strings or integers.
         item_ids: The raw id of each item, strings or integers.
-        seen: What the users have seen already: (user, item) edges ``[2, E]`` of row
-            numbers, the same as :class:`~promptmm_pyg.ranking.SeenItems`, or ``None``
-            if nobody has seen anything.
-        titles: What to call items when printing them, by raw id. (default: none)
+        seen: The items users have seen: (user, item) edges ``[2, E]`` of row numbers,
+            a :class:`~promptmm_pyg.ranking.SeenItems`, or ``None`` for no items.
+        titles: Item titles by raw id, for display. (default: none)
         feature_mapper: Predicts embeddings of new items, for :meth:`add_items`.
             (default: none)
 
     Raises:
-        ValueError: If sizes do not fit each other, an id occurs twice, or an embedding
-            is not finite.
+        ValueError: If sizes do not match, an id occurs twice, or an embedding is not
+            finite.
 
     Example:
         >>> x = torch.eye(2)
@@ -51,6 +76,31 @@ class Recommender(NewItems):
         >>> model.recommend('bob', k=1).ids.tolist()
         [20]
     """
+
+    def __init__(
+        self,
+        user_x: Tensor,
+        item_x: Tensor,
+        *,
+        user_ids: Ids,
+        item_ids: Ids,
+        seen: SeenItems | Tensor | None,
+        titles: Mapping[Any, str] | None = None,
+        feature_mapper: FeatureMapper | None = None,
+    ) -> None:
+        self._ranker = Ranker(
+            Tables.build(user_x, item_x, user_ids, item_ids, seen, titles)
+        )
+        if feature_mapper is not None and feature_mapper.width != item_x.size(1):
+            raise ValueError(
+                "'feature_mapper' must predict embeddings of the same width (got "
+                f'{feature_mapper.width} instead of {item_x.size(1)})'
+            )
+        self.feature_mapper = feature_mapper
+        self.card: dict[str, Any] = {}
+        """The model card, if the recommender was saved or loaded."""
+        self.num_added = 0
+        """The number of items added by :meth:`add_items`, the last ones."""
 
     @classmethod
     def from_model(
@@ -62,30 +112,29 @@ class Recommender(NewItems):
         titles: Mapping[Any, str] | None = None,
         fit_features: bool = True,
     ) -> 'Recommender':
-        """Builds the recommender of a trained model; needs torch_geometric.
+        """Builds the recommender of a trained model; requires torch_geometric.
 
-        Ids are the ``raw_id`` of ``data`` (row numbers where there are none), and
-        users have seen the training interactions. Where items have features, a
-        :class:`FeatureMapper` is fitted, so that :meth:`add_items` accepts new items.
-        Features must be on the scale that those of new items will have: pass the data
-        as loaded, not standardized.
+        Ids are the ``raw_id`` of ``data`` (row numbers if there are none), and seen
+        items are the training interactions. If items have features, a
+        :class:`FeatureMapper` is fitted for :meth:`add_items`. Pass the data as
+        loaded, not standardized: new items must have features of the same scale.
 
         Args:
             model: A trained model, or its embeddings: a
-                :class:`~promptmm_pyg.targets.TeacherOutput`, such as the
+                :class:`~promptmm_pyg.targets.TeacherOutput`, such as
                 ``as_output(width)`` of a closed form, or
                 ``{'user': [num_users, D], 'item': [num_items, D]}``.
             data: The split the model was trained on, or one of its graphs.
             inputs: The arguments of the model's forward. (default: the normalized
                 message edges of ``data``)
             titles: Item titles by raw id, for display. (default: none)
-            fit_features: Whether to fit the feature mapper. (default: ``True``)
+            fit_features: Whether to fit a feature mapper. (default: ``True``)
 
         Warns:
-            UserWarning: If there are features and no mapper can be fitted on them.
+            UserWarning: If no feature mapper can be fitted on the features.
 
         Raises:
-            ValueError: If the embeddings and ``data`` differ in their sizes.
+            ValueError: If the sizes of the embeddings and of ``data`` differ.
 
         Example:
             >>> from promptmm_pyg.data import make_synthetic_dataset
@@ -95,48 +144,403 @@ class Recommender(NewItems):
             >>> Recommender.from_model(student, data)
             Recommender(30 users, 20 items, 8 channels)
         """
-        from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
+        from promptmm_pyg.data.schema import (
+            INTERACTS,
+            ITEM,
+            USER,
+            modality_mask_dict,
+            modality_x_dict,
+        )
         from promptmm_pyg.models.inference import get_embeddings
 
         graph: HeteroData = getattr(data, 'train', data)
-        x_dict: Mapping[str, Tensor] = (
-            get_embeddings(model, graph if inputs is None else inputs)
-            if isinstance(model, torch.nn.Module)
-            else model
-            if isinstance(model, Mapping)
-            else model.x_dict
+        x_dict: Mapping[str, Tensor]
+        if isinstance(model, torch.nn.Module):
+            x_dict = get_embeddings(model, graph if inputs is None else inputs)
+        else:
+            x_dict = model if isinstance(model, Mapping) else model.x_dict
+        user_ids, item_ids = (
+            graph[key].get('raw_id', range(x_dict[key].size(0))) for key in (USER, ITEM)
         )
-        ids = {
-            key: graph[key].get('raw_id', range(x_dict[key].size(0)))
-            for key in (USER, ITEM)
-        }
         recommender = cls(
             x_dict[USER],
             x_dict[ITEM],
-            user_ids=ids[USER],
-            item_ids=ids[ITEM],
+            user_ids=user_ids,
+            item_ids=item_ids,
             seen=graph[INTERACTS].edge_index,
             titles=titles,
         )
-        if fit_features:
-            recommender.feature_mapper = _fit_mapper(recommender, graph)
+        features, masks = (
+            {name: x_of[ITEM] for name, x_of in kind(graph).items() if ITEM in x_of}
+            for kind in (modality_x_dict, modality_mask_dict)
+        )
+        if fit_features and features:
+            try:
+                recommender.fit_feature_mapper(features, masks)
+            except ValueError as error:
+                warnings.warn(f'no items can be added later: {error}', stacklevel=2)
         return recommender
+
+    @property
+    def user_x(self) -> Tensor:
+        """User embeddings ``[num_users, D]``."""
+        return self._tables.user_x
+
+    @property
+    def item_x(self) -> Tensor:
+        """Item embeddings ``[num_items, D]``."""
+        return self._tables.item_x
+
+    @property
+    def seen(self) -> SeenItems:
+        """The items each user has seen."""
+        return self._tables.seen
+
+    @property
+    def titles(self) -> dict[Any, str]:
+        """Item titles by raw id."""
+        return self._tables.titles
+
+    @property
+    def user_ids(self) -> list[RawId]:
+        """The raw user ids, in the order of ``user_x``."""
+        return list(self._tables.users.ids)
+
+    @property
+    def item_ids(self) -> list[RawId]:
+        """The raw item ids, in the order of ``item_x``."""
+        return list(self._tables.items.ids)
+
+    @property
+    def num_users(self) -> int:
+        """The number of known users."""
+        return self.user_x.size(0)
+
+    @property
+    def num_items(self) -> int:
+        """The size of the catalogue."""
+        return self.item_x.size(0)
+
+    def recommend(
+        self,
+        users: _Users,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        allow: Iterable[RawId] | None = None,
+        deny: Iterable[RawId] | None = None,
+        memory_limit: int | str | None = None,
+        index: ApproximateItems | None = None,
+    ) -> Recommendations:
+        """The ``k`` best items for each user.
+
+        Args:
+            users: One raw user id, or several.
+            k: How many items; beyond the catalogue, lists are padded. (default: 10)
+            exclude_seen: Whether to leave out what the user has seen. (default:
+                ``True``)
+            allow: Recommend only these raw item ids. (default: every item)
+            deny: Never recommend these raw item ids. (default: none)
+            memory_limit: Bytes, or text such as ``'2GiB'``, for all intermediate
+                tensors and the lists, see :func:`~promptmm_pyg.ranking.rank_items`.
+                (default: no limit)
+            index: The result of :meth:`index_items`, for approximate lists, see
+                :meth:`index_recall`. (default: none, exact lists)
+
+        Raises:
+            ValueError: If an id is unknown, ``allow`` and ``deny`` or
+                ``memory_limit`` and ``index`` are combined, the limit is too small,
+                or the index was built from other items.
+        """
+        return self._ranker.recommend(
+            self.user_x,
+            self._user_rows(users),
+            k,
+            scalar=is_id(users),
+            seen=self.seen if exclude_seen else None,
+            candidates=self._tables.candidates(allow, deny),
+            memory_limit=memory_limit,
+            index=index,
+        )
+
+    def recommend_from_history(
+        self,
+        histories: _Histories,
+        k: int = 10,
+        *,
+        weights: _Weights = None,
+        unknown: Unknown = 'raise',
+        exclude_seen: bool = True,
+        allow: Iterable[RawId] | None = None,
+        deny: Iterable[RawId] | None = None,
+        unseen_weight: float = 0.1,
+        ridge: float = 10.0,
+        memory_limit: int | str | None = None,
+        index: ApproximateItems | None = None,
+    ) -> Recommendations:
+        """The ``k`` best items for users who were not in the training data, by
+        :meth:`fold_in`.
+
+        Scores estimate a preference between 0 and 1. They are comparable within a list
+        and not with those of :meth:`recommend`.
+
+        Args:
+            histories: The raw item ids of one user, or a sequence of such. Repeated
+                ids count repeatedly.
+            k: How many items. (default: 10)
+            weights: A positive number for each item of the histories, such as its
+                recency. (default: 1)
+            unknown: Whether ids that are not in the catalogue ``'raise'`` or are
+                ignored (``'ignore'``). (default: ``'raise'``)
+            exclude_seen: Whether to leave out the history. (default: ``True``)
+            allow: See :meth:`recommend`.
+            deny: See :meth:`recommend`.
+            unseen_weight: Weight of items without interaction. (default: ``0.1``)
+            ridge: How close the user is to the mean of the items. (default: ``10.0``)
+            memory_limit: See :meth:`recommend`.
+            index: See :meth:`recommend`.
+
+        Raises:
+            ValueError: If a history contains no (known) item, an id is unknown, or
+                weights do not match; also as :meth:`recommend`.
+        """
+        read = read_histories(self._tables.items, histories, weights, unknown)
+        candidates = self._tables.candidates(allow, deny)
+        user_x = self._solve(read, unseen_weight, ridge)
+        # Converted once for all calls, unless the conversion would not fit.
+        exact = memory_limit is None and index is None
+        return self._ranker.recommend(
+            user_x.to(self.item_x.device),
+            list(range(len(read.rows))),
+            k,
+            scalar=read.scalar,
+            item_x=self._ranker.precise_x if exact else None,
+            seen=read.seen(self.num_items) if exclude_seen else None,
+            candidates=candidates,
+            memory_limit=memory_limit,
+            index=index,
+        )
+
+    def fold_in(
+        self,
+        histories: _Histories,
+        *,
+        weights: _Weights = None,
+        unknown: Unknown = 'raise',
+        unseen_weight: float = 0.1,
+        ridge: float = 10.0,
+    ) -> Tensor:
+        """The vectors ``[B, D]`` of users who were not in the training data (``[D]``
+        for one history), by :class:`FoldIn`, for example to search an index.
+
+        The arguments are those of :meth:`recommend_from_history`.
+        """
+        read = read_histories(self._tables.items, histories, weights, unknown)
+        user_x = self._solve(read, unseen_weight, ridge)
+        return user_x[0] if read.scalar else user_x
+
+    def similar_items(self, items: _Users, k: int = 10) -> Recommendations:
+        """The ``k`` items closest to each item by cosine, without the item itself.
+
+        Args:
+            items: One raw item id, or several.
+            k: How many items; beyond the catalogue, lists are padded. (default: 10)
+
+        Raises:
+            ValueError: If an id is unknown.
+        """
+        number = torch.arange(self.num_items + 1)
+        unit_x = self._ranker.unit_x
+        return self._ranker.recommend(
+            unit_x,
+            self._tables.items.rows('items', items),
+            k,
+            scalar=is_id(items),
+            item_x=unit_x,
+            seen=SeenItems(number, number[:-1], self.num_items),
+        )
+
+    def index_items(
+        self, *, num_lists: int | None = None, nprobe: int = 32, seed: int = 0
+    ) -> ApproximateItems:
+        """An index of the current items, for catalogues of a million and more;
+        requires faiss. It is not saved, and invalid after :meth:`add_items`. The
+        arguments are those of :class:`~promptmm_pyg.ranking.ApproximateItems`.
+        """
+        return ApproximateItems(
+            self.item_x, num_lists=num_lists, nprobe=nprobe, seed=seed
+        )
+
+    def index_recall(
+        self,
+        index: ApproximateItems,
+        users: _Users,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        allow: Iterable[RawId] | None = None,
+        deny: Iterable[RawId] | None = None,
+    ) -> np.ndarray:
+        """The fraction of the exact ``k`` best items that :meth:`recommend` returns
+        with the index, per user, ``[B]``. A few hundred users are enough for a
+        standard error of one or two percent. The arguments are those of
+        :meth:`recommend`.
+        """
+        rows = self._user_rows(users)
+        check_positive('k', k)
+        self._ranker.check_index(index)
+        recall = index.recall_against_exact(
+            self.user_x,
+            torch.tensor(rows, dtype=torch.long),
+            min(k, self.num_items),
+            seen=self.seen if exclude_seen else None,
+            candidates=self._tables.candidates(allow, deny),
+        )
+        values: np.ndarray = recall.float().cpu().numpy()
+        return values
+
+    def fit_feature_mapper(
+        self,
+        modality_x: Features,
+        modality_mask: Features | None = None,
+        *,
+        seed: int = 0,
+    ) -> FeatureMapper:
+        """Fits :attr:`feature_mapper` on the current items, and returns it.
+
+        Args:
+            modality_x: Features ``[num_items, F_m]`` by modality, in the order of
+                ``item_ids``.
+            modality_mask: Boolean ``[num_items]`` by modality, ``True`` where an item
+                has it. (default: everywhere)
+            seed: Seed of the choice of held-out items. (default: ``0``)
+
+        Raises:
+            ValueError: As :meth:`FeatureMapper.fit`.
+        """
+        self.feature_mapper = FeatureMapper.fit(
+            modality_x,
+            self.item_x,
+            user_x=self.user_x,
+            seen=self.seen,
+            modality_mask=modality_mask,
+            seed=seed,
+        )
+        return self.feature_mapper
+
+    def add_items(
+        self,
+        ids: _Users,
+        features: Features,
+        *,
+        modality_mask: Features | None = None,
+        titles: Mapping[Any, str] | None = None,
+    ) -> None:
+        """Appends new items to the catalogue, with embeddings predicted from their
+        features. Known items do not change. Not thread-safe.
+
+        Args:
+            ids: Raw ids that are not in the catalogue.
+            features: ``[N, F_m]`` by modality, on the scale that the mapper was fitted
+                on; modalities may be left out.
+            modality_mask: Boolean ``[N]`` by modality, ``True`` where an item has it.
+                (default: everywhere)
+            titles: Titles by raw id. (default: none)
+
+        Raises:
+            ValueError: If there is no feature mapper, an id is known or occurs twice,
+                or features do not match. The recommender is unchanged then.
+        """
+        if self.feature_mapper is None:
+            raise ValueError(
+                "'add_items' requires a recommender with a feature mapper (got none). "
+                "Fit it with 'fit_feature_mapper'"
+            )
+        new: list[RawId] = [ids] if is_id(ids) else list(ids)  # type: ignore[arg-type]
+        item_x = self.feature_mapper(features, modality_mask)
+        self._ranker = Ranker(self._tables.with_items(item_x, new, titles))
+        self.num_added += len(new)
+
+    def export_embeddings(self, path: str | Path) -> list[Path]:
+        """Writes ids and embeddings (single precision) for other programs, and returns
+        the paths.
+
+        * ``name.npz``: one file with ``user_ids``, ``user_x``, ``item_ids`` and
+          ``item_x``, for ``numpy.load`` without pickle;
+        * ``name.parquet``: two files, ``name.users.parquet`` and
+          ``name.items.parquet``, with the columns ``id``, ``embedding`` (lists of
+          equal length) and, for items, ``title``. Requires pyarrow.
+
+        Args:
+            path: A file name that ends in ``.npz`` or ``.parquet``.
+
+        Raises:
+            ValueError: If the name ends otherwise, or the ids of one table mix numbers
+                and text.
+            ImportError: If pyarrow is required and not installed.
+        """
+        return write_embeddings(Path(path), self._tables)
+
+    def to_faiss(self, factory: str = 'Flat') -> Any:
+        """A faiss index of the items by inner product; requires faiss. Search results
+        are positions in ``item_ids``, -1 for none.
+
+        Args:
+            factory: Index type, such as ``'HNSW32'`` or ``'IVF256,Flat'``; trained on
+                the items if necessary. (default: ``'Flat'``, exact)
+        """
+        return faiss_index(self.item_x, factory)
+
+    def as_module(
+        self,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        allow: Iterable[RawId] | None = None,
+        deny: Iterable[RawId] | None = None,
+    ) -> TopItems:
+        """A module from rows of users ``[B]`` to rows and scores of their best items
+        ``[B, k]``, as :meth:`recommend`, whose arguments these are. ``k`` must not
+        exceed the catalogue.
+        """
+        return TopItems(
+            self.user_x,
+            self.item_x,
+            k,
+            seen=self.seen if exclude_seen else None,
+            candidates=self._tables.candidates(allow, deny),
+        )
+
+    def to_torch_export(self, path: str | Path, k: int = 10, **options: Any) -> Path:
+        """Writes :meth:`as_module` as a program of :mod:`torch.export` with a dynamic
+        batch size; ``torch.export.load(path).module()`` runs it.
+
+        The program uses row numbers; raw ids remain in the recommender.
+
+        Args:
+            path: A file name that ends in ``.pt2``.
+            k: The length of the lists. (default: 10)
+            **options: ``exclude_seen``, ``allow`` and ``deny`` of :meth:`as_module`.
+
+        Raises:
+            ValueError: If the name ends otherwise; also as :meth:`as_module`.
+        """
+        return write_program(Path(path), self.as_module(k, **options))
 
     def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
         """Writes the folder ``path``: ``model.safetensors``, ``ids.json``,
-        ``card.json``, the same for people as ``README.md``, and, last, ``config.json``
-        with sizes and checksums.
+        ``card.json``, the card as ``README.md``, and ``config.json`` with sizes and
+        checksums.
 
         Args:
             path: The folder.
-            card: What to say about the model, by section: ``'name'``,
-                ``'description'``, ``'intended_use'``, ``'limits'``, ``'metrics'``,
-                ``'data'``, ``'license'`` or any other, each text, numbers, lists and
-                mappings. Counts, versions and the date are added. (default: what was
-                loaded, and general words)
+            card: Sections of the model card: ``'name'``, ``'description'``,
+                ``'intended_use'``, ``'limits'``, ``'metrics'``, ``'data'``,
+                ``'license'`` or others, as JSON values. Counts, versions and the date
+                are added. (default: those of :attr:`card`, or a general text)
 
         Raises:
-            ValueError: If ``path`` is a file, or JSON cannot hold the card.
+            ValueError: If ``path`` is a file or the card is not a JSON value.
         """
         tensors = {
             'user_x': self.user_x,
@@ -151,12 +555,12 @@ class Recommender(NewItems):
             'num_added': self.num_added,
         }
         if self.feature_mapper is not None:
-            more, ids['feature_mapper'] = self.feature_mapper.state()
-            tensors |= more
-        said = {key: value for key, value in self.card.items() if key != ABOUT}
-        whole = build_card({**said, **(card or {})}, self._about())
-        write_files(Path(path), Artifact(tensors, ids, whole))
-        self.card = whole
+            state, ids['feature_mapper'] = self.feature_mapper.state()
+            tensors |= state
+        sections = {key: value for key, value in self.card.items() if key != ABOUT}
+        new_card = build_card({**sections, **(card or {})}, self._about())
+        write_artifact(Path(path), Artifact(tensors, ids, new_card))
+        self.card = new_card
 
     @classmethod
     def load(
@@ -166,34 +570,31 @@ class Recommender(NewItems):
         device: str | torch.device = 'cpu',
         max_bytes: int = MAX_BYTES,
     ) -> 'Recommender':
-        """Reads what :meth:`save` wrote, of this format version or an older one; no
-        code in the files is ever run, and nothing outside the folder is opened.
+        """Reads what :meth:`save` wrote. No code in the files is executed, and no file
+        outside the folder is opened.
 
         Args:
             path: The folder.
-            device: Where the embeddings are to live. (default: the CPU)
-            max_bytes: A larger file is refused unread. (default: 16 GiB)
+            device: The device of the embeddings. (default: the CPU)
+            max_bytes: The size of the largest file to read. (default: 16 GiB)
 
         Raises:
             ValueError: If a file is missing, too large, a link to outside, of an
-                unknown format version, or not the one that was written, or if its
-                content does not fit together.
+                unknown format version or changed, or parts do not fit each other.
         """
-        artifact = read_files(Path(path), max_bytes)
+        artifact = read_artifact(Path(path), max_bytes)
         try:
-            model = cls(**restore(artifact, device))
+            recommender = cls(**restore(artifact, device))
+            added = artifact.ids.get('num_added', 0)
+            if type(added) is not int or not 0 <= added <= recommender.num_items:
+                raise ValueError(f'got {added!r} added items')
         except ValueError as error:
             raise ValueError(
                 f"'{path}' must contain a recommender ({error})"
             ) from error
-        model.card = artifact.card
-        added = artifact.ids.get('num_added', 0)
-        if type(added) is not int or not 0 <= added <= model.num_items:
-            raise ValueError(
-                f"'{path}' must contain a recommender (got {added!r} added items)"
-            )
-        model.num_added = added
-        return model
+        recommender.card = artifact.card
+        recommender.num_added = added
+        return recommender
 
     def __repr__(self) -> str:
         return (
@@ -201,7 +602,18 @@ class Recommender(NewItems):
             f'{self.user_x.size(1)} channels)'
         )
 
+    @property
+    def _tables(self) -> Tables:
+        return self._ranker.tables
+
+    def _user_rows(self, users: _Users) -> list[int]:
+        return self._tables.users.rows('users', users, _COLD_USER)
+
+    def _solve(self, read: Histories, unseen_weight: float, ridge: float) -> Tensor:
+        return self._ranker.fold_in(unseen_weight, ridge)(read.rows, read.weights)
+
     def _about(self) -> dict[str, Any]:
+        """The facts of the model card."""
         about: dict[str, Any] = {
             'users': self.num_users,
             'items': self.num_items,
@@ -220,26 +632,3 @@ class Recommender(NewItems):
                 for part in self.feature_mapper.maps
             }
         return about
-
-
-def _fit_mapper(recommender: Recommender, graph: 'HeteroData') -> FeatureMapper | None:
-    """The feature mapper of the item features of a graph, if it has any."""
-    from promptmm_pyg.data.schema import ITEM, modality_mask_dict, modality_x_dict
-
-    features, masks = (
-        {name: x_of[ITEM] for name, x_of in kind(graph).items() if ITEM in x_of}
-        for kind in (modality_x_dict, modality_mask_dict)
-    )
-    if not features:
-        return None
-    try:
-        return FeatureMapper.fit(
-            features,
-            recommender.item_x,
-            user_x=recommender.user_x,
-            seen=recommender.seen,
-            modality_mask=masks,
-        )
-    except ValueError as error:
-        warnings.warn(f'no items can be added later: {error}', stacklevel=3)
-        return None

@@ -172,7 +172,7 @@ def test_what_is_not_a_run_is_a_mistake(tmp_path, fails):
 def test_a_damaged_recommender_is_a_mistake(distilled, copy_of, fails):
     run = copy_of(distilled)
     (run / 'recommender' / 'ids.json').write_text('{}')
-    assert 'another size' in fails('recommend', run, '--users', 'u0')
+    assert 'its size differs' in fails('recommend', run, '--users', 'u0')
 
 
 def test_a_bound_on_memory_gives_the_same_lists(distilled, capsys):
@@ -206,8 +206,8 @@ def test_an_index_serves_new_users_too(distilled, capsys):
     ('words', 'message'),
     [
         (['--memory', '1GiB', '--approximate'], 'cannot be given together'),
-        (['--memory', 'much'], "'memory' must be a number of bytes"),
-        (['--memory', '9B'], "'memory' must be at least"),
+        (['--memory', 'much'], "'memory_limit' must be a positive number"),
+        (['--memory', '9B'], "'memory_limit' must be at least"),
         (['--approximate', '--probes', '0'], '--probes must be positive (got 0)'),
         (['--probes', '4'], '--probes requires --approximate'),
         (['--recall'], '--recall requires --approximate'),

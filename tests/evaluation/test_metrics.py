@@ -252,7 +252,7 @@ def test_a_bound_on_memory_leaves_the_metrics_alone(problem):
     seen, held_out, x_dict, _ = problem
     data = make_graph(seen, held_out)
     expected = evaluate(x_dict, data, ks=KS)
-    bounded = evaluate(x_dict, data, ks=KS, memory='32KiB')
+    bounded = evaluate(x_dict, data, ks=KS, memory_limit='32KiB')
     assert torch.equal(bounded.ranking.item_index, expected.ranking.item_index)
     assert bounded.metrics == expected.metrics
 
@@ -260,10 +260,10 @@ def test_a_bound_on_memory_leaves_the_metrics_alone(problem):
 def test_a_bound_that_cannot_be_kept_is_refused(problem):
     seen, held_out, x_dict, scores = problem
     data = make_graph(seen, held_out)
-    with pytest.raises(ValueError, match=r"'memory' must be at least \d+ bytes"):
-        evaluate(x_dict, data, ks=KS, memory='1KiB')
-    with pytest.raises(ValueError, match="requires 'score' to be a pair of tables"):
-        evaluate(scores.__getitem__, data, ks=KS, memory='1GiB')
+    with pytest.raises(ValueError, match=r"'memory_limit' must be at least \d+ bytes"):
+        evaluate(x_dict, data, ks=KS, memory_limit='1KiB')
+    with pytest.raises(ValueError, match="require embeddings as 'score'"):
+        evaluate(scores.__getitem__, data, ks=KS, memory_limit='1GiB')
 
 
 def test_models_are_evaluated_by_their_embeddings_or_scores():

@@ -38,7 +38,7 @@ def test_comparing_all_clusters_gives_the_exact_lists(batch_size):
     users = torch.tensor([4, 29, 3, 3, 0, 17])
     blocked = {tuple(pair) for pair in (dense | ~candidates).nonzero().tolist()}
     index, values = naive_lists(user_x, item_x, users, 9, blocked)
-    approximate = ApproximateItems(item_x, num_lists=20, num_probes=20)
+    approximate = ApproximateItems(item_x, num_lists=20, nprobe=20)
     ranking = approximate.rank_items(
         user_x, users, 9, seen=seen, batch_size=batch_size, candidates=candidates
     )
@@ -49,10 +49,10 @@ def test_comparing_all_clusters_gives_the_exact_lists(batch_size):
 def test_few_clusters_find_most():
     user_x, item_x = tables(num_items=2000)
     few, every = (
-        ApproximateItems(item_x, num_lists=100, num_probes=num_probes)
+        ApproximateItems(item_x, num_lists=100, nprobe=nprobe)
         .recall_against_exact(user_x, torch.arange(30), 10)
         .mean()
-        for num_probes in (8, 100)
+        for nprobe in (8, 100)
     )
     # Items as they are, not lifted to a sphere, give 0.91; users of any length less.
     assert 0.95 < few < 1
@@ -66,7 +66,7 @@ def test_recall_is_the_share_of_the_exact_list():
     dense[7] = True
     dense[8] = torch.arange(300) > 1  # Two are left, and a list of six.
     seen = SeenItems.from_edge_index(dense.nonzero().t(), 30, 300)
-    approximate = ApproximateItems(item_x, num_lists=60, num_probes=2)
+    approximate = ApproximateItems(item_x, num_lists=60, nprobe=2)
     found = approximate.rank_items(user_x, users, 6, seen=seen, batch_size=9)
     exact = rank_items((user_x, item_x), users, 6, seen=seen)
     recall = approximate.recall_against_exact(user_x, users, 6, seen=seen)
@@ -87,7 +87,7 @@ def test_no_list_is_shorter_than_the_exact_one_nor_holds_what_is_left_out():
     candidates = torch.rand(400, generator=torch.Generator().manual_seed(3)) < 0.2
     candidates[:5] = True
     users = torch.arange(30)
-    approximate = ApproximateItems(item_x, num_lists=80, num_probes=1)
+    approximate = ApproximateItems(item_x, num_lists=80, nprobe=1)
     ranking = approximate.rank_items(
         user_x, users, 12, seen=seen, candidates=candidates
     )
@@ -112,7 +112,7 @@ def test_no_candidate_gives_padding():
 
 def test_ties_among_the_items_found_go_to_the_lower_item():
     item_x = torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 0], [0, -1], [1, 0]])
-    approximate = ApproximateItems(item_x, num_lists=2, num_probes=2)
+    approximate = ApproximateItems(item_x, num_lists=2, nprobe=2)
     ranking = approximate.rank_items(torch.tensor([[2.0, 1.0]]), torch.tensor([0]), 6)
     assert ranking.item_index.tolist() == [[0, 2, 3, 5, 1, 4]]
 
@@ -120,8 +120,8 @@ def test_ties_among_the_items_found_go_to_the_lower_item():
 def test_neither_the_scale_of_users_nor_of_items_matters():
     user_x, item_x = tables()
     users = torch.arange(30)
-    one = ApproximateItems(item_x, num_probes=4).rank_items(user_x, users, 10)
-    other = ApproximateItems(item_x * 2.0**20, num_probes=4).rank_items(
+    one = ApproximateItems(item_x, nprobe=4).rank_items(user_x, users, 10)
+    other = ApproximateItems(item_x * 2.0**20, nprobe=4).rank_items(
         user_x * 2.0**-30, users, 10
     )
     assert torch.equal(one.item_index, other.item_index)
@@ -142,7 +142,7 @@ def test_other_precisions(dtype):
     user_x, item_x = (x.to(dtype) for x in tables(num_items=100))
     users = torch.arange(5)
     index, values = naive_lists(user_x, item_x, users, 8)
-    approximate = ApproximateItems(item_x, num_lists=5, num_probes=5)
+    approximate = ApproximateItems(item_x, num_lists=5, nprobe=5)
     ranking = approximate.rank_items(user_x, users, 8)
     double = dtype == torch.double
     assert ranking.scores.dtype == (torch.double if double else torch.float32)
@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_lists():
     user_x, item_x = tables()
     users = torch.arange(30)
     one, other = (
-        ApproximateItems(item_x, num_probes=2, seed=3).rank_items(user_x, users, 20)
+        ApproximateItems(item_x, nprobe=2, seed=3).rank_items(user_x, users, 20)
         for _ in range(2)
     )
     assert torch.equal(one.item_index, other.item_index)
@@ -179,7 +179,7 @@ def test_no_users_give_no_rows():
 
 def test_repr():
     approximate = ApproximateItems(torch.randn(100, 4))
-    assert repr(approximate) == 'ApproximateItems(100, num_lists=40, num_probes=32)'
+    assert repr(approximate) == 'ApproximateItems(100, num_lists=40, nprobe=32)'
 
 
 def test_a_catalogue_of_one_item():
@@ -211,8 +211,8 @@ def test_errors():
         ApproximateItems(item_x, num_lists=0)
     with pytest.raises(ValueError, match=r"'num_lists'.*at most.*of 3 \(got 4\)"):
         ApproximateItems(item_x, num_lists=4)
-    with pytest.raises(ValueError, match="'num_probes' must be positive"):
-        ApproximateItems(item_x, num_probes=0)
+    with pytest.raises(ValueError, match="'nprobe' must be positive"):
+        ApproximateItems(item_x, nprobe=0)
     with pytest.raises(ValueError, match="'item_x' must be finite"):
         ApproximateItems(item_x / 0)
     with pytest.raises(ValueError, match=r"'item_x' must contain floating.*int64"):

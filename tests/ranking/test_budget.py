@@ -29,7 +29,9 @@ def test_bytes_are_read_from_numbers_and_text(text, size):
     'wrong', [0, -1, '0GiB', '2', '2G', 'GiB', '-1MiB', '1e3MB', True, 2.5, None]
 )
 def test_other_budgets_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"'memory' must be a number of bytes"):
+    with pytest.raises(
+        ValueError, match=r"'memory_limit' must be a positive number of bytes"
+    ):
         parse_memory(wrong)
 
 
@@ -73,9 +75,9 @@ def test_a_smaller_budget_lowers_the_number_of_users():
 def test_the_smallest_budget_is_named_and_suffices():
     smallest = sizes().need(1, 1024)
     message = (
-        rf"'memory' must be at least {smallest} bytes \(0\.\d\d MiB\) to rank "
+        rf"'memory_limit' must be at least {smallest} bytes \(0\.\d\d MiB\) to rank "
         rf'100000 items for 500 users \(got {smallest - 1} bytes, .* MiB\)\. The lists '
-        rf'alone take 0\.11 MiB, and blocks of 128 users and 100000 items need .* MiB'
+        rf'use 0\.11 MiB; with blocks of 128 users and 100000 items the total is .* MiB'
     )
     with pytest.raises(ValueError, match=message):
         plan(sizes(), smallest - 1, 128, 100_000)
@@ -129,10 +131,10 @@ def test_the_budget_is_kept(num_users, num_items, width, k, share, dtype, tied):
 
     def rank(memory):
         return rank_items(
-            pair, users, k, seen=seen, candidates=candidates, memory=memory
+            pair, users, k, seen=seen, candidates=candidates, memory_limit=memory
         )
 
-    with pytest.raises(ValueError, match="'memory' must be at least") as caught:
+    with pytest.raises(ValueError, match="'memory_limit' must be at least") as caught:
         rank(1)
     smallest = int(re.search(r'at least (\d+) bytes', str(caught.value))[1])
     expected = rank('1GiB')
@@ -159,7 +161,7 @@ def test_the_budget_holds_what_ties_take():
     )
     memory = need.need(64, 2000)
     with Allocations() as made:
-        rank_items((user_x, item_x), torch.arange(64), 1, memory=memory)
+        rank_items((user_x, item_x), torch.arange(64), 1, memory_limit=memory)
     assert made.largest == 64 * 2000
     assert 64 * 2000 * 5 < made.peak <= memory
 
@@ -168,9 +170,9 @@ def test_a_budget_too_small_is_refused_before_a_score():
     pair = tables(50, 4000, 4, torch.float32, tied=False)
     with (
         Allocations() as made,
-        pytest.raises(ValueError, match="'memory' must be at least"),
+        pytest.raises(ValueError, match="'memory_limit' must be at least"),
     ):
-        rank_items(pair, torch.arange(50), 10, memory='10KiB')
+        rank_items(pair, torch.arange(50), 10, memory_limit='10KiB')
     assert made.largest <= 50
 
 
@@ -183,11 +185,11 @@ def test_smaller_blocks_that_are_asked_for_stay_so():
             10,
             batch_size=10,
             item_batch_size=100,
-            memory='1GiB',
+            memory_limit='1GiB',
         )
     assert made.largest == 10 * 100
 
 
 def test_a_function_takes_no_budget():
-    with pytest.raises(ValueError, match="requires 'score' to be a pair of tables"):
-        rank_items(lambda u: torch.ones(3, 3), torch.arange(3), 1, memory='1GiB')
+    with pytest.raises(ValueError, match="require embeddings as 'score'"):
+        rank_items(lambda u: torch.ones(3, 3), torch.arange(3), 1, memory_limit='1GiB')

@@ -190,7 +190,7 @@ def test_errors_come_before_any_score():
     users = torch.arange(3)
     with pytest.raises(ValueError, match=r"'item_batch_size' must be positive"):
         rank_items((table, table), users, 1, item_batch_size=0)
-    with pytest.raises(ValueError, match="requires 'score' to be a pair of tables"):
+    with pytest.raises(ValueError, match="require embeddings as 'score'"):
         rank_items(lambda u: table, users, 1, item_batch_size=2)
     with pytest.raises(ValueError, match=r"'k' must be at most.*of 3 \(got 4\)"):
         rank_items((table, table), users, 4, item_batch_size=2)

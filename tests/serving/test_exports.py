@@ -11,7 +11,7 @@ from promptmm_pyg.serving import Recommender, TopItems
 INF = float('inf')
 
 
-def ties(num_users=6, num_items=9, seed=0):
+def ties(num_users=6, num_items=9, seed=0, dtype=torch.float):
     """Small integers, so that scores tie within lists and at their ends."""
     g = torch.Generator().manual_seed(seed)
     edges = torch.stack(
@@ -22,8 +22,8 @@ def ties(num_users=6, num_items=9, seed=0):
     )
     everything = torch.stack([torch.full((num_items,), 2), torch.arange(num_items)])
     return Recommender(
-        torch.randint(-1, 2, (num_users, 2), generator=g).float(),
-        torch.randint(-1, 2, (num_items, 2), generator=g).float(),
+        torch.randint(-1, 2, (num_users, 2), generator=g).to(dtype),
+        torch.randint(-1, 2, (num_items, 2), generator=g).to(dtype),
         user_ids=list(range(10, 10 + num_users)),
         item_ids=[f'i{n}' for n in range(num_items)],
         seen=torch.cat([edges, everything], dim=1),  # User 2 has seen all there is.
@@ -115,7 +115,7 @@ def test_mistakes_about_modules_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"'k' must be in \[1, 9\] \(got 0\)"):
         ties().to_torch_export(tmp_path / 'x.pt2', 0)
     with pytest.raises(ValueError, match=r"'path' must end in '\.pt2'"):
-        ties().to_torch_export(tmp_path / 'x.pt')
+        ties().to_torch_export(tmp_path / 'x.pt', 3)
     with pytest.raises(ValueError, match=r"'allow' and 'deny'.*\(got both\)"):
         ties().as_module(allow=['i1'], deny=['i1'])
     empty = Recommender(
@@ -128,8 +128,7 @@ def test_mistakes_about_modules_are_refused(tmp_path):
 
 @pytest.mark.parametrize('dtype', [torch.float, torch.half, torch.bfloat16])
 def test_npz_holds_ids_and_embeddings_without_pickle(tmp_path, dtype):
-    model = ties()
-    model.user_x, model.item_x = model.user_x.to(dtype), model.item_x.to(dtype)
+    model = ties(dtype=dtype)
     assert model.export_embeddings(tmp_path / 'a' / 'x.npz') == [tmp_path / 'a/x.npz']
     found = np.load(tmp_path / 'a' / 'x.npz', allow_pickle=False)
     assert found['user_ids'].tolist() == model.user_ids
@@ -141,7 +140,15 @@ def test_npz_holds_ids_and_embeddings_without_pickle(tmp_path, dtype):
 
 def test_tables_need_not_be_contiguous_to_be_exported(tmp_path):
     model = ties()
-    model.item_x = model.item_x.t().contiguous().t()
+    x = model.item_x.t().contiguous().t()
+    model = Recommender(
+        model.user_x,
+        x,
+        user_ids=model.user_ids,
+        item_ids=model.item_ids,
+        seen=None,
+    )
+    assert not model.item_x.is_contiguous()
     model.export_embeddings(tmp_path / 'x.npz')
     found = np.load(tmp_path / 'x.npz', allow_pickle=False)
     np.testing.assert_array_equal(found['item_x'], model.item_x.numpy())

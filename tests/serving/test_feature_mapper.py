@@ -6,8 +6,7 @@ import torch
 
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.serving import FeatureMapper, Recommender
-from promptmm_pyg.serving._held_out import mean_gain
-from promptmm_pyg.serving._ridge import Ridge
+from promptmm_pyg.serving._feature_fit import Ridge, mean_gain
 
 
 def fit(model, features, **options):
@@ -40,7 +39,7 @@ def explicit(x, y, penalty):
 @pytest.mark.parametrize('shape', [(30, 5), (6, 12), (8, 8)])
 @pytest.mark.parametrize('penalty', [0.01, 1.0, 100.0])
 def test_ridge_solves_the_least_squares_problem(shape, penalty, monkeypatch):
-    monkeypatch.setattr('promptmm_pyg.serving._ridge._CHUNK', 7)
+    monkeypatch.setattr('promptmm_pyg.serving._feature_fit._CHUNK', 7)
     x, y = data(*shape)
     weight, bias = Ridge(x, y).solve(penalty)
     expected = explicit(x, y, penalty)
@@ -83,7 +82,7 @@ def integers(seed=0):
 
 @pytest.mark.parametrize('block', [1, 2**24])
 def test_the_gain_equals_a_naive_loop_with_ties(block, monkeypatch):
-    monkeypatch.setattr('promptmm_pyg.serving._held_out._BLOCK', block)
+    monkeypatch.setattr('promptmm_pyg.serving._feature_fit._BLOCK', block)
     user_x, item_x, edges = integers()
     seen = SeenItems.from_edge_index(edges, 7, 11)
     items = torch.tensor([0, 3, 4, 8])
@@ -93,7 +92,7 @@ def test_the_gain_equals_a_naive_loop_with_ties(block, monkeypatch):
 
 
 def test_the_gain_of_a_draw_is_that_of_some_interactions(monkeypatch):
-    monkeypatch.setattr('promptmm_pyg.serving._held_out._MAX_PAIRS', 1)
+    monkeypatch.setattr('promptmm_pyg.serving._feature_fit._MAX_PAIRS', 1)
     user_x, item_x, edges = integers()
     seen = SeenItems.from_edge_index(edges, 7, 11)
     each = {
@@ -261,13 +260,13 @@ def test_a_state_that_does_not_fit_is_refused(synthetic):
         {'feature_mapper.bias.0': bias.double()},
         {'feature_mapper.bias.0': bias * float('nan')},
     ):
-        with pytest.raises(ValueError, match='does not fit together'):
+        with pytest.raises(ValueError, match='mapper do not match'):
             FeatureMapper.from_state({**tensors, **changed}, rest)
     missing = {key: x for key, x in tensors.items() if key != 'feature_mapper.bias.2'}
     for state in ((missing, rest), (tensors, {}), (tensors, None), (tensors, 3)):
-        with pytest.raises(ValueError, match='a part of the feature path is missing'):
+        with pytest.raises(ValueError, match='a part of the feature mapper is missing'):
             FeatureMapper.from_state(*state)
-    with pytest.raises(ValueError, match='does not fit together'):
+    with pytest.raises(ValueError, match='mapper do not match'):
         FeatureMapper.from_state(tensors, {**rest, 'maps': []})
 
 
@@ -282,9 +281,9 @@ def test_what_does_not_fit_is_refused(synthetic):
         fit(model, {'text': text[:59]})
     with pytest.raises(ValueError, match=r'floating point matrix.*torch.int64'):
         fit(model, {'text': text.long()})
-    with pytest.raises(ValueError, match=r"row 2\)\. Mark rows.*'modality_mask'"):
+    with pytest.raises(ValueError, match=r"row 2\)\. Mark absent.*'modality_mask'"):
         fit(model, {'text': text.index_fill(0, torch.tensor([2]), float('inf'))})
-    with pytest.raises(ValueError, match=r"'modality_mask' requires.*\(got \['x'\]\)"):
+    with pytest.raises(ValueError, match=r"'modality_mask' must.*only \(got \['x'\]\)"):
         fit(model, features, modality_mask={'x': torch.ones(60).bool()})
     with pytest.raises(ValueError, match=r"'modality_mask\['text'\]'.*\[60\]"):
         fit(model, features, modality_mask={'text': torch.ones(60)})
@@ -295,7 +294,7 @@ def test_what_does_not_fit_is_refused(synthetic):
     with pytest.raises(ValueError, match=r"'held_out'.*\(0, 1\) \(got 1.0\)"):
         fit(model, features, held_out=1.0)
     nine = torch.arange(60) < 9
-    with pytest.raises(ValueError, match='requires a modality that 10 items with'):
+    with pytest.raises(ValueError, match='a modality of at least 10 items with'):
         fit(model, {'text': text}, modality_mask={'text': nine})
     seen = SeenItems(model.seen.rowptr, model.seen.col.clamp_max(58), 59)
     with pytest.raises(ValueError, match=r"'seen'.*\(got 40 x 59 instead of 40 x 60\)"):
@@ -308,7 +307,7 @@ def test_rows_that_do_not_fit_the_path_are_refused(synthetic):
     with pytest.raises(ValueError, match=r'6 channels, as in training \(got 7\)'):
         path({'text': torch.ones(2, 7)})
     with pytest.raises(
-        ValueError, match=r"modalities of \['image', 'text'\] \(got \['so"
+        ValueError, match=r"modalities of \['image', 'text'\] only \(got \['so"
     ):
         path({'sound': torch.ones(2, 7)})
     with pytest.raises(ValueError, match=r"equally many rows \(got \{'text': 2, 'ima"):
@@ -383,14 +382,14 @@ def test_new_items_take_the_precision_of_the_table(synthetic):
 def test_items_are_added_whole_or_not_at_all(synthetic):
     model, features = synthetic()
     with pytest.raises(
-        ValueError, match=r"feature path.*Fit it with 'fit_feature_mapper'"
+        ValueError, match=r"feature mapper.*Fit it with 'fit_feature_mapper'"
     ):
         model.add_items([1], {'text': features['text'][:1]})
     model.fit_feature_mapper(features)
     two = {name: x[:2] for name, x in features.items()}
     for ids, message in (
         ([1, 100], r"'ids'.*not in the catalogue \(got 100, 1 known in all\)"),
-        ([1, 1], r"'ids' must contain each id once \(got 1 twice\)"),
+        ([1, 1], r"'ids' must be unique \(got 1 twice\)"),
         ([1], r"'ids' must contain one id for each of 2 rows.*\(got 1\)"),
         ([1, 2.5], r"'ids' must contain strings or integers \(got 2.5"),
     ):

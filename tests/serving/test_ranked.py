@@ -17,10 +17,10 @@ def test_a_bound_on_memory_changes_no_list(synthetic):
     users = model.user_ids
     options = {'deny': model.item_ids[:900]}
     exact = model.recommend(users, 7, **options)
-    same(model.recommend(users, 7, **options, memory='300 KB'), exact)
+    same(model.recommend(users, 7, **options, memory_limit='300 KB'), exact)
     histories = [model.item_ids[5:9], model.item_ids[40:42]]
     exact = model.recommend_from_history(histories, 7)
-    same(model.recommend_from_history(histories, 7, memory=200_000), exact)
+    same(model.recommend_from_history(histories, 7, memory_limit=200_000), exact)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float64])
@@ -35,21 +35,21 @@ def test_a_bound_on_memory_keeps_the_lists_of_any_precision(synthetic, dtype):
     )
     history = full.item_ids[3:7]
     exact = model.recommend_from_history(history, 5)
-    same(model.recommend_from_history(history, 5, memory='1MiB'), exact)
+    same(model.recommend_from_history(history, 5, memory_limit='1MiB'), exact)
 
 
 def test_a_bound_on_memory_that_holds_nothing_is_refused(synthetic):
     model, _ = synthetic()
-    with pytest.raises(ValueError, match=r"'memory' must be at least \d+ bytes"):
-        model.recommend('u0', memory=100)
-    with pytest.raises(ValueError, match=r"'memory' must be a number of bytes"):
-        model.recommend_from_history([100], memory='much')
+    with pytest.raises(ValueError, match=r"'memory_limit' must be at least \d+ bytes"):
+        model.recommend('u0', memory_limit=100)
+    with pytest.raises(ValueError, match="'memory_limit' must be a positive number"):
+        model.recommend_from_history([100], memory_limit='much')
 
 
 def test_an_index_that_compares_all_clusters_gives_the_exact_lists(synthetic):
     pytest.importorskip('faiss', reason="requires the extra 'ann'")
     model, _ = synthetic(num_items=300)
-    index = model.index_items(num_lists=9, num_probes=9)
+    index = model.index_items(num_lists=9, nprobe=9)
     users, allow = model.user_ids[::-1], model.item_ids[::2]
     for options in ({}, {'allow': allow}, {'exclude_seen': False}):
         exact = model.recommend(users, 12, **options)
@@ -61,7 +61,7 @@ def test_an_index_that_compares_all_clusters_gives_the_exact_lists(synthetic):
 def test_recall_is_the_part_of_the_exact_items_that_are_found(synthetic):
     pytest.importorskip('faiss', reason="requires the extra 'ann'")
     model, _ = synthetic(num_items=300)
-    index = model.index_items(num_lists=6, num_probes=1)
+    index = model.index_items(num_lists=6, nprobe=1)
     options = {'deny': model.item_ids[:20], 'exclude_seen': False}
     users = model.user_ids[3:30]
     exact = model.recommend(users, 9, **options).ids.tolist()
@@ -79,7 +79,7 @@ def test_an_index_of_other_items_is_refused(synthetic):
     index = model.index_items()
     model.fit_feature_mapper(features)
     model.add_items([7], {name: x[:1] for name, x in features.items()})
-    match = r"'index' must be one of the items there are .*got 60 others"
+    match = r"'index' must be built from the current items .*got one of 60"
     with pytest.raises(ValueError, match=match):
         model.recommend('u0', index=index)
     with pytest.raises(ValueError, match=match):
@@ -92,8 +92,10 @@ def test_an_index_of_other_items_is_refused(synthetic):
 def test_memory_and_index_come_one_at_a_time(synthetic):
     pytest.importorskip('faiss', reason="requires the extra 'ann'")
     model, _ = synthetic()
-    with pytest.raises(ValueError, match=r"'memory' and 'index' .* one at a time"):
-        model.recommend('u0', memory='1GiB', index=model.index_items())
+    with pytest.raises(
+        ValueError, match="'memory_limit' and 'index' must be given one"
+    ):
+        model.recommend('u0', memory_limit='1GiB', index=model.index_items())
 
 
 def test_mistakes_about_an_index_are_named(synthetic):

@@ -1,6 +1,7 @@
-"""Features of items as they come from outside."""
+"""Item features: checks and standardization."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,12 +11,39 @@ Features = Mapping[str, Tensor | np.ndarray]
 """Rows by modality."""
 
 
-def check_modalities(
+class Standard(NamedTuple):
+    """How the features of each modality are standardized."""
+
+    channels: dict[str, int]
+    mean: dict[str, Tensor]
+    scale: dict[str, Tensor]
+    """What differences to the mean are multiplied by."""
+
+    def apply(self, name: str, x: Tensor, present: Tensor) -> Tensor:
+        """Standardized features of one modality; absent rows are zero."""
+        x = (x - self.mean[name]) * self.scale[name]
+        return x.masked_fill(~present[:, None], 0.0)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and scale that give columns of mean 0 and rows of squared norm 1."""
+    if x.size(0) == 0:
+        return torch.zeros(x.size(1)), torch.zeros(x.size(1))
+    x = x.double()
+    mean, std = x.mean(0), x.std(0, correction=0)
+    # A constant column has a tiny standard deviation, not always an exact zero.
+    constant = std <= 1e-6 * x.abs().amax(0).clamp_min(1e-30)
+    scale = torch.where(constant, 0.0, 1.0 / std.clamp_min(1e-30))
+    return mean.float(), (scale / x.size(1) ** 0.5).float()
+
+
+def check_features(
     modality_x: Features,
     modality_mask: Features | None,
     channels: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Features in single precision and masks for all, on the CPU; absent rows zero.
+    """Features in single precision and masks of all modalities, on the CPU; absent
+    rows are zero.
 
     Args:
         modality_x: Features ``[N, F_m]``, tensors or arrays.
@@ -23,7 +51,7 @@ def check_modalities(
         channels: The widths that are allowed. (default: any)
 
     Raises:
-        ValueError: If sizes or names do not fit, or a present row is not finite.
+        ValueError: If sizes or names do not match, or a present row is not finite.
     """
     if not modality_x:
         raise ValueError("'modality_x' must contain at least one modality (got none)")
@@ -32,9 +60,9 @@ def check_modalities(
     if channels is not None:
         _check_names('modality_x', modality_x, channels)
     features, present = {}, {}
-    for name, given in modality_x.items():
+    for name, rows in modality_x.items():
         what = f'modality_x[{name!r}]'
-        x = torch.as_tensor(given).detach().cpu()
+        x = torch.as_tensor(rows).detach().cpu()
         if x.dim() != 2 or not x.is_floating_point():
             raise ValueError(
                 f"'{what}' must be a floating point matrix [N, channels] (got "
@@ -51,7 +79,7 @@ def check_modalities(
         if bad.any():
             raise ValueError(
                 f"'{what}' must be finite (got NaN or infinity in row "
-                f"{int(bad.nonzero()[0])}). Mark rows without it in 'modality_mask'"
+                f"{int(bad.nonzero()[0])}). Mark absent rows in 'modality_mask'"
             )
         features[name] = x
     sizes = {name: x.size(0) for name, x in features.items()}
@@ -60,18 +88,10 @@ def check_modalities(
     return features, present
 
 
-def check_rows(name: str, x: Tensor, size: int) -> None:
-    """Raises unless ``x`` has a row for each of ``size`` items."""
-    if x.size(0) != size:
-        raise ValueError(
-            f"'{name}' must contain one row for each of {size} items (got {x.size(0)})"
-        )
-
-
-def _mask(name: str, given: Tensor | np.ndarray | None, size: int) -> Tensor:
-    if given is None:
+def _mask(name: str, mask: Tensor | np.ndarray | None, size: int) -> Tensor:
+    if mask is None:
         return torch.ones(size, dtype=torch.bool)
-    mask = torch.as_tensor(given).detach().cpu()
+    mask = torch.as_tensor(mask).detach().cpu()
     if mask.dtype != torch.bool or list(mask.shape) != [size]:
         raise ValueError(
             f"'modality_mask[{name!r}]' must be boolean of shape [{size}] (got "
@@ -81,10 +101,10 @@ def _mask(name: str, given: Tensor | np.ndarray | None, size: int) -> Tensor:
 
 
 def _check_names(
-    name: str, given: Mapping[str, object], known: Mapping[str, object]
+    name: str, names: Mapping[str, object], known: Mapping[str, object]
 ) -> None:
-    extra = sorted(set(given) - set(known))
+    extra = sorted(set(names) - set(known))
     if extra:
         raise ValueError(
-            f"'{name}' requires modalities of {sorted(known)} (got {extra})"
+            f"'{name}' must contain modalities of {sorted(known)} only (got {extra})"
         )
