@@ -274,7 +274,7 @@ def test_a_flipped_bit_of_an_embedding_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ('key', 'value', 'message'),
     [
-        ('version', 3, r"config\.json.*version 2.*version 3 is unknown"),
+        ('version', 3, r'config\.json.*version 2.*version 3 is unknown'),
         ('format', 'other', r"config\.json.*'other' version 2 is unknown"),
         ('files', {}, r'config\.json.*its files are \[\]'),
         ('files', 3, r'config\.json.*must be the configuration'),
