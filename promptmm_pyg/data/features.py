@@ -103,7 +103,7 @@ def save_features(
         precision: ``'float16'``, ``'bfloat16'`` or ``'float32'``.
             (default: ``'float16'``)
         belongs_to: What the row numbers mean, such as the
-            :func:`~promptmm_pyg.data.schema` of a graph; has to be given again to
+            :func:`~promptmm_pyg.data.fingerprint` of a graph; has to be given again to
             open the file. (default: ``''``, nothing)
         block_rows: Rows at a time. (default: as many as have about four million
             numbers)

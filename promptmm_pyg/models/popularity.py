@@ -21,7 +21,7 @@ class Popularity(ClosedForm[Interactions]):
         modality_x_dict: Ignored. (default: ``None``)
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
-        embedding_dim: The default width of :meth:`as_output`; columns beyond the first
+        embedding_dim: The default width of ``as_output``; columns beyond the first
             are zero. (default: ``1``)
 
     Raises:
