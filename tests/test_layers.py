@@ -53,11 +53,13 @@ LAYERS = {
         deferred_packages=frozenset({'torch_geometric'}),
     ),
     'data': May({'_utils'}, {*PYG, 'numpy', 'safetensors'}),
-    'content': May({'_utils', 'data.schema', 'data.split'}, {*PYG, *CORE}),
+    'content': May(
+        {'_utils', 'data.frames', 'data.schema', 'data.split'}, {*PYG, *CORE}
+    ),
     'transforms': May({'_utils', 'data.schema'}, PYG),
     'loader': May({'_utils', 'data.schema'}, PYG),
     'targets': May(
-        {'_utils', 'data.schema', 'data.fingerprint', 'ranking'},
+        {'_utils', 'data.schema', 'ranking'},
         {*PYG, 'safetensors'},
     ),
     'nn': May({'_utils', 'functional', 'targets', 'ranking'}, {*PYG, 'safetensors'}),

@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.content.rows import ContentRows
+from promptmm_pyg.data.frames import load_frame
 from promptmm_pyg.data.schema import ITEM, NODE_TYPES
 from promptmm_pyg.data.split import Split
 
@@ -63,8 +64,9 @@ def folder_contents(
 def table_contents(
     path: str | Path, column: str, *, item: str = 'item_id'
 ) -> dict[Any, str | None]:
-    """Returns ``{id: text}`` of a column of a ``.csv`` or ``.parquet`` table, of
-    items or of interactions: an id keeps the first text that is not empty.
+    """Returns ``{id: text}`` of a column of a table (``.csv``, ``.tsv``, ``.parquet``
+    or ``.jsonl``) of items or of interactions. An id keeps the first text that is
+    not empty.
 
     Args:
         path: The table.
@@ -77,24 +79,7 @@ def table_contents(
         ImportError: If pandas (for Parquet, pyarrow too) is not installed.
     """
     path = Path(path)
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError(
-            "'table_contents' requires 'pandas'. Install it with "
-            "'pip install promptmm_pyg[frames]'"
-        ) from error
-    if path.suffix not in ('.csv', '.parquet'):
-        raise ValueError(f"'{path}' must end in .csv or .parquet")
-    if not path.is_file():
-        raise FileNotFoundError(f"'{path}' must be a file (got none)")
-    reader = pd.read_csv if path.suffix == '.csv' else pd.read_parquet
-    try:
-        frame: pd.DataFrame = reader(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"'{path}' must be a whole {path.suffix} table (got {error})"
-        ) from error
+    frame = load_frame(path, 'table_contents')
     missing = [name for name in (item, column) if name not in frame.columns]
     if missing:
         raise ValueError(

@@ -1,7 +1,9 @@
 """Graphs from data frames and from single tables on disk."""
 
 import csv
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -251,7 +253,7 @@ def _time_of(name: str, column: 'pd.Series[Any]') -> NumpyArray:
     return column.to_numpy()
 
 
-_READABLE = ('.csv', '.parquet')
+_DELIMITERS = {'.csv': ',', '.tsv': '\t'}
 
 
 def read_table(
@@ -270,15 +272,16 @@ def read_table(
     Types in CSV are guessed: an id ``007`` becomes 7. Keep such ids in Parquet.
 
     Args:
-        path: A ``.csv`` or ``.parquet`` file, one row an interaction.
+        path: A ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl`` file, one row per
+            interaction.
         user: The column of user ids. (default: ``'user_id'``)
         item: The column of item ids, here and in feature tables.
             (default: ``'item_id'``)
         time: The column of times: numbers or dates, which have to be written as
-            in ISO 8601 (``2026-03-01 17:30``) in CSV. (default: no times)
+            in ISO 8601 (``2026-03-01 17:30``) outside of Parquet. (default: no times)
         features: ``{modality: file}``, relative to the table's folder: a
-            ``.csv`` or ``.parquet`` with the ``item`` column and numbers (or,
-            in Parquet, one column of lists), or an ``.npy`` with one row for
+            table with the ``item`` column and numbers (or, in Parquet and JSON
+            lines, one column of lists), or an ``.npy`` with one row for
             each of ``item_ids``. (default: none)
         item_ids: All items, in the order of the ``.npy`` rows.
             (default: the sorted ids found)
@@ -297,8 +300,8 @@ def read_table(
         name: load_item_features(path.parent / file, item)
         for name, file in (features or {}).items()
     }
-    frame = _load_frame(path)
-    if path.suffix == '.csv' and time is not None and time in frame.columns:
+    frame = load_frame(path)
+    if path.suffix != '.parquet' and time is not None and time in frame.columns:
         frame = frame.assign(**{time: _as_dates(path, frame[time])})
     return from_frame(
         frame,
@@ -319,33 +322,53 @@ def read_columns(path: Path) -> list[str]:
         FileNotFoundError: If the file is missing.
         ValueError: If it is damaged or of another kind.
     """
-    if path.suffix == '.csv' and path.is_file():
+    if path.suffix in _DELIMITERS and path.is_file():
         with path.open(encoding='utf-8-sig', newline='') as file:
-            return next(csv.reader(file), [])
-    return [str(column) for column in _load_frame(path).columns]
+            return next(csv.reader(file, delimiter=_DELIMITERS[path.suffix]), [])
+    return [str(column) for column in load_frame(path).columns]
 
 
-def _load_frame(path: Path) -> 'pd.DataFrame':
+def load_frame(path: Path, caller: str = 'read_table') -> 'pd.DataFrame':
+    """The frame of a table on disk, by its suffix.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is damaged or of another kind.
+        ImportError: If pandas (for Parquet, pyarrow too) is not installed.
+    """
     try:
         import pandas as pd
     except ImportError as error:
         raise ImportError(
-            "'read_table' requires 'pandas'. Install it with "
-            "'pip install promptmm_pyg[frames]'"
+            f"'{caller}' requires 'pandas'. Install it with "
+            f"'pip install promptmm_pyg[frames]'"
         ) from error
-    if path.suffix not in _READABLE:
-        raise ValueError(f"'{path}' must end in .csv or .parquet")
+    readers: dict[str, Callable[[Path], Any]] = {
+        '.csv': pd.read_csv,
+        '.tsv': partial(pd.read_csv, sep='\t'),
+        '.parquet': pd.read_parquet,
+        '.jsonl': _read_json_lines,
+    }
+    if path.suffix not in readers:
+        raise ValueError(f"'{path}' must end in one of {', '.join(readers)}")
     if not path.is_file():
         raise FileNotFoundError(f"'{path}' must be a file (got none)")
-    reader = pd.read_csv if path.suffix == '.csv' else pd.read_parquet
     try:
-        frame: pd.DataFrame = reader(path)
+        frame: pd.DataFrame = readers[path.suffix](path)
     except (ValueError, OSError) as error:  # Both libraries' own derive of these.
         raise ValueError(
             f"'{path}' must be a whole {path.suffix} table (got {error}). If it is "
             f'truncated, fetch the file again'
         ) from error
     return frame
+
+
+def _read_json_lines(path: Path) -> 'pd.DataFrame':
+    import pandas as pd
+
+    # Not by pandas' reader, which makes numbers and dates of texts.
+    with path.open(encoding='utf-8-sig') as file:
+        return pd.DataFrame([json.loads(line) for line in file if line.strip()])
 
 
 def _as_dates(path: Path, column: 'pd.Series[Any]') -> 'pd.Series[Any]':
@@ -373,7 +396,7 @@ def load_item_features(path: Path, item: str) -> 'pd.DataFrame | np.ndarray[Any,
     """
     if path.suffix == '.npy':
         return load_array(path)
-    frame = _load_frame(path)
+    frame = load_frame(path)
     if item not in frame.columns:
         raise ValueError(
             f"'{path}' must have a column '{item}' (got {list(frame.columns)})"

@@ -125,8 +125,10 @@ SPLIT_METHODS: dict[str, Callable[..., Split]] = {
 }
 # Names of columns without case, spaces, '_' and '-', the most common one first.
 _USER = ('userid', 'user', 'uid', 'customerid', 'customer', 'visitorid', 'reviewerid')
-_ITEM = ('itemid', 'item', 'iid', 'productid', 'product', 'articleid', 'movieid')
-_ITEM += ('songid', 'bookid', 'asin', 'parentasin', 'sku')
+_ITEM = (
+    *('itemid', 'item', 'iid', 'productid', 'product', 'articleid', 'movieid'),
+    *('songid', 'bookid', 'asin', 'parentasin', 'sku'),
+)
 _TIME = ('timestamp', 'time', 'datetime', 'date', 'ts', 'unixtimestamp', 'eventtime')
 
 
@@ -151,8 +153,8 @@ def load_dataset(
 
     A folder in a published layout (DiffMM, MMSSL/LATTICE/PromptMM, MMRec, RecBole) is
     recognized by its files, and a split that came with it is kept. A table of
-    interactions (``.csv`` or ``.parquet``, one row per interaction) is split by
-    ``split``.
+    interactions (``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl``, one row per
+    interaction) is split by ``split``.
 
     Args:
         path: A folder or a table.
@@ -207,8 +209,8 @@ def load_dataset(
     options: dict[str, Any] = {'features': features, 'duplicates': duplicates}
     if format == 'table':
         _refuse(path, 'a table', min_rating=min_rating)
-        columns = _columns(path, user=user, item=item, time=time)
-        graph = read_table(path, item_ids=item_ids, **columns, **options)
+        options |= _columns(path, user=user, item=item, time=time)
+        graph = read_table(path, item_ids=item_ids, **options)
         return divide(graph, 'time' in graph['user', 'interacts', 'item'])
     _refuse(path, 'a folder', user=user, item=item, time=time, item_ids=item_ids)
     options['masks'] = masks

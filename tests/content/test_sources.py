@@ -80,7 +80,7 @@ def test_rows_without_an_id_are_left_out(tmp_path):
         ('t.csv', 'item_id,name\n1,a\n', r"have the columns \['title'\] \(got \['item"),
         ('t.csv', '', r'must be a whole \.csv table'),
         ('t.parquet', 'no', r'must be a whole \.parquet table'),
-        ('t.tsv', '', r'must end in \.csv or \.parquet'),
+        ('t.xlsx', '', r'must end in one of \.csv, \.tsv'),
     ],
 )
 def test_tables_are_checked(tmp_path, name, text, match):

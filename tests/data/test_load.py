@@ -48,6 +48,30 @@ def test_columns_are_recognized_by_their_names(tmp_path, header):
     same(load_dataset(str(path), user=user, item=item, seed=3), expected)
 
 
+@pytest.mark.parametrize('suffix', ['.tsv', '.jsonl', '.parquet'])
+def test_other_kinds_of_tables_give_the_split_of_csv(tmp_path, suffix):
+    pd = pytest.importorskip('pandas')
+    path = write_csv(tmp_path)
+    frame, other = pd.read_csv(path), path.with_suffix(suffix)
+    if suffix == '.tsv':
+        frame.to_csv(other, sep='\t', index=False)
+    elif suffix == '.jsonl':
+        frame.to_json(other, orient='records', lines=True)
+    else:
+        pytest.importorskip('pyarrow')
+        frame.to_parquet(other)
+    ours, expected = load_dataset(other, split='time'), load_dataset(path, split='time')
+    same(ours, expected)
+    for a, b in zip(ours, expected, strict=True):
+        assert torch.equal(a[INTERACTS].edge_label_time, b[INTERACTS].edge_label_time)
+
+
+def test_json_lines_keep_ids_that_are_texts_of_digits(tmp_path):
+    path = tmp_path / 'clicks.jsonl'
+    path.write_text('{"user": "07", "item": "1"}\n{"user": "08", "item": "2"}\n')
+    assert load_dataset(path).train['user'].raw_id.tolist() == ['07', '08']
+
+
 def test_times_are_recognized_and_used(tmp_path):
     path = write_csv(tmp_path)
     graph = read_table(path, time='timestamp')

@@ -99,7 +99,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_another_kind_of_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"log\.xlsx' must end in \.csv"):
+    with pytest.raises(ValueError, match=r"log\.xlsx' must end in one of \.csv"):
         read_table(tmp_path / 'log.xlsx')
 
 
