@@ -48,12 +48,12 @@ def build_graph(
         item_masks: ``{modality: [num_items]}``, true where the row is there.
             (default: every row is there)
         user_masks: The same for users.
-        user_ids: The users' own names, one a user, all different.
+        user_ids: The users' own ids, one per user, all different.
             (default: not stored)
         item_ids: The items' own names.
-        edge_time: One number an interaction, kept as ``time`` on the
+        edge_time: One number per interaction, stored as ``time`` on the
             interactions. (default: not stored)
-        duplicates: ``'error'`` raises on a pair that stands twice, ``'drop'``
+        duplicates: ``'error'`` raises on a repeated pair, ``'drop'``
             keeps its first mention. (default: ``'error'``)
 
     Raises:

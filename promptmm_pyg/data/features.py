@@ -55,7 +55,7 @@ def load_array(path: Path) -> np.ndarray[Any, Any]:
             f'never loaded: write or fetch it again'
         ) from error
     if not isinstance(array, np.ndarray) or array.ndim != 2:
-        raise ValueError(f"'{path}' must contain one matrix, an item a row")
+        raise ValueError(f"'{path}' must contain one matrix with one row per item")
     return array
 
 

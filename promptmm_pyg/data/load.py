@@ -64,7 +64,7 @@ def read_dataset(
     Args:
         path: The folder.
         format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'``, ``'recbole'``, or
-            ``'auto'`` to tell from the files that are there.
+            ``'auto'`` to recognize it by its files.
             (default: ``'auto'``)
         features: ``{modality: file}`` to add or replace, ``{modality: None}``
             to leave out. (default: all ``<modality>_feat.npy``)
@@ -85,7 +85,7 @@ def read_dataset(
 
 
 def detect_format(folder: Path) -> str:
-    """The name of the format of a folder, told by its files."""
+    """The name of the format of a folder, by its files."""
     if not folder.is_dir():
         raise FileNotFoundError(f"'path' must be a folder (got '{folder}')")
     found = [

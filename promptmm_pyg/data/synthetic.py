@@ -53,7 +53,7 @@ def make_synthetic_dataset(
         num_users: The number of users. (default: 600)
         num_items: The number of items. (default: 400)
         num_clusters: The number of tastes. (default: 20)
-        mean_degree: Interactions a user, on average; a little less where picks
+        mean_degree: Interactions per user, on average; a little less where picks
             coincide, at least three where there are items enough.
             (default: 6.0)
         affinity: Share of the picks that follow taste. (default: 0.65)

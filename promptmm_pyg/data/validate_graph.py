@@ -45,7 +45,7 @@ def in_range(edges: Tensor, counts: dict[str, int]) -> bool:
 
 
 def keys(edges: Tensor, data: HeteroData) -> Tensor:
-    """One number a pair, the same for the same pair."""
+    """One number per pair, the same for the same pair."""
     return edges[0] * int(data[ITEM].num_nodes) + edges[1]
 
 
