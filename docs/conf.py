@@ -52,6 +52,8 @@ nitpick_ignore_regex = [
     (r'py:class', r'promptmm_pyg\.models\._.*'),
     (r'py:class', r'promptmm_pyg\.(_distributed|report\.(content|charts))\..*'),
     (r'py:class', r'promptmm_pyg\..*\.([A-Z]|_Graphs)'),
+    # Types of private modules.
+    (r'py:class', r'promptmm_pyg\.(\w+\.)*_[a-z]\w*\..*'),
     (r'py:meth', r'forward'),
     (r'py:attr', r'feature_mapper'),
     (r'py:func', r'save_prompt|save_targets'),

@@ -2,10 +2,10 @@
 
 from promptmm_pyg.viz.embedding_map import plot_embedding_map
 from promptmm_pyg.viz.figure import save_figure
-from promptmm_pyg.viz.parts import plot_explanation
 from promptmm_pyg.viz.run import (
     Bar,
     Records,
+    plot_explanation,
     plot_learning_curves,
     plot_metric_bars,
     plot_run,

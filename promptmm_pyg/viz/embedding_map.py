@@ -1,4 +1,4 @@
-"""Tables of embeddings as maps."""
+"""Maps of embeddings."""
 
 import random
 from collections import Counter
@@ -23,18 +23,17 @@ def plot_embedding_map(
     max_points: int = 5000,
     seed: int = 0,
 ) -> 'Figure':
-    """Returns a figure with a map for each table, a point a row: the rows on their two
-    principal axes (:func:`~promptmm_pyg.explain.pca_map`), which all rows decide, also
-    those that are not drawn.
+    """Returns a figure with a map per table, a point per row, on the two principal axes
+    of all rows (:func:`~promptmm_pyg.explain.pca_map`).
 
     Args:
         x_dict: Tables ``[N, D]`` of the same nodes by name, as by modality; widths may
             differ.
         labels: A word or a number for each node, shown as color; of more than six
-            words the five most frequent are told apart. (default: ``None``)
+            words the five most frequent have their own. (default: ``None``)
         label_name: What labels are. (default: nothing)
-        mask_dict: ``[N]``, bool, by name: which rows are there. (default: all)
-        title: Stands above. (default: nothing)
+        mask_dict: ``[N]``, bool, by name: rows that exist. (default: all)
+        title: Title. (default: nothing)
         max_points: How many nodes are drawn at most, chosen at random.
             (default: ``5000``)
         seed: Seed of that choice and of the order in which points cover each other.
@@ -94,7 +93,7 @@ def _check_map(
 
 
 class _PointColors:
-    """The colors of points, and what explains them."""
+    """The colors of points, and their legend or color bar."""
 
     def __init__(self, labels: Sequence[str] | Sequence[float] | None) -> None:
         self.numbers: list[float] | None = None

@@ -10,24 +10,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colors, told apart by color-blind readers; in order of use.
+# Okabe and Ito's colors, distinct for color-blind readers; in order of use.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 MARKERS = 'osD^vP'
 
 
 def save_figure(figure: 'Figure', path: str | Path) -> None:
-    """Writes a figure as PNG, whole or not at all.
-
-    Args:
-        figure: What to write.
-        path: The file.
-    """
+    """Writes a figure as PNG, atomically."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format='png', dpi=150)
 
 
 def colors_of(names: Iterable[str]) -> dict[str, str]:
-    """A color a name, in the order of the palette."""
+    """A color per name, in the order of the palette."""
     return {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
 
 
@@ -39,18 +34,11 @@ def new_axes(
     columns: int = 1,
     rows: int = 1,
 ) -> 'Axes':
-    """The first axes of a new figure on the Agg canvas: ``pyplot`` would choose a
-    backend for the whole process and keep the figure for ever.
-
-    Args:
-        caller: Who draws, for a message.
-        width: In inches. (default: ``6.0``)
-        height: In inches. (default: ``4.2``)
-        columns: Axes side by side. (default: ``1``)
-        rows: Axes below each other. (default: ``1``)
+    """The first axes of a new figure on the Agg canvas, in inches. ``pyplot`` would
+    choose a backend for the whole process and never release the figure.
 
     Raises:
-        ImportError: If matplotlib is not installed.
+        ImportError: If matplotlib is not installed; ``caller`` is named.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -67,14 +55,14 @@ def new_axes(
 
 
 def figure_of(ax: 'Axes') -> 'Figure':
-    """The whole figure that axes are a part of."""
+    """The figure of the axes."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure
 
 
 def tidy(ax: 'Axes') -> None:
-    """Takes away what says nothing."""
+    """Removes the top and right frame and adds a grid."""
     for side in ('top', 'right'):
         ax.spines[side].set_visible(False)
     ax.grid(axis='y', alpha=0.3)

@@ -1,9 +1,17 @@
-"""How a run went: validation over the epochs, and the results on test."""
+"""Charts of a run: learning curves, test results, and the parts of a score."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from promptmm_pyg.viz.figure import MARKERS, colors_of, figure_of, new_axes, tidy
+from promptmm_pyg.viz.figure import (
+    COLORS,
+    MARKERS,
+    colors_of,
+    figure_of,
+    new_axes,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +27,7 @@ class Bar(NamedTuple):
 
 
 Records = Sequence[Mapping[str, Any]]
-"""One record an epoch: a :class:`~promptmm_pyg.training.History`'s ``records``, or
+"""One record per epoch: a :class:`~promptmm_pyg.training.History`'s ``records``, or
 the lines of a ``log.jsonl``."""
 
 
@@ -29,8 +37,8 @@ def plot_learning_curves(
     *,
     ax: 'Axes | None' = None,
 ) -> 'Axes':
-    """Draws a validation metric over the epochs, a line a model, a ring around the
-    best epoch of each.
+    """Draws a validation metric over the epochs: a line per model, and a ring at its
+    best epoch.
 
     Args:
         curves: Records by name of the model.
@@ -74,7 +82,7 @@ def plot_learning_curves(
     ax.set_xlabel('epoch')
     ax.set_ylabel(f'validation {metric}')
     ax.set_ylim(bottom=0)
-    ax.set_title('Learning curves (mark: the epoch kept)')
+    ax.set_title('Learning curves (mark: best epoch)')
     ax.legend(frameon=False)
     tidy(ax)
     return ax
@@ -137,17 +145,8 @@ def plot_run(
     bars: Mapping[str, Bar],
     metric: str = 'Recall@20',
 ) -> 'Figure':
-    """Returns a figure with the learning curves to the left and the test results,
-    in the same colors, to the right.
-
-    Args:
-        curves: As in :func:`plot_learning_curves`.
-        bars: As in :func:`plot_metric_bars`, on test.
-        metric: Which metric. (default: ``'Recall@20'``)
-
-    Raises:
-        ValueError: As in both functions.
-        ImportError: If matplotlib is not installed.
+    """Returns a figure with :func:`plot_learning_curves` on the left and, in the same
+    colors, :func:`plot_metric_bars` of test on the right.
     """
     left = new_axes('plot_run', width=11.0, columns=2)
     figure = figure_of(left)
@@ -157,3 +156,67 @@ def plot_run(
     plot_metric_bars(bars, f'test {metric}', ax=right, colors=colors)
     right.set_title('Test, read once (95% intervals over users)')
     return figure
+
+
+def plot_explanation(
+    panels: Mapping[str, Sequence[tuple[str, float]]], title: str = ''
+) -> 'Figure':
+    """Returns a figure with a panel per decomposition of a score: a bar per part and
+    the sum below, on one scale.
+
+    Args:
+        panels: Names and values by heading, drawn from the top.
+        title: Title. (default: nothing)
+
+    Raises:
+        ValueError: If there is no panel, or one without parts.
+        ImportError: If matplotlib is not installed.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError(
+            f"'panels' requires at least one part each (got "
+            f'{ {name: len(parts) for name, parts in panels.items()} })'
+        )
+    most = max(len(parts) for parts in panels.values())
+    size = 0.8 + 4.6 * len(panels), 1.5 + 0.38 * (most + 1)
+    figure = figure_of(new_axes('plot_explanation', *size, columns=len(panels)))
+    totals = [sum(value for _, value in parts) for parts in panels.values()]
+    values = [value for parts in panels.values() for _, value in parts] + totals
+    low, high = min(0.0, *values), max(0.0, *values)
+    margin = 0.24 * (high - low) or 1.0
+    for ax, (name, parts), total in zip(
+        figure.axes, panels.items(), totals, strict=True
+    ):
+        _draw_parts(ax, [*parts, ('sum', total)])
+        ax.set_title(name, loc='left', fontsize=10.5)
+        ax.set_xlim(low - margin if low < 0 else 0.0, high + margin)
+        ax.set_ylim(most + 0.6, -0.6)
+    if title:
+        figure.suptitle(textwrap.fill(title, 40 * len(panels)), fontsize=12)
+    return figure
+
+
+def _draw_parts(ax: 'Axes', parts: Sequence[tuple[str, float]]) -> None:
+    last = len(parts) - 1
+    for place, (_, value) in enumerate(parts):
+        color = COLORS[0] if value >= 0 else COLORS[1]
+        ax.barh(place, value, color='0.45' if place == last else color, height=0.66)
+        ax.annotate(
+            f'{value:+.2g}' if 0 < abs(value) < 0.01 else f'{value:+.3f}',
+            (value, place),
+            xytext=(4 if value >= 0 else -4, 0),
+            textcoords='offset points',
+            ha='left' if value >= 0 else 'right',
+            va='center',
+            fontsize=8.5,
+        )
+    ax.plot([0, 0], [-0.6, last + 0.6], color='black', linewidth=0.8)
+    ax.axhline(last - 0.5, color='0.75', linewidth=0.8)
+    names = [name if len(name) <= 30 else f'{name[:27]}...' for name, _ in parts]
+    ax.set_yticks(range(len(parts)), names, fontsize=9)
+    ax.tick_params(axis='y', length=0)
+    ax.set_xlabel('score')
+    tidy(ax)
+    ax.spines['left'].set_visible(False)
+    ax.grid(visible=False, axis='y')
+    ax.grid(axis='x', alpha=0.3)
