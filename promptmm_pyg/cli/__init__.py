@@ -1,5 +1,153 @@
 """The command line, ``promptmm``; a command imports what it runs."""
 
-from promptmm_pyg.cli.app import main
+import argparse
+import contextlib
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from promptmm_pyg import __version__
+from promptmm_pyg.cli.parsing import Parser, UserError
 
 __all__ = ['main']
+
+_DESCRIPTION = """\
+Multi-modal recommendation: train a large teacher on interactions and on the texts and
+images of items, distill it into a small student that needs only its embeddings, and
+recommend.
+
+Start here:
+  promptmm demo                              all steps once, on synthetic data
+Then, with your own data:
+  promptmm data check PATH                   find errors in the data
+  promptmm train PATH --out runs/mine        train the teacher
+  promptmm distill runs/mine                 train the student and its recommender
+  promptmm evaluate runs/mine                evaluate all models on validation
+  promptmm recommend runs/mine --users 7 42  recommend items to users
+  promptmm add-items runs/mine --features text=new.csv  add items without training
+  promptmm explain runs/mine --user 7        explain a score
+  promptmm report runs/mine                  write one page about the run
+  promptmm compare runs/mine runs/other      compare settings and metrics of runs
+  promptmm export runs/mine --embeddings x.npz  write files for other programs
+If something does not work:
+  promptmm doctor                            check this machine and its packages
+For your shell:
+  promptmm completion bash                   complete commands and options
+
+Results are printed to stdout, progress to stderr."""
+# Errors about values, files and packages; anything else is a bug.
+_MISTAKES = (ValueError, TypeError, ImportError, OSError, FloatingPointError)
+
+# A new command is a module with DESCRIPTION, EXAMPLE, add_arguments and run, and a line
+# here. The module is imported when its command is typed.
+COMMANDS = {
+    'data': ('data', 'check a data set'),
+    'train': ('train', 'train a teacher'),
+    'distill': ('distill', 'train a student'),
+    'evaluate': ('evaluate', 'evaluate all models of a run'),
+    'recommend': ('recommend', 'recommend items'),
+    'add-items': ('add_items', 'add new items without training'),
+    'demo': ('demo', 'all steps once, on synthetic data'),
+    'compare': ('compare', 'compare runs'),
+    'export': ('export', 'write files for other programs'),
+    'doctor': ('doctor', 'check this machine'),
+    'explain': ('explain', 'explain a score'),
+    'report': ('report', 'write a page about a run'),
+    'completion': ('completion', 'complete commands in your shell'),
+}
+
+
+def build_parser(command: str | None = None) -> Parser:
+    """The parser of the program.
+
+    Args:
+        command: The only command whose module is imported and whose options are known;
+            a name that is not a command imports none. (default: all of them)
+    """
+    parser = Parser(prog='promptmm', description=_DESCRIPTION)
+    parser.add_argument('--version', action='version', version=__version__)
+    parser.add_argument(
+        '--traceback',
+        action='store_true',
+        help='show where in the code an error was raised, for a bug report',
+    )
+    commands = parser.add_subparsers(title='commands', metavar='COMMAND')
+    for name, (module_name, text) in COMMANDS.items():
+        child = commands.add_parser(name, help=text)
+        if command in (None, name):
+            module = import_module(f'promptmm_pyg.cli.{module_name}')
+            child.description, child.epilog = module.DESCRIPTION, module.EXAMPLE
+            child.set_defaults(run=module.run)
+            module.add_arguments(child)
+    parser.set_defaults(run=None)
+    return parser
+
+
+def command_of(argv: Sequence[str]) -> str:
+    """The first word that is not an option."""
+    return next((word for word in argv if not word.startswith('-')), '')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0 when done, 1 if data have
+    errors, 2 after a mistake of the user, 130 when interrupted, 141 when the output is
+    closed.
+
+    Args:
+        argv: The words after ``promptmm``. (default: from the system)
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show = '--traceback' in argv
+    try:
+        args = build_parser(command_of(argv)).parse_args(argv)
+        if args.run is None:
+            raise UserError("a command is required. See 'promptmm --help'")
+        return _run(args)
+    except KeyboardInterrupt:
+        print(f'\npromptmm: interrupted. {_how_to_resume(argv)}', file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, is done; Python's last flush must not complain.
+        # A stream without a file, as in a test, needs nothing.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except _MISTAKES as error:
+        if show:
+            raise
+        message = ' '.join(format_error(error).split()) or type(error).__name__
+        print(f'promptmm: error: {message}', file=sys.stderr)
+        return 2
+
+
+def _run(args: argparse.Namespace) -> int:
+    with warnings.catch_warnings():
+        # Users cannot act on these.
+        warnings.filterwarnings('ignore', message='Sparse CSR tensor support')
+        warnings.filterwarnings('ignore', message='Sparse invariant checks')
+        if 'torch' in sys.modules:
+            from promptmm_pyg.training import tune_allocator
+
+            tune_allocator()
+        status: int = args.run(args)
+    return status
+
+
+def format_error(error: Exception) -> str:
+    """The message of an error, with the path if it is about a file."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return (
+            f"'{error.filename}' cannot be read or written: {error.strerror}. Check "
+            f'the path and its permissions'
+        )
+    return str(error)
+
+
+def _how_to_resume(argv: list[str]) -> str:
+    words = [word for word in argv if word not in ('--overwrite', '--resume')]
+    if {'train', 'distill'} & set(argv[:2]):
+        words.append('--resume')
+    return f'Continue with: {shlex.join(["promptmm", *words])}'

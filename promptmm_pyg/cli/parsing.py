@@ -1,20 +1,38 @@
-"""Options made from signatures, so that a default stands in one place."""
+"""Options from signatures and from files of settings.
+
+Nothing heavy is imported here, so that the program starts fast.
+"""
 
 import argparse
+import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-SCHEDULE = {
+Group = argparse.ArgumentParser | argparse._ArgumentGroup
+TRAIN = {
+    'learning_rate': 'step size of the optimizer',
+    'weight_decay': 'decay of all parameters by the optimizer',
+    'batch_size': 'interactions per step',
+    'optimizer': "'dense' updates every row of the embedding tables at each step, "
+    "'lazy' the rows of the batch; lazy requires a model without propagation (mf)",
+    'seed': 'seed of everything random in training',
+}
+LENGTH = {
     'epochs': 'passes over the training interactions, at most',
-    'patience': 'validations in a row without a better value before training stops',
+    'patience': 'validations without improvement before training stops',
     'monitor': 'validation metric that chooses the best epoch',
     'validate_every': 'epochs between two validations',
 }
+# These say what to do with the settings, and may not be in a file of settings.
+_ACTIONS = ('help', 'config', 'print_config', 'dry_run', 'resume', 'overwrite')
 
 
-class UserError(Exception):
-    """A mistake in what the user typed; its message is all that is shown."""
+class UserError(ValueError):
+    """A mistake in what the user typed; only its message is shown."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,25 +42,28 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault('allow_abbrev', False)
         super().__init__(*args, **kwargs)
-        self.before_parsing: Callable[[Parser, Sequence[str]], None] | None = None
-        """Is shown the words before they are parsed. (default: nobody)"""
+        self.reads_config = False
 
     def parse_known_args(  # type: ignore[override]
         self,
         args: Sequence[str] | None = None,
         namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parses what is known, with :attr:`before_parsing` ahead."""
-        if self.before_parsing is not None:
-            self.before_parsing(self, args or ())
-        return super().parse_known_args(args, namespace)
+        """Parses, after the file of ``--config``; unknown options are errors."""
+        if self.reads_config:
+            use_config_file(self, args or ())
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._subparsers is None:
+            names = list(self._option_string_actions)
+            close = difflib.get_close_matches(unknown[0].partition('=')[0], names, n=1)
+            hint = f". Did you mean '{close[0]}'?" if close else ''
+            self.error(f'unrecognized arguments: {" ".join(unknown)}{hint}')
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing the usage."""
-        raise UserError(f"{message}. See '{self.prog} --help'")
-
-
-Group = argparse.ArgumentParser | argparse._ArgumentGroup
+        end = '' if message.endswith('?') else '.'
+        raise UserError(f"{message}{end} See '{self.prog} --help'")
 
 
 def add_options(
@@ -55,18 +76,19 @@ def add_options(
     choices and the default of its signature.
 
     Args:
-        group: Where to add them.
+        group: The parser or group to add to.
         function: A function or a class.
-        helps: What to say about each parameter.
+        helps: The help of each parameter.
         rename: Other names for the options. (default: the parameters' own)
     """
     rename = rename or {}
     parameters = inspect.signature(function).parameters
-    hints = get_type_hints(function.__init__ if _is_class(function) else function)
+    is_class = inspect.isclass(function) and not hasattr(function, '_fields')
+    hints = get_type_hints(function.__init__ if is_class else function)
     for name, text in helps.items():
         default = parameters[name].default
-        flag = rename.get(name, name).replace('_', '-')
-        options: dict[str, Any] = {'default': default, 'dest': rename.get(name, name)}
+        dest = rename.get(name, name)
+        options: dict[str, Any] = {'default': default, 'dest': dest}
         if isinstance(default, bool):
             options['action'] = argparse.BooleanOptionalAction
         elif get_origin(hints.get(name)) is Literal:
@@ -74,15 +96,11 @@ def add_options(
         else:
             options['type'] = type(default)
             options['metavar'] = {int: 'N', float: 'X', str: 'NAME'}[type(default)]
-        group.add_argument(f'--{flag}', help=f'{text} (default: {default})', **options)
+        flag = f'--{dest.replace("_", "-")}'
+        group.add_argument(flag, help=f'{text} (default: {default})', **options)
 
 
-def _is_class(function: Callable[..., Any]) -> bool:
-    # Named tuples have no `__init__` of their own to read.
-    return inspect.isclass(function) and not hasattr(function, '_fields')
-
-
-def chosen(
+def selected_options(
     args: argparse.Namespace,
     names: Iterable[str],
     rename: Mapping[str, str] | None = None,
@@ -92,53 +110,347 @@ def chosen(
     return {name: getattr(args, rename.get(name, name)) for name in names}
 
 
-def add_schedule(parser: argparse.ArgumentParser) -> None:
-    """Adds the options about the length of a training run."""
+def add_training(parser: Parser, **more: str) -> None:
+    """Adds the options of :class:`~promptmm_pyg.training.TrainingConfig` and how to
+    train: ``--device``, ``--quiet``, ``--config`` and others.
+    """
     from promptmm_pyg.training import TrainingConfig
 
-    add_options(parser.add_argument_group('length'), TrainingConfig, SCHEDULE)
-
-
-def add_progress(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--quiet``."""
+    add_options(parser.add_argument_group('training'), TrainingConfig, TRAIN | more)
+    add_options(parser.add_argument_group('length'), TrainingConfig, LENGTH)
+    parser.add_argument(
+        '--device',
+        type=_device,
+        default='cpu',
+        help="where to train: 'cpu', 'cuda' or, with several GPUs, 'cuda:1'; the run "
+        'can be used anywhere (default: cpu)',
+    )
     parser.add_argument('--quiet', action='store_true', help='show no progress bar')
-
-
-def add_weights(group: Group, defaults: Mapping[str, float]) -> None:
-    """Adds ``--weight NAME=X``, to be read by :func:`weights`."""
-    shown = ', '.join(f'{name}={value}' for name, value in defaults.items())
-    group.add_argument(
-        '--weight',
-        action='append',
-        default=list(defaults.items()),
-        type=named,
-        metavar='TERM=X',
-        help=f'weight of a term of the loss, may be repeated (default: {shown})',
+    add_config_options(parser)
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='read the data, build the model, take a few steps and estimate time and '
+        'memory; write nothing',
     )
 
 
-def weights(
+def _device(text: str) -> str:
+    import torch
+
+    try:
+        is_known = torch.device(text).type in ('cpu', 'cuda')
+    except RuntimeError:
+        is_known = False
+    if not is_known:
+        message = f"must be 'cpu', 'cuda' or 'cuda:N' (got {text!r})"
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def check_device(name: str) -> str:
+    """The name of a device.
+
+    Raises:
+        UserError: If this machine does not have it.
+    """
+    import torch
+
+    device, count = torch.device(name), torch.cuda.device_count()
+    if device.type == 'cuda' and (device.index or 0) >= count:
+        raise UserError(
+            f"--device '{name}' is not available ({count} GPUs found). Leave it out to "
+            f'train on the CPU'
+        )
+    return name
+
+
+def add_loss_weights(group: Group, defaults: Mapping[str, float]) -> None:
+    """Adds ``--loss-weight NAME=X``, to be read by :func:`loss_weights`."""
+    text = ', '.join(f'{name}={value}' for name, value in defaults.items())
+    group.add_argument(
+        '--loss-weight',
+        action='append',
+        default=list(defaults.items()),
+        type=named,
+        metavar='LOSS=X',
+        help=f'weight of a loss, may be repeated (default: {text})',
+    )
+
+
+def loss_weights(
     args: argparse.Namespace, defaults: Mapping[str, float]
 ) -> dict[str, float]:
-    """The weights of all terms, those given in place of the defaults."""
-    found = dict(defaults)
-    for name, value in args.weight:
-        if name not in found:
-            raise UserError(f"--weight requires one of {sorted(found)} (got '{name}')")
+    """The weights of all losses: those given, and the defaults of the others."""
+    weights = dict(defaults)
+    for name, value in args.loss_weight:
+        if name not in weights:
+            raise UserError(
+                f"--loss-weight requires one of {sorted(weights)} (got '{name}')"
+            )
         try:
-            found[name] = float(value)
+            weights[name] = float(value)
         except ValueError as error:
             raise UserError(
-                f"--weight {name} requires a number (got '{value}')"
+                f"--loss-weight {name} must be a number (got '{value}')"
             ) from error
-    return found
+    return weights
 
 
 def named(text: str) -> tuple[str, str]:
     """The parts of ``NAME=VALUE``."""
     name, sign, value = text.partition('=')
     if not name or not sign:
-        raise argparse.ArgumentTypeError(
-            f"must have the form NAME=VALUE (got '{text}')"
-        )
+        message = f"must have the form NAME=VALUE (got '{text}')"
+        raise argparse.ArgumentTypeError(message)
     return name, value
+
+
+def add_config_options(parser: Parser) -> None:
+    """Adds ``--config FILE`` and ``--print-config``.
+
+    The file replaces the defaults, and what is typed replaces both; options that
+    collect, such as ``--loss-weight``, start with those of the file.
+    """
+    positional = ', '.join(
+        f"{action.metavar} as '{action.dest}'"
+        for action in parser._actions
+        if not action.option_strings
+    )
+    group = parser.add_argument_group('settings from a file')
+    group.add_argument(
+        '--config',
+        metavar='FILE',
+        help='.json or .toml with options by their long names without the leading '
+        f'dashes, {positional}; or the config.json of a run. Typed options win; '
+        'paths are relative to the current folder',
+    )
+    group.add_argument(
+        '--print-config',
+        action='store_true',
+        help='print all settings as such a file, and do nothing else',
+    )
+    parser.reads_config = True
+    parser.set_defaults(parser=parser)
+
+
+def use_config_file(parser: Parser, argv: Sequence[str]) -> None:
+    """Makes the settings of the file in ``--config``, if any, the parser's defaults.
+
+    Raises:
+        UserError: If the file cannot be read, or an entry is not an option or not a
+            value of it.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument('--config')
+    if list(argv)[-1:] == ['--config']:
+        return  # The parser itself reports the missing value.
+    path = finder.parse_known_args(list(argv))[0].config
+    if path is None:
+        return
+    known = _settings(parser)
+    given: list[argparse.Action] = []
+    words: list[str] = []
+    last: list[str] = []  # Everything after '--' is positional.
+    for name, value in read_settings(path).items():
+        key = name.replace('_', '-')
+        if key not in known:
+            raise UserError(_unknown(path, name, list(known)))
+        if value is not None:
+            given.append(known[key])
+            new = _words(path, key, known[key], value)
+            (words if known[key].option_strings else last).extend(new)
+    values = _parse(parser, path, given, words + last)
+    for action, value in zip(given, values, strict=True):
+        action.default, action.required = value, False
+        if not action.option_strings:
+            action.nargs = '?'
+
+
+def _parse(
+    parser: Parser, path: str, given: list[argparse.Action], words: list[str]
+) -> list[Any]:
+    """The values of words that may lack what the parser requires."""
+    required = [action for action in parser._actions if action.required]
+    nargs = [action.nargs for action in required]
+    for action in required:
+        action.required = False
+        if not action.option_strings:
+            action.nargs = '?'
+    parser.reads_config = False
+    try:
+        parsed, _ = parser.parse_known_args(words)
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from error
+    finally:
+        for action, old in zip(required, nargs, strict=True):
+            action.required, action.nargs = True, old
+    return [getattr(parsed, action.dest) for action in given]
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The entries of a ``.json`` or ``.toml`` file, by option.
+
+    Raises:
+        UserError: If there is no such file, or it holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file '{path}' of settings")
+    if path.suffix not in ('.json', '.toml'):
+        raise UserError(f"--config requires a .json or .toml file (got '{path}')")
+    try:
+        text = path.read_text(encoding='utf-8')
+        content = tomllib.loads(text) if path.suffix == '.toml' else json.loads(text)
+    except ValueError as error:  # Also where bytes are not text.
+        raise UserError(f"'{path}' is not a {path.suffix} file: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"'{path}' must contain options by name, such as "
+            f'{{"epochs": 50}} (got a {type(content).__name__})'
+        )
+    return flags_of_run(content) if is_run_config(content) else content
+
+
+def config_text(args: argparse.Namespace) -> str:
+    """All settings in use, as JSON that ``--config`` reads."""
+    settings = {}
+    for name, action in _settings(args.parser).items():
+        value = getattr(args, action.dest)
+        if action.dest == 'loss_weight':
+            value = {loss: float(number) for loss, number in value}
+        elif action.type is named:
+            value = dict(value)
+        settings[name] = value
+    return json.dumps(settings, indent=2)
+
+
+def _settings(parser: Parser) -> dict[str, argparse.Action]:
+    """The options that a file may hold, by name."""
+    settings = {}
+    for action in parser._actions:
+        if action.dest not in _ACTIONS:
+            long = [x for x in action.option_strings if x.startswith('--')]
+            name = long[0].removeprefix('--') if long else action.dest
+            settings[name] = action
+    return settings
+
+
+def _unknown(path: str, name: str, known: list[str]) -> str:
+    if name.replace('-', '_') in _ACTIONS:
+        return f"'{path}' must not hold '{name}' (got one). Type it"
+    close = difflib.get_close_matches(name.replace('_', '-'), known, n=1)
+    hint = f". Did you mean '{close[0]}'?" if close else ". See '--help' for all"
+    return f"'{path}' holds '{name}', which is not an option{hint}"
+
+
+def _words(path: str, key: str, action: argparse.Action, value: Any) -> Iterator[str]:
+    """The command line that sets an option to a value."""
+    name = f"'{path}': '{key}'"
+    if action.nargs == 0:  # A switch.
+        if not isinstance(value, bool):
+            raise UserError(f'{name} must be true or false (got {value!r})')
+        if value:
+            yield f'--{key}'
+        elif isinstance(action, argparse.BooleanOptionalAction):
+            yield f'--no-{key}'
+    elif not action.option_strings:
+        yield from ('--', _word(name, value))
+    elif isinstance(value, list) and action.nargs == '+' and action.type is not named:
+        yield from (f'--{key}', *(_word(name, inner) for inner in value))
+    else:
+        for inner in _pairs(name, value) if action.type is named else [value]:
+            yield f'--{key}={_word(name, inner)}'
+
+
+def _pairs(name: str, value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [f'{key}={_word(name, inner)}' for key, inner in value.items()]
+    return value if isinstance(value, list) else [value]
+
+
+def _word(name: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f'{name} must be a text or a number (got {value!r})')
+    return value if isinstance(value, str) else repr(value)
+
+
+# The sections of config.json whose entries are options of the same name, and the
+# options of the other entries.
+_SECTIONS = ('teacher', 'distill', 'train', 'losses', 'candidates')
+_DATA = {
+    'path': 'path',
+    'format': 'format',
+    'duplicates': 'duplicates',
+    'min_rating': 'min-rating',
+    'user': 'user-column',
+    'item': 'item-column',
+    'time': 'time-column',
+    'item_ids': 'item-ids',
+}
+_SPLIT = {
+    'method': 'split',
+    'val_ratio': 'val-ratio',
+    'test_ratio': 'test-ratio',
+    'seed': 'split-seed',
+}
+
+
+def is_run_config(content: Mapping[str, Any]) -> bool:
+    """Whether ``train`` or ``distill`` wrote these settings."""
+    is_teacher = isinstance(content.get('data'), dict) and 'teacher' in content
+    return is_teacher or isinstance(content.get('distill'), dict)
+
+
+def flags_of_run(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, by long name, that lead to the ``config.json`` of a run or student.
+
+    Raises:
+        UserError: If there are none, since the data are synthetic.
+    """
+    flags: dict[str, Any] = {}
+    for section in _SECTIONS:
+        flags |= content.get(section, {})
+    for name in ('student', 'embedding_dim', 'num_layers'):
+        if name in content:
+            flags[name] = content[name]
+    flags['loss-weight'] = dict(content['loss_weights'])
+    if 'data' in content:
+        flags |= _data_flags(content['data'])
+        prompt, titles = content['prompt'], content.get('titles')
+        if prompt is None:
+            flags['no-prompt'] = True
+        else:
+            flags |= {'prompt-start': prompt['start']}
+            flags |= {'prompt-dim': prompt['out_channels']}
+            flags |= {'prompt-combine': prompt['combine']}
+        if titles is not None:
+            flags |= {'titles': titles['path'], 'title-column': titles['title']}
+            flags['item-column'] = titles['item']
+    return {name.replace('_', '-'): value for name, value in flags.items()}
+
+
+def _data_flags(config: Mapping[str, Any]) -> dict[str, Any]:
+    if config['format'] == 'synthetic':
+        raise UserError(
+            'the run is on synthetic data, which no option describes. Name the '
+            'config.json of a run on your own data'
+        )
+    flags = {flag: config[key] for key, flag in _DATA.items() if key in config}
+    flags['features'] = {k: file or '' for k, file in config['features'].items()}
+    if 'masks' in config:
+        flags['masks'] = config['masks'] or 'none'
+    for key, flag in _SPLIT.items():
+        if key in config.get('split', {}):
+            flags[flag] = config['split'][key]
+    for content in config.get('content', []):
+        if content['modality'] == 'image':
+            flags['images'] = content['path']
+        elif content['kind'] == 'table':
+            flags['text'] = f'{content["path"]}:{content["column"]}'
+        else:
+            flags['text'] = content['path' if content['kind'] == 'text' else 'column']
+        flags[f'{content["modality"]}-encoder'] = content['encoder']
+        if content['cache'] is not None:
+            flags['content-cache'] = content['cache']
+    return flags
