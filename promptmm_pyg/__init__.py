@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from promptmm_pyg.evaluation import evaluate, paired_bootstrap
     from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
     from promptmm_pyg.nn import PromptedEncoder, load_prompt, save_prompt
+    from promptmm_pyg.runs import Run
     from promptmm_pyg.serving import Recommender
     from promptmm_pyg.targets import (
         SoftTargets,
@@ -32,6 +33,7 @@ _HOMES = {
     'PromptMM': 'models',
     'PromptedEncoder': 'nn',
     'Recommender': 'serving',
+    'Run': 'runs',
     'SoftTargets': 'targets',
     'TeacherOutput': 'targets',
     'TrainingConfig': 'training',
@@ -56,6 +58,7 @@ __all__ = [
     'PromptMM',
     'PromptedEncoder',
     'Recommender',
+    'Run',
     'SoftTargets',
     'TeacherOutput',
     'TrainingConfig',

@@ -16,7 +16,7 @@ ROOT = Path(promptmm_pyg.__file__).parent
 NAME = 'promptmm_pyg'
 
 PYG = {'torch', 'torch_geometric'}
-CORE = {'numpy', 'safetensors', 'tqdm'}
+CORE = {'numpy', 'psutil', 'safetensors', 'tqdm'}
 # Extras: inside the function that uses them, and not in the lightest layers.
 OPTIONAL = {'faiss', 'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
 OPTIONAL |= {'torch_scatter', 'torch_sparse'}
@@ -37,7 +37,7 @@ class May(NamedTuple):
 
 
 LAYERS = {
-    '__init__': May({*MODELS, 'models', 'training', 'distillation', 'serving'}, set()),
+    '__init__': May({*MODELS, 'models', 'training', 'distillation', 'serving', 'runs'}, set()),
     '__main__': May({'cli'}, set(), set()),
     '_utils': May(set(), {'torch'}, set()),
     '_distributed': May(set(), {'torch'}, set()),
@@ -82,9 +82,13 @@ LAYERS = {
     ),
     # What is run from a shell may use every core dependency.
     'viz': May({'_utils', 'explain.pca_map'}, {'torch'}),
+    'runs': May(
+        {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'},
+        {*PYG, 'numpy', 'safetensors'},
+    ),
     'cli': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
-        | {'viz', 'explain', 'report'},
+        | {'viz', 'explain', 'report', 'runs'},
         {*PYG, *CORE},
     ),
 }

@@ -14,7 +14,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from promptmm_pyg.cli.app import build_parser
+from promptmm_pyg.cli import build_parser
 
 ROOT = 'promptmm_pyg'
 # Each has a page; an object is documented on the page of the package it is made in.
@@ -31,6 +31,7 @@ PACKAGES = (
     'nn',
     'ranking',
     'report',
+    'runs',
     'serving',
     'targets',
     'training',

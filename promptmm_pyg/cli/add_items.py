@@ -1,46 +1,55 @@
 """``promptmm add-items``: items that came after training, from their features."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from promptmm_pyg.cli.data_source import read_titles
-from promptmm_pyg.cli.new_contents import add_new_contents, encode_new
-from promptmm_pyg.cli.new_features import NewFeatures, read_new_features
+import numpy as np
+
+from promptmm_pyg.cli.data import content_folder, text_source
 from promptmm_pyg.cli.parsing import UserError, named
-from promptmm_pyg.cli.recommend import load_recommender
-from promptmm_pyg.cli.run_folder import RunFolder
+from promptmm_pyg.cli.recommend import is_recommender, load_recommender
+from promptmm_pyg.data.table import load_item_features
+from promptmm_pyg.runs import Run
+from promptmm_pyg.runs.data import contents_of, encode, read_ids, read_titles
 from promptmm_pyg.serving import FeatureMapper, Recommender
 
-_DESCRIPTION = """\
-Put items that came after training into what RUN serves. Nothing is trained: the
-student's items were distilled into maps from features to embeddings, and these say
-where a new item stands. Known items stay as they are.
+Array = np.ndarray[Any, Any]
+DESCRIPTION = """\
+Add items that came after training to the recommender of RUN. Nothing is trained: the
+distillation fitted maps from features to the student's item embeddings, and these place
+a new item. Known items do not change.
 
-Features have to be of the same kind as those of training: from the same model, of the
-same width, not standardized. An item may lack a modality: leave it out of that table,
-or let its row be zeros or NaN. Files with ids of their own (.csv, .parquet) may name
-the items in any order. Where training encoded texts or pictures, --text and --images
-encode those of the new items in the same way.
+Features must be of the same kind as in training: from the same model, of the same
+width, not standardized. An item may lack a modality: leave it out of that table, or let
+its row be zeros or NaN. Files with ids of their own (.csv, .parquet) may list the items
+in any order. If texts or images were encoded in training, --text and --images encode
+those of the new items in the same way.
 
 'promptmm distill RUN --overwrite' makes the recommender anew, without these items."""
-_EXAMPLE = """\
+EXAMPLE = """\
 example:
   promptmm add-items runs/mine --text texts/
   promptmm add-items runs/mine --features text=new_text.csv image=new_image.csv
   promptmm add-items runs/mine --features image=new.npy --ids new.txt --out served/
   promptmm recommend runs/mine --users 7 --allow new.txt"""
+_MODALITIES = {'text': 'text', 'images': 'image'}  # By option.
 
 
-def add_command(commands: Any, **kwargs: Any) -> None:
-    """Adds ``add-items`` to the program."""
-    parser = commands.add_parser(
-        'add-items',
-        **kwargs,
-        usage='promptmm add-items RUN [--features NAME=FILE ...] [options]',
-        description=_DESCRIPTION,
-        epilog=_EXAMPLE,
-    )
+class NewFeatures(NamedTuple):
+    """The features of new items."""
+
+    ids: list[Any]
+    modality_x: dict[str, Array]
+    """Features ``[N, F_m]`` in single precision, zeros where they are missing."""
+    modality_mask: dict[str, Array]
+    """Boolean ``[N]``, ``True`` where an item has the modality."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds all options."""
+    parser.usage = 'promptmm add-items RUN [--features NAME=FILE ...] [options]'
     parser.add_argument(
         'folder', metavar='RUN', help='folder of a run with a student, or a recommender'
     )
@@ -52,13 +61,25 @@ def add_command(commands: Any, **kwargs: Any) -> None:
         type=named,
         metavar='NAME=FILE',
         help='features of the new items by modality: .csv or .parquet with the item '
-        'column, or .npy with a row for each of --ids',
+        'column, or .npy with one row for each of --ids',
     )
-    add_new_contents(parser)
+    parser.add_argument(
+        '--text',
+        metavar='SOURCE',
+        help='texts of the new items, for a run trained with --text: a folder of files '
+        '<item id>.txt, or FILE.csv:COLUMN with the item column; known items in it are '
+        'ignored',
+    )
+    parser.add_argument(
+        '--images',
+        metavar='FOLDER',
+        help='images of the new items, for a run trained with --images: a folder of '
+        'files <item id>.jpg, .png, ...; known items in it are ignored',
+    )
     parser.add_argument(
         '--ids',
         metavar='FILE',
-        help='raw ids of the new items, one a line, in the order of .npy rows '
+        help='raw ids of the new items, one per line, in the order of .npy rows '
         '(default: those of the tables)',
     )
     parser.add_argument(
@@ -71,10 +92,7 @@ def add_command(commands: Any, **kwargs: Any) -> None:
         help='column of item ids in tables (default: item_id)',
     )
     parser.add_argument(
-        '--title-column',
-        default='title',
-        metavar='NAME',
-        help='column of titles (default: title)',
+        '--title-column', default='title', metavar='NAME', help='(default: title)'
     )
     parser.add_argument(
         '--out',
@@ -84,25 +102,24 @@ def add_command(commands: Any, **kwargs: Any) -> None:
     parser.add_argument(
         '--overwrite', action='store_true', help='replace the recommender in --out'
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Adds the items and says how many there are now."""
+    """Adds the items and prints their number."""
     if not args.features and args.text is None and args.images is None:
         raise UserError(
-            'what is known of the new items is needed: --features NAME=FILE, --text '
+            'features of the new items are required: --features NAME=FILE, --text '
             'SOURCE or --images FOLDER'
         )
     target = _target(args)
     recommender = load_recommender(args.folder)
-    path = recommender.feature_mapper
-    if path is None:
+    mapper = recommender.feature_mapper
+    if mapper is None:
         raise UserError(
-            f"'{args.folder}' cannot place new items: its student was distilled from "
-            f'data without features, or with fewer than ten items that have them'
+            f"'{args.folder}' cannot add items: its student was distilled from data "
+            f'without features, or with fewer than ten items that have them'
         )
-    new = _read(args, recommender, path)
+    new = _read(args, recommender, mapper)
     titles = None
     if args.titles is not None:
         by_text = read_titles(args.titles, args.item_column, args.title_column)
@@ -112,75 +129,223 @@ def run(args: argparse.Namespace) -> int:
     )
     recommender.save(target)
     items = 'item' if len(new.ids) == 1 else 'items'
-    print(f'{len(new.ids)} {items} added, {recommender.num_items} in all')
-    for part in path.maps:
+    print(f'{len(new.ids)} {items} added, {recommender.num_items} in total')
+    for part in mapper.maps:
         print(
-            f'by {" + ".join(part.modalities)}: held-out items ranked with NDCG '
-            f'{part.gain:.4f}, the average item with {part.baseline:.4f}'
+            f'by {" + ".join(part.modalities)}: NDCG of held-out items '
+            f'{part.gain:.4f}, of the average item {part.baseline:.4f}'
         )
     print(f'written: {target}')
     return 0
 
 
+def _target(args: argparse.Namespace) -> Path:
+    """The folder to write; raises before any work is done."""
+    if args.out is None:
+        folder = Path(args.folder)
+        return folder if is_recommender(folder) else Run(folder).recommender_dir
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out must be a folder (got the file '{out}')")
+    if is_recommender(out) and not args.overwrite:
+        raise UserError(
+            f"'{out}' holds a recommender. Choose another --out, or pass --overwrite"
+        )
+    if not is_recommender(out) and out.exists() and any(out.iterdir()):
+        raise UserError(
+            f"'{out}' holds something that is not a recommender. Choose another folder"
+        )
+    return out
+
+
 def _read(
-    args: argparse.Namespace, recommender: Recommender, path: FeatureMapper
+    args: argparse.Namespace, recommender: Recommender, mapper: FeatureMapper
 ) -> NewFeatures:
-    contents = encode_new(args, recommender.item_ids)
+    contents = {
+        _MODALITIES[option]: _encode(option, args, recommender.item_ids)
+        for option in _MODALITIES
+        if getattr(args, option) is not None
+    }
     files: dict[str, Path] = {}
     for name, file in args.features:
         if name in contents:
             raise UserError(
-                f"--features names '{name}', which is what the contents are called. "
+                f"--features must not name '{name}', the name of the encoded contents. "
                 f'Pass one of them'
             )
-        if name not in path.channels:
+        if name not in mapper.channels:
             raise UserError(
-                f'--features requires modalities of {sorted(path.channels)}, those of '
-                f"training (got '{name}')"
+                f'--features requires modalities of {sorted(mapper.channels)}, those '
+                f"of training (got '{name}')"
             )
         files[name] = Path(file)
     new = read_new_features(files, args.ids, args.item_column, contents)
-    ids = _typed(new.ids, recommender)
-    known = set(recommender.item_ids)
-    old = [raw for raw in ids if raw in known]
+    known = recommender.item_ids
+    ids = [_typed(raw, known) for raw in new.ids]
+    old = set(known).intersection(ids)
     if old:
+        first = next(raw for raw in ids if raw in old)
         raise UserError(
-            f"item '{old[0]}' is there already ({len(old)} such items in all). Leave "
-            f'out what is known'
+            f"item '{first}' exists already ({len(old)} such items in total). Leave "
+            f'out known items'
         )
     return new._replace(ids=ids)
 
 
-def _typed(ids: list[Any], recommender: Recommender) -> list[Any]:
-    """Ids as those of the recommender are: text, or numbers."""
-    kinds = {type(raw) for raw in recommender.item_ids}
-    if kinds == {str}:
-        return [str(raw) for raw in ids]
-    wrong = [raw for raw in ids if type(raw) is not int]
-    if kinds == {int} and wrong:
+def _typed(raw: Any, known: list[Any]) -> Any:
+    """The id with the type of the known ones: text or a number."""
+    types = {type(other) for other in known}
+    if types == {str}:
+        return str(raw)
+    if types == {int} and type(raw) is not int:
         raise UserError(
-            f"ids must be whole numbers, as those of '{recommender.item_ids[0]}' "
-            f"and others are (got '{wrong[0]}')"
+            f"ids must be integers, as '{known[0]}' and others are (got '{raw}')"
         )
-    return ids
+    return raw
 
 
-def _target(args: argparse.Namespace) -> Path:
-    """Where to write; raises before any work is done."""
-    if args.out is None:
-        if (Path(args.folder) / 'ids.json').is_file():
-            return Path(args.folder)
-        return RunFolder(args.folder).recommender
-    out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out requires a folder (got the file '{out}')")
-    there = (out / 'ids.json').is_file()
-    if there and not args.overwrite:
+def _encode(
+    option: str, args: argparse.Namespace, known: list[Any]
+) -> tuple[list[Any], Array]:
+    """Ids and rows of the items that are new, zeros where a content is not readable."""
+    source, place = getattr(args, option), None
+    if option == 'images':
+        place = content_folder(option, source)
+    else:
+        place = text_source(source, args.item_column)
+        if place is None:
+            raise UserError(
+                f"--text must be a folder or FILE.csv:COLUMN (got '{source}')"
+            )
+    config = {**_training_content(option, args.folder), **place}
+    old = {str(raw) for raw in known}
+    contents = {
+        raw: content
+        for raw, content in contents_of(config).items()
+        if str(raw) not in old
+    }
+    if not contents:
         raise UserError(
-            f"'{out}' holds a recommender. Choose another --out, or pass --overwrite"
+            f"--{option} must contain new items (got '{source}', where all are known)"
         )
-    if not there and out.exists() and any(out.iterdir()):
+    rows = encode(config, contents)
+    # Names of files are text.
+    to_int = type(known[0]) is int
+    ids = [int(x) if to_int and str(x).isdecimal() else x for x in rows.ids]
+    return ids, rows.x
+
+
+def _training_content(option: str, folder: str) -> dict[str, Any]:
+    """How the contents were encoded in training."""
+    if is_recommender(folder):
         raise UserError(
-            f"'{out}' holds something that is no recommender. Choose another folder"
+            f'--{option} requires the folder of a run, whose config.json names the '
+            f"encoder (got '{Path(folder)}'). Encode the contents and pass --features"
         )
-    return out
+    configs = Run.open(folder).config['data'].get('content', [])
+    for config in configs:
+        if config['modality'] == _MODALITIES[option]:
+            return dict(config)
+    raise UserError(
+        f"--{option} requires a run that was trained with --{option} (got '{folder}', "
+        f'which was trained with {[x["modality"] for x in configs] or "none"}). Pass '
+        f'--features'
+    )
+
+
+def read_new_features(
+    files: Mapping[str, Path],
+    ids_file: str | None,
+    item_column: str,
+    contents: Mapping[str, tuple[list[Any], Array]] | None = None,
+) -> NewFeatures:
+    """Reads the features of new items.
+
+    Args:
+        files: By modality; ``.npy``, or a table with ids of its own.
+        ids_file: The ids, in the order of ``.npy`` rows. (default: those of the
+            tables, in the order of their first occurrence)
+        item_column: The column of ids in tables.
+        contents: By modality, ids with rows that are encoded already.
+            (default: none)
+
+    Raises:
+        UserError: If files do not fit each other, or an item has no features.
+    """
+    tables = dict(contents or {})
+    for name, file in files.items():
+        if not file.is_file():
+            raise UserError(f"--features names a file that does not exist: '{file}'")
+        tables[name] = _load(name, file, ids_file, item_column)
+    if ids_file is not None:
+        ids = read_ids(ids_file)
+    else:
+        ids = list(dict.fromkeys(raw for own, _ in tables.values() for raw in own))
+    if not ids:
+        raise UserError('there are no new items in these files')
+    _check_unique(ids, '--ids')
+    modality_x, masks = {}, {}
+    for name, (own, x) in tables.items():
+        modality_x[name], masks[name] = _in_order(name, own, x, ids)
+    without = ~np.stack(list(masks.values())).any(axis=0)
+    if without.any():
+        raise UserError(
+            f"item '{ids[int(without.argmax())]}' has no features in any file "
+            f'({int(without.sum())} such items in total). Leave it out'
+        )
+    return NewFeatures(ids, modality_x, masks)
+
+
+def _check_unique(ids: list[Any], where: str) -> None:
+    if len(set(ids)) < len(ids):
+        twice = next(raw for raw in ids if ids.count(raw) > 1)
+        raise UserError(f"item '{twice}' occurs twice in {where}")
+
+
+def _load(
+    name: str, file: Path, ids_file: str | None, item_column: str
+) -> tuple[list[Any], Array]:
+    """The ids of a file and one row for each."""
+    content = load_item_features(file, item_column)
+    if isinstance(content, np.ndarray):
+        if ids_file is None:
+            raise UserError(f"'{file}' has no ids of its own: pass --ids FILE")
+        own, x = read_ids(ids_file), content
+        if len(own) != len(x):
+            raise UserError(
+                f"'{file}' must have a row for each of the {len(own)} --ids (got "
+                f'{len(x)})'
+            )
+    else:
+        own, x = content.index.tolist(), content.to_numpy()
+        _check_unique(own, f"'{file}'")
+    if len(x) and x.dtype.kind not in 'fiu':
+        raise UserError(f"the features of '{name}' must be numbers ('{file}')")
+    return own, x.astype(np.float32)
+
+
+def _in_order(
+    name: str, own: list[Any], x: Array, ids: list[Any]
+) -> tuple[Array, Array]:
+    """Rows and masks in the order of ``ids``."""
+    by_text = {str(raw): row for row, raw in enumerate(own)}
+    unknown = set(by_text) - {str(raw) for raw in ids}
+    if unknown:
+        raise UserError(
+            f"the features of '{name}' must be of items in --ids (got those of "
+            f"'{min(unknown)}', {len(unknown)} unknown in total)"
+        )
+    out = np.zeros((len(ids), x.shape[1]), dtype=np.float32)
+    rows = np.array([by_text.get(str(raw), -1) for raw in ids])
+    out[rows >= 0] = x[rows[rows >= 0]]
+    gaps = np.isnan(out)
+    mask = (out != 0).any(axis=1) & ~gaps.all(axis=1)
+    broken = mask & gaps.any(axis=1)
+    if broken.any():
+        raise UserError(
+            f"the features of '{name}' have a gap in item "
+            f"'{ids[int(broken.argmax())]}' ({int(broken.sum())} such items in total). "
+            f'Fill it, or leave the whole row empty'
+        )
+    out[~mask] = 0.0
+    return out, mask

@@ -5,13 +5,12 @@ The words are in a file of the package, so that no command is imported.
 
 import argparse
 from importlib.resources import files
-from typing import Any
 
 from promptmm_pyg.cli.parsing import Parser
 
-_DESCRIPTION = """\
+DESCRIPTION = """\
 Print a script that completes the commands and options of promptmm in your shell."""
-_EXAMPLE = """\
+EXAMPLE = """\
 example:
   promptmm completion bash > ~/.local/share/bash-completion/completions/promptmm
   promptmm completion zsh > ~/.zfunc/_promptmm
@@ -30,13 +29,9 @@ complete -o default -F _promptmm promptmm
 """
 
 
-def add_command(commands: Any, **kwargs: Any) -> None:
-    """Adds ``completion`` to the program."""
-    parser = commands.add_parser(
-        'completion', description=_DESCRIPTION, epilog=_EXAMPLE, **kwargs
-    )
+def add_arguments(parser: Parser) -> None:
+    """Adds all options."""
     parser.add_argument('shell', choices=('bash', 'zsh', 'fish'))
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,6 +96,6 @@ def _words(parser: argparse.ArgumentParser) -> list[str]:
 
 
 if __name__ == '__main__':
-    from promptmm_pyg.cli.app import build_parser
+    from promptmm_pyg.cli import build_parser
 
     print(format_words(collect_words(build_parser())), end='')

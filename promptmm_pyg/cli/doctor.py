@@ -1,47 +1,55 @@
-"""``promptmm doctor``: can this machine do the work?"""
+"""``promptmm doctor``: checks of the machine and of the installed packages."""
 
 import argparse
 import importlib
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
-from promptmm_pyg.cli.machine import GIB, available_memory, bytes_text, cores
-from promptmm_pyg.cli.models import build_teacher, prepare
-from promptmm_pyg.cli.requirements import (
-    EXTRAS,
-    install_line,
-    installed,
-    missing,
-    older,
-    required,
-    requirements,
-)
-from promptmm_pyg.cli.run_folder import load_tensors, save_tensors
-from promptmm_pyg.data import Split, make_synthetic_dataset, split_per_user
+from promptmm_pyg.cli.parsing import Parser
+from promptmm_pyg.cli.system import GIB, available_memory, bytes_text, cores
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.models.inference import get_embeddings
+from promptmm_pyg.runs import prepare
+from promptmm_pyg.runs.run import build_teacher, load_tensors, save_tensors
 from promptmm_pyg.training import TrainingConfig, train
 
-_DESCRIPTION = """\
-Look at what the program needs: versions, optional packages with the line that installs
+DESCRIPTION = """\
+Check what the program needs: versions, optional packages with the line that installs
 them, cores, memory, GPUs, whether a folder can be written, and a small self test that
 trains, saves and loads. Each problem comes with its fix.
 
 The exit status is 1 if there is a problem; notes alone give 0."""
-_EXAMPLE = """\
+EXAMPLE = """\
 example:
   promptmm doctor
   promptmm doctor --out /data/runs"""
-_LITTLE = 2 * GIB
+_PACKAGE = 'promptmm_pyg'
+EXTRAS = {
+    'frames': 'tables in .csv and .parquet',
+    'viz': 'figures',
+    'kernels': 'compiled sparse operators, a matter of speed',
+    'ann': 'approximate ranking, faiss indices',
+    'content': 'encoders of texts and images',
+    'ica': '--prompt-start ica',
+}
+# Packages that are compiled against torch, by extra.
+_COMPILED = {'kernels': ('torch_scatter', 'torch_sparse'), 'content': ('torchvision',)}
+_FORM = re.compile(
+    r'(?P<name>[\w.-]+)\s*>=\s*(?P<least>[\d.]+)'
+    r'(\s*;\s*extra\s*==\s*["\'](?P<extra>[\w-]+)["\'])?'
+)
 
 
 class Check(NamedTuple):
-    """What was found about one thing."""
+    """The result of one check."""
 
     level: Literal['ok', 'note', 'problem']
     about: str
@@ -49,27 +57,20 @@ class Check(NamedTuple):
     fix: str = ''
 
 
-def add_command(commands: Any, **kwargs: Any) -> None:
-    """Adds ``doctor`` to the program."""
-    parser = commands.add_parser(
-        'doctor',
-        **kwargs,
-        description=_DESCRIPTION,
-        epilog=_EXAMPLE,
-    )
+def add_arguments(parser: Parser) -> None:
+    """Adds all options."""
     parser.add_argument(
         '--out',
         default='runs',
         metavar='FOLDER',
-        help='folder that is to be written; it need not be there (default: runs)',
+        help='folder to check for writing; it need not exist (default: runs)',
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the checks; returns 1 if there is a problem."""
     checks: list[Check] = []
-    parts: list[Callable[[], list[Check]]] = [
+    groups: list[Callable[[], list[Check]]] = [
         check_versions,
         check_extras,
         check_threads,
@@ -78,87 +79,80 @@ def run(args: argparse.Namespace) -> int:
         lambda: [check_writing(Path(args.out))],
         check_self,
     ]
-    for part in parts:
-        for check in part():
+    for group in groups:
+        for check in group():
             checks.append(check)
             print(f'{check.level:<8} {check.about}: {check.text}')
             if check.fix:
-                print(f'{"":<8} what to do: {check.fix}')
-    problems = sum(check.level == 'problem' for check in checks)
-    notes = sum(check.level == 'note' for check in checks)
-    print(f'\n{_count(problems, "problem")}, {_count(notes, "note")}')
-    return 1 if problems else 0
-
-
-def _count(number: int, what: str) -> str:
-    return f'{number} {what}' if number == 1 else f'{number} {what}s'
+                print(f'{"":<8} fix: {check.fix}')
+    counts = dict.fromkeys(('problem', 'note'), 0)
+    for check in checks:
+        if check.level != 'ok':
+            counts[check.level] += 1
+    print('\n' + ', '.join(f'{n} {name}{"s" * (n != 1)}' for name, n in counts.items()))
+    return 1 if counts['problem'] else 0
 
 
 def check_versions() -> list[Check]:
-    """Python and the packages that are always needed."""
+    """Python and the required packages."""
     python = '.'.join(map(str, sys.version_info[:3]))
-    least = required()
+    least = required_python()
     if least is None:
         fix = "Install the package: 'pip install -e .' in its folder"
-        return [Check('problem', 'promptmm_pyg', 'is not installed', fix)]
-    fix = f'Make an environment with Python {least} or later'
-    level: Literal['ok', 'problem'] = 'problem' if older(python, least) else 'ok'
-    found = [Check(level, 'python', python, fix if level == 'problem' else '')]
+        return [Check('problem', _PACKAGE, 'is not installed', fix)]
+    checks = [Check('ok', 'python', python)]
+    if is_older(python, least):
+        fix = f'Make an environment with Python {least} or later'
+        checks = [Check('problem', 'python', python, fix)]
     for name, least in requirements(None).items():
-        version = installed(name)
-        if version is None or older(version, least):
-            text = 'is not installed' if version is None else f'{version} is too old'
+        current = installed(name)
+        if current is None or is_older(current, least):
+            text = 'is not installed' if current is None else f'{current} is too old'
             fix = f"pip install '{name}>={least}'"
-            found.append(Check('problem', name, text, fix))
+            checks.append(Check('problem', name, text, fix))
         else:
-            found.append(Check('ok', name, version))
-    return found
+            checks.append(Check('ok', name, current))
+    return checks
 
 
 def check_extras() -> list[Check]:
-    """What some options need, and how to get it."""
-    found = []
+    """The optional packages."""
+    checks = []
     for extra, use in EXTRAS.items():
-        lacking = missing(extra)
+        name, absent = f'extra {extra}', missing(extra)
         if not requirements(extra):
-            text = 'the installed package does not know it: its code is newer'
+            text = 'unknown to the installed package: its code is newer'
             fix = "Install it again: 'pip install -e .' in its folder"
-            found.append(Check('note', f'extra {extra}', text, fix))
-        elif not lacking:
-            text, broken = f'there ({use})', _broken(extra)
-            if broken:
-                fix = f'Install it for this torch: {install_line(extra)}'
-                found.append(Check('problem', f'extra {extra}', broken, fix))
-            else:
-                found.append(Check('ok', f'extra {extra}', text))
+            checks.append(Check('note', name, text, fix))
+        elif absent:
+            text = f'{", ".join(absent)} not installed; only needed for {use}'
+            checks.append(Check('note', name, text, install_line(extra)))
+        elif error := _load_error(extra):
+            fix = f'Install it for this torch: {install_line(extra)}'
+            checks.append(Check('problem', name, error, fix))
         else:
-            text = f'{", ".join(lacking)} not there; only needed for {use}'
-            found.append(Check('note', f'extra {extra}', text, install_line(extra)))
-    return found
+            checks.append(Check('ok', name, f'installed ({use})'))
+    return checks
 
 
-def _broken(extra: str) -> str:
-    """Why packages that are compiled against torch do not load, if so."""
-    bound = {'kernels': ('torch_scatter', 'torch_sparse'), 'content': ('torchvision',)}
-    for module in bound.get(extra, ()):
+def _load_error(extra: str) -> str:
+    for module in _COMPILED.get(extra, ()):
         try:
             importlib.import_module(module)
-        except Exception as error:  # Whatever a foreign package fails with.
+        except Exception as error:  # Any error of a foreign package.
             return f'{module} does not load: {" ".join(str(error).split())[:200]}'
     return ''
 
 
 def check_threads() -> list[Check]:
-    """Cores, and the threads that torch uses."""
-    have, used = cores(), torch.get_num_threads()
-    text = f'{used} threads of torch on {have} cores'
-    if used > have:
-        fix = f'OMP_NUM_THREADS={have} promptmm ...'
-        return [Check('note', 'threads', f'{text}, which slows it down', fix)]
-    if used < have:
-        fix = (
-            f'Nothing if you want that, else unset OMP_NUM_THREADS or set it to {have}'
-        )
+    """Cores, and the threads of torch."""
+    num_cores, threads = cores(), torch.get_num_threads()
+    text = f'{threads} threads of torch on {num_cores} cores'
+    if threads > num_cores:
+        fix = f'OMP_NUM_THREADS={num_cores} promptmm ...'
+        return [Check('note', 'threads', f'{text}, which is slower', fix)]
+    if threads < num_cores:
+        fix = f'To use all cores, unset OMP_NUM_THREADS or set it to {num_cores}'
         return [Check('note', 'threads', text, fix)]
     return [Check('ok', 'threads', text)]
 
@@ -166,93 +160,151 @@ def check_threads() -> list[Check]:
 def check_memory() -> list[Check]:
     """Memory that can still be used."""
     free = available_memory()
-    if free is None:
-        return [Check('ok', 'memory', 'this system does not tell how much is free')]
     text = f'{bytes_text(free)} free'
-    if free < _LITTLE:
-        fix = "End other programs; ask 'promptmm train ... --dry-run' what yours needs"
+    if free < 2 * GIB:
+        fix = "End other programs; 'promptmm train ... --dry-run' estimates your need"
         return [Check('note', 'memory', text, fix)]
     return [Check('ok', 'memory', text)]
 
 
 def check_gpus() -> list[Check]:
-    """GPUs, and whether they compute. The program itself trains on the CPU."""
+    """GPUs, and whether they compute."""
     if not torch.cuda.is_available():
-        mps = getattr(torch.backends, 'mps', None)
-        kind = 'an Apple GPU' if mps is not None and mps.is_available() else 'none'
-        return [Check('ok', 'gpu', f'{kind} seen; the program trains on the CPU')]
-    found = []
+        return [Check('ok', 'gpu', 'none found; training runs on the CPU')]
+    checks = []
     for number in range(torch.cuda.device_count()):
         name = f'gpu {number}'
         try:
             x = torch.ones(64, 64, device=f'cuda:{number}')
-            fine = bool((x @ x == 64).all())
+            works = bool((x @ x == 64).all())
             memory = torch.cuda.mem_get_info(number)[0]
             text = f'{torch.cuda.get_device_name(number)}, {bytes_text(memory)} free'
         except RuntimeError as error:
-            fine, text = False, ' '.join(str(error).split())[:200]
-        if fine:
-            more = 'for the library; the program trains on the CPU'
-            found.append(Check('ok', name, f'{text}, {more}'))
+            works, text = False, ' '.join(str(error).split())[:200]
+        if works:
+            text = f'{text}; train on it with --device cuda:{number}'
+            checks.append(Check('ok', name, text))
         else:
             fix = 'Install the build of torch for this GPU and its driver'
-            found.append(Check('note', name, f'does not compute: {text}', fix))
-    return found
+            checks.append(Check('note', name, f'does not compute: {text}', fix))
+    return checks
 
 
 def check_writing(folder: Path) -> Check:
-    """Whether a folder, or the first one above it that is there, can be written."""
-    place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    """Whether a folder, or its first existing parent, can be written."""
+    parent = folder.absolute()
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
     try:
-        with tempfile.TemporaryDirectory(dir=place):
+        with tempfile.TemporaryDirectory(dir=parent):
             pass
     except OSError as error:
         fix = 'Choose another --out, or get the right to write there'
-        why = error.strerror or str(error)
-        return Check('problem', 'writing', f"'{folder}' cannot be written: {why}", fix)
+        text = f"'{folder}' cannot be written: {error.strerror or error}"
+        return Check('problem', 'writing', text, fix)
     return Check('ok', 'writing', f"'{folder}' can be written")
 
 
 def check_self() -> list[Check]:
     """Trains a tiny teacher for an epoch, saves it, loads it and compares."""
     started = time.perf_counter()
-    fix = (
-        "Install torch and torch_geometric again; if it stays, report what 'promptmm "
-        "--traceback doctor' shows"
-    )
     try:
         _self_test()
-    except Exception as error:  # Whatever a broken installation fails with.
+    except Exception as error:  # Any error of a broken installation.
         if '--traceback' in sys.argv:
             raise
-        why = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
-        return [Check('problem', 'self test', why, fix)]
-    spent = time.perf_counter() - started
-    return [Check('ok', 'self test', f'trained, saved and loaded in {spent:.1f} s')]
+        fix = (
+            'Install torch and torch_geometric again; if the error stays, report the '
+            "output of 'promptmm --traceback doctor'"
+        )
+        text = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+        return [Check('problem', 'self test', text, fix)]
+    seconds = time.perf_counter() - started
+    return [Check('ok', 'self test', f'trained, saved and loaded in {seconds:.1f} s')]
 
 
 def _self_test() -> None:
     split = split_per_user(make_synthetic_dataset(40, 60, 4), 0.2, 0.2)
-    prompt = {'out_channels': 4, 'combine': 'concat', 'start': 'pca'}
+    prompt = {'out_channels': 4}
     data = prepare(split, prompt)
     config = {'prompt': prompt, 'teacher': {'embedding_dim': 8}, 'train': {'seed': 0}}
-    teacher, again = (build_teacher(config, data.train) for _ in range(2))
-    train(
-        teacher,
-        Split(data.train, data.val, data.test),
-        inputs=data.inputs,
-        config=TrainingConfig(epochs=1, progress=False),
-    )
+    teacher, loaded = (build_teacher(config, data.train) for _ in range(2))
+    training = TrainingConfig(epochs=1, progress=False)
+    train(teacher, data.split, inputs=data.inputs, config=training)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'model.safetensors'
         save_tensors(file, teacher.state_dict())
-        again.load_state_dict(load_tensors(file, ''))
-    found, expected = (
-        get_embeddings(again, data.inputs),
-        get_embeddings(teacher, data.inputs),
-    )
-    for node_type, x in expected.items():
-        if not torch.equal(found[node_type], x) or not bool(x.isfinite().all()):
-            raise RuntimeError(f'the embeddings of {node_type}s did not come back')
+        loaded.load_state_dict(load_tensors(file, ''))
+    result = get_embeddings(loaded, data.inputs)
+    for node_type, x in get_embeddings(teacher, data.inputs).items():
+        if not torch.equal(result[node_type], x) or not bool(x.isfinite().all()):
+            raise RuntimeError(f'the embeddings of {node_type}s changed on disk')
+
+
+def requirements(extra: str | None) -> dict[str, str]:
+    """The lowest version of each package, from the metadata of the installed package.
+
+    Args:
+        extra: The extra that requires it; ``None`` for the required packages.
+    """
+    matches = (_FORM.fullmatch(line.strip()) for line in requires(_PACKAGE) or ())
+    return {x['name']: x['least'] for x in matches if x and x['extra'] == extra}
+
+
+def required_python() -> str | None:
+    """The lowest version of Python; ``None`` if the package is not installed."""
+    try:
+        text = metadata(_PACKAGE)['Requires-Python']
+    except PackageNotFoundError:
+        return None
+    return str(text).strip().removeprefix('>=')
+
+
+def installed(name: str) -> str | None:
+    """The version of a package; ``None`` if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def is_older(current: str, least: str) -> bool:
+    """Whether a version comes before another, by its leading numbers.
+
+    Example:
+        >>> is_older('2.10.0+cpu', '2.6'), is_older('2.5.1', '2.6')
+        (False, True)
+    """
+    return _numbers(current) < _numbers(least)
+
+
+def _numbers(text: str) -> list[int]:
+    match = re.match(r'\d+(\.\d+)*', text)
+    numbers = [int(part) for part in match[0].split('.')] if match else []
+    while numbers and numbers[-1] == 0:  # 2.0 is 2.
+        numbers.pop()
+    return numbers
+
+
+def missing(extra: str) -> list[str]:
+    """The packages of an extra that are not installed or too old."""
+    names = []
+    for name, least in requirements(extra).items():
+        current = installed(name)
+        if current is None:
+            names.append(name)
+        elif is_older(current, least):
+            names.append(f'{name} {least} or later (found {current})')
+    return names
+
+
+def install_line(extra: str) -> str:
+    """The command that installs an extra."""
+    if extra == 'kernels':  # Built from source with the installed torch.
+        names = requirements(extra)
+        packages = ' '.join(f"'{name}>={least}'" for name, least in names.items())
+        return f'pip install --no-build-isolation {packages}'
+    line = f"pip install '{_PACKAGE}[{extra}]'"
+    if extra == 'content':
+        line += ' (torchvision must match torch: install both from one index)'
+    return line

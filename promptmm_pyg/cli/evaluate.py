@@ -1,191 +1,137 @@
-"""``promptmm evaluate``: teacher, student and control side by side."""
+"""``promptmm evaluate``: all models of a run side by side; tables as text."""
 
 import argparse
-import datetime
 import math
-import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.cli.models import Tables, load_tables, reload
-from promptmm_pyg.cli.parsing import UserError
-from promptmm_pyg.cli.run_folder import RunFolder, read_json, write_json
-from promptmm_pyg.cli.tables import interval_text, table
-from promptmm_pyg.data import INTERACTS, ITEM
 from promptmm_pyg.evaluation import (
     Evaluation,
     Interval,
-    evaluate,
     paired_bootstrap,
     slice_by_cold_start,
 )
+from promptmm_pyg.runs import Run
+from promptmm_pyg.runs.run import read_json
+from promptmm_pyg.runs.stages import PAIRS, compared_metrics
 
-_DESCRIPTION = """\
-Rank all items for every user with something held out (training items left out) and
+DESCRIPTION = """\
+Rank all items for every user with held-out interactions (training items left out) and
 print Recall, NDCG, Precision, HitRatio, MRR and MAP at 10, 20 and 50 for the teacher,
-the student, the control (the student without a teacher) and, as 'copied', the
-teacher's embeddings cut to the student's width without any training.
+the student, the baseline (the student without distillation) and the truncated teacher
+(the teacher's embeddings at the student's width by SVD, without training).
 
 Below: 95% intervals of differences, from resampling users; and the metrics for warm
 items (with training interactions) and cold ones (without).
 
-Choose everything on validation, the default. Test is to be read once, at the very
-end: each reading is recorded in evaluation-test.json."""
-_EXAMPLE = """\
+Make all choices on validation, the default. Test should be read once, at the end: each
+evaluation on it is recorded in evaluation-test.json."""
+EXAMPLE = """\
 example:
   promptmm evaluate runs/tiktok
-  promptmm evaluate runs/tiktok --on test"""
-KS = (10, 20, 50)
-_PAIRS = (('student', 'control'), ('student', 'copied'), ('teacher', 'student'))
-_COMPARED = ('Recall@20', 'NDCG@20')
+  promptmm evaluate runs/tiktok --eval-split test"""
 
 
-def add_command(commands: Any, **kwargs: Any) -> None:
-    """Adds ``evaluate`` to the program."""
-    parser = commands.add_parser(
-        'evaluate', **kwargs, description=_DESCRIPTION, epilog=_EXAMPLE
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds all options."""
     parser.add_argument('folder', metavar='RUN', help='folder of a run')
     parser.add_argument(
-        '--on',
+        '--eval-split',
         choices=('val', 'test'),
         default='val',
         help='which held-out interactions (default: val)',
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison and writes it to the run."""
-    run = RunFolder(args.folder)
-    config = run.read_whole_config()
-    data = reload(run, config)
-    graph = getattr(data, args.on)
-    if graph[INTERACTS].edge_label_index.size(1) == 0:
-        raise UserError(f"the data hold no interactions for '{args.on}'")
-    tables = load_tables(run, config, data)
-    found = evaluate_tables(tables, graph)
-    file = record(run, args.on, tables, found, graph)
-    print(_head(args.on, found))
-    print(metric_table(found, tables))
-    for line in comparisons(found, _PAIRS):
-        print(line)
-    print(_slice_table(found, graph))
+    run = Run.open(args.folder)
+    results = run.evaluate(args.eval_split)
+    graph = getattr(run.data, args.eval_split)
+    first = next(iter(results.values()))
+    name = {'val': 'validation', 'test': 'test'}[args.eval_split]
+    print(f'{name}: {first.users.numel()} users, {first.num_items} items\n')
+    file = run.evaluation_file(args.eval_split)
+    print(metric_table(results, read_json(file)['embedding_dim']))
+    print('\n'.join(difference_lines(results, PAIRS)))
+    print(_slice_table(results, graph))
     print(f'\nwritten to {file}')
     return 0
 
 
-def evaluate_tables(
-    tables: Mapping[str, Tables], graph: HeteroData
-) -> dict[str, Evaluation]:
-    """The evaluation of each model's embeddings, by name."""
-    num_items = int(graph[ITEM].num_nodes)
-    ks = sorted({min(k, num_items) for k in KS})
-    return {name: evaluate(x, graph, ks=ks) for name, x in tables.items()}
-
-
-def compare(
-    found: Mapping[str, Evaluation], pair: tuple[str, str], metric: str
-) -> Interval:
-    """The mean difference of two models over users, with its interval."""
-    a, b = (found[name].per_user[metric] for name in pair)
-    return paired_bootstrap(a, b)
-
-
-def comparisons(
-    found: Mapping[str, Evaluation], pairs: tuple[tuple[str, str], ...]
+def difference_lines(
+    results: Mapping[str, Evaluation], pairs: Sequence[tuple[str, str]]
 ) -> list[str]:
-    """A line for each pair and metric that is there."""
-    present = [pair for pair in pairs if set(pair) <= set(found)]
-    if not present:
+    """One line per pair of evaluated models and metric."""
+    pairs = [pair for pair in pairs if set(pair) <= set(results)]
+    if not pairs:
         return []
-    width = max(len(f'{a} - {b}') for a, b in present)
+    width = max(len(f'{a} - {b}') for a, b in pairs)
     lines = ['\ndifferences with 95% intervals']
-    for a, b in present:
-        for metric in _compared(found):
-            text = interval_text(compare(found, (a, b), metric))
-            lines.append(f'{f"{a} - {b}":<{width}}  {metric:<9}  {text}')
+    for a, b in pairs:
+        for metric in compared_metrics(results):
+            interval = paired_bootstrap(
+                results[a].per_user[metric], results[b].per_user[metric]
+            )
+            name = f'{a} - {b}'
+            lines.append(f'{name:<{width}}  {metric:<9}  {interval_text(interval)}')
     return lines
 
 
-def _compared(found: Mapping[str, Evaluation]) -> list[str]:
-    """Recall and NDCG at 20, or at the whole catalogue where that is smaller."""
-    ks = next(iter(found.values())).ks
-    k = ks[min(1, len(ks) - 1)]
-    return [f'{name.partition("@")[0]}@{k}' for name in _COMPARED]
+def metric_table(results: Mapping[str, Evaluation], dims: Mapping[str, int]) -> str:
+    """One row per metric and cutoff, one column per model."""
+    rows: list[list[object]] = [['embedding dim', *(dims[name] for name in results)]]
+    keys = next(iter(results.values())).metrics
+    rows += [[key, *(x.metrics[key] for x in results.values())] for key in keys]
+    return format_table(['', *results], rows)
 
 
-def record(
-    run: RunFolder,
-    part: str,
-    tables: Mapping[str, Tables],
-    found: Mapping[str, Evaluation],
-    graph: HeteroData,
-) -> Any:
-    """Writes all numbers, with the moment of this and every earlier reading."""
-    file = run.evaluation(part)
-    readings = read_json(file).get('readings', []) if file.is_file() else []
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-    if part == 'test':
-        print(
-            'note: this reads test, which should be read once, when all choices are '
-            f'made; it was read {len(readings)} times before',
-            file=sys.stderr,
-        )
-    content = {
-        'on': part,
-        'num_users': int(next(iter(found.values())).users.numel()),
-        'width': {name: x[ITEM].size(1) for name, x in tables.items()},
-        'metrics': {name: _plain(one.metrics) for name, one in found.items()},
-        'differences': {
-            f'{a} - {b}': {
-                metric: vars(compare(found, (a, b), metric))
-                for metric in _compared(found)
-            }
-            for a, b in _PAIRS
-            if {a, b} <= set(found)
-        },
-        'slices': {
-            name: {
-                key: {'num_users': part.users.numel(), **_plain(part.metrics)}
-                for key, part in slice_by_cold_start(one, graph).items()
-            }
-            for name, one in found.items()
-        },
-        'readings': [*readings, {'time': now, 'models': sorted(found)}],
-    }
-    write_json(file, content)
-    return file
-
-
-def _plain(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {key: None if math.isnan(x) else x for key, x in metrics.items()}
-
-
-def _head(part: str, found: Mapping[str, Evaluation]) -> str:
-    one = next(iter(found.values()))
-    name = {'val': 'validation', 'test': 'test'}[part]
-    return f'on {name}: {one.users.numel()} users, {one.num_items} items\n'
-
-
-def metric_table(found: Mapping[str, Evaluation], tables: Mapping[str, Tables]) -> str:
-    """A row for each metric and cutoff, a column for each model."""
-    metrics = {name: one.metrics for name, one in found.items()}
-    rows: list[list[object]] = [['width', *(x[ITEM].size(1) for x in tables.values())]]
-    keys = next(iter(metrics.values()))
-    rows += [[key, *(values[key] for values in metrics.values())] for key in keys]
-    return table(['', *found], rows)
-
-
-def _slice_table(found: Mapping[str, Evaluation], graph: HeteroData) -> str:
-    slices = {name: slice_by_cold_start(one, graph) for name, one in found.items()}
+def _slice_table(results: Mapping[str, Evaluation], graph: HeteroData) -> str:
+    slices = {name: slice_by_cold_start(x, graph) for name, x in results.items()}
     rows: list[list[object]] = []
     for kind in ('warm', 'cold'):
         users = next(iter(slices.values()))[kind].users.numel()
-        for metric in _compared(found):
+        for metric in compared_metrics(results):
             values = [parts[kind].metrics[metric] for parts in slices.values()]
             rows.append([kind, users, metric, *values])
-    return '\nby item\n' + table(['items', 'users', 'metric', *found], rows)
+    head = ['items', 'users', 'metric', *results]
+    return f'\nby item\n{format_table(head, rows)}'
+
+
+def format_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Aligned columns: text to the left, numbers to the right with four places.
+
+    Example:
+        >>> print(format_table(['model', 'Recall@20'], [['student', 0.25]]))
+        model    Recall@20
+        student     0.2500
+    """
+    cells = [list(head), *([_cell(value) for value in row] for row in rows)]
+    columns = range(len(head))
+    widths = [max(len(row[column]) for row in cells) for column in columns]
+    numeric = [
+        all(isinstance(row[column], int | float | None) for row in rows)
+        for column in columns
+    ]
+    lines = []
+    for row in cells:
+        aligned = [
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, width, is_number in zip(row, widths, numeric, strict=True)
+        ]
+        lines.append('  '.join(aligned).rstrip())
+    return '\n'.join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return '-'
+    return f'{value:.4f}' if isinstance(value, float) else str(value)
+
+
+def interval_text(interval: Interval) -> str:
+    """A difference with its interval, and whether it is significant."""
+    text = 'significant' if interval.significant else 'no significant difference'
+    difference = f'{interval.difference:+.4f}'
+    return f'{difference}  [{interval.low:+.4f}, {interval.high:+.4f}]  {text}'

@@ -414,7 +414,7 @@ def flags_of_run(content: Mapping[str, Any]) -> dict[str, Any]:
     for name in ('student', 'embedding_dim', 'num_layers'):
         if name in content:
             flags[name] = content[name]
-    flags['loss-weight'] = dict(content['loss_weights'])
+    flags['loss-weight'] = dict(content.get('loss_weights', {}))
     if 'data' in content:
         flags |= _data_flags(content['data'])
         prompt, titles = content['prompt'], content.get('titles')

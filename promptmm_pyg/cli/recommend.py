@@ -1,46 +1,36 @@
-"""``promptmm recommend``: what to show to whom."""
+"""``promptmm recommend``: the best items for each user."""
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from promptmm_pyg.cli.data_source import read_ids
-from promptmm_pyg.cli.large_rankings import (
-    add_large,
-    check_large,
-    how_to_rank,
-    tell_recall,
-)
+from promptmm_pyg.cli.evaluate import format_table
 from promptmm_pyg.cli.parsing import UserError
-from promptmm_pyg.cli.run_folder import RunFolder
-from promptmm_pyg.cli.tables import table
-from promptmm_pyg.ranking import ApproximateItems
+from promptmm_pyg.runs import Run
+from promptmm_pyg.runs.data import read_ids
 from promptmm_pyg.serving import Recommender
 
-_DESCRIPTION = """\
-Print the best items for each user, by your own ids. What a user has interacted with
-in training is left out unless --include-seen is given. Somebody who was not there in
-training is recommended to by the items they took: --history, once for each of them.
+DESCRIPTION = """\
+Print the best items for each user, by your own ids. Items that a user has interacted
+with in training are left out unless --include-seen is given. For a user who was not in
+the training data, pass the items of their history: --history, once per user.
 
-For many users or items: --memory ranks in blocks that fit in it, with the same lists;
---approximate looks at a part of the catalogue only, and --recall measures what it
-misses."""
-_EXAMPLE = """\
+For many users or items: --memory-limit ranks in blocks within a limit, with the same
+lists; --approximate compares with a part of the items only, and --recall measures what
+it misses."""
+EXAMPLE = """\
 example:
   promptmm recommend runs/tiktok --users 7 42 -k 5
   promptmm recommend runs/tiktok --users 7 --deny sold_out.txt --json
   promptmm recommend runs/tiktok --history 31 8 205
   promptmm recommend runs/tiktok --users 7 42 --approximate --recall"""
+_NPROBE = 32
 
 
-def add_command(commands: Any, **kwargs: Any) -> None:
-    """Adds ``recommend`` to the program."""
-    parser = commands.add_parser(
-        'recommend', **kwargs, description=_DESCRIPTION, epilog=_EXAMPLE
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds all options."""
     parser.add_argument(
         'folder', metavar='RUN', help='folder of a run with a student, or a recommender'
     )
@@ -51,164 +41,152 @@ def add_command(commands: Any, **kwargs: Any) -> None:
         nargs='+',
         action='append',
         metavar='ID',
-        help='raw ids of the items a new user took, may be repeated for further users',
+        help='raw ids of the items of a new user, may be repeated for further users',
     )
     parser.add_argument(
-        '-k', type=int, default=10, metavar='N', help='items a user (default: 10)'
+        '-k', type=int, default=10, metavar='N', help='items per user (default: 10)'
     )
     parser.add_argument(
-        '--include-seen', action='store_true', help='also what the user knows'
+        '--include-seen', action='store_true', help='also items of the training data'
     )
     lists = parser.add_mutually_exclusive_group()
     lists.add_argument(
-        '--allow', metavar='FILE', help='only these items, one raw id a line'
+        '--allow', metavar='FILE', help='only these items, one raw id per line'
     )
     lists.add_argument(
-        '--deny', metavar='FILE', help='none of these items, one raw id a line'
+        '--deny', metavar='FILE', help='none of these items, one raw id per line'
     )
     parser.add_argument('--json', action='store_true', help='print JSON')
-    add_large(parser)
-    parser.set_defaults(run=run)
+    large = parser.add_argument_group('many users or items')
+    large.add_argument(
+        '--memory-limit',
+        metavar='SIZE',
+        help="limit of the memory of the ranking, such as '2GiB' (default: none)",
+    )
+    large.add_argument(
+        '--approximate',
+        action='store_true',
+        help='search an index for the best items; it is built first and needs faiss',
+    )
+    large.add_argument(
+        '--nprobe',
+        type=int,
+        metavar='N',
+        help='clusters of items that --approximate compares with a user; more find '
+        f'more (default: {_NPROBE})',
+    )
+    large.add_argument(
+        '--recall',
+        action='store_true',
+        help='also rank exactly and print on stderr the share of these items that '
+        '--approximate finds; with --users',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints a table, or JSON."""
-    check_large(args)
+    _check(args)
     recommender = load_recommender(args.folder)
-    if not 1 <= args.k <= recommender.num_items:
-        raise UserError(
-            f'-k must lie between 1 and the {recommender.num_items} items there '
-            f'are (got {args.k})'
-        )
+    check_k(args.k, recommender)
     options: dict[str, Any] = {
         'exclude_seen': not args.include_seen,
         'allow': _read('--allow', args.allow, recommender),
         'deny': _read('--deny', args.deny, recommender),
     }
-    how = how_to_rank(args, recommender)
-    if args.history is None:
-        found = recommend(recommender, args.users, args.k, **options, **how)
-    else:
-        found = recommend_to_new(recommender, args.history, args.k, **options, **how)
+    index = None
+    if args.approximate:
+        index = recommender.index_items(num_probes=args.nprobe or _NPROBE)
+    ranking: dict[str, Any] = {'memory': args.memory_limit, 'index': index}
+    users, histories = args.users, args.history
+    results = recommend(recommender, users, histories, args.k, **options, **ranking)
     if args.recall:
-        users = _typed('--users', args.users, recommender.user_ids)
-        tell_recall(recommender, how['index'], users, args.k, **options)
-    if args.json:
-        print(json.dumps(found))
-    else:
-        print(recommendation_table(found))
+        ids = typed_ids('--users', args.users, recommender.user_ids)
+        recall = recommender.index_recall(index, ids, args.k, **options)
+        print(
+            f'{min(index.num_probes, index.num_lists)} of {index.num_lists} clusters '
+            f'compared: {recall.mean():.2%} of the exact items found, at least '
+            f'{recall.min():.2%} per user',
+            file=sys.stderr,
+        )
+    print(json.dumps(results) if args.json else recommendation_table(results))
     return 0
 
 
-def load_recommender(folder: str | Path) -> Recommender:
-    """The recommender of a run, or the one in the folder itself.
+def _check(args: argparse.Namespace) -> None:
+    """Raises before any work is done."""
+    if args.memory_limit is not None and args.approximate:
+        raise UserError('--memory-limit and --approximate exclude each other')
+    if args.nprobe is not None and args.nprobe < 1:
+        raise UserError(f'--nprobe must be positive (got {args.nprobe})')
+    for name in ('nprobe', 'recall'):
+        if getattr(args, name) not in (None, False) and not args.approximate:
+            raise UserError(f'--{name} requires --approximate')
+    if args.recall and args.users is None:
+        raise UserError('--recall requires --users')
 
-    Raises:
-        UserError: If there is none.
-    """
-    if (Path(folder) / 'ids.json').is_file():
-        return Recommender.load(folder)
-    run = RunFolder(folder)
-    run.read_config()
-    if not run.recommender.is_dir():
+
+def check_k(k: int, recommender: Recommender) -> None:
+    """Raises unless there are ``k`` items."""
+    if not 1 <= k <= recommender.num_items:
         raise UserError(
-            f"'{folder}' has no recommender yet. Make one with 'promptmm distill "
-            f"{folder}'"
+            f'-k must be between 1 and {recommender.num_items}, the number of items '
+            f'(got {k})'
         )
-    return Recommender.load(run.recommender)
+
+
+def load_recommender(folder: str | Path) -> Recommender:
+    """The recommender of a run, or the one in the folder itself."""
+    if is_recommender(folder):
+        return Recommender.load(folder)
+    return Run.open(folder).recommender()
+
+
+def is_recommender(folder: str | Path) -> bool:
+    """Whether a folder itself is that of a recommender."""
+    return (Path(folder) / 'ids.json').is_file()
 
 
 def recommend(
     recommender: Recommender,
-    users: list[str],
+    users: list[str] | None,
+    histories: list[list[str]] | None,
     k: int,
-    *,
-    exclude_seen: bool = True,
-    allow: list[Any] | None = None,
-    deny: list[Any] | None = None,
-    memory: str | None = None,
-    index: ApproximateItems | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """For each user the items with rank, score and title, best first.
+    """The items of each user with rank, score and title, best first.
 
     Args:
-        recommender: Knows users and items by raw id.
-        users: Raw ids as text.
-        k: How many items.
-        exclude_seen: Whether to leave out what the user has seen.
-        allow: Only these raw items. (default: all)
-        deny: None of these raw items. (default: all are fine)
-        memory: What the ranking fits in. (default: no bound)
-        index: Looks at a part of the items. (default: all are looked at)
+        recommender: The recommender.
+        users: Raw ids as text; ``None`` for new users.
+        histories: Raw item ids, as text, of each new user.
+        k: Number of items.
+        options: Further arguments of
+            :meth:`~promptmm_pyg.serving.Recommender.recommend`.
     """
-    ids = _typed('--users', users, recommender.user_ids)
-    lists = recommender.recommend(
-        ids,
-        k,
-        exclude_seen=exclude_seen,
-        allow=allow,
-        deny=deny,
-        memory_limit=memory,
-        index=index,
-    )
-    return [
-        {'user': user, 'items': _items(recommender, row, scores)}
-        for user, row, scores in zip(ids, lists.ids, lists.scores, strict=True)
-    ]
-
-
-def recommend_to_new(
-    recommender: Recommender,
-    histories: list[list[str]],
-    k: int,
-    *,
-    exclude_seen: bool = True,
-    allow: list[Any] | None = None,
-    deny: list[Any] | None = None,
-    memory: str | None = None,
-    index: ApproximateItems | None = None,
-) -> list[dict[str, Any]]:
-    """As :func:`recommend`, for users who were not there in training.
-
-    Args:
-        recommender: Knows items by raw id.
-        histories: For each user the raw ids, as text, of the items they took.
-        k: How many items.
-        exclude_seen: Whether to leave these out.
-        allow: Only these raw items. (default: all)
-        deny: None of these raw items. (default: all are fine)
-        memory: What the ranking fits in. (default: no bound)
-        index: Looks at a part of the items. (default: all are looked at)
-    """
-    known = recommender.item_ids
-    ids = [_typed('--history', history, known) for history in histories]
-    lists = recommender.recommend_from_history(
-        ids,
-        k,
-        exclude_seen=exclude_seen,
-        allow=allow,
-        deny=deny,
-        memory_limit=memory,
-        index=index,
-    )
-    return [
-        {
-            'user': f'new {number}',
-            'history': history,
-            'items': _items(recommender, row, scores),
-        }
-        for number, (history, row, scores) in enumerate(
-            zip(ids, lists.ids, lists.scores, strict=True), start=1
-        )
-    ]
+    entries: list[dict[str, Any]]
+    if users is not None:
+        ids = typed_ids('--users', users, recommender.user_ids)
+        lists = recommender.recommend(ids, k, **options)
+        entries = [{'user': user} for user in ids]
+    else:
+        items = recommender.item_ids
+        ids = [typed_ids('--history', history, items) for history in histories or ()]
+        lists = recommender.recommend_from_history(ids, k, **options)
+        entries = [
+            {'user': f'new {number}', 'history': history}
+            for number, history in enumerate(ids, start=1)
+        ]
+    for entry, row, scores in zip(entries, lists.ids, lists.scores, strict=True):
+        entry['items'] = _items(recommender, row.tolist(), scores.tolist())
+    return entries
 
 
 def _items(
-    recommender: Recommender, row: 'np.ndarray[Any, Any]', scores: Any
+    recommender: Recommender, ids: list[Any], scores: list[float]
 ) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
-    for item, score in zip(row.tolist(), scores.tolist(), strict=True):
-        if item is None:
+    for item, score in zip(ids, scores, strict=True):
+        if item is None:  # Fewer items than asked for.
             break
         entry = {'rank': len(items) + 1, 'item': item, 'score': score}
         if item in recommender.titles:
@@ -217,33 +195,35 @@ def _items(
     return items
 
 
-def recommendation_table(found: list[dict[str, Any]]) -> str:
-    """One line an item; a column of titles where one is known."""
-    entries = [(row['user'], entry) for row in found for entry in row['items']]
-    titled = any('title' in entry for _, entry in entries)
-    head = ['user', 'rank', 'item', 'score', *(['title'] if titled else [])]
+def recommendation_table(results: list[dict[str, Any]]) -> str:
+    """One line per item, with a column of titles where one is known."""
+    entries = [
+        (result['user'], entry) for result in results for entry in result['items']
+    ]
+    has_titles = any('title' in entry for _, entry in entries)
+    head = ['user', 'rank', 'item', 'score', *(['title'] if has_titles else [])]
     rows = []
     for user, entry in entries:
         line = [str(user), entry['rank'], str(entry['item']), entry['score']]
-        rows.append([*line, entry.get('title', '')] if titled else line)
-    return table(head, rows)
+        rows.append([*line, entry.get('title', '')] if has_titles else line)
+    return format_table(head, rows)
 
 
 def _read(option: str, path: str | None, recommender: Recommender) -> list[Any] | None:
     if path is None:
         return None
-    given = [str(raw) for raw in read_ids(path)]
-    return _typed(option, given, recommender.item_ids)
+    ids = [str(raw) for raw in read_ids(path)]
+    return typed_ids(option, ids, recommender.item_ids)
 
 
-def _typed(option: str, given: list[str], known: list[Any]) -> list[Any]:
-    """Ids as they are in the data: a number there is a number here."""
+def typed_ids(option: str, ids: list[str], known: list[Any]) -> list[Any]:
+    """Ids of text with the type that they have in the data."""
     by_text = {str(raw): raw for raw in known}
-    unknown = [text for text in given if text not in by_text]
+    unknown = [text for text in ids if text not in by_text]
     if unknown:
-        some = ', '.join(str(raw) for raw in known[:3])
+        examples = ', '.join(str(raw) for raw in known[:3])
         raise UserError(
             f"{option} requires ids of the training data (got '{unknown[0]}', "
-            f'{len(unknown)} unknown in all; known are {some}, ...)'
+            f'{len(unknown)} unknown in total; known are {examples}, ...)'
         )
-    return [by_text[text] for text in given]
+    return [by_text[text] for text in ids]

@@ -1,58 +1,82 @@
 """``promptmm report``: a run on one page."""
 
 import argparse
+import datetime
+import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import replacing
+from promptmm_pyg.cli.compare import (
+    count_parameters,
+    flatten,
+    recommender_bytes,
+    setting_text,
+)
 from promptmm_pyg.cli.parsing import UserError
-from promptmm_pyg.cli.report_run import gather_run
-from promptmm_pyg.cli.run_folder import RunFolder
-from promptmm_pyg.report import render
+from promptmm_pyg.data import INTERACTS, ITEM, USER
+from promptmm_pyg.evaluation import Evaluation
+from promptmm_pyg.explain import Explainer
+from promptmm_pyg.models import PromptMM
+from promptmm_pyg.report import Report, gather, render, served
+from promptmm_pyg.report.content import Missing, Size
 from promptmm_pyg.report.page import GENERATOR
+from promptmm_pyg.runs import Prepared, Run
+from promptmm_pyg.runs.run import MODEL, XDict, read_json
+from promptmm_pyg.runs.stages import evaluate_embeddings
+from promptmm_pyg.serving import Recommender
+from promptmm_pyg.training.loop import LOG
 
-_DESCRIPTION = """\
-Write all that RUN holds to one HTML file that needs nothing else: learning curves,
-teacher against student against control, slices (cold and rare items, length of history,
-missing modalities), what the teacher's embeddings are made of, size, latency (measured
-now) and example recommendations. It works without a network and runs no script.
+DESCRIPTION = """\
+Write everything in RUN to one self-contained HTML file: learning curves, teacher,
+student and baseline with intervals, slices (cold and rare items, length of history,
+missing modalities), the parts of the teacher's embeddings, size, latency (measured now)
+and example recommendations. The page needs no network and runs no script.
 
-Where a step has not been done yet, the page shows what there is and names the command.
-Metrics are those that 'promptmm evaluate' wrote; test is not read."""
-_EXAMPLE = """\
+For steps that are not done yet, the page names the command. Metrics are those that
+'promptmm evaluate' wrote; test is not read."""
+EXAMPLE = """\
 example:
   promptmm report runs/tiktok
   promptmm report runs/tiktok --out tiktok.html"""
+# Paths are private, and a reader of the page does not need them.
+_HIDDEN = ('data', 'data_sha256', 'format', 'titles', 'versions')
 
 
-def add_command(commands: Any, **kwargs: Any) -> None:
-    """Adds ``report`` to the program."""
-    parser = commands.add_parser(
-        'report', **kwargs, description=_DESCRIPTION, epilog=_EXAMPLE
-    )
+class _Loaded(NamedTuple):
+    """The parts of a run that need its data."""
+
+    data: Prepared
+    teacher: PromptMM
+    x_dicts: dict[str, XDict]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds all options."""
     parser.add_argument('folder', metavar='RUN', help='folder of a run')
     parser.add_argument(
         '--out',
         metavar='FILE.html',
-        help='where to write it; an earlier report there is replaced '
+        help='where to write it; an earlier report in it is replaced '
         '(default: report.html in RUN)',
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page and prints its path."""
-    run = RunFolder(args.folder)
-    config = run.read_whole_config()
+    run = Run.open(args.folder)
     out = run.path / 'report.html' if args.out is None else Path(args.out)
     _check_out(out)
-    report = gather_run(run, config)
+    report = gather_run(run)
     with replacing(out) as temporary:
         temporary.write_text(render(report), encoding='utf-8')
     for what, command in report.missing:
-        how = f'. Get it with: {command}' if command else ''
-        print(f'note: {what}{how}', file=sys.stderr)
+        fix = f'. Add it with: {command}' if command else ''
+        print(f'note: {what}{fix}', file=sys.stderr)
     print(f'written: {out}')
     return 0
 
@@ -60,13 +84,242 @@ def run(args: argparse.Namespace) -> int:
 def _check_out(out: Path) -> None:
     """Raises before any work is done."""
     if out.suffix.lower() not in ('.html', '.htm'):
-        raise UserError(f"--out requires a name that ends in .html (got '{out}')")
+        raise UserError(f"--out must end in .html (got '{out}')")
     if out.is_dir():
-        raise UserError(f"--out requires a file (got the folder '{out}')")
+        raise UserError(f"--out must be a file (got the folder '{out}')")
     if out.is_file():
         with out.open('rb') as file:
-            head = file.read(4096)
-        if head and GENERATOR.encode() not in head:
+            start = file.read(4096)
+        if start and GENERATOR.encode() not in start:
             raise UserError(
-                f"'{out}' is there already and is no report. Choose another --out"
+                f"'{out}' exists already and is not a report. Choose another --out"
             )
+
+
+def gather_run(run: Run) -> Report:
+    """Everything that a run contains."""
+    missing = _missing(run)
+    loaded = _load(run, missing)
+    recorded = _recorded(run, missing)
+    results = _evaluate(run, loaded, recorded.get('val'), missing)
+    recommender = run.recommender() if _has_recommender(run) else None
+    if recommender is not None and not recommender.titles:
+        missing.append(
+            Missing('the items have no titles: train with --titles FILE', None)
+        )
+    train, val = (loaded.data.train, loaded.data.val) if loaded else (None, None)
+    return Report(
+        name=run.path.resolve().name,
+        made=datetime.datetime.now(datetime.UTC).isoformat(' ', 'minutes'),
+        missing=missing,
+        facts=gather.data_facts(train, val) if train and val else {},
+        comparisons=[
+            gather.comparison(content, results if split == 'val' else None)
+            for split, content in recorded.items()
+        ],
+        weights=_weights(loaded),
+        shares=_shares(loaded),
+        sizes=_sizes(run, loaded),
+        recommender_bytes=recommender_bytes(run) if recommender else None,
+        num_threads=torch.get_num_threads(),
+        examples=served.examples(recommender, val) if recommender else [],
+        settings=_settings(run),
+        **_curves(run),
+        **_slices(recorded.get('val'), results, val),
+        **_latencies(recommender, loaded),
+    )
+
+
+def _has_recommender(run: Run) -> bool:
+    return run.has('student') and run.recommender_dir.is_dir()
+
+
+def _missing(run: Run) -> list[Missing]:
+    folder = shlex.quote(str(run.path))
+    if not run.has('teacher'):
+        what = 'the teacher is not fully trained, so there is no student'
+        return [Missing(what, f'promptmm train ... --out {folder} --resume')]
+    if not run.has('student'):
+        has_started = (run.student_dir / LOG).is_file()
+        what = 'there is no student'
+        if has_started:
+            what = 'the student is not fully trained'
+        command = f'promptmm distill {folder}{" --resume" * has_started}'
+        return [Missing(f'{what}, so there are no recommendations', command)]
+    if not run.has('baseline'):
+        what = (
+            'the student was trained without its baseline, so the effect of the '
+            'teacher is unknown'
+        )
+        return [Missing(what, f'promptmm distill {folder} --overwrite')]
+    return []
+
+
+def _load(run: Run, missing: list[Missing]) -> _Loaded | None:
+    """``None`` if the teacher is not trained or the data cannot be read."""
+    if not run.has('teacher'):
+        return None
+    try:
+        data = run.data
+    except (OSError, ValueError, ImportError) as error:
+        reason = ' '.join(str(error).split())
+        what = f'the data could not be read, so parts are left out: {reason}'
+        missing.append(Missing(what, None))
+        return None
+    return _Loaded(data, run.teacher(), run.embeddings())
+
+
+def _recorded(run: Run, missing: list[Missing]) -> dict[str, dict[str, Any]]:
+    """The recorded evaluations, by split."""
+    recorded = {}
+    for split in ('val', 'test'):
+        file = run.evaluation_file(split)
+        content = read_json(file) if file.is_file() else {}
+        if content.get('metrics'):
+            recorded[split] = content
+        elif content.get('test_reads'):
+            times = len(content['test_reads'])
+            what = (
+                f'test was read {times} time{"s" * (times > 1)} for an earlier student, '
+                f'whose metrics were removed'
+            )
+            missing.append(Missing(what, None))
+    if 'val' not in recorded and run.has('teacher'):
+        what = 'validation was not evaluated, so it has no metrics and no slices'
+        missing.append(Missing(what, _evaluate_command(run)))
+    return recorded
+
+
+def _evaluate_command(run: Run) -> str:
+    return f'promptmm evaluate {shlex.quote(str(run.path))}'
+
+
+def _evaluate(
+    run: Run,
+    loaded: _Loaded | None,
+    content: dict[str, Any] | None,
+    missing: list[Missing],
+) -> dict[str, Evaluation] | None:
+    """The recorded evaluation on validation, with the values of every user."""
+    if loaded is None or content is None:
+        return None
+    x_dicts = {
+        name: x for name, x in loaded.x_dicts.items() if name in content['metrics']
+    }
+    results = evaluate_embeddings(x_dicts, loaded.data.val) if x_dicts else {}
+    command = _evaluate_command(run)
+    if set(content['metrics']) - set(results) or not gather.agrees(content, results):
+        what = (
+            'evaluation-val.json is not of the current models, so its metrics have no '
+            'intervals and few slices'
+        )
+        missing.append(Missing(what, command))
+        return None
+    later = ', '.join(sorted(set(loaded.x_dicts) - set(results)))
+    if later:
+        missing.append(Missing(f'validation was not evaluated for: {later}', command))
+    return results
+
+
+def _weights(loaded: _Loaded | None) -> dict[str, float]:
+    """The weights of the teacher's parts."""
+    if loaded is None:
+        return {}
+    teacher = loaded.teacher
+    weights = dict.fromkeys(teacher.modalities, teacher.modality_weight)
+    weights["a node's own features, before its neighbors'"] = teacher.self_loop_weight
+    if teacher.prompt is not None:
+        weights['prompt, in ids'] = teacher.prompt_id_weight
+    return weights
+
+
+def _shares(loaded: _Loaded | None) -> dict[str, dict[str, float]]:
+    """The shares of the parts of the teacher's embeddings, by node type."""
+    if loaded is None:
+        return {}
+    explainer = Explainer(loaded.teacher, *loaded.data.inputs)
+    return {
+        node_type: gather.part_shares(explainer.parts(node_type))
+        for node_type in (USER, ITEM)
+    }
+
+
+def _sizes(run: Run, loaded: _Loaded | None) -> dict[str, Size]:
+    counts = count_parameters(run) if loaded is not None else {}
+    x_dicts = loaded.x_dicts if loaded is not None else {}
+    sizes = {}
+    for name, folder in run.folders().items():
+        if (folder / MODEL).is_file():
+            in_memory = gather.table_bytes(x_dicts[name]) if name in x_dicts else None
+            stored = (folder / MODEL).stat().st_size
+            sizes[name] = Size(counts.get(name), stored, in_memory)
+    return sizes
+
+
+def _latencies(
+    recommender: Recommender | None, loaded: _Loaded | None
+) -> dict[str, Any]:
+    """The latency of the student and, served in the same way, of the teacher."""
+    recommenders = {} if recommender is None else {'student': recommender}
+    if loaded is not None:
+        x_dict, train = loaded.x_dicts['teacher'], loaded.data.train
+        teacher = Recommender(
+            x_dict[USER],
+            x_dict[ITEM],
+            user_ids=train[USER].raw_id,
+            item_ids=train[ITEM].raw_id,
+            seen=train[INTERACTS].edge_index,
+        )
+        recommenders = {'teacher': teacher, **recommenders}
+    if not recommenders:
+        return {}
+    k = min(10, *(x.num_items for x in recommenders.values()))
+    return {'latencies': served.latencies(recommenders, k), 'latency_k': k}
+
+
+def _curves(run: Run) -> dict[str, Any]:
+    logs = {name: gather.read_log(x / LOG) for name, x in run.folders().items()}
+    best = {name: run.metrics(name).get('best_epoch') for name in logs}
+    default = run.config['train'].get('monitor', 'Recall@20')
+    monitor = gather.shared_metric(logs, default)
+    parts = {
+        'curves': {
+            name: gather.validation_curve(log, monitor, best[name])
+            for name, log in logs.items()
+        },
+        'losses': {
+            name: gather.loss_curve(log, best[name]) for name, log in logs.items()
+        },
+        'trainings': {
+            name: gather.training(log, best[name]) for name, log in logs.items()
+        },
+    }
+    known = {
+        part: {name: x for name, x in by_name.items() if x is not None}  # type: ignore[attr-defined]
+        for part, by_name in parts.items()
+    }
+    return {'monitor': monitor, **known}
+
+
+def _slices(
+    content: dict[str, Any] | None,
+    results: dict[str, Evaluation] | None,
+    val: HeteroData | None,
+) -> dict[str, Any]:
+    if content is None:
+        return {}
+    metric = gather.drawn_metric(content)
+    if results and val is not None:
+        return {'slices': gather.slices(results, val, metric), 'slice_metric': metric}
+    return {
+        'slices': gather.recorded_slices(content, metric),
+        'slice_metric': metric,
+    }
+
+
+def _settings(run: Run) -> dict[str, str]:
+    config = {key: x for key, x in run.config.items() if key not in _HIDDEN}
+    settings = dict(flatten(config))
+    settings |= {f'student: {name}': x for name, x in flatten(run.student_config)}
+    settings |= flatten(run.config['versions'], 'version of ')
+    return {name: setting_text(value) for name, value in settings.items()}

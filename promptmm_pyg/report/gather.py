@@ -150,13 +150,13 @@ def comparison(
         if name in bars:
             # The value stays the recorded one.
             bars[name] = bars[name]._replace(**_interval(result.per_user[metric]))
-    reads = content.get('readings', [])
+    reads = content.get('test_reads', [])
     return Comparison(
-        split=_SPLITS[content['on']],
+        split=_SPLITS[content['split']],
         num_users=content['num_users'],
         metric=metric,
         metrics=content['metrics'],
-        widths=content.get('width', {}),
+        widths=content.get('embedding_dim', {}),
         bars=bars,
         differences=[
             Difference(pair, key, Bar(x['difference'], x['low'], x['high']))

@@ -11,7 +11,7 @@ from promptmm_pyg.cli import main
 from promptmm_pyg.data import INTERACTS, make_synthetic_dataset, split_per_user
 
 TRAIN = ['--epochs', '2', '--batch-size', '128', '--embedding-dim', '8', '--quiet']
-DISTILL = ['--epochs', '2', '--batch-size', '128', '--width', '4', '--quiet']
+DISTILL = ['--epochs', '2', '--batch-size', '128', '--embedding-dim', '4', '--quiet']
 SIZES = {'num_users': 40, 'num_items': 60, 'num_clusters': 4}
 
 

@@ -33,7 +33,7 @@ def test_new_items_are_placed_by_their_features(distilled, copy_of, new_text, ca
     old = Recommender.load(run / 'recommender')
     assert add(run, '--features', f'text={path}') == 0
     out = capsys.readouterr().out
-    assert f'2 items added, {old.num_items + 2} in all\n' in out
+    assert f'2 items added, {old.num_items + 2} in total\n' in out
     assert f'written: {run / "recommender"}' in out
     new = Recommender.load(run / 'recommender')
     assert new.item_ids == [*old.item_ids, 'n1', 'n2']
@@ -128,16 +128,20 @@ def test_numbers_stay_text_where_ids_are_text(tmp_path):
 @pytest.mark.parametrize(
     ('table', 'words', 'message'),
     [
-        ('item_id,a,b\n3,1,2\n', [], "item '3' is there already (1 such items"),
-        ('item_id,a,b\nx,1,2\n', [], 'ids must be whole numbers'),
-        ('item_id,a,b\n50,1,2\n50,3,4\n', [], "item '50' stands twice in"),
+        ('item_id,a,b\n3,1,2\n', [], "item '3' exists already (1 such items"),
+        ('item_id,a,b\nx,1,2\n', [], 'ids must be integers'),
+        ('item_id,a,b\n50,1,2\n50,3,4\n', [], "item '50' occurs twice in"),
         ('item_id,a\n50,1\n', [], 'must have 2 channels, as in training (got 1)'),
         ('item_id,a,b\n50,x,2\n', [], "the features of 'image' must be numbers"),
         ('item_id,a,b\n50,,2\n', [], "have a gap in item '50' (1 such items"),
         ('item_id,a,b\n50,0,0\n', [], "item '50' has no features in any file (1 such"),
         ('item_id,a,b\n', [], 'there are no new items in these files'),
         ('id,a,b\n50,1,2\n', [], "must have a column 'item_id'"),
-        ('item_id,a,b\n50,1,2\n', ['--ids', 'IDS'], "those of '50', 1 unknown in all"),
+        (
+            'item_id,a,b\n50,1,2\n',
+            ['--ids', 'IDS'],
+            "those of '50', 1 unknown in total",
+        ),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(tmp_path, fails, table, words, message):
@@ -159,7 +163,7 @@ def test_rows_need_as_many_ids_each_once(tmp_path, fails):
     ids.write_text('50\n51\n52\n')
     assert 'a row for each of the 3 --ids (got 2)' in fails(*words, '--ids', ids)
     ids.write_text('50\n50\n')
-    assert "item '50' stands twice in --ids" in fails(*words, '--ids', ids)
+    assert "item '50' occurs twice in --ids" in fails(*words, '--ids', ids)
 
 
 def test_modalities_and_files_need_to_be_known(tmp_path, fails):
@@ -168,7 +172,7 @@ def test_modalities_and_files_need_to_be_known(tmp_path, fails):
     assert "of ['image', 'text'], those of training (got 'audio')" in fails(
         *words, 'audio=x.npy'
     )
-    assert "a file that is not there: 'nowhere.npy'" in fails(
+    assert "a file that does not exist: 'nowhere.npy'" in fails(
         *words, 'text=nowhere.npy'
     )
 
@@ -180,8 +184,8 @@ def test_a_folder_that_holds_something_is_kept(tmp_path, fails):
     words = ['--features', f'image={tmp_path / "x.csv"}', '--out']
     words = ['add-items', tmp_path / 'served', *words]
     assert 'holds a recommender' in fails(*words, tmp_path / 'other')
-    assert 'holds something that is no recommender' in fails(*words, tmp_path)
-    assert '--out requires a folder' in fails(*words, tmp_path / 'x.csv')
+    assert 'holds something that is not a recommender' in fails(*words, tmp_path)
+    assert '--out must be a folder' in fails(*words, tmp_path / 'x.csv')
     assert main([str(x) for x in (*words, tmp_path / 'other', '--overwrite')]) == 0
     assert Recommender.load(tmp_path / 'other').num_items == 21
 
@@ -190,4 +194,4 @@ def test_without_a_feature_path_nothing_is_added(tmp_path, fails):
     x = torch.eye(3)
     Recommender(x, x, user_ids=[1, 2, 3], item_ids=[1, 2, 3], seen=None).save(tmp_path)
     message = fails('add-items', tmp_path, '--features', 'text=x.npy')
-    assert 'cannot place new items' in message
+    assert 'cannot add items' in message

@@ -45,7 +45,7 @@ def test_the_version_is_that_of_the_package(capsys):
 
 
 def test_no_command_is_a_mistake(fails):
-    assert 'a command is needed' in fails()
+    assert 'a command is required' in fails()
 
 
 def test_an_unknown_command_is_a_mistake_of_one_line(fails):
@@ -65,8 +65,8 @@ def test_a_message_of_the_library_is_one_line(fails, monkeypatch):
     def broken(path, **options):
         raise ValueError('first\n- second')
 
-    monkeypatch.setattr('promptmm_pyg.cli.data_source.load_dataset', broken)
-    monkeypatch.setattr('promptmm_pyg.cli.data_options.detect_format', str)
+    monkeypatch.setattr('promptmm_pyg.runs.data.load_dataset', broken)
+    monkeypatch.setattr('promptmm_pyg.cli.data.detect_format', str)
     assert fails('data', 'check', '.') == 'promptmm: error: first - second'
 
 
@@ -113,7 +113,7 @@ def test_an_interruption_says_how_to_go_on(argv, expected, capsys, monkeypatch):
     monkeypatch.setattr(f'promptmm_pyg.cli.{argv[0]}.run', interrupted)
     assert main(argv) == 130
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f'promptmm: interrupted. Go on with: promptmm {expected}'
+    assert last == f'promptmm: interrupted. Continue with: promptmm {expected}'
 
 
 def test_the_program_is_one_process_without_a_traceback(tmp_path):
@@ -133,4 +133,4 @@ def test_errors_of_the_system_name_the_path(tmp_path, fails, distilled):
     out = tmp_path / 'file' / 'x.npz'
     message = fails('export', distilled, '--embeddings', out)
     assert "file' cannot be read or written: " in message
-    assert 'Check that path' in message
+    assert 'Check the path' in message

@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from promptmm_pyg.cli import compare, main
-from promptmm_pyg.cli.compare import why_incomparable
-from promptmm_pyg.cli.evaluate import evaluate_tables
-from promptmm_pyg.cli.models import load_tables, reload
-from promptmm_pyg.cli.run_folder import RunFolder
+from promptmm_pyg.cli.compare import reason_incomparable
 from promptmm_pyg.evaluation import paired_bootstrap
+from promptmm_pyg.runs import Run
+from promptmm_pyg.runs.stages import evaluate_embeddings
 
 from .conftest import TRAIN
 
@@ -34,9 +33,11 @@ def test_runs_are_put_side_by_side(distilled, other, capsys):
     assert rows(out, 'teacher.embedding_dim') == [['teacher.embedding_dim', '8', '6']]
     assert 'teacher.num_layers' not in out
     assert 'data_sha256' not in out
-    assert rows(out, 'student: width') == [['student:', 'width', '4', '-']]
-    assert '\non validation\nmodel ' in out
-    assert f'\n{other} - {distilled}, with 95% intervals\nteacher  Recall@20 ' in out
+    assert rows(out, 'student: embedding_dim') == [
+        ['student:', 'embedding_dim', '4', '-']
+    ]
+    assert '\nvalidation\nmodel ' in out
+    assert f'\n{other} - {distilled}, with 95% intervals\nteacher   Recall@20 ' in out
 
 
 def test_metrics_and_intervals_are_those_of_the_library(distilled, other, capsys):
@@ -44,16 +45,14 @@ def test_metrics_and_intervals_are_those_of_the_library(distilled, other, capsys
     found = json.loads(capsys.readouterr().out)
     evaluations = []
     for folder in (distilled, other):
-        run = RunFolder(folder)
-        config = run.read_config()
-        data = reload(run, config)
-        evaluations.append(evaluate_tables(load_tables(run, config, data), data.val))
+        run = Run(folder)
+        evaluations.append(evaluate_embeddings(run.embeddings(), run.data.val))
     first, second = evaluations
     assert found['runs'][0]['validation']['student'] == first['student'].metrics
     assert found['runs'][1]['validation'] == {'teacher': second['teacher'].metrics}
     (difference,) = found['differences']
     assert difference['of'] == [str(other), str(distilled)]
-    assert difference['none_since'] is None
+    assert difference['no_intervals_because'] is None
     assert set(difference['intervals']) == {'teacher'}
     by_metric = difference['intervals']['teacher']
     assert len(by_metric) == 6
@@ -67,7 +66,7 @@ def test_metrics_and_intervals_are_those_of_the_library(distilled, other, capsys
 def test_sizes_are_counted(distilled, other, capsys):
     assert main(['compare', str(distilled), str(other), '--json']) == 0
     one = json.loads(capsys.readouterr().out)['runs'][0]
-    assert one['parameters']['student'] == one['parameters']['control'] == 400
+    assert one['parameters']['student'] == one['parameters']['baseline'] == 400
     file = distilled / 'student' / 'model.safetensors'
     assert one['bytes']['student'] == file.stat().st_size
     served = (distilled / 'recommender').iterdir()
@@ -78,7 +77,7 @@ def test_equal_runs_differ_in_nothing(distilled, copy_of, capsys):
     assert main(['compare', str(distilled), str(copy_of(distilled)), '-k', '10']) == 0
     out = capsys.readouterr().out
     assert out.startswith('no setting differs\n')
-    zero = '+0.0000  [+0.0000, +0.0000]  not clear: zero is inside'
+    zero = '+0.0000  [+0.0000, +0.0000]  no significant difference'
     assert out.count(zero) == 18
     assert 'Recall@10     +0' in out
 
@@ -120,21 +119,21 @@ def test_without_the_data_the_written_metrics_are_shown(
     found = json.loads(capsys.readouterr().out)
     assert found['runs'][1]['validation']['teacher'] == written['validation']
     assert found['runs'][1]['parameters'] == {'teacher': None}
-    why = found['differences'][0]['none_since']
-    assert why.startswith('the metrics are those written in training, since')
+    why = found['differences'][0]['no_intervals_because']
+    assert why.startswith('the metrics are those of training, since')
     assert str(run) in why
 
 
 def test_what_is_held_out_is_compared_as_a_set():
     pairs = torch.tensor([[0, 1, 1], [5, 2, 3]])
     seen = [
-        compare.Seen('x', {}, {}, {}, None, {}, '', ('hash', task))
+        compare.Summary('x', {}, {}, {}, None, {}, '', ('hash', task))
         for task in (pairs, pairs.flip(1), pairs + 1, pairs[:, :2])
     ]
-    assert why_incomparable(seen[0], seen[1]) is None
+    assert reason_incomparable(seen[0], seen[1]) is None
     for other_seen in seen[2:]:
-        why = why_incomparable(seen[0], other_seen)
-        assert why == 'the runs differ in what is held out for validation'
+        why = reason_incomparable(seen[0], other_seen)
+        assert why == 'the runs differ in the interactions held out for validation'
 
 
 def test_test_data_are_not_read(distilled, other, monkeypatch):
@@ -142,12 +141,12 @@ def test_test_data_are_not_read(distilled, other, monkeypatch):
 
     def watched(tables, graph):
         asked.append(graph)
-        return evaluate_tables(tables, graph)
+        return evaluate_embeddings(tables, graph)
 
-    monkeypatch.setattr(compare, 'evaluate_tables', watched)
+    monkeypatch.setattr(compare, 'evaluate_embeddings', watched)
     assert main(['compare', str(distilled), str(other)]) == 0
-    run = RunFolder(distilled)
-    data = reload(run, run.read_config())
+    run = Run(distilled)
+    data = run.data
     val, test = (
         graph['user', 'interacts', 'item'].edge_label_index
         for graph in (data.val, data.test)
@@ -160,12 +159,12 @@ def test_test_data_are_not_read(distilled, other, monkeypatch):
 
 
 def test_one_run_is_not_enough(distilled, fails):
-    assert 'two or more runs are needed' in fails('compare', distilled)
+    assert 'two or more runs are required' in fails('compare', distilled)
 
 
 def test_a_run_is_named_once(distilled, fails):
     message = fails('compare', distilled, f'{distilled}/../{distilled.name}')
-    assert 'each run is to be named once' in message
+    assert 'each run must be named once' in message
 
 
 def test_what_is_no_run_is_a_mistake(distilled, tmp_path, fails):

@@ -3,8 +3,7 @@ import subprocess
 
 import pytest
 
-from promptmm_pyg.cli import main
-from promptmm_pyg.cli.app import COMMANDS, build_parser
+from promptmm_pyg.cli import COMMANDS, build_parser, main
 from promptmm_pyg.cli.completion import collect_words, read_words
 
 

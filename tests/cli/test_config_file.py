@@ -3,11 +3,9 @@ import json
 
 import pytest
 
-from promptmm_pyg.cli import main
-from promptmm_pyg.cli.app import build_parser
-from promptmm_pyg.cli.config_file import config_text, read_settings
+from promptmm_pyg.cli import build_parser, main
 from promptmm_pyg.cli.distill import student_config
-from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.cli.parsing import UserError, config_text, read_settings
 from promptmm_pyg.cli.train import run_config
 
 
@@ -40,18 +38,20 @@ def test_what_is_typed_wins(written):
 
 
 def test_toml_is_read_and_underscores_are_dashes(written):
-    text = 'path = "x"\nout = "r"\nembedding_dim = 8\n[weight]\nl2 = 0.5\n'
+    text = 'path = "x"\nout = "r"\nembedding_dim = 8\n[loss-weight]\nl2 = 0.5\n'
     args = parse('train', '--config', written(text, 'run.toml'))
     assert args.embedding_dim == 8
-    assert float(dict(args.weight)['l2']) == 0.5
+    assert float(dict(args.loss_weight)['l2']) == 0.5
 
 
 def test_weights_and_features_are_completed_not_replaced(written):
-    path = written({'weight': {'l2': 1, 'bpr': 2}, 'features': ['a=1.npy', 'b=2.npy']})
-    words = ['--weight', 'l2=3', '--features', 'b=9.npy', '--config', path]
+    path = written(
+        {'loss-weight': {'l2': 1, 'bpr': 2}, 'features': ['a=1.npy', 'b=2.npy']}
+    )
+    words = ['--loss-weight', 'l2=3', '--features', 'b=9.npy', '--config', path]
     args = parse('train', 'x', '--out', 'r', *words)
-    assert float(dict(args.weight)['l2']) == 3
-    assert float(dict(args.weight)['bpr']) == 2
+    assert float(dict(args.loss_weight)['l2']) == 3
+    assert float(dict(args.loss_weight)['bpr']) == 2
     assert dict(args.features) == {'a': '1.npy', 'b': '9.npy'}
 
 
@@ -84,19 +84,19 @@ def test_what_neither_says_is_still_required(written, fails):
 @pytest.mark.parametrize(
     ('content', 'match'),
     [
-        ({'epoch': 3}, "holds 'epoch', which is no option. Did you mean 'epochs'?"),
-        ({'zzzz': 3}, "holds 'zzzz', which is no option. See '--help' for all"),
-        ({'resume': True}, "may not hold 'resume', which is to be typed"),
-        ({'dry_run': True}, "may not hold 'dry_run', which is to be typed"),
-        ({'config': 'x'}, "may not hold 'config'"),
+        ({'epoch': 3}, "holds 'epoch', which is not an option. Did you mean 'epochs'?"),
+        ({'zzzz': 3}, "holds 'zzzz', which is not an option. See '--help' for all"),
+        ({'resume': True}, "must not hold 'resume' (got one). Type it"),
+        ({'dry_run': True}, "must not hold 'dry_run' (got one). Type it"),
+        ({'config': 'x'}, "must not hold 'config'"),
         ({'epochs': 'many'}, "invalid int value: 'many'"),
         ({'epochs': True}, "'epochs' must be a text or a number (got True)"),
         ({'epochs': [1]}, "'epochs' must be a text or a number (got [1])"),
         ({'quiet': 1}, "'quiet' must be true or false (got 1)"),
         ({'missing': 'maybe'}, "invalid choice: 'maybe'"),
-        ({'weight': 'l2'}, 'must have the form NAME=VALUE'),
+        ({'loss-weight': 'l2'}, 'must have the form NAME=VALUE'),
         ([1], 'must contain options by name'),
-        ('{', 'is no .json file'),
+        ('{', 'is not a .json file'),
     ],
 )
 def test_an_entry_that_does_not_fit_names_the_file(written, fails, content, match):
@@ -120,7 +120,14 @@ def test_another_ending_is_a_mistake(written):
 def test_the_configuration_of_a_run_gives_that_run_again(files, tmp_path, split):
     words = ['train', files.table, '--features', f'text={files.text}', '--out', 'r']
     words += ['--titles', files.titles, '--split', split, '--split-seed', '3']
-    words += ['--prompt-start', 'random', '--prompt-dim', '4', '--weight', 'l2=0.5']
+    words += [
+        '--prompt-start',
+        'random',
+        '--prompt-dim',
+        '4',
+        '--loss-weight',
+        'l2=0.5',
+    ]
     words += ['--features', f'other={files.text}', '--time-column', 'when']
     config = run_config(parse(*words))
     path = tmp_path / 'config.json'
@@ -138,8 +145,8 @@ def test_so_does_that_of_a_folder_without_a_prompt(files, tmp_path):
 
 
 def test_so_does_that_of_a_student(tmp_path):
-    words = ['distill', 'r', '--student', 'mf', '--width', '5', '--no-baseline']
-    words += ['--list-views', 'fused', '--weight', 'listwise=0', '--top-k', '9']
+    words = ['distill', 'r', '--student', 'mf', '--embedding-dim', '5', '--no-baseline']
+    words += ['--list-views', 'fused', '--loss-weight', 'listwise=0', '--top-k', '9']
     config = student_config(parse(*words))
     path = tmp_path / 'config.json'
     path.write_text(json.dumps(config))
@@ -154,13 +161,20 @@ def test_made_up_data_have_no_options(written, fails):
 
 def test_what_is_printed_gives_the_same_settings(files, written, capsys):
     words = ['train', files.table, '--out', 'r', '--epochs', '3', '--no-prompt']
-    words += ['--weight', 'l2=0.5', '--features', f'text={files.text}', '--seed', '-1']
+    words += [
+        '--loss-weight',
+        'l2=0.5',
+        '--features',
+        f'text={files.text}',
+        '--seed',
+        '-1',
+    ]
     assert main([*words, '--print-config']) == 0
     out = capsys.readouterr().out
     again = parse('train', '--config', written(out))
     assert config_text(again) + '\n' == out
     assert run_config(again) == run_config(parse(*words))
-    assert json.loads(out)['weight']['l2'] == 0.5
+    assert json.loads(out)['loss-weight']['l2'] == 0.5
 
 
 def test_printing_does_nothing_else(distilled, capsys):

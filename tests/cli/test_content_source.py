@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptmm_pyg.cli import main
-from promptmm_pyg.cli.app import build_parser
-from promptmm_pyg.cli.data_options import data_config
-from promptmm_pyg.cli.data_source import load_split
+from promptmm_pyg.cli import build_parser, main
+from promptmm_pyg.cli.data import data_config
 from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.content import HashingTextEncoder
 from promptmm_pyg.data import INTERACTS, read_table, split_per_user
+from promptmm_pyg.runs.data import load_split
 from tests.content.encoders import Lengths, Sizes
 
 
@@ -56,7 +55,7 @@ def test_texts_come_from_a_folder(table, texts, capsys):
     assert split.test['item'].x_text is split.train['item'].x_text
     err = capsys.readouterr().err
     assert err == (
-        "warning: 1 of 4 contents for 'text' are taken for missing; the first: '0' is "
+        "warning: 1 of 4 contents for 'text' are treated as missing; the first: '0' is "
         'empty\n'
     )
 
@@ -115,7 +114,7 @@ def test_a_recbole_folder_with_a_split_keeps_it(recbole):
         (recbole / f'toy.{name}.inter').write_text('\n'.join([head, *part]) + '\n')
     split = load(recbole)
     assert [g[INTERACTS].edge_label_index.size(1) for g in split] == [9, 3, 3]
-    with pytest.raises(UserError, match='came with a split, which is kept'):
+    with pytest.raises(UserError, match='already has a split'):
         config(recbole, '--split', 'time')
 
 
@@ -131,7 +130,7 @@ def test_encoders_are_chosen_by_name(table, tmp_path, monkeypatch):
 
     def make(kind, encoder):
         monkeypatch.setattr(
-            f'promptmm_pyg.cli.content_source.{kind}',
+            f'promptmm_pyg.runs.data.{kind}',
             lambda name: asked.append((kind, name)) or encoder,
         )
 
@@ -180,13 +179,13 @@ def test_runs_from_before_have_no_contents(table):
     ('argv', 'match'),
     [
         (['{table}', '--images', 'no'], r"--images must name a folder .got 'no'"),
-        (['{table}', '--text', 'no.csv:a'], '--text names a file that is not there'),
+        (['{table}', '--text', 'no.csv:a'], '--text names a file that does not exist'),
         (['{layout}', '--text', 'title'], 'which has no columns of its own'),
         (['{table}', '--min-rating', '3'], '--min-rating is for RecBole folders'),
         (['{layout}', '--min-rating', '3'], '--min-rating is for RecBole folders'),
         (
             ['{table}', '--text', 'title', '--features', 'text={table}'],
-            "--features names 'text', which",
+            "--features must not name 'text'",
         ),
     ],
 )

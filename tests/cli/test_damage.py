@@ -2,10 +2,18 @@ import json
 
 import pytest
 
-from promptmm_pyg.cli.damage import settings_of
-from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.runs import RunError
+from promptmm_pyg.runs.run import settings_of
 
-SECTIONS = ('data', 'data_sha256', 'titles', 'prompt', 'teacher', 'train', 'schedule')
+SECTIONS = (
+    'data',
+    'data_sha256',
+    'titles',
+    'prompt',
+    'teacher',
+    'train',
+    'loss_weights',
+)
 USER = ('--user', 'u1')
 
 
@@ -40,14 +48,16 @@ def test_data_that_are_not_described_are_named(distilled, copy_of, fails, key):
         del data[key]
         change(run / 'config.json', data=data)
         message = fails('evaluate', run)
-        assert "config.json' is damaged, or of another version than what" in message
+        assert (
+            "config.json' is damaged, or of another version than the files" in message
+        )
         assert f"(KeyError: '{key}')" in message
 
 
 def test_parameters_of_another_shape_are_named(distilled, copy_of, fails):
     run = copy_of(distilled)
-    change(run / 'student' / 'config.json', width=7)
-    for words in (['evaluate', run], ['explain', run, *USER, '--model', 'control']):
+    change(run / 'student' / 'config.json', embedding_dim=7)
+    for words in (['evaluate', run], ['explain', run, *USER, '--model', 'baseline']):
         assert "student/config.json' is damaged, or of another ver" in fails(*words)
     teacher = json.loads((run / 'config.json').read_text())['teacher']
     change(run / 'config.json', teacher={**teacher, 'embedding_dim': 7})
@@ -56,7 +66,7 @@ def test_parameters_of_another_shape_are_named(distilled, copy_of, fails):
     assert 'unexpected keyword argument' in fails('evaluate', run)
 
 
-@pytest.mark.parametrize('content', ['[]', '{}', '{"width": 1000000000000}'])
+@pytest.mark.parametrize('content', ['[]', '{}', '{"embedding_dim": 1000000000000}'])
 def test_a_student_without_settings_is_named(distilled, copy_of, fails, content):
     run = copy_of(distilled)
     (run / 'student' / 'config.json').write_text(content)
@@ -76,7 +86,7 @@ def test_other_errors_pass():
     with pytest.raises(RuntimeError, match='mine'), settings_of('x'):
         raise RuntimeError('mine')
     with (
-        pytest.raises(UserError, match=r"'x' is damaged.*RuntimeError: mine"),
+        pytest.raises(RunError, match=r"'x' is damaged.*RuntimeError: mine"),
         settings_of('x', RuntimeError),
     ):
         raise RuntimeError('mine')

@@ -36,18 +36,18 @@ def test_each_finding_has_its_fix_and_an_error_sets_the_status(files, tmp_path, 
     capsys.readouterr()
     assert main(['data', 'check', str(folder), '--duplicates', 'drop']) == 0
     out = capsys.readouterr().out
-    assert 'warning: test: edge_label_index: holds no positives\n  what to do: ' in out
+    assert 'warning: test: edge_label_index: holds no positives\n  fix: ' in out
 
 
 def test_an_error_sets_the_status(files, capsys, monkeypatch):
     from promptmm_pyg.data import Issue
 
     leak = Issue('error', 'val', 'leaks', 'Take it out')
-    monkeypatch.setattr('promptmm_pyg.cli.data_source.validate', lambda split: [leak])
+    monkeypatch.setattr('promptmm_pyg.cli.data.validate', lambda split, **_: [leak])
     assert main(['data', 'check', files.layout]) == 1
     out = capsys.readouterr().out
     assert out.endswith(
-        '\nerror: val: leaks\n  what to do: Take it out\n\n1 errors, 0 warnings\n'
+        '\nerror: val: leaks\n  fix: Take it out\n\n1 errors, 0 warnings\n'
     )
 
 
@@ -78,9 +78,9 @@ def test_a_graph_among_items_is_checked_for_leaks(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('content', 'match'),
     [
-        (np.ones((3, 2), dtype=np.int64), r'requires whole numbers of shape \[2, E\]'),
+        (np.ones((3, 2), dtype=np.int64), r'must hold integers of shape \[2, E\]'),
         (np.ones((2, 2)), r'got float64 \[2, 2\]'),
-        (np.array([[{}], [{}]]), 'requires a whole .npy file of numbers'),
+        (np.array([[{}], [{}]]), 'must be a whole .npy file of numbers'),
     ],
 )
 def test_what_is_no_graph_among_items_is_a_mistake(
@@ -93,4 +93,6 @@ def test_what_is_no_graph_among_items_is_a_mistake(
 
 def test_a_graph_that_is_not_there_is_a_mistake(files, fails):
     words = ['data', 'check', files.layout, '--item-graph', 'nowhere.npy']
-    assert "--item-graph names a file that is not there: 'nowhere.npy'" in fails(*words)
+    assert "--item-graph names a file that does not exist: 'nowhere.npy'" in fails(
+        *words
+    )

@@ -2,15 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from promptmm_pyg.cli.app import build_parser
-from promptmm_pyg.cli.data_options import data_config
-from promptmm_pyg.cli.data_source import (
-    fingerprint,
-    load_split,
-    read_ids,
-    read_titles,
-)
-from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.cli import build_parser
+from promptmm_pyg.cli.data import data_config
 from promptmm_pyg.data import (
     INTERACTS,
     read_mmssl,
@@ -19,6 +12,13 @@ from promptmm_pyg.data import (
     split_cold_items,
     split_leave_one_out,
     split_per_user,
+)
+from promptmm_pyg.runs.data import (
+    RunError,
+    hash_split,
+    load_split,
+    read_ids,
+    read_titles,
 )
 
 
@@ -114,9 +114,9 @@ def test_masks_can_be_turned_off(files):
     ('argv', 'match'),
     [
         (['nowhere'], "there is no file or folder 'nowhere'"),
-        (['{layout}', '--split', 'time'], 'came with a split, which is kept'),
+        (['{layout}', '--split', 'time'], 'already has a split'),
         (['{table}', '--split', 'time'], 'requires --time-column'),
-        (['{table}', '--features', 'x=no.csv'], "not there: 'no.csv'"),
+        (['{table}', '--features', 'x=no.csv'], "does not exist: 'no.csv'"),
         (['{table}', '--features', 'x'], 'NAME=VALUE'),
         (['{table}', '--format', 'parquet'], "invalid choice: 'parquet'"),
         (['{table}', '--format', 'mmssl'], 'must be a folder'),
@@ -125,11 +125,11 @@ def test_masks_can_be_turned_off(files):
             ['{table}', '--item-column', 'it'],
             '--user-column, --item-column, --time-column',
         ),
-        (['{table}', '--item-ids', 'no.txt'], 'of ids, one a line'),
+        (['{table}', '--item-ids', 'no.txt'], 'of ids, one per line'),
         (['{table}', '--val-ratio', '1.5'], "'val_ratio' must be in"),
         (['.'], 'must contain a known format'),
         (['{table}', '--features', 'text='], 'leaves out what a folder holds'),
-        (['{table}', '--text', 'no/texts'], 'folder that is not there'),
+        (['{table}', '--text', 'no/texts'], 'folder that does not exist'),
         (['{table}', '--features', 'text={titles}'], "(got ['title'])"),
         (['{table}', '--item-graph', '{table}'], 'Objects are never loaded'),
         (['{table}', '--item-ids', '/'], "no file '/' of ids"),
@@ -156,21 +156,21 @@ def test_empty_titles_are_none(tmp_path):
 
 
 def test_titles_need_their_file_and_columns(tmp_path):
-    with pytest.raises(UserError, match=r'no file .* of titles'):
+    with pytest.raises(RunError, match=r'no file .* of titles'):
         read_titles(tmp_path / 'no.csv', 'id', 'title')
     (tmp_path / 't.csv').write_text('id,name\n')
-    with pytest.raises(UserError, match=r"requires the columns \['title'\]"):
+    with pytest.raises(RunError, match=r"must have the columns \['title'\]"):
         read_titles(tmp_path / 't.csv', 'id', 'title')
 
 
 def test_the_same_data_have_one_fingerprint(files):
-    assert fingerprint(load(files.layout)) == fingerprint(load(files.layout))
+    assert hash_split(load(files.layout)) == hash_split(load(files.layout))
 
 
 @pytest.mark.parametrize('change', ['edge', 'label', 'feature', 'mask', 'id'])
 def test_any_change_shows_in_the_fingerprint(files, change):
     split = load(files.layout)
-    before = fingerprint(split)
+    before = hash_split(split)
     train = split.train
     if change == 'edge':
         train[INTERACTS].edge_index = train[INTERACTS].edge_index[:, 1:]
@@ -183,4 +183,4 @@ def test_any_change_shows_in_the_fingerprint(files, change):
         train['item'].mask_text = ~train['item'].mask_text
     else:
         train['user'].raw_id = np.array([*train['user'].raw_id[:-1], 'new'])
-    assert fingerprint(split) != before
+    assert hash_split(split) != before

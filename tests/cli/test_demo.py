@@ -8,17 +8,18 @@ from promptmm_pyg.serving import Recommender
 
 SMALL = {
     'data': {
-        **demo.CONFIG['data'],
+        **demo.TEACHER['data'],
         'synthetic': {'num_users': 40, 'num_items': 60, 'num_clusters': 4},
     },
-    'schedule': {**demo.CONFIG['schedule'], 'epochs': 2},
+    'train': {**demo.TEACHER['train'], 'epochs': 2},
 }
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(demo, 'CONFIG', {**demo.CONFIG, **SMALL})
-    student = {**demo.STUDENT, 'schedule': SMALL['schedule']}
+    monkeypatch.setattr(demo, 'TEACHER', {**demo.TEACHER, **SMALL})
+    student = {**demo.STUDENT, 'train': {**demo.STUDENT['train'], 'epochs': 2}}
+    monkeypatch.setattr(demo, '_LIGHT_GCN', SMALL)
     monkeypatch.setattr(demo, 'STUDENT', student)
 
 
@@ -36,7 +37,7 @@ def test_the_table_compares_four_models(shown):
         'LightGCN': '64',
         'teacher': '64',
         'student': '16',
-        'control': '16',
+        'baseline': '16',
     }.items():
         row = next(row for row in rows if row[:2] == [name, width])
         metrics = content['metrics'][name]
@@ -47,12 +48,12 @@ def test_the_table_compares_four_models(shown):
 def test_test_is_read_once(shown):
     folder, _, _ = shown
     content = json.loads((folder / 'evaluation-test.json').read_text())
-    assert len(content['readings']) == 1
+    assert len(content['test_reads']) == 1
 
 
 def test_differences_are_those_that_matter(shown):
     _, out, _ = shown
-    for pair in ('teacher - LightGCN', 'student - control', 'teacher - student'):
+    for pair in ('teacher - LightGCN', 'student - baseline', 'teacher - student'):
         assert f'\n{pair}' in out
 
 
@@ -91,7 +92,7 @@ def test_a_demo_replaces_a_demo_and_reads_test_anew(shown, capsys):
 
 
 def test_a_run_of_ones_own_is_not_replaced(small, trained, fails):
-    assert 'holds a run of yours' in fails('demo', '--out', trained)
+    assert 'holds a run on your own data' in fails('demo', '--out', trained)
 
 
 def test_without_matplotlib_all_but_the_figure_is_there(

@@ -5,9 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.cli.models import load_tables, reload
-from promptmm_pyg.cli.run_folder import RunFolder
 from promptmm_pyg.data import INTERACTS
+from promptmm_pyg.runs.run import Run
 from tests.test_devices import on_every_device
 
 from .conftest import DISTILL, TRAIN
@@ -29,9 +28,9 @@ def test_a_run_is_trained_there_and_used_here(files, device, tmp_path, capsys):
         losses = [json.loads(line)['loss'] for line in log]
         assert losses[-1] < losses[0]
     assert main(['evaluate', str(run)]) == 0
-    folder = RunFolder(run)
-    config = folder.read_config()
-    tables = load_tables(folder, config, reload(folder, config))
+    folder = Run(run)
+    config = folder.config
+    tables = folder.embeddings()
     kept = load_file(run / 'recommender' / 'model.safetensors')
     assert torch.equal(kept['user_x'], tables['student']['user'])
     targets = load_file(run / 'student' / 'targets.safetensors')
@@ -54,13 +53,13 @@ def test_a_dry_run_measures_there(files, trained, device, tmp_path, capsys):
     for command in (words(files, tmp_path / 'run'), ['distill', str(trained)]):
         assert main([*command, *there]) == 0
         out = capsys.readouterr().out
-        assert 'steps an epoch of ' in out
+        assert ' steps per epoch, ' in out
         assert ('on the GPU' in out) == (device == 'cuda')
 
 
 def test_what_is_trained_on_moves_and_the_graphs_of_a_run_stay(trained):
-    folder = RunFolder(trained)
-    data = reload(folder, folder.read_config())
+    folder = Run(trained)
+    data = folder.data
     there = data.to(torch.device('meta'))
     moved = [there.train[INTERACTS].edge_index, there.train['item'].x_text]
     moved += [x for adj in there.inputs[0].values() for x in adj.matrices(torch.float)]
@@ -83,7 +82,9 @@ def test_a_gpu_that_is_not_there(command, files, trained, tmp_path, capsys):
     begin = words(files, run) if command == 'train' else ['distill', str(trained)]
     number = torch.cuda.device_count()
     assert main([*begin, '--device', f'cuda:{number}']) != 0
-    said = f"torch finds {number} GPUs (got 'cuda:{number}'). Leave it out to train on"
+    said = (
+        f"--device 'cuda:{number}' is not available ({number} GPUs found). Leave it out"
+    )
     assert said in capsys.readouterr().err
     assert not run.exists()
     assert not (trained / 'student').exists()

@@ -6,18 +6,11 @@ import torch
 from safetensors.torch import load_file
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.cli.models import (
-    build_student,
-    build_teacher,
-    load_tables,
-    load_teacher,
-    reload,
-)
-from promptmm_pyg.cli.run_folder import RunFolder
-from promptmm_pyg.data import INTERACTS, Split
+from promptmm_pyg.data import INTERACTS, num_nodes_dict
 from promptmm_pyg.distillation import CandidateSampling, distill, promptmm_losses
 from promptmm_pyg.models import LightGCN, MatrixFactorization
 from promptmm_pyg.models.inference import get_embeddings
+from promptmm_pyg.runs.run import Run, build_student, build_teacher
 from promptmm_pyg.serving import FeatureMapper, Recommender
 from promptmm_pyg.training import TrainingConfig, loop
 
@@ -25,9 +18,8 @@ from .conftest import DISTILL
 
 
 def load(run):
-    folder = RunFolder(run)
-    config = folder.read_config()
-    return folder, config, reload(folder, config)
+    folder = Run.open(run)
+    return folder, folder.config, folder.data
 
 
 def model(run, name='student'):
@@ -50,13 +42,13 @@ def test_a_run_holds_all_that_was_promised(distilled):
 
 
 def test_student_and_control_are_those_the_library_trains(distilled):
-    folder, config, data = load(distilled)
+    folder, _, data = load(distilled)
     student = json.loads((distilled / 'student' / 'config.json').read_text())
     module = build_student(student, data.train)
     result = distill(
         module,
-        load_teacher(folder, config, data.train),
-        Split(data.train, data.val, data.test),
+        folder.teacher(),
+        data.split,
         config=TrainingConfig(epochs=2, batch_size=128, progress=False),
     )
     assert result.baseline is not None
@@ -65,8 +57,8 @@ def test_student_and_control_are_those_the_library_trains(distilled):
 
 
 def test_the_recommender_serves_the_student_with_raw_ids(distilled):
-    folder, config, data = load(distilled)
-    tables = load_tables(folder, config, data)
+    folder, _, data = load(distilled)
+    tables = folder.embeddings()
     served = Recommender.load(distilled / 'recommender')
     assert torch.equal(served.user_x, tables['student']['user'])
     assert torch.equal(served.item_x, tables['student']['item'])
@@ -120,8 +112,8 @@ def test_the_card_names_metrics_and_training(distilled):
     card = Recommender.load(distilled / 'recommender').card
     metrics = json.loads((distilled / 'student' / 'metrics.json').read_text())
     assert card['metrics']['student'] == metrics
-    assert card['metrics']['control']['monitor'] == 'Recall@20'
-    assert card['training']['width'] == 4
+    assert card['metrics']['baseline']['monitor'] == 'Recall@20'
+    assert card['training']['embedding_dim'] == 4
 
 
 def test_the_teacher_is_left_as_it_was(trained, distilled):
@@ -146,39 +138,51 @@ def test_the_control_can_be_left_out(trained, copy_of, capsys):
 
 def test_a_joint_prompt_changes_the_targets_and_not_the_teacher(trained, copy_of):
     run = copy_of(trained)
-    words = ['--student', 'mf', '--width', '8', '--prompt', 'joint']
+    words = ['--student', 'mf', '--embedding-dim', '8', '--prompt', 'joint']
     assert main(['distill', str(run), *DISTILL, *words]) == 0
-    folder, config, data = load(run)
-    tables = load_tables(folder, config, data)
+    tables = Run(run).embeddings()
     assert same(model(run, 'teacher'), model(trained, 'teacher'))
-    assert not torch.equal(tables['copied']['item'], tables['teacher']['item'])
+    assert not torch.equal(
+        tables['truncated_teacher']['item'], tables['teacher']['item']
+    )
     assert tables['student']['item'].size() == tables['teacher']['item'].size()
 
 
 def test_a_frozen_teacher_is_copied_as_it_is(trained, copy_of):
     run = copy_of(trained)
-    assert main(['distill', str(run), *DISTILL, '--width', '8']) == 0
-    tables = load_tables(*load(run))
-    assert same(tables['copied'], tables['teacher'])
+    assert main(['distill', str(run), *DISTILL, '--embedding-dim', '8']) == 0
+    tables = Run(run).embeddings()
+    assert same(tables['truncated_teacher'], tables['teacher'])
 
 
 def test_tables_of_another_width_are_cut_to_the_students(distilled):
-    tables = load_tables(*load(distilled))
-    assert set(tables) == {'teacher', 'student', 'control', 'copied'}
+    tables = Run(distilled).embeddings()
+    assert set(tables) == {'teacher', 'student', 'baseline', 'truncated_teacher'}
     width = tables['student']['item'].size(1)
-    assert tables['copied']['item'].size(1) == width < tables['teacher']['item'].size(1)
+    assert (
+        tables['truncated_teacher']['item'].size(1)
+        == width
+        < tables['teacher']['item'].size(1)
+    )
 
 
 def test_options_reach_the_student_and_its_losses(trained, copy_of):
     run = copy_of(trained)
-    more = ['--list-views', 'fused', '--num-uniform', '3', '--weight', 'pairwise=0']
+    more = [
+        '--list-views',
+        'fused',
+        '--num-uniform',
+        '3',
+        '--loss-weight',
+        'pairwise=0',
+    ]
     more += ['--student', 'mf', '--alpha', '2', '--node-types', 'item']
     more += ['--learning-rate', '0.01', '--seed', '3']
     assert main(['distill', str(run), *DISTILL, *more]) == 0
-    folder, config, data = load(run)
-    teacher = load_teacher(folder, config, data.train)
+    folder, _, data = load(run)
+    teacher = folder.teacher()
     torch.manual_seed(3)
-    student = MatrixFactorization(data.train.num_nodes_dict, embedding_dim=4)
+    student = MatrixFactorization(num_nodes_dict(data.train), embedding_dim=4)
     torch.manual_seed(3)
     options = {
         'list_views': ['fused'],
@@ -189,7 +193,7 @@ def test_options_reach_the_student_and_its_losses(trained, copy_of):
     result = distill(
         student,
         teacher,
-        Split(data.train, data.val, data.test),
+        data.split,
         losses=promptmm_losses(**options),
         candidates=CandidateSampling(num_uniform=3),
         baseline=False,
@@ -200,7 +204,7 @@ def test_options_reach_the_student_and_its_losses(trained, copy_of):
     assert same(model(run), result.student.state_dict())
 
 
-@pytest.mark.parametrize('name', ['student', 'control'])
+@pytest.mark.parametrize('name', ['student', 'baseline'])
 def test_an_interrupted_run_goes_on_to_the_same_models(
     trained, distilled, copy_of, monkeypatch, name
 ):
@@ -209,7 +213,7 @@ def test_an_interrupted_run_goes_on_to_the_same_models(
 
     def interrupt(bar, record, stopping, monitor):
         shown.append(record['epoch'])
-        if len(shown) == {'student': 1, 'control': 3}[name]:
+        if len(shown) == {'student': 1, 'baseline': 3}[name]:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -233,7 +237,7 @@ def test_a_student_is_overwritten_on_purpose(distilled, copy_of):
 
 
 def test_going_on_needs_a_student(trained, fails):
-    assert 'no student to go on' in fails('distill', trained, *DISTILL, '--resume')
+    assert 'no student to continue' in fails('distill', trained, *DISTILL, '--resume')
 
 
 def test_going_on_with_other_options_is_refused(distilled, fails):
@@ -274,7 +278,7 @@ def test_data_that_have_changed_are_refused(files, tmp_path, fails):
 @pytest.mark.parametrize(
     ('more', 'match'),
     [
-        (['--width', '0'], 'must be positive'),
+        (['--embedding-dim', '0'], 'must be positive'),
         (['--list-views', 'smell'], "'views' must be some of"),
         (['--prompt', 'thawed'], 'invalid choice'),
         (['--num-uniform', '0'], "'num_uniform' must be positive"),
@@ -293,10 +297,10 @@ def test_a_teacher_without_a_prompt_cannot_be_tuned(files, tmp_path, fails):
 
 def test_a_student_draws_its_start_from_the_seed(trained):
     _, config, data = load(trained)
-    student = {'student': 'mf', 'width': 3, 'num_layers': 2}
-    first = build_student({**student, 'distill': {'seed': 1}}, data.train)
-    again = build_student({**student, 'distill': {'seed': 1}}, data.train)
-    other = build_student({**student, 'distill': {'seed': 2}}, data.train)
+    student = {'student': 'mf', 'embedding_dim': 3, 'num_layers': 2}
+    first = build_student({**student, 'train': {'seed': 1}}, data.train)
+    again = build_student({**student, 'train': {'seed': 1}}, data.train)
+    other = build_student({**student, 'train': {'seed': 2}}, data.train)
     assert same(first.state_dict(), again.state_dict())
     assert not same(first.state_dict(), other.state_dict())
     assert same(
@@ -308,7 +312,7 @@ def test_a_student_draws_its_start_from_the_seed(trained):
 
 def test_a_student_is_of_the_kind_asked_for(trained):
     _, _, data = load(trained)
-    config = {'width': 3, 'num_layers': 1, 'distill': {'seed': 0}}
+    config = {'embedding_dim': 3, 'num_layers': 1, 'train': {'seed': 0}}
     plain = build_student({**config, 'student': 'mf'}, data.train)
     graph = build_student({**config, 'student': 'lightgcn'}, data.train)
     assert isinstance(plain, MatrixFactorization)

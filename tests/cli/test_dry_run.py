@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptmm_pyg.cli import dry_run, main
-from promptmm_pyg.cli.cost_report import Cost
-from promptmm_pyg.cli.dry_run import _Clock, _EnoughError, without_cache
+from promptmm_pyg.cli import main, system
+from promptmm_pyg.cli.system import Cost, _Clock, _EnoughError, without_cache
 
 from .conftest import DISTILL, TRAIN
 
@@ -22,7 +21,7 @@ def test_a_dry_run_of_the_teacher_tells_costs_and_writes_nothing(
     assert out.startswith('data: 40 users, 60 items, ')
     held = int(re.search(r'(\d+) interactions', out)[1])
     assert held < pairs
-    assert f'\n  {-(-held // 128)} steps an epoch of ' in out
+    assert f'\n  {-(-held // 128)} steps per epoch, ' in out
     assert re.search(r'\nteacher: [\d,]+ parameters \(', out)
     assert re.search(r'\ntime: [\d.]+ s for 2 epochs\n', out)
     assert re.search(r'\nmemory: about [\d.]+ MiB at most: ', out)
@@ -39,8 +38,8 @@ def test_a_dry_run_of_the_student_has_its_control_and_changes_nothing(
     out = capsys.readouterr().out
     # LightGCN of width 4: a row for each of 40 users and 60 items.
     assert '\nstudent: 400 parameters (1.6 KiB)\n' in out
-    assert '\ncontrol: 400 parameters (1.6 KiB)\n' in out
-    assert 'from 4 epochs each, the earliest that --patience ends training' in out
+    assert '\nbaseline: 400 parameters (1.6 KiB)\n' in out
+    assert 'from 4 epochs each, the earliest end by --patience' in out
     assert f"note: '{distilled}' has a student" in out
     assert {path: path.stat().st_mtime_ns for path in distilled.rglob('*')} == before
 
@@ -49,7 +48,7 @@ def test_without_a_control_none_is_timed(trained, capsys):
     words = [*DISTILL, '--no-baseline', '--dry-run']
     assert main(['distill', str(trained), *words]) == 0
     out = capsys.readouterr().out
-    assert 'control' not in out
+    assert 'baseline' not in out
     assert 'note' not in out
     assert not (trained / 'student').exists()
 
@@ -66,24 +65,24 @@ def test_batches_that_share_a_step_are_one_step(files, tmp_path, capsys):
     assert main(['train', *words, '--out', str(tmp_path / 'run')]) == 0
     out = capsys.readouterr().out
     held = int(re.search(r'(\d+) interactions', out)[1])
-    assert f'\n  {-(-held // 32)} steps an epoch of ' in out
+    assert f'\n  {-(-held // 32)} steps per epoch, ' in out
 
 
 def test_a_mistake_shows_as_in_training(files, tmp_path, fails):
     words = [files.table, *TRAIN, '--out', str(tmp_path / 'run'), '--dry-run']
-    assert 'no item features' in fails('train', *words)
+    assert 'requires item features' in fails('train', *words)
 
 
 def test_time_is_steps_and_validations():
-    cost = Cost('x', 1, 4, 0.5, steps_an_epoch=10, seconds_a_validation=3.0)
+    cost = Cost('x', 1, 4, 0.5, steps_per_epoch=10, seconds_per_validation=3.0)
     # Five epochs of ten steps; validations after the second, fourth and last.
-    assert cost.epochs_seconds(5, 2) == pytest.approx(5 * 10 * 0.5 + 3 * 3.0)
+    assert cost.seconds(5, 2) == pytest.approx(5 * 10 * 0.5 + 3 * 3.0)
 
 
 def test_the_clock_leaves_out_the_first_step_and_evaluation(monkeypatch):
     moments = iter([0.0, 9.0, 10.0, 11.0, 12.0, 15.0, 18.0, 21.0])
-    monkeypatch.setattr(dry_run.time, 'perf_counter', lambda: next(moments))
-    monkeypatch.setattr(dry_run, '_SECONDS', 100.0)
+    monkeypatch.setattr(system.time, 'perf_counter', lambda: next(moments))
+    monkeypatch.setattr(system, '_SECONDS', 100.0)
     clock, module = _Clock(), torch.nn.Identity()
     clock(module.eval(), None)
     module.train()
@@ -96,7 +95,7 @@ def test_the_clock_leaves_out_the_first_step_and_evaluation(monkeypatch):
 
 def test_the_clock_stops_slow_steps_early(monkeypatch):
     moments = iter([0.0, 60.0, 120.0])
-    monkeypatch.setattr(dry_run.time, 'perf_counter', lambda: next(moments))
+    monkeypatch.setattr(system.time, 'perf_counter', lambda: next(moments))
     clock, module = _Clock(), torch.nn.Identity().train()
     clock(module, None)
     clock(module, None)

@@ -4,9 +4,8 @@ import shutil
 import pytest
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.cli.models import load_tables, reload
-from promptmm_pyg.cli.run_folder import RunFolder
 from promptmm_pyg.evaluation import evaluate, paired_bootstrap, slice_by_cold_start
+from promptmm_pyg.runs.run import Run
 
 METRICS = ('Recall', 'NDCG', 'Precision', 'HitRatio', 'MRR', 'MAP')
 
@@ -14,10 +13,8 @@ METRICS = ('Recall', 'NDCG', 'Precision', 'HitRatio', 'MRR', 'MAP')
 @pytest.fixture
 def oracle(distilled):
     """The evaluations of the three models, straight from the library."""
-    folder = RunFolder(distilled)
-    config = folder.read_config()
-    data = reload(folder, config)
-    tables = load_tables(folder, config, data)
+    folder = Run(distilled)
+    data, tables = folder.data, folder.embeddings()
     found = {name: evaluate(x, data.test) for name, x in tables.items()}
     return found, data.test
 
@@ -27,7 +24,7 @@ def reported(distilled, copy_of, capsys):
     """What the program prints and writes about test."""
     run = copy_of(distilled)
     capsys.readouterr()
-    assert main(['evaluate', str(run), '--on', 'test']) == 0
+    assert main(['evaluate', str(run), '--eval-split', 'test']) == 0
     out, err = capsys.readouterr()
     return out, err, json.loads((run / 'evaluation-test.json').read_text())
 
@@ -46,22 +43,26 @@ def test_the_table_has_every_metric_of_every_model(reported, oracle):
 def test_the_table_names_models_and_widths(reported):
     out, _, _ = reported
     lines = [line.split() for line in out.splitlines()]
-    assert ['teacher', 'student', 'control', 'copied'] in lines
-    assert ['width', '8', '4', '4', '4'] in lines
+    assert ['teacher', 'student', 'baseline', 'truncated_teacher'] in lines
+    assert ['embedding', 'dim', '8', '4', '4', '4'] in lines
 
 
 def test_the_file_has_the_same_numbers(reported, oracle):
     _, _, content = reported
     found, _ = oracle
     assert content['metrics'] == {name: one.metrics for name, one in found.items()}
-    assert content['on'] == 'test'
+    assert content['split'] == 'test'
     assert content['num_users'] == found['teacher'].users.numel()
 
 
 def test_differences_are_paired_and_in_the_order_of_their_name(reported, oracle):
     out, _, content = reported
     found, _ = oracle
-    pairs = (('student', 'control'), ('student', 'copied'), ('teacher', 'student'))
+    pairs = (
+        ('student', 'baseline'),
+        ('student', 'truncated_teacher'),
+        ('teacher', 'student'),
+    )
     for a, b in pairs:
         for metric in ('Recall@20', 'NDCG@20'):
             pair = (found[name].per_user[metric] for name in (a, b))
@@ -98,7 +99,7 @@ def test_validation_is_the_default_and_says_so(distilled, copy_of, capsys):
     run = copy_of(distilled)
     assert main(['evaluate', str(run)]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith('on validation: ')
+    assert out.startswith('validation: ')
     assert 'read once' not in err
     assert not (run / 'evaluation-test.json').exists()
     content = json.loads((run / 'evaluation-val.json').read_text())
@@ -110,20 +111,20 @@ def test_every_reading_of_test_is_counted(distilled, copy_of, capsys):
     run = copy_of(distilled)
     for times in range(3):
         capsys.readouterr()
-        assert main(['evaluate', str(run), '--on', 'test']) == 0
+        assert main(['evaluate', str(run), '--eval-split', 'test']) == 0
         assert f'it was read {times} times before' in capsys.readouterr().err
     content = json.loads((run / 'evaluation-test.json').read_text())
-    assert len(content['readings']) == 3
-    models = ['control', 'copied', 'student', 'teacher']
-    assert content['readings'][0]['models'] == models
+    assert len(content['test_reads']) == 3
+    models = ['baseline', 'student', 'teacher', 'truncated_teacher']
+    assert content['test_reads'][0]['models'] == models
 
 
 def test_a_new_student_does_not_undo_the_readings(distilled, copy_of, capsys):
     run = copy_of(distilled)
-    main(['evaluate', str(run), '--on', 'test'])
+    main(['evaluate', str(run), '--eval-split', 'test'])
     main(['distill', str(run), '--epochs', '1', '--quiet', '--overwrite'])
     capsys.readouterr()
-    main(['evaluate', str(run), '--on', 'test'])
+    main(['evaluate', str(run), '--eval-split', 'test'])
     assert 'it was read 1 times before' in capsys.readouterr().err
 
 
@@ -136,12 +137,14 @@ def test_a_teacher_alone_can_be_evaluated(trained, copy_of, capsys):
 
 def test_without_a_control_two_columns_are_left(trained, copy_of, capsys):
     run = copy_of(trained)
-    more = ['--epochs', '1', '--width', '8', '--no-baseline', '--quiet']
+    more = ['--epochs', '1', '--embedding-dim', '8', '--no-baseline', '--quiet']
     main(['distill', str(run), *more])
     capsys.readouterr()
     assert main(['evaluate', str(run)]) == 0
     out = capsys.readouterr().out
-    assert ['teacher', 'student', 'copied'] in [x.split() for x in out.splitlines()]
+    assert ['teacher', 'student', 'truncated_teacher'] in [
+        x.split() for x in out.splitlines()
+    ]
     assert 'student - control' not in out
 
 
@@ -161,7 +164,7 @@ def test_a_part_without_interactions_is_a_mistake(files, tmp_path, fails):
     run = str(tmp_path / 'run')
     data = [files.table, '--features', f'text={files.text}', '--test-ratio', '0']
     main(['train', *data, '--out', run, '--epochs', '1', '--quiet'])
-    message = fails('evaluate', run, '--on', 'test')
+    message = fails('evaluate', run, '--eval-split', 'test')
     assert "the data hold no interactions for 'test'" in message
 
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.cli.models import load_tables, reload
-from promptmm_pyg.cli.run_folder import RunFolder
 from promptmm_pyg.data import INTERACTS
+from promptmm_pyg.runs.run import Run
 from promptmm_pyg.serving import Recommender
 
 
@@ -25,10 +24,8 @@ def text(run, capsys, *words):
 
 @pytest.fixture(scope='module')
 def loaded(distilled):
-    run = RunFolder(distilled)
-    config = run.read_config()
-    data = reload(run, config)
-    return data.train, load_tables(run, config, data)
+    run = Run(distilled)
+    return run.data.train, run.embeddings()
 
 
 def position(graph, node_type, raw):
@@ -40,7 +37,7 @@ def history(graph, user):
     return index[1][index[0] == position(graph, 'user', user)].tolist()
 
 
-@pytest.mark.parametrize('model', ['teacher', 'student', 'control'])
+@pytest.mark.parametrize('model', ['teacher', 'student', 'baseline'])
 def test_the_parts_add_up_to_the_score_of_the_model(distilled, loaded, capsys, model):
     graph, tables = loaded
     found = explain(distilled, capsys, '--user', 'u3', '--item', 'i5', '--model', model)
@@ -95,7 +92,7 @@ def test_an_item_of_the_history_is_said_to_be_one(trained, loaded, capsys):
     graph, _ = loaded
     item = graph['item'].raw_id[history(graph, 'u3')[0]]
     out = text(trained, capsys, '--user', 'u3', '--item', item)
-    assert '(the user took it in training)' in out
+    assert '(an interaction of the training data)' in out
     assert explain(trained, capsys, '--user', 'u3', '--item', item)['seen'] is True
 
 
@@ -149,18 +146,18 @@ def test_json_stays_json_beside_a_map(trained, capsys, tmp_path):
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        ([], '--user or --map is needed'),
-        (['--map', 'x.png', '--item', 'i1'], '--item requires --user, too'),
-        (['--map', 'x.png', '--out', 'y.png'], '--out requires --user, too'),
+        ([], '--user or --map is required'),
+        (['--map', 'x.png', '--item', 'i1'], '--item requires --user'),
+        (['--map', 'x.png', '--out', 'y.png'], '--out requires --user'),
         (['--user', 'u3', '-k', '-1'], r'-k must be zero or more (got -1)'),
-        (['--user', 'u3', '--out', 'x.pdf'], '--out requires a name that ends in .png'),
+        (['--user', 'u3', '--out', 'x.pdf'], '--out must end in .png'),
         (
             ['--user', 'nobody'],
-            "--user requires an id of the training data (got 'nobody'",
+            "--user requires ids of the training data (got 'nobody'",
         ),
         (
             ['--user', 'u3', '--item', 'none'],
-            '--item requires an id of the training data',
+            '--item requires ids of the training data',
         ),
     ],
     ids=str,
@@ -171,7 +168,7 @@ def test_a_mistake_is_named(trained, fails, words, message):
 
 def test_a_student_that_is_not_there_is_named(trained, fails):
     message = fails('explain', trained, '--user', 'u3', '--model', 'student')
-    assert "Make one with 'promptmm distill" in message
+    assert "Train it with 'promptmm distill" in message
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, fails):

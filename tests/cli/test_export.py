@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.cli.data_source import load_split
-from promptmm_pyg.cli.run_folder import RunFolder
 from promptmm_pyg.data import INTERACTS, read_mmrec
+from promptmm_pyg.runs.data import load_split
+from promptmm_pyg.runs.run import Run
 from promptmm_pyg.serving import Recommender
 
 
@@ -68,7 +68,7 @@ def test_the_program_ranks_as_the_recommender_does(distilled, tmp_path, more):
 def test_the_data_come_back_from_mmrec_without_a_student(trained, tmp_path):
     folder = tmp_path / 'clicks'
     assert main(['export', str(trained), '--mmrec', str(folder)]) == 0
-    split = load_split(RunFolder(trained).read_config()['data'])
+    split = load_split(Run(trained).read_config()['data'])
     for found, expected in zip(read_mmrec(folder), split, strict=True):
         a, b = (graph[INTERACTS].edge_label_index for graph in (found, expected))
         assert set(map(tuple, a.t().tolist())) == set(map(tuple, b.t().tolist()))
@@ -86,8 +86,8 @@ def test_nothing_asked_for_is_a_mistake(distilled, fails):
     [
         (['--embeddings', 'x.csv'], '--embeddings must end in .npz or .parquet'),
         (['--torch-export', 'x.pt'], '--torch-export must end in .pt2'),
-        (['--torch-export', 'x.pt2', '-k', '0'], '-k must lie between 1 and'),
-        (['--torch-export', 'x.pt2', '-k', '999'], '-k must lie between 1 and'),
+        (['--torch-export', 'x.pt2', '-k', '0'], '-k must be between 1 and'),
+        (['--torch-export', 'x.pt2', '-k', '999'], '-k must be between 1 and'),
     ],
 )
 def test_an_option_that_does_not_fit_is_a_mistake(
@@ -112,7 +112,7 @@ def test_a_file_is_not_replaced_by_accident(
 ):
     (tmp_path / there).write_text('mine')
     message = fails('export', distilled, option, tmp_path / name)
-    assert f"'{tmp_path / there}' is there already" in message
+    assert f"'{tmp_path / there}' exists already" in message
     assert (tmp_path / there).read_text() == 'mine'
 
 
@@ -138,7 +138,7 @@ def test_a_folder_of_data_is_never_replaced(distilled, fails, tmp_path):
 
 def test_embeddings_need_a_student(trained, fails, tmp_path):
     message = fails('export', trained, '--embeddings', tmp_path / 'x.npz')
-    assert 'has no recommender yet' in message
+    assert 'has no recommender. Make' in message
 
 
 def test_data_that_have_changed_are_not_exported(trained, copy_of, fails, tmp_path):

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 
-from promptmm_pyg.cli.machine import (
+from promptmm_pyg.cli import system
+from promptmm_pyg.cli.system import (
     available_memory,
     bytes_text,
     cores,
@@ -10,34 +13,29 @@ from promptmm_pyg.cli.machine import (
 
 
 @pytest.fixture
-def system(tmp_path):
-    """Linux' files on memory, as they would read."""
+def limited(tmp_path, monkeypatch):
+    """The free memory with the files of a control group, of 5,000 bytes in all."""
+    free = SimpleNamespace(available=5000)
+    monkeypatch.setattr(system.psutil, 'virtual_memory', lambda: free)
 
-    def write(meminfo=None, **group):
-        if meminfo is not None:
-            (tmp_path / 'meminfo').write_text(meminfo)
+    def write(**group):
         for name, text in group.items():
             (tmp_path / f'memory.{name}').write_text(text)
-        return available_memory(tmp_path / 'meminfo', tmp_path)
+        return available_memory(tmp_path)
 
     return write
 
 
-def test_memory_is_what_linux_says(system):
-    text = 'MemTotal:  900 kB\nMemAvailable:   200 kB\nSwapFree: 1 kB\n'
-    assert system(text) == 200 * 1024
+def test_free_memory_is_that_of_the_system_without_a_limit(limited):
+    assert limited() == 5000
+    assert limited(max='max\n', current='2000\n') == 5000
+    assert limited(max='', current='2000\n') == 5000
 
 
-def test_a_container_may_allow_less(system):
-    text = 'MemAvailable:   200 kB\n'
-    assert system(text, max='5000\n', current='2000\n') == 3000
-    assert system(text, max='max\n', current='2000\n') == 200 * 1024
-    assert system(text, max='5\n', current='2000\n') == 0
-
-
-@pytest.mark.parametrize('text', [None, '', 'MemAvailable:', 'MemAvailable: x kB'])
-def test_a_system_that_does_not_tell_gives_none(system, text):
-    assert system(text) is None
+def test_a_container_may_allow_less(limited):
+    assert limited(max='5000\n', current='2000\n') == 3000
+    assert limited(max='9000\n', current='2000\n') == 5000
+    assert limited(max='5\n', current='2000\n') == 0
 
 
 def test_the_peak_grows_with_what_is_held():

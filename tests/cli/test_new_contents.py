@@ -49,7 +49,7 @@ def test_texts_of_new_items_are_encoded_as_those_of_training(
     run = copy_of(trained_on_texts)
     old = Recommender.load(run / 'recommender')
     assert main(['add-items', str(run), '--text', str(more)]) == 0
-    assert '2 items added, 32 in all\n' in capsys.readouterr().out
+    assert '2 items added, 32 in total\n' in capsys.readouterr().out
     new = Recommender.load(run / 'recommender')
     assert new.item_ids == [*range(30), 77, 78]
     rows = HashingTextEncoder().encode(['a calm blue thing', 'loud'])
@@ -63,7 +63,7 @@ def test_texts_come_from_a_column_too(trained_on_texts, tmp_path, capsys):
     out = tmp_path / 'served'
     assert main(['add-items', str(trained_on_texts), *words, '--out', str(out)]) == 0
     assert Recommender.load(out).item_ids[-1] == 77
-    assert '1 item added, 31 in all\n' in capsys.readouterr().out
+    assert '1 item added, 31 in total\n' in capsys.readouterr().out
 
 
 def test_ids_choose_among_the_texts(trained_on_texts, more, tmp_path, fails):
@@ -82,13 +82,13 @@ def test_a_run_without_such_contents_is_refused(
     message = fails('add-items', trained_on_texts, '--images', more)
     assert "trained with ['text'])" in message
     message = fails('add-items', trained_on_texts / 'recommender', '--text', more)
-    assert '--text requires RUN to be the folder of a run' in message
+    assert '--text requires the folder of a run' in message
 
 
 def test_sources_are_checked(trained_on_texts, texts, more, tmp_path, fails):
     words = ['add-items', trained_on_texts]
     assert '--features NAME=FILE, --text SOURCE or --images' in fails(*words)
-    assert 'must contain items that are new' in fails(*words, '--text', texts)
+    assert 'must contain new items' in fails(*words, '--text', texts)
     assert "FILE.csv:COLUMN (got 'title')" in fails(*words, '--text', 'title')
     np.save(tmp_path / 'x.npy', np.ones((2, 1024)))
     both = ['--text', more, '--features', f'text={tmp_path / "x.npy"}']

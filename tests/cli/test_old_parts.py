@@ -4,8 +4,8 @@ import shutil
 import pytest
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.cli.old_parts import kept_on_mistake
-from promptmm_pyg.cli.run_folder import FORMAT, RunFolder, write_json
+from promptmm_pyg.runs.run import FORMAT, Run, write_json
+from promptmm_pyg.runs.stages import backup
 from promptmm_pyg.training.loop import CHECKPOINT
 from tests.cli.conftest import DISTILL, TRAIN
 
@@ -21,7 +21,7 @@ def files_of(folder):
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['--width', '0'], "'embedding_dim' must be positive"),
+        (['--embedding-dim', '0'], "'embedding_dim' must be positive"),
         (['--list-views', 'nope'], "'views' must be some of"),
         (['--learning-rate', '-1'], 'learning_rate'),
         (['--monitor', 'Recall'], 'monitor'),
@@ -63,27 +63,27 @@ def test_a_mistake_leaves_no_half_run(files, tmp_path, fails, monkeypatch):
 
 def trained_again(run, error, write=None):
     """Replaces the student, or its checkpoint, and fails."""
-    with kept_on_mistake(run, run.student):
-        shutil.rmtree(run.student, ignore_errors=True)
+    with backup(run, run.student_dir):
+        shutil.rmtree(run.student_dir, ignore_errors=True)
         if write is not None:
             write()
         raise error
 
 
 def test_what_was_trained_stays_after_a_late_mistake(tmp_path):
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     write_json(run.config_file, {'format': FORMAT})
-    write_json(run.student / 'old.json', {})
-    checkpoint = run.student / CHECKPOINT
+    write_json(run.student_dir / 'old.json', {})
+    checkpoint = run.student_dir / CHECKPOINT
     with pytest.raises(ValueError, match='late'):
         trained_again(run, ValueError('late'), lambda: write_json(checkpoint, {}))
     assert list(files_of(tmp_path)) == ['config.json', f'student/{CHECKPOINT}']
 
 
 def test_an_interruption_is_no_mistake(tmp_path):
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     write_json(run.config_file, {'format': FORMAT})
-    write_json(run.student / 'old.json', {})
+    write_json(run.student_dir / 'old.json', {})
     with pytest.raises(KeyboardInterrupt):
         trained_again(run, KeyboardInterrupt())
     assert list(files_of(tmp_path)) == ['config.json']
@@ -92,7 +92,7 @@ def test_an_interruption_is_no_mistake(tmp_path):
 def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
     write_json(tmp_path / 'teacher' / 'mine.json', {})
     with pytest.raises(ValueError, match='no'):
-        trained_again(RunFolder(tmp_path), ValueError('no'))
+        trained_again(Run(tmp_path), ValueError('no'))
     assert list(files_of(tmp_path)) == ['teacher/mine.json']
 
 
@@ -101,7 +101,7 @@ def test_files_are_copied_where_there_are_no_links(tmp_path, monkeypatch):
         raise OSError('no links here')
 
     monkeypatch.setattr('os.link', refuse)
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     write_json(run.config_file, {'format': FORMAT, 'x': 1})
     new = {'format': FORMAT, 'x': 2}
     with pytest.raises(ValueError, match='no'):
@@ -111,7 +111,7 @@ def test_files_are_copied_where_there_are_no_links(tmp_path, monkeypatch):
 
 def test_resume_names_the_option_that_differs(distilled, fails):
     message = fails('distill', distilled, *DISTILL, '--resume', '--alpha', '3')
-    assert "('objective.alpha' was 1.0, is 3.0)" in message
+    assert "('losses.alpha' was 1.0, is 3.0)" in message
     assert main(['distill', str(distilled), *DISTILL, '--resume']) == 0
 
 
@@ -133,7 +133,7 @@ def test_a_folder_that_is_taken_is_named_before_contents_are_encoded(
     def never(*_):
         raise AssertionError('too late')
 
-    monkeypatch.setattr('promptmm_pyg.cli.train.load_split', never)
+    monkeypatch.setattr('promptmm_pyg.runs.stages.load_split', never)
     (tmp_path / 'mine.txt').write_text('x')
     assert 'is not a run' in fails('train', files.table, '--out', tmp_path)
     assert 'holds a run. Choose' in fails('train', files.table, '--out', distilled)

@@ -3,17 +3,16 @@ import inspect
 
 import pytest
 
-from promptmm_pyg.cli import distill, train
-from promptmm_pyg.cli.app import build_parser
+from promptmm_pyg.cli import build_parser, distill, train
 from promptmm_pyg.cli.parsing import (
-    SCHEDULE,
+    LENGTH,
     Parser,
     UserError,
+    add_loss_weights,
     add_options,
-    add_weights,
-    chosen,
+    loss_weights,
     named,
-    weights,
+    selected_options,
 )
 from promptmm_pyg.data import (
     read_dataset,
@@ -47,18 +46,18 @@ def options(function, helps):
     [
         (['train', 'x', '--out', 'r'], PromptMM, train.TEACHER),
         (['train', 'x', '--out', 'r'], TrainingConfig, train.TRAIN),
-        (['train', 'x', '--out', 'r'], TrainingConfig, SCHEDULE),
+        (['train', 'x', '--out', 'r'], TrainingConfig, LENGTH),
         (['distill', 'r'], distill_function, distill.DISTILL),
         (['distill', 'r'], TrainingConfig, distill.TRAIN),
-        (['distill', 'r'], promptmm_losses, distill.OBJECTIVE),
+        (['distill', 'r'], promptmm_losses, distill.LOSSES),
         (['distill', 'r'], CandidateSampling, distill.CANDIDATES),
-        (['distill', 'r'], TrainingConfig, SCHEDULE),
+        (['distill', 'r'], TrainingConfig, LENGTH),
     ],
 )
 def test_defaults_are_those_of_the_signatures(argv, function, names):
     args = build_parser().parse_args(argv)
     expected = defaults(function)
-    assert chosen(args, names) == {name: expected[name] for name in names}
+    assert selected_options(args, names) == {name: expected[name] for name in names}
 
 
 def test_renamed_options_keep_their_defaults():
@@ -69,10 +68,8 @@ def test_renamed_options_keep_their_defaults():
     assert args.user_column == table['user']
     assert args.item_column == table['item']
     assert args.duplicates == defaults(read_dataset)['duplicates']
-    assert (
-        build_parser().parse_args(['distill', 'r']).width
-        == (defaults(LightGCN)['embedding_dim'])
-    )
+    student = build_parser().parse_args(['distill', 'r'])
+    assert student.embedding_dim == defaults(LightGCN)['embedding_dim']
 
 
 @pytest.mark.parametrize('splitter', [split_per_user, split_by_time, split_cold_items])
@@ -92,7 +89,7 @@ def test_one_set_of_ratios_is_the_default_of_all_splits(splitter):
         (
             'TRAIN',
             TrainingConfig,
-            {'run_dir', 'resume', 'progress', *SCHEDULE, *NEIGHBORHOODS},
+            {'run_dir', 'resume', 'progress', *LENGTH, *NEIGHBORHOODS},
         ),
     ],
 )
@@ -103,7 +100,10 @@ def test_no_number_of_the_teacher_is_out_of_reach(command, function, others):
         'prompt_start_dict',
         'modality_mask_dict',
     }
-    assert set(getattr(train, command)) == set(defaults(function)) - others
+    names = set(getattr(train, command)) | (
+        set(train.PROPAGATE) if command == 'TRAIN' else set()
+    )
+    assert names == set(defaults(function)) - others
 
 
 def test_types_and_choices_are_those_of_the_signature():
@@ -125,9 +125,11 @@ def test_a_switch_can_be_turned_off():
 
 def test_a_weight_that_is_given_replaces_its_default_only():
     parser = Parser()
-    add_weights(parser, PromptMM.loss_weights)
-    args = parser.parse_args(['--weight', 'l2=0.5', '--weight', 'prompt_bpr=0'])
-    assert weights(args, PromptMM.loss_weights) == {
+    add_loss_weights(parser, PromptMM.loss_weights)
+    args = parser.parse_args(
+        ['--loss-weight', 'l2=0.5', '--loss-weight', 'prompt_bpr=0']
+    )
+    assert loss_weights(args, PromptMM.loss_weights) == {
         **PromptMM.loss_weights,
         'l2': 0.5,
         'prompt_bpr': 0.0,
@@ -140,10 +142,10 @@ def test_a_weight_that_is_given_replaces_its_default_only():
 )
 def test_a_weight_that_does_not_fit_is_a_mistake(text, match):
     parser = Parser()
-    add_weights(parser, distill.STUDENT_WEIGHTS)
-    args = parser.parse_args(['--weight', text])
+    add_loss_weights(parser, distill.STUDENT_WEIGHTS)
+    args = parser.parse_args(['--loss-weight', text])
     with pytest.raises(UserError, match=match):
-        weights(args, distill.STUDENT_WEIGHTS)
+        loss_weights(args, distill.STUDENT_WEIGHTS)
 
 
 def test_a_name_and_a_value_are_parted_at_the_first_sign():

@@ -33,7 +33,9 @@ def test_data_to_recommendations(name, options, user, tmp_path, capsys):
     small = ['--embedding-dim', '8', '--epochs', '1', '--quiet']
     assert main(['data', 'check', data, *options]) == 0
     assert main(['train', data, '--out', run, *options, *small]) == 0
-    assert main(['distill', run, '--width', '8', '--epochs', '1', '--quiet']) == 0
+    assert (
+        main(['distill', run, '--embedding-dim', '8', '--epochs', '1', '--quiet']) == 0
+    )
     assert main(['evaluate', run]) == 0
     capsys.readouterr()
     assert main(['recommend', run, '--users', user, '-k', '5']) == 0

@@ -95,9 +95,9 @@ def test_allowed_and_denied_items_come_from_files(distilled, tmp_path, capsys):
         ),
         (
             ['--users', 'u0', '-k', '61'],
-            'between 1 and the 60 items there are (got 61)',
+            'between 1 and 60, the number of items (got 61)',
         ),
-        (['--users', 'u0', '-k', '0'], 'between 1 and the 60 items there are (got 0)'),
+        (['--users', 'u0', '-k', '0'], 'between 1 and 60, the number of items (got 0)'),
         (['--users', 'u0', '--allow', 'no.txt'], "there is no file 'no.txt' of ids"),
         (['--users', 'u0', '--allow', 'a', '--deny', 'b'], 'not allowed with argument'),
         ([], 'one of the arguments --users --history is required'),
@@ -178,7 +178,7 @@ def test_a_damaged_recommender_is_a_mistake(distilled, copy_of, fails):
 def test_a_bound_on_memory_gives_the_same_lists(distilled, capsys):
     words = ['--users', 'u3', 'u0', '-k', '4']
     exact = recommend(distilled, capsys, *words)
-    bound = recommend(distilled, capsys, *words, '--memory', '200KB')
+    bound = recommend(distilled, capsys, *words, '--memory-limit', '200KB')
     items = [[[x['item'] for x in row['items']] for row in y] for y in (exact, bound)]
     assert items[0] == items[1]
 
@@ -187,7 +187,7 @@ def test_an_index_finds_the_items_and_recall_says_so(distilled, capsys):
     pytest.importorskip('faiss', reason="requires the extra 'ann'")
     words = ['--users', 'u3', 'u0', '-k', '4']
     exact = recommend(distilled, capsys, *words)
-    more = ['--approximate', '--probes', '60', '--recall', '--json']
+    more = ['--approximate', '--nprobe', '60', '--recall', '--json']
     assert main(['recommend', str(distilled), *words, *more]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
@@ -205,11 +205,11 @@ def test_an_index_serves_new_users_too(distilled, capsys):
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['--memory', '1GiB', '--approximate'], 'cannot be given together'),
-        (['--memory', 'much'], "'memory_limit' must be a positive number"),
-        (['--memory', '9B'], "'memory_limit' must be at least"),
-        (['--approximate', '--probes', '0'], '--probes must be positive (got 0)'),
-        (['--probes', '4'], '--probes requires --approximate'),
+        (['--memory-limit', '1GiB', '--approximate'], 'exclude each other'),
+        (['--memory-limit', 'much'], "'memory_limit' must be a positive number"),
+        (['--memory-limit', '9B'], "'memory_limit' must be at least"),
+        (['--approximate', '--nprobe', '0'], '--nprobe must be positive (got 0)'),
+        (['--nprobe', '4'], '--nprobe requires --approximate'),
         (['--recall'], '--recall requires --approximate'),
     ],
 )

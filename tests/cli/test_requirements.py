@@ -6,12 +6,12 @@ import pytest
 from packaging.requirements import Requirement
 
 import promptmm_pyg
-from promptmm_pyg.cli.requirements import (
+from promptmm_pyg.cli.doctor import (
     EXTRAS,
     install_line,
     installed,
-    older,
-    required,
+    is_older,
+    required_python,
     requirements,
 )
 
@@ -30,7 +30,7 @@ def read(lines):
 
 def test_what_is_always_needed_is_read_whole(project):
     assert requirements(None) == read(project['dependencies'])
-    assert f'>={required()}' == project['requires-python']
+    assert f'>={required_python()}' == project['requires-python']
 
 
 @pytest.mark.parametrize('extra', EXTRAS)
@@ -56,7 +56,7 @@ def test_every_extra_for_users_is_known(project):
     ],
 )
 def test_versions_are_compared_number_by_number(found, least, expected):
-    assert older(found, least) is expected
+    assert is_older(found, least) is expected
 
 
 def test_a_package_that_is_not_there_has_no_version():

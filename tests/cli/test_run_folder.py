@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 
-from promptmm_pyg.cli.parsing import UserError
-from promptmm_pyg.cli.run_folder import (
+from promptmm_pyg.runs import RunError
+from promptmm_pyg.runs.run import (
     FORMAT,
-    RunFolder,
+    Run,
     load_tensors,
     read_json,
     save_tensors,
@@ -25,13 +25,13 @@ def test_tensors_come_back_also_when_they_share_memory(tmp_path):
 
 
 def test_missing_tensors_say_what_to_do(tmp_path):
-    with pytest.raises(UserError, match=r'there is no .*x.\. Train it'):
+    with pytest.raises(RunError, match=r'there is no .*x.\. Train it'):
         load_tensors(tmp_path / 'x', 'Train it')
 
 
 def test_damaged_tensors_are_a_mistake(tmp_path):
     (tmp_path / 'x').write_bytes(b'no tensors')
-    with pytest.raises(UserError, match=r'is damaged .*Train it'):
+    with pytest.raises(RunError, match=r'is damaged .*Train it'):
         load_tensors(tmp_path / 'x', 'Train it')
 
 
@@ -48,15 +48,15 @@ def test_tensors_that_may_not_be_read_are_not_called_missing(tmp_path, monkeypat
 
 def test_a_damaged_configuration_is_a_mistake(tmp_path):
     (tmp_path / 'config.json').write_text('{')
-    with pytest.raises(UserError, match=r'config.json. is damaged'):
-        RunFolder(tmp_path).read_config()
+    with pytest.raises(RunError, match=r'config.json. is damaged'):
+        Run(tmp_path).read_config()
 
 
 @pytest.mark.parametrize('content', [[], {}, {'format': 'other'}])
 def test_another_configuration_is_no_run(tmp_path, content):
     (tmp_path / 'config.json').write_text(json.dumps(content))
-    with pytest.raises(UserError, match='is not a run'):
-        RunFolder(tmp_path).read_config()
+    with pytest.raises(RunError, match='is not a run'):
+        Run(tmp_path).read_config()
 
 
 def test_json_comes_back_and_leaves_nothing_else(tmp_path):
@@ -66,32 +66,36 @@ def test_json_comes_back_and_leaves_nothing_else(tmp_path):
 
 
 def test_beginning_again_keeps_the_readings_of_test_and_foreign_files(tmp_path):
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     write_json(run.config_file, {'format': FORMAT})
     readings = [{'time': 'then'}]
-    write_json(run.evaluation('test'), {'metrics': {}, 'readings': readings})
-    for path in (run.evaluation('val'), run.teacher / 'x', run.student / 'x'):
+    write_json(run.evaluation_file('test'), {'metrics': {}, 'test_reads': readings})
+    for path in (
+        run.evaluation_file('val'),
+        run.teacher_dir / 'x',
+        run.student_dir / 'x',
+    ):
         write_json(path, {})
     (tmp_path / 'notes.txt').write_text('mine')
     run.begin(overwrite=True)
     left = {path.name for path in tmp_path.rglob('*')}
     assert left == {'evaluation-test.json', 'notes.txt'}
-    assert read_json(run.evaluation('test')) == {'readings': readings}
+    assert read_json(run.evaluation_file('test')) == {'test_reads': readings}
 
 
 @pytest.mark.parametrize('overwrite', [True, False])
 def test_a_folder_of_something_else_is_never_emptied(tmp_path, overwrite):
     (tmp_path / 'thesis.tex').write_text('mine')
-    with pytest.raises(UserError, match='something that is not a run'):
-        RunFolder(tmp_path).begin(overwrite=overwrite)
+    with pytest.raises(RunError, match='something that is not a run'):
+        Run(tmp_path).begin(overwrite=overwrite)
     assert (tmp_path / 'thesis.tex').is_file()
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / 'x').write_text('mine')
-    with pytest.raises(UserError, match='something that is not a run'):
-        RunFolder(tmp_path / 'x').begin(overwrite=True)
+    with pytest.raises(RunError, match='something that is not a run'):
+        Run(tmp_path / 'x').begin(overwrite=True)
 
 
 def test_an_empty_folder_may_be_used(tmp_path):
-    RunFolder(tmp_path).begin(overwrite=False)
+    Run(tmp_path).begin(overwrite=False)

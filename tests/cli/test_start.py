@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from promptmm_pyg.cli.app import COMMANDS, build_parser, command_of
+from promptmm_pyg.cli import COMMANDS, build_parser, command_of
 
 HEAVY = ('torch', 'torch_geometric', 'torchmetrics', 'pandas', 'numpy')
 
@@ -47,7 +47,7 @@ def test_the_recommender_needs_neither_pyg_nor_pandas():
 
 def test_a_command_imports_its_own_module_only():
     code = (
-        'from promptmm_pyg.cli.app import build_parser\n'
+        'from promptmm_pyg.cli import build_parser\n'
         "build_parser('completion')\n"
         "print('heavy:', [x for x in sys.modules if x.startswith('promptmm_pyg.cli.')])"
     )
@@ -57,7 +57,7 @@ def test_a_command_imports_its_own_module_only():
         text=True,
         check=True,
     )
-    names = ('parsing', 'app', 'completion')
+    names = ('parsing', 'completion')
     expected = [f'promptmm_pyg.cli.{name}' for name in names]
     assert done.stdout.strip() == f'heavy: {expected}'
 

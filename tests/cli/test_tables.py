@@ -1,24 +1,24 @@
-from promptmm_pyg.cli.tables import interval_text, table
+from promptmm_pyg.cli.evaluate import format_table, interval_text
 from promptmm_pyg.evaluation import Interval
 
 
 def test_text_stands_left_and_numbers_right():
     rows = [['a', 1, 'long text'], ['bbb', 100, 'x']]
-    assert table(['n', 'count', 'what'], rows) == (
+    assert format_table(['n', 'count', 'what'], rows) == (
         'n    count  what\na        1  long text\nbbb    100  x'
     )
 
 
 def test_numbers_have_four_places_and_unknown_ones_a_dash():
     rows = [['a', 0.12345], ['b', float('nan')], ['c', None]]
-    assert table(['', 'x'], rows) == '        x\na  0.1235\nb       -\nc       -'
+    assert format_table(['', 'x'], rows) == '        x\na  0.1235\nb       -\nc       -'
 
 
 def test_an_interval_beside_zero_is_clear():
     text = interval_text(Interval(0.1, 0.05, 0.15, 0.95))
-    assert text == '+0.1000  [+0.0500, +0.1500]  clear'
+    assert text == '+0.1000  [+0.0500, +0.1500]  significant'
 
 
 def test_an_interval_around_zero_is_not():
     text = interval_text(Interval(-0.01, -0.05, 0.02, 0.95))
-    assert text == '-0.0100  [-0.0500, +0.0200]  not clear: zero is inside'
+    assert text == '-0.0100  [-0.0500, +0.0200]  no significant difference'

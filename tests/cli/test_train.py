@@ -5,12 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from promptmm_pyg.cli import main
-from promptmm_pyg.cli.app import build_parser
-from promptmm_pyg.cli.data_options import data_config
-from promptmm_pyg.cli.data_source import load_split
-from promptmm_pyg.cli.models import build_teacher, prepare
-from promptmm_pyg.data import Split
+from promptmm_pyg.cli import build_parser, main
+from promptmm_pyg.cli.data import data_config
+from promptmm_pyg.runs.data import load_split, prepare
+from promptmm_pyg.runs.run import build_teacher
 from promptmm_pyg.training import TrainingConfig, loop, train
 from promptmm_pyg.transforms import (
     AddModalityICA,
@@ -53,7 +51,7 @@ def test_the_model_is_the_one_the_library_trains(trained):
     teacher = build_teacher(config, data.train)
     train(
         teacher,
-        Split(data.train, data.val, data.test),
+        data.split,
         config=TrainingConfig(epochs=2, batch_size=128, progress=False),
     )
     assert same(model(trained), teacher.state_dict())
@@ -180,7 +178,7 @@ def test_data_with_errors_are_not_trained_on(files, tmp_path, fails, monkeypatch
     from promptmm_pyg.data import Issue
 
     found = [Issue('error', 'val', 'leaks', 'Take it out')]
-    monkeypatch.setattr('promptmm_pyg.cli.data_source.validate', lambda split: found)
+    monkeypatch.setattr('promptmm_pyg.runs.stages.validate', lambda split, **_: found)
     message = fails(*argv(files, tmp_path / 'run'))
     assert '1 errors; the first: val: leaks' in message
     assert not (tmp_path / 'run').exists()
@@ -190,29 +188,29 @@ def test_warnings_about_the_data_go_to_stderr(files, tmp_path, capsys, monkeypat
     from promptmm_pyg.data import Issue
 
     found = [Issue('warning', 'item', 'is odd', 'Look')]
-    monkeypatch.setattr('promptmm_pyg.cli.data_source.validate', lambda split: found)
+    monkeypatch.setattr('promptmm_pyg.runs.stages.validate', lambda split, **_: found)
     assert main(argv(files, tmp_path / 'run')) == 0
     assert 'warning: item: is odd. Look\n' in capsys.readouterr().err
 
 
 def test_data_without_validation_are_refused(files, tmp_path, fails):
     words = argv(files, tmp_path / 'run', '--val-ratio', '0')
-    assert 'no validation interactions' in fails(*words)
+    assert 'must hold out interactions for validation' in fails(*words)
 
 
 def test_a_prompt_needs_features(files, tmp_path, fails):
     words = ['train', files.table, '--out', str(tmp_path / 'run'), *TRAIN]
-    assert 'no item features' in fails(*words)
+    assert 'requires item features' in fails(*words)
 
 
 def test_weights_reach_the_loss(files, trained, copy_of):
     run = copy_of(trained)
-    assert main(argv(files, run, '--overwrite', '--weight', 'l2=0.5')) == 0
+    assert main(argv(files, run, '--overwrite', '--loss-weight', 'l2=0.5')) == 0
     first, before = (
         json.loads((x / 'teacher' / 'log.jsonl').read_text().splitlines()[1])
         for x in (run, trained)
     )
-    weights = json.loads((run / 'config.json').read_text())['weights']
+    weights = json.loads((run / 'config.json').read_text())['loss_weights']
     assert weights['l2'] == 0.5
     total = sum(weights[name] * value for name, value in first['losses'].items())
     assert first['loss'] == pytest.approx(total, rel=1e-5)
@@ -236,7 +234,7 @@ def test_features_are_standardized(files):
         (['--epochs', '0'], "'epochs' must be positive"),
         (['--dropout', '1'], "'dropout' must be in"),
         (['--monitor', 'Recall'], "'monitor' must be"),
-        (['--weight', 'bpr'], 'NAME=VALUE'),
+        (['--loss-weight', 'bpr'], 'NAME=VALUE'),
     ],
 )
 def test_a_value_out_of_range_is_a_mistake(files, tmp_path, fails, more, match):

@@ -14,7 +14,7 @@ EVIL = '<script>document.title = "owned"</script><img src=x onerror="x()"> & \'"
 NAME = 'a <b id=x> & run'
 SIZES = {'num_users': 60, 'num_items': 50, 'num_clusters': 4}
 TRAIN = ['--epochs', '3', '--batch-size', '128', '--embedding-dim', '8', '--quiet']
-DISTILL = ['--epochs', '3', '--batch-size', '128', '--width', '4', '--quiet']
+DISTILL = ['--epochs', '3', '--batch-size', '128', '--embedding-dim', '4', '--quiet']
 VOID = {'meta', 'br', 'img', 'input', 'link', 'hr'}
 
 

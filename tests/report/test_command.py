@@ -32,12 +32,12 @@ def test_the_metrics_are_those_of_the_evaluation(whole, whole_page):
     text = Page(whole_page.read_text(encoding='utf-8')).text
     content = json.loads((whole / 'evaluation-val.json').read_text())
     models = list(content['metrics'])
-    assert models == ['teacher', 'student', 'control', 'copied']
+    assert models == ['teacher', 'student', 'baseline', 'truncated_teacher']
     for key in ('Recall@10', 'NDCG@20', 'MAP@50'):
         row = ' '.join(f'{content["metrics"][name][key]:.4f}' for name in models)
         assert f'{key} {row}' in text
-    one = content['differences']['student - control']['NDCG@20']
-    expected = f'student - control NDCG@20 {one["difference"]:+.4f}'
+    one = content['differences']['student - baseline']['NDCG@20']
+    expected = f'student - baseline NDCG@20 {one["difference"]:+.4f}'
     assert f'{expected} {one["low"]:.4f} to {one["high"]:.4f}' in text
 
 
@@ -90,8 +90,8 @@ def test_test_is_never_read(whole, copy_of):
 
 def test_readings_of_test_are_shown_where_there_were_some(whole, copy_of, report_on):
     run = copy_of(whole)
-    quietly('evaluate', run, '--on', 'test')
-    quietly('evaluate', run, '--on', 'test')
+    quietly('evaluate', run, '--eval-split', 'test')
+    quietly('evaluate', run, '--eval-split', 'test')
     before = (run / 'evaluation-test.json').read_bytes()
     page, _ = report_on(run)
     assert 'Test was read 2 times' in page.text
@@ -100,7 +100,7 @@ def test_readings_of_test_are_shown_where_there_were_some(whole, copy_of, report
 
 def test_readings_for_an_earlier_student_are_told(whole, copy_of, report_on):
     run = copy_of(whole)
-    (run / 'evaluation-test.json').write_text('{"readings": [{"time": "t"}]}')
+    (run / 'evaluation-test.json').write_text('{"test_reads": [{"time": "t"}]}')
     page, _ = report_on(run)
     assert 'test was read 1 time for an earlier student' in page.text
 
@@ -138,7 +138,7 @@ def test_an_interrupted_teacher_shows_its_curve(trained, copy_of, report_on):
     (run / 'teacher' / 'model.safetensors').unlink()
     page, _ = report_on(run)
     assert page.named('learning')
-    assert 'the teacher is not trained to the end' in page.text
+    assert 'the teacher is not fully trained' in page.text
     assert f"promptmm train ... --out '{run}' --resume" in page.text
 
 
@@ -146,7 +146,7 @@ def test_a_student_without_control_says_what_is_lost(whole, copy_of, report_on):
     run = copy_of(whole)
     shutil.rmtree(run / 'student' / 'baseline')
     page, _ = report_on(run)
-    assert 'the student was trained without its control' in page.text
+    assert 'the student was trained without its baseline' in page.text
 
 
 def test_data_that_are_gone_leave_what_was_written(whole, copy_of, report_on):
@@ -170,7 +170,7 @@ def test_an_evaluation_of_other_models_has_no_intervals(whole, copy_of, report_o
     content['metrics']['student']['Recall@20'] += 0.01
     file.write_text(json.dumps(content))
     page, _ = report_on(run)
-    assert 'evaluation-val.json is not about the models that are there' in page.text
+    assert 'evaluation-val.json is not of the current models' in page.text
     assert 'Length of history' not in page.text
     assert f'{content["metrics"]["student"]["Recall@20"]:.4f}' in page.text
 
@@ -178,10 +178,10 @@ def test_an_evaluation_of_other_models_has_no_intervals(whole, copy_of, report_o
 def test_models_that_came_later_are_named(distilled, trained, copy_of, report_on):
     run = copy_of(distilled)
     one = {'Recall@20': None}
-    content = {'on': 'val', 'num_users': 1, 'metrics': {'teacher': one}}
+    content = {'split': 'val', 'num_users': 1, 'metrics': {'teacher': one}}
     (run / 'evaluation-val.json').write_text(json.dumps(content))
     page, _ = report_on(run)
-    assert 'validation was not evaluated for: control, copied, student' in page.text
+    assert 'validation was not evaluated for: baseline, student, truncated_teacher' in page.text
 
 
 def test_items_without_titles_are_told(whole, copy_of, report_on):
@@ -208,15 +208,15 @@ def test_a_file_that_is_no_report_is_kept(trained, tmp_path, capsys):
     file = tmp_path / 'mine.html'
     file.write_text('<p>mine')
     err = fails(capsys, 'report', trained, '--out', file)
-    assert 'is there already and is no report. Choose another --out' in err
+    assert 'exists already and is not a report. Choose another --out' in err
     assert file.read_text() == '<p>mine'
 
 
 @pytest.mark.parametrize(
     ('name', 'match'),
     [
-        ('x.pdf', 'requires a name that ends in .html'),
-        ('d.html', 'requires a file (got the'),
+        ('x.pdf', 'must end in .html'),
+        ('d.html', 'must be a file (got the'),
     ],
 )
 def test_a_place_that_does_not_fit_is_a_mistake(trained, tmp_path, capsys, name, match):

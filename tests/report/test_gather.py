@@ -16,7 +16,7 @@ from promptmm_pyg.report.gather import (
 )
 
 CONTENT = {
-    'on': 'val',
+    'split': 'val',
     'num_users': 30,
     'width': {'teacher': 8},
     'metrics': {
@@ -34,7 +34,7 @@ CONTENT = {
             'cold': {'num_users': 0, 'Recall@20': None},
         }
     },
-    'readings': [{'time': 'one', 'models': []}, {'time': 'two', 'models': []}],
+    'test_reads': [{'time': 'one', 'models': []}, {'time': 'two', 'models': []}],
 }
 
 

@@ -1,0 +1,301 @@
+"""Cores, memory, and ``--dry-run``: a few real steps to estimate time and memory."""
+
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+
+from promptmm_pyg.data import INTERACTS, modality_x_dict, num_nodes_dict
+from promptmm_pyg.distillation import distill
+from promptmm_pyg.runs import Prepared, Run
+from promptmm_pyg.runs.run import build_student, build_teacher
+from promptmm_pyg.runs.stages import distill_arguments
+from promptmm_pyg.training import TrainingConfig, train
+from promptmm_pyg.training.validation import validation
+
+GIB = 1 << 30
+_STEPS = 6  # Measured, after one that warms up.
+_SECONDS = 10.0  # No further step is started after this time.
+_NEVER = 10**9
+
+
+class _EnoughError(Exception):
+    """Ends training after the measured steps."""
+
+
+class _Clock:
+    """Records when each forward of training starts."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, module: torch.nn.Module, _: Any) -> None:
+        if not module.training:
+            return
+        _synchronize(module)
+        self.times.append(time.perf_counter())
+        late = len(self.times) > 2 and self.times[-1] - self.times[0] > _SECONDS
+        if late or len(self.times) > _STEPS + 1:
+            raise _EnoughError
+
+    def seconds(self) -> float:
+        """The median step; the first one also allocates, and is left out."""
+        steps = [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
+        return statistics.median(steps[1:] or steps)
+
+
+class Cost(NamedTuple):
+    """The cost of a few steps."""
+
+    name: str
+    num_parameters: int
+    parameter_bytes: int
+    seconds_per_step: float
+    steps_per_epoch: int
+    seconds_per_validation: float
+
+    def seconds(self, epochs: int, validate_every: int) -> float:
+        """The estimated time of a number of epochs."""
+        training = epochs * self.steps_per_epoch * self.seconds_per_step
+        return training + -(-epochs // validate_every) * self.seconds_per_validation
+
+
+def without_cache(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of data, without a cache of encoded contents."""
+    content = [{**entry, 'cache': None} for entry in data.get('content', [])]
+    return {**data, 'content': content}
+
+
+def profile_teacher(
+    run: Run, config: dict[str, Any], data: Prepared, device: str
+) -> str:
+    """A report on the cost of training the teacher of a configuration."""
+    model = build_teacher(config, data.train).to(device)
+    data = data.to(torch.device(device))
+
+    def run_training(training: TrainingConfig) -> None:
+        weights = config['loss_weights']
+        train(
+            model,
+            data.split,
+            loss_weights=weights,
+            inputs=data.inputs,
+            config=training,
+        )
+
+    cost = profile_model('teacher', model, run_training, config['train'], data)
+    note = ''
+    if run.config_file.is_file():
+        note = f"\nnote: '{run.path}' holds a run, see --resume and --overwrite"
+    return report([cost], config['train'], data) + note
+
+
+def profile_student(run: Run, config: dict[str, Any], device: str) -> str:
+    """A report on the cost of training the student of a configuration."""
+    teacher = run.teacher().to(device)
+    student, baseline = (
+        build_student(config, run.data.train).to(device) for _ in range(2)
+    )
+    data = run.data.to(torch.device(device))
+    arguments = distill_arguments(config, data)
+
+    def run_distillation(training: TrainingConfig) -> None:
+        distill(student, teacher, data.split, config=training, **arguments)
+
+    def run_baseline(training: TrainingConfig) -> None:
+        weights = arguments['loss_weights']
+        train(
+            baseline,
+            data.split,
+            loss_weights=weights,
+            inputs=data.inputs,
+            config=training,
+        )
+
+    options = config['train']
+    costs = [profile_model('student', student, run_distillation, options, data)]
+    if config['distill'].get('baseline', True):
+        costs.append(profile_model('baseline', baseline, run_baseline, options, data))
+    note = ''
+    if (run.student_dir / 'config.json').is_file():
+        note = f"\nnote: '{run.path}' has a student, see --resume and --overwrite"
+    return report(costs, options, data) + note
+
+
+def profile_model(
+    name: str,
+    model: torch.nn.Module,
+    run: Callable[[TrainingConfig], None],
+    options: Mapping[str, Any],
+    data: Prepared,
+) -> Cost:
+    """Trains a model for a few steps, validates once, and measures both.
+
+    Args:
+        name: The name of the model in the report.
+        model: Is left with the parameters after these steps.
+        run: Trains it with a configuration.
+        options: Arguments of :class:`~promptmm_pyg.training.TrainingConfig`.
+        data: The graphs.
+    """
+    clock = _Clock()
+    handle = model.register_forward_pre_hook(clock)
+    length = dict.fromkeys(('epochs', 'patience', 'validate_every'), _NEVER)
+    config = TrainingConfig(**{**options, **length}, progress=False)
+    try:
+        run(config)
+    except _EnoughError:
+        pass
+    finally:
+        handle.remove()
+    _synchronize(model)
+    started = time.perf_counter()
+    validation(model, data.inputs, data.val, config.monitor)
+    seconds = time.perf_counter() - started
+    parameters = [x for x in model.parameters() if x.requires_grad]
+    interactions = data.train[INTERACTS].edge_index.size(1)
+    return Cost(
+        name,
+        sum(x.numel() for x in parameters),
+        sum(x.nbytes for x in parameters),
+        clock.seconds(),
+        -(-interactions // (config.batch_size * config.propagate_every)),
+        seconds,
+    )
+
+
+def _synchronize(model: torch.nn.Module) -> None:
+    """Waits for the work of a GPU, so that times are those of the work."""
+    parameter = next(model.parameters(), None)
+    if parameter is not None and parameter.is_cuda:
+        torch.cuda.synchronize(parameter.device)
+
+
+def report(costs: list[Cost], options: Mapping[str, Any], data: Prepared) -> str:
+    """Measured and estimated costs, as text."""
+    every, epochs = options['validate_every'], options['epochs']
+    users, items = num_nodes_dict(data.train).values()
+    interactions = data.train[INTERACTS].edge_index.size(1)
+    lines = [f'data: {users} users, {items} items, {interactions} interactions']
+    for cost in costs:
+        epoch = cost.seconds(every, every) / every
+        lines += [
+            f'{cost.name}: {cost.num_parameters:,} parameters '
+            f'({bytes_text(cost.parameter_bytes)})',
+            f'  {cost.steps_per_epoch} steps per epoch, '
+            f'{seconds_text(cost.seconds_per_step)} per step, '
+            f'{seconds_text(cost.seconds_per_validation)} per validation: about '
+            f'{seconds_text(epoch)} per epoch',
+        ]
+    least = min(epochs, (options['patience'] + 1) * every)
+    low, high = (
+        sum(cost.seconds(number, every) for cost in costs) for number in (least, epochs)
+    )
+    each = ' each' if len(costs) > 1 else ''
+    if least < epochs:
+        lines.append(
+            f'time: {seconds_text(low)} to {seconds_text(high)}: from {least} epochs'
+            f'{each}, the earliest end by --patience, to all {epochs}'
+        )
+    else:
+        lines.append(f'time: {seconds_text(high)} for {epochs} epochs{each}')
+    return '\n'.join([*lines, *_memory_lines(costs, data), 'nothing was written'])
+
+
+def _memory_lines(costs: list[Cost], data: Prepared) -> list[str]:
+    features = sum(
+        x.nbytes for x_of in modality_x_dict(data.val).values() for x in x_of.values()
+    )
+    largest = max(cost.parameter_bytes for cost in costs)
+    # A copy of the best parameters, which these steps did not make yet.
+    best = sum(cost.parameter_bytes for cost in costs)
+    lines = []
+    peak = peak_memory()
+    if peak is not None:
+        lines.append(
+            f'memory: about {bytes_text(peak + best)} at most: {bytes_text(peak)} '
+            f'measured, {bytes_text(best)} for the best parameters'
+        )
+    lines.append(
+        f'  of these, features {bytes_text(features)}, parameters with gradients '
+        f'and optimizer state {bytes_text(4 * largest)}'
+    )
+    device = data.train[INTERACTS].edge_index.device
+    if device.type == 'cuda':
+        used = torch.cuda.max_memory_allocated(device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        lines.append(f'  on the GPU {bytes_text(used)} of {bytes_text(total)}')
+    lines.append(f'  free now: {bytes_text(available_memory())}')
+    return lines
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # psutil has it on some systems only.
+        return len(os.sched_getaffinity(0))
+    return psutil.cpu_count() or 1
+
+
+def available_memory(group: Path = Path('/sys/fs/cgroup')) -> int:
+    """Bytes that can still be used, within the limit of a container.
+
+    Args:
+        group: Folder of the control group, which limits containers.
+    """
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (
+            int((group / f'memory.{name}').read_text(encoding='utf-8'))
+            for name in ('max', 'current')
+        )
+    except (OSError, ValueError):  # The text 'max' means that there is no limit.
+        return free
+    return min(free, max(0, limit - used))
+
+
+def peak_memory() -> int | None:
+    """The peak of this process's memory in bytes; ``None`` on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == 'darwin' else 1024 * peak
+
+
+def bytes_text(count: float) -> str:
+    """A readable number of bytes.
+
+    Example:
+        >>> bytes_text(3 * 1024 * 1024), bytes_text(12)
+        ('3.0 MiB', '12 bytes')
+    """
+    units = ('bytes', 'KiB', 'MiB', 'GiB')
+    power = min(len(units) - 1, max(0, math.floor(math.log(max(count, 1), 1024))))
+    number = count / 1024**power
+    return f'{number:.0f} bytes' if power == 0 else f'{number:.1f} {units[power]}'
+
+
+def seconds_text(seconds: float) -> str:
+    """A readable time, to two or three digits.
+
+    Example:
+        >>> seconds_text(0.0123), seconds_text(95), seconds_text(7500)
+        ('0.012 s', '1 min 35 s', '2 h 5 min')
+    """
+    if seconds < 10:
+        return f'{seconds:.2g} s'
+    whole = round(seconds)
+    if whole < 60:
+        return f'{whole} s'
+    if whole < 3600:
+        return f'{whole // 60} min {whole % 60} s'
+    minutes = round(seconds / 60)
+    return f'{minutes // 60} h {minutes % 60} min'
