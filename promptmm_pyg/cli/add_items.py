@@ -10,7 +10,7 @@ import numpy as np
 from promptmm_pyg.cli.data import content_folder, text_source
 from promptmm_pyg.cli.parsing import UserError, named
 from promptmm_pyg.cli.recommend import is_recommender, load_recommender
-from promptmm_pyg.data.table import load_item_features
+from promptmm_pyg.data.frames import load_item_features
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import contents_of, encode, read_ids, read_titles
 from promptmm_pyg.serving import FeatureMapper, Recommender

@@ -23,16 +23,13 @@ from promptmm_pyg.data import (
     Split,
     modality_mask_dict,
     modality_x_dict,
-    num_nodes_dict,
     read_dataset,
     read_table,
     split_per_user,
     validate,
 )
-from promptmm_pyg.data.atomic_file import read_header
-from promptmm_pyg.data.detect import detect_format
-from promptmm_pyg.data.load import FORMATS, SPLIT_METHODS
-from promptmm_pyg.data.recbole_files import find_atomic_files
+from promptmm_pyg.data.load import FORMATS, SPLIT_METHODS, detect_format
+from promptmm_pyg.data.recbole_files import find_atomic_files, read_header
 from promptmm_pyg.runs.data import HASHING, load_split
 
 DESCRIPTION = EXAMPLE = None
@@ -101,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(split: Split) -> str:
     """The counts of a split and a table of its modalities."""
-    counts = num_nodes_dict(split.train)
+    counts = split.train.num_nodes_dict
     parts = {'train': split.train[INTERACTS].edge_index}
     for name in ('val', 'test'):
         parts[name] = getattr(split, name)[INTERACTS].edge_label_index

@@ -12,7 +12,7 @@ import torch
 from promptmm_pyg.cli.evaluate import difference_lines, format_table
 from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.cli.recommend import recommend, recommendation_table
-from promptmm_pyg.data import INTERACTS, ITEM, USER, num_nodes_dict
+from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
 from promptmm_pyg.models import LightGCN
 from promptmm_pyg.models.inference import get_embeddings
@@ -105,7 +105,7 @@ def demo(out: str | Path, *, progress: bool = True) -> None:
     _check_out(out)
     run = train_run(out, TEACHER, overwrite=True, progress=progress)
     data = run.data
-    users, items = num_nodes_dict(data.train).values()
+    users, items = data.train[USER].num_nodes, data.train[ITEM].num_nodes
     log(f'synthetic data: {users} users, {items} items, three modalities')
     light_gcn = _train_light_gcn(run, progress)
     distill_run(run, STUDENT, progress=progress, titles=_tastes(data, ITEM))
@@ -138,7 +138,7 @@ def _check_out(out: str | Path) -> None:
 def _train_light_gcn(run: Run, progress: bool) -> XDict:
     data, folder = run.data, run.path / 'lightgcn'
     torch.manual_seed(_TRAIN['seed'])  # type: ignore[arg-type]
-    model = LightGCN(num_nodes_dict(data.train), embedding_dim=64)
+    model = LightGCN(data.train.num_nodes_dict, embedding_dim=64)
     history = train(
         model,
         data.split,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from promptmm_pyg.data import INTERACTS, modality_x_dict, num_nodes_dict
+from promptmm_pyg.data import INTERACTS, ITEM, USER, modality_x_dict
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.runs import Prepared, Run
 from promptmm_pyg.runs.run import build_student, build_teacher
@@ -181,7 +181,7 @@ def _synchronize(model: torch.nn.Module) -> None:
 def report(costs: list[Cost], options: Mapping[str, Any], data: Prepared) -> str:
     """Measured and estimated costs, as text."""
     every, epochs = options['validate_every'], options['epochs']
-    users, items = num_nodes_dict(data.train).values()
+    users, items = data.train[USER].num_nodes, data.train[ITEM].num_nodes
     interactions = data.train[INTERACTS].edge_index.size(1)
     lines = [f'data: {users} users, {items} items, {interactions} interactions']
     for cost in costs:

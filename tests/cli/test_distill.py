@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.data import INTERACTS, num_nodes_dict
+from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.distillation import CandidateSampling, distill, promptmm_losses
 from promptmm_pyg.models import LightGCN, MatrixFactorization
 from promptmm_pyg.models.inference import get_embeddings
@@ -182,7 +182,7 @@ def test_options_reach_the_student_and_its_losses(trained, copy_of):
     folder, _, data = load(run)
     teacher = folder.teacher()
     torch.manual_seed(3)
-    student = MatrixFactorization(num_nodes_dict(data.train), embedding_dim=4)
+    student = MatrixFactorization(data.train.num_nodes_dict, embedding_dim=4)
     torch.manual_seed(3)
     options = {
         'list_views': ['fused'],
