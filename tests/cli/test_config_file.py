@@ -156,7 +156,7 @@ def test_so_does_that_of_a_student(tmp_path):
 def test_made_up_data_have_no_options(written, fails):
     config = {'data': {'format': 'synthetic'}, 'teacher': {}, 'weights': {}}
     message = fails('train', '--config', written({**config, 'prompt': None}))
-    assert 'made-up data' in message
+    assert 'synthetic data' in message
 
 
 def test_what_is_printed_gives_the_same_settings(files, written, capsys):
