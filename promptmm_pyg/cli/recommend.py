@@ -95,15 +95,15 @@ def run(args: argparse.Namespace) -> int:
     }
     index = None
     if args.approximate:
-        index = recommender.index_items(num_probes=args.nprobe or _NPROBE)
-    ranking: dict[str, Any] = {'memory': args.memory_limit, 'index': index}
+        index = recommender.index_items(nprobe=args.nprobe or _NPROBE)
+    ranking: dict[str, Any] = {'memory_limit': args.memory_limit, 'index': index}
     users, histories = args.users, args.history
     results = recommend(recommender, users, histories, args.k, **options, **ranking)
     if args.recall:
         ids = typed_ids('--users', args.users, recommender.user_ids)
         recall = recommender.index_recall(index, ids, args.k, **options)
         print(
-            f'{min(index.num_probes, index.num_lists)} of {index.num_lists} clusters '
+            f'{min(index.nprobe, index.num_lists)} of {index.num_lists} clusters '
             f'compared: {recall.mean():.2%} of the exact items found, at least '
             f'{recall.min():.2%} per user',
             file=sys.stderr,
