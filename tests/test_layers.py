@@ -37,7 +37,9 @@ class May(NamedTuple):
 
 
 LAYERS = {
-    '__init__': May({*MODELS, 'models', 'training', 'distillation', 'serving', 'runs'}, set()),
+    '__init__': May(
+        {*MODELS, 'models', 'training', 'distillation', 'serving', 'runs'}, set()
+    ),
     '__main__': May({'cli'}, set(), set()),
     '_utils': May(set(), {'torch'}, set()),
     '_distributed': May(set(), {'torch'}, set()),

@@ -181,7 +181,10 @@ def test_models_that_came_later_are_named(distilled, trained, copy_of, report_on
     content = {'split': 'val', 'num_users': 1, 'metrics': {'teacher': one}}
     (run / 'evaluation-val.json').write_text(json.dumps(content))
     page, _ = report_on(run)
-    assert 'validation was not evaluated for: baseline, student, truncated_teacher' in page.text
+    assert (
+        'validation was not evaluated for: baseline, student, truncated_teacher'
+        in page.text
+    )
 
 
 def test_items_without_titles_are_told(whole, copy_of, report_on):
