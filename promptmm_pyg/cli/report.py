@@ -179,10 +179,8 @@ def _recorded(run: Run, missing: list[Missing]) -> dict[str, dict[str, Any]]:
             recorded[split] = content
         elif content.get('test_reads'):
             times = len(content['test_reads'])
-            what = (
-                f'test was read {times} time{"s" * (times > 1)} for an earlier student, '
-                f'whose metrics were removed'
-            )
+            reads = f'{times} time{"s" * (times > 1)}'
+            what = f'test was read {reads} for an earlier student (metrics removed)'
             missing.append(Missing(what, None))
     if 'val' not in recorded and run.has('teacher'):
         what = 'validation was not evaluated, so it has no metrics and no slices'
