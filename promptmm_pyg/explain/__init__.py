@@ -1,4 +1,4 @@
-"""Where a score comes from: sources and neighbors, in parts that add up to it."""
+"""Exact decompositions of scores by sources and neighbors."""
 
 from promptmm_pyg.explain.explainer import Explainer
 from promptmm_pyg.explain.explanation import Explanation, Side

@@ -1,6 +1,7 @@
-"""A score in parts."""
+"""The parts of a score, and their summary as text."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,34 +10,37 @@ from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative
-from promptmm_pyg.explain.text import columns, decimals
 
 Label = Callable[[NodeType, int], str]
 
 
-def _position(node_type: NodeType, node: int) -> str:
+def _row(node_type: NodeType, node: int) -> str:
     return f'{node_type} {node}'
 
 
 class Side(NamedTuple):
-    """A score by what the embedding of one end, the user or the item, is made of."""
+    """A score by the parts of one end's embedding, the user's or the item's."""
 
     node_type: NodeType
     """``'user'`` or ``'item'``."""
     node: int
-    """Its position."""
+    """Its row."""
     own: Tensor
-    """``[S]``, by source: what the node has without any edge."""
+    """``[S]``, by source: the part that does not depend on edges."""
     n_id_dict: dict[EdgeType, Tensor]
     """``[n]`` per edge type that points to the node: its neighbors, sorted."""
     value_dict: dict[EdgeType, Tensor]
-    """``[n, S]`` per edge type: what each neighbor adds, by source."""
+    """``[n, S]`` per edge type: the contribution of each neighbor, by source."""
+
+    @property
+    def by_source(self) -> Tensor:
+        """``[S]``: the sum over the node and its neighbors."""
+        return sum((x.sum(dim=0) for x in self.value_dict.values()), self.own)
 
     @property
     def total(self) -> float:
-        """The sum of all, which is the score."""
-        parts = [self.own.sum(), *(x.sum() for x in self.value_dict.values())]
-        return float(torch.stack(parts).sum())
+        """The sum of all parts, which is the score."""
+        return float(self.by_source.sum())
 
     @property
     def num_neighbors(self) -> int:
@@ -44,8 +48,8 @@ class Side(NamedTuple):
         return sum(n_id.numel() for n_id in self.n_id_dict.values())
 
     def top(self, k: int) -> list[tuple[NodeType, int, Tensor]]:
-        """The ``k`` neighbors that move the score most, up or down, as node type,
-        position and values ``[S]``; of equal ones the first.
+        """The ``k`` neighbors with the largest absolute contribution, as node type,
+        row and values ``[S]``; of equal ones the first.
 
         Raises:
             ValueError: If ``k`` is negative.
@@ -62,15 +66,16 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where one score comes from; every way to add it up gives the score.
+    """The parts of one score: by pairs of sources, by the user's neighbors, and by the
+    item's. Each decomposition adds up to the score.
 
-    Numbers are in double precision, whatever the model's.
+    Numbers are in double precision, whatever the model's precision.
     """
 
     user: int
-    """Position of the user."""
+    """Row of the user."""
     item: int
-    """Position of the item."""
+    """Row of the item."""
     score: float
     """The inner product of the model's embeddings."""
     sources: tuple[str, ...]
@@ -78,46 +83,38 @@ class Explanation:
     pairs: Tensor
     """``[S, S]``: source of the user's part by source of the item's."""
     user_side: Side
-    """The score by what the user took."""
+    """The score by the user's items."""
     item_side: Side
-    """The score by who took the item."""
+    """The score by the item's users."""
     tolerance: float
-    """How far, relative to the size of the parts, sums may be from the score."""
+    """The largest admissible difference between sums and score, relative to the size
+    of the parts.
+    """
 
     @property
     def by_source(self) -> dict[str, float]:
-        """The score by source: of what two sources give together each gets half, its
-        Shapley value where sources are players that are there or not.
-        """
-        shares = (self.pairs.sum(dim=0) + self.pairs.sum(dim=1)) / 2
-        return dict(zip(self.sources, shares.tolist(), strict=True))
+        """The score by source; interaction terms are split equally (Shapley)."""
+        values = (self.pairs.sum(dim=0) + self.pairs.sum(dim=1)) / 2
+        return dict(zip(self.sources, values.tolist(), strict=True))
 
     @property
     def error(self) -> float:
         """The largest difference between the score and a sum of its parts, relative
         to the size of these parts where that is above one.
         """
-        sides = (self.user_side, self.item_side)
-        every = [
-            self.pairs.flatten(),
-            *(
-                torch.cat([x.own, *(v.flatten() for v in x.value_dict.values())])
-                for x in sides
-            ),
-        ]
+        parts = [self.pairs.flatten()]
+        for side in (self.user_side, self.item_side):
+            values = [x.flatten() for x in side.value_dict.values()]
+            parts.append(torch.cat([side.own, *values]))
         errors = [
             abs(float(x.sum()) - self.score) / max(1.0, float(x.abs().sum()))
-            for x in every
+            for x in parts
         ]
-        # A comparison would drop what is not a number.
+        # Unlike the built-in `max`, this propagates NaN.
         return float(torch.tensor(errors, dtype=torch.double).max())
 
     def check(self) -> None:
-        """Raises unless all parts add up to the score.
-
-        Raises:
-            FloatingPointError: If they do not.
-        """
+        """Raises a ``FloatingPointError`` unless all parts add up to the score."""
         if not self.error <= self.tolerance:
             raise FloatingPointError(
                 f"'score' must be the sum of its parts within {self.tolerance:.1e} "
@@ -125,25 +122,25 @@ class Explanation:
                 f'the parameters and the features of the model are finite'
             )
 
-    def summary(self, k: int = 5, label: Label = _position) -> str:
-        """Returns three tables: the score by source, by what the user took and by who
-        took the item. The further columns of these two are the sources of that one
-        end's embedding, not half of both.
+    def summary(self, k: int = 5, label: Label = _row) -> str:
+        """Three tables: the score by source, by the user's items and by the item's
+        users. The last columns of these two are the sources of that end's embedding,
+        without the split of interaction terms.
 
         Args:
-            k: How many neighbors of each end. (default: ``5``)
-            label: What to call a node, by its type and position. (default: these)
+            k: The number of neighbors per end. (default: ``5``)
+            label: The name of a node, from its type and row. (default: type and row)
 
         Raises:
             ValueError: If ``k`` is negative.
         """
-        size = [*self.by_source.values(), self.score]
-        digits = decimals(max(abs(value) for value in size))
-        rows: list[list[Any]] = [[*one] for one in self.by_source.items()]
-        blocks = [columns(['part', 'score'], [*rows, ['sum', self.score]], digits)]
+        sources = list(self.by_source.items())
+        digits = _decimals(max(abs(x) for x in (*dict(sources).values(), self.score)))
+        rows = [*sources, ('sum', self.score)]
+        blocks = [_table(['part', 'score'], rows, digits)]
         for side, head in (
-            (self.user_side, 'what the user took'),
-            (self.item_side, 'who took the item'),
+            (self.user_side, "the user's items"),
+            (self.item_side, "the item's users"),
         ):
             if side.n_id_dict:
                 blocks.append(self._side_table(side, head, k, label, digits))
@@ -153,22 +150,40 @@ class Explanation:
         self, side: Side, head: str, k: int, label: Label, digits: int
     ) -> str:
         top = side.top(k)
-        rows: list[list[Any]] = [
-            [label(node_type, node), float(values.sum()), *values.tolist()]
-            for node_type, node, values in top
+        lines = [(label(node_type, node), values) for node_type, node, values in top]
+        others = side.num_neighbors - len(top)
+        if others:
+            rest = side.by_source - side.own - sum(x for _, _, x in top)
+            lines.append((f'{others} other{"s" if others > 1 else ""}', rest))
+        lines.append((f'the {side.node_type} itself', side.own))
+        lines.append(('sum', side.by_source))
+        single = len(self.sources) == 1
+        rows = [
+            (name, float(values.sum()), *([] if single else values.tolist()))
+            for name, values in lines
         ]
-        others = sum(
-            (x.sum(dim=0) for x in side.value_dict.values()), torch.zeros_like(side.own)
-        ) - sum((x for _, _, x in top), torch.zeros_like(side.own))
-        left = side.num_neighbors - len(top)
-        if left:
-            name = f'{left} other{"s" if left > 1 else ""}'
-            rows.append([name, float(others.sum()), *others.tolist()])
-        itself = f'the {side.node_type} itself'
-        rows.append([itself, float(side.own.sum()), *side.own.tolist()])
-        total = sum((x.sum(dim=0) for x in side.value_dict.values()), side.own)
-        rows.append(['sum', float(total.sum()), *total.tolist()])
-        if len(self.sources) == 1:
-            rows = [row[:2] for row in rows]
-            return columns([head, 'score'], rows, digits)
-        return columns([head, 'score', *self.sources], rows, digits)
+        return _table([head, 'score', *([] if single else self.sources)], rows, digits)
+
+
+def _decimals(size: float) -> int:
+    """The decimals that show three significant digits of ``size``; at least four."""
+    if not math.isfinite(size) or size <= 0:
+        return 4
+    return min(12, max(4, 2 - math.floor(math.log10(size))))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], places: int) -> str:
+    """Left-aligned names and right-aligned signed numbers."""
+    cells = [list(head)]
+    for name, *numbers in rows:
+        # Adding zero turns a rounded '-0.00' into '+0.00'.
+        rounded = [round(number, places) + 0.0 for number in numbers]
+        cells.append([str(name), *(f'{number:+.{places}f}' for number in rounded)])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return '\n'.join(
+        '  '.join(
+            [row[0].ljust(widths[0])]
+            + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
+        )
+        for row in cells
+    )

@@ -1,4 +1,4 @@
-"""Two coordinates for every row of a table."""
+"""Two-dimensional maps of embeddings."""
 
 from typing import NamedTuple
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 class PCAMap(NamedTuple):
-    """Points on the two principal axes."""
+    """Coordinates on the first two principal axes."""
 
     points: Tensor
     """``[N, 2]``, on the CPU in single precision."""
     share: tuple[float, float]
-    """The share of the variance that each axis shows."""
+    """The explained variance ratio of each axis."""
 
 
 def pca_map(x: Tensor, *, seed: int = 0) -> PCAMap:
-    """Returns the rows of ``x`` on their first two principal axes.
+    """The rows of ``x`` on their first two principal axes.
 
-    The same rows give the same map: the randomized decomposition has a seed of its
-    own, and on every axis the entry that is largest in absolute value points up.
-    Where there is no second axis (one row, one column) its coordinates are zero.
+    The result is deterministic: the randomized decomposition has its own seed, and on
+    every axis the entry with the largest absolute value is positive. A missing second
+    axis (one row or one column) has zero coordinates.
 
     Args:
         x: Rows ``[N, D]``, of any floating type.

@@ -95,7 +95,7 @@ def test_the_parts_of_all_nodes_add_up_to_the_embeddings(kwargs):
 
 @pytest.fixture
 def by_hand():
-    """Two users and two items; user 0 took both items, user 1 item 0 only."""
+    """Two users and two items; user 0 has both items, user 1 has item 0 only."""
     teacher = PromptMM(
         {'user': 2, 'item': 2},
         {'image': {'item': torch.tensor([[1.0, 0.0], [0.0, 1.0]])}},
@@ -113,14 +113,14 @@ def by_hand():
 
 def test_two_users_and_two_items_by_hand(by_hand):
     # Ids of user 1: ([0, 2] + [0, 4]) / 2. Image of user 1: f = [1, 0], so [0.5, 0].
-    # Ids of item 1: ([2, -2] + [1, 0]) / 2. Image of item 1: what user 0 carries,
+    # Ids of item 1: ([2, -2] + [1, 0]) / 2. Image of item 1: the row of user 0,
     # [1, 1] after one hop, f = [1, 1], so [0.5, 0.5] / sqrt(2).
     half = 0.5 / 2**0.5
     found = by_hand.explain(user=1, item=1)
     pairs = torch.tensor([[-3.0, 3 * half], [0.75, 0.5 * half]]).double()
     torch.testing.assert_close(found.pairs, pairs, atol=1e-6, rtol=0)
     assert found.sources == ('id', 'image')
-    # What both give together is halved.
+    # Interaction terms are split equally.
     assert found.by_source['id'] == pytest.approx(-3 + (3 * half + 0.75) / 2)
     assert found.score == pytest.approx(-3 + 3 * half + 0.75 + 0.5 * half)
 
@@ -225,7 +225,7 @@ def test_a_missing_modality_has_no_part_beside_its_token():
     assert teacher_explainer(teacher).explain(2, 1).by_source['image'] != 0.0
 
 
-def test_what_a_history_item_lacks_it_does_not_add():
+def test_a_missing_modality_of_a_neighbor_adds_nothing():
     mask = {'image': {'item': torch.tensor([True] * 7)}}
     mask['image']['item'][1] = False
     teacher = make_teacher(mask=mask, num_layers=1)
@@ -258,7 +258,7 @@ def test_the_order_of_edges_does_not_matter(model):
         )
 
 
-def test_an_edge_that_is_there_twice_is_one_neighbor():
+def test_a_repeated_edge_is_one_neighbor():
     twice = EDGE_INDEX[:, [0, 0, 1, 2, 3, 4, 5]]
     model = LightGCN(NUM_NODES, embedding_dim=4)
     found = Explainer(model, {USER_ITEM: twice, ITEM_USER: twice.flip([0])})
@@ -267,7 +267,7 @@ def test_an_edge_that_is_there_twice_is_one_neighbor():
     assert explanation.user_side.total == pytest.approx(explanation.score, abs=1e-6)
 
 
-def test_a_light_gcn_is_told_by_neighbor_as_a_loop_over_edges_says():
+def test_the_neighbors_of_a_light_gcn_equal_a_loop_over_edges():
     model = LightGCN(NUM_NODES, embedding_dim=4, num_layers=1)
     explanation = Explainer(model, edges(), weights()).explain(0, 5)
     tables = {key: x.detach() for key, x in model.embeddings().items()}
@@ -284,7 +284,7 @@ def test_a_light_gcn_is_told_by_neighbor_as_a_loop_over_edges_says():
         assert value == pytest.approx(float(expected), abs=1e-7)
 
 
-def test_matrix_factorization_is_one_term_without_neighbors():
+def test_matrix_factorization_has_one_source_and_no_neighbors():
     model = MatrixFactorization(NUM_NODES, embedding_dim=4)
     explanation = Explainer(model).explain(1, 2)
     tables = {key: x.detach() for key, x in model.embeddings().items()}
@@ -316,7 +316,7 @@ def test_a_modality_may_be_called_prompt():
     assert explainer.sources == ('id', 'prompt (modality)')
 
 
-def test_training_on_does_not_change_what_was_read():
+def test_further_training_has_no_effect():
     model = MatrixFactorization(NUM_NODES, embedding_dim=4)
     explainer = Explainer(model)
     before = explainer.explain(0, 0).score
@@ -331,12 +331,12 @@ def test_another_model_is_refused():
 
 
 def test_other_node_types_are_refused():
-    with pytest.raises(ValueError, match=r"requires the node types 'user' and 'item'"):
+    with pytest.raises(ValueError, match=r"must have the node types 'user' and 'item'"):
         Explainer(MatrixFactorization({'reader': 2, 'book': 2}))
 
 
-def test_a_model_that_propagates_needs_edges():
-    with pytest.raises(ValueError, match="'edge_index_dict' requires the edges"):
+def test_a_model_that_propagates_requires_edges():
+    with pytest.raises(ValueError, match="'edge_index_dict' must contain the edges"):
         Explainer(LightGCN(NUM_NODES, embedding_dim=4))
 
 

@@ -39,7 +39,7 @@ def make():
     )
 
 
-def test_what_two_sources_give_together_is_halved():
+def test_interaction_terms_are_split_equally():
     assert make().by_source == {'a': 1 + 2.5, 'b': 4 + 2.5}
 
 
@@ -52,7 +52,7 @@ def test_the_top_is_by_absolute_value():
     assert [node for _, node, _ in side.top(1)] == [2]
 
 
-def test_of_equal_neighbors_the_first_leads():
+def test_of_equal_neighbors_the_first_comes_first():
     values = tensor([1.0, 0.0], [0.0, -1.0], [0.5, 0.5])
     side = make().user_side._replace(value_dict={ITEM_USER: values})
     assert [node for _, node, _ in side.top(2)] == [2, 5]
@@ -69,7 +69,7 @@ def test_the_parts_of_a_score_pass():
 
 
 @pytest.mark.parametrize('place', ['score', 'pairs', 'user_side', 'item_side'])
-def test_each_sum_that_is_off_is_found(place):
+def test_each_wrong_sum_is_refused(place):
     one = make()
     side = getattr(one, place) if place.endswith('side') else None
     wrong = {
@@ -88,7 +88,7 @@ def test_the_error_is_relative_to_the_size_of_the_parts():
     assert one.error == pytest.approx(0.5 / 10)
 
 
-def test_nan_does_not_pass():
+def test_nan_is_refused():
     with pytest.raises(FloatingPointError):
         dataclasses.replace(make(), score=float('nan')).check()
 
@@ -101,21 +101,21 @@ def test_the_summary_shows_parts_and_the_first_neighbors():
         'b      +6.5000\n'
         'sum   +10.0000\n'
         '\n'
-        'what the user took     score        a        b\n'
-        'i2                   +7.0000  +4.0000  +3.0000\n'
-        'i7                   +3.0000  +2.0000  +1.0000\n'
-        '1 other              -1.0000  -1.0000  +0.0000\n'
-        'the user itself      +1.0000  +1.0000  +0.0000\n'
-        'sum                 +10.0000  +6.0000  +4.0000\n'
+        "the user's items     score        a        b\n"
+        'i2                 +7.0000  +4.0000  +3.0000\n'
+        'i7                 +3.0000  +2.0000  +1.0000\n'
+        '1 other            -1.0000  -1.0000  +0.0000\n'
+        'the user itself    +1.0000  +1.0000  +0.0000\n'
+        'sum               +10.0000  +6.0000  +4.0000\n'
         '\n'
-        'who took the item     score        a        b\n'
-        'u3                  +3.0000  +1.0000  +2.0000\n'
-        'the item itself     +7.0000  +3.0000  +4.0000\n'
-        'sum                +10.0000  +4.0000  +6.0000'
+        "the item's users     score        a        b\n"
+        'u3                 +3.0000  +1.0000  +2.0000\n'
+        'the item itself    +7.0000  +3.0000  +4.0000\n'
+        'sum               +10.0000  +4.0000  +6.0000'
     )
 
 
-def test_without_labels_nodes_are_positions():
+def test_without_labels_nodes_are_rows():
     assert '\nitem 2 ' in make().summary()
 
 
@@ -127,7 +127,7 @@ def test_without_edges_there_is_no_table_of_neighbors():
     assert alone.top(3) == []
 
 
-def test_one_source_is_not_shown_twice():
+def test_a_single_source_has_no_column():
     one = dataclasses.replace(
         make(),
         sources=('id',),
@@ -140,8 +140,8 @@ def test_one_source_is_not_shown_twice():
             {ITEM_USER: tensor([0.0])},
         ),
     )
-    line = next(x for x in one.summary().splitlines() if x.startswith('what'))
-    assert line.split() == ['what', 'the', 'user', 'took', 'score']
+    line = next(x for x in one.summary().splitlines() if x.startswith('the user'))
+    assert line.split() == ['the', "user's", 'items', 'score']
 
 
 def test_small_scores_show_three_digits():
