@@ -1,0 +1,233 @@
+"""The data of a run: from its configuration to the graphs that models are called with."""
+
+import copy
+import csv
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.content import (
+    ContentEncoder,
+    ContentRows,
+    HashingTextEncoder,
+    SentenceTransformerEncoder,
+    encode_content,
+    folder_contents,
+    join_content,
+    table_contents,
+    timm_encoder,
+    torchvision_encoder,
+)
+from promptmm_pyg.data import (
+    INTERACTS,
+    ITEM,
+    USER,
+    Split,
+    load_dataset,
+    make_synthetic_dataset,
+    modality_mask_dict,
+    modality_x_dict,
+    read_recbole_texts,
+)
+from promptmm_pyg.data.load import SPLIT_METHODS
+from promptmm_pyg.models.inference import normalized_adj_dict
+from promptmm_pyg.transforms import (
+    AddModalityICA,
+    AddModalityPCA,
+    AddRandomPrompt,
+    StandardizeModalities,
+)
+
+HASHING = 'hashing'
+_PROMPT_STARTS: dict[str, Callable[..., Any]] = {
+    'pca': AddModalityPCA,
+    'ica': AddModalityICA,
+    'random': lambda out_channels, _: AddRandomPrompt(out_channels),
+}
+
+
+class RunError(ValueError):
+    """A run, its data or its settings cannot be used; the message names the fix."""
+
+
+class Prepared(NamedTuple):
+    """The graphs of a run; the training graph is ready for the models."""
+
+    train: HeteroData
+    val: HeteroData
+    test: HeteroData
+    inputs: tuple[Any, ...]
+    """The arguments of every model."""
+
+    @property
+    def split(self) -> Split:
+        """The three graphs."""
+        return Split(self.train, self.val, self.test)
+
+    def to(self, device: torch.device) -> 'Prepared':
+        """Moves a copy of the training graph and the inputs to a device."""
+        # A graph moves in place, and a shallow copy is not the graph.
+        train = copy.copy(self.train).to(str(device))
+        inputs = tuple(
+            {key: adj.to(device) for key, adj in operators.items()}
+            for operators in self.inputs
+        )
+        return self._replace(train=train, inputs=inputs)
+
+
+def prepare(split: Split, prompt: Mapping[str, Any] | None) -> Prepared:
+    """Standardizes the features and computes the start of the prompt.
+
+    Args:
+        split: The graphs as they were read.
+        prompt: ``start`` (``'pca'``, ``'ica'`` or ``'random'``), ``out_channels`` and
+            ``combine``; ``None`` for no prompt.
+
+    Raises:
+        RunError: If there is a prompt, but no item features.
+    """
+    train = StandardizeModalities()(split.train)
+    if prompt is not None:
+        if not any(ITEM in x_dict for x_dict in modality_x_dict(train).values()):
+            raise RunError(
+                'a prompt requires item features (got none). Pass --features '
+                'NAME=FILE, --text SOURCE or --images FOLDER, or --no-prompt to train '
+                'on ids alone'
+            )
+        transform = _PROMPT_STARTS[prompt.get('start', 'pca')]
+        train = transform(prompt['out_channels'], prompt.get('combine', 'concat'))(
+            train
+        )
+    return Prepared(train, split.val, split.test, (normalized_adj_dict(train),))
+
+
+def load_split(config: Mapping[str, Any]) -> Split:
+    """Reads the data set of a configuration and encodes its texts and images."""
+    split = _load(config)
+    for content in config.get('content', []):
+        rows = encode(content, contents_of(content))
+        split = join_content(split, rows, content['modality'])
+    return split
+
+
+def _load(config: Mapping[str, Any]) -> Split:
+    if config['format'] == 'synthetic':
+        graph = make_synthetic_dataset(**config['synthetic'])
+        return _apply_split(graph, config['split'])
+    is_table = config['format'] == 'table'
+    for name in ('user', 'item', 'split') if is_table else ():
+        _ = config[name]  # Nothing of a damaged configuration is guessed.
+    names = ('format', 'user', 'item', 'features', 'masks', 'duplicates', 'min_rating')
+    options = {name: config[name] for name in names if name in config}
+    if is_table:
+        ids = config['item_ids']
+        options['item_ids'] = None if ids is None else read_ids(ids)
+        options['time'] = config['time'] or ''
+    if 'split' in config:
+        options['split'] = lambda graph: _apply_split(graph, config['split'])
+    return load_dataset(config['path'], **options)
+
+
+def _apply_split(graph: HeteroData, config: Mapping[str, Any]) -> Split:
+    options = {key: value for key, value in config.items() if key != 'method'}
+    return SPLIT_METHODS[config['method']](graph, **options)
+
+
+def hash_split(split: Split) -> str:
+    """A hash of all that a model learns from or is evaluated on."""
+    digest = hashlib.sha256()
+    tensors = {
+        name: graph[INTERACTS].edge_label_index
+        for name, graph in split._asdict().items()
+    }
+    tensors['edges'] = split.train[INTERACTS].edge_index
+    for read in (modality_x_dict, modality_mask_dict):
+        for modality, x_dict in read(split.train).items():
+            for node_type, x in x_dict.items():
+                tensors[f'{read.__name__}/{modality}/{node_type}'] = x
+    for name, x in sorted(tensors.items()):
+        digest.update(f'{name}{list(x.shape)}{x.dtype}'.encode())
+        digest.update(x.contiguous().numpy().tobytes())
+    for node_type in (USER, ITEM):
+        digest.update(json.dumps(split.train[node_type].raw_id.tolist()).encode())
+    return digest.hexdigest()
+
+
+def read_ids(path: str | Path) -> list[Any]:
+    """The ids of a file, one per line; integers if all lines are.
+
+    Raises:
+        RunError: If there is no such file.
+    """
+    if not Path(path).is_file():
+        raise RunError(f"there is no file '{path}' of ids, one per line")
+    lines = Path(path).read_text(encoding='utf-8').split('\n')
+    ids = [line.strip() for line in lines if line.strip()]
+    if all(text.lstrip('-').isdecimal() for text in ids):
+        return [int(text) for text in ids]
+    return ids
+
+
+def read_titles(path: str | Path, item: str, title: str) -> dict[str, str]:
+    """Titles by the text of the raw item id, from a ``.csv`` with both columns.
+
+    Raises:
+        RunError: If the file or a column is missing.
+    """
+    if not Path(path).is_file():
+        raise RunError(f"there is no file '{path}' of titles")
+    with Path(path).open(encoding='utf-8', newline='') as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or ())
+        missing = {item, title} - set(columns)
+        if missing:
+            raise RunError(
+                f"'{path}' must have the columns {sorted(missing)} (got {columns}). "
+                f'Name yours with --item-column, --title-column'
+            )
+        return {row[item]: row[title] for row in reader if row[title]}
+
+
+def contents_of(config: Mapping[str, Any]) -> Mapping[Any, str | Path | None]:
+    """The texts, or the paths of the images, by raw item id."""
+    if config['kind'] in ('text', 'images'):
+        return folder_contents(config['path'], config['kind'])
+    if config['kind'] == 'recbole':
+        return read_recbole_texts(config['path'], [config['column']])
+    return table_contents(config['path'], config['column'], item=config['item'])
+
+
+def encode(
+    config: Mapping[str, Any], contents: Mapping[Any, str | Path | None]
+) -> ContentRows:
+    """One row per content; those that cannot be read are counted on stderr."""
+    rows = encode_content(
+        contents,
+        _encoder(config['modality'], config['encoder']),
+        cache=config['cache'],
+        progress=sys.stderr.isatty(),
+    )
+    broken = {name: why for name, why in rows.problems.items() if why != 'is missing'}
+    if broken:
+        name, why = next(iter(broken.items()))
+        print(
+            f'warning: {len(broken)} of {len(contents)} contents for '
+            f"'{config['modality']}' are treated as missing; the first: '{name}' {why}",
+            file=sys.stderr,
+        )
+    return rows
+
+
+def _encoder(modality: str, name: str) -> ContentEncoder:
+    if modality == 'text':
+        is_hashing = name == HASHING
+        return HashingTextEncoder() if is_hashing else SentenceTransformerEncoder(name)
+    if name.startswith('timm:'):
+        return timm_encoder(name.removeprefix('timm:'))
+    return torchvision_encoder(name)

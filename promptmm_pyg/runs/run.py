@@ -1,0 +1,403 @@
+"""The folder of a run: its files, its settings and its trained models."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg._utils import replacing
+from promptmm_pyg.data import (
+    ITEM,
+    USER,
+    Split,
+    modality_mask_dict,
+    modality_x_dict,
+)
+from promptmm_pyg.distillation import truncate_embeddings
+from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
+from promptmm_pyg.models.inference import get_embeddings
+from promptmm_pyg.runs.data import Prepared, RunError, hash_split, load_split, prepare
+from promptmm_pyg.serving import Recommender
+
+if TYPE_CHECKING:
+    from promptmm_pyg.evaluation import Evaluation
+
+FORMAT = 'promptmm_pyg.run.v1'
+MODEL = 'model.safetensors'
+XDict = dict[str, Tensor]
+_SECTIONS: dict[str, tuple[type, ...]] = {
+    'data': (dict,),
+    'data_sha256': (str,),
+    'titles': (dict, type(None)),
+    'prompt': (dict, type(None)),
+    'teacher': (dict,),
+    'train': (dict,),
+    'loss_weights': (dict,),
+    'versions': (dict,),
+}
+# Raised where a setting is missing or of another type.
+_SYMPTOMS = (KeyError, AttributeError, TypeError, IndexError)
+
+
+class Run:
+    """What ``promptmm train`` and ``promptmm distill`` wrote into a folder.
+
+    Models are rebuilt from the settings and the data of the run, which are read on
+    first use; :meth:`recommender` needs neither.
+
+    Args:
+        path: The folder. It need not exist; :meth:`open` also checks it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / 'config.json'
+        self.teacher_dir = self.path / 'teacher'
+        self.student_dir = self.path / 'student'
+        self.baseline_dir = self.student_dir / 'baseline'
+        self.recommender_dir = self.path / 'recommender'
+
+    @classmethod
+    def open(cls, path: str | Path) -> 'Run':
+        """Opens an existing run.
+
+        Raises:
+            RunError: If the folder is not a run, or its settings are damaged.
+        """
+        run = cls(path)
+        run.check()
+        return run
+
+    def check(self) -> None:
+        """Reads the settings.
+
+        Raises:
+            RunError: If the folder is not a run, or its settings are damaged.
+        """
+        self.__dict__.pop('config', None)
+        _ = self.config
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The settings of data and teacher, as in ``config.json``."""
+        config = self.read_config()
+        for key, types in _SECTIONS.items():
+            if not isinstance(config.get(key, ...), types):
+                got = repr(config[key])[:40] if key in config else 'none'
+                raise RunError(
+                    f"'{self.config_file}' is damaged: '{key}' must be what 'promptmm "
+                    f"train' wrote (got {got}). Restore the file, or train again"
+                )
+        return config
+
+    @property
+    def student_config(self) -> dict[str, Any]:
+        """The settings of the student; empty if there is none."""
+        file = self.student_dir / 'config.json'
+        return read_json(file) if file.is_file() else {}
+
+    @cached_property
+    def data(self) -> Prepared:
+        """The graphs that the run was trained on.
+
+        Raises:
+            RunError: If the data have changed since.
+        """
+        split = self.read_split()
+        with settings_of(self.config_file):
+            return prepare(split, self.config['prompt'])
+
+    def read_split(self) -> Split:
+        """The data as they were read, without standardization and prompt.
+
+        Raises:
+            RunError: If the data have changed since training.
+        """
+        with settings_of(self.config_file):
+            split = load_split(self.config['data'])
+        if hash_split(split) != self.config['data_sha256']:
+            raise RunError(
+                f"the data have changed since '{self.path}' was trained. Restore them, "
+                f'or train again'
+            )
+        return split
+
+    def folders(self) -> dict[str, Path]:
+        """The folder of each model by name; the demo also trains a LightGCN."""
+        folders = {
+            'LightGCN': self.path / 'lightgcn',
+            'teacher': self.teacher_dir,
+            'student': self.student_dir,
+            'baseline': self.baseline_dir,
+        }
+        if not folders['LightGCN'].is_dir():
+            del folders['LightGCN']
+        return folders
+
+    def has(self, name: str) -> bool:
+        """Whether a model (``'teacher'``, ``'student'``, ``'baseline'``) is trained."""
+        return (self.folders()[name] / MODEL).is_file()
+
+    def metrics(self, name: str) -> dict[str, Any]:
+        """Validation metrics of a model's best epoch; empty if there are none."""
+        file = self.folders()[name] / 'metrics.json'
+        return read_json(file) if file.is_file() else {}
+
+    def teacher(self) -> PromptMM:
+        """The trained teacher, in eval mode.
+
+        Raises:
+            RunError: If it is not trained yet, or damaged.
+        """
+        fix = "Finish its training: 'promptmm train ... --resume'"
+        state = load_tensors(self.teacher_dir / MODEL, fix)
+        with settings_of(self.config_file, RuntimeError):
+            model = build_teacher(self.config, self.data.train)
+            model.load_state_dict(state)
+        return model.eval()
+
+    def student(self) -> torch.nn.Module:
+        """The trained student, in eval mode.
+
+        Raises:
+            RunError: If it is not trained yet, or damaged.
+        """
+        return self._student('student')
+
+    def baseline(self) -> torch.nn.Module:
+        """The student that was trained without distillation, in eval mode.
+
+        Raises:
+            RunError: If it is not trained yet, or damaged.
+        """
+        return self._student('baseline')
+
+    def _student(self, name: str) -> torch.nn.Module:
+        fix = f"Train it with 'promptmm distill {self.path}'"
+        state = load_tensors(self.folders()[name] / MODEL, fix)
+        model = self.new_student()
+        with settings_of(self.student_dir / 'config.json', RuntimeError):
+            model.load_state_dict(state)
+        return model.eval()
+
+    def new_student(self) -> torch.nn.Module:
+        """The student with its initial parameters.
+
+        Raises:
+            RunError: If its settings are damaged.
+        """
+        with settings_of(self.student_dir / 'config.json', RuntimeError):
+            return build_student(self.student_config, self.data.train)
+
+    def recommender(self) -> Recommender:
+        """The student as it is served; reads neither data nor settings.
+
+        Raises:
+            RunError: If there is no student.
+        """
+        if not self.recommender_dir.is_dir():
+            raise RunError(
+                f"'{self.path}' has no recommender. Make one with 'promptmm distill "
+                f"{self.path}'"
+            )
+        return Recommender.load(self.recommender_dir)
+
+    def embeddings(self) -> dict[str, XDict]:
+        """The embeddings of every trained model, by name and node type;
+        ``'truncated_teacher'`` has the teacher's at the width of the student.
+        """
+        models: dict[str, torch.nn.Module] = {'teacher': self.teacher()}
+        if not self.has('student'):
+            return {'teacher': get_embeddings(models['teacher'], self.data.inputs)}
+        models['student'] = self.student()
+        if self.has('baseline'):
+            models['baseline'] = self.baseline()
+        x_dicts = {
+            name: get_embeddings(model, self.data.inputs)
+            for name, model in models.items()
+        }
+        targets = load_tensors(
+            self.student_dir / 'targets.safetensors', 'Distill again'
+        )
+        width = x_dicts['student'][ITEM].size(1)
+        return {**x_dicts, 'truncated_teacher': truncate_embeddings(targets, width)}
+
+    def evaluate(
+        self, split: Literal['val', 'test'] = 'val'
+    ) -> 'dict[str, Evaluation]':
+        """Evaluates every model by full ranking and writes ``evaluation-<split>.json``.
+
+        Every evaluation on test is counted in that file.
+
+        Args:
+            split: ``'val'`` or ``'test'``. (default: ``'val'``)
+
+        Raises:
+            RunError: If nothing is held out for ``split``.
+        """
+        from promptmm_pyg.runs.stages import evaluate_run
+
+        return evaluate_run(self, split)
+
+    def evaluation_file(self, split: str) -> Path:
+        """The file of an evaluation."""
+        return self.path / f'evaluation-{split}.json'
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings without a check of their sections.
+
+        Raises:
+            RunError: If the folder is not a run.
+        """
+        config = read_json(self.config_file) if self.config_file.is_file() else {}
+        if config.get('format') != FORMAT:
+            raise RunError(
+                f"'{self.path}' is not a run. Make one with 'promptmm train PATH --out "
+                f"{self.path}'"
+            )
+        return config
+
+    def check_writable(self, *, overwrite: bool) -> bool:
+        """Returns whether the folder holds a run that will be overwritten.
+
+        Raises:
+            RunError: If the folder holds something else, or a run without
+                ``overwrite``.
+        """
+        is_dir = self.path.is_dir()
+        if not self.path.exists() or (is_dir and not any(self.path.iterdir())):
+            return False
+        if not self.config_file.is_file():
+            raise RunError(
+                f"'{self.path}' holds something that is not a run. Choose another folder"
+            )
+        self.read_config()
+        if not overwrite:
+            raise RunError(
+                f"'{self.path}' holds a run. Choose another --out, or pass --resume to "
+                f'continue it or --overwrite to replace it'
+            )
+        return True
+
+    def begin(self, *, overwrite: bool) -> None:
+        """Makes the folder, or empties that of an old run.
+
+        Raises:
+            RunError: As :meth:`check_writable`.
+        """
+        if self.check_writable(overwrite=overwrite):
+            self.remove_student()
+            shutil.rmtree(self.teacher_dir, ignore_errors=True)
+            self.config_file.unlink()
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def remove_student(self) -> None:
+        """Removes the student and its results. The count of test evaluations stays:
+        later choices were made with knowledge of them.
+        """
+        for folder in (self.student_dir, self.recommender_dir):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.evaluation_file('val').unlink(missing_ok=True)
+        test = self.evaluation_file('test')
+        if test.is_file():
+            write_json(test, {'test_reads': read_json(test).get('test_reads', [])})
+
+
+@contextmanager
+def settings_of(path: Path, *symptoms: type[Exception]) -> Iterator[None]:
+    """Reports errors that come from missing or changed settings as damage of a file.
+
+    Args:
+        path: The file of the settings.
+        symptoms: Further errors to report so, such as the ``RuntimeError`` of
+            parameters of another shape. (default: none)
+
+    Raises:
+        RunError: In place of the error.
+    """
+    try:
+        yield
+    except (*_SYMPTOMS, *symptoms) as error:
+        what = ' '.join(f'{type(error).__name__}: {error}'.split())[:160]
+        raise RunError(
+            f"'{path}' is damaged, or of another version than the files beside it "
+            f'({what}). Restore the file, or train again'
+        ) from error
+
+
+def build_teacher(config: Mapping[str, Any], train: HeteroData) -> PromptMM:
+    """The teacher of a configuration, with its initial parameters."""
+    torch.manual_seed(config['train'].get('seed', 0))
+    starts = None
+    if config['prompt'] is not None:
+        starts = {key: train[key].prompt_start for key in (USER, ITEM)}
+    return PromptMM(
+        train.num_nodes_dict,
+        modality_x_dict(train),
+        prompt_start_dict=starts,
+        modality_mask_dict=modality_mask_dict(train),
+        **config['teacher'],
+    )
+
+
+def build_student(config: Mapping[str, Any], train: HeteroData) -> torch.nn.Module:
+    """The student of a configuration, with its initial parameters."""
+    torch.manual_seed(config['train'].get('seed', 0))
+    options: dict[str, Any] = {'embedding_dim': config['embedding_dim']}
+    if config['student'] == 'mf':
+        return MatrixFactorization(train.num_nodes_dict, **options)
+    options['num_layers'] = config['num_layers']
+    return LightGCN(train.num_nodes_dict, **options)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty if the file holds something else.
+
+    Raises:
+        RunError: If the file is not JSON.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"'{path}' is damaged: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors as safetensors, atomically."""
+    copies = {key: x.detach().cpu().clone() for key, x in tensors.items()}
+    with replacing(path) as temporary:
+        save_file({key: x.contiguous() for key, x in copies.items()}, temporary)
+
+
+def load_tensors(path: Path, fix: str) -> dict[str, Tensor]:
+    """Reads what :func:`save_tensors` wrote.
+
+    Raises:
+        RunError: If the file is missing or damaged; the message ends with ``fix``.
+        PermissionError: If it may not be read.
+    """
+    if not path.is_file():
+        raise RunError(f"there is no '{path}'. {fix}")
+    with path.open('rb'):  # safetensors reports a file without permission as missing.
+        pass
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise RunError(f"'{path}' is damaged ({error}). {fix}") from error
+    return tensors
