@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 import torch
-from promptmm_pyg.runs.run import Run
 
 from promptmm_pyg.cli import main
 from promptmm_pyg.data import INTERACTS
+from promptmm_pyg.runs.run import Run
 from promptmm_pyg.serving import Recommender
 
 
