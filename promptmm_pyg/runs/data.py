@@ -1,4 +1,4 @@
-"""The data of a run: from its configuration to the graphs that models are called with."""
+"""The data of a run: from its configuration to the inputs of the models."""
 
 import copy
 import csv

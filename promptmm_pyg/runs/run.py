@@ -278,7 +278,7 @@ class Run:
             return False
         if not self.config_file.is_file():
             raise RunError(
-                f"'{self.path}' holds something that is not a run. Choose another folder"
+                f"'{self.path}' exists and is not a run. Choose another folder"
             )
         self.read_config()
         if not overwrite:

@@ -370,8 +370,8 @@ def check_split(split: Split, path: str) -> None:
     errors = [issue for issue in issues if issue.level == 'error']
     if errors:
         raise RunError(
-            f'the data have {len(errors)} errors; the first: {errors[0]}. List all with '
-            f"'promptmm data check {path}'"
+            f'the data have {len(errors)} errors; the first: {errors[0]}. List all '
+            f"with 'promptmm data check {path}'"
         )
     for issue in issues:
         print(f'warning: {issue}', file=sys.stderr)
