@@ -147,6 +147,17 @@ def test_a_transformed_split_shares_what_it_shared():
         assert not np.allclose(found, x)
 
 
+def test_a_plain_function_leaves_the_untransformed_split_as_it_was():
+    split = split_per_user(make_synthetic_dataset(30, 20, 4, seed=0))
+
+    def without_text(graph):
+        del graph[ITEM].x_text
+        return graph
+
+    assert 'x_text' not in split.transform(without_text).test[ITEM]
+    assert all('x_text' in graph[ITEM] for graph in split)
+
+
 @pytest.mark.real_data
 @pytest.mark.skipif('PROMPTMM_DATA' not in os.environ, reason='PROMPTMM_DATA not set')
 def test_tiktok_needs_no_argument():
