@@ -86,14 +86,14 @@ def test_beginning_again_keeps_the_readings_of_test_and_foreign_files(tmp_path):
 @pytest.mark.parametrize('overwrite', [True, False])
 def test_a_folder_of_something_else_is_never_emptied(tmp_path, overwrite):
     (tmp_path / 'thesis.tex').write_text('mine')
-    with pytest.raises(RunError, match='something that is not a run'):
+    with pytest.raises(RunError, match='exists and is not a run'):
         Run(tmp_path).begin(overwrite=overwrite)
     assert (tmp_path / 'thesis.tex').is_file()
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / 'x').write_text('mine')
-    with pytest.raises(RunError, match='something that is not a run'):
+    with pytest.raises(RunError, match='exists and is not a run'):
         Run(tmp_path / 'x').begin(overwrite=True)
 
 
