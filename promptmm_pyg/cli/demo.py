@@ -137,7 +137,7 @@ def _check_out(out: str | Path) -> None:
 
 def _train_light_gcn(run: Run, progress: bool) -> XDict:
     data, folder = run.data, run.path / 'lightgcn'
-    torch.manual_seed(_TRAIN['seed'])  # type: ignore[arg-type]
+    torch.manual_seed(_TRAIN['seed'])
     model = LightGCN(data.train.num_nodes_dict, embedding_dim=64)
     history = train(
         model,

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     ranking: dict[str, Any] = {'memory_limit': args.memory_limit, 'index': index}
     users, histories = args.users, args.history
     results = recommend(recommender, users, histories, args.k, **options, **ranking)
-    if args.recall:
+    if args.recall and index is not None:
         ids = typed_ids('--users', args.users, recommender.user_ids)
         recall = recommender.index_recall(index, ids, args.k, **options)
         print(
