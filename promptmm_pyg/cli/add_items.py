@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from promptmm_pyg.cli.data import content_folder, text_source
-from promptmm_pyg.cli.parsing import UserError, named
-from promptmm_pyg.cli.recommend import is_recommender, load_recommender
+from promptmm_pyg.cli.parsing import UserError, add_flags, named
+from promptmm_pyg.cli.recommend import FOLDER, is_recommender, load_recommender
 from promptmm_pyg.data.frames import load_item_features
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import contents_of, encode, read_ids, read_titles
@@ -50,9 +50,7 @@ class NewFeatures(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds all options."""
     parser.usage = 'promptmm add-items RUN [--features NAME=FILE ...] [options]'
-    parser.add_argument(
-        'folder', metavar='RUN', help='folder of a run with a student, or a recommender'
-    )
+    parser.add_argument('folder', metavar='RUN', help=FOLDER)
     parser.add_argument(
         '--features',
         nargs='+',
@@ -63,44 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='features of the new items by modality: .csv or .parquet with the item '
         'column, or .npy with one row for each of --ids',
     )
-    parser.add_argument(
-        '--text',
-        metavar='SOURCE',
-        help='texts of the new items, for a run trained with --text: a folder of files '
-        '<item id>.txt, or FILE.csv:COLUMN with the item column; known items in it are '
-        'ignored',
-    )
-    parser.add_argument(
-        '--images',
-        metavar='FOLDER',
-        help='images of the new items, for a run trained with --images: a folder of '
-        'files <item id>.jpg, .png, ...; known items in it are ignored',
-    )
-    parser.add_argument(
-        '--ids',
-        metavar='FILE',
-        help='raw ids of the new items, one per line, in the order of .npy rows '
-        '(default: those of the tables)',
-    )
-    parser.add_argument(
-        '--titles', metavar='FILE', help='.csv with the item column and titles'
-    )
-    parser.add_argument(
-        '--item-column',
-        default='item_id',
-        metavar='NAME',
-        help='column of item ids in tables (default: item_id)',
-    )
-    parser.add_argument(
-        '--title-column', default='title', metavar='NAME', help='(default: title)'
-    )
-    parser.add_argument(
-        '--out',
-        metavar='FOLDER',
-        help="where to write the recommender (default: in place of RUN's)",
-    )
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace the recommender in --out'
+    add_flags(
+        parser,
+        """
+--text SOURCE  texts of the new items, for a run trained with --text: a folder of files
+  <item id>.txt, or FILE.csv:COLUMN with the item column; known items in it are ignored
+--images FOLDER  images of the new items, for a run trained with --images: a folder of
+  files <item id>.jpg, .png, ...; known items in it are ignored
+--ids FILE  raw ids of the new items, one per line, in the order of .npy rows (default:
+  those of the tables)
+--titles FILE  .csv with the item column and titles
+--item-column NAME [item_id]  column of item ids in tables
+--title-column NAME [title]  column of titles
+--out FOLDER  where to write the recommender (default: in place of RUN's)
+--overwrite  replace the recommender in --out""",
     )
 
 

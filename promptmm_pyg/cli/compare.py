@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg.cli.evaluate import format_table, interval_text
-from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.cli.parsing import UserError, add_flags
 from promptmm_pyg.cli.system import bytes_text
 from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.data.schema import fingerprint
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(10, 20, 50),
         help='cutoff of the metrics in the differences (default: 20)',
     )
-    parser.add_argument('--json', action='store_true', help='print JSON')
+    add_flags(parser, '--json  print JSON')
 
 
 def run(args: argparse.Namespace) -> int:

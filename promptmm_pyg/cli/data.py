@@ -13,6 +13,7 @@ from promptmm_pyg.cli.evaluate import format_table
 from promptmm_pyg.cli.parsing import (
     Group,
     UserError,
+    add_flags,
     add_options,
     named,
     selected_options,
@@ -71,11 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         epilog=_EXAMPLE,
     )
     add_data_options(check)
-    check.add_argument(
-        '--item-graph',
-        metavar='FILE',
-        help='also check a graph among items for leaks: .npy, integers [2, E], the '
-        'items (counted from zero) of each edge',
+    add_flags(
+        check,
+        """
+--item-graph FILE  also check a graph among items for leaks: .npy, integers [2, E], the
+  items (counted from zero) of each edge""",
     )
 
 
@@ -165,12 +166,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help='folders only: treat feature rows of zeros as missing, or use all rows '
         '(default: zero-rows)',
     )
-    group.add_argument(
-        '--min-rating',
-        type=float,
-        metavar='X',
-        help='RecBole only: the lowest rating that counts as an interaction '
-        '(default: all count)',
+    add_flags(
+        group,
+        """
+--min-rating X  RecBole only: the lowest rating that counts as an interaction (default:
+  all count)""",
     )
     _add_content_options(parser.add_argument_group('texts and images of the items'))
     _add_table_options(parser.add_argument_group('tables only'))
@@ -178,11 +178,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_table_options(group: Group) -> None:
     add_options(group, read_table, _TABLE, _TABLE_NAMES)
-    group.add_argument('--time-column', metavar='NAME', help='column of times')
-    group.add_argument(
-        '--item-ids',
-        metavar='FILE',
-        help='raw ids of all items, one per line, in the order of .npy rows',
+    add_flags(
+        group,
+        """
+--time-column NAME  column of times
+--item-ids FILE  raw ids of all items, one per line, in the order of .npy rows""",
     )
     group.add_argument(
         '--split',
@@ -195,35 +195,17 @@ def _add_table_options(group: Group) -> None:
 
 
 def _add_content_options(group: Group) -> None:
-    group.add_argument(
-        '--text',
-        metavar='SOURCE',
-        help='texts: a folder of files <item id>.txt, a column of the table (RecBole: '
-        'of the .item file), or FILE.csv:COLUMN with the item column',
-    )
-    group.add_argument(
-        '--images',
-        metavar='FOLDER',
-        help='images: a folder of files <item id>.jpg, .png, ...',
-    )
-    group.add_argument(
-        '--text-encoder',
-        default=HASHING,
-        metavar='NAME',
-        help="'hashing', which needs no package, or a model or folder of "
-        f'sentence-transformers (default: {HASHING})',
-    )
-    group.add_argument(
-        '--image-encoder',
-        default='vgg16',
-        metavar='NAME',
-        help="a classifier of torchvision, or 'timm:NAME' (default: vgg16)",
-    )
-    group.add_argument(
-        '--content-cache',
-        metavar='FOLDER',
-        help='where encoded texts and images are cached, for all runs (default: '
-        f"promptmm_pyg/content in your cache folder; '{HASHING}' is not cached)",
+    add_flags(
+        group,
+        f"""
+--text SOURCE  texts: a folder of files <item id>.txt, a column of the table (RecBole:
+  of the .item file), or FILE.csv:COLUMN with the item column
+--images FOLDER  images: a folder of files <item id>.jpg, .png, ...
+--text-encoder NAME [{HASHING}]  'hashing', which needs no package, or a model or folder
+  of sentence-transformers
+--image-encoder NAME [vgg16]  a classifier of torchvision, or 'timm:NAME'
+--content-cache FOLDER  where encoded texts and images are cached, for all runs
+  (default: promptmm_pyg/content in your cache folder; '{HASHING}' is not cached)""",
     )
 
 

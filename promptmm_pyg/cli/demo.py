@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from promptmm_pyg.cli.evaluate import difference_lines, format_table
-from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.cli.parsing import QUIET, UserError, add_flags
 from promptmm_pyg.cli.recommend import recommend, recommendation_table
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
@@ -79,13 +79,12 @@ STUDENT: dict[str, Any] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds all options."""
-    parser.add_argument(
-        '--out',
-        default='runs/demo',
-        metavar='DIR',
-        help='folder to write; an earlier demo in it is replaced (default: runs/demo)',
+    add_flags(
+        parser,
+        """
+--out DIR [runs/demo]  folder to write; an earlier demo in it is replaced""",
     )
-    parser.add_argument('--quiet', action='store_true', help='show no progress bar')
+    add_flags(parser, QUIET)
 
 
 def run(args: argparse.Namespace) -> int:

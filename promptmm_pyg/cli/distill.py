@@ -7,6 +7,7 @@ from promptmm_pyg.cli.parsing import (
     LENGTH,
     TRAIN,
     Parser,
+    add_flags,
     add_loss_weights,
     add_options,
     add_training,
@@ -66,10 +67,8 @@ def add_arguments(parser: Parser) -> None:
     """Adds all options."""
     parser.usage = 'promptmm distill RUN [options]'
     parser.add_argument('folder', metavar='RUN', help='folder of a trained teacher')
-    parser.add_argument('--resume', action='store_true', help='continue the student')
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace the student of RUN'
-    )
+    add_flags(parser, '--resume  continue the student')
+    add_flags(parser, '--overwrite  replace the student of RUN')
     group = parser.add_argument_group('student')
     group.add_argument(
         '--student',

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from promptmm_pyg.cli.parsing import Parser
+from promptmm_pyg.cli.parsing import Parser, add_flags
 from promptmm_pyg.cli.system import GIB, available_memory, bytes_text, cores
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.models.inference import get_embeddings
@@ -59,11 +59,8 @@ class Check(NamedTuple):
 
 def add_arguments(parser: Parser) -> None:
     """Adds all options."""
-    parser.add_argument(
-        '--out',
-        default='runs',
-        metavar='FOLDER',
-        help='folder to check for writing; it need not exist (default: runs)',
+    add_flags(
+        parser, '--out FOLDER [runs]  folder to check for writing; it need not exist'
     )
 
 

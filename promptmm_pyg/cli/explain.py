@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.cli.parsing import UserError, add_flags
 from promptmm_pyg.cli.recommend import typed_ids
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.explain import Explainer, Explanation, Side
@@ -58,11 +58,11 @@ class _Names:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds all options."""
     parser.add_argument('folder', metavar='RUN', help='folder of a run')
-    parser.add_argument('--user', metavar='ID', help='raw id of a user')
-    parser.add_argument(
-        '--item',
-        metavar='ID',
-        help='raw id of an item (default: the best one that the user has not seen)',
+    add_flags(
+        parser,
+        """
+--user ID  raw id of a user
+--item ID  raw id of an item (default: the best one that the user has not seen)""",
     )
     parser.add_argument(
         '--model',
@@ -70,16 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='teacher',
         help='the model of the score (default: teacher)',
     )
-    parser.add_argument(
-        '-k',
-        type=int,
-        default=5,
-        metavar='N',
-        help='neighbors to list for the user and for the item (default: 5)',
+    add_flags(
+        parser,
+        """
+-k N [5]  neighbors to list for the user and for the item
+--out FILE.png  also draw the parts
+--map FILE.png  draw a map of the items
+--json  print JSON""",
     )
-    parser.add_argument('--out', metavar='FILE.png', help='also draw the parts')
-    parser.add_argument('--map', metavar='FILE.png', help='draw a map of the items')
-    parser.add_argument('--json', action='store_true', help='print JSON')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,8 +5,8 @@ import copy
 from pathlib import Path
 
 from promptmm_pyg._utils import replacing
-from promptmm_pyg.cli.parsing import UserError
-from promptmm_pyg.cli.recommend import check_k, load_recommender
+from promptmm_pyg.cli.parsing import UserError, add_flags
+from promptmm_pyg.cli.recommend import FOLDER, check_k, load_recommender
 from promptmm_pyg.data import (
     ITEM,
     Split,
@@ -39,47 +39,26 @@ _SUFFIXES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds all options."""
-    parser.add_argument(
-        'folder', metavar='RUN', help='folder of a run with a student, or a recommender'
+    parser.add_argument('folder', metavar='RUN', help=FOLDER)
+    add_flags(
+        parser.add_argument_group('what to write'),
+        """
+--embeddings FILE  ids and embeddings: NAME.npz, or NAME.parquet, which becomes
+  NAME.users.parquet and NAME.items.parquet
+--faiss FILE  a faiss index of the items
+--torch-export FILE  rankings as a program, .pt2
+--mmrec FOLDER  the data; the folder must be new or empty, its name becomes that of the
+  data set. Needs no student""",
     )
-    outputs = parser.add_argument_group('what to write')
-    outputs.add_argument(
-        '--embeddings',
-        metavar='FILE',
-        help='ids and embeddings: NAME.npz, or NAME.parquet, which becomes '
-        'NAME.users.parquet and NAME.items.parquet',
+    add_flags(
+        parser.add_argument_group('how to write it'),
+        """
+--faiss-factory NAME [Flat]  description of the index for faiss, such as 'HNSW32'; Flat
+  is exact
+-k N [10]  items per user of --torch-export
+--include-seen  --torch-export: also items of the training data
+--overwrite  replace files""",
     )
-    outputs.add_argument('--faiss', metavar='FILE', help='a faiss index of the items')
-    outputs.add_argument(
-        '--torch-export', metavar='FILE', help='rankings as a program, .pt2'
-    )
-    outputs.add_argument(
-        '--mmrec',
-        metavar='FOLDER',
-        help='the data; the folder must be new or empty, its name becomes that of the '
-        'data set. Needs no student',
-    )
-    options = parser.add_argument_group('how to write it')
-    options.add_argument(
-        '--faiss-factory',
-        default='Flat',
-        metavar='NAME',
-        help="description of the index for faiss, such as 'HNSW32' (default: Flat, "
-        'exact)',
-    )
-    options.add_argument(
-        '-k',
-        type=int,
-        default=10,
-        metavar='N',
-        help='items per user of --torch-export (default: 10)',
-    )
-    options.add_argument(
-        '--include-seen',
-        action='store_true',
-        help='--torch-export: also items of the training data',
-    )
-    options.add_argument('--overwrite', action='store_true', help='replace files')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import argparse
 import difflib
 import inspect
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ LENGTH = {
     'monitor': 'validation metric that chooses the best epoch',
     'validate_every': 'epochs between two validations',
 }
+QUIET = '--quiet  show no progress bar'
 # These say what to do with the settings, and may not be in a file of settings.
 _ACTIONS = ('help', 'config', 'print_config', 'dry_run', 'resume', 'overwrite')
 
@@ -54,9 +56,8 @@ class Parser(argparse.ArgumentParser):
             use_config_file(self, args or ())
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown and self._subparsers is None:
-            names = list(self._option_string_actions)
-            close = difflib.get_close_matches(unknown[0].partition('=')[0], names, n=1)
-            hint = f". Did you mean '{close[0]}'?" if close else ''
+            name = unknown[0].partition('=')[0]
+            hint = _suggest(name, list(self._option_string_actions), '--')
             self.error(f'unrecognized arguments: {" ".join(unknown)}{hint}')
         return parsed, unknown
 
@@ -64,6 +65,61 @@ class Parser(argparse.ArgumentParser):
         """Raises instead of printing the usage."""
         end = '' if message.endswith('?') else '.'
         raise UserError(f"{message}{end} See '{self.prog} --help'")
+
+
+_FLAG = re.compile(
+    r'(?P<flag>--?[\w-]+)(?: (?P<metavar>[A-Z]\w*(?:\.\w+)*)(?P<many>\.{3})?)?'
+    r'(?: \[(?P<default>[^]]*)\])?  (?P<help>.*)'
+)
+_TYPES = {'N': int, 'X': float}
+
+
+def _suggest(name: str, known: list[str], prefix: str = '') -> str:
+    """A question about the closest name, if there is one: a part of it counts most."""
+    word = name.removeprefix(prefix)
+    parts = [x for x in known if f'-{word}-' in f'-{x.removeprefix(prefix)}-']
+    parts.sort(key=len)
+    close = parts or difflib.get_close_matches(name, known, n=1)
+    return f". Did you mean '{close[0]}'?" if close else ''
+
+
+def add_flags(group: Any, text: str) -> None:
+    """Adds options as they are printed: ``--flag METAVAR [default]  help``.
+
+    ``N`` is an integer, ``X`` a number, any other metavar a text; ``METAVAR...`` takes
+    several; a flag without one is a switch. Indented lines continue the help.
+
+    Example:
+        >>> parser = Parser()
+        >>> add_flags(parser, '''
+        ... -k N [10]  items per user
+        ... --json  print JSON,
+        ...   for other programs''')
+        >>> parser.parse_args(['-k', '3'])
+        Namespace(k=3, json=False)
+    """
+    for line in re.sub(r'\n +', ' ', text.strip()).splitlines():
+        match = _FLAG.fullmatch(line)
+        if match is None:
+            raise ValueError(
+                f"'text' must hold lines '--flag METAVAR  help' (got {line!r})"
+            )
+        if match['metavar'] is None:
+            group.add_argument(match['flag'], action='store_true', help=match['help'])
+            continue
+        default, help_text = match['default'], match['help']
+        value_type: Any = _TYPES.get(match['metavar'], str)
+        options: dict[str, Any] = {'nargs': '+'} if match['many'] else {}
+        if default is not None:
+            options['default'] = value_type(default)
+            help_text = f'{help_text} (default: {default})'.lstrip()
+        group.add_argument(
+            match['flag'],
+            type=value_type,
+            metavar=match['metavar'],
+            help=help_text,
+            **options,
+        )
 
 
 def add_options(
@@ -125,13 +181,13 @@ def add_training(parser: Parser, **more: str) -> None:
         help="where to train: 'cpu', 'cuda' or, with several GPUs, 'cuda:1'; the run "
         'can be used anywhere (default: cpu)',
     )
-    parser.add_argument('--quiet', action='store_true', help='show no progress bar')
+    add_flags(parser, QUIET)
     add_config_options(parser)
-    parser.add_argument(
-        '--dry-run',
-        action='store_true',
-        help='read the data, build the model, take a few steps and estimate time and '
-        'memory; write nothing',
+    add_flags(
+        parser,
+        """
+--dry-run  read the data, build the model, take a few steps and estimate time and
+  memory; write nothing""",
     )
 
 
@@ -218,17 +274,13 @@ def add_config_options(parser: Parser) -> None:
         if not action.option_strings
     )
     group = parser.add_argument_group('settings from a file')
-    group.add_argument(
-        '--config',
-        metavar='FILE',
-        help='.json or .toml with options by their long names without the leading '
-        f'dashes, {positional}; or the config.json of a run. Typed options win; '
-        'paths are relative to the current folder',
-    )
-    group.add_argument(
-        '--print-config',
-        action='store_true',
-        help='print all settings as such a file, and do nothing else',
+    add_flags(
+        group,
+        f"""
+--config FILE  .json or .toml with options by their long names without the leading
+  dashes, {positional}; or the config.json of a run. Typed options win; paths are
+  relative to the current folder
+--print-config  print all settings as such a file, and do nothing else""",
     )
     parser.reads_config = True
     parser.set_defaults(parser=parser)
@@ -339,8 +391,7 @@ def _settings(parser: Parser) -> dict[str, argparse.Action]:
 def _unknown(path: str, name: str, known: list[str]) -> str:
     if name.replace('-', '_') in _ACTIONS:
         return f"'{path}' must not hold '{name}' (got one). Type it"
-    close = difflib.get_close_matches(name.replace('_', '-'), known, n=1)
-    hint = f". Did you mean '{close[0]}'?" if close else ". See '--help' for all"
+    hint = _suggest(name.replace('_', '-'), known) or ". See '--help' for all"
     return f"'{path}' holds '{name}', which is not an option{hint}"
 
 

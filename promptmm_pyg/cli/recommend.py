@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from promptmm_pyg.cli.evaluate import format_table
-from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.cli.parsing import UserError, add_flags
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import read_ids
 from promptmm_pyg.serving import Recommender
@@ -27,15 +27,14 @@ example:
   promptmm recommend runs/tiktok --history 31 8 205
   promptmm recommend runs/tiktok --users 7 42 --approximate --recall"""
 _NPROBE = 32
+FOLDER = 'folder of a run with a student, or a recommender'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds all options."""
-    parser.add_argument(
-        'folder', metavar='RUN', help='folder of a run with a student, or a recommender'
-    )
+    parser.add_argument('folder', metavar='RUN', help=FOLDER)
     whom = parser.add_mutually_exclusive_group(required=True)
-    whom.add_argument('--users', nargs='+', metavar='ID', help='raw ids of users')
+    add_flags(whom, '--users ID...  raw ids of users')
     whom.add_argument(
         '--history',
         nargs='+',
@@ -43,43 +42,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='ID',
         help='raw ids of the items of a new user, may be repeated for further users',
     )
-    parser.add_argument(
-        '-k', type=int, default=10, metavar='N', help='items per user (default: 10)'
+    add_flags(parser, '-k N [10]  items per user')
+    add_flags(parser, '--include-seen  also items of the training data')
+    add_flags(
+        parser.add_mutually_exclusive_group(),
+        """
+--allow FILE  only these items, one raw id per line
+--deny FILE  none of these items, one raw id per line""",
     )
-    parser.add_argument(
-        '--include-seen', action='store_true', help='also items of the training data'
-    )
-    lists = parser.add_mutually_exclusive_group()
-    lists.add_argument(
-        '--allow', metavar='FILE', help='only these items, one raw id per line'
-    )
-    lists.add_argument(
-        '--deny', metavar='FILE', help='none of these items, one raw id per line'
-    )
-    parser.add_argument('--json', action='store_true', help='print JSON')
-    large = parser.add_argument_group('many users or items')
-    large.add_argument(
-        '--memory-limit',
-        metavar='SIZE',
-        help="limit of the memory of the ranking, such as '2GiB' (default: none)",
-    )
-    large.add_argument(
-        '--approximate',
-        action='store_true',
-        help='search an index for the best items; it is built first and needs faiss',
-    )
-    large.add_argument(
-        '--nprobe',
-        type=int,
-        metavar='N',
-        help='clusters of items that --approximate compares with a user; more find '
-        f'more (default: {_NPROBE})',
-    )
-    large.add_argument(
-        '--recall',
-        action='store_true',
-        help='also rank exactly and print on stderr the share of these items that '
-        '--approximate finds; with --users',
+    add_flags(parser, '--json  print JSON')
+    add_flags(
+        parser.add_argument_group('many users or items'),
+        f"""
+--memory-limit SIZE  limit of the memory of the ranking, such as '2GiB' (default: none)
+--approximate  search an index for the best items; it is built first and needs faiss
+--nprobe N  clusters of items that --approximate compares with a user; more find more
+  (default: {_NPROBE})
+--recall  also rank exactly and print on stderr the share of these items that
+  --approximate finds; with --users""",
     )
 
 

@@ -17,7 +17,7 @@ from promptmm_pyg.cli.compare import (
     recommender_bytes,
     setting_text,
 )
-from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.cli.parsing import UserError, add_flags
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.evaluation import Evaluation
 from promptmm_pyg.explain import Explainer
@@ -58,11 +58,11 @@ class _Loaded(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds all options."""
     parser.add_argument('folder', metavar='RUN', help='folder of a run')
-    parser.add_argument(
-        '--out',
-        metavar='FILE.html',
-        help='where to write it; an earlier report in it is replaced '
-        '(default: report.html in RUN)',
+    add_flags(
+        parser,
+        """
+--out FILE.html  where to write it; an earlier report in it is replaced (default:
+  report.html in RUN)""",
     )
 
 

@@ -9,6 +9,7 @@ from promptmm_pyg.cli.parsing import (
     LENGTH,
     TRAIN,
     Parser,
+    add_flags,
     add_loss_weights,
     add_options,
     add_training,
@@ -67,16 +68,14 @@ def add_arguments(parser: Parser) -> None:
     parser.usage = 'promptmm train PATH --out RUN [options]'
     add_data_options(parser)
     parser.add_argument('--out', required=True, metavar='RUN', help='folder to write')
-    parser.add_argument('--resume', action='store_true', help='continue RUN')
-    parser.add_argument('--overwrite', action='store_true', help='replace a run in RUN')
-    parser.add_argument(
-        '--titles',
-        metavar='FILE',
-        help='.csv with the item column and a column of titles, printed beside '
-        'recommendations (default: none)',
-    )
-    parser.add_argument(
-        '--title-column', default='title', metavar='NAME', help='(default: title)'
+    add_flags(
+        parser,
+        """
+--resume  continue RUN
+--overwrite  replace a run in RUN
+--titles FILE  .csv with the item column and a column of titles, printed beside
+  recommendations (default: none)
+--title-column NAME [title]  column of titles""",
     )
     add_options(parser.add_argument_group('teacher'), PromptMM, TEACHER)
     prompt = parser.add_argument_group('prompt')
@@ -88,7 +87,7 @@ def add_arguments(parser: Parser) -> None:
         help='principal or independent components of the features, or random numbers '
         '(default: pca)',
     )
-    prompt.add_argument('--no-prompt', action='store_true', help='train without one')
+    add_flags(prompt, '--no-prompt  train without one')
     add_loss_weights(parser.add_argument_group('losses'), PromptMM.loss_weights)
     add_training(parser, **PROPAGATE)
 

@@ -324,9 +324,10 @@ def settings_of(path: Path, *symptoms: type[Exception]) -> Iterator[None]:
     Raises:
         RunError: In place of the error.
     """
+    all_symptoms: tuple[type[Exception], ...] = (*_SYMPTOMS, *symptoms)
     try:
         yield
-    except (*_SYMPTOMS, *symptoms) as error:
+    except all_symptoms as error:
         what = ' '.join(f'{type(error).__name__}: {error}'.split())[:160]
         raise RunError(
             f"'{path}' is damaged, or of another version than the files beside it "

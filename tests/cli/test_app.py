@@ -118,7 +118,7 @@ def test_an_interruption_says_how_to_go_on(argv, expected, capsys, monkeypatch):
 
 def test_the_program_is_one_process_without_a_traceback(tmp_path):
     done = subprocess.run(
-        [sys.executable, '-m', 'promptmm_pyg.cli', 'evaluate', str(tmp_path)],
+        [sys.executable, '-m', 'promptmm_pyg', 'evaluate', str(tmp_path)],
         capture_output=True,
         text=True,
     )

@@ -8,6 +8,7 @@ from promptmm_pyg.cli.parsing import (
     LENGTH,
     Parser,
     UserError,
+    add_flags,
     add_loss_weights,
     add_options,
     loss_weights,
@@ -157,3 +158,35 @@ def test_a_name_and_a_value_are_parted_at_the_first_sign():
 def test_a_pair_without_both_parts_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match='NAME=VALUE'):
         named(text)
+
+
+@pytest.mark.parametrize(
+    ('words', 'close'),
+    [
+        (['distill', 'r', '--weight', 'l2=1'], '--loss-weight'),
+        (['train', 'x', '--out', 'r', '--std', '1'], '--init-std'),
+        (['recommend', 'r', '--users', '1', '--memory', '1GiB'], '--memory-limit'),
+        (['train', 'x', '--out', 'r', '--self-weight=1'], '--self-loop-weight'),
+    ],
+)
+def test_an_unknown_option_suggests_the_closest_one(words, close):
+    with pytest.raises(UserError, match=rf"unrecognized.*Did you mean '{close}'\?"):
+        build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize('flag', ['--width', '--control', '--sides', '--reweight'])
+def test_options_of_old_are_unknown(flag):
+    with pytest.raises(UserError, match=f'unrecognized arguments: {flag}'):
+        build_parser().parse_args(['distill', 'r', flag, '4'])
+
+
+def test_flags_are_read_as_they_are_printed():
+    parser = Parser()
+    text = '-k N [10]  items\n--ids ID...  raw ids,\n  several\n--lr X [1]  x\n--all  x'
+    add_flags(parser, text)
+    args = parser.parse_args(['--ids', 'a', 'b', '--lr', '2'])
+    assert vars(args) == {'k': 10, 'ids': ['a', 'b'], 'lr': 2.0, 'all': False}
+    assert 'items (default: 10)' in parser.format_help()
+    assert 'raw ids, several' in parser.format_help()
+    with pytest.raises(ValueError, match="must hold lines '--flag METAVAR  help'"):
+        add_flags(parser, 'no flag')

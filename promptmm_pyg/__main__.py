@@ -1,4 +1,4 @@
-"""Runs ``python -m promptmm_pyg.cli``."""
+"""Runs ``python -m promptmm_pyg``."""
 
 import sys
 

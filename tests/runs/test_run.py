@@ -3,7 +3,10 @@ import json
 import pytest
 import torch
 
-from promptmm_pyg.runs import RunError
+import promptmm_pyg
+from promptmm_pyg.models import PromptMM
+from promptmm_pyg.models.inference import get_embeddings
+from promptmm_pyg.runs import RunError, distill_run, train_run
 from promptmm_pyg.runs.run import (
     FORMAT,
     Run,
@@ -99,3 +102,58 @@ def test_a_file_is_no_folder(tmp_path):
 
 def test_an_empty_folder_may_be_used(tmp_path):
     Run(tmp_path).begin(overwrite=False)
+
+
+def test_a_run_opens_its_models(distilled):
+    run = Run.open(distilled)
+    x_dicts = run.embeddings()
+    for name in ('teacher', 'student', 'baseline'):
+        model = getattr(run, name)()
+        assert not model.training
+        x_dict = get_embeddings(model, run.data.inputs)
+        assert torch.equal(x_dict['item'], x_dicts[name]['item'])
+    assert torch.equal(run.recommender().item_x, x_dicts['student']['item'])
+    assert run.config['teacher']['embedding_dim'] == 8
+    assert run.metrics('student')['monitor'] == 'Recall@20'
+
+
+def test_evaluate_returns_what_it_writes(distilled, copy_of, capsys):
+    run = Run.open(copy_of(distilled))
+    results = run.evaluate('test')
+    content = read_json(run.evaluation_file('test'))
+    assert content['split'] == 'test'
+    assert content['metrics'] == {name: x.metrics for name, x in results.items()}
+    assert len(content['test_reads']) == 1
+    run.evaluate('val')
+    assert 'test_reads' not in read_json(run.evaluation_file('val'))
+
+
+def test_python_and_the_command_line_train_the_same_run(trained, distilled, tmp_path):
+    config = {key: x for key, x in Run(trained).config.items() if key != 'versions'}
+    run = train_run(tmp_path / 'run', config, progress=False)
+    distill_run(run, Run(distilled).student_config, progress=False)
+    for file in ('teacher', 'student', 'student/baseline'):
+        name = f'{file}/model.safetensors'
+        assert (run.path / name).read_bytes() == (distilled / name).read_bytes()
+    assert run.config == Run.open(distilled).config
+
+
+def test_a_run_is_not_replaced_without_overwrite(trained, distilled):
+    with pytest.raises(RunError, match='holds a run'):
+        train_run(trained, Run(trained).config)
+    with pytest.raises(RunError, match='has a student'):
+        distill_run(distilled)
+
+
+def test_sections_that_are_left_out_have_defaults(tmp_path):
+    sizes = {'num_users': 40, 'num_items': 60, 'num_clusters': 4}
+    data = {'format': 'synthetic', 'synthetic': sizes, 'split': {'method': 'per-user'}}
+    run = train_run(tmp_path, {'data': data, 'train': {'epochs': 1}}, progress=False)
+    assert run.config['loss_weights'] == dict(PromptMM.loss_weights)
+    distill_run(run, {'train': {'epochs': 1}, 'loss_weights': {'l2': 0.1}})
+    weights = run.student_config['loss_weights']
+    assert (weights['l2'], weights['listwise']) == (0.1, 1.0)
+
+
+def test_the_package_offers_run():
+    assert promptmm_pyg.Run is Run
