@@ -67,8 +67,10 @@ def weights_by_type(edge_weight_dict: WeightDict) -> dict[EdgeType, Tensor] | No
     """
     if isinstance(edge_weight_dict, Tensor):
         raise TypeError(
-            "'edge_weight_dict' must be a dictionary {edge_type: Tensor} (got a tensor). "
-            "A tensor goes with the edges of one type alone, 'model(edge_index, weight)'"
+            "'edge_weight_dict' must be a dictionary {edge_type: Tensor} (got a "
+            'tensor). '
+            "A tensor goes with the edges of one type alone, 'model(edge_index, "
+            "weight)'"
         )
     return edge_weight_dict
 

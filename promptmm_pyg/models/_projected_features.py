@@ -22,7 +22,8 @@ class ProjectedFeatures(torch.nn.Module):
 
     The features are buffers that are not saved: facts about the data, of any real type
     and held in the precision of the parameters. Those in half
-    precision, and :class:`~promptmm_pyg.nn.ChunkedFeatures`, stay where they are and are read
+    precision, and :class:`~promptmm_pyg.nn.ChunkedFeatures`, stay where they are and
+    are read
     in blocks of rows.
 
     Args:
@@ -64,7 +65,8 @@ class ProjectedFeatures(torch.nn.Module):
         for modality, x_dict in modality_x_dict.items():
             if set(x_dict) != {node_type}:
                 raise ValueError(
-                    f"'modality_x_dict['{modality}']' requires features of {node_type!r} "
+                    f"'modality_x_dict['{modality}']' requires features of "
+                    f'{node_type!r} '
                     f'and of no other node type (got {sorted(x_dict)}). Leave the '
                     f'others out'
                 )

@@ -79,7 +79,8 @@ class PromptMMPlus(GraphRecommender):
           \mathbf{X}_i \mathrel{+}= w \, \mathbf{H}_i, \quad
           \mathbf{X}_u \mathrel{+}= w \, \mathbf{A} \mathbf{H}_i
 
-    * ``alignment_weight`` :math:`> 0`: :meth:`losses` adds ``alignment``, InfoNCE both ways
+    * ``alignment_weight`` :math:`> 0`: :meth:`losses` adds ``alignment``, InfoNCE
+      both ways
       between what is modality in an embedding, :math:`\sum_m \mathrm{norm}
       (\mathbf{f}^m)`, and the rest of it, over the batch's users and its positives.
 
@@ -244,7 +245,8 @@ class PromptMMPlus(GraphRecommender):
         """Gates per name of features, found once per graph."""
         if self.edge_type not in adj_dict:
             raise ValueError(
-                f"'edge_index_dict' requires the edge type {self.edge_type} for denoise "
+                f"'edge_index_dict' requires the edge type {self.edge_type} for "
+                f'denoise '
                 f'(got {list(adj_dict)})'
             )
         adj = adj_dict[self.edge_type]

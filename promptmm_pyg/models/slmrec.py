@@ -45,7 +45,8 @@ class SLMRec(ContentRecommender):
     Our form of the paper's tasks: the first contrasts with the vectors that are ranked,
     not with a second change, and BPR does the ranking.
 
-    :meth:`losses` uses the operators of the last call, the plain attribute ``adj``, which
+    :meth:`losses` uses the operators of the last call, the plain attribute ``adj``,
+    which
     is neither saved nor copied.
 
     Args:

@@ -48,7 +48,8 @@ class PromptedModalityEncoder(torch.nn.Module):
 
     Shapes:
         - **inputs:** features :math:`(N, F)`, also as
-          :class:`~promptmm_pyg.nn.ChunkedFeatures`, which those in half precision become;
+          :class:`~promptmm_pyg.nn.ChunkedFeatures`, which those in half precision
+          become;
           prompt :math:`(N, P)` *(optional)*, recall :math:`\mathbf{Q}`
           :math:`(P, F)` *(optional: computed when absent)*
         - **output:** embeddings :math:`(N, D)`

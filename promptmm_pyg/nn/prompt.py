@@ -24,7 +24,8 @@ def prompt_statistics(x: Tensor | ChunkedFeatures, start: Tensor) -> PromptStati
     :math:`\mathbf{s} = \mathbf{1}^{\top} \mathbf{X}`, computed once per data set.
 
     Args:
-        x: Features ``[N, F]``; as :class:`~promptmm_pyg.nn.ChunkedFeatures` they are read
+        x: Features ``[N, F]``; as :class:`~promptmm_pyg.nn.ChunkedFeatures` they are
+            read
             in blocks.
         start: The prompt's starting point ``[N, P_in]``.
     """

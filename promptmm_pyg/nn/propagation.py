@@ -99,7 +99,8 @@ def check_reached(
     unreached = set(node_types) - {dst for _, _, dst in edge_index_dict}
     if unreached:
         raise ValueError(
-            f"'edge_index_dict' requires an edge type that points to {sorted(unreached)} "
+            f"'edge_index_dict' requires an edge type that points to "
+            f'{sorted(unreached)} '
             f"(got {list(edge_index_dict)}). Add reverse edges with 'T.ToUndirected()'"
         )
 
