@@ -1,5 +1,4 @@
-from promptmm_pyg.evaluation.bootstrap import Interval, paired_bootstrap
-from promptmm_pyg.evaluation.holm import holm
+from promptmm_pyg.evaluation.bootstrap import Interval, holm, paired_bootstrap
 from promptmm_pyg.evaluation.metrics import Evaluation, evaluate
 from promptmm_pyg.evaluation.slices import (
     slice_by_cold_start,

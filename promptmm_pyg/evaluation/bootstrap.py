@@ -1,4 +1,4 @@
-"""How sure one can be that one model beats another."""
+"""Significance of differences between models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from promptmm_pyg._utils import check_positive, check_probability
 
-_CHUNK = 1_000_000  # Draws held at once, 8 MB of indices.
+_CHUNK = 1_000_000  # Draws in memory at once, 8 MB of indices.
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Interval:
 
     @property
     def significant(self) -> bool:
-        """Whether zero lies outside the interval."""
+        """Whether zero is outside the interval."""
         return not self.low <= 0 <= self.high
 
 
@@ -37,25 +37,24 @@ def paired_bootstrap(
 ) -> Interval:
     """The mean of ``a - b`` over the same users, with a percentile bootstrap interval.
 
-    Users are drawn with replacement, each with its values under both models, so what
-    makes a user easy or hard for both cancels out. With several training seeds a
-    user's values are averaged over them first: the interval then speaks about these
-    trained models. ``resample_seeds=True`` also draws the seeds, independently for
-    ``a`` and ``b``: the interval then speaks about training again, needs several
-    seeds to mean anything and is the wider one.
+    Users are drawn with replacement, with their values under both models, so the
+    common difficulty of a user cancels out. Values of several training seeds are
+    averaged per user first: the interval is valid for these trained models.
+    ``resample_seeds=True`` also draws the seeds, independently for ``a`` and ``b``:
+    the interval is valid for repeated training, requires several seeds and is wider.
 
     Args:
-        a: One value a user ``[N]``, or one such vector for each training seed
-            (a sequence, or ``[num_seeds, N]``).
+        a: One value per user ``[N]``, or one such vector per training seed (a
+            sequence, or ``[num_seeds, N]``).
         b: The same for the other model; its number of seeds may differ.
         num_samples: The number of bootstrap samples. (default: 10000)
-        confidence: The probability the interval is to cover. (default: 0.95)
+        confidence: The coverage probability. (default: 0.95)
         seed: Seed of the random draws. (default: 0)
         resample_seeds: Whether to draw training seeds, too. (default: ``False``)
 
     Raises:
-        ValueError: If the users differ in number, a value is not finite, or an
-            option is out of range.
+        ValueError: If the numbers of users differ, a value is not finite, or an option
+            is out of range.
 
     Example:
         >>> a = torch.tensor([0.5, 0.75, 1.0, 0.25])
@@ -88,6 +87,45 @@ def paired_bootstrap(
     tail = (1 - confidence) / 2
     low, high = samples.quantile(samples.new_tensor([tail, 1 - tail])).tolist()
     return Interval(float(a.mean() - b.mean()), low, high, confidence)
+
+
+def holm(p_values: Tensor | Sequence[float]) -> Tensor:
+    r"""Adjusted p-values of a family of tests by the `"A Simple Sequentially
+    Rejective Multiple Test Procedure" <https://www.jstor.org/stable/4615733>`_ paper:
+    rejecting those of at most :math:`\alpha` keeps the probability of any false
+    rejection at most :math:`\alpha`, for any dependence between the tests.
+
+    With :math:`p_{(1)} \le \dots \le p_{(m)}`,
+
+    .. math::
+        \tilde{p}_{(i)} = \min \left( 1, \max_{j \le i} \, (m - j + 1) \, p_{(j)}
+        \right)
+
+    Args:
+        p_values: One p-value per test, ``[m]``, in any order.
+
+    Returns:
+        The adjusted values in the order given, ``[m]``, in double precision.
+
+    Raises:
+        ValueError: If a value is NaN or outside [0, 1], or there are several
+            dimensions.
+
+    Example:
+        >>> holm([0.25, 0.0625, 1.0]).tolist()
+        [0.5, 0.1875, 1.0]
+    """
+    p = torch.as_tensor(p_values, dtype=torch.double).detach().cpu()
+    if p.dim() != 1:
+        raise ValueError(f"'p_values' must have shape [m] (got {list(p.size())})")
+    wrong = p[~((p >= 0) & (p <= 1))]  # NaN is in no range.
+    if wrong.numel() > 0:
+        raise ValueError(f"'p_values' must be in [0, 1] (got {float(wrong[0])})")
+    order = p.argsort(stable=True)
+    steps = torch.arange(p.numel(), 0, -1, dtype=torch.double)
+    adjusted = torch.empty_like(p)
+    adjusted[order] = (steps * p[order]).cummax(dim=0).values.clamp(max=1.0)
+    return adjusted
 
 
 def _resampled_means(

@@ -1,4 +1,4 @@
-"""Full ranking against the held-out positives of a graph."""
+"""Full-ranking metrics on the held-out positives of a graph."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a ranking is worth, user by user and on average."""
+    """Metrics per user and on average."""
 
     per_user: dict[str, Tensor]
     """Values ``[N]`` by metric and cutoff, such as ``'Recall@20'``."""
     users: Tensor
-    """The users with something to find, ascending, ``[N]``."""
+    """The users with positives, ascending, ``[N]``."""
     num_items: int
     """The size of the catalogue that was ranked."""
     ranking: Ranking
@@ -61,7 +61,7 @@ class Evaluation:
         return self.summary()
 
     def summary(self) -> str:
-        """A table of the metrics with one column for each cutoff."""
+        """A table of the metrics with one column per cutoff."""
         metrics = self.metrics
         head = f'{self.users.numel()} users x {self.num_items} items'
         lines = [head, ' ' * 10 + ''.join(f'{f"@{k}":>9}' for k in self.ks)]
@@ -96,23 +96,22 @@ def evaluate(
     Precision divides by :math:`K`, average precision by :math:`\min(n, K)`. Equal
     scores are ordered by item, see :func:`~promptmm_pyg.ranking.rank_items`.
 
-    Where ``torch.distributed`` is initialized, the users are divided among the
-    processes, in whole batches of ``batch_size``: with more processes than batches,
-    some have nothing to do. Every process has to call this with the same arguments, and
-    gets what one process alone would get.
+    If ``torch.distributed`` is initialized, users are divided among the processes in
+    batches of ``batch_size``. Every process must call this with the same arguments,
+    and gets the result of a single process.
 
     Args:
-        model: A model that is called with the message edges of ``data``, or a fitted
-            closed form; embeddings
-            ``{'user': [num_users, D], 'item': [num_items, D]}``, compared by inner
-            product; or a function from users ``[B]`` to scores ``[B, num_items]``.
+        model: A model that is called with the message edges of ``data``; a fitted
+            closed form; embeddings ``{'user': [num_users, D], 'item':
+            [num_items, D]}``, with inner products as scores; or a function from users
+            ``[B]`` to scores ``[B, num_items]``.
         data: The graph of a split: training interactions as message edges, the
             positives to find as ``edge_label_index``. Where ``edge_label`` is
             present, only labels above zero count as positives.
         ks: The cutoffs. (default: 10, 20 and 50)
         extra_seen_edge_index: More (user, item) edges ``[2, E]`` to leave out, such
-            as the validation positives when testing. Tables made with and without
-            cannot be compared. (default: none)
+            as the validation positives when testing. Results with and without are not
+            comparable. (default: none)
         batch_size: How many users are scored at once. (default: 1024)
         candidates: Boolean ``[num_items]``; where false, the item is not ranked.
             (default: every item)
@@ -121,8 +120,8 @@ def evaluate(
             and the metrics are not counted. (default: no limit)
 
     Raises:
-        ValueError: If there is nothing to find, sizes do not fit each other, or the
-            ranking does not fit in ``memory_limit``.
+        ValueError: If there are no positives, sizes do not match, or ``memory_limit``
+            is too small.
     """
     ks = sorted(set(ks))
     check_positive('ks', min(ks, default=0))
@@ -141,10 +140,10 @@ def evaluate(
     scorer = _scorer(model, data, sizes)
     seen = SeenItems.from_edge_index(seen_edge_index, sizes[USER], sizes[ITEM])
 
-    def part(mine: slice) -> list[Tensor]:
+    def part(local: slice) -> list[Tensor]:
         ranking = rank_items(
             scorer,
-            users[mine],
+            users[local],
             ks[-1],
             seen=seen,
             batch_size=batch_size,
@@ -152,9 +151,9 @@ def evaluate(
             memory_limit=memory_limit,
         )
         index = ranking.item_index.cpu()
-        inside = (row >= mine.start) & (row < mine.stop)
-        found = row[inside] - mine.start, item[inside]
-        per_user = metrics_per_user(index, *found, sizes[ITEM], ks)
+        inside = (row >= local.start) & (row < local.stop)
+        pairs = row[inside] - local.start, item[inside]
+        per_user = metrics_per_user(index, *pairs, sizes[ITEM], ks)
         return [index, ranking.scores.cpu(), *per_user.values()]
 
     index, scores, *values = map_sharded(part, users.numel(), batch_size)
@@ -177,7 +176,7 @@ def _scorer(
 def metrics_per_user(
     item_index: Tensor, row: Tensor, item: Tensor, num_items: int, ks: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Every metric at every cutoff, one value for each row.
+    """Every metric at every cutoff, one value per row.
 
     Args:
         item_index: Ranked items ``[N, K]``, padded with -1.
@@ -186,8 +185,8 @@ def metrics_per_user(
         num_items: The size of the catalogue.
         ks: The cutoffs.
     """
-    # PyG compares rows as flat numbers, where -1 would be the last item of the row
-    # before. An index past the catalogue belongs to no item.
+    # PyG compares flat numbers, where -1 would be the last item of the previous row.
+    # An index beyond the catalogue belongs to no item.
     padded = item_index.masked_fill(item_index < 0, num_items)
     data = LinkPredMetricData(padded, (row, item))
     per_user = {}
@@ -199,7 +198,7 @@ def metrics_per_user(
 
 
 def positives(data: HeteroData) -> tuple[Tensor, Tensor]:
-    """The users and the items of the held-out positives, each pair once."""
+    """The unique (user, item) pairs of the held-out positives."""
     store = data[INTERACTS]
     if 'edge_label_index' not in store:
         raise ValueError(
@@ -210,7 +209,7 @@ def positives(data: HeteroData) -> tuple[Tensor, Tensor]:
     if 'edge_label' in store:
         index = index[:, store.edge_label.cpu() > 0]
     sizes = data.num_nodes_dict
-    # Repeats would count as further positives that no list can hold.
+    # Repeated pairs would count as positives that no list can contain.
     pairs = SeenItems.from_edge_index(index, sizes[USER], sizes[ITEM])
     users = torch.arange(sizes[USER])
     return users.repeat_interleave(pairs.num_seen), pairs.col
@@ -221,6 +220,6 @@ def _pair(x_dict: Mapping[str, Tensor], sizes: dict[str, int]) -> tuple[Tensor, 
         if key not in x_dict or x_dict[key].size(0) != size:
             got = {name: list(x.size()) for name, x in x_dict.items()}
             raise ValueError(
-                f"'score' must contain {size} rows for {key!r} (got {got})"
+                f"'model' must have {size} embeddings of {key!r} (got {got})"
             )
     return x_dict[USER], x_dict[ITEM]

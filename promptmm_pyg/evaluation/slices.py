@@ -1,4 +1,4 @@
-"""An evaluation taken apart: rare and popular items, new and busy users."""
+"""Evaluation by popularity of items and history length of users."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,11 +15,9 @@ from promptmm_pyg.ranking import Ranking
 def slice_by_cold_start(
     evaluation: Evaluation, data: HeteroData
 ) -> dict[str, Evaluation]:
-    """The evaluation of positives whose item was seen in training (``'warm'``) and
-    of those whose item was not (``'cold'``).
-
-    A model of ids alone can only guess the second kind; content makes a difference
-    there. See :func:`slice_by_item_popularity`.
+    """The evaluation of positives whose item has training interactions (``'warm'``)
+    and of those whose item has none (``'cold'``); see
+    :func:`slice_by_item_popularity`.
     """
     cold, warm = slice_by_item_popularity(evaluation, data, bounds=(1,)).values()
     return {'warm': warm, 'cold': cold}
@@ -31,14 +29,14 @@ def slice_by_item_popularity(
     """The evaluation of the positives in each bucket of item popularity, the number of
     training interactions.
 
-    The lists stay those of the whole catalogue; only the positives are restricted, and
-    with them the users: to those with a positive in the bucket. Recall is the share
-    of *its* positives found. A bucket without positives has no user and NaN metrics.
+    Lists are those of the whole catalogue. Positives are restricted to those in the
+    bucket, and users to those with such a positive. A bucket without positives has no
+    user and NaN metrics.
 
     Args:
-        evaluation: What :func:`~promptmm_pyg.evaluation.evaluate` returned.
-        data: The graph it was given.
-        bounds: Where buckets start, ascending; 1, 5 and 20 give the buckets ``'0'``,
+        evaluation: The result of :func:`~promptmm_pyg.evaluation.evaluate`.
+        data: The evaluated graph.
+        bounds: The lower bounds, ascending; 1, 5 and 20 give the buckets ``'0'``,
             ``'1-4'``, ``'5-19'`` and ``'20+'``. (default: 1, 5 and 20)
     """
     num_users, num_items = data[USER].num_nodes, data[ITEM].num_nodes
@@ -67,13 +65,12 @@ def slice_by_history(
     """The evaluation of the users in each bucket of history length, the number of
     training interactions.
 
-    Weighted by their numbers of users, the means of the buckets give back the mean of
-    the whole. A bucket without users has NaN metrics.
+    A bucket without users has NaN metrics.
 
     Args:
-        evaluation: What :func:`~promptmm_pyg.evaluation.evaluate` returned.
-        data: The graph it was given.
-        bounds: Where buckets start, ascending; 5, 10 and 20 give the buckets ``'0-4'``,
+        evaluation: The result of :func:`~promptmm_pyg.evaluation.evaluate`.
+        data: The evaluated graph.
+        bounds: The lower bounds, ascending; 5, 10 and 20 give the buckets ``'0-4'``,
             ``'5-9'``, ``'10-19'`` and ``'20+'``. (default: 5, 10 and 20)
     """
     num_users, num_items = data[USER].num_nodes, data[ITEM].num_nodes

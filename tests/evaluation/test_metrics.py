@@ -236,10 +236,10 @@ def test_errors(problem):
         evaluate(x_dict, data, ks=(0, 5))
     with pytest.raises(ValueError, match="'ks' must be positive"):
         evaluate(x_dict, data, ks=())
-    with pytest.raises(ValueError, match=r"'score' must contain 20 rows for 'item'"):
+    with pytest.raises(ValueError, match=r"'model' must have 20 embeddings of 'item'"):
         evaluate({'user': x_dict['user']}, data, ks=KS)
     short = {**x_dict, 'user': x_dict['user'][1:]}
-    with pytest.raises(ValueError, match=r"12 rows for 'user'.*\[11, 4\]"):
+    with pytest.raises(ValueError, match=r"12 embeddings of 'user'.*\[11, 4\]"):
         evaluate(short, data, ks=KS)
     with pytest.raises(ValueError, match='positives to find'):
         evaluate(x_dict, make_graph(seen, held_out & False), ks=KS)
