@@ -233,19 +233,7 @@ def read_new_features(
     item_column: str,
     contents: Mapping[str, tuple[list[Any], Array]] | None = None,
 ) -> NewFeatures:
-    """Reads the features of new items.
-
-    Args:
-        files: By modality; ``.npy``, or a table with ids of its own.
-        ids_file: The ids, in the order of ``.npy`` rows. (default: those of the
-            tables, in the order of their first occurrence)
-        item_column: The column of ids in tables.
-        contents: By modality, ids with rows that are encoded already.
-            (default: none)
-
-    Raises:
-        UserError: If files do not fit each other, or an item has no features.
-    """
+    """Reads the features of new items."""
     tables = dict(contents or {})
     for name, file in files.items():
         if not file.is_file():

@@ -210,11 +210,7 @@ def _add_content_options(group: Group) -> None:
 
 
 def data_config(args: argparse.Namespace) -> dict[str, Any]:
-    """What is needed to read the same data again, as plain values.
-
-    Raises:
-        UserError: If the path does not exist or an option does not fit it.
-    """
+    """What is needed to read the same data again, as plain values."""
     path = Path(args.path)
     if not path.exists():
         raise UserError(f"there is no file or folder '{path}'")
@@ -331,11 +327,7 @@ def _text_source(
 
 
 def text_source(text: str, item: str) -> dict[str, str | None] | None:
-    """The source of ``--text`` if it is a folder or ``FILE.csv:COLUMN``.
-
-    Raises:
-        UserError: If the file does not exist.
-    """
+    """The source of ``--text`` if it is a folder or ``FILE.csv:COLUMN``."""
     if Path(text).is_dir():
         return content_folder('text', text)
     file, mark, column = text.rpartition(':')
@@ -348,11 +340,7 @@ def text_source(text: str, item: str) -> dict[str, str | None] | None:
 
 
 def content_folder(option: str, path: str) -> dict[str, str | None]:
-    """The source of ``--text`` or ``--images`` in a folder.
-
-    Raises:
-        UserError: If it is not a folder.
-    """
+    """The source of ``--text`` or ``--images`` in a folder."""
     if not Path(path).is_dir():
         raise UserError(f"--{option} must name a folder (got '{path}')")
     return {'kind': option, 'path': str(Path(path).resolve())}

@@ -94,12 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def demo(out: str | Path, *, progress: bool = True) -> None:
-    """Trains, compares, recommends and draws, into one folder.
-
-    Args:
-        out: The folder.
-        progress: Whether to show progress bars. (default: ``True``)
-    """
+    """Trains, compares, recommends and draws, into one folder."""
     started = time.perf_counter()
     _check_out(out)
     run = train_run(out, TEACHER, overwrite=True, progress=progress)

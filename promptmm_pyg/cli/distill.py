@@ -56,7 +56,7 @@ CANDIDATES = {
     'num_uniform': 'items per list drawn from all unseen ones',
     'num_teacher_topk': "items per list drawn from the teacher's top K",
     'num_student_topk': "items per list drawn from the student's top K",
-    'top_k': 'K',
+    'top_k': 'length of the top lists that these are drawn from',
     'refresh_every': 'epochs between two rankings by the student',
 }
 _VIEWS = {'list_views': 'list-wise', 'embedding_views': 'embedding'}

@@ -239,11 +239,7 @@ def _self_test() -> None:
 
 
 def requirements(extra: str | None) -> dict[str, str]:
-    """The lowest version of each package, from the metadata of the installed package.
-
-    Args:
-        extra: The extra that requires it; ``None`` for the required packages.
-    """
+    """The lowest version of each package, by the metadata of this one."""
     matches = (_FORM.fullmatch(line.strip()) for line in requires(_PACKAGE) or ())
     return {x['name']: x['least'] for x in matches if x and x['extra'] == extra}
 

@@ -130,12 +130,6 @@ def add_options(
 ) -> None:
     """Adds an option for each named parameter of ``function``, with the type, the
     choices and the default of its signature.
-
-    Args:
-        group: The parser or group to add to.
-        function: A function or a class.
-        helps: The help of each parameter.
-        rename: Other names for the options. (default: the parameters' own)
     """
     rename = rename or {}
     parameters = inspect.signature(function).parameters
@@ -205,11 +199,7 @@ def _device(text: str) -> str:
 
 
 def check_device(name: str) -> str:
-    """The name of a device.
-
-    Raises:
-        UserError: If this machine does not have it.
-    """
+    """The name of a device."""
     import torch
 
     device, count = torch.device(name), torch.cuda.device_count()
@@ -287,12 +277,7 @@ def add_config_options(parser: Parser) -> None:
 
 
 def use_config_file(parser: Parser, argv: Sequence[str]) -> None:
-    """Makes the settings of the file in ``--config``, if any, the parser's defaults.
-
-    Raises:
-        UserError: If the file cannot be read, or an entry is not an option or not a
-            value of it.
-    """
+    """Makes the settings of the file in ``--config``, if any, the parser's defaults."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument('--config')
     if list(argv)[-1:] == ['--config']:
@@ -341,11 +326,7 @@ def _parse(
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The entries of a ``.json`` or ``.toml`` file, by option.
-
-    Raises:
-        UserError: If there is no such file, or it holds something else.
-    """
+    """The entries of a ``.json`` or ``.toml`` file, by option."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file '{path}' of settings")
@@ -454,11 +435,7 @@ def is_run_config(content: Mapping[str, Any]) -> bool:
 
 
 def flags_of_run(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, by long name, that lead to the ``config.json`` of a run or student.
-
-    Raises:
-        UserError: If there are none, since the data are synthetic.
-    """
+    """The options, by long name, that lead to the ``config.json`` of a run."""
     flags: dict[str, Any] = {}
     for section in _SECTIONS:
         flags |= content.get(section, {})

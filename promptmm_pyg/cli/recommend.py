@@ -133,16 +133,7 @@ def recommend(
     k: int,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """The items of each user with rank, score and title, best first.
-
-    Args:
-        recommender: The recommender.
-        users: Raw ids as text; ``None`` for new users.
-        histories: Raw item ids, as text, of each new user.
-        k: Number of items.
-        options: Further arguments of
-            :meth:`~promptmm_pyg.serving.Recommender.recommend`.
-    """
+    """The items of each user with rank, score and title, best first."""
     entries: list[dict[str, Any]]
     if users is not None:
         ids = typed_ids('--users', users, recommender.user_ids)

@@ -136,15 +136,7 @@ def profile_model(
     options: Mapping[str, Any],
     data: Prepared,
 ) -> Cost:
-    """Trains a model for a few steps, validates once, and measures both.
-
-    Args:
-        name: The name of the model in the report.
-        model: Is left with the parameters after these steps.
-        run: Trains it with a configuration.
-        options: Arguments of :class:`~promptmm_pyg.training.TrainingConfig`.
-        data: The graphs.
-    """
+    """Trains a model for a few steps, validates once, and measures both."""
     clock = _Clock()
     handle = model.register_forward_pre_hook(clock)
     length = dict.fromkeys(('epochs', 'patience', 'validate_every'), _NEVER)
@@ -244,11 +236,7 @@ def cores() -> int:
 
 
 def available_memory(group: Path = Path('/sys/fs/cgroup')) -> int:
-    """Bytes that can still be used, within the limit of a container.
-
-    Args:
-        group: Folder of the control group, which limits containers.
-    """
+    """Bytes that can still be used, within the limit of a container."""
     free = int(psutil.virtual_memory().available)
     try:
         limit, used = (
