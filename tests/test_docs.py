@@ -100,6 +100,13 @@ def test_a_tutorial_prints_what_it_says(path, monkeypatch, tmp_path):
     assert shown >= 3
 
 
+def test_the_page_of_runs_prints_what_it_shows(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks((DOCS / 'api' / 'runs.md').read_text())
+    assert block.printed is not None
+    assert agree(block.printed, run(block, {'__name__': '__main__'}, 'runs.md'))
+
+
 def packages() -> dict[str, list[str]]:
     """The public names of every subpackage but the command line."""
     found = {'index': list(promptmm_pyg.__all__)}
