@@ -88,9 +88,15 @@ LAYERS = {
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'},
         {*PYG, 'numpy', 'safetensors'},
     ),
+    'benchmark': May(
+        {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
+        | {'viz'},
+        {*PYG, *CORE},
+        OPTIONAL | {'optuna', 'sklearn'},
+    ),
     'cli': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
-        | {'viz', 'explain', 'report', 'runs'},
+        | {'viz', 'explain', 'report', 'runs', 'benchmark'},
         {*PYG, *CORE},
     ),
 }

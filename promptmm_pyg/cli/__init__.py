@@ -56,6 +56,7 @@ COMMANDS = {
     'doctor': ('doctor', 'check this machine'),
     'explain': ('explain', 'explain a score'),
     'report': ('report', 'write a page about a run'),
+    'benchmark': ('benchmark', 'compare models by one protocol'),
     'completion': ('completion', 'complete commands in your shell'),
 }
 

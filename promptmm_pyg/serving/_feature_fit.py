@@ -124,7 +124,7 @@ def fit_maps(
             )
         rows = (present[name] & fitting.warm).nonzero().view(-1)
         standard.mean[name], standard.scale[name] = moments(x[rows])
-        features[name] = standard.apply(name, x, present[name])
+        features[name] = standard.apply(name, x)
     maps = []
     for names in _subsets(list(features)):
         has = torch.stack([present[name] for name in names]).all(0)

@@ -19,10 +19,9 @@ class Standard(NamedTuple):
     scale: dict[str, Tensor]
     """What differences to the mean are multiplied by."""
 
-    def apply(self, name: str, x: Tensor, present: Tensor) -> Tensor:
-        """Standardized features of one modality; absent rows are zero."""
-        x = (x - self.mean[name]) * self.scale[name]
-        return x.masked_fill(~present[:, None], 0.0)
+    def apply(self, name: str, x: Tensor) -> Tensor:
+        """Standardized features of one modality."""
+        return (x - self.mean[name]) * self.scale[name]
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

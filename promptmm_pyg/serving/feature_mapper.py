@@ -126,10 +126,7 @@ class FeatureMapper:
                 feature is not finite, or an item has no modality.
         """
         features, present = check_features(modality_x, modality_mask, self.channels)
-        z = {
-            name: self._standard.apply(name, x, present[name])
-            for name, x in features.items()
-        }
+        z = {name: self._standard.apply(name, x) for name, x in features.items()}
         num_rows = next(iter(z.values())).size(0)
         out = torch.zeros(num_rows, self.width)
         missing = torch.ones(num_rows, dtype=torch.bool)

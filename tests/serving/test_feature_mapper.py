@@ -319,6 +319,7 @@ def test_rows_that_do_not_fit_the_path_are_refused(synthetic):
 def test_new_items_are_ranked_among_the_others(synthetic):
     model, features = synthetic(noise=0.0)
     model.fit_feature_mapper(features)
+    model.titles[100] = 'The first'
     user_x = model.user_x[:1]
     # The copy of a user's favorite is among the favorites.
     best = int((user_x @ model.item_x.t()).argmax())
@@ -331,7 +332,7 @@ def test_new_items_are_ranked_among_the_others(synthetic):
     assert model.num_items == 62
     assert model.num_added == 2
     assert model.item_ids[60:] == ['copy', 7]
-    assert model.titles == {'copy': 'A copy'}
+    assert model.titles == {100: 'The first', 'copy': 'A copy'}
     after = model.recommend(model.user_ids, k=62)
     assert after.ids[0].tolist().index('copy') < 2
     old = [[i for i in row if i not in ('copy', 7)] for row in after.ids.tolist()]

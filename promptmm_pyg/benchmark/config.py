@@ -1,0 +1,210 @@
+"""The configuration of a benchmark: a TOML file, and the data sets that it names."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.data import (
+    Split,
+    load_dataset,
+    make_synthetic_dataset,
+    split_per_user,
+)
+from promptmm_pyg.transforms import (
+    AddBipartiteNorm,
+    AddModalityPCA,
+    StandardizeModalities,
+)
+
+Params = Mapping[str, Any]
+_COMMON = ('kind', 'name', 'extends', 'datasets', 'seeds')
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set and its hyper-parameters, all chosen on validation.
+
+    Hyper-parameters are flat: arguments of the constructor, loss weights (by the names
+    in ``loss_weights`` of the class) and fields of ``TrainingConfig`` side by side.
+    """
+
+    name: str
+    load: Params = field(default_factory=dict)
+    """Arguments of ``load_dataset``."""
+    synthetic: Params | None = None
+    """Arguments of ``make_synthetic_dataset``, for data that need no files."""
+    prompt_channels: int = 32
+    """Principal components that the prompt starts from."""
+    training: Params = field(default_factory=dict)
+    """Fields of ``TrainingConfig`` for every model."""
+    candidates: Params = field(default_factory=dict)
+    """Fields of ``CandidateSampling`` for every student."""
+    models: Mapping[str, Params] = field(default_factory=dict)
+    """Hyper-parameters per model."""
+    students: Mapping[str, Params] = field(default_factory=dict)
+    """Hyper-parameters per student; ``baseline_l2`` is the penalty without a teacher,
+    which is tuned separately."""
+    folder: Path | None = None
+    """Where its files are."""
+
+    def read(self) -> Split:
+        """The split, without transforms.
+
+        Raises:
+            ValueError: If a data set that is not synthetic has no folder.
+        """
+        if self.synthetic is not None:
+            return split_per_user(self.read_graph())
+        if self.folder is None:
+            raise ValueError(
+                f"'data' must be the folder of {self.name!r} (got none). Name it with "
+                f'--data'
+            )
+        return load_dataset(self.folder, **self.load)
+
+    def read_graph(self) -> HeteroData:
+        """The synthetic graph before it is split."""
+        assert self.synthetic is not None
+        return make_synthetic_dataset(**self.synthetic)
+
+    def prepare(self, train: HeteroData) -> HeteroData:
+        """Standardized features, edge weights and the start of the prompt."""
+        train = AddBipartiteNorm()(StandardizeModalities()(train))
+        return AddModalityPCA(self.prompt_channels)(train)
+
+    def protocol(self) -> dict[str, Any]:
+        """All settings, for the result file."""
+        return {k: v for k, v in asdict(self).items() if k != 'folder' and v}
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What a TOML file says."""
+
+    kind: str
+    name: str
+    datasets: tuple[Dataset, ...]
+    seeds: tuple[int, ...]
+    options: Params
+    """Of the kind of experiment."""
+
+
+def load_config(
+    path: str | Path,
+    *,
+    data: str | Path | None = None,
+    datasets: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    overrides: Sequence[str] = (),
+) -> BenchmarkConfig:
+    """Reads a configuration.
+
+    Args:
+        path: The TOML file. With ``extends``, the tables of that file (relative to this
+            one) are read first.
+        data: Folder of the data set, or a folder of folders named as the data sets.
+        datasets: Names in place of those in the file; one without settings has the
+            defaults of :class:`Dataset`. (default: those in the file)
+        seeds: Training seeds in place of those in the file.
+        overrides: ``'key=value'``, with the value in TOML; dots reach into tables.
+
+    Raises:
+        ValueError: If a key is missing or unknown, or an override cannot be read.
+    """
+    path = Path(path)
+    table = _read(path)
+    for text in overrides:
+        _override(table, text)
+    table['datasets'], settings = _datasets(table, path, datasets)
+    for key in ('kind', 'datasets'):
+        if not table.get(key):
+            raise ValueError(f"'{path}' must have the key {key!r} (got {list(table)})")
+    return BenchmarkConfig(
+        table['kind'],
+        table.get('name', path.stem),
+        tuple(
+            replace(settings[name], folder=_folder(data, name, table['datasets']))
+            for name in table['datasets']
+        ),
+        tuple(seeds or table.get('seeds', (0, 1, 2))),
+        {k: v for k, v in table.items() if k not in _COMMON and k != 'dataset'},
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"'{path}' must be TOML (got {error})") from error
+    if 'extends' in table:
+        table = _merge(_read(path.parent / table['extends']), table)
+    return table
+
+
+def _merge(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in other.items():
+        old = out.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _merge(old, value)
+        out[key] = value
+    return out
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition('=')
+    *parents, last = key.strip().split('.')
+    if not equals or not last:
+        raise ValueError(f"'overrides' must be key=value (got {text!r})")
+    try:
+        parsed = tomllib.loads(f'value = {value}')['value']
+    except tomllib.TOMLDecodeError:
+        parsed = value  # A bare word.
+    for parent in parents:
+        table = table.setdefault(parent, {})
+    table[last] = parsed
+
+
+def _datasets(
+    table: dict[str, Any], path: Path, chosen: Sequence[str]
+) -> tuple[list[str], dict[str, Dataset]]:
+    known = {f.name for f in fields(Dataset)} - {'name', 'folder'}
+    settings = {}
+    for name, values in table.get('dataset', {}).items():
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(
+                f"'dataset.{name}' in '{path}' must have keys among {sorted(known)} "
+                f'(got {unknown})'
+            )
+        settings[name] = Dataset(name, **values)
+    names = list(dict.fromkeys(chosen or table.get('datasets', ())))
+    return names, {name: settings.get(name, Dataset(name)) for name in names}
+
+
+def _folder(data: str | Path | None, name: str, names: Sequence[str]) -> Path | None:
+    if data is None:
+        return None
+    inner = Path(data) / name
+    if inner.is_dir():
+        return inner
+    return Path(data) if len(names) == 1 else None
+
+
+def grid(trials: Params | Sequence[Params]) -> tuple[dict[str, Any], ...]:
+    """Trials as a tuple of hyper-parameters: a list as it is, a table of lists as their
+    product, of which the first key changes slowest.
+
+    Example:
+        >>> grid({'l2': [0.1, 0.2], 'k': [5]})
+        ({'l2': 0.1, 'k': 5}, {'l2': 0.2, 'k': 5})
+    """
+    if isinstance(trials, Mapping):
+        values = product(*trials.values())
+        return tuple(dict(zip(trials, row, strict=True)) for row in values)
+    return tuple(dict(trial) for trial in trials)

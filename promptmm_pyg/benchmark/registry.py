@@ -1,0 +1,292 @@
+"""The models of a benchmark: how they are built, and their search spaces.
+
+Hyper-parameters are flat dictionaries. :func:`split_params` sorts them into arguments
+of the constructor, loss weights and fields of
+:class:`~promptmm_pyg.training.TrainingConfig` by their names.
+
+All search spaces are small and of one budget. Every trained model chooses its learning
+rate and penalty; most choose their number of layers, and each at most two parameters of
+its own. Others keep the model's default. The first trial of every search is
+:attr:`SearchSpace.defaults`, and the second is the same with a strong penalty.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from inspect import signature
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg._utils import check_choice
+from promptmm_pyg.data import (
+    INTERACTS,
+    ITEM,
+    USER,
+    modality_mask_dict,
+    modality_x_dict,
+)
+from promptmm_pyg.models import MODELS
+from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.nn import ChunkedFeatures
+from promptmm_pyg.training import TrainingConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+Params = Mapping[str, Any]
+TRAINING = frozenset(f.name for f in fields(TrainingConfig))
+STRONG_L2 = 0.03  # Required by models of ids without a graph.
+
+
+class Range(NamedTuple):
+    """A float in an interval, on a logarithmic scale."""
+
+    default: float
+    low: float
+    high: float
+
+    def suggest(self, name: str, trial: 'optuna.Trial') -> float:
+        return trial.suggest_float(name, self.low, self.high, log=True)
+
+
+class Choices(NamedTuple):
+    """One of a few values."""
+
+    default: float
+    values: tuple[float, ...]
+
+    def suggest(self, name: str, trial: 'optuna.Trial') -> Any:
+        return trial.suggest_categorical(name, self.values)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What is tuned of a model."""
+
+    space: Mapping[str, Range | Choices] = field(default_factory=dict)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The first trial."""
+        return {name: part.default for name, part in self.space.items()}
+
+    def first_trials(self, *, trained: bool) -> list[dict[str, Any]]:
+        """The defaults and, for trained models, these with a strong penalty."""
+        l2 = self.space.get('l2')
+        if not trained or l2 is None:
+            return [self.defaults]
+        strong = STRONG_L2 if isinstance(l2, Range) else max(l2.values)
+        return [self.defaults, {**self.defaults, 'l2': strong}]
+
+    def suggest(self, trial: 'optuna.Trial') -> dict[str, Any]:
+        """The parameters of an Optuna trial."""
+        return {name: part.suggest(name, trial) for name, part in self.space.items()}
+
+
+def _space(l2: float, **parts: Range | Choices) -> SearchSpace:
+    # The order counts: Optuna draws the parameters in turn.
+    rate, penalty = Range(3e-3, 1e-3, 1e-2), Range(l2, 1e-5, 0.2)
+    own = {k: v for k, v in parts.items() if k in _LOSS_WEIGHTS}
+    rest = {k: v for k, v in parts.items() if k not in own}
+    return SearchSpace({'learning_rate': rate, **rest, 'l2': penalty, **own})
+
+
+def _layers(default: int, *values: int) -> Choices:
+    return Choices(default, values)
+
+
+_LOSS_WEIGHTS = {
+    'l2',
+    'projection_l2',
+    'contrast',
+    'augmentation',
+    'alignment',
+    'modality_bpr',
+}
+_NEIGHBORS = Choices(10, (5, 10, 20))
+_CONTRAST = Range(0.01, 1e-3, 0.1)
+
+SEARCH_SPACES: dict[str, SearchSpace] = {
+    'Popularity': SearchSpace(),
+    'ItemKNN': SearchSpace(
+        {
+            'k': Choices(20, (5, 10, 20, 50, 100, 200)),
+            'shrink': Choices(0.0, (0.0, 1.0, 3.0, 10.0, 30.0)),
+        }
+    ),
+    'EASE': SearchSpace({'l2': Range(250.0, 1.0, 5000.0)}),
+    'GraphFilter': SearchSpace(
+        {
+            'num_layers': _layers(4, 2, 3, 4, 6, 8),
+            'popularity': Choices(0.5, (0.25, 0.5, 0.75, 1.0)),
+            'modality_weight': Range(0.1, 0.01, 1.0),
+        }
+    ),
+    'MatrixFactorization': _space(1e-4),
+    'LightGCN': _space(1e-4, num_layers=_layers(2, 2, 3, 4, 6)),
+    'NGCF': _space(
+        1e-3,
+        num_layers=_layers(3, 1, 2, 3),
+        dropout=Choices(0.1, (0.0, 0.1, 0.3)),
+    ),
+    'VBPR': _space(1e-3, projection_l2=Range(1e-5, 1e-6, 1e-3)),
+    'LightGCNM': _space(1e-3, num_layers=_layers(2, 1, 2, 3, 4)),
+    'MMGCN': _space(1e-3, num_layers=_layers(2, 1, 2, 3)),
+    'GRCN': _space(
+        1e-3, num_layers=_layers(2, 1, 2, 3), num_routings=Choices(3, (1, 3, 5))
+    ),
+    'LATTICE': _space(
+        1e-4,
+        num_layers=_layers(2, 1, 2, 3, 4),
+        num_neighbors=_NEIGHBORS,
+        frozen_weight=Choices(0.9, (0.5, 0.7, 0.9)),
+    ),
+    'CLCRec': _space(
+        1e-3,
+        temperature=Range(0.2, 0.1, 1.0),
+        hybrid_rate=Choices(0.5, (0.3, 0.5, 0.7)),
+    ),
+    'SLMRec': _space(
+        1e-4,
+        num_layers=_layers(2, 1, 2, 3),
+        augmentation=Range(0.1, 0.01, 1.0),
+        alignment=Range(0.1, 0.01, 1.0),
+    ),
+    'BM3': _space(
+        1e-3, num_layers=_layers(2, 1, 2, 3), dropout=Choices(0.3, (0.3, 0.5))
+    ),
+    'FREEDOM': SearchSpace(
+        {
+            'learning_rate': Range(3e-3, 1e-3, 1e-2),
+            'num_layers': _layers(2, 1, 2, 3, 4),
+            'prune_ratio': Choices(0.8, (0.0, 0.5, 0.8, 0.9)),
+            # The paper has no penalty, so none is one of the choices.
+            'l2': Choices(0.0, (0.0, 1e-5, 1e-4, 1e-3, 1e-2)),
+            'modality_bpr': Range(1e-3, 1e-4, 0.1),
+        }
+    ),
+    'MMSSL': _space(
+        1e-3,
+        num_layers=_layers(2, 1, 2, 3),
+        modality_weight=Range(0.5, 0.05, 1.0),
+        contrast=Range(0.03, 3e-3, 0.3),
+    ),
+    'MGCN': _space(
+        1e-4,
+        num_layers=_layers(2, 1, 2, 3, 4),
+        num_neighbors=_NEIGHBORS,
+        contrast=_CONTRAST,
+    ),
+    'SMORE': _space(
+        1e-3,
+        num_layers=_layers(2, 1, 2, 3, 4),
+        num_neighbors=_NEIGHBORS,
+        contrast=_CONTRAST,
+    ),
+    'PGL': _space(
+        1e-3,
+        num_layers=_layers(2, 1, 2, 3, 4),
+        keep_ratio=Choices(0.3, (0.1, 0.3, 0.5)),
+        contrast=_CONTRAST,
+    ),
+    'PromptMM': _space(
+        1e-3,
+        num_layers=_layers(2, 2, 3, 4, 6),
+        modality_weight=Range(0.5, 0.02, 1.0),
+        self_loop_weight=Choices(0.0, (0.0, 1.0)),
+    ),
+    'PromptMMPlus': _space(
+        1e-3,
+        num_layers=_layers(2, 2, 3, 4, 6),
+        # Both are off by default: the first trial is PromptMM's.
+        item_graph_weight=Choices(0.0, (0.0, 0.1, 0.3, 1.0)),
+        alignment_weight=Choices(0.0, (0.0, 0.01, 0.1)),
+    ),
+}
+
+
+def is_trained(model: str) -> bool:
+    """Whether a model is trained step by step, not in closed form.
+
+    Raises:
+        ValueError: If there is no model of that name.
+    """
+    check_choice('model', model, MODELS)
+    return not issubclass(MODELS[model], ClosedForm)
+
+
+def model_kind(model: str) -> str:
+    """``'closed form'``, ``'ids'`` or ``'multi-modal'``."""
+    if not is_trained(model):
+        return 'closed form'
+    return 'multi-modal' if MODELS[model].reads_features else 'ids'
+
+
+class SplitParams(NamedTuple):
+    """Hyper-parameters by where they belong."""
+
+    arguments: dict[str, Any]
+    """Of the constructor."""
+    loss_weights: dict[str, float]
+    training: dict[str, Any]
+    """Fields of ``TrainingConfig``."""
+
+
+def split_params(model: str, params: Params) -> SplitParams:
+    """Sorts flat hyper-parameters by their names."""
+    cls = MODELS[model]
+    losses = getattr(cls, 'loss_weights', {}) if is_trained(model) else {}
+    own = signature(cls).parameters  # Such as LATTICE's 'num_neighbors'.
+    weights = {k: v for k, v in params.items() if k in losses}
+    training = {
+        k: v
+        for k, v in params.items()
+        if k in TRAINING and k not in own and k not in weights
+    }
+    arguments = {k: v for k, v in params.items() if k not in {*weights, *training}}
+    return SplitParams(arguments, weights, training)
+
+
+def build(model: str, train: HeteroData, arguments: Params) -> Any:
+    """A model for a prepared graph; one in closed form is fitted.
+
+    Features and the start of the prompt are those of the graph, without further
+    transforms. Beside arguments of the constructor there are ``prompt=False`` (no
+    prompt), ``masks=True`` (the model knows which features are missing),
+    ``feature_dtype`` and ``product_dtype`` (features in half precision, and the
+    products with them).
+    """
+    is_trained(model)
+    cls: Any = MODELS[model]
+    arguments = dict(arguments)
+    dtype = arguments.pop('feature_dtype', None)
+    products = arguments.pop('product_dtype', None)
+    prompt, masks = arguments.pop('prompt', True), arguments.pop('masks', False)
+    if cls.reads_features:
+        features = modality_x_dict(train)
+        if dtype is not None:
+            features = {
+                name: {ITEM: _in_half(x_dict[ITEM], dtype, products)}
+                for name, x_dict in features.items()
+            }
+        arguments['modality_x_dict'] = features
+    if cls.reads_prompt:
+        start = {key: train[key].prompt_start for key in (USER, ITEM)}
+        arguments['prompt_start_dict'] = start if prompt else None
+        arguments['modality_mask_dict'] = modality_mask_dict(train) if masks else None
+    out = cls(
+        {key: train[key].num_nodes for key in (USER, ITEM)},
+        edge_type=INTERACTS,
+        **arguments,
+    )
+    if isinstance(out, ClosedForm):
+        out.fit(train[INTERACTS].edge_index)
+    return out
+
+
+def _in_half(x: torch.Tensor, dtype: str, products: str | None) -> Any:
+    x = x.to(getattr(torch, dtype))
+    if products is None:
+        return x
+    return ChunkedFeatures(x, products=getattr(torch, products))
