@@ -97,10 +97,11 @@ def demo(out: str | Path, *, progress: bool = True) -> None:
     """Trains, compares, recommends and draws, into one folder."""
     started = time.perf_counter()
     _check_out(out)
+    sizes = TEACHER['data']['synthetic']
+    users, items = sizes['num_users'], sizes['num_items']
+    log(f'synthetic data: {users} users, {items} items, three modalities')
     run = train_run(out, TEACHER, overwrite=True, progress=progress)
     data = run.data
-    users, items = data.train[USER].num_nodes, data.train[ITEM].num_nodes
-    log(f'synthetic data: {users} users, {items} items, three modalities')
     light_gcn = _train_light_gcn(run, progress)
     distill_run(run, STUDENT, progress=progress, titles=_tastes(data, ITEM))
     x_dicts = {'LightGCN': light_gcn, **run.embeddings()}

@@ -356,7 +356,8 @@ def load_data(config: Mapping[str, Any]) -> tuple[Prepared, str]:
         RunError: If the data have errors, or nothing is held out for validation.
     """
     split = load_split(config['data'])
-    check_split(split, config['data'].get('path', ''))
+    if config['data']['format'] != 'synthetic':
+        check_split(split, config['data']['path'])
     return prepare(split, config['prompt']), hash_split(split)
 
 
