@@ -32,6 +32,7 @@ Then, with your own data:
   promptmm report runs/mine                  write one page about the run
   promptmm compare runs/mine runs/other      compare settings and metrics of runs
   promptmm export runs/mine --embeddings x.npz  write files for other programs
+  promptmm benchmark FILE.toml               compare models by one protocol
 If something does not work:
   promptmm doctor                            check this machine and its packages
 For your shell:
