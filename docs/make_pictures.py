@@ -5,11 +5,11 @@ python docs/make_pictures.py --table  # prints the table
 """
 
 import argparse
-import json
 import runpy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from promptmm_pyg.benchmark.result import load_result, rows_by_name
 from promptmm_pyg.viz.figure import COLORS, figure_of, new_axes, save_figure
 
 DOCS = Path(__file__).parent
@@ -45,24 +45,20 @@ def rows() -> list[Row]:
 
 
 def _values(dataset: str) -> tuple[Value, Value, Value, Value]:
-    suite = _read(f'suite-{dataset}')['models']
-    others = {name: model for name, model in suite.items() if name not in OURS}
+    suite = rows_by_name(_read(f'suite-{dataset}'))
+    others = {name: row for name, row in suite.items() if name not in OURS}
     best = max(others, key=lambda name: others[name]['validation']['mean'])
-    main = _read(dataset)['models']
-    names = [name for name in main if name.startswith('LightGCN ')]
-    student = next(name for name in names if name.endswith('student'))
-    baseline = next(name for name in names if name != student)
+    main = rows_by_name(_read(f'main-{dataset}'))
     return (
         _value(best, others[best]),
-        _value('PromptMM', main['PromptMM teacher']),
-        _value('LightGCN', main[baseline]),
-        _value('LightGCN', main[student]),
+        _value('PromptMM', main['PromptMM']),
+        _value('LightGCN', main['LightGCN baseline']),
+        _value('LightGCN', main['LightGCN student']),
     )
 
 
 def _read(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((RESULTS / f'{name}.json').read_text())
-    return content
+    return load_result(RESULTS / f'{name}.json')
 
 
 def _value(name: str, model: dict[str, Any]) -> Value:

@@ -1,6 +1,6 @@
 """Benchmarks from a configuration file: tuned on validation, tested once per seed."""
 
-from promptmm_pyg.benchmark.config import BenchmarkConfig, load_config
+from promptmm_pyg.benchmark.config import BenchmarkConfig, Dataset, load_config
 from promptmm_pyg.benchmark.experiments import KINDS
 from promptmm_pyg.benchmark.report import render, update_page
 from promptmm_pyg.benchmark.runner import run_benchmark
@@ -8,6 +8,7 @@ from promptmm_pyg.benchmark.runner import run_benchmark
 __all__ = [
     'KINDS',
     'BenchmarkConfig',
+    'Dataset',
     'load_config',
     'render',
     'run_benchmark',

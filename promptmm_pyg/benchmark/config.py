@@ -109,7 +109,8 @@ def load_config(
             one) are read first.
         data: Folder of the data set, or a folder of folders named as the data sets.
         datasets: Names in place of those in the file; one without settings has the
-            defaults of :class:`Dataset`. (default: those in the file)
+            defaults of :class:`~promptmm_pyg.benchmark.Dataset`. (default: those in
+            the file)
         seeds: Training seeds in place of those in the file.
         overrides: ``'key=value'``, with the value in TOML; dots reach into tables.
 

@@ -974,8 +974,8 @@ class Variants(Experiment):
         return list(self.named(bench).values())
 
     def run(self, bench: Bench, dataset: Dataset, out: Path) -> dict[str, Any]:  # noqa: ARG002
-        rows: list[dict[str, Any]] = []
-        baselines: dict[tuple[float, str], Any] = {}
+        rows = []
+        baselines: dict[tuple[float, str], list[Tensor]] = {}
         ratios = {}
         if self.corruption == 'missing':
             graphs = {s: self.corrupted(bench.split.train, s) for s in self.shares}

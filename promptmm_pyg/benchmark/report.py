@@ -2,20 +2,23 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from promptmm_pyg._utils import check_choice
 from promptmm_pyg.benchmark.experiments import (
     BASELINE,
     LEVEL,
     suite_minutes,
     suite_reference,
 )
-from promptmm_pyg.benchmark.result import load_result, mean, rows_by_name
+from promptmm_pyg.benchmark.result import load_result, mean
 from promptmm_pyg.benchmark.runner import METRIC
 from promptmm_pyg.viz.figure import figure_of, new_axes, save_figure
 
 Result = Mapping[str, Any]
+Table = Callable[[Any], str]
 _SHOWN = 0.005  # The smallest weight of an ensemble that is printed.
 
 
@@ -156,11 +159,7 @@ def distillation_table(result: Result) -> str:
         ):
             chosen = [row for row in result['rows'] if key in row]
             lines += ['', f'{METRIC} minus that of {what} (95 % interval)', '']
-            lines += _by_width(
-                chosen,
-                widths,
-                lambda row, key=key: interval(row[key]),  # type: ignore[misc]
-            )
+            lines += _by_width(chosen, widths, partial(_gain, key))
     if 'costs' in result:
         lines += ['', *_costs(result['costs'])]
     return '\n'.join(lines)
@@ -169,6 +168,10 @@ def distillation_table(result: Result) -> str:
 def _retained(row: Mapping[str, Any]) -> str:
     more = '; ' + _epochs(row) if _epochs(row) else ''
     return f'{_recall(row)} ({row["retained_ratio"]:.0%}{more})'
+
+
+def _gain(key: str, row: Mapping[str, Any]) -> str:
+    return interval(row[key])
 
 
 def _by_width(
@@ -330,8 +333,7 @@ def budget_table(result: Result) -> str:
         f'{len(small["protocol"]["seeds"])} and {len(large["protocol"]["seeds"])} '
         f'seeds; marked: above {large["reference"]}, Holm p below '
         f'{result["protocol"].get("level", LEVEL)}. Rank correlation of the two '
-        f'columns: '
-        f'{result["spearman"]:.2f}'
+        f'columns: {result["spearman"]:.2f}'
     )
     both = [row for row in result['rows'] if 'small' in row and 'large' in row]
     both.sort(key=lambda row: -mean(row['large']['validation']))
@@ -355,7 +357,7 @@ def _budget(part: Mapping[str, Any]) -> str:
     return f'{protocol["trials"]} trials, patience {patience}{cost}'
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
+TABLES: dict[str, Table] = {
     'main': main_table,
     'suite': suite_table,
     'distillation': distillation_table,
@@ -367,17 +369,14 @@ TABLES: dict[str, Callable[[Result], str]] = {
 }
 
 
-def render(
-    path: str | Path, tables: Mapping[str, Callable[[Result], str]] = TABLES
-) -> str:
+def render(path: str | Path, tables: Mapping[str, Table] = TABLES) -> str:
     """The tables of a result file in Markdown."""
     result = load_result(path)
+    check_choice('kind', result['kind'], tables)
     return tables[result['kind']](result)
 
 
-def update_page(
-    text: str, folder: Path, tables: Mapping[str, Callable[[Result], str]] = TABLES
-) -> str:
+def update_page(text: str, folder: Path, tables: Mapping[str, Table] = TABLES) -> str:
     """A page whose tables are those of the result files: between the comments
     ``<!-- table: NAME -->`` and ``<!-- end -->`` is the table of ``NAME.json``.
     """
@@ -473,6 +472,3 @@ def _share_lines(axes: Any, result: Result) -> None:
 
 def _seeds(result: Result) -> str:
     return f'mean ± std of {len(result["seeds"])} seeds'
-
-
-__all__ = ['TABLES', 'plot', 'render', 'rows_by_name', 'update_page']

@@ -52,7 +52,7 @@ def mean(values: Mapping[str, Any]) -> float:
     """The mean of a spread, also of one that holds the values of its seeds alone."""
     if 'mean' in values:
         return float(values['mean'])
-    return float(sum(values['seeds'])) / len(values['seeds'])
+    return float(sum(values['seeds']) / len(values['seeds']))
 
 
 def versions() -> dict[str, str]:
@@ -134,12 +134,10 @@ def rows_by_name(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {row['name']: row for row in result['rows']}
 
 
-def save_per_user(
-    path: Path, users: np.ndarray, tables: Mapping[str, np.ndarray]
-) -> None:
+def save_per_user(path: Path, users: Any, tables: Mapping[str, Any]) -> None:
     """Writes the test value of every user per seed ``[num_seeds, N]`` and model."""
     with replacing(path) as temporary, temporary.open('wb') as file:
-        np.savez_compressed(file, users=users, **dict(tables))  # type: ignore[arg-type]
+        np.savez_compressed(file, users=users, **tables)
 
 
 def load_per_user(path: Path, but: Iterable[str] = ()) -> dict[str, np.ndarray]:

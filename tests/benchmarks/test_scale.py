@@ -6,10 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import report, scale, scale_report
-from benchmarks.scale_costs import Costs, epoch
-from benchmarks.scale_graph import GIB, Size, _held_out, draw_graph
-from benchmarks.scale_measures import measure
+from benchmarks import report
+from benchmarks.speed import scale
+from benchmarks.speed.scale import measure
+from benchmarks.speed.scale_steps import (
+    GIB,
+    Costs,
+    Size,
+    _held_out,
+    draw_graph,
+    epoch,
+)
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 
 TINY = {'features': 8, 'width': 4, 'repeats': 1, 'batch_size': 256, 'threads': 1}
@@ -37,8 +44,8 @@ def test_sizes_are_measured_in_processes_of_their_own_and_kept(
         assert row['start_mib'] <= row['student_peak_mib'] <= row['peak_mib']
     assert set(result['exponents']) >= {'propagation', 'student epoch, lazy'}
     assert (tmp_path / 'scale.png').read_bytes().startswith(b'\x89PNG')
-    assert scale_report.scale_table(result) in capsys.readouterr().out
-    assert report.render(path) == scale_report.scale_table(result)
+    assert scale.scale_table(result) in capsys.readouterr().out
+    assert report.render(path) == scale.scale_table(result)
     # An interrupted run goes on: nothing is measured again.
     monkeypatch.setattr(scale, 'in_fresh_process', lambda *_: pytest.fail('again'))
     scale.main()

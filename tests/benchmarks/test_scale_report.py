@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from benchmarks import report
-from benchmarks.scale_report import measured, scale_plot, scale_table
+from benchmarks.speed.scale import measured, scale_plot, scale_table
 
 
 def cost(seconds, share=1.0, **more):
@@ -92,7 +92,7 @@ def test_the_figure_has_logarithmic_axes_and_names_exponents(
 ):
     figures = []
     monkeypatch.setattr(
-        'benchmarks.scale_report.save_figure', lambda figure, _: figures.append(figure)
+        'benchmarks.speed.scale.save_figure', lambda figure, _: figures.append(figure)
     )
     scale_plot(result, tmp_path / 'x.png')
     (ax,) = figures[0].axes
@@ -111,11 +111,11 @@ def test_a_figure_without_matplotlib_says_what_to_install(
         scale_plot(result, tmp_path / 'x.png')
 
 
-def test_the_report_knows_the_file_by_its_key_and_draws_it(
+def test_the_report_prints_and_draws_the_scale(
     result, monkeypatch, tmp_path, capsys
 ):
     path, plot = tmp_path / 'any.json', tmp_path / 'any.png'
-    path.write_text(json.dumps(result))
+    path.write_text(json.dumps({**result, 'kind': 'scale', 'versions': {}}))
     assert report.render(path) == scale_table(result)
     monkeypatch.setattr(sys, 'argv', ['report', str(path), '--plot', str(plot)])
     report.main()

@@ -3,8 +3,10 @@ import sys
 
 import pytest
 
-from benchmarks import speed, speed_propagation
-from benchmarks.report import speed_table
+from benchmarks.speed import __main__ as speed
+from benchmarks.speed import propagation
+from benchmarks.speed.__main__ import speed_table
+from promptmm_pyg.benchmark.timing import interleaved
 
 
 @pytest.fixture(name='result')
@@ -36,7 +38,7 @@ def test_times_every_alternative_on_small_graphs(capsys, result):
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_every_graph_has_a_roofline_at_every_width(result):
     found = [(row['graph'], row['channels']) for row in result['roofline']]
-    assert found == [(g, c) for g in speed.GRAPHS for c in speed_propagation.CHANNELS]
+    assert found == [(g, c) for g in speed.GRAPHS for c in propagation.CHANNELS]
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
@@ -48,6 +50,6 @@ def test_every_group_starts_with_ours(result):
 def test_takes_turns_and_leaves_the_first_out():
     calls = []
     runs = {'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')}
-    times = speed.interleaved(runs, repeats=2)
+    times = interleaved(runs, repeats=2)
     assert calls == ['a', 'b'] * 3
     assert times['a']['min_ms'] <= times['a']['median_ms'] <= times['a']['max_ms']

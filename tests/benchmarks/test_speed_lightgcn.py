@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from benchmarks import speed_lightgcn as module
-from benchmarks.speed_graphs import random_graph
+from benchmarks.speed import models as module
+from benchmarks.speed.graphs import random_graph
 
 GRAPH = random_graph(12, 9, 40)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from benchmarks import speed_peers as module
-from benchmarks.speed_graphs import Graph
+from benchmarks.speed import models as module
+from benchmarks.speed.graphs import Graph
 
 USERS, ITEMS = 30, 20
 

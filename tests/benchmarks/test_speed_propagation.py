@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from benchmarks import speed_propagation as module
-from benchmarks.speed_graphs import random_graph
+from benchmarks.speed import propagation as module
+from benchmarks.speed.graphs import random_graph
 from promptmm_pyg.nn import CSRPair
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from benchmarks import speed_ranking as module
-from benchmarks.speed_graphs import random_graph
+from benchmarks.speed import ranking as module
+from benchmarks.speed.graphs import random_graph
 
 GRAPH = random_graph(30, 60, 300)
 

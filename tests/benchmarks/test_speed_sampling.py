@@ -1,7 +1,7 @@
 import torch
 
-from benchmarks import speed_sampling as module
-from benchmarks.speed_graphs import Graph, random_graph
+from benchmarks.speed import ranking as module
+from benchmarks.speed.graphs import Graph, random_graph
 
 GRAPH = random_graph(8, 6, 30)
 

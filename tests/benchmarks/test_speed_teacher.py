@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from benchmarks import speed_teacher as module
-from benchmarks.naive_teacher import NaiveTeacher
-from benchmarks.speed_graphs import random_graph
+from benchmarks.speed import teacher as module
+from benchmarks.speed.graphs import random_graph
+from benchmarks.speed.teacher import ReferenceTeacher
 from promptmm_pyg.nn import csr_pair_dict
 
 GRAPH = random_graph(20, 15, 60)
@@ -52,7 +52,7 @@ def test_plain_torch_computes_the_same_and_so_is_its_gradient():
         num_nodes_dict={'user': GRAPH.num_users, 'item': GRAPH.num_items},
     )
     to_user = adj[('item', 'rev_interacts', 'user')]
-    plain = NaiveTeacher(teacher, *module.coo_matrices(to_user)).eval()
+    plain = ReferenceTeacher(teacher, *module.coo_matrices(to_user)).eval()
     x_dict = teacher(adj).x_dict
     outs = [(x_dict['user'], x_dict['item']), plain()]
     grads = []

@@ -19,6 +19,7 @@ COMMANDS = [
     ['export'],
     ['doctor'],
     ['report'],
+    ['benchmark'],
     ['completion'],
 ]
 

@@ -1,0 +1,183 @@
+"""The sparse product beside its alternatives, and beside the memory's bandwidth.
+
+**Bandwidth.** The triad of STREAM, ``a = b + s * c`` on three arrays that are each at
+least four times the last-level cache: two numbers read and one written for each
+element, 12 bytes in single precision.
+
+**Bytes of a product** ``A @ x`` with ``E`` weights, ``R`` rows out and ``C`` channels:
+
+* indices ``E``, row pointers ``R + 1`` and weights ``E``, each read once;
+* the output ``R * C``, written once;
+* rows of ``x``: one for every edge (``gathered``, ``E * C`` numbers), as if nothing
+  stayed in a cache, or every row that any edge needs once (``once``), the least that
+  can be, as if everything stayed.
+
+As in STREAM, that a cache reads a line before it writes one is not counted, on either
+side. What is timed is the product and the product with the transpose, its gradient, so
+the bytes of both are added. Time includes making the output. A turn takes both several
+times on a small graph, as a step of training does: the first finds the caches full of
+the triad.
+
+**Reading the share.** GB/s are ``gathered`` bytes by time, the share is that of the
+triad's in the same turns. Where ``x`` is small enough to stay in the cache, gathered
+rows do not come from memory, and the share may exceed 1: then the cache is measured,
+not the memory, and the share of the bandwidth that is *needed* lies between
+``once_ms`` and ``alone_ms``, each over the time taken. Far below 1 on a graph beyond
+the cache, time goes elsewhere: into latency of scattered rows, or into arithmetic.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import SimpleConv
+from torch_geometric.utils import to_torch_csr_tensor
+
+from benchmarks.speed.graphs import Graph, Runs, Times
+from promptmm_pyg.nn import CSRPair
+
+CHANNELS = (32, 64, 128)
+TRIAD = 'triad'
+EDGES_A_TURN = 1_200_000
+_CACHES = Path('/sys/devices/system/cpu/cpu0/cache')
+
+
+def propagation_runs(graph: Graph, width: int) -> Runs:
+    """One product and its gradient, users to items."""
+    num_users, num_items, edge_index = graph
+    size = (num_users, num_items)
+    weight = torch.rand(edge_index.size(1))
+    adj_t = to_torch_csr_tensor(edge_index.flip([0]), weight, size=size[::-1])
+    coo_t = adj_t.to_sparse_coo().coalesce()
+    pair = CSRPair.from_edge_index(edge_index, weight, size=size)
+    conv = SimpleConv(aggr='sum')
+    x = torch.randn(num_users, width, requires_grad=True)
+
+    def both(product: Callable[[], Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            x.grad = None
+            product().sum().backward()
+
+        return run
+
+    runs: Runs = {
+        'CSR pair (ours)': both(lambda: pair @ x),
+        'torch CSR': both(lambda: adj_t @ x),
+        'torch COO': both(lambda: torch.sparse.mm(coo_t, x)),
+        'PyG scatter': both(lambda: conv((x, None), edge_index, weight, size=size)),
+    }
+    try:
+        from torch_sparse import SparseTensor
+    except ImportError:
+        return runs
+    row, col = edge_index
+    sparse = SparseTensor(row=col, col=row, value=weight, sparse_sizes=size[::-1])
+    sparse.fill_cache_()
+    return {**runs, 'torch_sparse': both(lambda: sparse @ x)}
+
+
+class Bytes(NamedTuple):
+    """What a product moves: with a row read for every edge, and with every row once."""
+
+    gathered: int
+    once: int
+
+
+def product_bytes(matrix: Tensor, channels: int) -> Bytes:
+    """The model of this module for one product with a CSR matrix."""
+    col, values = matrix.col_indices(), matrix.values()
+    row_bytes = channels * values.element_size()
+    rest = (
+        col.numel() * (col.element_size() + values.element_size())
+        + matrix.crow_indices().numel() * col.element_size()
+        + matrix.size(0) * row_bytes
+    )
+    return Bytes(
+        rest + col.numel() * row_bytes, rest + col.unique().numel() * row_bytes
+    )
+
+
+def last_level_cache() -> int:
+    """Bytes of the largest cache of the first processor; 0 where nothing says so."""
+    units = {'K': 2**10, 'M': 2**20, 'G': 2**30}
+    sizes = [path.read_text().strip() for path in _CACHES.glob('index*/size')]
+    return max(
+        (int(s[:-1]) * units[s[-1]] for s in sizes if s[-1:] in units), default=0
+    )
+
+
+def triad_numbers() -> int:
+    """How many numbers each array of the triad has."""
+    return max(2**26, last_level_cache())  # Four bytes each.
+
+
+def triad(numbers: int) -> Callable[[], Tensor]:
+    """The triad, into an array that is there already."""
+    a, b, c = torch.zeros(numbers), torch.rand(numbers), torch.rand(numbers)
+    return lambda: torch.add(b, c, alpha=3.0, out=a)
+
+
+def products_a_turn(pair: CSRPair) -> int:
+    """How often a turn takes the product and its gradient."""
+    return max(1, EDGES_A_TURN // max(1, pair.num_edges))
+
+
+def roofline_runs(pair: CSRPair, channels: Iterable[int], numbers: int) -> Runs:
+    """The triad, and product and gradient at every number of channels."""
+    runs: Runs = {TRIAD: triad(numbers)}
+    transpose, number = pair.t(), products_a_turn(pair)
+
+    def both(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        for _ in range(number):
+            out = pair @ x, transpose @ grad
+        return out
+
+    for width in channels:
+        x, grad = torch.randn(pair.shape[1], width), torch.randn(pair.shape[0], width)
+        runs[str(width)] = partial(both, x, grad)
+    return runs
+
+
+def roofline_rows(
+    name: str, pair: CSRPair, times: Times, numbers: int
+) -> list[dict[str, float | str]]:
+    """What the times of :func:`roofline_runs` say, a row for every number of channels;
+    its times are those of one product and its gradient.
+
+    ``alone_ms`` and ``once_ms`` are what the triad's median bandwidth would need for
+    the bytes, ``share`` is by medians and ``best_share`` by the fastest turns.
+    """
+    triad_bytes = 12 * numbers
+    bandwidth, best = (
+        triad_bytes / times[TRIAD][key] / 1e6 for key in ('median_ms', 'min_ms')
+    )
+    rows: list[dict[str, float | str]] = []
+    for width in times:
+        if width == TRIAD:
+            continue
+        found = [product_bytes(m, int(width)) for m in pair.matrices(torch.float)]
+        gathered = sum(bytes_.gathered for bytes_ in found)
+        once = sum(bytes_.once for bytes_ in found)
+        number = products_a_turn(pair)
+        took = {name: value / number for name, value in times[width].items()}
+        median, fastest = took['median_ms'], took['min_ms']
+        rows.append(
+            {
+                'graph': name,
+                'channels': int(width),
+                **took,
+                'gathered_bytes': gathered,
+                'once_bytes': once,
+                'alone_ms': gathered / bandwidth / 1e6,
+                'once_ms': once / bandwidth / 1e6,
+                'gb_per_s': gathered / median / 1e6,
+                'share': gathered / median / 1e6 / bandwidth,
+                'best_share': gathered / fastest / 1e6 / best,
+                'triad_gb_per_s': bandwidth,
+                'triad_best_gb_per_s': best,
+            }
+        )
+    return rows

@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import pytest
+
+from promptmm_pyg.benchmark import load_config
+from promptmm_pyg.benchmark.config import Dataset, grid
+from promptmm_pyg.benchmark.experiments import make_experiment
+from tests.benchmark.setting import CONFIGS
+
+ALL = sorted(path.stem for path in Path(CONFIGS).glob('*.toml'))
+CONFIG = """
+kind = "suite"
+extends = "base.toml"
+datasets = ["a"]
+trials = 2
+[training]
+epochs = 5
+"""
+BASE = """
+seeds = [3]
+trials = 1
+[training]
+epochs = 1
+patience = 4
+[dataset.a]
+prompt_channels = 3
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / 'base.toml').write_text(BASE)
+    (tmp_path / 'mine.toml').write_text(CONFIG)
+    return tmp_path / 'mine.toml'
+
+
+@pytest.mark.parametrize('name', [name for name in ALL if name != 'datasets'])
+def test_a_committed_configuration_makes_its_experiment(name):
+    config = load_config(f'{CONFIGS}/{name}.toml')
+    experiment = make_experiment(config)
+    assert experiment.kind == config.kind
+    assert config.name == name
+    assert config.datasets
+    if name != 'budget':
+        assert all(dataset.training or name == 'suite' for dataset in config.datasets)
+
+
+def test_a_file_is_merged_over_the_one_it_extends(path):
+    config = load_config(path)
+    assert (config.kind, config.name, config.seeds) == ('suite', 'mine', (3,))
+    assert config.options == {'trials': 2, 'training': {'epochs': 5, 'patience': 4}}
+    (dataset,) = config.datasets
+    assert (dataset.name, dataset.prompt_channels) == ('a', 3)
+
+
+def test_overrides_are_toml_or_bare_words(path):
+    config = load_config(
+        path,
+        overrides=['training.epochs=9', 'models=["EASE"]', 'name=other', 'a.b=true'],
+    )
+    assert config.options['training'] == {'epochs': 9, 'patience': 4}
+    assert config.options['models'] == ['EASE']
+    assert config.options['a'] == {'b': True}
+    assert config.name == 'other'
+    with pytest.raises(ValueError, match=r"'overrides' must be key=value \(got 'x'"):
+        load_config(path, overrides=['x'])
+
+
+def test_arguments_replace_data_sets_and_seeds(path):
+    config = load_config(path, datasets=['b', 'a', 'b'], seeds=[7, 8])
+    assert [dataset.name for dataset in config.datasets] == ['b', 'a']
+    assert config.seeds == (7, 8)
+    # Without settings, the defaults.
+    assert config.datasets[0] == Dataset('b')
+
+
+def test_the_folder_of_a_data_set_is_itself_or_named_as_it_is(path, tmp_path):
+    (tmp_path / 'data' / 'a').mkdir(parents=True)
+    both = load_config(path, data=tmp_path / 'data', datasets=['a', 'b'])
+    assert [d.folder for d in both.datasets] == [tmp_path / 'data' / 'a', None]
+    one = load_config(path, data=tmp_path / 'data' / 'a')
+    assert one.datasets[0].folder == tmp_path / 'data' / 'a'
+    with pytest.raises(ValueError, match="'data' must be the folder of 'b'"):
+        both.datasets[1].read()
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('kind = "suite"', "must have the key 'datasets'"),
+        ('datasets = ["a"]', "must have the key 'kind'"),
+        ('kind = ', 'must be TOML'),
+        (
+            'kind = "suite"\ndatasets = ["a"]\n[dataset.a]\nwidth = 3',
+            r"'dataset.a' in .* must have keys among .* \(got \['width'\]\)",
+        ),
+    ],
+)
+def test_errors_name_the_key(tmp_path, text, message):
+    path = tmp_path / 'x.toml'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_config(path)
+
+
+def test_unknown_kinds_and_options_are_errors(path):
+    with pytest.raises(ValueError, match="'kind' must be one of 'main', 'suite'"):
+        make_experiment(load_config(path, overrides=['kind=other']))
+    with pytest.raises(ValueError, match=r"'suite' must have options .*\['widths'\]"):
+        make_experiment(load_config(path, overrides=['widths=[1]']))
+
+
+def test_a_grid_changes_its_first_key_slowest():
+    assert grid({'a': [1, 2], 'b': [3, 4]}) == (
+        {'a': 1, 'b': 3},
+        {'a': 1, 'b': 4},
+        {'a': 2, 'b': 3},
+        {'a': 2, 'b': 4},
+    )
+    assert grid([{'a': 1}, {'b': 2}]) == ({'a': 1}, {'b': 2})
+
+
+def test_a_data_set_is_read_by_its_format_and_prepared():
+    synthetic = {'num_users': 60, 'num_items': 55, 'seed': 0}
+    dataset = Dataset('synthetic', synthetic=synthetic, prompt_channels=4)
+    split = dataset.read()
+    train = dataset.prepare(split.train)
+    assert train['item'].prompt_start.size() == (55, 4)
+    assert 'edge_weight' in train['user', 'interacts', 'item']
+    assert train['item'].x_text.mean(dim=0).abs().max() < 1e-4
+    assert 'prompt_start' not in split.train['item']

@@ -1,0 +1,158 @@
+import pytest
+import torch
+
+from promptmm_pyg.benchmark import corruption
+from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
+MODALITIES = ('text', 'image', 'audio')
+
+
+def make_graph():
+    return make_synthetic_dataset(50, 40, 4, seed=0)
+
+
+def edges(data, name):
+    return set(map(tuple, data['user', 'interacts', 'item'][name].t().tolist()))
+
+
+def test_masked_items_lack_every_modality_and_others_are_unchanged():
+    data = make_graph()
+    out = corruption.mask_content(data, 0.4, seed=1)
+    hidden = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:16]
+    rest = torch.ones(40, dtype=torch.bool).index_fill(0, hidden, False)
+    for name in MODALITIES:
+        x, mask = out['item'][f'x_{name}'], out['item'][f'mask_{name}']
+        assert not x[hidden].any()
+        assert not mask[hidden].any()
+        assert torch.equal(x[rest], data['item'][f'x_{name}'][rest])
+        assert torch.equal(mask[rest], data['item'][f'mask_{name}'][rest])
+
+
+@pytest.mark.parametrize('pattern', ['items', 'modalities'])
+def test_a_larger_share_contains_a_smaller_one(pattern):
+    few, many = (
+        corruption.mask_content(make_graph(), share, 1, pattern)['item']
+        for share in (0.3, 0.6)
+    )
+    for name in MODALITIES:
+        assert not (many[f'mask_{name}'] & ~few[f'mask_{name}']).any()
+        assert many[f'mask_{name}'].sum() < few[f'mask_{name}'].sum()
+        assert not many[f'x_{name}'][~many[f'mask_{name}']].any()
+    masks = torch.stack([~many[f'mask_{name}'] for name in MODALITIES])
+    given = torch.stack([make_graph()['item'][f'mask_{n}'] for n in MODALITIES])
+    hidden = masks & given
+    alike = bool((hidden[:, given.all(0)] == hidden[:1, given.all(0)]).all())
+    assert alike == (pattern == 'items')
+
+
+def test_the_missing_ratio_counts_pairs_of_item_and_modality():
+    data = make_graph()
+    present = sum(int(data['item'][f'mask_{name}'].sum()) for name in MODALITIES)
+    assert corruption.missing_ratio(data) == pytest.approx(1 - present / 120)
+    assert corruption.missing_ratio(corruption.mask_content(data, 1.0, 0)) == 1
+
+
+def test_swapped_content_is_that_of_other_items():
+    data = make_graph()
+    out = corruption.swap_content(data, 0.4, seed=1)
+    noisy = torch.zeros(40, dtype=torch.bool)
+    for name in MODALITIES:
+        old, new = data['item'][f'x_{name}'], out['item'][f'x_{name}']
+        noisy |= (old != new).any(dim=1)
+    assert noisy.sum() == 16
+    for name in MODALITIES:
+        old, new = data['item'][f'x_{name}'], out['item'][f'x_{name}']
+        present = data['item'][f'mask_{name}']
+        for item in noisy.nonzero()[:, 0].tolist():
+            donors = (old == new[item]).all(dim=1)
+            assert donors.any()
+            if present[item]:
+                assert not donors[item], 'its own content'
+            assert bool(out['item'][f'mask_{name}'][item]) == bool(
+                present[donors].all()
+            )
+
+
+def test_donors_differ_between_modalities():
+    data = make_graph()
+    out = corruption.swap_content(data, 1.0, seed=1)
+    donors = []
+    for name in ('text', 'image'):
+        old, new = data['item'][f'x_{name}'], out['item'][f'x_{name}']
+        donors.append((old == new[:, None]).all(dim=-1).float().argmax(dim=1))
+    assert not torch.equal(*donors)
+
+
+@pytest.mark.parametrize('corrupt', [corruption.swap_content, corruption.mask_content])
+def test_the_given_graph_and_the_interactions_are_unchanged(corrupt):
+    data = make_graph()
+    del data['item'].mask_text
+    data['user'].x_age = torch.randn(50, 2)
+    before = data.clone()
+    out, again, other = (corrupt(data, 0.4, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(data['item'].x_text, before['item'].x_text)
+    assert edges(out, 'edge_index') == edges(data, 'edge_index')
+    assert torch.equal(out['user'].x_age, data['user'].x_age)
+    assert torch.equal(out['item'].x_text, again['item'].x_text)
+    assert not torch.equal(out['item'].x_text, other['item'].x_text)
+    none = corrupt(data, 0.0, seed=1)
+    assert torch.equal(none['item'].x_text, data['item'].x_text)
+
+
+def test_errors_of_corruption():
+    for corrupt in (corruption.swap_content, corruption.mask_content):
+        with pytest.raises(ValueError, match=r"'share' must be in \[0, 1\] \(got 1.5"):
+            corrupt(make_graph(), 1.5, 0)
+    with pytest.raises(ValueError, match="'pattern' must be one of"):
+        corruption.mask_content(make_graph(), 0.5, 0, 'rows')
+    with pytest.raises(ValueError, match=r"'data' requires at least two items \(got 1"):
+        corruption.swap_content(make_synthetic_dataset(5, 1, 1), 0.4, seed=0)
+
+
+def test_the_prompt_starts_from_imputed_features():
+    data = corruption.mask_content(split_per_user(make_graph()).train, 0.9, 1)
+    hidden = ~data['item'].mask_text
+    out = corruption.prepare_imputed(data, 4)
+    assert not [key for key in out['item'] if key.startswith('mask_')]
+    start = out['item'].prompt_start
+    assert start.size() == (40, 4)
+    assert start[hidden].unique(dim=0).size(0) > 5
+
+
+def test_cold_items_are_not_in_training_or_its_validation():
+    outer, inner = corruption.cold_split(make_synthetic_dataset(60, 55, seed=0))
+    train = {i for _, i in edges(inner.train, 'edge_index')}
+    stop = {i for _, i in edges(inner.val, 'edge_label_index')}
+    val = {i for _, i in edges(outer.val, 'edge_label_index')}
+    test = {i for _, i in edges(outer.test, 'edge_label_index')}
+    assert val
+    assert test
+    assert not val & test
+    assert not (train | stop) & (val | test)
+    mask = corruption.positive_items(outer.test)
+    assert set(mask.nonzero().view(-1).tolist()) == test
+
+
+def test_a_merged_split_has_every_interaction():
+    data = make_synthetic_dataset(60, 55, seed=0)
+    whole = corruption.merge_split(split_per_user(data))
+    assert edges(whole, 'edge_index') == edges(data, 'edge_index')
+    reverse = whole['item', 'rev_interacts', 'user'].edge_index
+    index = whole['user', 'interacts', 'item'].edge_index
+    assert torch.equal(reverse, index.flip(0))
+
+
+def test_cold_items_are_predicted_from_features_alone():
+    outer, inner = corruption.cold_split(make_synthetic_dataset(60, 55, seed=0))
+    warm = ~(
+        corruption.positive_items(outer.val) | corruption.positive_items(outer.test)
+    )
+    torch.manual_seed(0)
+    x_dict = {'user': torch.randn(60, 4), 'item': torch.randn(55, 4)}
+    out = corruption.predict_cold_items(x_dict, inner.train, warm)
+    assert torch.equal(out[warm], x_dict['item'][warm])
+    assert (out[~warm] != x_dict['item'][~warm]).any(dim=1).all()
+    x_dict['item'][~warm] = 7.0  # Former values have no effect.
+    again = corruption.predict_cold_items(x_dict, inner.train, warm)
+    torch.testing.assert_close(again, out)

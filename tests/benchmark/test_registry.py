@@ -1,0 +1,178 @@
+import inspect
+
+import pytest
+import torch
+
+import promptmm_pyg.losses
+from promptmm_pyg.benchmark.recipes import RECIPES
+from promptmm_pyg.benchmark.registry import (
+    SEARCH_SPACES,
+    Choices,
+    build,
+    is_trained,
+    model_kind,
+    split_params,
+)
+from promptmm_pyg.distillation import CandidateSampling, distill
+from promptmm_pyg.models import MODELS, MatrixFactorization, PromptMM
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
+from promptmm_pyg.nn import ChunkedFeatures
+from promptmm_pyg.targets import SoftTargets
+from promptmm_pyg.training import TrainingConfig, train
+from tests.benchmark.setting import tiny_dataset
+
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
+TRAINED = [name for name in SEARCH_SPACES if is_trained(name)]
+CLOSED_FORMS = ['Popularity', 'ItemKNN', 'EASE', 'GraphFilter']
+
+
+@pytest.fixture(scope='module')
+def data():
+    dataset = tiny_dataset()
+    split = dataset.read()
+    return split._replace(train=dataset.prepare(split.train))
+
+
+def test_every_model_has_a_search_space():
+    assert set(SEARCH_SPACES) == set(MODELS)
+    assert set(SEARCH_SPACES) - set(TRAINED) == set(CLOSED_FORMS)
+    kinds = {name: model_kind(name) for name in MODELS}
+    assert kinds['EASE'] == 'closed form'
+    assert {n for n, k in kinds.items() if k == 'ids'} == {
+        'MatrixFactorization',
+        'LightGCN',
+        'NGCF',
+    }
+    with pytest.raises(ValueError, match="'model' must be one of"):
+        is_trained('Other')
+
+
+@pytest.mark.parametrize('name', SEARCH_SPACES)
+def test_the_first_trial_is_the_default_of_the_model(name):
+    space, cls = SEARCH_SPACES[name], MODELS[name]
+    known = _defaults(PromptMM) if name == 'PromptMMPlus' else {}
+    known |= _defaults(cls)
+    arguments, weights, training = split_params(name, space.defaults)
+    assert arguments == {key: known[key] for key in arguments}
+    if model_kind(name) == 'multi-modal':
+        assert weights == {key: cls.loss_weights[key] for key in weights}
+    assert set(training) == ({'learning_rate'} if is_trained(name) else set())
+    for part in space.space.values():
+        if isinstance(part, Choices):
+            assert part.default in part.values
+        else:
+            assert part.low <= part.default <= part.high
+
+
+def _defaults(cls):
+    return {k: p.default for k, p in inspect.signature(cls).parameters.items()}
+
+
+@pytest.mark.parametrize('name', SEARCH_SPACES)
+def test_the_second_trial_has_a_stronger_penalty(name):
+    first, *rest = SEARCH_SPACES[name].first_trials(trained=is_trained(name))
+    assert first == SEARCH_SPACES[name].defaults
+    assert len(rest) == is_trained(name)
+    for trial in rest:
+        assert {k for k, v in trial.items() if v != first[k]} == {'l2'}
+        assert trial['l2'] > first['l2']
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_every_model_trains_with_the_ends_of_its_space(name, data):
+    params = {
+        key: part.values[-1] if isinstance(part, Choices) else part.high
+        for key, part in SEARCH_SPACES[name].space.items()
+    }
+    arguments, weights, training = split_params(name, params)
+    assert {**arguments, **weights, **training} == params
+    torch.manual_seed(0)
+    model = build(name, data.train, {**arguments, 'embedding_dim': 8})
+    before = [p.detach().clone() for p in model.parameters()]
+    config = TrainingConfig(epochs=1, progress=False, batch_size=256, **training)
+    train(model, data, config=config, loss_weights=weights)
+    after = list(model.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    x_dict = get_embeddings(model, (normalized_adj_dict(data.train),))
+    assert x_dict['user'].shape[1] == x_dict['item'].shape[1] >= 8
+
+
+@pytest.mark.parametrize('name', CLOSED_FORMS)
+def test_closed_forms_are_fitted(name, data):
+    model = build(name, data.train, SEARCH_SPACES[name].defaults)
+    assert model.scores(torch.arange(3)).size() == (3, 110)
+
+
+def test_an_argument_of_the_model_is_not_a_field_of_training():
+    split = split_params('LATTICE', {'num_neighbors': 5, 'learning_rate': 0.1, 'l2': 1})
+    assert split == ({'num_neighbors': 5}, {'l2': 1}, {'learning_rate': 0.1})
+    assert split_params('EASE', {'l2': 1.0}).arguments == {'l2': 1.0}
+
+
+def test_options_of_the_features_reach_the_model(data, monkeypatch):
+    given = {}
+
+    class Recorded(PromptMM):
+        def __init__(self, sizes, **arguments):
+            given.update(arguments)
+            super().__init__(sizes, **arguments)
+
+    monkeypatch.setitem(MODELS, 'PromptMM', Recorded)
+    build('PromptMM', data.train, {'embedding_dim': 4})
+    assert torch.equal(
+        given['prompt_start_dict']['item'], data.train['item'].prompt_start
+    )
+    assert given['modality_mask_dict'] is None
+    assert given['modality_x_dict']['text']['item'] is data.train['item'].x_text
+    build('PromptMM', data.train, {'prompt': False, 'masks': True})
+    assert given['prompt_start_dict'] is None
+    mask = given['modality_mask_dict']['text']['item']
+    assert mask is data.train['item'].mask_text
+    build('PromptMM', data.train, {'feature_dtype': 'bfloat16'})
+    half = given['modality_x_dict']['text']['item']
+    assert half.dtype == torch.bfloat16
+    products = {'feature_dtype': 'bfloat16', 'product_dtype': 'bfloat16'}
+    build('PromptMM', data.train, products)
+    chunked = given['modality_x_dict']['text']['item']
+    assert isinstance(chunked, ChunkedFeatures)
+    assert chunked.products == torch.bfloat16
+
+
+def test_every_distillation_loss_has_a_recipe():
+    modules = {
+        name
+        for name in promptmm_pyg.losses.__all__
+        if name[0].isupper() and not name.endswith(('Terms', 'Weights'))
+    }
+    of_interactions = {'BPRLoss', 'SampledSoftmaxLoss'}
+    assert set(RECIPES) - {'PromptMM'} <= modules - of_interactions
+    missing = modules - of_interactions - set(RECIPES)
+    assert not {name for name in missing if name.endswith('KDLoss')}
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_recipe_reaches_the_student(name, data):
+    torch.manual_seed(0)
+    sizes = {'user': 60, 'item': 110}
+    x_dict = {key: torch.randn(size, 8) for key, size in sizes.items()}
+    targets = SoftTargets(x_dict, {})
+    student = MatrixFactorization(sizes, embedding_dim=4)
+    before = {key: x.detach().clone() for key, x in student().items()}
+    distill(
+        student,
+        targets,
+        data,
+        losses=RECIPES[name](targets, 4, 1.0),
+        loss_weights={'bpr': 0.0, 'l2': 0.0},
+        candidates=CandidateSampling(5, 5, 5),
+        baseline=False,
+        config=TrainingConfig(epochs=1, progress=False),
+    )
+    for key, x in student().items():
+        assert not torch.equal(before[key], x), key
+
+
+def test_the_weight_of_a_recipe_is_that_of_its_losses():
+    targets = SoftTargets({'user': torch.ones(60, 8), 'item': torch.ones(110, 8)}, {})
+    for name, recipe in RECIPES.items():
+        assert {loss.weight for loss in recipe(targets, 4, 7.0)} == {7.0}, name
