@@ -111,9 +111,7 @@ def test_a_figure_without_matplotlib_says_what_to_install(
         scale_plot(result, tmp_path / 'x.png')
 
 
-def test_the_report_prints_and_draws_the_scale(
-    result, monkeypatch, tmp_path, capsys
-):
+def test_the_report_prints_and_draws_the_scale(result, monkeypatch, tmp_path, capsys):
     path, plot = tmp_path / 'any.json', tmp_path / 'any.png'
     path.write_text(json.dumps({**result, 'kind': 'scale', 'versions': {}}))
     assert report.render(path) == scale_table(result)
