@@ -1,4 +1,4 @@
-"""Inner products and unit rows of embeddings; imports :mod:`torch` only."""
+"""Scores, unit rows and softmax sums of embeddings; imports :mod:`torch` only."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -165,8 +165,8 @@ def l2_normalize(x: Tensor) -> Tensor:
     r"""Returns every row of ``x`` divided by its length.
 
     Equal to :func:`torch.nn.functional.normalize` on the last axis, several times as
-    fast with its gradient. A row of zeros stays zero, and what comes back passes as it
-    is (there, the other multiplies it by :math:`10^{12}`). First derivatives only.
+    fast with its gradient. A row of zeros stays zero, and its gradient is unchanged
+    (torch's is multiplied by :math:`10^{12}`). First derivatives only.
 
     Args:
         x: Any floating tensor ``[..., D]``.
@@ -226,3 +226,88 @@ def add_l2_normalized(base: Tensor, x: Tensor, weight: float = 1.0) -> Tensor:
     """
     out: Tensor = _add(base, x, weight)
     return out
+
+
+# The exponents range from zero down to minus twice the inverse temperature; the
+# exponential of anything below this is zero in float32.
+_LOWEST = 80.0
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        temperature: float,
+        mask: Tensor | None,
+        columns: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        scale = 1 / temperature
+        # One more column lowers all exponents without a pass over the matrix.
+        lowered = torch.nn.functional.pad(scale * a, (0, 1), value=-scale)
+        e = (lowered @ torch.nn.functional.pad(b, (0, 1), value=1.0).t()).exp_()
+        if mask is not None:
+            e.masked_fill_(~mask, 0.0)
+        sums = e.sum(dim=1), e.sum(dim=0) if columns else None
+        ctx.save_for_backward(a, b, e, *sums)
+        ctx.scale = scale
+        row, column = (None if x is None else x.log().add_(scale) for x in sums)
+        assert row is not None
+        return row, column
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        a, b, e, row_sum, column_sum = ctx.saved_tensors
+        of_row, of_column = grads
+        width = a.size(1)
+        # The factors of every row and column of `e` are applied to the thin matrices
+        # instead.
+        row = torch.zeros_like(row_sum) if of_row is None else of_row / row_sum
+        row = row.mul_(ctx.scale).unsqueeze(-1)
+        if column_sum is None or of_column is None:
+            return (e @ b).mul_(row), e.t() @ (row * a), None, None, None
+        column = (of_column / column_sum).mul_(ctx.scale).unsqueeze(-1)
+        d_a = e @ torch.cat([b, column * b], dim=1)
+        d_b = e.t() @ torch.cat([row * a, a], dim=1)
+        return (
+            torch.addcmul(d_a[:, width:], row, d_a[:, :width]),
+            torch.addcmul(d_b[:, :width], column, d_b[:, width:]),
+            *(None, None, None),
+        )
+
+
+_logsumexp: Any = _LogSumExp.apply
+
+
+def cosine_logsumexp(
+    a: Tensor,
+    b: Tensor,
+    temperature: float,
+    mask: Tensor | None = None,
+    columns: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    r"""Returns :math:`\log \sum_j \exp(\mathbf{a}_i^{\top} \mathbf{b}_j / \tau)` of
+    every row :math:`i` and, on demand, the same sum over :math:`i` of every column.
+
+    As rows have at most unit length, no exponent exceeds :math:`1 / \tau`, so the
+    maximum is not searched for. One matrix of exponentials serves both directions and
+    the gradient, which is a product with it. First derivatives only. Temperatures
+    below 0.025 use :func:`torch.logsumexp`.
+
+    Args:
+        a: Rows ``[B, D]``, none longer than 1.
+        b: Rows ``[K, D]``, none longer than 1.
+        temperature: :math:`\tau`.
+        mask: Boolean ``[B, K]``, true for the pairs to use; at least one per row,
+            and per column with ``columns``. (default: all)
+        columns: Whether to sum columns, too. (default: ``False``)
+    """
+    if 2 / temperature <= _LOWEST:
+        row, column = _logsumexp(a, b, temperature, mask, columns)
+        return row, column
+    logits = a @ b.t() / temperature
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    return logits.logsumexp(dim=1), logits.logsumexp(dim=0) if columns else None

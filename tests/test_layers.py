@@ -211,7 +211,7 @@ def test_the_table_does_not_go_round_in_circles():
         ('from promptmm_pyg import __version__', [('promptmm_pyg', False)]),
         ('from promptmm_pyg.data import schema', [('promptmm_pyg.data.schema', False)]),
         ('from promptmm_pyg.data import INTERACTS', [('promptmm_pyg.data', False)]),
-        ('from . import bpr', [('promptmm_pyg.losses.bpr', False)]),
+        ('from . import ranking', [('promptmm_pyg.losses.ranking', False)]),
         ('from ..nn.csr import CSRPair', [('promptmm_pyg.nn.csr', False)]),
         ('from .. import data', [('promptmm_pyg.data', False)]),
         ('class A:\n    import pandas', [('pandas', False)]),

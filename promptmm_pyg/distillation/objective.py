@@ -93,7 +93,7 @@ def promptmm_losses(
         alpha=alpha,
         beta=beta,
         temperature=temperature,
-        reweight='decoupled' if listwise == 'dkd' else 'coupled',
+        listwise=listwise,
         reduction='none',
     )
     of_rows = ScaledCosineLoss(gamma) if embedding_loss != 'unit_mse' else UnitMSELoss()

@@ -1,60 +1,75 @@
-"""Losses on plain tensors, student first; nothing here knows a graph."""
+"""Losses on plain tensors, student first; they import torch alone.
 
+All raise a ``ValueError`` if shapes differ, a list is empty, a value that is used is
+not finite or an option is out of range, and a ``TypeError`` if a mask is not boolean.
+"""
+
+from promptmm_pyg.losses.bernoulli import (
+    CollaborativeKDLoss,
+    PairwiseKDLoss,
+    SoftLabelKDLoss,
+    collaborative_kd_loss,
+    pairwise_kd_loss,
+    sample_by_rank,
+    soft_label_kd_loss,
+)
 from promptmm_pyg.losses.bidirectional import (
     BidirectionalKDLoss,
     BidirectionalTerms,
     bidirectional_kd_terms,
     rank_discrepancy_weights,
 )
-from promptmm_pyg.losses.bpr import BPRLoss, bpr_loss
-from promptmm_pyg.losses.collaborative import (
-    CollaborativeKDLoss,
-    collaborative_kd_loss,
-    sample_by_rank,
-)
-from promptmm_pyg.losses.decoupled import (
-    DecoupledKDLoss,
-    DecoupledTerms,
-    decoupled_kd_terms,
-)
-from promptmm_pyg.losses.distillation_experts import DistillationExperts
 from promptmm_pyg.losses.embedding import (
+    DistillationExperts,
     ScaledCosineLoss,
     UnitMSELoss,
     scaled_cosine_loss,
     unit_mse_loss,
 )
-from promptmm_pyg.losses.info_nce import InfoNCELoss, info_nce_loss
-from promptmm_pyg.losses.listwise import ListwiseKDLoss, listwise_kd_loss
-from promptmm_pyg.losses.pairwise import PairwiseKDLoss, pairwise_kd_loss
-from promptmm_pyg.losses.rank_aware import RankAwareKDLoss, rank_aware_kd_loss
+from promptmm_pyg.losses.info_nce import (
+    InfoNCELoss,
+    info_nce_loss,
+)
+from promptmm_pyg.losses.listwise import (
+    DecoupledKDLoss,
+    DecoupledTerms,
+    ListwiseKDLoss,
+    RankAwareKDLoss,
+    decoupled_kd_terms,
+    listwise_kd_loss,
+    rank_aware_kd_loss,
+)
+from promptmm_pyg.losses.ranking import (
+    BPRLoss,
+    SampledSoftmaxLoss,
+    bpr_loss,
+    sampled_softmax_loss,
+    squared_norm,
+)
 from promptmm_pyg.losses.ranking_distillation import (
     RankingDistillationLoss,
+    RelaxedRankingLoss,
     estimate_rank,
     ranking_distillation_loss,
+    relaxed_ranking_loss,
 )
-from promptmm_pyg.losses.regularization import squared_norm
 from promptmm_pyg.losses.relational import (
     AngleKDLoss,
     DistanceKDLoss,
+    HierarchicalTopologyKDLoss,
+    SimilarityKDLoss,
+    TopologyKDLoss,
     angle_kd_loss,
     distance_kd_loss,
-)
-from promptmm_pyg.losses.relaxed_ranking import RelaxedRankingLoss, relaxed_ranking_loss
-from promptmm_pyg.losses.sampled_softmax import SampledSoftmaxLoss, sampled_softmax_loss
-from promptmm_pyg.losses.similarity import SimilarityKDLoss, similarity_kd_loss
-from promptmm_pyg.losses.soft_label import SoftLabelKDLoss, soft_label_kd_loss
-from promptmm_pyg.losses.topology import (
-    HierarchicalTopologyKDLoss,
-    TopologyKDLoss,
     hierarchical_topology_kd_loss,
+    similarity_kd_loss,
     topology_kd_loss,
 )
-from promptmm_pyg.losses.total import weighted_sum
-from promptmm_pyg.losses.view_weights import (
+from promptmm_pyg.losses.weights import (
     FixedViewWeights,
     LearnedViewWeights,
     agreement_weights,
+    weighted_sum,
 )
 
 __all__ = [

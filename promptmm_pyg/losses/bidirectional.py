@@ -1,4 +1,4 @@
-"""Distillation in both directions: the student teaches too."""
+"""Distillation in both directions: the teacher learns from the student, too."""
 
 from typing import NamedTuple
 
@@ -6,20 +6,27 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._utils import check_non_negative, check_positive, check_same_shape
-from promptmm_pyg.losses._bernoulli import bernoulli_divergence
-from promptmm_pyg.losses._checks_scores import check_finite, check_lists, check_mask
-from promptmm_pyg.losses._masked_mean import masked_mean
-from promptmm_pyg.losses._precision import at_least_float32
-from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
+from promptmm_pyg.losses._base import (
+    Loss,
+    Reduction,
+    as_list_pair,
+    at_least_float32,
+    check_finite,
+    check_lists,
+    check_mask,
+    masked_mean,
+    reduce,
+)
+from promptmm_pyg.losses.bernoulli import bernoulli_divergence
 
 
 class BidirectionalTerms(NamedTuple):
-    """What each side has to learn from the other, each ``[B]``."""
+    """The loss of each side, ``[B]``."""
 
     student: Tensor
-    """Divergence of the teacher's beliefs; a gradient to the student only."""
+    """Divergence from the teacher; a gradient to the student only."""
     teacher: Tensor
-    """Divergence of the student's beliefs; a gradient to the teacher only."""
+    """Divergence from the student; a gradient to the teacher only."""
 
 
 def rank_discrepancy_weights(
@@ -28,21 +35,19 @@ def rank_discrepancy_weights(
     sharpness: float = 0.1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Returns weights in proportion to :math:`\tanh(\max(\mu (r^{\text{own}} -
-    r^{\text{other}}), 0))`: what the other side ranks higher is worth learning
-    ``[B, K]``.
+    r"""Returns weights of items that the other side ranks higher ``[B, K]``, in
+    proportion to :math:`\tanh(\max(\mu (r^{\text{own}} - r^{\text{other}}), 0))`.
 
-    Each row sums to one, or is zero where the other side ranks nothing higher. The
-    weights serve as such, or as probabilities to draw candidates with. No gradient
-    passes through them.
+    Each row sums to one, or is zero where the other side ranks nothing higher. Use
+    them as weights or as probabilities of a draw. They have no gradient.
 
     Args:
         own_rank: Ranks given by the side that learns, 1 is the best ``[B, K]``.
         other_rank: Ranks given by the side that teaches ``[B, K]``.
-        sharpness: :math:`\mu`, how fast a gap in rank counts in full.
+        sharpness: :math:`\mu`, how fast the weight grows with the gap in rank.
             (default: ``0.1``)
-        mask: Boolean ``[B, K]``, ``True`` where a candidate takes part; at least one
-            per row. (default: all do)
+        mask: Boolean ``[B, K]``, true for the candidates to use; at least one per row.
+            (default: all)
 
     Raises:
         ValueError: If shapes differ, a list is empty, a rank is not finite or the
@@ -79,48 +84,19 @@ def bidirectional_kd_terms(
     teacher_weights: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> BidirectionalTerms:
-    r"""Returns what the student has to learn from the teacher and the teacher from
-    the student, one value per list, see :class:`BidirectionalKDLoss`.
-
-    Each side learns from the other as it stands: the other's scores are constants of
-    its term.
-
-    Args:
-        student_logits: Raw scores ``[B, K]``.
-        teacher_logits: Raw scores ``[B, K]``.
-        temperature: Softens both sides. (default: ``1.0``)
-        student_weights: What each candidate counts in the student's term, zero or
-            more ``[B, K]``. (default: all the same, summing to one)
-        teacher_weights: The same for the teacher's term.
-        mask: Boolean ``[B, K]``, ``True`` where a candidate takes part; at least one
-            per row. (default: all do)
-
-    Raises:
-        ValueError: If shapes differ, a list is empty, a score is not finite, a weight
-            is negative or not finite, or the temperature is not positive.
-        TypeError: If the mask is not boolean.
+    r"""Returns the loss of the student and that of the teacher, one value per list,
+    see :class:`BidirectionalKDLoss`. The scores of the other side are constants.
     """
     check_positive('temperature', temperature)
-    check_lists('student_logits', student_logits)
-    check_same_shape('student_logits', student_logits, 'teacher_logits', teacher_logits)
-    if mask is not None:
-        check_mask('student_logits', student_logits, 'mask', mask)
-    check_finite('student_logits', student_logits, mask)
-    check_finite('teacher_logits', teacher_logits, mask)
+    student, teacher = as_list_pair(student_logits, teacher_logits, mask, fill=0.0)
+    student, teacher = student / temperature, teacher / temperature
     _check_weights('student_weights', student_weights, student_logits, mask)
     _check_weights('teacher_weights', teacher_weights, student_logits, mask)
-    student = at_least_float32(student_logits) / temperature
-    teacher = at_least_float32(teacher_logits) / temperature
-    if mask is not None:
-        student = student.masked_fill(~mask, 0.0)
-        teacher = teacher.masked_fill(~mask, 0.0)
+    of_student = bernoulli_divergence(student, teacher.detach())
+    of_teacher = bernoulli_divergence(teacher, student.detach())
     return BidirectionalTerms(
-        student=_average(
-            bernoulli_divergence(student, teacher.detach()), student_weights, mask
-        ),
-        teacher=_average(
-            bernoulli_divergence(teacher, student.detach()), teacher_weights, mask
-        ),
+        student=_average(of_student, student_weights, mask),
+        teacher=_average(of_teacher, teacher_weights, mask),
     )
 
 
@@ -147,7 +123,7 @@ def _average(divergence: Tensor, weights: Tensor | None, mask: Tensor | None) ->
     return (weights * divergence).sum(dim=-1)
 
 
-class BidirectionalKDLoss(torch.nn.Module):
+class BidirectionalKDLoss(Loss):
     r"""Distillation between a teacher and a student that are trained together, after
     the `"Bidirectional Distillation for Top-K Recommender System"
     <https://arxiv.org/abs/2106.02870>`_ paper.
@@ -159,27 +135,30 @@ class BidirectionalKDLoss(torch.nn.Module):
         \pi_k = \sigma \left( \frac{y_k}{\tau} \right)
 
     where KL is the divergence of two Bernoulli distributions and a bar marks a
-    constant. Each side is meant to learn where the other ranks an item higher than
-    itself: give :func:`rank_discrepancy_weights` as weights, or draw candidates with
-    them. Where no weights are given the candidates count the same,
-    :math:`w_k = 1 / K`.
+    constant. Each side should learn the items that the other ranks higher: pass
+    :func:`rank_discrepancy_weights` as weights, or draw candidates with them. Without
+    weights, :math:`w_k = 1 / K`.
 
     The bars are this loss's exception to the rule that losses never detach: without
-    them each side would also be drawn to what it is meant to teach. The student's
-    term alone is :class:`SoftLabelKDLoss`.
+    them each side would also follow what it should teach. The student's term alone is
+    :class:`SoftLabelKDLoss`.
 
     Args:
-        alpha: Weight of what the student learns. (default: ``1.0``)
-        beta: Weight of what the teacher learns. (default: ``1.0``)
+        alpha: Weight of the student's term. (default: ``1.0``)
+        beta: Weight of the teacher's term. (default: ``1.0``)
         temperature: :math:`\tau`. (default: ``1.0``)
-        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the lists.
-            (default: ``'mean'``)
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over lists. (default: ``'mean'``)
 
     Shapes:
-        - **inputs:** logits of student and teacher :math:`(B, K)`, weights of the
-          student's and of the teacher's term :math:`(B, K)` *(optional)*, boolean
-          mask :math:`(B, K)` *(optional)*
+        - **inputs:** ``student_logits`` and ``teacher_logits``, raw scores :math:`(B,
+          K)`; ``student_weights`` and ``teacher_weights`` of each candidate in the
+          term of either, zero or more :math:`(B, K)` (default: equal, summing to
+          one); ``mask``, boolean :math:`(B, K)`, true for the candidates to use, at
+          least one per row (default: all)
         - **output:** scalar, or :math:`(B,)` with ``reduction='none'``
+
+    Raises:
+        ValueError: If a weight is negative or not finite.
     """
 
     def __init__(
@@ -189,15 +168,13 @@ class BidirectionalKDLoss(torch.nn.Module):
         temperature: float = 1.0,
         reduction: Reduction = 'mean',
     ) -> None:
-        super().__init__()
+        super().__init__(reduction)
         check_non_negative('alpha', alpha)
         check_non_negative('beta', beta)
         check_positive('temperature', temperature)
-        check_reduction(reduction)
         self.alpha = alpha
         self.beta = beta
         self.temperature = temperature
-        self.reduction = reduction
 
     def forward(
         self,
@@ -207,20 +184,10 @@ class BidirectionalKDLoss(torch.nn.Module):
         teacher_weights: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        terms = bidirectional_kd_terms(
-            student_logits,
-            teacher_logits,
-            self.temperature,
-            student_weights,
-            teacher_weights,
-            mask,
+        lists, weights = (
+            (student_logits, teacher_logits),
+            (student_weights, teacher_weights),
         )
+        terms = bidirectional_kd_terms(*lists, self.temperature, *weights, mask)
         loss = self.alpha * terms.student + self.beta * terms.teacher
         return reduce(self.temperature**2 * loss, self.reduction)
-
-    def extra_repr(self) -> str:
-        """What stands between the brackets of the printed module."""
-        return (
-            f'alpha={self.alpha}, beta={self.beta}, temperature={self.temperature}, '
-            f"reduction='{self.reduction}'"
-        )

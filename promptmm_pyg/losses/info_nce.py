@@ -4,11 +4,14 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._utils import check_positive, check_same_shape
-from promptmm_pyg.functional import l2_normalize
-from promptmm_pyg.losses._checks_scores import check_finite
-from promptmm_pyg.losses._cosine_softmax import cosine_logsumexp
-from promptmm_pyg.losses._precision import at_least_float32
-from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
+from promptmm_pyg.functional import cosine_logsumexp, l2_normalize
+from promptmm_pyg.losses._base import (
+    Loss,
+    Reduction,
+    at_least_float32,
+    check_finite,
+    reduce,
+)
 
 
 def info_nce_loss(
@@ -19,45 +22,14 @@ def info_nce_loss(
     symmetric: bool = False,
     reduction: Reduction = 'mean',
 ) -> Tensor:
-    r"""Returns minus the log-probability that each anchor finds its own row among
-    those of the batch, see :class:`InfoNCELoss`.
-
-    Args:
-        anchor: Embeddings ``[B, D]``.
-        positive: The embedding each anchor belongs to ``[B, D]``.
-        temperature: Divides the cosines. (default: ``0.2``)
-        group: Integer ``[B]``; rows of one group are not each other's negatives.
-            (default: every row is its own)
-        symmetric: Averages both directions. (default: ``False``)
-        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over rows.
-            (default: ``'mean'``)
-
-    Raises:
-        ValueError: If shapes differ, a row has no negative, a value is not finite,
-            the temperature is not positive or the reduction is unknown.
-        TypeError: If the groups are not integers.
+    r"""Returns minus the log-probability of each anchor's own row among those of the
+    batch, see :class:`InfoNCELoss`.
 
     Example:
         >>> info_nce_loss(torch.eye(2), torch.eye(2), temperature=1.0)
         tensor(0.3133)
     """
     check_positive('temperature', temperature)
-    _check_rows(anchor, positive)
-    others = None if group is None else _others(anchor, group)
-    # Under autocast a product would leave three digits of a cosine.
-    with torch.autocast(anchor.device.type, enabled=False):
-        rows = [l2_normalize(at_least_float32(x)) for x in (anchor, positive)]
-        own = (rows[0] * rows[1]).sum(dim=-1) / temperature
-        row, column = cosine_logsumexp(
-            rows[0], rows[1], temperature, others, columns=symmetric
-        )
-    loss = row - own
-    if column is not None:
-        loss = (loss + column - own) / 2
-    return reduce(loss, reduction)
-
-
-def _check_rows(anchor: Tensor, positive: Tensor) -> None:
     check_same_shape('anchor', anchor, 'positive', positive)
     if anchor.dim() != 2 or anchor.size(0) < 2:
         raise ValueError(
@@ -66,13 +38,23 @@ def _check_rows(anchor: Tensor, positive: Tensor) -> None:
         )
     check_finite('anchor', anchor)
     check_finite('positive', positive)
+    mask = None if group is None else _pairs_to_use(anchor, group)
+    # Under autocast a product would keep three digits of a cosine.
+    with torch.autocast(anchor.device.type, enabled=False):
+        a, b = (l2_normalize(at_least_float32(x)) for x in (anchor, positive))
+        own = (a * b).sum(dim=-1) / temperature
+        row, column = cosine_logsumexp(a, b, temperature, mask, columns=symmetric)
+    loss = row - own
+    if column is not None:
+        loss = (loss + column - own) / 2
+    return reduce(loss, reduction)
 
 
-def _others(anchor: Tensor, group: Tensor) -> Tensor:
-    """Where the row's positive or a negative stands, boolean ``[B, B]``."""
+def _pairs_to_use(anchor: Tensor, group: Tensor) -> Tensor:
+    """True for the positive and the negatives of each row, ``[B, B]``."""
     if group.size() != anchor.size()[:1]:
         raise ValueError(
-            f"'group' requires one id per row of 'anchor' (got shapes "
+            f"'group' must have one id per row of 'anchor' (got shapes "
             f'{list(group.size())} and {list(anchor.size())})'
         )
     if group.is_floating_point():
@@ -88,7 +70,7 @@ def _others(anchor: Tensor, group: Tensor) -> Tensor:
     return negative | own
 
 
-class InfoNCELoss(torch.nn.Module):
+class InfoNCELoss(Loss):
     r"""The InfoNCE loss of the `"Representation Learning with Contrastive Predictive
     Coding" <https://arxiv.org/abs/1807.03748>`_ paper, on cosines and with the other
     rows of the batch as negatives.
@@ -100,29 +82,33 @@ class InfoNCELoss(torch.nn.Module):
 
     Two uses:
 
-    * *ranking*: anchors are users, positives the items they interacted with. Give
+    * *ranking*: anchors are users, positives the items they interacted with. Pass
       the item ids as ``group``, or a popular item is its own negative.
     * *contrastive distillation of embeddings* (in the spirit of the `"Contrastive
       Representation Distillation" <https://arxiv.org/abs/1910.10699>`_ paper, without
       its memory of negatives): anchors are the student's rows, positives the
-      teacher's rows of the same nodes. It asks that a row be closer to its own target
-      than to those of other rows, and does not vanish where both are equal.
+      teacher's rows of the same nodes. A row should be closer to its own target than
+      to those of other rows; the loss does not vanish where both are equal.
 
-    Popular items come up as negatives in proportion to their popularity, which is
-    not corrected for; see :class:`SampledSoftmaxLoss` for that. A zero row has cosine
-    0 with all others. Memory grows with :math:`B^2`. Gradients flow to both inputs.
+    Items are negatives in proportion to their popularity, without a correction; see
+    :class:`SampledSoftmaxLoss` for one. A zero row has cosine 0 with all others.
+    Memory grows with :math:`B^2`. Gradients flow to both inputs.
 
     Args:
         temperature: :math:`\tau`. (default: ``0.2``)
-        symmetric: Averages the loss with its mirror, in which positives look for
-            their anchors. (default: ``False``)
-        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over rows.
-            (default: ``'mean'``)
+        symmetric: Averages the loss with its mirror, in which positives and anchors
+            swap roles. (default: ``False``)
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over rows. (default: ``'mean'``)
 
     Shapes:
-        - **inputs:** anchors and positives :math:`(B, D)` with :math:`B \geq 2`,
-          groups :math:`(B,)` *(optional)*
+        - **inputs:** ``anchor`` and ``positive`` :math:`(B, D)` with :math:`B \geq 2`;
+          ``group``, integers :math:`(B,)`: rows of one group are not each other's
+          negatives (default: one group per row)
         - **output:** scalar, or :math:`(B,)` with ``reduction='none'``
+
+    Raises:
+        ValueError: If a row has no negative.
+        TypeError: If the groups are not integers.
     """
 
     def __init__(
@@ -131,23 +117,14 @@ class InfoNCELoss(torch.nn.Module):
         symmetric: bool = False,
         reduction: Reduction = 'mean',
     ) -> None:
-        super().__init__()
+        super().__init__(reduction)
         check_positive('temperature', temperature)
-        check_reduction(reduction)
         self.temperature = temperature
         self.symmetric = symmetric
-        self.reduction = reduction
 
     def forward(
         self, anchor: Tensor, positive: Tensor, group: Tensor | None = None
     ) -> Tensor:
         return info_nce_loss(
             anchor, positive, self.temperature, group, self.symmetric, self.reduction
-        )
-
-    def extra_repr(self) -> str:
-        """What stands between the brackets of the printed module."""
-        return (
-            f'temperature={self.temperature}, symmetric={self.symmetric}, '
-            f"reduction='{self.reduction}'"
         )

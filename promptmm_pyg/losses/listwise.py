@@ -1,12 +1,46 @@
-"""List-wise ranking distillation."""
+"""List-wise distillation: plain, decoupled (DKD) and rank-aware."""
+
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from promptmm_pyg._utils import check_positive, check_same_shape
-from promptmm_pyg.losses._checks_scores import check_finite, check_mask
-from promptmm_pyg.losses._precision import at_least_float32
-from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
+from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
+from promptmm_pyg.losses._base import (
+    Loss,
+    Reduction,
+    TemperatureLoss,
+    as_list_pair,
+    check_lists,
+    check_mask,
+    check_selection,
+    reduce,
+)
+
+
+def list_divergence(
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Kullback-Leibler divergence per list of the softmax of two lists of logits, over
+    the candidates of ``mask``; at least one per row.
+    """
+    student, teacher = _log_softmax(student, mask), _log_softmax(teacher, mask)
+    if mask is None:
+        return _divergence(student, teacher)
+    # Zeros where masked: `-inf - -inf` is not computed.
+    gap = teacher.masked_fill(~mask, 0.0) - student.masked_fill(~mask, 0.0)
+    return (teacher.exp() * gap).sum(dim=-1)
+
+
+def _log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    return logits.log_softmax(dim=-1)
+
+
+def _divergence(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    gap = teacher_log_probs - student_log_probs
+    return (teacher_log_probs.exp() * gap).sum(dim=-1)
 
 
 def listwise_kd_loss(
@@ -18,52 +52,14 @@ def listwise_kd_loss(
 ) -> Tensor:
     r"""Returns the divergence of two softmax distributions over one list of
     candidates, see :class:`ListwiseKDLoss`.
-
-    Args:
-        student_logits: Raw scores ``[B, K]``.
-        teacher_logits: Raw scores ``[B, K]``.
-        temperature: Softens both lists. (default: ``1.0``)
-        mask: Boolean ``[B, K]``, ``True`` where a candidate takes part; at least one
-            per row. (default: all do)
-        reduction: ``'none'``, ``'mean'`` or ``'sum'``. (default: ``'mean'``)
-
-    Raises:
-        ValueError: If shapes differ, a list is empty, a score is not finite, the
-            temperature is not positive or the reduction is unknown.
-        TypeError: If the mask is not boolean.
     """
-    check_same_shape('student_logits', student_logits, 'teacher_logits', teacher_logits)
     check_positive('temperature', temperature)
-    if mask is not None:
-        check_mask('student_logits', student_logits, 'mask', mask)
-    check_finite('student_logits', student_logits, mask)
-    check_finite('teacher_logits', teacher_logits, mask)
-    student = at_least_float32(student_logits) / temperature
-    teacher = at_least_float32(teacher_logits) / temperature
-    if mask is not None:
-        student = student.masked_fill(~mask, -torch.inf)
-        teacher = teacher.masked_fill(~mask, -torch.inf)
-    divergence = masked_divergence(
-        student.log_softmax(dim=-1), teacher.log_softmax(dim=-1), mask
-    )
-    return reduce(temperature**2 * divergence, reduction)
+    student, teacher = as_list_pair(student_logits, teacher_logits, mask)
+    loss = list_divergence(student / temperature, teacher / temperature, mask)
+    return reduce(temperature**2 * loss, reduction)
 
 
-def masked_divergence(
-    student_log_probs: Tensor, teacher_log_probs: Tensor, mask: Tensor | None
-) -> Tensor:
-    """Kullback-Leibler divergence per list, over the candidates of ``mask``."""
-    if mask is not None:
-        # Zero for zero: `-inf - -inf` never comes up.
-        student_log_probs = student_log_probs.masked_fill(~mask, 0.0)
-        teacher_probs = teacher_log_probs.exp()
-        gap = teacher_log_probs.masked_fill(~mask, 0.0) - student_log_probs
-        return (teacher_probs * gap).sum(dim=-1)
-    gap = teacher_log_probs - student_log_probs
-    return (teacher_log_probs.exp() * gap).sum(dim=-1)
-
-
-class ListwiseKDLoss(torch.nn.Module):
+class ListwiseKDLoss(TemperatureLoss):
     r"""List-wise distillation: the Kullback-Leibler divergence of the teacher's and
     the student's softmax over a list of candidates, as in the `"Distilling the
     Knowledge in a Neural Network" <https://arxiv.org/abs/1503.02531>`_ paper.
@@ -80,17 +76,11 @@ class ListwiseKDLoss(torch.nn.Module):
         reduction: ``'none'``, ``'mean'`` or ``'sum'``. (default: ``'mean'``)
 
     Shapes:
-        - **inputs:** logits of student and teacher :math:`(B, K)`, boolean mask
-          :math:`(B, K)` *(optional)*
+        - **inputs:** ``student_logits`` and ``teacher_logits``, raw scores :math:`(B,
+          K)`; ``mask``, boolean :math:`(B, K)`, true for the candidates to use, at
+          least one per row (default: all)
         - **output:** scalar, or :math:`(B,)` with ``reduction='none'``
     """
-
-    def __init__(self, temperature: float = 1.0, reduction: Reduction = 'mean') -> None:
-        super().__init__()
-        check_positive('temperature', temperature)
-        check_reduction(reduction)
-        self.temperature = temperature
-        self.reduction = reduction
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None
@@ -99,6 +89,218 @@ class ListwiseKDLoss(torch.nn.Module):
             student_logits, teacher_logits, self.temperature, mask, self.reduction
         )
 
-    def extra_repr(self) -> str:
-        """What stands between the brackets of the printed module."""
-        return f"temperature={self.temperature}, reduction='{self.reduction}'"
+
+class DecoupledTerms(NamedTuple):
+    """The parts of one list's divergence, each ``[B]``."""
+
+    target: Tensor
+    """Divergence of the mass of the positives."""
+    non_target: Tensor
+    """Divergence of the distribution among the rest."""
+    non_target_mass: Tensor
+    """The teacher's mass on the rest."""
+
+
+def decoupled_kd_terms(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target_mask: Tensor,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+) -> DecoupledTerms:
+    r"""Splits the divergence of two softmax lists into its target and its
+    non-target part, one value per list, see :class:`DecoupledKDLoss`. Gradients flow
+    to both lists.
+    """
+    check_positive('temperature', temperature)
+    student, teacher = as_list_pair(student_logits, teacher_logits, mask)
+    student, teacher = student / temperature, teacher / temperature
+    check_selection('student_logits', student_logits, 'target_mask', target_mask)
+    rest = ~target_mask
+    if mask is not None:
+        target_mask, rest = target_mask & mask, rest & mask
+    lacking = ~(target_mask.any(dim=-1) & rest.any(dim=-1))
+    if bool(lacking.any()):
+        raise ValueError(
+            f"'target_mask' must mark at least one positive per row and leave at least "
+            f'one other candidate (got {int(lacking.sum())} rows that do not). Leave '
+            f'these lists out'
+        )
+    student_mass = _log_mass(student, target_mask, rest)
+    teacher_mass = _log_mass(teacher, target_mask, rest)
+    return DecoupledTerms(
+        target=_divergence(student_mass, teacher_mass),
+        non_target=list_divergence(student, teacher, rest),
+        non_target_mass=teacher_mass[..., 1].exp(),
+    )
+
+
+def _log_mass(logits: Tensor, target_mask: Tensor, rest: Tensor) -> Tensor:
+    """Log-probability of the positives and of the rest, ``[B, 2]``."""
+    parts = [
+        logits.masked_fill(~part, -torch.inf).logsumexp(dim=-1)
+        for part in (target_mask, rest)
+    ]
+    return torch.stack(parts, dim=-1).log_softmax(dim=-1)
+
+
+class DecoupledKDLoss(Loss):
+    r"""List-wise distillation in the disentangled form of the `"PromptMM:
+    Multi-Modal Knowledge Distillation for Recommendation with Prompt-Tuning"
+    <https://arxiv.org/abs/2402.17188>`_ paper, after the `"Decoupled Knowledge
+    Distillation" <https://arxiv.org/abs/2203.08679>`_ (DKD) paper.
+
+    .. math::
+        \mathcal{L} = \tau^2 \left( \alpha \,
+        \mathrm{KL}(\mathbf{b}^T \,\|\, \mathbf{b}^S) + \beta \,
+        \mathrm{KL}(\mathbf{q}^T \,\|\, \mathbf{q}^S) \right)
+
+    where :math:`\mathbf{b}` is the pair (mass of the positives, mass of the rest)
+    and :math:`\mathbf{q}` the distribution among the rest. With ``listwise='kl'`` the
+    weights are :math:`\alpha = 1` and :math:`\beta = b^T_{\text{rest}}`, the teacher's
+    own mass on the rest: for one positive per list that is the plain Kullback-Leibler
+    divergence of the two lists, whatever ``alpha`` and ``beta`` are. Only free weights
+    make this another loss. The order among several positives is never compared.
+
+    Args:
+        alpha: Weight of the target part with ``'dkd'``. (default: ``1.0``)
+        beta: Weight of the non-target part with ``'dkd'``. (default: ``1.0``)
+        temperature: :math:`\tau`. (default: ``1.0``)
+        listwise: ``'dkd'`` (free weights) or ``'kl'``. (default: ``'dkd'``)
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over lists. (default: ``'mean'``)
+
+    Shapes:
+        - **inputs:** ``student_logits`` and ``teacher_logits``, raw scores :math:`(B,
+          K)`; ``target_mask``, boolean :math:`(B, K)`, marks the positives; ``mask``,
+          boolean :math:`(B, K)`, true for the candidates to use (default: all)
+        - **output:** scalar, or :math:`(B,)` with ``reduction='none'``
+
+    Raises:
+        ValueError: If a list lacks a positive or another candidate.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        temperature: float = 1.0,
+        listwise: Literal['dkd', 'kl'] = 'dkd',
+        reduction: Reduction = 'mean',
+    ) -> None:
+        super().__init__(reduction)
+        check_non_negative('alpha', alpha)
+        check_non_negative('beta', beta)
+        check_positive('temperature', temperature)
+        check_choice('listwise', listwise, ('dkd', 'kl'))
+        self.alpha = alpha
+        self.beta = beta
+        self.temperature = temperature
+        self.listwise = listwise
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        target_mask: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        terms = decoupled_kd_terms(
+            student_logits, teacher_logits, target_mask, self.temperature, mask
+        )
+        if self.listwise == 'kl':
+            loss = terms.target + terms.non_target_mass * terms.non_target
+        else:
+            loss = self.alpha * terms.target + self.beta * terms.non_target
+        return reduce(self.temperature**2 * loss, self.reduction)
+
+
+def rank_aware_kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    teacher_top: Tensor,
+    student_top: Tensor,
+    temperature: float = 1.0,
+    reduction: Reduction = 'mean',
+) -> Tensor:
+    r"""Returns the divergence of two lists of the teacher's top items, in two parts
+    that are weighted by the share of that top in the student's top, see
+    :class:`RankAwareKDLoss`.
+
+    Example:
+        >>> scores, top = torch.randn(2, 5), torch.ones(2, 5, dtype=torch.bool)
+        >>> rank_aware_kd_loss(scores, scores, top, top)
+        tensor(0.)
+    """
+    check_positive('temperature', temperature)
+    check_lists('student_logits', student_logits)
+    check_mask('student_logits', student_logits, 'teacher_top', teacher_top)
+    check_selection('student_logits', student_logits, 'student_top', student_top)
+    both, either = teacher_top & student_top, teacher_top | student_top
+    student, teacher = as_list_pair(student_logits, teacher_logits, either)
+    student, teacher = student / temperature, teacher / temperature
+
+    share = both.sum(dim=-1) / teacher_top.sum(dim=-1)
+    # An empty list has no divergence; the union replaces it, at weight zero.
+    shared = torch.where(both.any(dim=-1, keepdim=True), both, either)
+    loss = share * list_divergence(student, teacher, shared)
+    loss = loss + (1 - share) * list_divergence(student, teacher, either)
+    return reduce(temperature**2 * loss, reduction)
+
+
+class RankAwareKDLoss(TemperatureLoss):
+    r"""List-wise distillation of the teacher's top items, after the `"Rejuvenating
+    Cross-Entropy Loss in Knowledge Distillation for Recommender Systems"
+    <https://arxiv.org/abs/2509.20989>`_ paper.
+
+    The paper shows that the cross entropy on a part of the items bounds their
+    ranking quality only if the part is *closed*: with an item it contains all that the
+    student ranks above it. The teacher's top :math:`\mathcal{T}` rarely is; so it is
+    split by the student's top :math:`\mathcal{S}`. The form below is ours, not the
+    paper's:
+
+    .. math::
+        \mathcal{L} = \tau^2 \left( \gamma \, D(\mathcal{T} \cap \mathcal{S}) +
+        (1 - \gamma) \, D(\mathcal{T} \cup \mathcal{S}) \right), \qquad
+        \gamma = \frac{|\mathcal{T} \cap \mathcal{S}|}{|\mathcal{T}|}
+
+    .. math::
+        D(\mathcal{C}) = \mathrm{KL} \left( \mathrm{softmax}_{\mathcal{C}}
+        (\mathbf{y}^T / \tau) \,\|\, \mathrm{softmax}_{\mathcal{C}}
+        (\mathbf{y}^S / \tau) \right)
+
+    * The first part orders, among themselves, the teacher's top items that the
+      student ranks high as well.
+    * The second part is for those that the student ranks low, :math:`\mathcal{T}
+      \setminus \mathcal{S}`. The student's top items, ranked above them, join their
+      list, so that it is nearly closed. (The paper samples the items that join.)
+    * :math:`\gamma`, the share of the teacher's top in the student's top, moves the
+      weight from finding the top (0) to ordering it (1). It has no gradient.
+
+    Both parts are zero for equal lists. Mark the tops among all items, or among
+    candidates that contain both; renew the student's as it learns. Gradients flow to
+    both lists.
+
+    Args:
+        temperature: :math:`\tau`. (default: ``1.0``)
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over lists. (default: ``'mean'``)
+
+    Shapes:
+        - **inputs:** ``student_logits`` and ``teacher_logits``, raw scores :math:`(B,
+          K)`; ``teacher_top`` and ``student_top``, boolean :math:`(B, K)`, mark the top
+          items of either, the teacher's at least one per row; candidates without a
+          mark are not used
+        - **output:** scalar, or :math:`(B,)` with ``reduction='none'``
+
+    Raises:
+        ValueError: If a row has no top item of the teacher.
+    """
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        teacher_top: Tensor,
+        student_top: Tensor,
+    ) -> Tensor:
+        lists = student_logits, teacher_logits, teacher_top, student_top
+        return rank_aware_kd_loss(*lists, self.temperature, self.reduction)

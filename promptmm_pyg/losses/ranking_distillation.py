@@ -1,13 +1,32 @@
-"""The teacher's top items as further positives."""
+"""Distillation of the teacher's top items: as positives (RD), or in order (RRD)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from promptmm_pyg._utils import check_positive, check_same_shape
-from promptmm_pyg.losses._checks_scores import check_finite, check_lists, check_mask
-from promptmm_pyg.losses._precision import at_least_float32
-from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
+from promptmm_pyg.losses._base import (
+    Loss,
+    Reduction,
+    at_least_float32,
+    check_finite,
+    check_lists,
+    check_mask,
+    masked_mean,
+    reduce,
+)
+
+
+def _as_list(
+    name: str, logits: Tensor, mask_name: str, mask: Tensor | None, fill: float
+) -> Tensor:
+    """Checked logits in float32 or above, with ``fill`` where ``mask`` is false."""
+    check_lists(name, logits)
+    if mask is not None:
+        check_mask(name, logits, mask_name, mask)
+    check_finite(name, logits, mask)
+    logits = at_least_float32(logits)
+    return logits if mask is None else logits.masked_fill(~mask, fill)
 
 
 def ranking_distillation_loss(
@@ -18,25 +37,8 @@ def ranking_distillation_loss(
     mask: Tensor | None = None,
     reduction: Reduction = 'mean',
 ) -> Tensor:
-    r"""Returns the weighted cost of the teacher's top items as positives of the
+    r"""Returns the weighted loss of the teacher's top items as positives of the
     student, see :class:`RankingDistillationLoss`.
-
-    Args:
-        student_logits: Raw scores of the teacher's top items, best first ``[B, K]``.
-        student_rank: The rank of each in the student's list of all items, from 1
-            ``[B, K]``; see :func:`estimate_rank`. (default: places weigh alone)
-        decay: Places after which a weight has fallen to a third. (default: ``10.0``)
-        sharpness: How fast a gap in rank counts in full; read with ``student_rank``
-            only. (default: ``0.1``)
-        mask: Boolean ``[B, K]``, ``True`` where a candidate takes part; at least one
-            per row. The others keep their places. (default: all do)
-        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the lists.
-            (default: ``'mean'``)
-
-    Raises:
-        ValueError: If shapes differ, a list is empty, a score is not finite, a rank is
-            below one, an option is not positive or the reduction is unknown.
-        TypeError: If the mask is not boolean.
 
     Example:
         >>> ranking_distillation_loss(torch.zeros(1, 5))
@@ -44,42 +46,25 @@ def ranking_distillation_loss(
     """
     check_positive('decay', decay)
     check_positive('sharpness', sharpness)
-    check_lists('student_logits', student_logits)
-    if mask is not None:
-        check_mask('student_logits', student_logits, 'mask', mask)
-    check_finite('student_logits', student_logits, mask)
-    student = at_least_float32(student_logits)
-    if mask is not None:
-        student = student.masked_fill(~mask, 0.0)
-    weight = _weights(student.detach(), student_rank, decay, sharpness, mask)
-    return reduce(-(weight * F.logsigmoid(student)).sum(dim=-1), reduction)
-
-
-def _weights(
-    student: Tensor,
-    student_rank: Tensor | None,
-    decay: float,
-    sharpness: float,
-    mask: Tensor | None,
-) -> Tensor:
-    """Weights that sum to one in each row, or to zero where nothing is amiss."""
-    place = torch.arange(
+    student = _as_list('student_logits', student_logits, 'mask', mask, fill=0.0)
+    position = torch.arange(
         1, student.size(-1) + 1, dtype=student.dtype, device=student.device
     )
-    # Products as sums of logarithms: with a short decay the far places would
-    # underflow before they are normalised.
-    log_weight = (-place / decay).expand_as(student)
+    # Sums of logarithms in place of products, which underflow with a short decay.
+    log_weight = (-position / decay).expand_as(student)
     if student_rank is not None:
         check_same_shape('student_logits', student, 'student_rank', student_rank)
-        gap = _rank(student_rank, mask).to(student.dtype) - place
+        gap = _checked_rank(student_rank, mask).to(student.dtype) - position
         log_weight = log_weight + (sharpness * gap).clamp_min(0).tanh().log()
     if mask is not None:
         log_weight = log_weight.masked_fill(~mask, -torch.inf)
-    weighty = (log_weight > -torch.inf).any(dim=-1, keepdim=True)
-    return torch.where(weighty, log_weight.softmax(dim=-1), 0.0)
+    # A row whose weights are all zero costs nothing.
+    nonzero = (log_weight > -torch.inf).any(dim=-1, keepdim=True)
+    weight = torch.where(nonzero, log_weight.softmax(dim=-1), 0.0)
+    return reduce(-(weight * F.logsigmoid(student)).sum(dim=-1), reduction)
 
 
-def _rank(student_rank: Tensor, mask: Tensor | None) -> Tensor:
+def _checked_rank(student_rank: Tensor, mask: Tensor | None) -> Tensor:
     check_finite('student_rank', student_rank, mask)
     student_rank = student_rank.detach()
     if mask is not None:
@@ -95,9 +80,9 @@ def _rank(student_rank: Tensor, mask: Tensor | None) -> Tensor:
 def estimate_rank(
     student_logits: Tensor, sampled_logits: Tensor, num_items: int
 ) -> Tensor:
-    r"""Returns the rank of each score among all items as a sample of them suggests,
-    :math:`\lfloor n \, (I - 1) / S \rfloor + 1` with :math:`n` of :math:`S` sampled
-    scores above it ``[B, K]``, from 1 to :math:`I`.
+    r"""Returns an estimate of the rank of each score among all items from a sample of
+    them, :math:`\lfloor n \, (I - 1) / S \rfloor + 1` with :math:`n` of :math:`S`
+    sampled scores above it ``[B, K]``, from 1 to :math:`I`.
 
     Args:
         student_logits: Raw scores to rank ``[B, K]``.
@@ -113,25 +98,22 @@ def estimate_rank(
         tensor([[1, 6]])
     """
     check_positive('num_items', num_items)
-    for name, logits in (
-        ('student_logits', student_logits),
-        ('sampled_logits', sampled_logits),
-    ):
-        check_lists(name, logits)
-        check_finite(name, logits)
-    if student_logits.size(0) != sampled_logits.size(0):
+    student = _as_list('student_logits', student_logits.detach(), '', None, 0.0)
+    sampled = _as_list('sampled_logits', sampled_logits.detach(), '', None, 0.0)
+    if student.size(0) != sampled.size(0):
         raise ValueError(
-            f"'sampled_logits' requires a row per row of 'student_logits' (got "
-            f'{sampled_logits.size(0)} and {student_logits.size(0)})'
+            f"'sampled_logits' must have one row per row of 'student_logits' (got "
+            f'{sampled.size(0)} and {student.size(0)})'
         )
-    num_sampled = sampled_logits.size(1)
-    ascending = at_least_float32(sampled_logits.detach()).sort(dim=-1).values
-    student = at_least_float32(student_logits.detach()).contiguous()
-    above = num_sampled - torch.searchsorted(ascending, student, right=True)
+    num_sampled = sampled.size(1)
+    ascending = sampled.sort(dim=-1).values
+    above = num_sampled - torch.searchsorted(
+        ascending, student.contiguous(), right=True
+    )
     return above * (num_items - 1) // num_sampled + 1
 
 
-class RankingDistillationLoss(torch.nn.Module):
+class RankingDistillationLoss(Loss):
     r"""Ranking distillation of the `"Ranking Distillation: Learning Compact Ranking
     Models With High Performance for Recommender System"
     <https://arxiv.org/abs/1809.07428>`_ paper.
@@ -141,26 +123,31 @@ class RankingDistillationLoss(torch.nn.Module):
         w_r \propto e^{-r / \lambda} \, \tanh \left( \max(\mu (\hat{r}_r - r), 0)
         \right), \qquad \sum_r w_r = 1
 
-    where :math:`r` is the place in the teacher's list and :math:`\hat{r}_r` the rank
-    that the student gives the same item. Without ``student_rank`` the second factor
-    is left out. A list in which no item ranks lower with the student than with the
-    teacher costs nothing. Ranks and weights are constants of the definition; no
-    gradient passes through them.
+    where :math:`r` is the position in the teacher's list and :math:`\hat{r}_r` the
+    student's rank of the same item. Without ``student_rank`` the second factor is left
+    out. The loss is zero for a list in which the student ranks no item lower than the
+    teacher does. Ranks and weights are constants without gradient.
 
-    The teacher's scores are not read, and the loss vanishes only where the student is
-    sure of every item that weighs: it belongs beside a loss on observed items that
+    The teacher's scores are not used, and the loss vanishes only where the student is
+    certain of every item with a weight: combine it with a loss on observed items that
     supplies the negatives.
 
     Args:
         decay: :math:`\lambda`. (default: ``10.0``)
         sharpness: :math:`\mu`. (default: ``0.1``)
-        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the lists.
-            (default: ``'mean'``)
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over lists. (default: ``'mean'``)
 
     Shapes:
-        - **inputs:** logits of the student :math:`(B, K)`, ranks :math:`(B, K)`
-          *(optional)*, boolean mask :math:`(B, K)` *(optional)*
+        - **inputs:** ``student_logits``, raw scores of the teacher's top items, best
+          first :math:`(B, K)`; ``student_rank``, the rank of each in the student's list
+          of all items, from 1 :math:`(B, K)`, see :func:`estimate_rank` (default:
+          weights by position only); ``mask``, boolean :math:`(B, K)`, true for the
+          candidates to use, at least one per row; the positions of the others still
+          count (default: all)
         - **output:** scalar, or :math:`(B,)` with ``reduction='none'``
+
+    Raises:
+        ValueError: If a rank is below one.
     """
 
     def __init__(
@@ -169,13 +156,11 @@ class RankingDistillationLoss(torch.nn.Module):
         sharpness: float = 0.1,
         reduction: Reduction = 'mean',
     ) -> None:
-        super().__init__()
+        super().__init__(reduction)
         check_positive('decay', decay)
         check_positive('sharpness', sharpness)
-        check_reduction(reduction)
         self.decay = decay
         self.sharpness = sharpness
-        self.reduction = reduction
 
     def forward(
         self,
@@ -183,18 +168,87 @@ class RankingDistillationLoss(torch.nn.Module):
         student_rank: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
+        options = self.decay, self.sharpness
         return ranking_distillation_loss(
-            student_logits,
-            student_rank,
-            self.decay,
-            self.sharpness,
-            mask,
-            self.reduction,
+            student_logits, student_rank, *options, mask, self.reduction
         )
 
-    def extra_repr(self) -> str:
-        """What stands between the brackets of the printed module."""
-        return (
-            f'decay={self.decay}, sharpness={self.sharpness}, '
-            f"reduction='{self.reduction}'"
+
+def relaxed_ranking_loss(
+    interesting_logits: Tensor,
+    uninteresting_logits: Tensor,
+    mask: Tensor | None = None,
+    uninteresting_mask: Tensor | None = None,
+    reduction: Reduction = 'mean',
+) -> Tensor:
+    r"""Returns minus the log-likelihood of the teacher's order of interesting items
+    above all uninteresting ones, per interesting item, see
+    :class:`RelaxedRankingLoss`.
+
+    Example:
+        >>> relaxed_ranking_loss(torch.zeros(1, 1), torch.zeros(1, 3))
+        tensor(1.3863)
+    """
+    interesting = _as_list(
+        'interesting_logits', interesting_logits, 'mask', mask, fill=-torch.inf
+    )
+    uninteresting = _as_list(
+        'uninteresting_logits',
+        uninteresting_logits,
+        'uninteresting_mask',
+        uninteresting_mask,
+        fill=-torch.inf,
+    )
+    if interesting.size(0) != uninteresting.size(0):
+        raise ValueError(
+            f"'uninteresting_logits' must have one row per row of 'interesting_logits' "
+            f'(got {uninteresting.size(0)} and {interesting.size(0)})'
+        )
+    rest = uninteresting.logsumexp(dim=-1, keepdim=True)
+    # From the end of the list, after the rest: a cumulative sum that begins with
+    # masked positions would have no gradient.
+    remaining = torch.cat([rest, interesting.flip(-1)], dim=-1).logcumsumexp(dim=-1)
+    remaining = remaining[:, 1:].flip(-1)
+    return reduce(masked_mean(remaining - interesting, mask), reduction)
+
+
+class RelaxedRankingLoss(Loss):
+    r"""Relaxed ranking distillation of the `"DE-RRD: A Knowledge Distillation
+    Framework for Recommender System" <https://arxiv.org/abs/2012.04357>`_ paper.
+
+    .. math::
+        \mathcal{L} = - \frac{1}{K} \sum_{k=1}^{K} \log \frac{\exp(s_k)}
+        {\sum_{i=k}^{K} \exp(s_i) + \sum_{j=1}^{L} \exp(u_j)}
+
+    where :math:`s_1, \dots, s_K` are the student's scores of the interesting items in
+    the teacher's order and :math:`u_1, \dots, u_L` those of the uninteresting ones, in
+    any order. The paper sums over :math:`k`; here the sum is divided by :math:`K`, so
+    that its scale does not depend on the length of the list. For one interesting item
+    it is :class:`SampledSoftmaxLoss`.
+
+    Only the teacher's order is used: the loss does not vanish where both agree, and
+    falls as the student's scores of the items grow further apart.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over lists. (default: ``'mean'``)
+
+    Shapes:
+        - **inputs:** ``interesting_logits``, the student's raw scores of interesting
+          items in the teacher's order, best first :math:`(B, K)`;
+          ``uninteresting_logits``, in any order :math:`(B, L)`; ``mask`` and
+          ``uninteresting_mask``, boolean, true for the items of either to use, at
+          least one per row (default: all)
+        - **output:** scalar, or :math:`(B,)` with ``reduction='none'``
+    """
+
+    def forward(
+        self,
+        interesting_logits: Tensor,
+        uninteresting_logits: Tensor,
+        mask: Tensor | None = None,
+        uninteresting_mask: Tensor | None = None,
+    ) -> Tensor:
+        masks = mask, uninteresting_mask
+        return relaxed_ranking_loss(
+            interesting_logits, uninteresting_logits, *masks, self.reduction
         )

@@ -1,12 +1,21 @@
-"""Relational distillation: distances and angles among the rows of a batch."""
+"""Distillation of relations among the rows of a batch: distances, angles, cosines."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from promptmm_pyg.functional import l2_normalize
-from promptmm_pyg.losses._reduction import Reduction, check_reduction, reduce
-from promptmm_pyg.losses._rows import as_row_pair, inner_products
+from promptmm_pyg.losses._base import Loss, Reduction, as_row_pair, reduce
+
+
+def inner_products(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b.mT`` in the precision of its inputs.
+
+    Under autocast a product is computed in half precision, where squared lengths
+    overflow and cosines keep three digits.
+    """
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        return a @ b.mT
 
 
 def distance_kd_loss(
@@ -14,16 +23,6 @@ def distance_kd_loss(
 ) -> Tensor:
     r"""Returns how far the student's relative distances among rows are from the
     teacher's, see :class:`DistanceKDLoss`.
-
-    Args:
-        student_x: Embeddings ``[N, D_S]`` of at least two rows.
-        teacher_x: Embeddings ``[N, D_T]``; the widths may differ.
-        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over distinct pairs.
-            (default: ``'mean'``)
-
-    Raises:
-        ValueError: If an input is no matrix, the numbers of rows differ or are below
-            two, a value is not finite or the reduction is unknown.
 
     Example:
         >>> triangle = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
@@ -43,21 +42,43 @@ def _relative_distances(x: Tensor) -> Tensor:
     return distance / torch.where(mean > 0, mean, 1.0)
 
 
+class DistanceKDLoss(Loss):
+    r"""The distance-wise loss of the `"Relational Knowledge Distillation"
+    <https://arxiv.org/abs/1904.05068>`_ paper: the distances of pairs of rows,
+    relative to their mean, should be the teacher's.
+
+    .. math::
+        \mathcal{L} = \frac{2}{N (N - 1)} \sum_{i < j} h \left( \frac{\|
+        \mathbf{x}^S_i - \mathbf{x}^S_j \|}{\mu^S}, \frac{\| \mathbf{x}^T_i -
+        \mathbf{x}^T_j \|}{\mu^T} \right)
+
+    with :math:`\mu` the mean distance of distinct pairs of either side and :math:`h`
+    the Huber loss: half the squared gap up to a gap of 1, linear beyond. The loss is
+    invariant to scale, rotation and width. Where all rows coincide, every distance is
+    zero. Gradients flow to both inputs. The cost grows with :math:`N^2`.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over distinct pairs.
+            (default: ``'mean'``)
+
+    Shapes:
+        - **inputs:** ``student_x`` :math:`(N, D_S)`, ``teacher_x`` :math:`(N, D_T)`
+        - **output:** scalar, or :math:`(N (N - 1) / 2,)` with ``reduction='none'``,
+          in the order of :func:`torch.nn.functional.pdist`
+
+    Raises:
+        ValueError: If there are fewer than two rows.
+    """
+
+    def forward(self, student_x: Tensor, teacher_x: Tensor) -> Tensor:
+        return distance_kd_loss(student_x, teacher_x, self.reduction)
+
+
 def angle_kd_loss(
     student_x: Tensor, teacher_x: Tensor, reduction: Reduction = 'mean'
 ) -> Tensor:
     r"""Returns how far the student's angles among rows are from the teacher's, see
     :class:`AngleKDLoss`.
-
-    Args:
-        student_x: Embeddings ``[N, D_S]`` of at least three rows.
-        teacher_x: Embeddings ``[N, D_T]``; the widths may differ.
-        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over all angles.
-            (default: ``'mean'``)
-
-    Raises:
-        ValueError: If an input is no matrix, the numbers of rows differ or are below
-            three, a value is not finite or the reduction is unknown.
     """
     student_x, teacher_x = as_row_pair(student_x, teacher_x, at_least=3)
     student, teacher = _cosines_of_angles(student_x), _cosines_of_angles(teacher_x)
@@ -75,82 +96,208 @@ def _cosines_of_angles(x: Tensor) -> Tensor:
     return inner_products(rays, rays)[:, first, second]
 
 
-class DistanceKDLoss(torch.nn.Module):
-    r"""The distance-wise loss of the `"Relational Knowledge Distillation"
-    <https://arxiv.org/abs/1904.05068>`_ paper: pairs of rows should be as far apart,
-    relative to all others, as the teacher has them.
-
-    .. math::
-        \mathcal{L} = \frac{2}{N (N - 1)} \sum_{i < j} h \left( \frac{\|
-        \mathbf{x}^S_i - \mathbf{x}^S_j \|}{\mu^S}, \frac{\| \mathbf{x}^T_i -
-        \mathbf{x}^T_j \|}{\mu^T} \right)
-
-    with :math:`\mu` the mean distance of distinct pairs, on either side its own, and
-    :math:`h` the Huber loss: half the squared gap up to a gap of 1, linear beyond.
-    Scale, rotation and width of an embedding do not count. Where all rows coincide,
-    every distance is zero. Gradients flow to both inputs. The cost grows with
-    :math:`N^2`.
-
-    Args:
-        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over distinct pairs.
-            (default: ``'mean'``)
-
-    Shapes:
-        - **inputs:** embeddings :math:`(N, D_S)` and :math:`(N, D_T)`
-        - **output:** scalar, or :math:`(N (N - 1) / 2,)` with ``reduction='none'``,
-          in the order of :func:`torch.nn.functional.pdist`
-    """
-
-    def __init__(self, reduction: Reduction = 'mean') -> None:
-        super().__init__()
-        check_reduction(reduction)
-        self.reduction = reduction
-
-    def forward(self, student_x: Tensor, teacher_x: Tensor) -> Tensor:
-        return distance_kd_loss(student_x, teacher_x, self.reduction)
-
-    def extra_repr(self) -> str:
-        """What stands between the brackets of the printed module."""
-        return f"reduction='{self.reduction}'"
-
-
-class AngleKDLoss(torch.nn.Module):
+class AngleKDLoss(Loss):
     r"""The angle-wise loss of the `"Relational Knowledge Distillation"
-    <https://arxiv.org/abs/1904.05068>`_ paper: three rows should form the angles that
-    they form in the teacher's space.
+    <https://arxiv.org/abs/1904.05068>`_ paper: the angles formed by three rows should
+    be the teacher's.
 
     .. math::
         \mathcal{L} = \frac{2}{N (N - 1) (N - 2)} \sum_j \sum_{i < k; \, i, k \neq j}
         h \left( \cos \angle \, \mathbf{x}^S_i \mathbf{x}^S_j \mathbf{x}^S_k, \, \cos
         \angle \, \mathbf{x}^T_i \mathbf{x}^T_j \mathbf{x}^T_k \right)
 
-    with the vertex :math:`j` and :math:`h` the Huber loss. A gap of cosines is at
-    most 2. Place, scale, rotation and width of an embedding do not count. Where a row
-    coincides with the vertex, the cosine is taken to be zero. Gradients flow to both
-    inputs.
+    with the vertex :math:`j` and :math:`h` the Huber loss. The loss is invariant to
+    translation, scale, rotation and width. Where a row coincides with the vertex, the
+    cosine is defined as zero. Gradients flow to both inputs.
 
-    Time and memory grow with :math:`N^3` (a quarter of a gigabyte for each side at
-    :math:`N = 400` in float32, and more with gradients): for a larger batch, give a
-    random part of its rows, the same of both.
+    Time and memory grow with :math:`N^3` (a quarter of a gigabyte per side at
+    :math:`N = 400` in float32, and more with gradients): for a larger batch, pass a
+    random sample of its rows, the same of both.
 
     Args:
         reduction: ``'none'``, ``'mean'`` or ``'sum'`` over all angles.
             (default: ``'mean'``)
 
     Shapes:
-        - **inputs:** embeddings :math:`(N, D_S)` and :math:`(N, D_T)`
+        - **inputs:** ``student_x`` :math:`(N, D_S)`, ``teacher_x`` :math:`(N, D_T)`
         - **output:** scalar, or :math:`(N, (N - 1) (N - 2) / 2)` with
-          ``reduction='none'``: a row per vertex
-    """
+          ``reduction='none'``: one row per vertex
 
-    def __init__(self, reduction: Reduction = 'mean') -> None:
-        super().__init__()
-        check_reduction(reduction)
-        self.reduction = reduction
+    Raises:
+        ValueError: If there are fewer than three rows.
+    """
 
     def forward(self, student_x: Tensor, teacher_x: Tensor) -> Tensor:
         return angle_kd_loss(student_x, teacher_x, self.reduction)
 
-    def extra_repr(self) -> str:
-        """What stands between the brackets of the printed module."""
-        return f"reduction='{self.reduction}'"
+
+def similarity_kd_loss(
+    student_x: Tensor, teacher_x: Tensor, reduction: Reduction = 'mean'
+) -> Tensor:
+    r"""Returns how far the student's inner products among rows are from the
+    teacher's, see :class:`SimilarityKDLoss`.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> similarity_kd_loss(x, torch.ones(2, 3))  # (1 - r)^2 and r^2, r^2 = 1/2
+        tensor(0.2929)
+    """
+    student, teacher = (
+        l2_normalize(inner_products(x, x)) for x in as_row_pair(student_x, teacher_x)
+    )
+    return reduce((student - teacher).square().mean(dim=-1), reduction)
+
+
+class SimilarityKDLoss(Loss):
+    r"""The loss of the `"Similarity-Preserving Knowledge Distillation"
+    <https://arxiv.org/abs/1907.09682>`_ paper: rows that are similar for the teacher
+    should be similar for the student.
+
+    .. math::
+        \mathcal{L} = \frac{1}{N^2} \left\| \mathrm{norm} \left( \mathbf{X}^S
+        {\mathbf{X}^S}^{\top} \right) - \mathrm{norm} \left( \mathbf{X}^T
+        {\mathbf{X}^T}^{\top} \right) \right\|_F^2
+
+    where :math:`\mathrm{norm}` scales every row to unit length. The loss is invariant
+    to rotation, width and overall scale, not to the relative lengths of rows. A row of
+    zeros is similar to no other. Gradients flow to both inputs. The cost grows with
+    :math:`N^2`.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over rows, each of which is the
+            mean over its :math:`N` entries. (default: ``'mean'``)
+
+    Shapes:
+        - **inputs:** ``student_x`` :math:`(N, D_S)`, ``teacher_x`` :math:`(N, D_T)`
+        - **output:** scalar, or :math:`(N,)` with ``reduction='none'``
+    """
+
+    def forward(self, student_x: Tensor, teacher_x: Tensor) -> Tensor:
+        return similarity_kd_loss(student_x, teacher_x, self.reduction)
+
+
+def topology_kd_loss(
+    student_x: Tensor, teacher_x: Tensor, reduction: Reduction = 'mean'
+) -> Tensor:
+    r"""Returns the squared error of the student's cosines among rows, see
+    :class:`TopologyKDLoss`.
+
+    Example:
+        >>> x = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> topology_kd_loss(x, torch.ones(2, 3))
+        tensor(0.5000)
+    """
+    student_x, teacher_x = as_row_pair(student_x, teacher_x)
+    gap = _squared_gap(l2_normalize(student_x), l2_normalize(teacher_x))
+    return reduce(gap.mean(dim=-1), reduction)
+
+
+def _squared_gap(
+    student: Tensor,
+    teacher: Tensor,
+    student_other: Tensor | None = None,
+    teacher_other: Tensor | None = None,
+) -> Tensor:
+    """Squared gap of the products with the other rows (default: with themselves)."""
+    gap = inner_products(student, student if student_other is None else student_other)
+    other = teacher if teacher_other is None else teacher_other
+    return (gap - inner_products(teacher, other)).square()
+
+
+class TopologyKDLoss(Loss):
+    r"""Full topology distillation after the `"Topology Distillation for Recommender
+    System" <https://arxiv.org/abs/2106.08700>`_ paper: every cosine among the rows of
+    a batch should be the teacher's.
+
+    .. math::
+        \mathcal{L}_i = \frac{1}{N} \sum_j \left( \cos(\mathbf{x}^S_i,
+        \mathbf{x}^S_j) - \cos(\mathbf{x}^T_i, \mathbf{x}^T_j) \right)^2
+
+    The loss is invariant to the lengths of rows, unlike :class:`SimilarityKDLoss`. A
+    row of zeros has cosine 0 with all rows, itself included. Gradients flow to both
+    inputs. The cost grows with :math:`N^2`.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over rows. (default: ``'mean'``)
+
+    Shapes:
+        - **inputs:** ``student_x`` :math:`(N, D_S)`, ``teacher_x`` :math:`(N, D_T)`
+        - **output:** scalar, or :math:`(N,)` with ``reduction='none'``
+    """
+
+    def forward(self, student_x: Tensor, teacher_x: Tensor) -> Tensor:
+        return topology_kd_loss(student_x, teacher_x, self.reduction)
+
+
+def hierarchical_topology_kd_loss(
+    student_x: Tensor, teacher_x: Tensor, group: Tensor, reduction: Reduction = 'mean'
+) -> Tensor:
+    r"""Returns the squared error of the student's cosines from rows to groups and
+    among rows of one group, see :class:`HierarchicalTopologyKDLoss`.
+    """
+    student_x, teacher_x = as_row_pair(student_x, teacher_x)
+    if group.dtype != torch.long:
+        raise TypeError(
+            f"'group' must be int64 (got {group.dtype}). Call 'group.long()'"
+        )
+    if group.size() != student_x.size()[:1]:
+        raise ValueError(
+            f"'group' must have shape [{student_x.size(0)}], a group for every row "
+            f'(got {list(group.size())})'
+        )
+    if bool((group < 0).any()):
+        raise ValueError(
+            f"'group' must be zero or more (got {int(group.min())}). Leave rows "
+            f'without a group out'
+        )
+    member_of = group.unsqueeze(0) == group.unique().unsqueeze(1)  # [G, N]
+    student_group = _unit_centroids(student_x, member_of)
+    teacher_group = _unit_centroids(teacher_x, member_of)
+    student, teacher = l2_normalize(student_x), l2_normalize(teacher_x)
+
+    to_groups = _squared_gap(student, teacher, student_group, teacher_group)  # [N, G]
+    among_rows = _squared_gap(student, teacher)  # [N, N]
+    alike = group.unsqueeze(0) == group.unsqueeze(1)
+    within = (among_rows * alike).sum(dim=-1) / alike.sum(dim=-1)
+    return reduce(to_groups.mean(dim=-1) + within, reduction)
+
+
+def _unit_centroids(x: Tensor, member_of: Tensor) -> Tensor:
+    # At unit length, the sum of a group's rows is their mean.
+    return l2_normalize(inner_products(member_of.to(x.dtype), x.mT))
+
+
+class HierarchicalTopologyKDLoss(Loss):
+    r"""Hierarchical topology distillation after the `"Topology Distillation for
+    Recommender System" <https://arxiv.org/abs/2106.08700>`_ paper, with groups that
+    are given (categories, clusters of the teacher), not learned: only the cosines of
+    rows with the groups' centroids and within one's own group should be the teacher's.
+
+    .. math::
+        \mathcal{L}_i = \frac{1}{G} \sum_g \left( \cos(\mathbf{x}^S_i,
+        \mathbf{c}^S_g) - \cos(\mathbf{x}^T_i, \mathbf{c}^T_g) \right)^2 +
+        \frac{1}{|g(i)|} \sum_{j \in g(i)} \left( \cos(\mathbf{x}^S_i,
+        \mathbf{x}^S_j) - \cos(\mathbf{x}^T_i, \mathbf{x}^T_j) \right)^2
+
+    with the groups of the batch :math:`g`, the group :math:`g(i)` of row :math:`i`,
+    which includes it, and the mean :math:`\mathbf{c}_g` of a group's rows. Gradients
+    flow to both inputs. The cost grows with :math:`N^2`.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over rows. (default: ``'mean'``)
+
+    Shapes:
+        - **inputs:** ``student_x`` :math:`(N, D_S)`, ``teacher_x`` :math:`(N, D_T)`;
+          ``group``, the group of every row, int64 :math:`(N,)`, zero or more, not
+          necessarily contiguous
+        - **output:** scalar, or :math:`(N,)` with ``reduction='none'``
+
+    Raises:
+        ValueError: If a group is negative.
+        TypeError: If ``group`` is not int64.
+    """
+
+    def forward(self, student_x: Tensor, teacher_x: Tensor, group: Tensor) -> Tensor:
+        return hierarchical_topology_kd_loss(
+            student_x, teacher_x, group, self.reduction
+        )

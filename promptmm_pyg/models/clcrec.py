@@ -10,10 +10,9 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
-from promptmm_pyg.functional import l2_normalize
+from promptmm_pyg.functional import cosine_logsumexp, l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
-from promptmm_pyg.losses._cosine_softmax import cosine_logsumexp
 from promptmm_pyg.models._graphs import EdgeDict
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._feature_checks import Features

@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from promptmm_pyg.losses.bidirectional import (
+from promptmm_pyg.losses import (
     BidirectionalKDLoss,
     bidirectional_kd_terms,
     rank_discrepancy_weights,
+    soft_label_kd_loss,
 )
-from promptmm_pyg.losses.soft_label import soft_label_kd_loss
 
 
 def make_lists(num_lists=6, num_candidates=5, seed=0):
@@ -115,7 +115,7 @@ def test_zero_loss_and_zero_gradient_where_both_agree():
         torch.testing.assert_close(logits.grad, torch.zeros_like(teacher))
 
 
-def test_a_row_without_weights_costs_nothing():
+def test_the_loss_of_a_row_of_zero_weights_is_zero():
     weights = make_weights()
     terms = bidirectional_kd_terms(*make_lists(), 1.0, *weights)
     assert terms.student[3] == 0
@@ -123,7 +123,7 @@ def test_a_row_without_weights_costs_nothing():
     assert (terms.teacher > 0).all()
 
 
-def test_module_weighs_the_terms():
+def test_the_module_weights_the_terms():
     lists, weights = make_lists(), make_weights()
     terms = bidirectional_kd_terms(*lists, 2.0, *weights)
     # Times the squared temperature, so gradients keep their scale.
@@ -131,62 +131,6 @@ def test_module_weighs_the_terms():
         BidirectionalKDLoss(3.0, 0.5, temperature=2.0)(*lists, *weights),
         4 * (3 * terms.student + 0.5 * terms.teacher).mean(),
     )
-
-
-@pytest.mark.parametrize('weights', [(None, None), make_weights()])
-def test_a_mask_equals_leaving_candidates_out(weights):
-    student, teacher = make_lists()
-    mask = make_mask()
-    loss = BidirectionalKDLoss(2.0, 3.0, reduction='none')
-    expected = [
-        loss(
-            student[b][mask[b]][None],
-            teacher[b][mask[b]][None],
-            *(None if w is None else w[b][mask[b]][None] for w in weights),
-        )[0]
-        for b in range(6)
-    ]
-    torch.testing.assert_close(
-        loss(student, teacher, *weights, mask), torch.stack(expected)
-    )
-
-
-@pytest.mark.parametrize('value', [float('nan'), -float('inf')])
-def test_what_is_masked_may_be_anything_and_gets_no_gradient(value):
-    student, teacher = make_lists()
-    weights, mask = make_weights(), make_mask()
-    loss_fn = BidirectionalKDLoss()
-    expected = loss_fn(student, teacher, *weights, mask)
-    student = student.masked_fill(~mask, value).requires_grad_()
-    teacher = teacher.masked_fill(~mask, -value).requires_grad_()
-    weights = [w.masked_fill(~mask, value) for w in weights]
-    loss = loss_fn(student, teacher, *weights, mask)
-    loss.backward()
-    torch.testing.assert_close(loss, expected)
-    for logits in (student, teacher):
-        assert logits.grad.isfinite().all()
-        assert (logits.grad[~mask] == 0).all()
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-def test_finite_for_extreme_logits(dtype):
-    values = torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype)
-    lists = [values.clone().requires_grad_(), values.roll(1).requires_grad_()]
-    loss = BidirectionalKDLoss(temperature=0.05)(*lists)
-    loss.backward()
-    assert loss.isfinite()
-    assert all(x.grad.isfinite().all() for x in lists)
-
-
-@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
-def test_reduction(reduction):
-    lists = make_lists()
-    each = torch.stack(
-        [BidirectionalKDLoss()(s[None], t[None]) for s, t in zip(*lists, strict=True)]
-    )
-    expected = each if reduction == 'none' else getattr(each, reduction)()
-    loss = BidirectionalKDLoss(reduction=reduction)(*lists)
-    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize('mask', [None, make_mask()])
@@ -210,14 +154,14 @@ def test_rank_weights_sum_to_one_or_nothing():
     torch.testing.assert_close(total, torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 1.0]))
 
 
-def test_rank_weights_serve_one_side_at_a_place():
+def test_rank_weights_are_above_zero_for_one_side_only():
     weights = [rank_discrepancy_weights(*make_ranks().flip(d)) for d in ((), (0,))]
     assert (weights[0] * weights[1] == 0).all()
     assert (weights[0] + weights[1] > 0).any(dim=-1).all()
 
 
 @pytest.mark.parametrize('dtype', [torch.int64, torch.float16, torch.float64])
-def test_rank_weights_take_any_number_and_pass_no_gradient(dtype):
+def test_rank_weights_have_no_gradient_in_any_dtype(dtype):
     own, other = (x.to(dtype) for x in make_ranks())
     if dtype.is_floating_point:
         own.requires_grad_()
@@ -247,7 +191,7 @@ def test_rank_weight_errors():
         rank_discrepancy_weights(own[:, 0], other[:, 0])
     with pytest.raises(ValueError, match=r"'sharpness' must be positive \(got 0"):
         rank_discrepancy_weights(own, other, 0.0)
-    with pytest.raises(ValueError, match="Every row of 'mask'"):
+    with pytest.raises(ValueError, match="'mask' must have at least one"):
         rank_discrepancy_weights(own, other, mask=torch.zeros(6, 5, dtype=torch.bool))
     bad = own.float()
     bad[0, 0] = float('inf')
@@ -257,23 +201,8 @@ def test_rank_weight_errors():
         rank_discrepancy_weights(own, bad)
 
 
-def test_shapes_need_to_agree():
-    student, teacher = make_lists()
-    weights = make_weights()[0]
-    with pytest.raises(ValueError, match=r"'teacher_logits'.*\[6, 5\] and \[6, 1\]"):
-        bidirectional_kd_terms(student, teacher[:, :1])
-    with pytest.raises(ValueError, match=r"'mask'.*\[6, 5\] and \[6, 4\]"):
-        bidirectional_kd_terms(student, teacher, mask=make_mask()[:, :4])
-    with pytest.raises(ValueError, match=r"'student_logits' must be lists .*\[6\]"):
-        bidirectional_kd_terms(student[:, 0], teacher[:, 0])
-    with pytest.raises(ValueError, match=r"'student_weights'.*\[6, 5\] and \[6, 1\]"):
-        bidirectional_kd_terms(student, teacher, student_weights=weights[:, :1])
-    with pytest.raises(ValueError, match=r"'teacher_weights'.*\[6, 5\] and \[6, 1\]"):
-        bidirectional_kd_terms(student, teacher, teacher_weights=weights[:, :1])
-
-
 @pytest.mark.parametrize('name', ['student_weights', 'teacher_weights'])
-def test_weights_need_to_be_finite_and_not_negative(name):
+def test_weights_must_be_finite_and_not_negative(name):
     weights = make_weights()[1].clone()
     weights[0, 0] = -1.0
     match = rf"'{name}' must be zero or more \(got 1 negative weights\)"
@@ -284,48 +213,6 @@ def test_weights_need_to_be_finite_and_not_negative(name):
         bidirectional_kd_terms(*make_lists(), **{name: weights})
 
 
-def test_every_list_needs_a_candidate():
-    mask = make_mask()
-    mask[2:4] = False
-    with pytest.raises(ValueError, match=r'one candidate \(got 2 rows without\)'):
-        bidirectional_kd_terms(*make_lists(), mask=mask)
-
-
-def test_the_mask_needs_to_be_boolean():
-    with pytest.raises(TypeError, match="'mask' must be boolean"):
-        bidirectional_kd_terms(*make_lists(), mask=make_mask().long())
-
-
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-@pytest.mark.parametrize('mask', [None, torch.tensor([[True, False, True]])])
-def test_scores_that_take_part_need_to_be_finite(value, mask):
-    good, bad = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, value]])
-    with pytest.raises(ValueError, match="'student_logits' must be finite"):
-        bidirectional_kd_terms(bad, good, mask=mask)
-    with pytest.raises(ValueError, match="'teacher_logits' must be finite"):
-        bidirectional_kd_terms(good, bad, mask=mask)
-
-
-@pytest.mark.parametrize(
-    ('kwargs', 'match'),
-    [
-        ({'alpha': -1.0}, r"'alpha' must be zero or more \(got -1.0\)"),
-        ({'beta': -1.0}, r"'beta' must be zero or more \(got -1.0\)"),
-        ({'temperature': 0.0}, r"'temperature' must be positive \(got 0.0\)"),
-        ({'reduction': 'all'}, r"'reduction' must be one of .* \(got 'all'\)"),
-    ],
-)
-def test_options_need_to_be_in_range(kwargs, match):
-    with pytest.raises(ValueError, match=match):
-        BidirectionalKDLoss(**kwargs)
-
-
-def test_the_terms_need_a_positive_temperature():
+def test_the_terms_must_have_a_positive_temperature():
     with pytest.raises(ValueError, match=r"'temperature' must .* \(got -1.0\)"):
         bidirectional_kd_terms(*make_lists(), temperature=-1.0)
-
-
-def test_repr():
-    assert str(BidirectionalKDLoss(beta=0.5)) == (
-        "BidirectionalKDLoss(alpha=1.0, beta=0.5, temperature=1.0, reduction='mean')"
-    )

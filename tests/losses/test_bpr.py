@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from promptmm_pyg.losses import BPRLoss, bpr_loss
+from promptmm_pyg.losses import bpr_loss, squared_norm
 
 
 def make_scores(num_pairs=7, seed=0):
@@ -24,16 +24,11 @@ def test_a_tie_costs_log_two():
     torch.testing.assert_close(loss, torch.tensor(math.log(2)))
 
 
-def test_only_the_difference_counts():
+def test_only_the_difference_matters():
     positive, negative = make_scores()
     torch.testing.assert_close(
         bpr_loss(positive + 7, negative + 7), bpr_loss(positive, negative)
     )
-
-
-def test_gradient():
-    scores = [x.requires_grad_() for x in make_scores()]
-    assert torch.autograd.gradcheck(bpr_loss, scores)
 
 
 def test_a_step_down_raises_the_positive_and_lowers_the_negative():
@@ -43,51 +38,53 @@ def test_a_step_down_raises_the_positive_and_lowers_the_negative():
     torch.testing.assert_close(negative.grad, -positive.grad)
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize('value', [6e4, -6e4])
-def test_finite_for_extreme_logits(dtype, value):
-    positive = torch.tensor([value], dtype=dtype, requires_grad=True)
-    loss = bpr_loss(positive, -positive.detach())
-    loss.backward()
-    assert loss.isfinite()
-    assert positive.grad.isfinite().all()
+def make_embeddings(batch_size=5):
+    g = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(batch_size, 4, generator=g, dtype=torch.double) for _ in range(3)
+    ]
 
 
-def test_half_precision_is_computed_in_single():
-    positive, negative = (x.half() for x in make_scores())
-    loss = bpr_loss(positive, negative)
-    torch.testing.assert_close(loss, bpr_loss(positive.float(), negative.float()))
+def test_squared_norm_hand_computed():
+    # Rows (3, 4) and (0, 0): halves of 25 and 0, mean 6.25.
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    torch.testing.assert_close(squared_norm(x), torch.tensor(6.25))
 
 
-@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
-def test_reduction(reduction):
-    scores = make_scores()
-    each = torch.stack([bpr_loss(p, n) for p, n in zip(*scores, strict=True)])
-    expected = each if reduction == 'none' else getattr(each, reduction)()
-    torch.testing.assert_close(BPRLoss(reduction)(*scores), expected)
+def test_squared_norms_add_up():
+    tensors = make_embeddings()
+    expected = sum(squared_norm(x) for x in tensors)
+    torch.testing.assert_close(squared_norm(*tensors), expected)
 
 
-def test_shapes_need_to_agree():
-    # Without the check, [B] and [B, 1] would silently make [B, B].
-    with pytest.raises(ValueError, match=r"'negative_logits'.*\[7\] and \[7, 1\]"):
-        BPRLoss()(torch.zeros(7), torch.zeros(7, 1))
+def test_the_squared_norm_does_not_grow_with_the_batch():
+    tensors = make_embeddings()
+    twice = [torch.cat([x, x]) for x in tensors]
+    torch.testing.assert_close(squared_norm(*twice), squared_norm(*tensors))
 
 
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-def test_scores_need_to_be_finite(value):
-    good, bad = torch.zeros(2), torch.tensor([0.0, value])
-    with pytest.raises(ValueError, match="'positive_logits' must be finite"):
-        bpr_loss(bad, good)
-    with pytest.raises(ValueError, match="'negative_logits' must be finite"):
-        bpr_loss(good, bad)
+def test_widths_of_the_squared_norm_may_differ():
+    loss = squared_norm(torch.ones(1, 4), torch.ones(1, 2))
+    torch.testing.assert_close(loss, torch.tensor(3.0))
 
 
-def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match=r"'reduction' must .* \(got 'batchmean'\)"):
-        BPRLoss('batchmean')
-    with pytest.raises(ValueError, match="'reduction' must"):
-        bpr_loss(torch.zeros(1), torch.zeros(1), reduction='batchmean')
+def test_gradient_of_the_squared_norm():
+    tensors = [x.requires_grad_() for x in make_embeddings()]
+    assert torch.autograd.gradcheck(squared_norm, tensors)
 
 
-def test_repr():
-    assert str(BPRLoss('sum')) == "BPRLoss(reduction='sum')"
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_of_the_squared_norm_does_not_overflow(dtype):
+    # 2 * 300^2 is beyond the largest half.
+    x = torch.full((1, 2), 300.0, dtype=dtype)
+    torch.testing.assert_close(squared_norm(x), torch.tensor(300.0**2))
+
+
+def test_batches_must_have_one_size():
+    with pytest.raises(ValueError, match=r"'embeddings' .* \(got \[2, 3\]\)"):
+        squared_norm(torch.ones(2, 1), torch.ones(3, 1))
+
+
+def test_one_tensor_must_be_given():
+    with pytest.raises(ValueError, match=r"'embeddings' .* \(got \[\]\)"):
+        squared_norm()

@@ -4,12 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from promptmm_pyg.losses.collaborative import (
-    CollaborativeKDLoss,
+from promptmm_pyg.losses import (
     collaborative_kd_loss,
     sample_by_rank,
+    soft_label_kd_loss,
 )
-from promptmm_pyg.losses.soft_label import soft_label_kd_loss
 
 
 def make_lists(num_lists=6, num_candidates=5, seed=0):
@@ -18,13 +17,6 @@ def make_lists(num_lists=6, num_candidates=5, seed=0):
         2, num_lists, num_candidates, generator=g, dtype=torch.double
     )
     return logits[0], logits[1]
-
-
-def make_mask(num_lists=6, num_candidates=5, seed=1):
-    g = torch.Generator().manual_seed(seed)
-    mask = torch.rand(num_lists, num_candidates, generator=g) < 0.6
-    mask[:, 0] = True
-    return mask
 
 
 def draw(num_ranks=20, num_samples=8, size=50, decay=5.0, seed=0):
@@ -60,7 +52,7 @@ def test_it_is_the_divergence_plus_the_teachers_entropy():
     )
 
 
-def test_the_minimum_lies_at_the_softened_teacher():
+def test_the_minimum_is_at_the_softened_teacher():
     _, teacher = make_lists()
     student = (teacher / 2).requires_grad_()
     loss = collaborative_kd_loss(student, teacher, temperature=2.0)
@@ -80,103 +72,47 @@ def test_gradient_is_the_difference_of_beliefs(temperature):
     torch.testing.assert_close(student.grad, gap.detach() / 5)
 
 
-def test_a_mask_equals_leaving_candidates_out():
-    student, teacher = make_lists()
-    mask = make_mask()
-    assert not mask.all()
-    expected = [
-        collaborative_kd_loss(s[m][None], t[m][None])
-        for s, t, m in zip(student, teacher, mask, strict=True)
-    ]
-    torch.testing.assert_close(
-        CollaborativeKDLoss(reduction='none')(student, teacher, mask),
-        torch.stack(expected),
-    )
+def test_positions_of_a_row_are_distinct_and_in_range():
+    positions = draw()
+    assert positions.dtype == torch.int64
+    assert positions.size() == (50, 8)
+    assert positions.min() >= 0
+    assert positions.max() < 20
+    assert all(len(set(row.tolist())) == 8 for row in positions)
 
 
-def test_what_is_masked_may_be_anything_and_gets_no_gradient():
-    student, teacher = make_lists()
-    mask = make_mask()
-    expected = collaborative_kd_loss(student, teacher, mask=mask)
-    student = student.masked_fill(~mask, float('nan')).requires_grad_()
-    teacher = teacher.masked_fill(~mask, float('inf')).requires_grad_()
-    loss = collaborative_kd_loss(student, teacher, mask=mask)
-    loss.backward()
-    torch.testing.assert_close(loss, expected)
-    for logits in (student, teacher):
-        assert logits.grad.isfinite().all()
-        assert (logits.grad[~mask] == 0).all()
-
-
-@pytest.mark.parametrize('mask', [None, make_mask()])
-def test_gradients_flow_to_both(mask):
-    lists = [x.requires_grad_() for x in make_lists()]
-    loss_fn = CollaborativeKDLoss(temperature=2.0)
-    assert torch.autograd.gradcheck(lambda s, t: loss_fn(s, t, mask), lists)
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-def test_finite_for_extreme_logits(dtype):
-    values = torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype)
-    student = values.clone().requires_grad_()
-    teacher = values.roll(1).requires_grad_()
-    loss = collaborative_kd_loss(student, teacher, temperature=0.05)
-    loss.backward()
-    assert loss.isfinite()
-    assert student.grad.isfinite().all()
-    assert teacher.grad.isfinite().all()
-
-
-@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
-def test_reduction(reduction):
-    lists = make_lists()
-    each = torch.stack(
-        [collaborative_kd_loss(s[None], t[None]) for s, t in zip(*lists, strict=True)]
-    )
-    expected = each if reduction == 'none' else getattr(each, reduction)()
-    loss = CollaborativeKDLoss(reduction=reduction)(*lists)
-    torch.testing.assert_close(loss, expected)
-
-
-def test_places_of_a_row_are_distinct_and_in_range():
-    places = draw()
-    assert places.dtype == torch.int64
-    assert places.size() == (50, 8)
-    assert places.min() >= 0
-    assert places.max() < 20
-    assert all(len(set(row.tolist())) == 8 for row in places)
-
-
-def test_all_places_are_a_permutation():
-    places = draw(num_samples=20)
+def test_all_positions_are_a_permutation():
+    positions = draw(num_samples=20)
     expected = torch.arange(20).expand(50, 20)
-    torch.testing.assert_close(places.sort(dim=-1).values, expected)
+    torch.testing.assert_close(positions.sort(dim=-1).values, expected)
 
 
-def test_one_place_is_drawn_with_its_probability():
+def test_one_position_is_drawn_with_its_probability():
     num = 100_000
-    places = draw(num_ranks=6, num_samples=1, size=num, decay=2.0)
-    share = places.flatten().bincount(minlength=6).double() / num
+    positions = draw(num_ranks=6, num_samples=1, size=num, decay=2.0)
+    share = positions.flatten().bincount(minlength=6).double() / num
     expected = (-torch.arange(6, dtype=torch.double) / 2).softmax(0)
     # An estimate: its standard error is 0.0016 at most.
     torch.testing.assert_close(share, expected, atol=0.007, rtol=0)
 
 
-def test_two_places_are_drawn_one_after_the_other():
+def test_two_positions_are_drawn_one_after_the_other():
     # P(first i, then j) = p_i p_j / (1 - p_i): without replacement.
     num = 100_000
-    places = draw(num_ranks=4, num_samples=2, size=num, decay=2.0, seed=1)
-    share = (4 * places[:, 0] + places[:, 1]).bincount(minlength=16).double() / num
+    positions = draw(num_ranks=4, num_samples=2, size=num, decay=2.0, seed=1)
+    share = (4 * positions[:, 0] + positions[:, 1]).bincount(
+        minlength=16
+    ).double() / num
     p = (-torch.arange(4, dtype=torch.double) / 2).softmax(0)
     expected = p[:, None] * p[None] / (1 - p[:, None])
     expected.fill_diagonal_(0)
     torch.testing.assert_close(share.view(4, 4), expected, atol=0.007, rtol=0)
 
 
-def test_a_short_decay_takes_the_top_in_order():
+def test_a_short_decay_draws_the_top_in_order():
     # Their probabilities, down to exp(-7000), have no float.
-    places = draw(decay=0.001, num_samples=8)
-    torch.testing.assert_close(places, torch.arange(8).expand(50, 8))
+    positions = draw(decay=0.001, num_samples=8)
+    torch.testing.assert_close(positions, torch.arange(8).expand(50, 8))
 
 
 def test_the_generator_repeats_a_draw_and_the_next_differs():
@@ -195,65 +131,13 @@ def test_without_a_generator_torch_draws():
 
 
 @pytest.mark.parametrize('name', ['num_ranks', 'num_samples', 'size', 'decay'])
-def test_the_draw_needs_positive_numbers(name):
+def test_the_draw_must_have_positive_numbers(name):
     numbers = {'num_ranks': 5, 'num_samples': 2, 'size': 3, 'decay': 1.0, name: 0}
     with pytest.raises(ValueError, match=rf"'{name}' must be positive \(got 0\)"):
         sample_by_rank(**numbers)
 
 
-def test_no_more_places_are_drawn_than_there_are():
+def test_no_more_positions_are_drawn_than_exist():
     match = r"'num_samples' must be at most 'num_ranks' \(got 6 and 5\)"
     with pytest.raises(ValueError, match=match):
         sample_by_rank(5, 6, 1, 1.0)
-
-
-def test_shapes_need_to_agree():
-    student, teacher = make_lists()
-    with pytest.raises(ValueError, match=r"'teacher_logits'.*\[6, 5\] and \[6, 1\]"):
-        collaborative_kd_loss(student, teacher[:, :1])
-    with pytest.raises(ValueError, match=r"'mask'.*\[6, 5\] and \[6, 4\]"):
-        collaborative_kd_loss(student, teacher, mask=make_mask()[:, :4])
-    with pytest.raises(ValueError, match=r"'student_logits' must be lists .*\[6\]"):
-        collaborative_kd_loss(student[:, 0], teacher[:, 0])
-
-
-def test_every_list_needs_a_candidate():
-    mask = make_mask()
-    mask[2:4] = False
-    with pytest.raises(ValueError, match=r'one candidate \(got 2 rows without\)'):
-        collaborative_kd_loss(*make_lists(), mask=mask)
-
-
-def test_the_mask_needs_to_be_boolean():
-    with pytest.raises(TypeError, match="'mask' must be boolean"):
-        collaborative_kd_loss(*make_lists(), mask=make_mask().long())
-
-
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-@pytest.mark.parametrize('mask', [None, torch.tensor([[True, False, True]])])
-def test_scores_that_take_part_need_to_be_finite(value, mask):
-    good, bad = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, value]])
-    with pytest.raises(ValueError, match="'student_logits' must be finite"):
-        collaborative_kd_loss(bad, good, mask=mask)
-    with pytest.raises(ValueError, match="'teacher_logits' must be finite"):
-        collaborative_kd_loss(good, bad, mask=mask)
-
-
-@pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
-def test_the_temperature_needs_to_be_positive(temperature):
-    match = rf"'temperature' must be positive \(got {temperature}\)"
-    with pytest.raises(ValueError, match=match):
-        CollaborativeKDLoss(temperature)
-    with pytest.raises(ValueError, match=match):
-        collaborative_kd_loss(*make_lists(), temperature)
-
-
-def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match="'reduction' must"):
-        CollaborativeKDLoss(reduction='batchmean')
-
-
-def test_repr():
-    assert str(CollaborativeKDLoss(2.0)) == (
-        "CollaborativeKDLoss(temperature=2.0, reduction='mean')"
-    )

@@ -4,7 +4,6 @@ import torch.nn.functional as F
 
 from promptmm_pyg.losses import (
     ScaledCosineLoss,
-    UnitMSELoss,
     scaled_cosine_loss,
     unit_mse_loss,
 )
@@ -47,7 +46,7 @@ def test_unit_mse_is_twice_the_scaled_cosine_of_exponent_one():
 
 
 @pytest.mark.parametrize('loss_fn', LOSSES)
-def test_length_does_not_count(loss_fn):
+def test_length_does_not_matter(loss_fn):
     student, teacher = make_rows()
     torch.testing.assert_close(
         loss_fn(5 * student, 0.1 * teacher), loss_fn(student, teacher)
@@ -85,7 +84,7 @@ def test_unit_mse_vanishes_at_equality_with_its_gradient():
 
 @pytest.mark.parametrize('loss_fn', LOSSES)
 @pytest.mark.parametrize('zero', ['student', 'teacher', 'both'])
-def test_zero_rows_cost_one_or_two_and_pull_gently(loss_fn, zero):
+def test_zero_rows_have_a_finite_loss_and_a_small_gradient(loss_fn, zero):
     # Isolated nodes have zero rows; a gradient of 1 / eps would drown all others.
     student, teacher = (x.float() for x in make_rows())
     student = student * (zero == 'teacher')
@@ -101,7 +100,7 @@ def test_zero_rows_cost_one_or_two_and_pull_gently(loss_fn, zero):
 
 
 @pytest.mark.parametrize('loss_fn', LOSSES)
-def test_a_zero_student_is_drawn_to_the_teacher(loss_fn):
+def test_a_zero_student_moves_to_the_teacher(loss_fn):
     _, teacher = make_rows()
     student = torch.zeros_like(teacher, requires_grad=True)
     loss_fn(student, teacher, reduction='sum').backward()
@@ -110,14 +109,6 @@ def test_a_zero_student_is_drawn_to_the_teacher(loss_fn):
         F.cosine_similarity(-student.grad, teacher),
         torch.ones(len(teacher), dtype=torch.double),
     )
-
-
-@pytest.mark.parametrize(
-    'loss_fn', [ScaledCosineLoss(), ScaledCosineLoss(1.0), UnitMSELoss()]
-)
-def test_gradients_flow_to_both(loss_fn):
-    rows = [x.requires_grad_() for x in make_rows()]
-    assert torch.autograd.gradcheck(loss_fn, rows)
 
 
 @pytest.mark.parametrize('loss_fn', LOSSES)
@@ -134,48 +125,16 @@ def test_half_precision_does_not_overflow(loss_fn, dtype):
     assert student.grad.isfinite().all()
 
 
-@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
-@pytest.mark.parametrize('loss_class', [ScaledCosineLoss, UnitMSELoss])
-def test_reduction(loss_class, reduction):
-    rows = make_rows()
-    each = torch.stack(
-        [loss_class()(s[None], t[None]) for s, t in zip(*rows, strict=True)]
-    )
-    expected = each if reduction == 'none' else getattr(each, reduction)()
-    torch.testing.assert_close(loss_class(reduction=reduction)(*rows), expected)
-
-
 @pytest.mark.parametrize('loss_fn', LOSSES)
-def test_widths_need_to_agree(loss_fn):
+def test_widths_must_agree(loss_fn):
     with pytest.raises(ValueError, match=r"'teacher_x'.*\[6, 4\] and \[6, 3\]"):
         loss_fn(torch.ones(6, 4), torch.ones(6, 3))
 
 
-@pytest.mark.parametrize('loss_fn', LOSSES)
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-def test_values_need_to_be_finite(loss_fn, value):
-    good, bad = torch.ones(1, 2), torch.tensor([[1.0, value]])
-    with pytest.raises(ValueError, match="'student_x' must be finite"):
-        loss_fn(bad, good)
-    with pytest.raises(ValueError, match="'teacher_x' must be finite"):
-        loss_fn(good, bad)
-
-
 @pytest.mark.parametrize('gamma', [0.5, float('nan')])
-def test_gamma_needs_to_be_at_least_one(gamma):
+def test_gamma_must_be_at_least_one(gamma):
     match = rf"'gamma' must be at least 1 \(got {gamma}\)"
     with pytest.raises(ValueError, match=match):
         ScaledCosineLoss(gamma)
     with pytest.raises(ValueError, match=match):
         scaled_cosine_loss(*make_rows(), gamma)
-
-
-@pytest.mark.parametrize('loss_class', [ScaledCosineLoss, UnitMSELoss])
-def test_the_reduction_needs_to_be_known(loss_class):
-    with pytest.raises(ValueError, match="'reduction' must"):
-        loss_class(reduction='batchmean')
-
-
-def test_repr():
-    assert str(ScaledCosineLoss()) == "ScaledCosineLoss(gamma=2.0, reduction='mean')"
-    assert str(UnitMSELoss()) == "UnitMSELoss(reduction='mean')"

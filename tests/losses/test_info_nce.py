@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from promptmm_pyg.losses.info_nce import InfoNCELoss, info_nce_loss
+from promptmm_pyg.losses import info_nce_loss
 
 GROUP = torch.tensor([3, 1, 3, 2, 1, 3])
 
@@ -68,7 +68,7 @@ def test_symmetric_groups_equal_the_loop_both_ways():
     torch.testing.assert_close(loss, expected / 2)
 
 
-def test_rows_of_one_group_do_not_touch():
+def test_rows_of_one_group_are_no_negatives():
     anchor, positive = (x.requires_grad_() for x in make_rows())
     loss = info_nce_loss(anchor, positive, group=GROUP, reduction='none')
     loss[1].backward()
@@ -83,14 +83,14 @@ def test_rows_all_alike_cost_the_logarithm_of_their_number():
     torch.testing.assert_close(loss, torch.tensor(math.log(7), dtype=torch.double))
 
 
-def test_length_does_not_count():
+def test_length_does_not_matter():
     anchor, positive = make_rows()
     torch.testing.assert_close(
         info_nce_loss(5 * anchor, 0.1 * positive), info_nce_loss(anchor, positive)
     )
 
 
-def test_symmetric_does_not_tell_the_sides_apart():
+def test_symmetric_is_equal_for_both_orders():
     anchor, positive = make_rows()
     torch.testing.assert_close(
         info_nce_loss(anchor, positive, symmetric=True),
@@ -110,14 +110,6 @@ def test_descent_brings_student_rows_to_their_teachers():
     torch.testing.assert_close(cosine.argmax(dim=1), torch.arange(6))
 
 
-@pytest.mark.parametrize('symmetric', [False, True])
-@pytest.mark.parametrize('group', [None, GROUP])
-def test_gradients_flow_to_both(symmetric, group):
-    rows = [x.requires_grad_() for x in make_rows()]
-    loss_fn = InfoNCELoss(0.5, symmetric)
-    assert torch.autograd.gradcheck(lambda a, p: loss_fn(a, p, group), rows)
-
-
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize('temperature', [1e-4, 0.2])
 def test_finite_for_extreme_values(dtype, temperature):
@@ -131,21 +123,6 @@ def test_finite_for_extreme_values(dtype, temperature):
     assert positive.grad.isfinite().all()
 
 
-def test_half_precision_is_computed_in_single():
-    rows = [x.half() for x in make_rows()]
-    torch.testing.assert_close(
-        info_nce_loss(*rows), info_nce_loss(*(x.float() for x in rows))
-    )
-
-
-def test_autocast_leaves_the_digits():
-    rows = [x.float() for x in make_rows()]
-    expected = info_nce_loss(*rows, 0.05)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        loss = info_nce_loss(*rows, 0.05)
-    torch.testing.assert_close(loss, expected)
-
-
 def test_zero_rows_have_cosine_zero_and_a_finite_gradient():
     anchor = torch.zeros(3, 4, requires_grad=True)
     loss = info_nce_loss(anchor, make_rows(3)[1].float())
@@ -154,68 +131,31 @@ def test_zero_rows_have_cosine_zero_and_a_finite_gradient():
     assert anchor.grad.isfinite().all()
 
 
-@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
-def test_reduction(reduction):
-    rows = make_rows()
-    each = naive(*rows, 0.2, torch.arange(6))
-    expected = each if reduction == 'none' else getattr(each, reduction)()
-    torch.testing.assert_close(InfoNCELoss(reduction=reduction)(*rows), expected)
-
-
-def test_one_row_has_nothing_to_be_told_from():
+def test_one_row_has_no_negative():
     with pytest.raises(ValueError, match=r"'anchor' must .* two rows \(got shape \[1,"):
         info_nce_loss(torch.ones(1, 4), torch.ones(1, 4))
 
 
-def test_rows_need_two_axes():
+def test_rows_must_have_two_axes():
     with pytest.raises(ValueError, match=r"'anchor' must be \[B, D\]"):
         info_nce_loss(torch.ones(4), torch.ones(4))
 
 
-def test_shapes_need_to_agree():
+def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"'positive' .*\[6, 4\] and \[5, 4\]"):
         info_nce_loss(torch.ones(6, 4), torch.ones(5, 4))
     with pytest.raises(
-        ValueError, match=r"'group' requires one id .*\[5\] and \[6, 4\]"
+        ValueError, match=r"'group' must have one id .*\[5\] and \[6, 4\]"
     ):
         info_nce_loss(*make_rows(), group=torch.arange(5))
 
 
-def test_every_row_needs_a_negative():
+def test_every_row_must_have_a_negative():
     match = r"'group' must leave every row a negative \(got 6 rows"
     with pytest.raises(ValueError, match=match):
         info_nce_loss(*make_rows(), group=torch.ones(6, dtype=torch.long))
 
 
-def test_groups_need_to_be_integers():
+def test_groups_must_be_integers():
     with pytest.raises(TypeError, match=r"'group' .* integers \(got torch.float32\)"):
         info_nce_loss(*make_rows(), group=torch.arange(6.0))
-
-
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-def test_values_need_to_be_finite(value):
-    good, bad = torch.ones(2, 2), torch.tensor([[1.0, value], [1.0, 1.0]])
-    with pytest.raises(ValueError, match="'anchor' must be finite"):
-        info_nce_loss(bad, good)
-    with pytest.raises(ValueError, match="'positive' must be finite"):
-        info_nce_loss(good, bad)
-
-
-@pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
-def test_the_temperature_needs_to_be_positive(temperature):
-    match = rf"'temperature' must be positive \(got {temperature}\)"
-    with pytest.raises(ValueError, match=match):
-        InfoNCELoss(temperature)
-    with pytest.raises(ValueError, match=match):
-        info_nce_loss(*make_rows(), temperature)
-
-
-def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match="'reduction' must"):
-        InfoNCELoss(reduction='batchmean')
-
-
-def test_repr():
-    assert str(InfoNCELoss(symmetric=True)) == (
-        "InfoNCELoss(temperature=0.2, symmetric=True, reduction='mean')"
-    )

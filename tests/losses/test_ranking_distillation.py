@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from promptmm_pyg.losses.ranking_distillation import (
-    RankingDistillationLoss,
+from promptmm_pyg.losses import (
     estimate_rank,
     ranking_distillation_loss,
 )
@@ -34,15 +33,15 @@ def make_mask(num_lists=6, num_candidates=5, seed=2):
 def naive(student, rank, decay, sharpness, mask):
     losses = []
     for b in range(len(student)):
-        places = [k for k in range(student.size(1)) if mask is None or mask[b, k]]
-        weight = {k: math.exp(-(k + 1) / decay) for k in places}
+        positions = [k for k in range(student.size(1)) if mask is None or mask[b, k]]
+        weight = {k: math.exp(-(k + 1) / decay) for k in positions}
         if rank is not None:
-            for k in places:
+            for k in positions:
                 gap = float(rank[b, k]) - (k + 1)
                 weight[k] *= math.tanh(max(sharpness * gap, 0))
         total = sum(weight.values()) or 1.0
         losses.append(
-            -sum(weight[k] / total * F.logsigmoid(student[b, k]) for k in places)
+            -sum(weight[k] / total * F.logsigmoid(student[b, k]) for k in positions)
         )
     return torch.stack(losses)
 
@@ -72,15 +71,15 @@ def test_hand_computed_with_ranks():
     torch.testing.assert_close(loss, torch.tensor(math.log(4)))
 
 
-def test_the_first_places_weigh_most():
+def test_the_first_positions_have_the_largest_weights():
     student = torch.zeros(1, 4, requires_grad=True)
     ranking_distillation_loss(student, decay=2.0).backward()
     grad = student.grad[0]
     torch.testing.assert_close(grad[1:] / grad[:-1], torch.full((3,), math.exp(-0.5)))
 
 
-def test_the_wider_the_gap_in_rank_the_more_a_place_weighs():
-    # Gaps of 4 and 1 at places 1 and 2.
+def test_a_wider_gap_in_rank_has_a_larger_weight():
+    # Gaps of 4 and 1 at positions 1 and 2.
     student = torch.zeros(1, 2, requires_grad=True)
     ranking_distillation_loss(student, torch.tensor([[5, 3]])).backward()
     expected = math.exp(0.1) * math.tanh(0.4) / math.tanh(0.1)
@@ -88,7 +87,7 @@ def test_the_wider_the_gap_in_rank_the_more_a_place_weighs():
     torch.testing.assert_close(ratio, torch.tensor(expected))
 
 
-def test_ranks_far_down_weigh_by_place_alone():
+def test_ranks_far_down_are_weighted_by_position_alone():
     student = make_scores()
     rank = torch.full((6, 5), 100_000)
     torch.testing.assert_close(
@@ -97,7 +96,7 @@ def test_ranks_far_down_weigh_by_place_alone():
 
 
 @pytest.mark.parametrize('rank', [[[1, 2, 3]], [[1, 1, 1]]])
-def test_a_list_the_student_ranks_as_high_costs_nothing(rank):
+def test_the_loss_is_zero_where_the_student_ranks_items_as_high(rank):
     student = make_scores(1, 3).requires_grad_()
     loss = ranking_distillation_loss(student, torch.tensor(rank))
     loss.backward()
@@ -128,19 +127,6 @@ def test_weights_are_constants():
     assert grad is None
 
 
-@pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_what_is_masked_may_be_anything_and_gets_no_gradient(value):
-    student, rank, mask = make_scores(), make_rank().double(), make_mask()
-    expected = ranking_distillation_loss(student, rank, mask=mask)
-    student = student.masked_fill(~mask, value).requires_grad_()
-    rank = rank.masked_fill(~mask, value)
-    loss = ranking_distillation_loss(student, rank, mask=mask)
-    loss.backward()
-    torch.testing.assert_close(loss, expected)
-    assert student.grad.isfinite().all()
-    assert (student.grad[~mask] == 0).all()
-
-
 def test_a_masked_rank_may_be_zero():
     student, rank, mask = make_scores(), make_rank(), make_mask()
     expected = ranking_distillation_loss(student, rank, mask=mask)
@@ -150,40 +136,13 @@ def test_a_masked_rank_may_be_zero():
     )
 
 
-def test_masked_candidates_keep_their_places():
+def test_masked_candidates_count_in_positions():
     student = make_scores(1, 3)
     mask = torch.tensor([[True, False, True]])
     loss = ranking_distillation_loss(student, decay=2.0, mask=mask)
-    second = 1 / (1 + math.e)  # Two places after the first, not one.
+    second = 1 / (1 + math.e)  # Two positions after the first, not one.
     cost = -F.logsigmoid(student[0])
     torch.testing.assert_close(loss, (1 - second) * cost[0] + second * cost[2])
-
-
-@pytest.mark.parametrize('rank', [None, make_rank()])
-@pytest.mark.parametrize('mask', [None, make_mask()])
-def test_gradient(rank, mask):
-    loss_fn = RankingDistillationLoss(decay=3.0)
-    student = make_scores().requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: loss_fn(s, rank, mask), student)
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize('rank', [None, torch.tensor([[1, 1, 10_000]])])
-def test_finite_for_extreme_logits(dtype, rank):
-    student = torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype, requires_grad=True)
-    loss = ranking_distillation_loss(student, rank)
-    loss.backward()
-    assert loss.isfinite()
-    assert student.grad.isfinite().all()
-
-
-@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
-def test_reduction(reduction):
-    student, rank = make_scores(), make_rank()
-    each = naive(student, rank, 10.0, 0.1, None)
-    expected = each if reduction == 'none' else getattr(each, reduction)()
-    loss = RankingDistillationLoss(reduction=reduction)(student, rank)
-    torch.testing.assert_close(loss, expected)
 
 
 def test_rank_hand_computed():
@@ -225,7 +184,7 @@ def test_rank_of_half_precision_and_without_gradient():
 
 def test_rank_errors():
     with pytest.raises(
-        ValueError, match=r"'sampled_logits' requires a row .* 2 and 3\)"
+        ValueError, match=r"'sampled_logits' must have one row .* 2 and 3\)"
     ):
         estimate_rank(torch.zeros(3, 1), torch.zeros(2, 1), 5)
     with pytest.raises(ValueError, match=r"'sampled_logits' must be lists"):
@@ -238,59 +197,7 @@ def test_rank_errors():
         estimate_rank(torch.zeros(3, 1), torch.full((3, 1), torch.nan), 5)
 
 
-def test_shapes_need_to_agree():
-    student = make_scores()
-    with pytest.raises(ValueError, match=r"'student_rank'.*\[6, 5\] and \[6, 1\]"):
-        ranking_distillation_loss(student, make_rank()[:, :1])
-    with pytest.raises(ValueError, match=r"'mask'.*\[6, 5\] and \[6, 4\]"):
-        ranking_distillation_loss(student, mask=make_mask()[:, :4])
-    with pytest.raises(ValueError, match=r"'student_logits' must be lists .*\[6\]"):
-        ranking_distillation_loss(student[:, 0])
-
-
-def test_every_list_needs_a_candidate():
-    mask = make_mask()
-    mask[2:4] = False
-    with pytest.raises(ValueError, match=r'one candidate \(got 2 rows without\)'):
-        ranking_distillation_loss(make_scores(), mask=mask)
-
-
-def test_the_mask_needs_to_be_boolean():
-    with pytest.raises(TypeError, match="'mask' must be boolean"):
-        ranking_distillation_loss(make_scores(), mask=make_mask().long())
-
-
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-def test_values_need_to_be_finite(value):
-    good, bad = torch.ones(1, 2), torch.tensor([[1.0, value]])
-    with pytest.raises(ValueError, match="'student_logits' must be finite"):
-        ranking_distillation_loss(bad)
-    with pytest.raises(ValueError, match="'student_rank' must be finite"):
-        ranking_distillation_loss(good, bad)
-
-
 def test_ranks_start_at_one():
     match = r"'student_rank' must be 1 or more \(got 0.0\)"
     with pytest.raises(ValueError, match=match):
         ranking_distillation_loss(torch.zeros(1, 2), torch.tensor([[0, 1]]))
-
-
-@pytest.mark.parametrize('name', ['decay', 'sharpness'])
-@pytest.mark.parametrize('value', [0.0, -1.0, float('nan')])
-def test_options_need_to_be_positive(name, value):
-    match = rf"'{name}' must be positive \(got {value}\)"
-    with pytest.raises(ValueError, match=match):
-        RankingDistillationLoss(**{name: value})
-    with pytest.raises(ValueError, match=match):
-        ranking_distillation_loss(make_scores(), **{name: value})
-
-
-def test_the_reduction_needs_to_be_known():
-    with pytest.raises(ValueError, match="'reduction' must"):
-        RankingDistillationLoss(reduction='batchmean')
-
-
-def test_repr():
-    assert str(RankingDistillationLoss(5.0)) == (
-        "RankingDistillationLoss(decay=5.0, sharpness=0.1, reduction='mean')"
-    )

@@ -4,11 +4,76 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from promptmm_pyg.losses.view_weights import (
+from promptmm_pyg.losses import (
     FixedViewWeights,
     LearnedViewWeights,
     agreement_weights,
+    weighted_sum,
 )
+
+# Weighted sums
+
+
+def test_weighted_sum_hand_computed():
+    losses = {'bpr': torch.tensor(2.0), 'l2': torch.tensor(-3.0)}
+    total = weighted_sum(losses, {'l2': 0.5, 'bpr': 4.0})
+    torch.testing.assert_close(total, torch.tensor(6.5))
+
+
+def test_a_weight_scales_the_gradient_of_its_loss():
+    a, b = (torch.tensor(1.0, requires_grad=True) for _ in range(2))
+    weighted_sum({'a': a, 'b': b}, {'a': 0.25, 'b': 3.0}).backward()
+    torch.testing.assert_close(a.grad, torch.tensor(0.25))
+    torch.testing.assert_close(b.grad, torch.tensor(3.0))
+
+
+def test_a_zero_weight_leaves_its_loss_out_of_the_graph():
+    a, b = (torch.tensor(1.0, requires_grad=True) for _ in range(2))
+    weighted_sum({'a': a, 'b': b}, {'a': 1.0, 'b': 0.0}).backward()
+    assert b.grad is None
+
+
+def test_a_loss_of_weight_zero_may_be_nan():
+    losses = {'a': torch.tensor(1.0), 'b': torch.tensor(float('nan'))}
+    torch.testing.assert_close(
+        weighted_sum(losses, {'a': 1.0, 'b': 0}), torch.tensor(1.0)
+    )
+
+
+def test_losses_are_not_changed():
+    losses = {'a': torch.tensor(1.0), 'b': torch.tensor(2.0)}
+    weighted_sum(losses, {'a': 1.0, 'b': 1.0})
+    assert losses == {'a': torch.tensor(1.0), 'b': torch.tensor(2.0)}
+
+
+@pytest.mark.parametrize('weights', [{'a': 1.0}, {'a': 1.0, 'b': 1.0, 'c': 1.0}])
+def test_names_must_agree(weights):
+    losses = {'b': torch.tensor(1.0), 'a': torch.tensor(1.0)}
+    with pytest.raises(ValueError, match=r"'loss_weights' .*same names \(got \['a', "):
+        weighted_sum(losses, weights)
+
+
+@pytest.mark.parametrize('weight', [-1.0, float('nan'), float('inf')])
+def test_weights_must_be_finite_and_not_negative(weight):
+    with pytest.raises(ValueError, match=rf"zero or more \(got {weight} for 'a'\)"):
+        weighted_sum({'a': torch.tensor(1.0)}, {'a': weight})
+
+
+def test_one_weight_must_be_above_zero():
+    with pytest.raises(ValueError, match=r"'loss_weights' must have .* above zero"):
+        weighted_sum({'a': torch.tensor(1.0)}, {'a': 0.0})
+
+
+def test_an_empty_sum_raises():
+    with pytest.raises(ValueError, match=r'weight above zero \(got \{\}\)'):
+        weighted_sum({}, {})
+
+
+def test_summed_losses_must_be_scalars():
+    # A forgotten reduction would otherwise broadcast over the other losses.
+    with pytest.raises(ValueError, match=r"scalars \(got shape \[3\] for 'a'\)"):
+        weighted_sum({'a': torch.ones(3)}, {'a': 1.0})
+
 
 LOSSES = {'image': 0.25, 'text': 1.5, 'sound': 0.75}
 
@@ -39,9 +104,6 @@ def make_modules():
         FixedViewWeights(dict.fromkeys(LOSSES, 1.0)),
         LearnedViewWeights(LOSSES, entropy_weight=0.5),
     ]
-
-
-# Agreement
 
 
 def test_agreement_hand_computed():
@@ -83,7 +145,7 @@ def test_agreement_under_a_mask_equals_leaving_candidates_out():
     )
 
 
-def test_agreement_takes_anything_where_masked():
+def test_agreement_ignores_masked_values():
     views, fused = make_lists()
     mask = make_mask()
     expected = agreement_weights(views, fused, mask=mask)
@@ -103,13 +165,13 @@ def test_agreement_sums_to_one_over_views():
     torch.testing.assert_close(weights.sum(0), torch.ones(6, dtype=torch.double))
 
 
-def test_the_view_that_says_what_the_teacher_says_is_trusted_most():
+def test_the_view_equal_to_the_teacher_has_the_largest_weight():
     views, fused = make_lists()
     views[1] = fused + 7
     assert (agreement_weights(views, fused).argmax(0) == 1).all()
 
 
-def test_one_view_has_all_the_trust():
+def test_one_view_has_weight_one():
     views, fused = make_lists(num_views=1, num_lists=1)
     weights = agreement_weights(views, fused)
     torch.testing.assert_close(weights, torch.ones(1, 1, dtype=torch.double))
@@ -144,12 +206,12 @@ def test_agreement_is_finite_for_extreme_scores(dtype, masked):
 
 
 @pytest.mark.parametrize('shape', [(6, 5), (0, 6, 5)])
-def test_agreement_needs_views(shape):
+def test_agreement_must_have_views(shape):
     with pytest.raises(ValueError, match=r"'view_logits' must .* at least one view"):
         agreement_weights(torch.zeros(shape), torch.zeros(6, 5))
 
 
-def test_shapes_of_agreement_need_to_agree():
+def test_shapes_of_agreement_must_agree():
     views, fused = make_lists()
     with pytest.raises(ValueError, match=r"'fused_logits'.*\[6, 4\] and \[6, 5\]"):
         agreement_weights(views, fused[:, :4])
@@ -158,7 +220,7 @@ def test_shapes_of_agreement_need_to_agree():
 
 
 @pytest.mark.parametrize('mask', [None, make_mask()])
-def test_scores_of_agreement_need_to_be_finite(mask):
+def test_scores_of_agreement_must_be_finite(mask):
     views, fused = make_lists()
     broken = fused.clone()
     broken[2, 0] = float('nan')
@@ -169,25 +231,22 @@ def test_scores_of_agreement_need_to_be_finite(mask):
         agreement_weights(views, fused, mask=mask)
 
 
-def test_every_list_of_agreement_needs_a_candidate():
+def test_every_list_of_agreement_must_have_a_candidate():
     mask = make_mask()
     mask[2:4] = False
-    with pytest.raises(ValueError, match=r'one candidate \(got 2 rows without\)'):
+    with pytest.raises(ValueError, match=r"'mask' must .* \(got 2 rows without\)"):
         agreement_weights(*make_lists(), mask=mask)
 
 
-def test_the_mask_of_agreement_needs_to_be_boolean():
+def test_the_mask_of_agreement_must_be_boolean():
     with pytest.raises(TypeError, match=r"'mask' must be boolean"):
         agreement_weights(*make_lists(), mask=make_mask().long())
 
 
 @pytest.mark.parametrize('temperature', [0.0, float('nan')])
-def test_the_temperature_of_agreement_needs_to_be_positive(temperature):
+def test_the_temperature_of_agreement_must_be_positive(temperature):
     with pytest.raises(ValueError, match="'temperature' must be positive"):
         agreement_weights(*make_lists(), temperature)
-
-
-# Fixed weights
 
 
 def test_fixed_weights_hand_computed():
@@ -223,18 +282,15 @@ def test_fixed_weights_train_nothing():
 
 
 @pytest.mark.parametrize('weight', [-1.0, float('nan'), float('inf')])
-def test_fixed_weights_need_to_be_finite_and_not_negative(weight):
+def test_fixed_weights_must_be_finite_and_not_negative(weight):
     with pytest.raises(ValueError, match=rf"zero or more \(got {weight} for 'b'\)"):
         FixedViewWeights({'a': 2.0, 'b': weight})
 
 
 @pytest.mark.parametrize('weights', [{}, {'a': 0.0, 'b': 0.0}])
-def test_one_fixed_weight_needs_to_be_above_zero(weights):
-    with pytest.raises(ValueError, match="'weights' requires at least one above zero"):
+def test_one_fixed_weight_must_be_above_zero(weights):
+    with pytest.raises(ValueError, match=r"'weights' must have .* above zero"):
         FixedViewWeights(weights)
-
-
-# Learned weights
 
 
 def test_learned_weights_hand_computed():
@@ -270,7 +326,7 @@ def test_training_ends_at_the_closed_form(entropy_weight):
     torch.testing.assert_close(module(losses).detach(), free_energy)
 
 
-def test_no_view_is_dropped_however_hard_it_is():
+def test_no_view_is_dropped_however_large_its_loss():
     module = LearnedViewWeights(['easy', 'hard'], entropy_weight=1.0)
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
     for _ in range(500):
@@ -337,28 +393,25 @@ def test_learned_weights_round_trip():
     assert other.weights() == module.weights()
 
 
-def test_names_need_to_be_several():
+def test_names_must_be_several():
     with pytest.raises(TypeError, match=r"'names' must .* string 'image'"):
         LearnedViewWeights('image')
 
 
 @pytest.mark.parametrize('names', [[], ['a', 'b', 'a']])
-def test_names_need_to_be_distinct(names):
+def test_names_must_be_distinct(names):
     with pytest.raises(ValueError, match=r"'names' must contain every view once"):
         LearnedViewWeights(names)
 
 
 @pytest.mark.parametrize('entropy_weight', [0.0, -1.0, float('nan')])
-def test_the_entropy_weight_needs_to_be_positive(entropy_weight):
+def test_the_entropy_weight_must_be_positive(entropy_weight):
     with pytest.raises(ValueError, match="'entropy_weight' must be positive"):
         LearnedViewWeights(['a'], entropy_weight)
 
 
-# Both
-
-
 @pytest.mark.parametrize('module', make_modules())
-def test_names_of_losses_need_to_agree(module):
+def test_names_of_losses_must_agree(module):
     losses = make_losses()
     match = r"one loss for every view \(got \['image', 'text'\] for views \['image', 's"
     with pytest.raises(ValueError, match=match):
@@ -368,14 +421,14 @@ def test_names_of_losses_need_to_agree(module):
 
 
 @pytest.mark.parametrize('module', make_modules())
-def test_losses_need_to_be_scalars(module):
+def test_losses_must_be_scalars(module):
     with pytest.raises(ValueError, match=r"scalars \(got shape \[1\] for 'text'\)"):
         module({**make_losses(), 'text': torch.ones(1)})
 
 
 @pytest.mark.parametrize('module', make_modules())
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_losses_need_to_be_finite(module, value):
+def test_losses_must_be_finite(module, value):
     with pytest.raises(ValueError, match=r'losses\[text\].*finite'):
         module({**make_losses(), 'text': torch.tensor(value)})
 

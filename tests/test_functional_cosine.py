@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.functional import l2_normalize
-from promptmm_pyg.losses._cosine_softmax import cosine_logsumexp
+from promptmm_pyg.functional import cosine_logsumexp, l2_normalize
 
 
 def make_rows(dtype=torch.double):
