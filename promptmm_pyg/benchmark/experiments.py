@@ -139,6 +139,25 @@ def _model(dataset: Dataset, model: str) -> dict[str, Any]:
     return dict(dataset.models[model])
 
 
+def _student_params(values: Params) -> dict[str, Any]:
+    """The parameters of a student without those of its baseline."""
+    return {k: v for k, v in values.items() if k != 'baseline_l2'}
+
+
+def _student(
+    bench: Bench, model: str, params: Params, training: Params, teacher: Teacher
+) -> Arm:
+    """A student of PromptMM's losses."""
+    return Arm(
+        model,
+        params,
+        training,
+        recipe='PromptMM',
+        teacher=teacher,
+        candidates=bench.dataset.candidates,
+    )
+
+
 def _embedding_values(
     bench: Bench, key: Any, x_dicts: Sequence[Mapping[str, Tensor]]
 ) -> list[Evaluation]:
@@ -166,15 +185,8 @@ class Main(Experiment):
         light_gcn = Arm(LIGHT_GCN, _model(dataset, LIGHT_GCN), training)
         out = {LIGHT_GCN: Entry(light_gcn), TEACHER: Entry(teacher)}
         for model, values in dataset.students.items():
-            params = {k: v for k, v in values.items() if k != 'baseline_l2'}
-            student = Arm(
-                model,
-                params,
-                training,
-                recipe='PromptMM',
-                teacher=bench.teacher(teacher),
-                candidates=dataset.candidates,
-            )
+            params = _student_params(values)
+            student = _student(bench, model, params, training, bench.teacher(teacher))
             l2 = values.get('baseline_l2', params['l2'])
             out[f'{model} {STUDENT}'] = Entry(student)
             out[f'{model} {BASELINE}'] = Entry(
@@ -1069,15 +1081,9 @@ class Cold(Experiment):
         out[TEACHER] = teacher = Entry(Arm(TEACHER, params, training), trials)
         best = bench.best_params(teacher)[0]
         for model, values in dataset.students.items():
-            own = {k: v for k, v in values.items() if k != 'baseline_l2'}
-            student = Arm(
-                model,
-                own,
-                training,
-                recipe='PromptMM',
-                teacher=bench.teacher(teacher.arm, best),
-                candidates=dataset.candidates,
-            )
+            own = _student_params(values)
+            taught_by = bench.teacher(teacher.arm, best)
+            student = _student(bench, model, own, training, taught_by)
             out[f'{model} {BASELINE}'] = Entry(Arm(model, own, training), trials)
             out[f'{model} {STUDENT}'] = Entry(student, trials)
         return out

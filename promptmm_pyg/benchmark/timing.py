@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptmm_pyg.benchmark.registry import build
+from promptmm_pyg.benchmark.registry import build, split_params
 from promptmm_pyg.benchmark.runner import Bench
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.distillation import truncate_embeddings
@@ -85,8 +85,6 @@ def serving_costs(
 
 def model_arguments(bench: Bench, model: str) -> dict[str, Any]:
     """The constructor's arguments of a model of the data set."""
-    from promptmm_pyg.benchmark.registry import split_params
-
     return split_params(model, bench.dataset.models[model]).arguments
 
 

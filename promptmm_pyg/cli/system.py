@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,21 +81,27 @@ def profile_teacher(
     model = build_teacher(config, data.train).to(device)
     data = data.to(torch.device(device))
 
-    def run_training(training: TrainingConfig) -> None:
-        weights = config['loss_weights']
-        train(
-            model,
-            data.split,
-            loss_weights=weights,
-            inputs=data.inputs,
-            config=training,
-        )
-
+    run_training = partial(_train, model, data, config['loss_weights'])
     cost = profile_model('teacher', model, run_training, config['train'], data)
     note = ''
     if run.config_file.is_file():
         note = f"\nnote: '{run.path}' holds a run, see --resume and --overwrite"
     return report([cost], config['train'], data) + note
+
+
+def _train(
+    model: torch.nn.Module,
+    data: Prepared,
+    loss_weights: Mapping[str, float],
+    config: TrainingConfig,
+) -> None:
+    train(
+        model,
+        data.split,
+        loss_weights=loss_weights,
+        inputs=data.inputs,
+        config=config,
+    )
 
 
 def profile_student(run: Run, config: dict[str, Any], device: str) -> str:
@@ -109,19 +116,10 @@ def profile_student(run: Run, config: dict[str, Any], device: str) -> str:
     def run_distillation(training: TrainingConfig) -> None:
         distill(student, teacher, data.split, config=training, **arguments)
 
-    def run_baseline(training: TrainingConfig) -> None:
-        weights = arguments['loss_weights']
-        train(
-            baseline,
-            data.split,
-            loss_weights=weights,
-            inputs=data.inputs,
-            config=training,
-        )
-
     options = config['train']
     costs = [profile_model('student', student, run_distillation, options, data)]
     if config['distill'].get('baseline', True):
+        run_baseline = partial(_train, baseline, data, arguments['loss_weights'])
         costs.append(profile_model('baseline', baseline, run_baseline, options, data))
     note = ''
     if (run.student_dir / 'config.json').is_file():

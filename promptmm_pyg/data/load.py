@@ -13,6 +13,7 @@ from promptmm_pyg.data.frames import read_columns, read_table
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
 from promptmm_pyg.data.recbole import read_recbole
 from promptmm_pyg.data.recbole_files import find_atomic_files, is_atomic
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.data.split import (
     Split,
     split_by_time,
@@ -42,6 +43,21 @@ _SIGNS = {
     'mmrec': ('*.inter',),
     'recbole': ('*.inter',),
 }
+SplitMethod = Literal['per-user', 'leave-one-out', 'time', 'cold-items']
+FORMATS = ('auto', 'diffmm', 'mmssl', 'mmrec', 'recbole', 'table')
+SPLIT_METHODS: dict[str, Callable[..., Split]] = {
+    'per-user': split_per_user,
+    'leave-one-out': split_leave_one_out,
+    'time': split_by_time,
+    'cold-items': split_cold_items,
+}
+# Names of columns without case, spaces, '_' and '-', the most common one first.
+_USER = ('userid', 'user', 'uid', 'customerid', 'customer', 'visitorid', 'reviewerid')
+_ITEM = (
+    *('itemid', 'item', 'iid', 'productid', 'product', 'articleid', 'movieid'),
+    *('songid', 'bookid', 'asin', 'parentasin', 'sku'),
+)
+_TIME = ('timestamp', 'time', 'datetime', 'date', 'ts', 'unixtimestamp', 'eventtime')
 
 
 def read_dataset(
@@ -113,23 +129,6 @@ def detect_format(folder: Path) -> str:
 def _fits(name: str, path: Path) -> bool:
     # MMRec and RecBole share the end of the name; types in the header differ.
     return path.suffix != '.inter' or is_atomic(path) == (name == 'recbole')
-
-
-SplitMethod = Literal['per-user', 'leave-one-out', 'time', 'cold-items']
-FORMATS = ('auto', 'diffmm', 'mmssl', 'mmrec', 'recbole', 'table')
-SPLIT_METHODS: dict[str, Callable[..., Split]] = {
-    'per-user': split_per_user,
-    'leave-one-out': split_leave_one_out,
-    'time': split_by_time,
-    'cold-items': split_cold_items,
-}
-# Names of columns without case, spaces, '_' and '-', the most common one first.
-_USER = ('userid', 'user', 'uid', 'customerid', 'customer', 'visitorid', 'reviewerid')
-_ITEM = (
-    *('itemid', 'item', 'iid', 'productid', 'product', 'articleid', 'movieid'),
-    *('songid', 'bookid', 'asin', 'parentasin', 'sku'),
-)
-_TIME = ('timestamp', 'time', 'datetime', 'date', 'ts', 'unixtimestamp', 'eventtime')
 
 
 def load_dataset(
@@ -210,18 +209,15 @@ def load_dataset(
     if format == 'table':
         _refuse(path, 'a table', min_rating=min_rating)
         options |= _columns(path, user=user, item=item, time=time)
-        graph = read_table(path, item_ids=item_ids, **options)
-        return divide(graph, 'time' in graph['user', 'interacts', 'item'])
+        return divide(read_table(path, item_ids=item_ids, **options))
     _refuse(path, 'a folder', user=user, item=item, time=time, item_ids=item_ids)
     options['masks'] = masks
     if format != 'recbole':
         _refuse(path, f"the layout '{format}'", min_rating=min_rating, split=split)
         return read_dataset(path, format, **options)  # type: ignore[arg-type]
     if not find_atomic_files(path).came_with_split:
-        options['split'] = lambda graph: divide(
-            graph, 'time' in graph['user', 'interacts', 'item']
-        )
-    elif split is not None:
+        options['split'] = divide
+    else:
         _refuse(path, 'data that came with a split', split=split)
     return read_recbole(path, min_rating=min_rating, **options)
 
@@ -239,14 +235,14 @@ def _divider(
     val_ratio: float,
     test_ratio: float,
     seed: int,
-) -> Callable[[HeteroData, bool], Split]:
+) -> Callable[[HeteroData], Split]:
     if callable(split):
-        own = split
-        return lambda graph, _: own(graph)
+        return split
     method = split or 'per-user'
     check_choice('split', method, SPLIT_METHODS)
 
-    def divide(graph: HeteroData, has_time: bool) -> Split:
+    def divide(graph: HeteroData) -> Split:
+        has_time = 'time' in graph[INTERACTS]
         options: dict[str, Any] = {'seed': seed}
         if method == 'leave-one-out':
             options['by'] = 'time' if has_time else 'random'

@@ -140,7 +140,7 @@ class GraphRecommender(FromData, torch.nn.Module):
         edge_type: EdgeType = INTERACTS,
     ) -> None:
         super().__init__()
-        features_or_none(modality_x_dict)
+        check_features(modality_x_dict)
         if self.any_graph and not {edge_type[0], edge_type[-1]} <= set(num_nodes_dict):
             self.user, self.item = edge_type[0], edge_type[-1]
         else:
@@ -267,14 +267,7 @@ class IdRecommender(GraphRecommender):
     def losses(
         self, output: Mapping[NodeType, Tensor], batch: Triplets
     ) -> dict[str, Tensor]:
-        user_x, item_x = output[self.user], output[self.item]
-        # Each row is read once for both losses.
-        user = rows(user_x, batch.user)
-        positive, negative = rows(item_x, batch.positive), rows(item_x, batch.negative)
-        return {
-            'bpr': bpr_loss((user * positive).sum(-1), (user * negative).sum(-1)),
-            'l2': squared_norm(user, positive, negative),
-        }
+        return bpr_and_l2(output, self.user, self.item, batch)
 
 
 class ContentRecommender(GraphRecommender):
@@ -371,7 +364,7 @@ class ClosedForm(FromData, ABC, Generic[Fitted]):
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
     ) -> None:
-        features_or_none(modality_x_dict)
+        check_features(modality_x_dict)
         check_positive('embedding_dim', embedding_dim)
         self.user, self.item = node_types(num_nodes_dict, edge_type)
         for key in (self.user, self.item):
@@ -448,18 +441,15 @@ class ClosedForm(FromData, ABC, Generic[Fitted]):
         return self._fitted
 
 
-def features_or_none(modality_x_dict: Any) -> dict[str, Any]:
-    """Features as a dictionary, empty without any.
-
-    Raises:
-        TypeError: If they are something else, such as a width given by position.
+def check_features(modality_x_dict: Any) -> None:
+    """Raises unless features are a dictionary or ``None``: a width, say, may have been
+    given by position.
     """
     if not isinstance(modality_x_dict, Mapping | None):
         raise TypeError(
             f"'modality_x_dict' must be {{modality: {{node_type: Tensor}}}} (got "
             f"'{type(modality_x_dict).__name__}'). Pass other arguments by keyword"
         )
-    return dict(modality_x_dict or {})
 
 
 def node_types(
@@ -507,6 +497,29 @@ def bpr_of(
         score_pairs(user_x, item_x, batch.user, batch.positive),
         score_pairs(user_x, item_x, batch.user, batch.negative),
     )
+
+
+def bpr_and_l2(
+    x_dict: Mapping[NodeType, Tensor], user: NodeType, item: NodeType, batch: Triplets
+) -> dict[str, Tensor]:
+    """BPR, and half the squared norm of the rows of an example, on one batch; each row
+    is read once for both.
+
+    Args:
+        x_dict: Embeddings ``[N_t, D]`` per node type.
+        user: The node type of users.
+        item: The node type of items.
+        batch: User, positive and negative items ``[B]``.
+    """
+    user_x, positive, negative = (
+        rows(x_dict[user], batch.user),
+        rows(x_dict[item], batch.positive),
+        rows(x_dict[item], batch.negative),
+    )
+    return {
+        'bpr': bpr_loss((user_x * positive).sum(-1), (user_x * negative).sum(-1)),
+        'l2': squared_norm(user_x, positive, negative),
+    }
 
 
 def reset(module: torch.nn.Module) -> None:

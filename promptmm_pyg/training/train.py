@@ -12,10 +12,9 @@ from promptmm_pyg._distributed import assert_equal_across_ranks
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.functional import rows, sparse_gradients
+from promptmm_pyg.functional import sparse_gradients
 from promptmm_pyg.loader import TripletLoader, Triplets
-from promptmm_pyg.losses import bpr_loss, squared_norm
-from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.models.base import ClosedForm, GraphRecommender, bpr_and_l2
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training.config import TrainingConfig
@@ -37,7 +36,7 @@ from promptmm_pyg.training.validation import (
 )
 
 LossFunction = Callable[[Any, Triplets], Losses]
-BPR_WEIGHTS: Mapping[str, float] = {'bpr': 1.0, 'l2': 1e-3}
+BPR_WEIGHTS = GraphRecommender.loss_weights
 
 
 def bpr_losses(output: TeacherOutput | Mapping[str, Tensor], batch: Triplets) -> Losses:
@@ -49,16 +48,7 @@ def bpr_losses(output: TeacherOutput | Mapping[str, Tensor], batch: Triplets) ->
         batch: User, positive and negative items ``[B]``.
     """
     x_dict = output.x_dict if isinstance(output, TeacherOutput) else output
-    user_x, item_x = x_dict[USER], x_dict[ITEM]
-    user, positive, negative = (
-        rows(user_x, batch.user),
-        rows(item_x, batch.positive),
-        rows(item_x, batch.negative),
-    )
-    return {
-        'bpr': bpr_loss((user * positive).sum(-1), (user * negative).sum(-1)),
-        'l2': squared_norm(user, positive, negative),
-    }
+    return bpr_and_l2(x_dict, USER, ITEM, batch)
 
 
 def resolve_losses(
