@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 --faiss-factory NAME [Flat]  description of the index for faiss, such as 'HNSW32'; Flat
   is exact
 -k N [10]  items per user of --torch-export
---include-seen  --torch-export: also items of the training data
+--include-seen  --torch-export: also items that the user has interacted with
 --overwrite  replace files""",
     )
 

@@ -14,8 +14,8 @@ from promptmm_pyg.serving import Recommender
 
 DESCRIPTION = """\
 Print the best items for each user, by your own ids. Items that a user has interacted
-with in training are left out unless --include-seen is given. For a user who was not in
-the training data, pass the items of their history: --history, once per user.
+with, in any part of the data, are left out unless --include-seen is given. For a user
+who was not in the data, pass the items of their history: --history, once per user.
 
 For many users or items: --memory-limit ranks in blocks within a limit, with the same
 lists; --approximate compares with a part of the items only, and --recall measures what
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='raw ids of the items of a new user, may be repeated for further users',
     )
     add_flags(parser, '-k N [10]  items per user')
-    add_flags(parser, '--include-seen  also items of the training data')
+    add_flags(parser, '--include-seen  also items that the user has interacted with')
     add_flags(
         parser.add_mutually_exclusive_group(),
         """

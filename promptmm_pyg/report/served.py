@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.schema import ITEM
+from promptmm_pyg.data.schema import INTERACTS, ITEM
 from promptmm_pyg.evaluation.metrics import positives
+from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.report.content import Example, Item, Latency
 from promptmm_pyg.serving import Recommender
 
@@ -26,11 +28,16 @@ def examples(
 
     Args:
         recommender: The served student.
-        val: The validation graph, to mark its positives. (default: no marks)
+        val: The validation graph. Lists leave out its training interactions only, and
+            its positives are marked. (default: none, lists as they are served)
         k: Number of recommended items. (default: ``5``)
         shown: Number of shown items of the history, at most. (default: ``8``)
     """
-    counts = recommender.seen.rowptr.diff()
+    seen = recommender.seen
+    if val is not None:
+        sizes = (recommender.num_users, recommender.num_items)
+        seen = SeenItems.from_edge_index(val[INTERACTS].edge_index, *sizes)
+    counts = seen.num_seen
     order = counts.argsort(descending=True, stable=True).tolist()
     order = [row for row in order if counts[row] > 0]
     if not order:
@@ -40,10 +47,12 @@ def examples(
     result = []
     for place, why in chosen.items():
         row = order[place]
-        start, end = recommender.seen.rowptr[row : row + 2].tolist()
-        history = recommender.seen.col[start:end].tolist()
+        history = seen.pairs(torch.tensor([row]))[1].tolist()
+        raw_ids = [recommender.item_ids[item] for item in history]
         user = recommender.user_ids[row]
-        lists = recommender.recommend(user, min(k, recommender.num_items))
+        lists = recommender.recommend(
+            user, min(k, recommender.num_items), exclude_seen=False, deny=raw_ids
+        )
         held_out = _held_out(val, row)
         scored = zip(lists.ids.tolist(), lists.scores.tolist(), strict=True)
         items = [
@@ -51,9 +60,8 @@ def examples(
             for raw, score in scored
             if raw is not None
         ]
-        raw_ids = [recommender.item_ids[item] for item in history[:shown]]
-        seen = [Item(str(raw), recommender.titles.get(raw)) for raw in raw_ids]
-        result.append(Example(str(user), why, seen, len(history), items))
+        first = [Item(str(raw), recommender.titles.get(raw)) for raw in raw_ids[:shown]]
+        result.append(Example(str(user), why, first, len(history), items))
     return result
 
 

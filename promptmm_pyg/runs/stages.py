@@ -253,9 +253,11 @@ def _recommender(
         titles = {raw: by_text[str(raw)] for raw in item_ids if str(raw) in by_text}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        # The features of the training graph are standardized, those of new items not.
+        # The features of the training graph are standardized, those of new items not;
+        # its interactions are the message edges of the others.
+        known = Split(data.val, data.val, data.test)
         recommender = Recommender.from_model(
-            result.student, data.val, inputs=data.inputs, titles=titles
+            result.student, known, inputs=data.inputs, titles=titles
         )
     for warning in caught:
         print(f'warning: {warning.message}', file=sys.stderr)

@@ -114,8 +114,9 @@ class Recommender:
     ) -> 'Recommender':
         """Builds the recommender of a trained model; requires torch_geometric.
 
-        Ids are the ``raw_id`` of ``data`` (row numbers if there are none), and seen
-        items are the training interactions. If items have features, a
+        Ids are the ``raw_id`` of ``data`` (row numbers if there are none). Seen items
+        are all interactions that ``data`` holds, those of validation and test
+        included: nobody is recommended what they have. If items have features, a
         :class:`FeatureMapper` is fitted for :meth:`add_items`. Pass the data as
         loaded, not standardized: new items must have features of the same scale.
 
@@ -124,7 +125,8 @@ class Recommender:
                 :class:`~promptmm_pyg.targets.TeacherOutput`, such as
                 ``as_output(width)`` of a closed form, or
                 ``{'user': [num_users, D], 'item': [num_items, D]}``.
-            data: The split the model was trained on, or one of its graphs.
+            data: The split the model was trained on, or one of its graphs, whose
+                message edges and positives are the seen items then.
             inputs: The arguments of the model's forward. (default: the normalized
                 message edges of ``data``)
             titles: Item titles by raw id, for display. (default: none)
@@ -167,7 +169,7 @@ class Recommender:
             x_dict[ITEM],
             user_ids=user_ids,
             item_ids=item_ids,
-            seen=graph[INTERACTS].edge_index,
+            seen=_known_edges(data),
             titles=titles,
         )
         features, masks = (
@@ -176,7 +178,9 @@ class Recommender:
         )
         if fit_features and features:
             try:
-                recommender.fit_feature_mapper(features, masks)
+                # Held-out interactions did not train the embeddings.
+                train = graph[INTERACTS].edge_index
+                recommender.fit_feature_mapper(features, masks, seen=train)
             except ValueError as error:
                 warnings.warn(f'no items can be added later: {error}', stacklevel=2)
         return recommender
@@ -404,6 +408,7 @@ class Recommender:
         modality_x: Features,
         modality_mask: Features | None = None,
         *,
+        seen: SeenItems | Tensor | None = None,
         seed: int = 0,
     ) -> FeatureMapper:
         """Fits :attr:`feature_mapper` on the current items, and returns it.
@@ -413,6 +418,8 @@ class Recommender:
                 ``item_ids``.
             modality_mask: Boolean ``[num_items]`` by modality, ``True`` where an item
                 has it. (default: everywhere)
+            seen: Training interactions, as seen items or as edges ``[2, E]``.
+                (default: :attr:`seen`)
             seed: Seed of the choice of held-out items. (default: ``0``)
 
         Raises:
@@ -422,7 +429,7 @@ class Recommender:
             modality_x,
             self.item_x,
             user_x=self.user_x,
-            seen=self.seen,
+            seen=self.seen if seen is None else seen,
             modality_mask=modality_mask,
             seed=seed,
         )
@@ -632,3 +639,19 @@ class Recommender:
                 for part in self.feature_mapper.maps
             }
         return about
+
+
+def _known_edges(data: 'Split | HeteroData') -> Tensor:
+    """The message edges and positives of all parts, ``[2, E]``."""
+    from promptmm_pyg.data.schema import INTERACTS
+
+    edges = []
+    for graph in [getattr(data, name, data) for name in ('train', 'val', 'test')]:
+        store = graph[INTERACTS]
+        edges.append(store.edge_index.cpu())
+        if 'edge_label_index' in store:
+            positives = store.edge_label_index.cpu()
+            if 'edge_label' in store:
+                positives = positives[:, store.edge_label.cpu() > 0]
+            edges.append(positives)
+    return torch.cat(edges, dim=1)

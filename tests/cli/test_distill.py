@@ -66,11 +66,13 @@ def test_the_recommender_serves_the_student_with_raw_ids(distilled):
     assert served.item_ids == data.train['item'].raw_id.tolist()
 
 
-def test_the_recommender_knows_training_items_and_titles(distilled):
+def test_the_recommender_knows_all_interactions_and_titles(distilled):
     _, _, data = load(distilled)
     served = Recommender.load(distilled / 'recommender')
-    edges = data.train[INTERACTS].edge_index
-    assert served.seen.num_seen.tolist() == edges[0].bincount(minlength=40).tolist()
+    parts = [data.train[INTERACTS].edge_index]
+    parts += [graph[INTERACTS].edge_label_index for graph in (data.val, data.test)]
+    users = torch.cat(parts, 1)[0]
+    assert served.seen.num_seen.tolist() == users.bincount(minlength=40).tolist()
     assert served.titles['i3'] == 'The i3'
 
 

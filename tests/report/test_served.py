@@ -52,8 +52,12 @@ def test_validation_positives_are_marked():
     val = HeteroData()
     val['user'].num_nodes, val['item'].num_nodes = 4, 6
     val['item'].raw_id = np.array([10 * n for n in range(6)])
+    val[INTERACTS].edge_index = torch.tensor(SEEN).t()
     val[INTERACTS].edge_label_index = torch.tensor([[1, 1, 0], [3, 5, 4]])
-    one = examples(recommender(SEEN), val, k=6)[0]
+    # Serving leaves out all that is known, the report only training items.
+    one = examples(recommender([*SEEN, (1, 3), (1, 5)]), val, k=6)[0]
+    assert [item.raw_id for item in one.history] == ['0', '10', '20']
+    assert {item.raw_id for item in one.items} == {'30', '40', '50'}
     assert {item.raw_id for item in one.items if item.held_out} == {'30', '50'}
 
 

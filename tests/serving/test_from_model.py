@@ -31,13 +31,19 @@ def features_of(graph, prefix='x_'):
     }
 
 
-def test_lists_are_those_of_the_embeddings_without_training_items(data, student):
+def known_pairs(*graphs):
+    edges = [graph[INTERACTS].edge_index for graph in graphs]
+    edges += [graph[INTERACTS].edge_label_index for graph in graphs]
+    return set(map(tuple, torch.cat(edges, 1).t().tolist()))
+
+
+def test_lists_are_those_of_the_embeddings_without_known_items(data, student):
     titles = {data.train['item'].raw_id[3]: 'Third'}
     model = Recommender.from_model(student, data, titles=titles)
     x_dict = get_embeddings(student, data.train)
-    edges = data.train[INTERACTS].edge_index
     scores = x_dict['user'] @ x_dict['item'].t()
-    scores[edges[0], edges[1]] = -torch.inf
+    for user, item in known_pairs(*data):
+        scores[user, item] = -torch.inf
     expected = scores.argsort(dim=1, descending=True, stable=True)[:, :5]
     ids = data.train['item'].raw_id
     users = data.train['user'].raw_id
@@ -67,11 +73,42 @@ def test_the_feature_mapper_is_that_of_the_present_features(data, student):
     assert bare.feature_mapper is None
 
 
-def test_a_graph_or_a_split_gives_the_same(data, student):
-    first = Recommender.from_model(student, data)
-    second = Recommender.from_model(student, data.test)
-    users = first.user_ids
-    assert first.recommend(users).ids.tolist() == second.recommend(users).ids.tolist()
+@pytest.mark.parametrize('parts', [('train', 'val', 'test'), ('test',), ('train',)])
+def test_seen_items_are_all_interactions_of_the_data(data, student, parts):
+    graphs = [getattr(data, name) for name in parts]
+    model = Recommender.from_model(student, data if len(parts) > 1 else graphs[0])
+    row, item = model.seen.pairs(torch.arange(30))
+    assert set(zip(row.tolist(), item.tolist(), strict=True)) == known_pairs(*graphs)
+    ids = data.train['item'].raw_id
+    for row, recommended in enumerate(model.recommend(model.user_ids, 40).ids):
+        known = {ids[item] for user, item in known_pairs(*graphs) if user == row}
+        assert not known & set(recommended)
+        assert len(known | set(recommended) - {None}) == 40
+
+
+def test_negatives_of_a_graph_are_not_seen(data, student):
+    graph = data.val.clone()
+    labels = torch.ones(graph[INTERACTS].edge_label_index.size(1))
+    labels[0] = 0
+    graph[INTERACTS].edge_label = labels
+    user, item = graph[INTERACTS].edge_label_index[:, 0]
+    model = Recommender.from_model(student, graph)
+    assert int(item) not in model.seen.pairs(user[None])[1].tolist()
+    assert model.seen.col.numel() == len(known_pairs(data.val)) - 1
+
+
+def test_the_feature_mapper_is_fitted_on_training_interactions(data, student):
+    features, masks = (features_of(data.train, prefix) for prefix in ('x_', 'mask_'))
+    model = Recommender.from_model(student, data)
+    train = data.train[INTERACTS].edge_index
+    options = {'user_x': model.user_x, 'modality_mask': masks}
+    first, second = (
+        FeatureMapper.fit(features, model.item_x, seen=seen, **options)
+        for seen in (train, model.seen)
+    )
+    x = model.feature_mapper(features, masks)
+    torch.testing.assert_close(x, first(features, masks))
+    assert not torch.allclose(x, second(features, masks))
 
 
 def test_inputs_replace_the_edges_of_the_data(data, student):
