@@ -309,10 +309,11 @@ def test_an_unknown_user_is_told_the_closest_ones(checkerboard):
         checkerboard.recommend(['user 4', 'zzz'])
 
 
-def test_a_number_given_as_text_is_told_so():
+def test_ids_are_matched_by_their_text():
     model = random_recommender()
-    with pytest.raises(ValueError, match=r"got '3'\). The closest are \[3\]"):
-        model.recommend('3')
+    assert model.recommend('3').ids.tolist() == model.recommend(3).ids.tolist()
+    with pytest.raises(ValueError, match=r"got '03'\). The closest are \[3, "):
+        model.recommend('03')
 
 
 @pytest.mark.parametrize('user', [True, 1.0, None])

@@ -1,4 +1,5 @@
 from promptmm_pyg.serving._feature_fit import FeatureMap
+from promptmm_pyg.serving._ids import RawIds
 from promptmm_pyg.serving._ranker import Recommendations
 from promptmm_pyg.serving.exports import TopItems
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
@@ -9,6 +10,7 @@ __all__ = [
     'FeatureMap',
     'FeatureMapper',
     'FoldIn',
+    'RawIds',
     'Recommendations',
     'Recommender',
     'TopItems',

@@ -234,9 +234,9 @@ def _list(ids: Mapping[str, Any], name: str) -> list[Any]:
 def _titles(item_ids: list[Any], titles: list[Any]) -> dict[Any, str]:
     if len(titles) != len(item_ids):
         raise ValueError(f"'titles' are {len(titles)} for {len(item_ids)} items")
-    if not all(title is None or isinstance(title, str) for title in titles):
+    if not set(map(type, titles)) <= {str, type(None)}:
         raise ValueError("'titles' are not all text")
-    if not all(isinstance(raw, str | int) for raw in item_ids):
+    if not set(map(type, item_ids)) <= {str, int}:
         raise ValueError("'item_ids' are not all text or integers")
     pairs = zip(item_ids, titles, strict=True)
     return {raw: title for raw, title in pairs if title is not None}

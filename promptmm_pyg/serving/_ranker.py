@@ -1,7 +1,7 @@
 """Ranks the catalogue of a recommender and names the results by raw ids."""
 
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,9 +9,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.ranking import ApproximateItems, SeenItems, rank_items
+from promptmm_pyg.ranking import (
+    ApproximateItems,
+    SeenItems,
+    rank_candidates,
+    rank_items,
+)
 from promptmm_pyg.serving._tables import Tables
 from promptmm_pyg.serving.fold_in import FoldIn
+
+LONGEST = 10_000
+"""The longest lists of a smaller catalogue."""
 
 
 class Recommendations(NamedTuple):
@@ -23,6 +31,30 @@ class Recommendations(NamedTuple):
 
     ids: np.ndarray
     scores: np.ndarray
+
+
+class Filters(NamedTuple):
+    """The items that may be recommended, by rows of the users' vectors."""
+
+    mask: Tensor | None = None
+    """Boolean ``[num_items]``; where false, nobody gets the item."""
+    seen: SeenItems | None = None
+    """Left out, user by user."""
+    exclude: SeenItems | None = None
+    """Left out, too."""
+    candidates: SeenItems | None = None
+    """Only these, user by user."""
+
+    def left_out(self, users: Tensor) -> SeenItems | None:
+        """What is left out for ``users`` ``[B]``; other users may lack it."""
+        if self.seen is None or self.exclude is None:
+            return self.exclude if self.seen is None else self.seen
+        edges = [
+            torch.stack([users[row.cpu()], item.cpu()])
+            for row, item in (x.pairs(users) for x in (self.seen, self.exclude))
+        ]
+        sizes = (self.seen.num_users, self.seen.num_items)
+        return SeenItems.from_edge_index(torch.cat(edges, dim=1), *sizes)
 
 
 class Ranker:
@@ -64,11 +96,10 @@ class Ranker:
         user_x: Tensor,
         rows: list[int],
         k: int,
+        filters: Filters,
         *,
         scalar: bool,
         item_x: Tensor | None = None,
-        seen: SeenItems | None = None,
-        candidates: Tensor | None = None,
         memory_limit: int | str | None = None,
         index: ApproximateItems | None = None,
     ) -> Recommendations:
@@ -76,41 +107,53 @@ class Ranker:
 
         Args:
             user_x: Vectors ``[N, D]``.
-            rows: The rows to rank for, ``[B]``.
+            rows: The rows to rank for, ``[B]``; the list of row -1 is empty.
             k: How many items; beyond the catalogue, lists are padded.
+            filters: The items that may be recommended.
             scalar: Whether to return the first list alone, ``[k]``.
             item_x: Item vectors. (default: those of the tables)
-            seen: Items to leave out for each row of ``user_x``. (default: none)
-            candidates: Boolean ``[num_items]``. (default: every item)
             memory_limit: See :func:`~promptmm_pyg.ranking.rank_items`.
             index: An index of the tables' items. (default: none)
 
         Raises:
-            ValueError: If ``k`` is not positive, or ``memory_limit`` or ``index`` do
-                not fit.
+            ValueError: If ``k`` is not a positive integer or too large, or
+                ``memory_limit`` or ``index`` do not fit.
         """
-        check_positive('k', k)
-        users = torch.tensor(rows, dtype=torch.long)
-        length = min(k, self.tables.num_items)
+        length = min(self.check_k(k), self.tables.num_items)
+        item_x = self.tables.item_x if item_x is None else item_x
+        all_rows = np.array(rows, dtype=np.int64)
+        known = all_rows >= 0
+        users = torch.from_numpy(all_rows[known])
+        options: dict[str, Any] = {'seen': filters.left_out(users)}
         if index is not None:
             self.check_index(index, memory_limit)
-            ranking = index.rank_items(
-                user_x, users, length, seen=seen, candidates=candidates
-            )
+            rank = partial(index.rank_items, user_x)
         else:
-            ranking = rank_items(
-                (user_x, self.tables.item_x if item_x is None else item_x),
-                users,
-                length,
-                seen=seen,
-                candidates=candidates,
-                memory_limit=memory_limit,
-            )
+            rank = partial(rank_items, (user_x, item_x), memory_limit=memory_limit)
+        if filters.candidates is None:
+            ranking = rank(users, length, candidates=filters.mask, **options)
+        else:
+            options |= {'candidates': filters.candidates, 'mask': filters.mask}
+            ranking = rank_candidates(user_x, item_x, users, length, **options)
         ids = np.full((len(rows), k), None, dtype=object)
-        ids[:, :length] = self.tables.items.lookup[ranking.item_index.cpu().numpy()]
         scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
-        scores[:, :length] = ranking.scores.float().cpu().numpy()
+        names = self.tables.items.lookup[ranking.item_index.cpu().numpy()]
+        ids[known, :length] = names
+        scores[known, :length] = ranking.scores.float().cpu().numpy()
         return Recommendations(*((ids[0], scores[0]) if scalar else (ids, scores)))
+
+    def check_k(self, k: int) -> int:
+        """Raises unless lists of ``k`` items can be made, before memory is used."""
+        most = max(self.tables.num_items, LONGEST)
+        if isinstance(k, bool) or not isinstance(k, int | np.integer):
+            raise TypeError(f"'k' must be an integer (got {k!r})")
+        check_positive('k', k)
+        if k > most:
+            raise ValueError(
+                f"'k' must be at most {most}: there are {self.tables.num_items} items "
+                f'(got {k})'
+            )
+        return int(k)
 
     def check_index(
         self, index: ApproximateItems, memory_limit: int | str | None = None

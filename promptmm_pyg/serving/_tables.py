@@ -1,10 +1,8 @@
 """Embeddings, raw ids, seen items and titles: the data of a recommender."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from functools import cached_property
-from typing import Any, TypeGuard, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,83 +10,10 @@ from torch import Tensor
 
 from promptmm_pyg.functional import check_width
 from promptmm_pyg.ranking import SeenItems
+from promptmm_pyg.serving._ids import Ids, RawId, RawIds, Unknown, as_list
 
-RawId = str | int
-Ids = Sequence[RawId] | np.ndarray
-
-
-class RawIds:
-    """Raw ids and their row numbers.
-
-    Args:
-        name: The argument's name, for error messages.
-        ids: Unique strings or integers.
-        size: The number of rows.
-    """
-
-    def __init__(self, name: str, ids: Iterable[RawId], size: int) -> None:
-        self.ids = [_plain(name, raw) for raw in ids]
-        if len(self.ids) != size:
-            raise ValueError(
-                f"'{name}' must contain one id for each of {size} rows of embeddings "
-                f'(got {len(self.ids)})'
-            )
-        self._row: dict[object, int] = {}
-        for row, raw in enumerate(self.ids):
-            if self._row.setdefault(raw, row) != row:
-                raise ValueError(f"'{name}' must be unique (got {raw!r} twice)")
-
-    @cached_property
-    def lookup(self) -> np.ndarray:
-        """The ids as objects, followed by ``None``, the id of row -1."""
-        lookup = np.full(len(self.ids) + 1, None, dtype=object)
-        lookup[:-1] = self.ids
-        return lookup
-
-    def __contains__(self, raw: object) -> bool:
-        return is_id(raw) and raw in self._row
-
-    def rows(
-        self, name: str, ids: RawId | Iterable[RawId], hint: str = ''
-    ) -> list[int]:
-        """The row of each id; one id gives one row.
-
-        Raises:
-            ValueError: If an id is unknown.
-        """
-        rows = []
-        for raw in [ids] if is_id(ids) else cast(Iterable[object], ids):
-            row = self._row.get(raw) if is_id(raw) else None
-            if row is None:
-                raise ValueError(self._unknown(name, raw, hint))
-            rows.append(row)
-        return rows
-
-    def _unknown(self, name: str, raw: object, hint: str) -> str:
-        # Compared as text, so that 7 is suggested for '7'.
-        known = {str(raw): raw for raw in self.ids}
-        close = [known[text] for text in get_close_matches(str(raw), known)]
-        parts = [f"'{name}' must contain known ids (got {raw!r})"]
-        if close:
-            parts.append(f'The closest are {close}')
-        if hint:
-            parts.append(hint)
-        return '. '.join(parts)
-
-
-def is_id(value: object) -> TypeGuard[RawId]:
-    """Whether ``value`` is a string or an integer; a boolean is neither."""
-    return isinstance(value, str | int | np.integer) and not isinstance(value, bool)
-
-
-def _plain(name: str, raw: object) -> RawId:
-    if not is_id(raw):
-        raise ValueError(
-            f"'{name}' must contain strings or integers "
-            f'(got {raw!r} of type {type(raw).__name__})'
-        )
-    # JSON cannot write numpy scalars.
-    return str(raw) if isinstance(raw, str) else int(raw)
+Pairs = Mapping[Any, Any] | Iterable[tuple[RawId, RawId]]
+"""Item ids by user id, or pairs of user and item id."""
 
 
 @dataclass(frozen=True)
@@ -108,39 +33,37 @@ class Tables:
     @classmethod
     def build(
         cls,
-        user_x: Tensor,
-        item_x: Tensor,
+        user_x: Tensor | np.ndarray,
+        item_x: Tensor | np.ndarray,
         user_ids: Ids,
         item_ids: Ids,
-        seen: SeenItems | Tensor | None,
+        seen: SeenItems | Tensor | np.ndarray | None,
         titles: Mapping[Any, str] | None,
     ) -> 'Tables':
         """Copies the embeddings, so that further training does not change them.
 
         Raises:
+            TypeError: If embeddings are neither tensors nor arrays.
             ValueError: If sizes do not match, an id occurs twice, or an embedding is
                 not finite.
         """
+        user_x, item_x = _table('user_x', user_x), _table('item_x', item_x)
         check_width(user_x, item_x)
-        for name, x in (('user_x', user_x), ('item_x', item_x)):
-            if not x.isfinite().all():
-                raise ValueError(f"'{name}' must be finite (got NaN or infinity)")
         num_users, num_items = user_x.size(0), item_x.size(0)
         users = RawIds('user_ids', user_ids, num_users)
         items = RawIds('item_ids', item_ids, num_items)
-        items.rows('titles', titles or {})
         if seen is None:
             seen = torch.empty(2, 0, dtype=torch.long)
-        if isinstance(seen, Tensor):
-            seen = SeenItems.from_edge_index(seen, num_users, num_items)
+        if isinstance(seen, Tensor | np.ndarray):
+            edges = torch.as_tensor(seen)
+            seen = SeenItems.from_edge_index(edges, num_users, num_items)
         if (seen.num_users, seen.num_items) != (num_users, num_items):
             raise ValueError(
                 "'seen' must cover the users and items of the embeddings (got "
                 f'{seen.num_users} x {seen.num_items} instead of {num_users} x '
                 f'{num_items})'
             )
-        user_x, item_x = user_x.detach().clone(), item_x.detach().clone()
-        return cls(user_x, item_x, users, items, seen, dict(titles or {}))
+        return cls(user_x, item_x, users, items, seen, _titles(items, titles))
 
     @property
     def num_items(self) -> int:
@@ -162,18 +85,20 @@ class Tables:
                 f"'ids' must contain ids that are not in the catalogue (got "
                 f'{known[0]!r}, {len(known)} known in all)'
             )
-        new.rows('titles', titles or {})
         num_items = self.num_items + len(new.ids)
         return replace(
             self,
             item_x=torch.cat([self.item_x, item_x.to(self.item_x)]),
             items=RawIds('ids', [*self.items.ids, *new.ids], num_items),
             seen=SeenItems(self.seen.rowptr, self.seen.col, num_items),
-            titles={**self.titles, **(titles or {})},
+            titles=self.titles | _titles(new, titles),
         )
 
     def candidates(
-        self, allow: Iterable[RawId] | None, deny: Iterable[RawId] | None
+        self,
+        allow: Iterable[RawId] | None,
+        deny: Iterable[RawId] | None,
+        unknown: Unknown = 'raise',
     ) -> Tensor | None:
         """The items that may be recommended, boolean ``[num_items]``; none if all.
 
@@ -185,11 +110,63 @@ class Tables:
                 "'allow' and 'deny' must be given one at a time (got both). "
                 "Leave the denied items out of 'allow'"
             )
-        mask = torch.zeros(self.num_items, dtype=torch.bool)
+        if allow is None and deny is None:
+            return None
+        # The last place is that of unknown ids.
+        mask = torch.zeros(self.num_items + 1, dtype=torch.bool)
         if allow is not None:
-            mask[self.items.rows('allow', allow)] = True
-            return mask
+            mask[self.items.rows('allow', allow, unknown=unknown)] = True
+            return mask[:-1].clone()
         if deny is not None:
-            mask[self.items.rows('deny', deny)] = True
-            return ~mask
-        return None
+            mask[self.items.rows('deny', deny, unknown=unknown)] = True
+        return ~mask[:-1]
+
+    def pairs(
+        self, name: str, pairs: Pairs | None, unknown: Unknown
+    ) -> SeenItems | None:
+        """Pairs of users and items as compressed rows.
+
+        Raises:
+            ValueError: If they are no pairs or an id is unknown.
+        """
+        if pairs is None:
+            return None
+        if isinstance(pairs, Mapping):
+            pairs = [(user, x) for user, ids in pairs.items() for x in as_list(ids)]
+        pairs = as_list(pairs)
+        wrong = next((x for x in pairs if not _is_pair(x)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"'{name}' must contain item ids by user id, or pairs of user and item "
+                f'id (got {wrong!r})'
+            )
+        users = self.users.rows(name, [pair[0] for pair in pairs], unknown=unknown)
+        items = self.items.rows(name, [pair[1] for pair in pairs], unknown=unknown)
+        edges = torch.tensor([users, items], dtype=torch.long).view(2, -1)
+        edges = edges[:, (edges >= 0).all(0)]
+        return SeenItems.from_edge_index(edges, len(self.users.ids), self.num_items)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
+
+
+def _table(name: str, x: Tensor | np.ndarray) -> Tensor:
+    if not isinstance(x, Tensor | np.ndarray):
+        raise TypeError(
+            f"'{name}' must be a tensor or an array (got '{type(x).__name__}')"
+        )
+    x = torch.as_tensor(x).detach().clone()
+    if x.dim() != 2 or not x.is_floating_point():
+        raise ValueError(
+            f"'{name}' must be a floating point matrix (got {list(x.shape)}, {x.dtype})"
+        )
+    if not x.isfinite().all():
+        raise ValueError(f"'{name}' must be finite (got NaN or infinity)")
+    return x
+
+
+def _titles(items: RawIds, titles: Mapping[Any, str] | None) -> dict[Any, str]:
+    titles = titles or {}
+    rows = items.rows('titles', list(titles))
+    return {items.ids[row]: x for row, x in zip(rows, titles.values(), strict=True)}

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from promptmm_pyg._utils import check_positive, replacing
 from promptmm_pyg.ranking import SeenItems
-from promptmm_pyg.serving._tables import RawId, Tables
+from promptmm_pyg.serving._ids import RawId
+from promptmm_pyg.serving._tables import Tables
 
 _CHUNK = 65_536  # Rows of a table written at once.
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,13 +11,12 @@ from torch import Tensor
 
 from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.ranking import SeenItems
-from promptmm_pyg.serving._tables import RawId, RawIds, is_id
+from promptmm_pyg.serving._ids import RawId, RawIds, Unknown, is_id
 
 _CHUNK = 65_536  # Item rows converted to double precision at once.
 _BLOCK = 2**22  # Numbers in a batch of matrices that are solved at once.
 _HINT = "Pass unknown='ignore' to leave such items out"
 
-Unknown = Literal['raise', 'ignore']
 History = Sequence[RawId] | np.ndarray
 
 

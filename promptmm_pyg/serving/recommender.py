@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptmm_pyg._utils import check_positive
-from promptmm_pyg.ranking import ApproximateItems, SeenItems
+from promptmm_pyg.ranking import ApproximateItems, SeenItems, score_pairs
 from promptmm_pyg.serving._artifact import (
     MAX_BYTES,
     Artifact,
@@ -20,8 +19,9 @@ from promptmm_pyg.serving._artifact import (
 )
 from promptmm_pyg.serving._card import ABOUT, build_card
 from promptmm_pyg.serving._features import Features
-from promptmm_pyg.serving._ranker import Ranker, Recommendations
-from promptmm_pyg.serving._tables import Ids, RawId, Tables, is_id
+from promptmm_pyg.serving._ids import Ids, RawId, RawIds, Unknown, as_list, is_id
+from promptmm_pyg.serving._ranker import Filters, Ranker, Recommendations
+from promptmm_pyg.serving._tables import Pairs, Tables
 from promptmm_pyg.serving.exports import (
     TopItems,
     faiss_index,
@@ -29,7 +29,7 @@ from promptmm_pyg.serving.exports import (
     write_program,
 )
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
-from promptmm_pyg.serving.fold_in import Histories, History, Unknown, read_histories
+from promptmm_pyg.serving.fold_in import Histories, History, read_histories
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -50,11 +50,12 @@ class Recommender:
     """Serves a trained model by raw ids, without the model, the training data or
     torch_geometric.
 
-    Equal scores are ordered by position in ``item_ids``. :meth:`from_model` builds a
-    recommender from a model.
+    Equal scores are ordered by position in ``item_ids``. Ids are matched by their
+    text: ``'7'`` also finds the integer 7 (:class:`RawIds`). :meth:`from_model` builds
+    a recommender from a model.
 
     Args:
-        user_x: User embeddings ``[num_users, D]``.
+        user_x: User embeddings ``[num_users, D]``, a tensor or an array.
         item_x: Item embeddings ``[num_items, D]``.
         user_ids: The raw id of each user, strings or integers.
         item_ids: The raw id of each item, strings or integers.
@@ -65,6 +66,7 @@ class Recommender:
             (default: none)
 
     Raises:
+        TypeError: If embeddings are neither tensors nor arrays.
         ValueError: If sizes do not match, an id occurs twice, or an embedding is not
             finite.
 
@@ -79,22 +81,22 @@ class Recommender:
 
     def __init__(
         self,
-        user_x: Tensor,
-        item_x: Tensor,
+        user_x: Tensor | np.ndarray,
+        item_x: Tensor | np.ndarray,
         *,
         user_ids: Ids,
         item_ids: Ids,
-        seen: SeenItems | Tensor | None,
+        seen: SeenItems | Tensor | np.ndarray | None,
         titles: Mapping[Any, str] | None = None,
         feature_mapper: FeatureMapper | None = None,
     ) -> None:
-        self._ranker = Ranker(
-            Tables.build(user_x, item_x, user_ids, item_ids, seen, titles)
-        )
-        if feature_mapper is not None and feature_mapper.width != item_x.size(1):
+        tables = Tables.build(user_x, item_x, user_ids, item_ids, seen, titles)
+        self._ranker = Ranker(tables)
+        width = tables.item_x.size(1)
+        if feature_mapper is not None and feature_mapper.width != width:
             raise ValueError(
                 "'feature_mapper' must predict embeddings of the same width (got "
-                f'{feature_mapper.width} instead of {item_x.size(1)})'
+                f'{feature_mapper.width} instead of {width})'
             )
         self.feature_mapper = feature_mapper
         self.card: dict[str, Any] = {}
@@ -206,13 +208,23 @@ class Recommender:
         return self._tables.titles
 
     @property
+    def users(self) -> RawIds:
+        """The raw user ids and their rows in ``user_x``."""
+        return self._tables.users
+
+    @property
+    def items(self) -> RawIds:
+        """The raw item ids and their rows in ``item_x``."""
+        return self._tables.items
+
+    @property
     def user_ids(self) -> list[RawId]:
-        """The raw user ids, in the order of ``user_x``."""
+        """A copy of the raw user ids, in the order of ``user_x``."""
         return list(self._tables.users.ids)
 
     @property
     def item_ids(self) -> list[RawId]:
-        """The raw item ids, in the order of ``item_x``."""
+        """A copy of the raw item ids, in the order of ``item_x``."""
         return list(self._tables.items.ids)
 
     @property
@@ -233,6 +245,9 @@ class Recommender:
         exclude_seen: bool = True,
         allow: Iterable[RawId] | None = None,
         deny: Iterable[RawId] | None = None,
+        exclude: Pairs | None = None,
+        candidates: Pairs | None = None,
+        unknown: Unknown = 'raise',
         memory_limit: int | str | None = None,
         index: ApproximateItems | None = None,
     ) -> Recommendations:
@@ -245,6 +260,12 @@ class Recommender:
                 ``True``)
             allow: Recommend only these raw item ids. (default: every item)
             deny: Never recommend these raw item ids. (default: none)
+            exclude: Item ids by user id, ``{'ann': ['i3']}``, or pairs of user and
+                item id: never recommend these to that user. (default: none)
+            candidates: The same: recommend only these to that user; a user without any
+                gets an empty list. Only candidates are scored. (default: every item)
+            unknown: Whether unknown ids ``'raise'`` or are ignored (``'ignore'``); an
+                unknown user gets an empty list. (default: ``'raise'``)
             memory_limit: Bytes, or text such as ``'2GiB'``, for all intermediate
                 tensors and the lists, see :func:`~promptmm_pyg.ranking.rank_items`.
                 (default: no limit)
@@ -252,20 +273,75 @@ class Recommender:
                 :meth:`index_recall`. (default: none, exact lists)
 
         Raises:
-            ValueError: If an id is unknown, ``allow`` and ``deny`` or
-                ``memory_limit`` and ``index`` are combined, the limit is too small,
-                or the index was built from other items.
+            TypeError: If ``k`` is not an integer.
+            ValueError: If an id is unknown, ``k`` exceeds the catalogue and 10,000,
+                ``allow`` and ``deny``, or two of ``candidates``, ``memory_limit`` and
+                ``index`` are combined, the limit is too small, or the index was built
+                from other items.
         """
+        if candidates is not None and (memory_limit is not None or index is not None):
+            raise ValueError(
+                "'candidates' must be given without 'memory_limit' and 'index' (got "
+                'both). Only the candidates are scored anyway'
+            )
+        tables = self._tables
         return self._ranker.recommend(
             self.user_x,
-            self._user_rows(users),
+            tables.users.rows('users', users, _COLD_USER, unknown),
             k,
+            Filters(
+                mask=tables.candidates(allow, deny, unknown),
+                seen=self.seen if exclude_seen else None,
+                exclude=tables.pairs('exclude', exclude, unknown),
+                candidates=tables.pairs('candidates', candidates, unknown),
+            ),
             scalar=is_id(users),
-            seen=self.seen if exclude_seen else None,
-            candidates=self._tables.candidates(allow, deny),
             memory_limit=memory_limit,
             index=index,
         )
+
+    def score(
+        self, users: _Users, items: _Users, *, unknown: Unknown = 'raise'
+    ) -> np.ndarray:
+        """The scores of given pairs, comparable for one user only.
+
+        Args:
+            users: Raw user ids; one id is paired with every item.
+            items: As many raw item ids; one id is paired with every user.
+            unknown: Whether unknown ids ``'raise'`` or have the score NaN
+                (``'ignore'``). (default: ``'raise'``)
+
+        Returns:
+            ``[N]`` in single precision; a single number for one pair of ids.
+
+        Raises:
+            ValueError: If an id is unknown, or there are more users than items or the
+                other way round.
+
+        Example:
+            >>> x = torch.eye(2)
+            >>> model = Recommender(
+            ...     x, x, user_ids=['ann', 'bob'], item_ids=[10, 20], seen=None
+            ... )
+            >>> model.score('bob', [10, 20]).tolist()
+            [0.0, 1.0]
+        """
+        user_rows = np.array(self.users.rows('users', users, _COLD_USER, unknown))
+        item_rows = np.array(self.items.rows('items', items, unknown=unknown))
+        if is_id(users):
+            user_rows = user_rows.repeat(len(item_rows))
+        elif is_id(items):
+            item_rows = item_rows.repeat(len(user_rows))
+        if len(user_rows) != len(item_rows):
+            raise ValueError(
+                "'users' and 'items' must have the same length (got "
+                f'{len(user_rows)} and {len(item_rows)})'
+            )
+        known = (user_rows >= 0) & (item_rows >= 0)
+        rows = (torch.from_numpy(x[known]).long() for x in (user_rows, item_rows))
+        scores = np.full(len(known), np.nan, dtype=np.float32)
+        scores[known] = score_pairs(self.user_x, self.item_x, *rows).float().cpu()
+        return scores[0] if is_id(users) and is_id(items) else scores
 
     def recommend_from_history(
         self,
@@ -295,7 +371,8 @@ class Recommender:
             weights: A positive number for each item of the histories, such as its
                 recency. (default: 1)
             unknown: Whether ids that are not in the catalogue ``'raise'`` or are
-                ignored (``'ignore'``). (default: ``'raise'``)
+                ignored (``'ignore'``), those of ``allow`` and ``deny`` included.
+                (default: ``'raise'``)
             exclude_seen: Whether to leave out the history. (default: ``True``)
             allow: See :meth:`recommend`.
             deny: See :meth:`recommend`.
@@ -309,7 +386,7 @@ class Recommender:
                 weights do not match; also as :meth:`recommend`.
         """
         read = read_histories(self._tables.items, histories, weights, unknown)
-        candidates = self._tables.candidates(allow, deny)
+        mask = self._tables.candidates(allow, deny, unknown)
         user_x = self._solve(read, unseen_weight, ridge)
         # Converted once for all calls, unless the conversion would not fit.
         exact = memory_limit is None and index is None
@@ -317,10 +394,9 @@ class Recommender:
             user_x.to(self.item_x.device),
             list(range(len(read.rows))),
             k,
+            Filters(mask, read.seen(self.num_items) if exclude_seen else None),
             scalar=read.scalar,
             item_x=self._ranker.precise_x if exact else None,
-            seen=read.seen(self.num_items) if exclude_seen else None,
-            candidates=candidates,
             memory_limit=memory_limit,
             index=index,
         )
@@ -343,25 +419,41 @@ class Recommender:
         user_x = self._solve(read, unseen_weight, ridge)
         return user_x[0] if read.scalar else user_x
 
-    def similar_items(self, items: _Users, k: int = 10) -> Recommendations:
+    def similar_items(
+        self,
+        items: _Users,
+        k: int = 10,
+        *,
+        allow: Iterable[RawId] | None = None,
+        deny: Iterable[RawId] | None = None,
+        unknown: Unknown = 'raise',
+        memory_limit: int | str | None = None,
+    ) -> Recommendations:
         """The ``k`` items closest to each item by cosine, without the item itself.
 
         Args:
             items: One raw item id, or several.
             k: How many items; beyond the catalogue, lists are padded. (default: 10)
+            allow: See :meth:`recommend`.
+            deny: See :meth:`recommend`.
+            unknown: See :meth:`recommend`.
+            memory_limit: See :meth:`recommend`.
 
         Raises:
-            ValueError: If an id is unknown.
+            TypeError: If ``k`` is not an integer.
+            ValueError: As :meth:`recommend`.
         """
         number = torch.arange(self.num_items + 1)
         unit_x = self._ranker.unit_x
+        itself = SeenItems(number, number[:-1], self.num_items)
         return self._ranker.recommend(
             unit_x,
-            self._tables.items.rows('items', items),
+            self.items.rows('items', items, unknown=unknown),
             k,
+            Filters(self._tables.candidates(allow, deny, unknown), itself),
             scalar=is_id(items),
             item_x=unit_x,
-            seen=SeenItems(number, number[:-1], self.num_items),
+            memory_limit=memory_limit,
         )
 
     def index_items(
@@ -390,8 +482,8 @@ class Recommender:
         standard error of one or two percent. The arguments are those of
         :meth:`recommend`.
         """
-        rows = self._user_rows(users)
-        check_positive('k', k)
+        rows = self.users.rows('users', users, _COLD_USER)
+        k = self._ranker.check_k(k)
         self._ranker.check_index(index)
         recall = index.recall_against_exact(
             self.user_x,
@@ -463,7 +555,7 @@ class Recommender:
                 "'add_items' requires a recommender with a feature mapper (got none). "
                 "Fit it with 'fit_feature_mapper'"
             )
-        new: list[RawId] = [ids] if is_id(ids) else list(ids)  # type: ignore[arg-type]
+        new: list[RawId] = as_list(ids)
         item_x = self.feature_mapper(features, modality_mask)
         self._ranker = Ranker(self._tables.with_items(item_x, new, titles))
         self.num_added += len(new)
@@ -613,9 +705,6 @@ class Recommender:
     def _tables(self) -> Tables:
         return self._ranker.tables
 
-    def _user_rows(self, users: _Users) -> list[int]:
-        return self._tables.users.rows('users', users, _COLD_USER)
-
     def _solve(self, read: Histories, unseen_weight: float, ridge: float) -> Tensor:
         return self._ranker.fold_in(unseen_weight, ridge)(read.rows, read.weights)
 
@@ -646,7 +735,8 @@ def _known_edges(data: 'Split | HeteroData') -> Tensor:
     from promptmm_pyg.data.schema import INTERACTS
 
     edges = []
-    for graph in [getattr(data, name, data) for name in ('train', 'val', 'test')]:
+    for name in ('train', 'val', 'test'):
+        graph: HeteroData = getattr(data, name, data)
         store = graph[INTERACTS]
         edges.append(store.edge_index.cpu())
         if 'edge_label_index' in store:
