@@ -1,9 +1,9 @@
 """Argument checks and atomic files, shared by every subpackage."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -115,7 +115,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary = path.with_name(f'.{path.name}.{uuid4().hex}.tmp')
     temporary.touch()
     mode = temporary.stat().st_mode
     temporary.unlink()

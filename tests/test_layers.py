@@ -86,7 +86,7 @@ LAYERS = {
     'viz': May({'_utils', 'explain.pca_map'}, {'torch'}),
     'runs': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'},
-        {*PYG, 'numpy', 'safetensors'},
+        {*PYG, 'filelock', 'numpy', 'safetensors'},
     ),
     'benchmark': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}

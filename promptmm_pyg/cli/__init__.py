@@ -26,6 +26,7 @@ Then, with your own data:
   promptmm train PATH --out runs/mine        train the teacher
   promptmm distill runs/mine                 train the student and its recommender
   promptmm evaluate runs/mine                evaluate all models on validation
+  promptmm finish runs/mine                  end a long training with its best epoch
   promptmm recommend runs/mine --users 7 42  recommend items to users
   promptmm add-items runs/mine --features text=new.csv  add items without training
   promptmm explain runs/mine --user 7        explain a score
@@ -48,6 +49,7 @@ COMMANDS = {
     'data': ('data', 'check a data set'),
     'train': ('train', 'train a teacher'),
     'distill': ('distill', 'train a student'),
+    'finish': ('finish', 'end an interrupted training'),
     'evaluate': ('evaluate', 'evaluate all models of a run'),
     'recommend': ('recommend', 'recommend items'),
     'add-items': ('add_items', 'add new items without training'),

@@ -16,8 +16,8 @@ from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.data.schema import fingerprint
 from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
 from promptmm_pyg.runs import Run
+from promptmm_pyg.runs.evaluation import evaluate_embeddings
 from promptmm_pyg.runs.run import MODEL, build_teacher
-from promptmm_pyg.runs.stages import evaluate_embeddings
 
 DESCRIPTION = """\
 Show runs side by side: the settings in which they differ, their validation metrics, and

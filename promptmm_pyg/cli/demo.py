@@ -17,13 +17,10 @@ from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
 from promptmm_pyg.models import LightGCN
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs import Prepared, Run, distill_run, train_run
-from promptmm_pyg.runs.run import XDict, write_json
-from promptmm_pyg.runs.stages import (
-    best_epoch,
-    evaluate_embeddings,
-    record_evaluation,
-    training_config,
-)
+from promptmm_pyg.runs.evaluation import evaluate_embeddings, record_evaluation
+from promptmm_pyg.runs.folder import write_json
+from promptmm_pyg.runs.run import XDict
+from promptmm_pyg.runs.stages import best_epoch, training_config
 from promptmm_pyg.training import train
 from promptmm_pyg.training.loop import LOG
 

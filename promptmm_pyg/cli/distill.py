@@ -27,7 +27,9 @@ from promptmm_pyg.runs.stages import STUDENT_WEIGHTS
 DESCRIPTION = """\
 Train a small student on the interactions and on the output of the teacher in RUN. The
 baseline is the same student without distillation: same start, same batches. Their
-difference is the effect of the teacher; see it with 'promptmm evaluate RUN'.
+difference is the effect of the teacher; see it with 'promptmm evaluate RUN'. It is
+fair with --tune N, which tries N learning rates and l2 penalties, the same for both,
+and costs N times as much; else the baseline is not tuned.
 
 RUN will also hold student/ (with baseline/) and recommender/, which serves without
 training data. Ctrl-C loses at most one epoch: the same command with --resume
@@ -37,12 +39,14 @@ example:
   promptmm distill runs/tiktok
   promptmm distill runs/tiktok --overwrite --student mf --embedding-dim 16 \\
       --prompt joint
+  promptmm distill runs/tiktok --overwrite --tune 8
   promptmm distill runs/tiktok --dry-run
   promptmm distill --config runs/tiktok/student/config.json runs/other"""
 DISTILL = {
     'prompt': "keep the teacher's prompt frozen, or tune it with the student",
     'teacher_bpr_weight': "weight of the teacher's own BPR with --prompt joint",
     'baseline': 'also train the baseline, the student without distillation',
+    'tune': 'settings to try for student and baseline, on validation',
 }
 LOSSES = {
     'listwise': 'list-wise loss: decoupled (dkd) or plain KL divergence',

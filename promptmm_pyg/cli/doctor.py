@@ -18,7 +18,8 @@ from promptmm_pyg.cli.system import GIB, available_memory, bytes_text, cores
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs import prepare
-from promptmm_pyg.runs.run import build_teacher, load_tensors, save_tensors
+from promptmm_pyg.runs.folder import load_tensors, save_tensors
+from promptmm_pyg.runs.run import build_teacher
 from promptmm_pyg.training import TrainingConfig, train
 
 DESCRIPTION = """\

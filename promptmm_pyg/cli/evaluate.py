@@ -13,8 +13,8 @@ from promptmm_pyg.evaluation import (
     slice_by_cold_start,
 )
 from promptmm_pyg.runs import Run
-from promptmm_pyg.runs.run import read_json
-from promptmm_pyg.runs.stages import PAIRS, compared_metrics
+from promptmm_pyg.runs.evaluation import PAIRS, compared_metrics
+from promptmm_pyg.runs.folder import read_json
 
 DESCRIPTION = """\
 Rank all items for every user with held-out interactions (training items left out) and
@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     file = run.evaluation_file(args.eval_split)
     print(metric_table(results, read_json(file)['embedding_dim']))
     print('\n'.join(difference_lines(results, PAIRS)))
+    if 'baseline' in results and not run.metrics('baseline').get('tuned'):
+        print('baseline: not tuned, see promptmm distill --tune')
     print(_slice_table(results, graph))
     print(f'\nwritten to {file}')
     return 0

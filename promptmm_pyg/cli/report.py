@@ -26,8 +26,9 @@ from promptmm_pyg.report import Report, gather, render, served
 from promptmm_pyg.report.content import Missing, Size
 from promptmm_pyg.report.page import GENERATOR
 from promptmm_pyg.runs import Prepared, Run
-from promptmm_pyg.runs.run import MODEL, XDict, read_json
-from promptmm_pyg.runs.stages import evaluate_embeddings
+from promptmm_pyg.runs.evaluation import evaluate_embeddings
+from promptmm_pyg.runs.folder import read_json
+from promptmm_pyg.runs.run import MODEL, XDict
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.training.loop import LOG
 
@@ -102,7 +103,7 @@ def gather_run(run: Run) -> Report:
     loaded = _load(run, missing)
     recorded = _recorded(run, missing)
     results = _evaluate(run, loaded, recorded.get('val'), missing)
-    recommender = run.recommender() if _has_recommender(run) else None
+    recommender = run.recommender(final=False) if _has_recommender(run) else None
     if recommender is not None and not recommender.titles:
         missing.append(
             Missing('the items have no titles: train with --titles FILE', None)

@@ -124,7 +124,8 @@ def profile_student(run: Run, config: dict[str, Any], device: str) -> str:
     note = ''
     if (run.student_dir / 'config.json').is_file():
         note = f"\nnote: '{run.path}' has a student, see --resume and --overwrite"
-    return report(costs, options, data) + note
+    trials = max(1, config['distill'].get('tune', 0))
+    return report(costs, options, data, trials) + note
 
 
 def profile_model(
@@ -168,7 +169,9 @@ def _synchronize(model: torch.nn.Module) -> None:
         torch.cuda.synchronize(parameter.device)
 
 
-def report(costs: list[Cost], options: Mapping[str, Any], data: Prepared) -> str:
+def report(
+    costs: list[Cost], options: Mapping[str, Any], data: Prepared, trials: int = 1
+) -> str:
     """Measured and estimated costs, as text."""
     every, epochs = options['validate_every'], options['epochs']
     users, items = data.train[USER].num_nodes, data.train[ITEM].num_nodes
@@ -186,9 +189,12 @@ def report(costs: list[Cost], options: Mapping[str, Any], data: Prepared) -> str
         ]
     least = min(epochs, (options['patience'] + 1) * every)
     low, high = (
-        sum(cost.seconds(number, every) for cost in costs) for number in (least, epochs)
+        trials * sum(cost.seconds(number, every) for cost in costs)
+        for number in (least, epochs)
     )
     each = ' each' if len(costs) > 1 else ''
+    if trials > 1:
+        each += f', {trials} times by --tune'
     if least < epochs:
         lines.append(
             f'time: {seconds_text(low)} to {seconds_text(high)}: from {least} epochs'

@@ -120,10 +120,18 @@ def run(args: argparse.Namespace) -> int:
 def metrics_text(run: Run, name: str) -> str:
     """One line about a model's best epoch."""
     metrics = run.metrics(name)
-    return (
+    text = (
         f'{name}: validation {metrics["monitor"]} {metrics["best_value"]:.4f} at epoch '
         f'{metrics["best_epoch"]} of {metrics["num_epochs"]}'
     )
+    trials = metrics.get('trials')
+    if trials:
+        best = metrics['best_params']
+        text += f', best of {len(trials)} settings: learning rate '
+        text += f'{best["learning_rate"]:g}, l2 {best["l2"]:g}'
+    elif name == 'baseline':
+        text += '; not tuned (--tune 8 searches for both models)'
+    return text
 
 
 def run_config(args: argparse.Namespace) -> dict[str, Any]:

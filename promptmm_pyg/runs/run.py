@@ -1,20 +1,15 @@
 """The folder of a run: its files, its settings and its trained models."""
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._utils import replacing
 from promptmm_pyg.data import (
     ITEM,
     USER,
@@ -26,6 +21,7 @@ from promptmm_pyg.distillation import truncate_embeddings
 from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs.data import Prepared, RunError, hash_split, load_split, prepare
+from promptmm_pyg.runs.folder import COMMIT, LOCK, exclusive, load_tensors, read_json
 from promptmm_pyg.serving import Recommender
 
 if TYPE_CHECKING:
@@ -65,6 +61,7 @@ class Run:
         self.student_dir = self.path / 'student'
         self.baseline_dir = self.student_dir / 'baseline'
         self.recommender_dir = self.path / 'recommender'
+        self.final_dir = self.path / 'final'
 
     @classmethod
     def open(cls, path: str | Path) -> 'Run':
@@ -83,6 +80,9 @@ class Run:
         Raises:
             RunError: If the folder is not a run, or its settings are damaged.
         """
+        if (self.path / COMMIT).is_file():  # A process was killed while it replaced.
+            with suppress(RunError, OSError), exclusive(self.path):
+                pass
         self.__dict__.pop('config', None)
         _ = self.config
 
@@ -198,18 +198,31 @@ class Run:
         with settings_of(self.student_dir / 'config.json', RuntimeError):
             return build_student(self.student_config, self.data.train)
 
-    def recommender(self) -> Recommender:
+    @property
+    def served_dir(self) -> Path:
+        """The folder of the recommender that is served: the final one, if ``refit`` or
+        ``update`` made one, else that of the evaluated student.
+        """
+        final = self.final_dir / 'recommender'
+        return final if final.is_dir() else self.recommender_dir
+
+    def recommender(self, *, final: bool = True) -> Recommender:
         """The student as it is served; reads neither data nor settings.
+
+        Args:
+            final: Whether to prefer the final model of :meth:`refit` and
+                :meth:`update` to the evaluated student. (default: ``True``)
 
         Raises:
             RunError: If there is no student.
         """
-        if not self.recommender_dir.is_dir():
+        folder = self.served_dir if final else self.recommender_dir
+        if not folder.is_dir():
             raise RunError(
                 f"'{self.path}' has no recommender. Make one with 'promptmm distill "
                 f"{self.path}'"
             )
-        return Recommender.load(self.recommender_dir)
+        return Recommender.load(folder)
 
     def embeddings(self) -> dict[str, XDict]:
         """The embeddings of every trained model, by name and node type;
@@ -244,9 +257,20 @@ class Run:
         Raises:
             RunError: If nothing is held out for ``split``.
         """
-        from promptmm_pyg.runs.stages import evaluate_run
+        from promptmm_pyg.runs.evaluation import evaluate_run
 
         return evaluate_run(self, split)
+
+    def finish(self) -> str:
+        """Ends an interrupted training with its best epoch so far, as if patience had
+        run out, and returns the name of the model: ``'teacher'`` or ``'student'``.
+
+        Raises:
+            RunError: If no training was interrupted, or no epoch was validated.
+        """
+        from promptmm_pyg.runs.stages import finish_run
+
+        return finish_run(self)
 
     def evaluation_file(self, split: str) -> Path:
         """The file of an evaluation."""
@@ -266,16 +290,17 @@ class Run:
             )
         return config
 
-    def check_writable(self, *, overwrite: bool) -> bool:
-        """Returns whether the folder holds a run that will be overwritten.
+    def check_writable(self, *, overwrite: bool) -> None:
+        """Raises unless the folder can hold a new run.
 
         Raises:
             RunError: If the folder holds something else, or a run without
                 ``overwrite``.
         """
         is_dir = self.path.is_dir()
-        if not self.path.exists() or (is_dir and not any(self.path.iterdir())):
-            return False
+        names = {x.name for x in self.path.iterdir()} if is_dir else set()
+        if not self.path.exists() or (is_dir and not names - {LOCK}):
+            return
         if not self.config_file.is_file():
             raise RunError(
                 f"'{self.path}' exists and is not a run. Choose another folder"
@@ -286,30 +311,6 @@ class Run:
                 f"'{self.path}' holds a run. Choose another --out, or pass --resume to "
                 f'continue it or --overwrite to replace it'
             )
-        return True
-
-    def begin(self, *, overwrite: bool) -> None:
-        """Makes the folder, or empties that of an old run.
-
-        Raises:
-            RunError: As :meth:`check_writable`.
-        """
-        if self.check_writable(overwrite=overwrite):
-            self.remove_student()
-            shutil.rmtree(self.teacher_dir, ignore_errors=True)
-            self.config_file.unlink()
-        self.path.mkdir(parents=True, exist_ok=True)
-
-    def remove_student(self) -> None:
-        """Removes the student and its results. The count of test evaluations stays:
-        later choices were made with knowledge of them.
-        """
-        for folder in (self.student_dir, self.recommender_dir):
-            shutil.rmtree(folder, ignore_errors=True)
-        self.evaluation_file('val').unlink(missing_ok=True)
-        test = self.evaluation_file('test')
-        if test.is_file():
-            write_json(test, {'test_reads': read_json(test).get('test_reads', [])})
 
 
 @contextmanager
@@ -358,47 +359,3 @@ def build_student(config: Mapping[str, Any], train: HeteroData) -> torch.nn.Modu
         return MatrixFactorization(train.num_nodes_dict, **options)
     options['num_layers'] = config['num_layers']
     return LightGCN(train.num_nodes_dict, **options)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty if the file holds something else.
-
-    Raises:
-        RunError: If the file is not JSON.
-    """
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"'{path}' is damaged: {error}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors as safetensors, atomically."""
-    copies = {key: x.detach().cpu().clone() for key, x in tensors.items()}
-    with replacing(path) as temporary:
-        save_file({key: x.contiguous() for key, x in copies.items()}, temporary)
-
-
-def load_tensors(path: Path, fix: str) -> dict[str, Tensor]:
-    """Reads what :func:`save_tensors` wrote.
-
-    Raises:
-        RunError: If the file is missing or damaged; the message ends with ``fix``.
-        PermissionError: If it may not be read.
-    """
-    if not path.is_file():
-        raise RunError(f"there is no '{path}'. {fix}")
-    with path.open('rb'):  # safetensors reports a file without permission as missing.
-        pass
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise RunError(f"'{path}' is damaged ({error}). {fix}") from error
-    return tensors

@@ -1,40 +1,25 @@
-"""The stages of a run: train the teacher, distill the student, evaluate both."""
+"""The stages of a run: train the teacher, distill the student, finish either."""
 
-import datetime
-import math
-import os
 import platform
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch_geometric
-from torch_geometric.data import HeteroData
 
 from promptmm_pyg import __version__
-from promptmm_pyg.data import (
-    INTERACTS,
-    ITEM,
-    Split,
-    validate,
-)
+from promptmm_pyg._utils import check_positive
+from promptmm_pyg.data import INTERACTS, ITEM, Split, validate
 from promptmm_pyg.distillation import (
     CandidateSampling,
     DistillationResult,
     distill,
     promptmm_losses,
-)
-from promptmm_pyg.evaluation import (
-    Evaluation,
-    evaluate,
-    paired_bootstrap,
-    slice_by_cold_start,
 )
 from promptmm_pyg.models import PromptMM
 from promptmm_pyg.runs.data import (
@@ -45,28 +30,20 @@ from promptmm_pyg.runs.data import (
     prepare,
     read_titles,
 )
-from promptmm_pyg.runs.run import (
-    FORMAT,
-    MODEL,
-    Run,
-    XDict,
-    build_student,
-    build_teacher,
-    read_json,
+from promptmm_pyg.runs.folder import (
+    exclusive,
     save_tensors,
+    staged,
+    where,
     write_json,
 )
+from promptmm_pyg.runs.run import FORMAT, MODEL, Run, build_student, build_teacher
 from promptmm_pyg.serving import Recommender
-from promptmm_pyg.training import History, TrainingConfig, train
+from promptmm_pyg.training import History, LastEpochWarning, TrainingConfig, train
+from promptmm_pyg.training.checkpoint import load_state
 from promptmm_pyg.training.loop import CHECKPOINT
 
 CPU = torch.device('cpu')
-KS = (10, 20, 50)
-PAIRS = (
-    ('student', 'baseline'),
-    ('student', 'truncated_teacher'),
-    ('teacher', 'student'),
-)
 STUDENT_WEIGHTS = {
     'bpr': 1.0,
     'l2': 1e-3,
@@ -93,8 +70,6 @@ _STUDENT: dict[str, Any] = {
     'losses': {},
     'candidates': {},
 }
-_MISTAKES = (ValueError, TypeError, ImportError, OSError)
-_ASIDE = '.old'
 
 
 def train_run(
@@ -128,26 +103,43 @@ def train_run(
     config['loss_weights'] = {**PromptMM.loss_weights, **config['loss_weights']}
     if not resume:
         run.check_writable(overwrite=overwrite)  # Before contents are encoded.
-    data, config['data_sha256'] = load_data(config)
-    if resume:
-        check_resume(config, run.read_config(), subject='options and data of the run')
-    with nullcontext() if resume else backup(run, run.teacher_dir):
-        if not resume:
-            run.begin(overwrite=overwrite)
-        write_json(run.config_file, {**config, 'versions': versions()})
-        run.data = data
-        model = build_teacher(config, data.train).to(device)
-        on_device = data.to(torch.device(device))
+    elif not run.config_file.is_file():
+        run.read_config()
+    with exclusive(run.path):
+        data, config['data_sha256'] = load_data(config)
+        if resume:
+            old = Run(where(run.path, 'teacher')).read_config()
+            check_resume(config, old, subject='options and data of the run')
+        with staged(run.path, 'teacher', resume=resume) as folder:
+            write_json(folder / 'config.json', {**config, 'versions': versions()})
+            how = training_config(config, folder / 'teacher', resume, progress)
+            train_teacher(Run(folder), config, data, how, device)
+    run.data = data
+    run.check()
+    return run
+
+
+def train_teacher(
+    target: Run,
+    config: Mapping[str, Any],
+    data: Prepared,
+    how: TrainingConfig,
+    device: str | torch.device = CPU,
+) -> None:
+    """Trains a teacher and writes it to ``target``."""
+    model = build_teacher(config, data.train).to(device)
+    on_device = data.to(torch.device(device))
+    with _last_epoch_on_stderr('teacher'):
         history = train(
             model,
             on_device.split,
             loss_weights=config['loss_weights'],
             inputs=on_device.inputs,
-            config=training_config(config, run.teacher_dir, resume, progress),
+            config=how,
         )
-        save_tensors(run.teacher_dir / MODEL, model.cpu().state_dict())
-        write_json(run.teacher_dir / 'metrics.json', best_epoch(history))
-    return run
+    write_json(target.teacher_dir / 'metrics.json', best_epoch(history))
+    # Last: a model counts as trained once this file exists.
+    save_tensors(target.teacher_dir / MODEL, model.cpu().state_dict())
 
 
 def distill_run(
@@ -183,172 +175,225 @@ def distill_run(
     run.check()
     config = {**_STUDENT, **(config or {})}
     config['loss_weights'] = {**STUDENT_WEIGHTS, **config['loss_weights']}
-    with nullcontext() if resume else backup(run, run.student_dir):
-        _begin_student(run, config, resume=resume, overwrite=overwrite)
-        teacher = run.teacher().to(device)
-        write_json(run.student_dir / 'config.json', config)
-        student = build_student(config, run.data.train).to(device)
-        on_device = run.data.to(torch.device(device))
-        result = distill(
-            student,
-            teacher,
-            on_device.split,
-            config=training_config(config, run.student_dir, resume, progress),
-            **distill_arguments(config, on_device),
-        )
-        _save_student(run, config, result, titles)
+    with exclusive(run.path):
+        _check_student(run, config, resume=resume, overwrite=overwrite)
+        teacher = run.teacher()
+        with staged(run.path, 'student', resume=resume) as folder:
+            target = Run(folder)
+            write_json(target.student_dir / 'config.json', config)
+            how = training_config(config, target.student_dir, resume, progress)
+            result = train_student(config, teacher, run.data, how, device)
+            titles = _titles_of(run, titles)
+            recommender = make_recommender(run.data, result.student, titles)
+            save_student(target, config, result, recommender)
     return run
 
 
-def _begin_student(
+def train_student(
+    config: Mapping[str, Any],
+    teacher: PromptMM,
+    data: Prepared,
+    how: TrainingConfig,
+    device: str | torch.device = CPU,
+    **options: Any,
+) -> DistillationResult:
+    """Distills a student; the result is on the CPU."""
+    student = build_student(config, data.train).to(device)
+    on_device = data.to(torch.device(device))
+    with _last_epoch_on_stderr():
+        result = distill(
+            student,
+            teacher.to(device),
+            on_device.split,
+            config=how,
+            **{**distill_arguments(config, on_device), **options},
+        )
+    result.student.to(CPU)
+    if result.baseline is not None:
+        result.baseline.to(CPU)
+    return result._replace(targets=result.targets.to(CPU))
+
+
+def _check_student(
     run: Run, config: dict[str, Any], *, resume: bool, overwrite: bool
 ) -> None:
-    file = run.student_dir / 'config.json'
+    target = Run(where(run.path, 'student'))
+    file = target.student_dir / 'config.json'
     if resume:
         if not file.is_file():
             raise RunError(f"'{run.path}' has no student to continue")
         fix = f". See '{file}', or pass --overwrite to train it again"
-        check_resume(config, read_json(file), subject='options of the student', fix=fix)
+        old = target.student_config
+        check_resume(config, old, subject='options of the student', fix=fix)
     elif file.is_file() and not overwrite:
         raise RunError(
             f"'{run.path}' has a student. Pass --resume to continue it or --overwrite "
             f'to replace it'
         )
-    else:
-        run.remove_student()
 
 
-def _save_student(
-    run: Run,
-    config: dict[str, Any],
+def save_student(
+    target: Run,
+    config: Mapping[str, Any],
     result: DistillationResult,
-    titles: Mapping[Any, str] | None,
+    recommender: Recommender,
 ) -> None:
-    result = result._replace(targets=result.targets.to(CPU))
-    result.student.to(CPU)
-    save_tensors(run.student_dir / 'targets.safetensors', result.targets.x_dict)
-    metrics = {'student': best_epoch(result.history)}
+    """Writes a student, its baseline and its recommender to ``target``."""
+    folder = target.student_dir
+    save_tensors(folder / 'targets.safetensors', result.targets.x_dict)
+    search = _search_of(result)
+    metrics = {'student': {**best_epoch(result.history), **search['student']}}
     if result.baseline is not None and result.baseline_history is not None:
-        save_tensors(run.baseline_dir / MODEL, result.baseline.cpu().state_dict())
-        metrics['baseline'] = best_epoch(result.baseline_history)
-        write_json(run.baseline_dir / 'metrics.json', metrics['baseline'])
-    write_json(run.student_dir / 'metrics.json', metrics['student'])
+        save_tensors(target.baseline_dir / MODEL, result.baseline.state_dict())
+        metrics['baseline'] = {
+            **best_epoch(result.baseline_history),
+            **search['baseline'],
+        }
+        write_json(target.baseline_dir / 'metrics.json', metrics['baseline'])
+    write_json(folder / 'metrics.json', metrics['student'])
     card = {
         'name': f'Recommender: a {config["student"]} student of PromptMM',
         'metrics': metrics,
         'training': config,
     }
-    _recommender(run, result, titles).save(run.recommender_dir, card=card)
+    recommender.save(target.recommender_dir, card=card)
     # Last: the student counts as trained once this file exists.
-    save_tensors(run.student_dir / MODEL, result.student.state_dict())
+    save_tensors(folder / MODEL, result.student.state_dict())
 
 
-def _recommender(
-    run: Run, result: DistillationResult, titles: Mapping[Any, str] | None
+def _search_of(result: DistillationResult) -> dict[str, dict[str, Any]]:
+    """What ``metrics.json`` records about the search of settings, by model."""
+    search: dict[str, dict[str, Any]] = {}
+    for name in ('student', 'baseline'):
+        trials = [trial for trial in result.trials or () if name in trial]
+        search[name] = {'tuned': bool(trials)}
+        if trials:
+            best = max(trials, key=lambda trial: trial[name])
+            params = {key: best[key] for key in ('learning_rate', 'l2')}
+            search[name] |= {'best_params': params, 'trials': trials}
+    return search
+
+
+def finish_run(run: Run | str | Path) -> str:
+    """Ends an interrupted training with its best epoch so far, as if patience had run
+    out. The checkpoint stays, so that ``resume`` can still continue it.
+
+    Args:
+        run: A run whose training was interrupted.
+
+    Returns:
+        The name of the model: ``'teacher'`` or ``'student'``.
+
+    Raises:
+        RunError: If no training was interrupted, or no epoch was validated.
+    """
+    run = Run(run) if isinstance(run, str | Path) else run
+    run.check()
+    with exclusive(run.path):
+        part = next((x for x in ('student', 'teacher') if _is_unfinished(run, x)), None)
+        if part is None:
+            raise RunError(
+                f"'{run.path}' must have an interrupted training (got none). See "
+                f"'promptmm evaluate {run.path}'"
+            )
+        with staged(run.path, part, resume=True) as folder:
+            target = Run(folder)
+            if part == 'teacher':
+                _finish_teacher(target)
+            else:
+                _finish_student(run, target)
+    run.check()
+    return part
+
+
+def _is_unfinished(run: Run, part: str) -> bool:
+    folder = where(run.path, part) / part
+    return any(folder.rglob(CHECKPOINT)) and not (folder / MODEL).is_file()
+
+
+def _finish_teacher(target: Run) -> None:
+    config = target.read_config()
+    data, digest = load_data(config)
+    if digest != config['data_sha256']:
+        raise RunError(
+            f"the data have changed since '{target.path}' was trained. Restore them, "
+            f'or train again'
+        )
+    _check_validated(target.teacher_dir)
+    # Every checkpoint has an epoch: none is added, and the best one is restored.
+    how = training_config(config, target.teacher_dir, True, False, epochs=1)
+    train_teacher(target, config, data, how)
+
+
+def _finish_student(run: Run, target: Run) -> None:
+    config, options = target.student_config, dict[str, Any]()
+    trials = sorted(target.student_dir.glob(f'trials/*/{CHECKPOINT}'))
+    _check_validated(trials[0].parent if trials else target.student_dir)
+    if trials:
+        options['tune'] = len(trials)
+    baselines = [target.baseline_dir, *target.student_dir.glob('trials/*/baseline')]
+    if not any((folder / CHECKPOINT).is_file() for folder in baselines):
+        options['baseline'] = False
+    how = training_config(config, target.student_dir, True, False, epochs=1)
+    result = train_student(config, run.teacher(), run.data, how, **options)
+    recommender = make_recommender(run.data, result.student, _titles_of(run, None))
+    save_student(target, config, result, recommender)
+
+
+def _check_validated(folder: Path) -> None:
+    """Raises unless the checkpoint in ``folder`` has a best epoch."""
+    state = load_state(folder / CHECKPOINT)
+    if not state['stopping']['best_epoch']:
+        raise RunError(
+            f"'{folder}' must have a validated epoch (got none of "
+            f'{len(state["records"])}). Continue the training with --resume'
+        )
+
+
+@contextmanager
+def _last_epoch_on_stderr(model: str | None = None) -> Iterator[None]:
+    """Prints the warning in the words of the command line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always', LastEpochWarning)
+        yield
+    for warning in caught:
+        if isinstance(warning.message, LastEpochWarning):
+            name, epochs = warning.message.args
+            print(
+                f'warning: {model or name}: the best epoch is the last ({epochs}): '
+                f'raise --epochs; continue with --resume',
+                file=sys.stderr,
+            )
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+
+
+def _titles_of(run: Run, titles: Mapping[Any, str] | None) -> Mapping[Any, str] | None:
+    source = run.config['titles']
+    if source is None:
+        return titles
+    by_text = read_titles(source['path'], source['item'], source['title'])
+    item_ids = run.data.val[ITEM].raw_id.tolist()
+    return {raw: by_text[str(raw)] for raw in item_ids if str(raw) in by_text}
+
+
+def make_recommender(
+    data: Prepared, model: torch.nn.Module, titles: Mapping[Any, str] | None
 ) -> Recommender:
-    data, source = run.data, run.config['titles']
-    if source is not None:
-        by_text = read_titles(source['path'], source['item'], source['title'])
-        item_ids = data.val[ITEM].raw_id.tolist()
-        titles = {raw: by_text[str(raw)] for raw in item_ids if str(raw) in by_text}
+    """The recommender of a model; its warnings are shown on stderr."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         # The features of the training graph are standardized, those of new items not;
         # its interactions are the message edges of the others.
         known = Split(data.val, data.val, data.test)
         recommender = Recommender.from_model(
-            result.student, known, inputs=data.inputs, titles=titles
+            model, known, inputs=data.inputs, titles=titles
         )
     for warning in caught:
         print(f'warning: {warning.message}', file=sys.stderr)
     return recommender
-
-
-def evaluate_run(
-    run: Run, split: Literal['val', 'test'] = 'val'
-) -> dict[str, Evaluation]:
-    """Evaluates every model of a run and writes ``evaluation-<split>.json``.
-
-    Args:
-        run: The run.
-        split: ``'val'`` or ``'test'``. (default: ``'val'``)
-
-    Raises:
-        RunError: If nothing is held out for ``split``.
-    """
-    graph = getattr(run.data, split)
-    if graph[INTERACTS].edge_label_index.size(1) == 0:
-        raise RunError(f"the data hold no interactions for '{split}'")
-    x_dicts = run.embeddings()
-    results = evaluate_embeddings(x_dicts, graph)
-    record_evaluation(run, split, x_dicts, results, graph)
-    return results
-
-
-def evaluate_embeddings(
-    x_dicts: Mapping[str, XDict], graph: HeteroData
-) -> dict[str, Evaluation]:
-    """The evaluation of each model's embeddings, by name."""
-    num_items = int(graph[ITEM].num_nodes)
-    ks = sorted({min(k, num_items) for k in KS})
-    return {name: evaluate(x, graph, ks=ks) for name, x in x_dicts.items()}
-
-
-def compared_metrics(results: Mapping[str, Evaluation]) -> list[str]:
-    """Recall and NDCG at 20, or at the whole catalogue where that is smaller."""
-    ks = next(iter(results.values())).ks
-    return [f'{name}@{ks[min(1, len(ks) - 1)]}' for name in ('Recall', 'NDCG')]
-
-
-def record_evaluation(
-    run: Run,
-    split: str,
-    x_dicts: Mapping[str, XDict],
-    results: Mapping[str, Evaluation],
-    graph: HeteroData,
-) -> None:
-    """Writes an evaluation; that of test with the times of all earlier ones."""
-    file = run.evaluation_file(split)
-    content: dict[str, Any] = {
-        'split': split,
-        'num_users': int(next(iter(results.values())).users.numel()),
-        'embedding_dim': {name: x[ITEM].size(1) for name, x in x_dicts.items()},
-        'metrics': {name: _without_nan(x.metrics) for name, x in results.items()},
-        'differences': {
-            f'{a} - {b}': {
-                metric: vars(
-                    paired_bootstrap(
-                        results[a].per_user[metric], results[b].per_user[metric]
-                    )
-                )
-                for metric in compared_metrics(results)
-            }
-            for a, b in PAIRS
-            if {a, b} <= set(results)
-        },
-        'slices': {
-            name: {
-                key: {'num_users': part.users.numel(), **_without_nan(part.metrics)}
-                for key, part in slice_by_cold_start(result, graph).items()
-            }
-            for name, result in results.items()
-        },
-    }
-    if split == 'test':
-        reads = read_json(file).get('test_reads', []) if file.is_file() else []
-        print(
-            'note: test should be read once, after all choices are made; it was read '
-            f'{len(reads)} times before',
-            file=sys.stderr,
-        )
-        time = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-        reads = [*reads, {'time': time, 'models': sorted(results)}]
-        content['test_reads'] = reads
-    write_json(file, content)
-
-
-def _without_nan(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {key: None if math.isnan(x) else x for key, x in metrics.items()}
 
 
 def load_data(config: Mapping[str, Any]) -> tuple[Prepared, str]:
@@ -403,20 +448,26 @@ def distill_arguments(config: Mapping[str, Any], data: Prepared) -> dict[str, An
 
 
 def training_config(
-    config: Mapping[str, Any], folder: Path, resume: bool, progress: bool
+    config: Mapping[str, Any],
+    folder: Path,
+    resume: bool,
+    progress: bool,
+    **options: Any,
 ) -> TrainingConfig:
     """The training of a configuration; the run may have been interrupted before its
-    first checkpoint.
+    first checkpoint. Options replace those of the configuration.
     """
-    resume = resume and (folder / CHECKPOINT).is_file()
-    return TrainingConfig(
-        **config['train'], run_dir=folder, resume=resume, progress=progress
-    )
+    check_positive('validate_every', config['train'].get('validate_every', 1))
+    resume = resume and any(folder.rglob(CHECKPOINT))
+    options = {**config['train'], **options}
+    return TrainingConfig(**options, run_dir=folder, resume=resume, progress=progress)
 
 
 def best_epoch(history: History) -> dict[str, Any]:
     """The validation metrics of the best epoch, as in ``metrics.json``."""
     record = history.records[history.best_epoch - 1]
+    if 'validation' not in record:
+        return {'num_epochs': history.num_epochs}
     return {
         'monitor': history.monitor,
         'best_value': history.best_value,
@@ -473,71 +524,3 @@ def _first_difference(
         elif before != value and name != 'train.epochs':
             return name, before, value
     return None
-
-
-@contextmanager
-def backup(run: Run, training: Path) -> Iterator[None]:
-    """Restores the run if an error is raised before the first epoch is done.
-
-    Args:
-        run: Is emptied in the block, and trained.
-        training: The folder of the checkpoints of this training.
-    """
-    is_new = not run.path.exists()
-    if not is_new and not _is_run(run):
-        yield  # A folder of something else is not touched.
-        return
-    aside = run.path / _ASIDE
-    _link_all(run, aside)
-    try:
-        yield
-    except _MISTAKES:
-        if not (training / CHECKPOINT).is_file():
-            for part in _parts(run):
-                _remove(part)
-            for old in aside.iterdir() if aside.is_dir() else ():
-                old.rename(run.path / old.name)
-        raise
-    finally:
-        _remove(aside)
-        if is_new and run.path.is_dir() and not any(run.path.iterdir()):
-            run.path.rmdir()
-
-
-def _parts(run: Run) -> list[Path]:
-    evaluations = [run.evaluation_file(split) for split in ('val', 'test')]
-    folders = [run.teacher_dir, run.student_dir, run.recommender_dir]
-    return [run.config_file, *folders, *evaluations]
-
-
-def _is_run(run: Run) -> bool:
-    try:
-        run.read_config()
-    except RunError:
-        return False
-    return True
-
-
-def _link_all(run: Run, aside: Path) -> None:
-    """Adds a second name for every file, which costs no space."""
-    _remove(aside)
-    for part in _parts(run):
-        if part.is_dir():
-            shutil.copytree(part, aside / part.name, copy_function=_link)
-        elif part.is_file():
-            aside.mkdir(exist_ok=True)
-            _link(str(part), str(aside / part.name))
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # Not every file system has links.
-        shutil.copy2(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -3,13 +3,14 @@
 from promptmm_pyg.training.checkpoint import load_state, save_state
 from promptmm_pyg.training.config import TrainingConfig
 from promptmm_pyg.training.distributed import process_group
-from promptmm_pyg.training.history import EarlyStopping, History
+from promptmm_pyg.training.history import EarlyStopping, History, LastEpochWarning
 from promptmm_pyg.training.optim import LazyAdamW, tune_allocator
 from promptmm_pyg.training.train import bpr_losses, train
 
 __all__ = [
     'EarlyStopping',
     'History',
+    'LastEpochWarning',
     'LazyAdamW',
     'TrainingConfig',
     'bpr_losses',

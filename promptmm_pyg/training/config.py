@@ -48,7 +48,8 @@ class TrainingConfig:
     monitor: str = 'Recall@20'
     """Validation metric that chooses the best epoch."""
     validate_every: int = 1
-    """Epochs between two validations."""
+    """Epochs between two validations. With 0 there is none: all epochs are trained and
+    the last is kept, as for a final model on all interactions."""
     seed: int = 0
     """Seed of batches, negatives, candidates, neighbors and dropout."""
     run_dir: str | Path | None = None
@@ -77,11 +78,11 @@ class TrainingConfig:
             'propagate_every',
             'epochs',
             'patience',
-            'validate_every',
             'block_size',
         ):
             check_positive(name, getattr(self, name))
-        check_non_negative('weight_decay', self.weight_decay)
+        for name in ('weight_decay', 'validate_every'):
+            check_non_negative(name, getattr(self, name))
         check_choice('optimizer', self.optimizer, ('dense', 'lazy'))
         cutoff(self.monitor)
         if self.resume and self.run_dir is None:

@@ -26,6 +26,17 @@ class History(NamedTuple):
         return len(self.records)
 
 
+class LastEpochWarning(UserWarning):
+    """The best epoch is the last one allowed: more epochs may be better."""
+
+    def __str__(self) -> str:
+        name, epochs = self.args
+        return (
+            f"the best epoch of '{name}' is the last ({epochs}): raise 'epochs'; "
+            f'continue with resume=True'
+        )
+
+
 def write_jsonl(path: str | Path, records: list[dict[str, Any]]) -> None:
     """Writes one JSON object per line, atomically."""
     with replacing(path) as temporary:

@@ -1,6 +1,8 @@
 """The loop behind ``train`` and ``distill``: epochs, validation, best state, resume."""
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from promptmm_pyg.training.distributed import (
 from promptmm_pyg.training.history import (
     EarlyStopping,
     History,
+    LastEpochWarning,
     append_jsonl,
     write_jsonl,
 )
@@ -230,7 +233,8 @@ def fit(
     on_epoch: Callable[[int], None] | None = None,
     name: str = 'train',
 ) -> History:
-    """Trains ``module`` and restores its best state on validation.
+    """Trains ``module`` and restores its best state on validation; the last one
+    without validation.
 
     With ``config.run_dir`` every epoch ends in a checkpoint, and ``config.resume``
     continues from it to exactly the numbers of an uninterrupted run (same machine,
@@ -276,7 +280,8 @@ def fit(
                 **_train_epoch(optimizer, parallel, loader, lists, sparse),
                 'seconds': time.perf_counter() - started,
             }
-            if epoch % config.validate_every == 0 or epoch == config.epochs:
+            every = config.validate_every
+            if every and (epoch % every == 0 or epoch == config.epochs):
                 module.eval()
                 metrics = validate()
                 record['validation'] = metrics
@@ -284,8 +289,12 @@ def fit(
             records.append(record)
             run.save(records)
             _show(bar, record, stopping, config.monitor)
-    module.load_state_dict(stopping.best_state)
     module.eval()
+    if not config.validate_every:
+        return History(records, len(records), math.nan, config.monitor)
+    module.load_state_dict(stopping.best_state)
+    if stopping.best_epoch == config.epochs:
+        warnings.warn(LastEpochWarning(name, config.epochs), stacklevel=3)
     return History(records, stopping.best_epoch, stopping.best_value, config.monitor)
 
 

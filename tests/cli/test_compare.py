@@ -8,7 +8,7 @@ from promptmm_pyg.cli import compare, main
 from promptmm_pyg.cli.compare import reason_incomparable
 from promptmm_pyg.evaluation import paired_bootstrap
 from promptmm_pyg.runs import Run
-from promptmm_pyg.runs.stages import evaluate_embeddings
+from promptmm_pyg.runs.evaluation import evaluate_embeddings
 
 from .conftest import TRAIN
 

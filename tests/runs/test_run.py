@@ -7,14 +7,13 @@ import promptmm_pyg
 from promptmm_pyg.models import PromptMM
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs import RunError, distill_run, train_run
-from promptmm_pyg.runs.run import (
-    FORMAT,
-    Run,
+from promptmm_pyg.runs.folder import (
     load_tensors,
     read_json,
     save_tensors,
     write_json,
 )
+from promptmm_pyg.runs.run import Run
 
 
 def test_tensors_come_back_also_when_they_share_memory(tmp_path):
@@ -68,40 +67,21 @@ def test_json_comes_back_and_leaves_nothing_else(tmp_path):
     assert [path.name for path in (tmp_path / 'a').iterdir()] == ['b.json']
 
 
-def test_beginning_again_keeps_the_readings_of_test_and_foreign_files(tmp_path):
-    run = Run(tmp_path)
-    write_json(run.config_file, {'format': FORMAT})
-    readings = [{'time': 'then'}]
-    write_json(run.evaluation_file('test'), {'metrics': {}, 'test_reads': readings})
-    for path in (
-        run.evaluation_file('val'),
-        run.teacher_dir / 'x',
-        run.student_dir / 'x',
-    ):
-        write_json(path, {})
-    (tmp_path / 'notes.txt').write_text('mine')
-    run.begin(overwrite=True)
-    left = {path.name for path in tmp_path.rglob('*')}
-    assert left == {'evaluation-test.json', 'notes.txt'}
-    assert read_json(run.evaluation_file('test')) == {'test_reads': readings}
-
-
 @pytest.mark.parametrize('overwrite', [True, False])
 def test_a_folder_of_something_else_is_never_emptied(tmp_path, overwrite):
-    (tmp_path / 'thesis.tex').write_text('mine')
+    (tmp_path / 'thesis.tex').write_text('text')
     with pytest.raises(RunError, match='exists and is not a run'):
-        Run(tmp_path).begin(overwrite=overwrite)
-    assert (tmp_path / 'thesis.tex').is_file()
+        Run(tmp_path).check_writable(overwrite=overwrite)
 
 
 def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / 'x').write_text('mine')
+    (tmp_path / 'x').write_text('text')
     with pytest.raises(RunError, match='exists and is not a run'):
-        Run(tmp_path / 'x').begin(overwrite=True)
+        Run(tmp_path / 'x').check_writable(overwrite=True)
 
 
 def test_an_empty_folder_may_be_used(tmp_path):
-    Run(tmp_path).begin(overwrite=False)
+    Run(tmp_path).check_writable(overwrite=False)
 
 
 def test_a_run_opens_its_models(distilled):

@@ -347,7 +347,7 @@ def test_a_model_that_is_not_finite_is_refused():
         ({'patience': 0}, "'patience' must be positive"),
         ({'learning_rate': 0.0}, "'learning_rate' must be positive"),
         ({'weight_decay': -1.0}, "'weight_decay' must"),
-        ({'validate_every': 0}, "'validate_every' must be positive"),
+        ({'validate_every': -1}, "'validate_every' must be zero or more"),
         ({'block_size': 0}, "'block_size' must be positive"),
         ({'propagate_every': 0}, "'propagate_every' must be positive"),
         ({'optimizer': 'sgd'}, "'optimizer' must be one of 'dense'"),

@@ -1,12 +1,6 @@
-import json
-import shutil
-
 import pytest
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.runs.run import FORMAT, Run, write_json
-from promptmm_pyg.runs.stages import backup
-from promptmm_pyg.training.loop import CHECKPOINT
 from tests.cli.conftest import DISTILL, TRAIN
 
 
@@ -59,54 +53,6 @@ def test_a_mistake_leaves_no_half_run(files, tmp_path, fails, monkeypatch):
     data = [files.table, '--features', f'text={files.text}', '--out', 'new/run']
     fails('train', *data, *TRAIN, '--batch-size', '0')
     assert not (tmp_path / 'new' / 'run').exists()
-
-
-def trained_again(run, error, write=None):
-    """Replaces the student, or its checkpoint, and fails."""
-    with backup(run, run.student_dir):
-        shutil.rmtree(run.student_dir, ignore_errors=True)
-        if write is not None:
-            write()
-        raise error
-
-
-def test_what_was_trained_stays_after_a_late_mistake(tmp_path):
-    run = Run(tmp_path)
-    write_json(run.config_file, {'format': FORMAT})
-    write_json(run.student_dir / 'old.json', {})
-    checkpoint = run.student_dir / CHECKPOINT
-    with pytest.raises(ValueError, match='late'):
-        trained_again(run, ValueError('late'), lambda: write_json(checkpoint, {}))
-    assert list(files_of(tmp_path)) == ['config.json', f'student/{CHECKPOINT}']
-
-
-def test_an_interruption_is_no_mistake(tmp_path):
-    run = Run(tmp_path)
-    write_json(run.config_file, {'format': FORMAT})
-    write_json(run.student_dir / 'old.json', {})
-    with pytest.raises(KeyboardInterrupt):
-        trained_again(run, KeyboardInterrupt())
-    assert list(files_of(tmp_path)) == ['config.json']
-
-
-def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
-    write_json(tmp_path / 'teacher' / 'mine.json', {})
-    with pytest.raises(ValueError, match='no'):
-        trained_again(Run(tmp_path), ValueError('no'))
-    assert list(files_of(tmp_path)) == ['teacher/mine.json']
-
-
-def test_files_are_copied_where_there_are_no_links(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError('no links here')
-
-    monkeypatch.setattr('os.link', refuse)
-    run = Run(tmp_path)
-    write_json(run.config_file, {'format': FORMAT, 'x': 1})
-    new = {'format': FORMAT, 'x': 2}
-    with pytest.raises(ValueError, match='no'):
-        trained_again(run, ValueError('no'), lambda: write_json(run.config_file, new))
-    assert json.loads(run.config_file.read_text())['x'] == 1
 
 
 def test_resume_names_the_option_that_differs(distilled, fails):

@@ -1,0 +1,123 @@
+"""The same small search of settings for a student and its baseline."""
+
+import copy
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from promptmm_pyg._distributed import run_on_rank0
+from promptmm_pyg.training.config import TrainingConfig
+from promptmm_pyg.training.loop import CHECKPOINT, LOG
+
+if TYPE_CHECKING:
+    from promptmm_pyg.distillation.distill import DistillationResult
+
+# A factor of the learning rate, and the weight of the penalty.
+_RATE, _PENALTY = (0.25, 4.0), (1e-4, 0.3)
+TRIALS = 'trials'
+
+
+def search_settings(rate: float, penalty: float, num_trials: int) -> list[Any]:
+    """Learning rates and ``l2`` weights: those given, then points of a Sobol sequence
+    on a logarithmic scale, from a quarter of the rate to four times, and from 0.0001
+    to 0.3.
+
+    Example:
+        >>> search_settings(0.001, 0.01, 1)
+        [(0.001, 0.01)]
+        >>> len(search_settings(0.001, 0.01, 4))
+        4
+    """
+    points = torch.quasirandom.SobolEngine(2, scramble=True, seed=0).draw(num_trials)
+    settings = [(rate, penalty)]
+    for x, y in points.tolist()[1:]:
+        factor = _RATE[0] * (_RATE[1] / _RATE[0]) ** x
+        drawn = _PENALTY[0] * (_PENALTY[1] / _PENALTY[0]) ** y
+        settings.append((float(f'{rate * factor:.3g}'), float(f'{drawn:.3g}')))
+    return settings
+
+
+def search(
+    run: Callable[..., 'DistillationResult'],
+    student: torch.nn.Module,
+    teacher: Any,
+    weights: Mapping[str, float] | None,
+    config: TrainingConfig,
+    num_trials: int,
+) -> 'DistillationResult':
+    """Trains student and baseline with each of the settings, and returns the best of
+    each on validation.
+
+    Args:
+        run: ``distill`` with all other arguments.
+        student: The start; it becomes the best student.
+        teacher: A module with a tuned prompt becomes that of the best student.
+        weights: The weights of the student's own losses.
+        config: The settings that the search starts from.
+        num_trials: The number of settings.
+
+    Raises:
+        ValueError: If the student has no loss ``'l2'``.
+    """
+    if weights is None or 'l2' not in weights:
+        raise ValueError(
+            f"'tune' requires a student with the loss 'l2' (got "
+            f'{sorted(weights or {})}). Pass tune=0'
+        )
+    best: Any = None
+    best_teacher = teacher
+    baseline: Any = None
+    trials: list[dict[str, float]] = []
+    settings = search_settings(config.learning_rate, weights['l2'], num_trials)
+    for number, (rate, penalty) in enumerate(settings):
+        own = copy.deepcopy(teacher)  # Its prompt may be tuned.
+        result = run(
+            copy.deepcopy(student),
+            own,
+            loss_weights={**weights, 'l2': penalty},
+            config=replace(_in_folder(config, number), learning_rate=rate),
+        )
+        trial = {'learning_rate': rate, 'l2': penalty}
+        trial['student'] = result.history.best_value
+        if best is None or trial['student'] > trials[best[0]]['student']:
+            best, best_teacher = (number, result), own
+        if result.baseline_history is not None:
+            trial['baseline'] = result.baseline_history.best_value
+            if baseline is None or trial['baseline'] > trials[baseline[0]]['baseline']:
+                baseline = number, result
+        trials.append(trial)
+    run_on_rank0(lambda: _copy_logs(config, best[0], baseline and baseline[0]))
+    student.load_state_dict(best[1].student.state_dict())
+    if isinstance(teacher, torch.nn.Module):
+        teacher.load_state_dict(best_teacher.state_dict())
+    result = best[1]._replace(student=student.eval(), trials=trials)
+    if baseline is None:
+        return result  # type: ignore[no-any-return]
+    other = baseline[1]
+    return result._replace(  # type: ignore[no-any-return]
+        baseline=other.baseline, baseline_history=other.baseline_history
+    )
+
+
+def _in_folder(config: TrainingConfig, number: int) -> TrainingConfig:
+    """The same with a folder of its own in the run's."""
+    if config.run_dir is None:
+        return config
+    folder = Path(config.run_dir) / TRIALS / f'{number:02d}'
+    # The search may have been interrupted before this trial began.
+    resume = config.resume and run_on_rank0((folder / CHECKPOINT).is_file)
+    return replace(config, run_dir=folder, resume=resume)
+
+
+def _copy_logs(config: TrainingConfig, student: int, baseline: int | None) -> None:
+    if config.run_dir is None:
+        return
+    folder = Path(config.run_dir)
+    chosen = [(student, '.')] + ([] if baseline is None else [(baseline, 'baseline')])
+    for number, name in chosen:
+        (folder / name).mkdir(exist_ok=True)
+        shutil.copy(folder / TRIALS / f'{number:02d}' / name / LOG, folder / name)

@@ -1,0 +1,114 @@
+"""The evaluation of a run's models, and the record of test evaluations."""
+
+import datetime
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch_geometric.data import HeteroData
+
+from promptmm_pyg.data import INTERACTS, ITEM
+from promptmm_pyg.evaluation import (
+    Evaluation,
+    evaluate,
+    paired_bootstrap,
+    slice_by_cold_start,
+)
+from promptmm_pyg.runs.data import RunError
+from promptmm_pyg.runs.folder import read_json, write_json
+from promptmm_pyg.runs.run import Run, XDict
+
+KS = (10, 20, 50)
+PAIRS = (
+    ('student', 'baseline'),
+    ('student', 'truncated_teacher'),
+    ('teacher', 'student'),
+)
+
+
+def evaluate_run(
+    run: Run, split: Literal['val', 'test'] = 'val'
+) -> dict[str, Evaluation]:
+    """Evaluates every model of a run and writes ``evaluation-<split>.json``.
+
+    Args:
+        run: The run.
+        split: ``'val'`` or ``'test'``. (default: ``'val'``)
+
+    Raises:
+        RunError: If nothing is held out for ``split``.
+    """
+    graph = getattr(run.data, split)
+    if graph[INTERACTS].edge_label_index.size(1) == 0:
+        raise RunError(f"the data hold no interactions for '{split}'")
+    x_dicts = run.embeddings()
+    results = evaluate_embeddings(x_dicts, graph)
+    record_evaluation(run, split, x_dicts, results, graph)
+    return results
+
+
+def evaluate_embeddings(
+    x_dicts: Mapping[str, XDict], graph: HeteroData
+) -> dict[str, Evaluation]:
+    """The evaluation of each model's embeddings, by name."""
+    num_items = int(graph[ITEM].num_nodes)
+    ks = sorted({min(k, num_items) for k in KS})
+    return {name: evaluate(x, graph, ks=ks) for name, x in x_dicts.items()}
+
+
+def compared_metrics(results: Mapping[str, Evaluation]) -> list[str]:
+    """Recall and NDCG at 20, or at the whole catalogue where that is smaller."""
+    ks = next(iter(results.values())).ks
+    return [f'{name}@{ks[min(1, len(ks) - 1)]}' for name in ('Recall', 'NDCG')]
+
+
+def record_evaluation(
+    run: Run,
+    split: str,
+    x_dicts: Mapping[str, XDict],
+    results: Mapping[str, Evaluation],
+    graph: HeteroData,
+) -> None:
+    """Writes an evaluation; that of test with the times of all earlier ones."""
+    file = run.evaluation_file(split)
+    content: dict[str, Any] = {
+        'split': split,
+        'num_users': int(next(iter(results.values())).users.numel()),
+        'embedding_dim': {name: x[ITEM].size(1) for name, x in x_dicts.items()},
+        'metrics': {name: _without_nan(x.metrics) for name, x in results.items()},
+        'differences': {
+            f'{a} - {b}': {
+                metric: vars(
+                    paired_bootstrap(
+                        results[a].per_user[metric], results[b].per_user[metric]
+                    )
+                )
+                for metric in compared_metrics(results)
+            }
+            for a, b in PAIRS
+            if {a, b} <= set(results)
+        },
+        'slices': {
+            name: {
+                key: {'num_users': part.users.numel(), **_without_nan(part.metrics)}
+                for key, part in slice_by_cold_start(result, graph).items()
+            }
+            for name, result in results.items()
+        },
+    }
+    if split == 'test':
+        reads = read_json(file).get('test_reads', []) if file.is_file() else []
+        print(
+            'note: test should be read once, after all choices are made; it was read '
+            f'{len(reads)} times before',
+            file=sys.stderr,
+        )
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+        reads = [*reads, {'time': time, 'models': sorted(results)}]
+        content['test_reads'] = reads
+    write_json(file, content)
+
+
+def _without_nan(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {key: None if math.isnan(x) else x for key, x in metrics.items()}

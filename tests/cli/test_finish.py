@@ -1,0 +1,97 @@
+import pytest
+
+from promptmm_pyg.cli import main
+from promptmm_pyg.runs import Run
+from promptmm_pyg.training import loop
+
+from .conftest import DISTILL, TRAIN
+
+LONG = ['--epochs', '9', '--patience', '9']
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Runs a command that is interrupted after some epochs."""
+
+    def run(epochs, *words):
+        shown = []
+
+        def interrupt(*_):
+            shown.append(None)
+            if len(shown) == epochs:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, '_show', interrupt)
+            assert main([str(word) for word in words]) == 130
+
+    return run
+
+
+def model(run, name):
+    return (run / name / 'model.safetensors').read_bytes()
+
+
+def test_a_finished_teacher_is_that_of_its_best_epoch(
+    trained, files, tmp_path, interrupted, capsys
+):
+    data = [files.table, '--features', f'text={files.text}', '--titles', files.titles]
+    run = tmp_path / 'run'
+    interrupted(2, 'train', *data, '--out', run, *TRAIN, *LONG)
+    assert main(['finish', str(run)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith('teacher: validation Recall@20')
+    assert f'next: promptmm distill {run}' in out
+    assert model(run, 'teacher') == model(trained, 'teacher')
+    assert Run.open(run).metrics('teacher') == Run(trained).metrics('teacher')
+
+
+def test_a_finished_student_has_all_files(
+    trained, distilled, copy_of, interrupted, capsys
+):
+    run = copy_of(trained)
+    interrupted(2, 'distill', run, *DISTILL, *LONG)
+    assert main(['finish', str(run)]) == 0
+    assert 'baseline: not trained' in capsys.readouterr().out
+    assert model(run, 'student') == model(distilled, 'student')
+    assert Run(run).recommender().num_items == 60
+
+
+def test_a_finished_baseline_is_that_of_its_best_epoch(
+    trained, distilled, copy_of, interrupted
+):
+    run = copy_of(trained)
+    interrupted(4, 'distill', run, *DISTILL)
+    assert main(['finish', str(run)]) == 0
+    assert model(run, 'student/baseline') == model(distilled, 'student/baseline')
+
+
+def test_a_finished_training_can_be_continued(trained, distilled, copy_of, interrupted):
+    run = copy_of(trained)
+    interrupted(1, 'distill', run, *DISTILL)
+    assert main(['finish', str(run)]) == 0
+    assert main(['distill', str(run), *DISTILL, '--resume']) == 0
+    assert model(run, 'student') == model(distilled, 'student')
+    assert model(run, 'student/baseline') == model(distilled, 'student/baseline')
+
+
+def test_a_search_is_finished_with_the_trials_it_has(trained, copy_of, interrupted):
+    run = copy_of(trained)
+    interrupted(5, 'distill', run, *DISTILL, '--tune', '3')
+    assert main(['finish', str(run)]) == 0
+    assert len(Run(run).metrics('student')['trials']) == 2
+
+
+def test_a_run_without_an_interrupted_training_is_a_mistake(distilled, fails):
+    message = fails('finish', distilled)
+    assert 'must have an interrupted training (got none)' in message
+
+
+def test_an_epoch_must_be_validated(trained, copy_of, interrupted, fails):
+    run = copy_of(trained)
+    interrupted(1, 'distill', run, *DISTILL, *LONG, '--validate-every', '5')
+    assert 'must have a validated epoch (got none of 1)' in fails('finish', run)
+
+
+def test_a_folder_that_is_no_run_is_a_mistake(tmp_path, fails):
+    assert 'is not a run' in fails('finish', tmp_path)
