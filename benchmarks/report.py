@@ -4,30 +4,62 @@
     python -m benchmarks.report FILE.json ...    # prints tables (--plot: a figure)
 
 The table between ``<!-- table: NAME -->`` and ``<!-- end -->`` is that of
-``benchmarks/results/NAME.json``. ``promptmm benchmark FILE.json`` prints one, too.
+``benchmarks/results/NAME.json``. ``promptmm benchmark FILE.json`` prints it, too; for
+the studies in this folder it prints a table of all rows.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from benchmarks.speed.__main__ import speed_table
 from benchmarks.speed.scale import scale_plot, scale_table
-from promptmm_pyg.benchmark import report
+from benchmarks.studies.ablation import Ablation
+from benchmarks.studies.budget import Budget
+from benchmarks.studies.cold import Cold
+from benchmarks.studies.corruption import Corruption
+from benchmarks.studies.distillation import Distillation
+from benchmarks.studies.ensemble import Ensemble
+from promptmm_pyg.benchmark import KINDS, Experiment, update_page
+from promptmm_pyg.benchmark.experiments import experiment_class
 from promptmm_pyg.benchmark.result import load_result
 
 RESULTS = Path(__file__).parent / 'results'
 PAGE = RESULTS.parents[1] / 'RESULTS.md'
-TABLES = {**report.TABLES, 'speed': speed_table, 'scale': scale_table}
+# The names of kinds in the committed results.
+STUDIES: dict[str, type[Experiment]] = {
+    **KINDS,
+    'ablation': Ablation,
+    'budget': Budget,
+    'cold': Cold,
+    'distillation': Distillation,
+    'ensemble': Ensemble,
+    'variants': Corruption,
+}
+TIMINGS = {'speed': speed_table, 'scale': scale_table}
+
+
+def study(kind: str) -> type[Experiment]:
+    """The class of a kind of result."""
+    return STUDIES.get(kind) or experiment_class(kind)
 
 
 def render(path: Path) -> str:
     """The tables of a result file."""
-    return report.render(path, TABLES)
+    result = load_result(path)
+    kind = result['kind']
+    return TIMINGS[kind](result) if kind in TIMINGS else study(kind).table(result)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Writes a PNG of a result."""
+    draw = scale_plot if result['kind'] == 'scale' else study(result['kind']).plot
+    draw(result, path)
 
 
 def updated(text: str) -> str:
     """A page with the tables of the result files."""
-    return report.update_page(text, RESULTS, TABLES)
+    return update_page(text, RESULTS, render)
 
 
 def main() -> None:
@@ -39,9 +71,7 @@ def main() -> None:
         print(render(path), end='\n\n')
     if args.plot is not None:
         (path,) = args.results
-        result = load_result(path)
-        draw = scale_plot if result['kind'] == 'scale' else report.plot
-        draw(result, args.plot)
+        plot(load_result(path), args.plot)
     if not args.results:
         PAGE.write_text(updated(PAGE.read_text()))
 

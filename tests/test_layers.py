@@ -92,7 +92,7 @@ LAYERS = {
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
         | {'viz'},
         {*PYG, *CORE},
-        OPTIONAL | {'optuna', 'sklearn'},
+        OPTIONAL | {'optuna'},
     ),
     'cli': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}

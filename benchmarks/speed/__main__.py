@@ -14,24 +14,21 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.graphs import Graph, Times, random_graph
+from benchmarks.speed.common import Graph, Times, interleaved, random_graph
 from benchmarks.speed.models import lightgcn_runs, peer_runs
-from benchmarks.speed.propagation import (
+from benchmarks.speed.operators import (
     CHANNELS,
+    evaluation_runs,
     propagation_runs,
+    ranking_runs,
     roofline_rows,
     roofline_runs,
-    triad_numbers,
-)
-from benchmarks.speed.ranking import (
-    evaluation_runs,
-    ranking_runs,
     sampling_runs,
+    triad_numbers,
     with_rate,
 )
 from benchmarks.speed.teacher import teacher_runs
 from promptmm_pyg.benchmark.result import versions, write_result
-from promptmm_pyg.benchmark.timing import interleaved
 from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.training import tune_allocator
 

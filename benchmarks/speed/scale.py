@@ -44,7 +44,7 @@ from benchmarks.speed.scale_steps import (
     training,
 )
 from promptmm_pyg.benchmark.result import versions, write_result
-from promptmm_pyg.benchmark.runner import end_with_parent
+from promptmm_pyg.benchmark.run import end_with_parent
 from promptmm_pyg.data import open_features, save_features
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.ranking._budget import parse_memory

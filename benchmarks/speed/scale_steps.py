@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.benchmark.timing import interleaved
+from benchmarks.speed.common import interleaved
 from promptmm_pyg.data.schema import INTERACTS, ITEM, REV_INTERACTS, USER
 from promptmm_pyg.distillation import CandidateSampling, promptmm_losses
 from promptmm_pyg.distillation.candidates import CandidateSampler

@@ -23,11 +23,10 @@ A row has a ``name``, the values of its factors (``width``, ``share``, ``start``
 
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch_geometric
 
@@ -37,22 +36,6 @@ from promptmm_pyg._utils import replacing
 RESULT_KEYS = ('kind', 'name', 'dataset', 'protocol', 'rows', 'versions')
 # Measurements of time and memory have sections of their own.
 TIMINGS = ('speed', 'scale')
-_SPREAD = {'mean', 'std', 'seeds'}
-_INTERVAL = {'difference', 'low', 'high'}
-
-
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds, and their values."""
-    x = torch.tensor(values, dtype=torch.double)
-    std = float(x.std()) if len(values) > 1 else 0.0
-    return {'mean': float(x.mean()), 'std': std, 'seeds': list(values)}
-
-
-def mean(values: Mapping[str, Any]) -> float:
-    """The mean of a spread, also of one that holds the values of its seeds alone."""
-    if 'mean' in values:
-        return float(values['mean'])
-    return float(sum(values['seeds']) / len(values['seeds']))
 
 
 def versions() -> dict[str, str]:
@@ -97,50 +80,36 @@ def check_result(result: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Naming the key that does not fit.
     """
-    kind = result.get('kind')
-    required = ('kind', 'versions') if kind in TIMINGS else RESULT_KEYS
+    timing = result.get('kind') in TIMINGS
+    required = ('kind', 'versions') if timing else RESULT_KEYS
     missing = [key for key in required if key not in result]
     if missing:
         raise ValueError(f"'result' must have the keys {missing} (got {list(result)})")
     for row in (*result.get('rows', ()), *result.get('teachers', ())):
-        _check_row(row)
+        if 'name' not in row:
+            raise ValueError(f"'rows' must have a 'name' each (got {list(row)})")
+        for key, value in row.items():
+            if not _fits(key, value):
+                raise ValueError(
+                    f"'rows' of '{row['name']}' must have a {key!r} of the schema (got "
+                    f'{value})'
+                )
 
 
-def _check_row(row: Mapping[str, Any]) -> None:
-    if 'name' not in row:
-        raise ValueError(f"'rows' must have a 'name' each (got {list(row)})")
-    for key, value in row.items():
-        if key == 'validation':
-            wrong = not _is_spread(value)
-        elif key in ('test', 'test_cold'):
-            wrong = not all(_is_spread(values) for values in value.values())
-        elif key.startswith('diff_vs_'):
-            wrong = not set(value) >= _INTERVAL
-        else:
-            continue
-        if wrong:
-            raise ValueError(
-                f"'rows' of '{row['name']}' must have a {key!r} of the schema (got "
-                f'{value})'
-            )
+def _fits(key: str, value: Any) -> bool:
+    if key == 'validation':
+        return _is_spread(value)
+    if key in ('test', 'test_cold'):
+        return all(_is_spread(values) for values in value.values())
+    return not key.startswith('diff_vs_') or {'difference', 'low', 'high'} <= set(value)
 
 
 def _is_spread(value: Any) -> bool:
-    return isinstance(value, Mapping) and {'seeds'} <= set(value) <= _SPREAD
+    return isinstance(value, Mapping) and (
+        {'seeds'} <= set(value) <= {'mean', 'std', 'seeds'}
+    )
 
 
 def rows_by_name(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The rows of a result in which every name is unique."""
     return {row['name']: row for row in result['rows']}
-
-
-def save_per_user(path: Path, users: Any, tables: Mapping[str, Any]) -> None:
-    """Writes the test value of every user per seed ``[num_seeds, N]`` and model."""
-    with replacing(path) as temporary, temporary.open('wb') as file:
-        np.savez_compressed(file, users=users, **tables)
-
-
-def load_per_user(path: Path, but: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Reads what :func:`save_per_user` wrote, ``users`` among it."""
-    with np.load(path) as tables:
-        return {name: tables[name] for name in tables if name not in set(but)}

@@ -1,6 +1,7 @@
 """``promptmm benchmark``: a benchmark from a configuration file."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from promptmm_pyg.cli.parsing import UserError
@@ -65,20 +66,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs a configuration, or prints a result."""
-    from promptmm_pyg.benchmark import load_config, render, run_benchmark
-    from promptmm_pyg.benchmark.report import plot
+    from promptmm_pyg.benchmark import KINDS, Experiment, load_config, run_benchmark
+    from promptmm_pyg.benchmark.experiments import experiment_class
     from promptmm_pyg.benchmark.result import load_result
 
     path = Path(args.file)
     if not path.is_file():
         raise UserError(f"'{path}' must be a configuration (TOML) or result (JSON)")
     if path.suffix == '.json':
-        print(render(path))
+        result = load_result(path)
+        # No module is imported because a result file names it.
+        cls = KINDS.get(result['kind'], Experiment)
+        print(cls.table(result))
         if args.plot is not None:
-            plot(load_result(path), args.plot)
+            cls.plot(result, args.plot)
         return 0
     if args.plot is not None:
         raise UserError(f"'--plot' requires a result file (got '{path}')")
+    sys.path.insert(0, str(Path.cwd()))  # Where a kind of yours is found.
     config = load_config(
         path,
         data=args.data,
@@ -89,6 +94,6 @@ def run(args: argparse.Namespace) -> int:
     for written in run_benchmark(
         config, out=args.out, work=args.work, jobs=args.jobs, device=args.device
     ):
-        print(render(written))
+        print(experiment_class(config.kind).table(load_result(written)))
         print(f'\nwritten: {written}')
     return 0

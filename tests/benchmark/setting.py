@@ -1,11 +1,17 @@
 """A data set and configurations that train in seconds."""
 
-from promptmm_pyg.benchmark import load_config, run_benchmark
+import json
+
+import pytest
+
+from benchmarks import report as page
+from promptmm_pyg.benchmark import load_config, run_benchmark, runner
 from promptmm_pyg.benchmark.config import Dataset
 from promptmm_pyg.benchmark.result import load_result
 from promptmm_pyg.benchmark.runner import Bench
 
 CONFIGS = 'benchmarks/configs'
+METRIC = 'Recall@20'
 TINY = [
     'dataset.synthetic.synthetic={num_users=60,num_items=110,num_clusters=4,seed=0}',
     'dataset.synthetic.prompt_channels=4',
@@ -35,7 +41,7 @@ def run(config, folder, jobs=0):
     return load_result(path)
 
 
-def tiny_dataset(**more):
+def tiny_dataset(**options):
     """A data set with hyper-parameters."""
     return Dataset(
         'synthetic',
@@ -43,7 +49,7 @@ def tiny_dataset(**more):
         prompt_channels=4,
         training={'epochs': 1, 'batch_size': 128},
         models={'PromptMM': {'embedding_dim': 8, 'num_layers': 1, 'l2': 0.1}},
-        **more,
+        **options,
     )
 
 
@@ -52,9 +58,46 @@ def tiny_bench(work, seeds=(0, 1), **options):
     return Bench(tiny_dataset(), seeds, work, **options)
 
 
+def gain(row, reference, key='diff_vs_baseline', test='test'):
+    """Whether the difference of a row equals that of the means."""
+    values = [x[test][METRIC]['mean'] for x in (row, reference)]
+    return row[key]['difference'] == pytest.approx(values[0] - values[1], abs=1e-6)
+
+
 def rows_of(result):
     """The rows by name and factors."""
     keys = ('name', 'width', 'start', 'share', 'group')
     return {
         tuple(row[key] for key in keys if key in row): row for row in result['rows']
     }
+
+
+def small_run(name, overrides, tmp_path_factory):
+    """The folder and the result of a small run."""
+    folder = tmp_path_factory.mktemp(name)
+    return folder, run(tiny(name, *overrides), folder)
+
+
+def check_finished(name, overrides, folder, result, monkeypatch):
+    """A finished benchmark has its rows in the table, reads test once, and is repeated
+    from its cache.
+    """
+    for function in ('train', 'distill'):
+        monkeypatch.setattr(runner, function, lambda *_, **__: pytest.fail('trained'))
+    again = run(tiny(name, *overrides), folder)
+    for key in result.keys() - {'costs'}:  # Which are measured again.
+        assert again[key] == result[key], key
+    assert result['test_reads'] == 1
+    assert json.loads(json.dumps(result['protocol'])) == result['protocol']
+    text = page.render(folder / f'{name}-synthetic.json')
+    assert text.startswith('**synthetic**')
+    for row in result['rows']:
+        assert row['name'] in text
+        for key, value in row.items():
+            if key.startswith('diff_vs_') and name not in ('suite', 'losses'):
+                assert f'{value["low"]:+.4f}' in text
+
+
+def plotted(path):
+    """Whether a file is a PNG."""
+    assert path.read_bytes()[:4] == b'\x89PNG'

@@ -3,8 +3,6 @@ import inspect
 import pytest
 import torch
 
-import promptmm_pyg.losses
-from promptmm_pyg.benchmark.recipes import RECIPES
 from promptmm_pyg.benchmark.registry import (
     SEARCH_SPACES,
     Choices,
@@ -13,11 +11,9 @@ from promptmm_pyg.benchmark.registry import (
     model_kind,
     split_params,
 )
-from promptmm_pyg.distillation import CandidateSampling, distill
-from promptmm_pyg.models import MODELS, MatrixFactorization, PromptMM
+from promptmm_pyg.models import MODELS, PromptMM
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.nn import ChunkedFeatures
-from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training import TrainingConfig, train
 from tests.benchmark.setting import tiny_dataset
 
@@ -136,43 +132,3 @@ def test_options_of_the_features_reach_the_model(data, monkeypatch):
     chunked = given['modality_x_dict']['text']['item']
     assert isinstance(chunked, ChunkedFeatures)
     assert chunked.products == torch.bfloat16
-
-
-def test_every_distillation_loss_has_a_recipe():
-    modules = {
-        name
-        for name in promptmm_pyg.losses.__all__
-        if name[0].isupper() and not name.endswith(('Terms', 'Weights'))
-    }
-    of_interactions = {'BPRLoss', 'SampledSoftmaxLoss'}
-    assert set(RECIPES) - {'PromptMM'} <= modules - of_interactions
-    missing = modules - of_interactions - set(RECIPES)
-    assert not {name for name in missing if name.endswith('KDLoss')}
-
-
-@pytest.mark.parametrize('name', RECIPES)
-def test_every_recipe_reaches_the_student(name, data):
-    torch.manual_seed(0)
-    sizes = {'user': 60, 'item': 110}
-    x_dict = {key: torch.randn(size, 8) for key, size in sizes.items()}
-    targets = SoftTargets(x_dict, {})
-    student = MatrixFactorization(sizes, embedding_dim=4)
-    before = {key: x.detach().clone() for key, x in student().items()}
-    distill(
-        student,
-        targets,
-        data,
-        losses=RECIPES[name](targets, 4, 1.0),
-        loss_weights={'bpr': 0.0, 'l2': 0.0},
-        candidates=CandidateSampling(5, 5, 5),
-        baseline=False,
-        config=TrainingConfig(epochs=1, progress=False),
-    )
-    for key, x in student().items():
-        assert not torch.equal(before[key], x), key
-
-
-def test_the_weight_of_a_recipe_is_that_of_its_losses():
-    targets = SoftTargets({'user': torch.ones(60, 8), 'item': torch.ones(110, 8)}, {})
-    for name, recipe in RECIPES.items():
-        assert {loss.weight for loss in recipe(targets, 4, 7.0)} == {7.0}, name

@@ -3,7 +3,8 @@ import sys
 import pytest
 
 from benchmarks import report as page
-from promptmm_pyg.benchmark import report
+from promptmm_pyg.benchmark import Experiment, report
+from promptmm_pyg.benchmark.experiments import Suite
 from promptmm_pyg.benchmark.result import load_result
 
 RESULTS = page.RESULTS
@@ -20,15 +21,15 @@ def test_the_page_is_that_of_the_result_files():
 def test_only_what_is_between_the_comments_is_replaced():
     name = 'noise-synthetic'
     text = f'a\n<!-- table: {name} -->old<!-- end -->\nb <!-- end -->'
-    new = report.update_page(text, RESULTS)
-    table = report.render(RESULTS / f'{name}.json')
+    new = page.updated(text)
+    table = page.render(RESULTS / f'{name}.json')
     start = f'a\n<!-- table: {name} -->\n\n{table}\n\n<!-- end -->'
     assert new == f'{start}\nb <!-- end -->'
 
 
 def test_a_suite_is_sorted_by_validation():
     result = load_result(RESULTS / 'suite-tiktok.json')
-    rows = report.suite_table(result).splitlines()[4:]
+    rows = Suite.table(result).splitlines()[4:]
     names = [row.split(' | ')[0].removeprefix('| ') for row in rows]
     by_test = sorted(result['rows'], key=lambda row: -row['test']['Recall@20']['mean'])
     by_validation = sorted(result['rows'], key=lambda row: -row['validation']['mean'])
@@ -39,7 +40,7 @@ def test_a_suite_is_sorted_by_validation():
 def test_without_lightgcn_the_best_is_the_reference():
     result = load_result(RESULTS / 'suite-tiktok.json')
     result['rows'] = [row for row in result['rows'] if row['name'] != 'LightGCN']
-    assert f'| vs. {result["best"]} (95 %) |' in report.suite_table(result)
+    assert f'| vs. {result["best"]} (95 %) |' in Suite.table(result)
 
 
 def test_cells():
@@ -64,8 +65,16 @@ def test_the_script_prints_tables_or_writes_the_page(monkeypatch, capsys, tmp_pa
 
 def test_a_figure_requires_its_kind_and_matplotlib(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"'plot' requires .* \(got 'main'\)"):
-        report.plot({'kind': 'main', 'rows': []}, tmp_path / 'x.png')
+        page.plot({'kind': 'main', 'rows': []}, tmp_path / 'x.png')
     result = load_result(RESULTS / 'cold-synthetic.json')
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     with pytest.raises(ImportError, match="'plot' requires 'matplotlib'"):
-        report.plot(result, tmp_path / 'x.png')
+        page.plot(result, tmp_path / 'x.png')
+
+
+@pytest.mark.parametrize('path', sorted(RESULTS.glob('*-*.json')), ids=lambda p: p.stem)
+def test_a_result_of_any_kind_has_a_table_of_its_rows(path):
+    result = load_result(path)
+    text = Experiment.table(result)
+    assert all(f'| {row["name"]} |' in text for row in result['rows'])
+    assert len({line.count('|') for line in text.split('\n\n')[-1].splitlines()}) == 1

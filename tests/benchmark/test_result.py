@@ -5,13 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import migrate_results
-from promptmm_pyg.benchmark import significance
+from promptmm_pyg.benchmark import stats
 from promptmm_pyg.benchmark.result import (
     check_result,
     load_result,
     rows_by_name,
-    spread,
     write_result,
 )
 
@@ -72,17 +70,22 @@ def test_a_row_that_does_not_follow_the_schema_is_an_error(key, value, tmp_path)
         check_result({**RESULT, 'rows': [{'test': {}}]})
 
 
+def test_a_mean_is_that_of_the_seeds_where_only_they_were_written():
+    assert stats.mean({'seeds': [1.0, 2.0]}) == 1.5
+    assert stats.mean({'mean': 3.0, 'seeds': [1.0]}) == 3.0
+
+
 def test_a_spread_has_the_sample_deviation():
-    assert spread([1.0, 3.0]) == {'mean': 2.0, 'std': 2**0.5, 'seeds': [1.0, 3.0]}
-    assert spread([1.0])['std'] == 0.0
+    assert stats.spread([1.0, 3.0]) == {'mean': 2.0, 'std': 2**0.5, 'seeds': [1.0, 3.0]}
+    assert stats.spread([1.0])['std'] == 0.0
 
 
 def test_the_p_value_of_few_users_is_that_of_all_signs():
     a, b = torch.tensor([1.0, 0.0, 0.25, 1.0]), torch.tensor([0.0, 0.5, 0.0, 1.0])
     # Of 8 signs of 1, 1/2 and 1/4, three sum to 3/4 or more, three to -3/4 or less.
-    assert significance.permutation_p_value(a, b) == pytest.approx(6 / 8)
-    assert significance.permutation_p_value(b, a) == pytest.approx(6 / 8)
-    assert significance.permutation_p_value(a, a) == 1.0
+    assert stats.permutation_p_value(a, b) == pytest.approx(6 / 8)
+    assert stats.permutation_p_value(b, a) == pytest.approx(6 / 8)
+    assert stats.permutation_p_value(a, a) == 1.0
 
 
 def test_the_p_value_of_many_users_is_about_that_of_the_normal_distribution():
@@ -92,13 +95,13 @@ def test_the_p_value_of_many_users_is_about_that_of_the_normal_distribution():
     d = (a - b).double()
     z = float(d.sum() / d.square().sum().sqrt())
     normal = 2 * float(torch.special.ndtr(torch.tensor(-abs(z))))
-    assert significance.permutation_p_value(a, b) == pytest.approx(normal, abs=0.02)
+    assert stats.permutation_p_value(a, b) == pytest.approx(normal, abs=0.02)
 
 
 def test_p_values_are_corrected_within_their_reference():
     g = torch.Generator().manual_seed(0)
     per_user = {name: torch.rand(2, 40, generator=g) for name in ('a', 'b', 'c', 'd')}
-    rows = significance.compare(per_user, 'b')
+    rows = stats.compare(per_user, 'b')
     assert set(rows) == {'a', 'c', 'd'}
     p = [row['p'] for row in rows.values()]
     smallest = min(range(3), key=p.__getitem__)
@@ -113,83 +116,6 @@ def test_several_seeds_are_resampled():
     a = [torch.full((30,), value) for value in (0.0, 1.0)]
     b = [torch.full((30,), 0.5)]
     # Users do not differ, so all of the interval is that of the seeds.
-    interval = significance.difference(a, b)
+    interval = stats.difference(a, b)
     assert (interval['low'], interval['high']) == (-0.5, 0.5)
-    assert significance.difference(a[:1], b)['high'] == -0.5
-
-
-OLD = {
-    'setting': {
-        'dataset': 'x',
-        'light_gcn': {'num_layers': 2},
-        'light_gcn_l2': 0.1,
-        'teacher': {'self_weight': 1.0},
-        'teacher_weights': {'l2': 0.2},
-        'students': {'M': {'arguments': {'d': 4}, 'l2': 0.3, 'control_l2': 0.4}},
-        'objective': {},
-        'candidates': {'num_random': 5, 'depth': 100},
-        'prompt_channels': 8,
-        'learning_rate': 0.5,
-        'batch_size': 6,
-        'epochs': 7,
-        'patience': 8,
-        'validate_every': 9,
-    },
-    'schedule': {'epochs': 10, 'resume': False, 'run_dir': None},
-    'strengths': {'denoise': [{'denoise': True}]},
-    'penalties': [1.0, 3.0],
-    'seeds': [0, 1],
-    'ablation': [
-        {
-            'model': 'plain',
-            'options': {'a': 11},
-            'l2': 12.0,
-            'test': {'mean': 13.0, 'std': 14.0, 'seeds': [15.0, 16.0]},
-            'validation': [17.0, 18.0],
-            'epochs': [19, 20],
-            'over_plain': {'difference': 21.0, 'low': 22.0, 'high': 23.0},
-        }
-    ],
-}
-
-
-def test_a_former_result_is_migrated_with_all_its_numbers(tmp_path):
-    (tmp_path / 'ablation-x.json').write_text(json.dumps(OLD))
-    (path,) = migrate_results.migrate_file(tmp_path / 'ablation-x.json', tmp_path)
-    result = load_result(path)
-    (row,) = result['rows']
-    assert row['name'] == 'plain'
-    assert row['best_params'] == {'a': 11, 'l2': 12.0}
-    assert row['test']['Recall@20']['mean'] == 13.0
-    assert row['validation'] == {'seeds': [17.0, 18.0]}
-    assert row['diff_vs_baseline']['low'] == 22.0
-    dataset = result['protocol']['dataset']
-    assert dataset['candidates'] == {'num_uniform': 5, 'top_k': 100}
-    assert dataset['students'] == {'M': {'d': 4, 'l2': 0.3, 'baseline_l2': 0.4}}
-    assert dataset['models']['PromptMM'] == {'self_loop_weight': 1.0, 'l2': 0.2}
-    with pytest.raises(ValueError, match='must be a former result'):
-        migrate_results.migrate_file(path, tmp_path)
-
-
-def test_a_migration_that_loses_or_changes_a_number_is_an_error():
-    new = migrate_results.migrate('ablation-x', OLD)
-    migrate_results.check(OLD, new)
-    for change in (lambda row: row.pop('epochs'), lambda row: row['test'].update(n=1)):
-        broken = copy.deepcopy(new)
-        change(broken['ablation-x']['rows'][0])
-        with pytest.raises(ValueError, match='numbers must not change'):
-            migrate_results.check(OLD, broken)
-
-
-@pytest.mark.parametrize(
-    ('old', 'new'),
-    {
-        'control': 'baseline',
-        'mixture, cut': 'ensemble, truncated',
-        'teacher cut to width 32': 'truncated teacher, width 32',
-        'BPR-MF': 'MatrixFactorization',
-        'EASE': 'EASE',
-    }.items(),
-)
-def test_names_of_rows(old, new):
-    assert migrate_results.name_of(old) == new
+    assert stats.difference(a[:1], b)['high'] == -0.5

@@ -1,4 +1,3 @@
-import json
 import sys
 from dataclasses import replace
 
@@ -7,10 +6,19 @@ import torch
 
 from promptmm_pyg.benchmark import runner
 from promptmm_pyg.benchmark.registry import SEARCH_SPACES
-from promptmm_pyg.benchmark.runner import TRUNCATED, Arm, Entry, Teacher, Variant
+from promptmm_pyg.benchmark.runner import (
+    PROMPTMM,
+    TRUNCATED,
+    Arm,
+    Entry,
+    Losses,
+    Teacher,
+    Variant,
+    truncated,
+)
 from promptmm_pyg.distillation import truncate_embeddings
 from promptmm_pyg.targets import SoftTargets
-from tests.benchmark.setting import tiny_bench
+from tests.benchmark.setting import gain, tiny_bench
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 TRAINING = {'epochs': 1, 'batch_size': 128}
@@ -52,7 +60,7 @@ def test_the_outcome_has_its_costs_and_is_read_from_the_cache(bench, monkeypatch
     assert torch.equal(again['x_dict']['user'], outcome['x_dict']['user'])
 
 
-def test_the_cache_knows_features_validation_and_every_part_of_an_arm(tmp_path):
+def test_the_cache_depends_on_features_validation_and_every_part_of_an_arm(tmp_path):
     def path(arm=MF, params=(), change=lambda _: None, seed=0):
         other = tiny_bench(tmp_path)
         other.split = other.split._replace(train=other.split.train.clone())
@@ -71,12 +79,13 @@ def test_the_cache_knows_features_validation_and_every_part_of_an_arm(tmp_path):
         MF,
         replace(MF, params={'embedding_dim': 5}),
         replace(MF, training={'epochs': 3}),
-        replace(MF, recipe='PromptMM', teacher=one),
-        replace(MF, recipe='PairwiseKDLoss', teacher=one),
-        replace(MF, recipe='PromptMM', teacher=Teacher('two', None)),
+        replace(MF, losses=PROMPTMM, teacher=one),
+        replace(MF, losses=Losses('other', None), teacher=one),
+        replace(MF, losses=PROMPTMM, teacher=Teacher('two', None)),
         replace(MF, candidates={'num_uniform': 3}),
         replace(MF, start=TRUNCATED),
         replace(MF, variant=Variant(['a'], None)),
+        replace(MF, embeddings=one),
     ]
     paths = [path(arm) for arm in arms]
     paths += [path(change=features), path(change=positives)]
@@ -85,27 +94,29 @@ def test_the_cache_knows_features_validation_and_every_part_of_an_arm(tmp_path):
     assert len(set(paths)) == len(paths)
 
 
-def test_of_equal_trials_the_first_is_chosen_at_the_first_seed(bench):
+def test_of_equal_trials_the_first_is_best_at_the_first_seed(bench, monkeypatch):
     seeds = []
 
-    def score(arm, params, seed):
+    def value(arm, params, seed):
         seeds.append(seed)
         return {1: 0.1, 2: 0.3, 3: 0.3}[params['x']]
 
-    bench.score = score
-    entry = Entry(MF, tuple({'x': x} for x in (1, 2, 3)))
+    monkeypatch.setattr(bench, 'trial_value', value)
+    entry = Entry('mf', MF, tuple({'x': x} for x in (1, 2, 3)))
     params, trials = bench.best_params(entry)
     assert params == {'x': 2}
     assert [trial['validation'] for trial in trials] == [0.1, 0.3, 0.3]
     assert seeds == [0, 0, 0]
 
 
-def test_an_entry_may_be_tuned_as_another_arm(bench):
+def test_an_entry_may_be_tuned_as_another_arm(bench, monkeypatch):
     other = replace(MF, params={'embedding_dim': 7})
-    bench.score = lambda arm, params, _: params['x'] * (1 if arm == MF else -1)
+    monkeypatch.setattr(
+        bench, 'trial_value', lambda arm, params, _: params['x'] * (-1) ** (arm != MF)
+    )
     trials = ({'x': 1}, {'x': 2})
-    assert bench.best_params(Entry(other, trials, MF))[0] == {'x': 2}
-    assert bench.best_params(Entry(other, trials))[0] == {'x': 1}
+    assert bench.best_params(Entry('mf', other, trials, MF))[0] == {'x': 2}
+    assert bench.best_params(Entry('mf', other, trials))[0] == {'x': 1}
 
 
 def test_validation_chooses_and_test_is_read_once(bench, monkeypatch):
@@ -117,11 +128,12 @@ def test_validation_chooses_and_test_is_read_once(bench, monkeypatch):
         return evaluate(scores, data, **options)
 
     monkeypatch.setattr(runner, 'evaluate', observed)
-    entry = Entry(MF, ({'l2': 0.01}, {'l2': 0.1}))
+    trials = {'l2': 0.01}, {'l2': 0.1}
+    entry = Entry('mf', MF, trials, factors={'width': 4})
     bench.runs(entry)
     assert not any(reads)
     for _ in range(2):
-        row = bench.row('mf', entry, width=4)
+        row = bench.row(entry)
         bench.per_user(entry)
     assert sum(reads) == 2  # One per seed.
     assert set(bench.test_reads.values()) == {1}
@@ -132,12 +144,12 @@ def test_validation_chooses_and_test_is_read_once(bench, monkeypatch):
 
 
 def test_a_closed_form_has_one_seed_and_no_embeddings(bench):
-    entry = Entry(Arm('EASE'), ({'l2': 10.0},))
+    entry = Entry('EASE', Arm('EASE'), ({'l2': 10.0},))
     runs = bench.runs(entry)
     assert (len(runs.outcomes), 'x_dict' in runs.outcomes[0]) == (1, False)
     one, two = bench.per_user(entry)
     assert torch.equal(one, two)
-    assert 'epochs' not in bench.row('EASE', entry)
+    assert 'epochs' not in bench.row(entry)
 
 
 def test_the_search_starts_at_the_defaults_and_continues_from_the_cache(tmp_path):
@@ -169,13 +181,13 @@ def test_a_diverging_trial_is_the_worst(bench, monkeypatch):
 
 
 def test_a_student_learns_from_its_teacher(bench):
-    student = replace(MF, recipe='PromptMM', teacher=teacher(bench))
-    alone, taught = (bench.x_dict(arm, {}, 0)['item'] for arm in (MF, student))
-    assert not torch.equal(alone, taught)
+    student = replace(MF, losses=PROMPTMM, teacher=teacher(bench))
+    alone, distilled = (bench.x_dict(arm, {}, 0)['item'] for arm in (MF, student))
+    assert not torch.equal(alone, distilled)
     heavier = bench.x_dict(student, {'weight': 10.0}, 0)['item']
     sharper = bench.x_dict(student, {'score_scale': 3.0}, 0)['item']
-    assert not torch.equal(heavier, taught)
-    assert not torch.equal(sharper, taught)
+    assert not torch.equal(heavier, distilled)
+    assert not torch.equal(sharper, distilled)
 
 
 def test_a_start_from_the_truncated_teacher(bench):
@@ -203,19 +215,30 @@ def test_scaled_scores_rank_alike():
     assert runner.scale_scores(targets, 1.0) is targets
 
 
-def test_cold_items_are_not_trained(tmp_path):
-    warm = torch.arange(110) < 100
-    bench = tiny_bench(tmp_path, warm=warm)
-    edges = bench.split.train['user', 'interacts', 'item'].edge_index
-    cold = ~warm & (torch.bincount(edges[1], minlength=110) == 0)
-    student = replace(
-        MF, recipe='PairwiseKDLoss', teacher=teacher(tiny_bench(tmp_path))
+def test_embeddings_are_tested_as_they_are(bench, tmp_path):
+    given = teacher(bench)
+    entry = Entry('cut', truncated(given, 4))
+    row = bench.row(entry, ['Recall@20'])
+    x_dict = truncate_embeddings(given.targets(1).x_dict, 4)
+    values = runner.evaluate(x_dict, bench.split.test, ks=(20,)).metrics
+    assert row['test']['Recall@20']['seeds'][1] == values['Recall@20']
+    assert row['validation']['seeds'][1] == bench.validate(x_dict)
+    assert len(list(tmp_path.iterdir())) == 2  # The teacher alone is cached.
+
+
+def test_a_row_is_compared_with_its_references(bench):
+    one = Entry('one', MF)
+    two = Entry(
+        'two',
+        replace(MF, params={'embedding_dim': 6}),
+        references={'baseline': one},
+        retained_of=one,
     )
-    for arm in (MF, student):
-        item_x = bench.x_dict(arm, {}, 0)['item']
-        assert cold.any()
-        assert not item_x[cold].any()
-        assert item_x[warm].any(dim=1).all()
+    first, second = bench.row(one), bench.row(two)
+    assert gain(second, first)
+    ratio = second['test']['Recall@20']['mean'] / first['test']['Recall@20']['mean']
+    assert second['retained_ratio'] == pytest.approx(ratio, abs=1e-6)
+    assert 'diff_vs_baseline' not in first
 
 
 def test_a_variant_is_another_training_graph(bench):
@@ -230,8 +253,3 @@ def test_a_variant_is_another_training_graph(bench):
     assert 'x_text' in bench.train['item']
     one, two = (bench.x_dict(a, {}, 0)['item'].size(1) for a in (arm, other))
     assert one > two
-
-
-def test_keys_are_json(bench):
-    student = replace(MF, recipe='PromptMM', teacher=teacher(bench))
-    assert json.dumps(student.key)

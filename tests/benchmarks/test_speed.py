@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import propagation
+from benchmarks.speed import operators
 from benchmarks.speed.__main__ import speed_table
-from promptmm_pyg.benchmark.timing import interleaved
+from benchmarks.speed.common import interleaved
 
 
 @pytest.fixture(name='result')
@@ -38,7 +38,7 @@ def test_times_every_alternative_on_small_graphs(capsys, result):
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_every_graph_has_a_roofline_at_every_width(result):
     found = [(row['graph'], row['channels']) for row in result['roofline']]
-    assert found == [(g, c) for g in speed.GRAPHS for c in propagation.CHANNELS]
+    assert found == [(g, c) for g in speed.GRAPHS for c in operators.CHANNELS]
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.speed import models as module
-from benchmarks.speed.graphs import random_graph
+from benchmarks.speed.common import random_graph
 
 GRAPH = random_graph(12, 9, 40)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from benchmarks.speed import models as module
-from benchmarks.speed.graphs import Graph
+from benchmarks.speed.common import Graph
 
 USERS, ITEMS = 30, 20
 

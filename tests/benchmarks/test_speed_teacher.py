@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from benchmarks.speed import teacher as module
-from benchmarks.speed.graphs import random_graph
+from benchmarks.speed.common import random_graph
 from benchmarks.speed.teacher import ReferenceTeacher
 from promptmm_pyg.nn import csr_pair_dict
 

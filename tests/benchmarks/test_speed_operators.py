@@ -1,9 +1,12 @@
 import pytest
 import torch
 
-from benchmarks.speed import propagation as module
-from benchmarks.speed.graphs import random_graph
+from benchmarks.speed import operators as module
+from benchmarks.speed.common import Graph, random_graph
 from promptmm_pyg.nn import CSRPair
+
+RANKED = random_graph(30, 60, 300)
+SAMPLED = random_graph(8, 6, 30)
 
 
 def pair():
@@ -103,3 +106,59 @@ def test_every_alternative_takes_turns_on_the_same_graph():
     for run in runs.values():
         run()
     assert next(iter(runs)) == 'CSR pair (ours)'
+
+
+def runs():
+    generator = torch.Generator().manual_seed(0)
+    tables = (torch.randn(n, 8, generator=generator) for n in (30, 60))
+    return module.ranking_runs(RANKED, *tables, 25)
+
+
+def test_the_loop_ranks_as_the_blocks_do():
+    ours, loop = runs()['blocked top-K (ours)'](), runs()['one user at a time']()
+    assert ours.shape == (25, module.K)
+    assert torch.equal(ours, loop)
+
+
+def test_the_loop_finds_the_metrics_that_evaluation_does():
+    generator = torch.Generator().manual_seed(0)
+    tables = (torch.randn(n, 8, generator=generator) for n in (30, 60))
+    ours, loop = module.evaluation_runs(RANKED, *tables, 25).values()
+    recall, ndcg = ours()
+    assert 0 < ndcg < recall < 1
+    assert loop() == pytest.approx((recall, ndcg))
+
+
+def test_implicit_ranks_as_the_blocks_do():
+    pytest.importorskip('implicit')
+    theirs = runs()['implicit recommend']().long()
+    assert torch.equal(theirs, runs()['blocked top-K (ours)']())
+
+
+def test_the_loop_never_draws_what_a_user_has_seen():
+    seen, users = module.seen_sets(SAMPLED), SAMPLED.edge_index[0].tolist() * 20
+    for user, item in zip(users, module.negatives_by_loop(seen, users, 6), strict=True):
+        assert item not in seen[user]
+
+
+def test_the_loop_draws_every_item_that_is_left():
+    graph = Graph(1, 5, torch.tensor([[0, 0], [1, 3]]))
+    found = module.negatives_by_loop(module.seen_sets(graph), [0] * 200, 5)
+    assert set(found) == {0, 2, 4}
+
+
+def test_all_ways_draw_a_negative_for_every_interaction():
+    runs = module.sampling_runs(SAMPLED)
+    seen = module.seen_sets(SAMPLED)
+    drawn = runs['exact sampler (ours)']().tolist()
+    assert len(drawn) == SAMPLED.num_edges == len(runs['Python loop']())
+    users = SAMPLED.edge_index[0].tolist()
+    assert all(i not in seen[u] for u, i in zip(users, drawn, strict=True))
+    assert runs['exact sampler, users in random order']().shape == (SAMPLED.num_edges,)
+    epoch = runs['an epoch of TripletLoader']()
+    assert sum(batch.user.numel() for batch in epoch) == SAMPLED.num_edges
+
+
+def test_a_rate_is_the_count_by_the_median():
+    times = {'a': {'median_ms': 4.0, 'min_ms': 1.0, 'max_ms': 5.0}}
+    assert module.with_rate(times, 8)['a'] == {**times['a'], 'per_second': 2000.0}

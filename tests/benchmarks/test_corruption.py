@@ -1,8 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from promptmm_pyg.benchmark import corruption
+from benchmarks.studies import cold as cold_study
+from benchmarks.studies import corruption
+from benchmarks.studies.cold import ColdBench
+from benchmarks.studies.distillation import LOSSES
+from promptmm_pyg.benchmark.runner import Arm
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+from tests.benchmark.setting import tiny_dataset
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 MODALITIES = ('text', 'image', 'audio')
@@ -121,7 +128,7 @@ def test_the_prompt_starts_from_imputed_features():
 
 
 def test_cold_items_are_not_in_training_or_its_validation():
-    outer, inner = corruption.cold_split(make_synthetic_dataset(60, 55, seed=0))
+    outer, inner = cold_study.cold_split(make_synthetic_dataset(60, 55, seed=0))
     train = {i for _, i in edges(inner.train, 'edge_index')}
     stop = {i for _, i in edges(inner.val, 'edge_label_index')}
     val = {i for _, i in edges(outer.val, 'edge_label_index')}
@@ -130,13 +137,13 @@ def test_cold_items_are_not_in_training_or_its_validation():
     assert test
     assert not val & test
     assert not (train | stop) & (val | test)
-    mask = corruption.positive_items(outer.test)
+    mask = cold_study.positive_items(outer.test)
     assert set(mask.nonzero().view(-1).tolist()) == test
 
 
 def test_a_merged_split_has_every_interaction():
     data = make_synthetic_dataset(60, 55, seed=0)
-    whole = corruption.merge_split(split_per_user(data))
+    whole = cold_study.merge_split(split_per_user(data))
     assert edges(whole, 'edge_index') == edges(data, 'edge_index')
     reverse = whole['item', 'rev_interacts', 'user'].edge_index
     index = whole['user', 'interacts', 'item'].edge_index
@@ -144,15 +151,31 @@ def test_a_merged_split_has_every_interaction():
 
 
 def test_cold_items_are_predicted_from_features_alone():
-    outer, inner = corruption.cold_split(make_synthetic_dataset(60, 55, seed=0))
+    outer, inner = cold_study.cold_split(make_synthetic_dataset(60, 55, seed=0))
     warm = ~(
-        corruption.positive_items(outer.val) | corruption.positive_items(outer.test)
+        cold_study.positive_items(outer.val) | cold_study.positive_items(outer.test)
     )
     torch.manual_seed(0)
     x_dict = {'user': torch.randn(60, 4), 'item': torch.randn(55, 4)}
-    out = corruption.predict_cold_items(x_dict, inner.train, warm)
+    out = cold_study.predict_cold_items(x_dict, inner.train, warm)
     assert torch.equal(out[warm], x_dict['item'][warm])
     assert (out[~warm] != x_dict['item'][~warm]).any(dim=1).all()
     x_dict['item'][~warm] = 7.0  # Former values have no effect.
-    again = corruption.predict_cold_items(x_dict, inner.train, warm)
+    again = cold_study.predict_cold_items(x_dict, inner.train, warm)
     torch.testing.assert_close(again, out)
+
+
+def test_cold_items_are_not_trained(tmp_path):
+    graph = make_synthetic_dataset(60, 55, seed=0)
+    bench = ColdBench(tiny_dataset(), graph, (0,), work=tmp_path)
+    params, training = {'embedding_dim': 4}, {'epochs': 1, 'batch_size': 128}
+    arm = Arm('MatrixFactorization', params, training)
+    teacher = bench.teacher(Arm('PromptMM', {'embedding_dim': 8}, training))
+    student = replace(arm, losses=LOSSES['PairwiseKDLoss'], teacher=teacher)
+    cold = bench.degree == 0
+    assert cold.any()
+    for each in (arm, student):
+        item_x = bench.outcome(each, {}, 0)['x_dict']['item']
+        assert not item_x[cold].any()
+        assert item_x[~cold].any(dim=1).all()
+        assert bench.x_dict(each, {}, 0)['item'][cold].any()  # Predicted.

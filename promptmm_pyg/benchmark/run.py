@@ -1,0 +1,119 @@
+"""Runs the benchmark of a configuration, each entry in a process of its own."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from promptmm_pyg.benchmark.config import BenchmarkConfig, Dataset
+from promptmm_pyg.benchmark.experiments import (
+    make_experiment,
+)
+from promptmm_pyg.benchmark.result import (
+    result_path,
+    versions,
+    write_result,
+)
+
+
+def run_benchmark(
+    config: BenchmarkConfig,
+    *,
+    out: str | Path = 'benchmarks/results',
+    work: str | Path = 'runs/benchmarks',
+    jobs: int = 1,
+    device: str = 'cpu',
+) -> list[Path]:
+    """Runs a benchmark on each of its data sets and writes a result file for each.
+
+    Args:
+        config: From :func:`~promptmm_pyg.benchmark.load_config`.
+        out: Folder of the results.
+        work: Folder of the cache: an interrupted benchmark continues from it, and
+            benchmarks share it.
+        jobs: Entries trained side by side, each in a process of its own; with 0 all run
+            in this process, whose peak memory then includes earlier models.
+        device: Where models are trained.
+
+    Raises:
+        ValueError: If an option of the kind is unknown or does not fit.
+    """
+    out, work = Path(out), Path(work)
+    experiment = make_experiment(config)
+    for dataset in config.datasets:
+        experiment.check(dataset, out)
+    paths = []
+    for dataset in config.datasets:
+        bench = experiment.bench(dataset, config.seeds, work, device)
+        if jobs > 0 and bench is not None:
+            _fill_cache(config, dataset, experiment.entries(bench), bench, jobs)
+        result = {
+            'kind': config.kind,
+            'name': config.name,
+            'dataset': dataset.name,
+            'seeds': list(config.seeds),
+            **experiment.run(bench, dataset, out),
+        }
+        if bench is not None:
+            result['test_reads'] = max(bench.test_reads.values(), default=0)
+            result['threads'] = torch.get_num_threads()
+        result['versions'] = versions()
+        paths.append(result_path(out, config.name, dataset.name))
+        write_result(paths[-1], result)
+    return paths
+
+
+def _fill_cache(
+    config: BenchmarkConfig, dataset: Dataset, entries: Any, bench: Any, jobs: int
+) -> None:
+    """Trains all entries, teachers before their students."""
+    # Several processes of several threads each would compete for the cores.
+    threads = 1 if jobs > 1 else None
+    train = partial(_train_entry, config, dataset, bench.work, bench.device, threads)
+    trained = [i for i, e in enumerate(entries) if e.arm.embeddings is None]
+    for students in (False, True):
+        stage = [i for i in trained if (entries[i].arm.teacher is not None) == students]
+        with ProcessPoolExecutor(
+            jobs,
+            mp_context=multiprocessing.get_context('spawn'),
+            initializer=end_with_parent,
+            max_tasks_per_child=1,
+        ) as pool:
+            done = pool.map(train, stage)
+            list(tqdm(done, total=len(stage), unit='model', disable=None))
+
+
+def _train_entry(
+    config: BenchmarkConfig,
+    dataset: Dataset,
+    work: Path,
+    device: str,
+    threads: int | None,
+    index: int,
+) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    experiment = make_experiment(config)
+    bench = experiment.bench(dataset, config.seeds, work, device)
+    bench.runs(experiment.entries(bench)[index])
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it is killed: workers of a pool would
+    continue for hours.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,351 @@
+import json
+
+import pytest
+import torch
+
+import promptmm_pyg.losses
+from benchmarks.report import plot, render
+from benchmarks.studies.budget import Budget
+from benchmarks.studies.distillation import LOSSES, shuffled
+from promptmm_pyg.benchmark import load_config
+from promptmm_pyg.benchmark.experiments import make_experiment
+from promptmm_pyg.benchmark.result import rows_by_name, write_result
+from promptmm_pyg.distillation import CandidateSampling, distill
+from promptmm_pyg.models import MatrixFactorization
+from promptmm_pyg.targets import SoftTargets
+from promptmm_pyg.training import TrainingConfig
+from tests.benchmark.setting import (
+    CONFIGS,
+    METRIC,
+    check_finished,
+    gain,
+    plotted,
+    rows_of,
+    run,
+    small_run,
+    tiny,
+    tiny_bench,
+    tiny_dataset,
+)
+
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
+QUICK = {
+    'losses': ['losses=["ListwiseKDLoss","PromptMM"]', 'widths=[4,8]'],
+    'widths': [
+        *('losses=["ListwiseKDLoss"]', 'widths=[4,8]', 'tuned_width=4'),
+        'cost_repeats=1',
+    ],
+    'ensemble': ['widths=[4,8]', 'closed_form_widths=[8,16]'],
+    'ablation': [
+        'options={denoise=[{denoise=true}],graph=[{item_graph_weight=0.1}]}',
+    ],
+    'missing': ['shares=[0.0,0.9]'],
+    'noise': ['dataset.synthetic.models.PromptMMPlus={embedding_dim=4,num_layers=1}'],
+    'cold': ['trials={l2=[0.01,0.1]}'],
+}
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    """A small run of each configuration, on request."""
+    done = {}
+
+    def result(name):
+        if name not in done:
+            done[name] = small_run(name, QUICK[name], tmp_path_factory)
+        return done[name]
+
+    return result
+
+
+@pytest.mark.parametrize('name', QUICK)
+def test_a_finished_study_is_repeated_from_its_cache(name, results, monkeypatch):
+    check_finished(name, QUICK[name], *results(name), monkeypatch)
+
+
+def test_losses_are_compared_at_every_width(results):
+    rows = rows_of(results('losses')[1])
+    names = ['baseline', 'ListwiseKDLoss', 'PromptMM', 'PromptMM, shuffled teacher']
+    for width in (4, 8):
+        for name in names[1:]:
+            row = rows[name, width, 'random']
+            assert gain(row, rows['baseline', width, 'random'])
+            assert row['best_params'] == rows[name, 4, 'random']['best_params']
+        cut = rows['truncated teacher', width, 'truncated teacher']
+        assert gain(cut, rows['baseline', width, 'random'])
+        assert 'diff_vs_baseline' not in rows['baseline', width, 'random']
+    assert len(rows) == 2 * (len(names) + 1)
+
+
+def test_only_the_baseline_is_tuned_at_every_width():
+    config = tiny('losses', *QUICK['losses'])
+    experiment = make_experiment(config)
+    bench = experiment.bench(config.datasets[0], (0,), 'unused', 'cpu')
+    for entry in experiment.entries(bench):
+        if entry.tuned_as is not None:
+            tuned_width = entry.tuned_as.params['embedding_dim']
+            baseline = entry.name == 'baseline'
+            assert tuned_width == (entry.factors['width'] if baseline else 4)
+            assert len(entry.trials) == (10 if baseline else 3)
+
+
+def test_widths_have_two_starts_and_costs(results):
+    folder, result = results('widths')
+    rows = rows_of(result)
+    for start in ('random', 'truncated teacher'):
+        row = rows['ListwiseKDLoss', 8, start]
+        assert gain(row, rows['baseline', 8, start])
+        cut = rows['truncated teacher', 8, 'truncated teacher']
+        assert gain(row, cut, 'diff_vs_truncated_teacher')
+    assert gain(cut, rows['baseline', 8, 'truncated teacher'])
+    costs = {(row['name'], row['width']): row for row in result['costs']}
+    assert len(costs) == 4
+    assert costs['MatrixFactorization', 8]['bytes'] == 4 * 8 * 170
+    assert costs['MatrixFactorization', 8]['parameters'] == 8 * 170
+    write_result(folder / 'widths-synthetic.json', result)
+    text = render(folder / 'widths-synthetic.json')
+    assert f'{costs["MatrixFactorization", 4]["refresh"]["median_ms"]:.3f}' in text
+    with pytest.raises(ValueError, match=r"'widths' must be at most 8, the teacher's"):
+        run(tiny('widths', 'widths=[9]'), folder)
+
+
+def test_a_shuffled_teacher_has_the_same_embeddings_of_other_nodes(tmp_path):
+    bench = tiny_bench(tmp_path)
+    torch.manual_seed(0)
+    x_dict = {'user': torch.randn(60, 4), 'item': torch.randn(110, 4)}
+    wrong = shuffled(SoftTargets(x_dict, {}), bench.train, seed=0)
+    for key, x in x_dict.items():
+        assert not torch.equal(wrong.x_dict[key], x)
+        assert torch.equal(wrong.x_dict[key].sort(dim=0).values, x.sort(dim=0).values)
+    assert wrong.top.item_index.size() == (60, 100)
+
+
+def test_students_of_an_ensemble(results):
+    result = results('ensemble')[1]
+    *singles, ensemble = result['teachers']
+    names = [row['name'] for row in result['teachers']]
+    assert names == ['PromptMM', 'GraphFilter', 'EASE', 'ensemble']
+    for row in singles:
+        weights = {name: float(name == row['name']) for name in names[:-1]}
+        assert row['weights'] == [weights, weights]
+    for weights in ensemble['weights']:
+        assert list(weights) == names[:-1]
+        assert sum(weights.values()) == pytest.approx(1.0)
+    rows = rows_of(result)
+    for width in (4, 8):
+        for name in names:
+            row = rows[name, width]
+            assert gain(row, rows['baseline', width])
+            assert gain(row, rows['LightGCN', 8], 'diff_vs_LightGCN')
+            assert gain(row, rows['EASE', 110], 'diff_vs_EASE')
+            assert row['best_params']['score_scale'] in (1.0, 3.0)
+            assert (f'{name}, truncated', width) in rows
+    assert result['protocol']['EASE']['width'] in (8, 16)
+
+
+def test_the_models_of_a_suite_are_teachers(tmp_path):
+    options = ['widths=[4]', 'closed_form_widths=[8]']
+    models = 'models=["Popularity","EASE","LightGCN","FREEDOM"]'
+    run(tiny('suite', 'trials=2', models), tmp_path)
+    path = tmp_path / 'suite-{dataset}.json'
+    result = run(tiny('ensemble-suite', *options, f'suite={path}'), tmp_path)
+    names = [row['name'] for row in result['teachers']]
+    assert names[1:] == ['ensemble', 'ensemble of all seeds']
+    members = ['EASE', 'LightGCN', 'FREEDOM']
+    assert list(result['teachers'][1]['weights'][0]) == members
+    # The seeds of every model are one teacher.
+    weights = result['teachers'][2]['weights']
+    assert weights[0] == weights[1]
+    row = rows_of(result)['ensemble', 4]
+    for name, width in (('LightGCN', 64), ('EASE', 110)):
+        assert gain(row, rows_of(result)[name, width], f'diff_vs_{name}')
+    # A reference that the suite lacks is left out.
+    run(tiny('suite', 'trials=1', 'models=["LightGCN","FREEDOM"]'), tmp_path)
+    result = run(tiny('ensemble-suite', *options, f'suite={path}'), tmp_path)
+    assert [row['name'] for row in result['rows']][:2] == ['LightGCN', 'baseline']
+
+
+def test_a_suite_of_other_data_is_an_error(tmp_path):
+    other = small_suite({'LightGCN': 0.1}) | {'dataset': 'other'}
+    (tmp_path / 'x.json').write_text(json.dumps(other))
+    suite = f'suite={tmp_path / "x.json"}'
+    with pytest.raises(ValueError, match="'suite' must be a result on 'synthetic'"):
+        run(tiny('ensemble-suite', 'widths=[4]', suite), tmp_path)
+
+
+def test_an_ablation_has_each_option_all_and_all_but_each(results):
+    rows = rows_by_name(results('ablation')[1])
+    assert list(rows) == [
+        *('plain', 'plain without prompt', 'denoise', 'graph', 'all options'),
+        *('all but denoise', 'all but graph'),
+    ]
+    l2 = rows['plain']['best_params']['l2']
+    both = {'denoise': True, 'item_graph_weight': 0.1, 'l2': l2}
+    assert rows['all options']['best_params'] == both
+    assert rows['all but graph']['best_params'] == {'denoise': True, 'l2': l2}
+    assert l2 in (0.1, 3 * 0.1)
+    for name, row in rows.items():
+        if name != 'plain':
+            assert gain(row, rows['plain'])
+        assert ('diff_vs_all_options' in row) == name.startswith('all but')
+        if name.startswith('all but'):
+            assert gain(row, rows['all options'], 'diff_vs_all_options')
+
+
+@pytest.mark.parametrize(
+    ('name', 'shares'), [('missing', (0.0, 0.9)), ('noise', (0.0, 0.4))]
+)
+def test_variants_are_compared_with_the_first_at_every_share(results, name, shares):
+    folder, result = results(name)
+    rows = rows_of(result)
+    first = result['rows'][0]['name']
+    assert {row['share'] for row in result['rows']} == set(shares)
+    for (variant, share), row in rows.items():
+        if variant == first:
+            assert 'diff_vs_baseline' not in row
+        else:
+            assert gain(row, rows[first, share])
+    if name == 'missing':
+        # Without content, nothing is missing.
+        low, high = (rows[first, share] for share in shares)
+        assert low['test'] == high['test']
+        assert low['missing_ratio'] < 0.5 < high['missing_ratio']
+        assert rows['zero', 0.9]['test'] != rows['zero', 0.0]['test']
+        plot(result, folder / 'missing.png')
+        plotted(folder / 'missing.png')
+    assert f'{shares[1]:.0%} of items' in render(folder / f'{name}-synthetic.json')
+
+
+@pytest.mark.parametrize('override', ['corruption=other', 'pattern=rows'])
+def test_options_of_corruption_are_checked(override, tmp_path):
+    with pytest.raises(ValueError, match=f"'{override.split('=')[0]}' must be one of"):
+        run(tiny('missing', override), tmp_path)
+
+
+def test_cold_items_are_ranked_alone_and_among_all(results):
+    folder, result = results('cold')
+    rows = rows_by_name(result)
+    assert list(rows) == [
+        *('random', 'popularity', 'VBPR', 'CLCRec', 'PromptMM'),
+        *('MatrixFactorization baseline', 'MatrixFactorization student'),
+    ]
+    # Popularity orders cold items by chance.
+    assert rows['popularity']['test_cold'] == rows['random']['test_cold']
+    assert rows['popularity']['test'] != rows['random']['test']
+    student = rows['MatrixFactorization student']
+    assert gain(student, rows['MatrixFactorization baseline'], test='test_cold')
+    assert result['cold_items']['test'] > 0
+    plot(result, folder / 'cold.png')
+    plotted(folder / 'cold.png')
+
+
+def small_suite(test, above=(), trials=2, seconds=60.0):
+    """A suite's result, as far as it is compared; validation reverses test."""
+    rows = []
+    for name, x in test.items():
+        row = {
+            'name': name,
+            'validation': {'mean': 1 - x, 'std': 0.0, 'seeds': [1 - x]},
+            'test': {METRIC: {'mean': x, 'std': 0.01, 'seeds': [x]}},
+            'seconds_total': seconds,
+        }
+        if name != 'LightGCN':
+            p = 0.01 if name in above else 0.5
+            gains = {'difference': x - test['LightGCN'], 'low': 0.0, 'high': 0.0}
+            row['diff_vs_LightGCN'] = {**gains, 'holm_p': p}
+        rows.append(row)
+    return {
+        'kind': 'suite',
+        'name': 'suite',
+        'dataset': 'synthetic',
+        'seeds': [0, 1],
+        'protocol': {'trials': trials, 'training': {'patience': 3 * trials}},
+        'best': max(test, key=test.get),
+        'rows': rows,
+        'versions': {},
+    }
+
+
+def budget(tmp_path, small, large):
+    for size, result in (('small', small), ('large', large)):
+        (tmp_path / size).mkdir(exist_ok=True)
+        write_result(tmp_path / size / 'suite-synthetic.json', result)
+    overrides = [f'small={tmp_path / "small"}']
+    config = load_config(
+        f'{CONFIGS}/budget.toml', datasets=['synthetic'], overrides=overrides
+    )
+    return run(config, tmp_path / 'large')
+
+
+def test_two_budgets_are_compared_by_rank_and_significance(tmp_path):
+    test = {'A': 0.3, 'B': 0.2, 'LightGCN': 0.1, 'Worse': 0.05}
+    # By hand: two neighbors of four swapped, 1 - 6 * 2 / (4 * 15).
+    other = {'A': 0.2, 'B': 0.3, 'LightGCN': 0.1, 'Worse': 0.05, 'C': 0.9}
+    small = small_suite(other, ('B', 'Worse'), seconds=90.0)
+    result = budget(tmp_path, small, small_suite(test, ('A',), trials=4))
+    assert result['spearman'] == pytest.approx(1 - 12 / 60)
+    assert (result['small']['above'], result['large']['above']) == (['B'], ['A'])
+    assert result['small']['minutes'] == pytest.approx(7.5)
+    assert result['small']['best'] == 'C'
+    text = render(tmp_path / 'large' / 'budget-synthetic.json')
+    head = '2 trials, patience 6, 8 min of trainings | 4 trials, patience 12, 4 min'
+    assert head in text
+    # The best on validation first.
+    assert '|---|---|---|\n| Worse | 0.0500 ± 0.0100 | 0.0500 ± 0.0100 |' in text
+    assert text.endswith('\n| A | 0.2000 ± 0.0100 | 0.3000 ± 0.0100 * |')
+    assert '| C |' not in text
+
+
+def test_budgets_require_two_models_in_common(tmp_path):
+    with pytest.raises(ValueError, match=r"in common \(got \['LightGCN'\]\)"):
+        budget(
+            tmp_path,
+            small_suite({'LightGCN': 0.1, 'C': 0.9}),
+            small_suite({'LightGCN': 0.1, 'A': 0.3}),
+        )
+    config = load_config(f'{CONFIGS}/budget.toml', datasets=['synthetic'])
+    with pytest.raises(
+        ValueError, match="'small' must be a folder with results of the suite"
+    ):
+        Budget(small=str(tmp_path / 'none')).check(config.datasets[0], tmp_path)
+
+
+def test_every_distillation_loss_is_compared():
+    modules = {
+        name
+        for name in promptmm_pyg.losses.__all__
+        if name[0].isupper() and not name.endswith(('Terms', 'Weights'))
+    }
+    of_interactions = {'BPRLoss', 'SampledSoftmaxLoss'}
+    assert set(LOSSES) - {'PromptMM'} <= modules - of_interactions
+    missing = modules - of_interactions - set(LOSSES)
+    assert not {name for name in missing if name.endswith('KDLoss')}
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_every_loss_reaches_the_student(name):
+    split = tiny_dataset().read()
+    torch.manual_seed(0)
+    sizes = {'user': 60, 'item': 110}
+    x_dict = {key: torch.randn(size, 8) for key, size in sizes.items()}
+    targets = SoftTargets(x_dict, {})
+    student = MatrixFactorization(sizes, embedding_dim=4)
+    before = {key: x.detach().clone() for key, x in student().items()}
+    distill(
+        student,
+        targets,
+        split,
+        losses=LOSSES[name].make(targets, 4, 1.0),
+        loss_weights={'bpr': 0.0, 'l2': 0.0},
+        candidates=CandidateSampling(5, 5, 5),
+        baseline=False,
+        config=TrainingConfig(epochs=1, progress=False),
+    )
+    for key, x in student().items():
+        assert not torch.equal(before[key], x), key
+
+
+def test_the_weight_is_that_of_every_loss():
+    targets = SoftTargets({'user': torch.ones(60, 8), 'item': torch.ones(110, 8)}, {})
+    for name, losses in LOSSES.items():
+        assert {loss.weight for loss in losses.make(targets, 4, 7.0)} == {7.0}, name
