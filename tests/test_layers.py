@@ -18,7 +18,7 @@ NAME = 'promptmm_pyg'
 PYG = {'torch', 'torch_geometric'}
 CORE = {'numpy', 'psutil', 'safetensors', 'tqdm'}
 # Extras: inside the function that uses them, and not in the lightest layers.
-OPTIONAL = {'faiss', 'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
+OPTIONAL = {'faiss', 'matplotlib', 'narwhals', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
 OPTIONAL |= {'torch_scatter', 'torch_sparse'}
 OPTIONAL |= {'PIL', 'sentence_transformers', 'timm', 'torchvision'}
 MODELS = {'_utils', 'targets', 'functional', 'ranking', 'losses', 'data', 'transforms'}
@@ -56,7 +56,7 @@ LAYERS = {
     ),
     'data': May({'_utils'}, {*PYG, 'numpy', 'safetensors'}),
     'content': May(
-        {'_utils', 'data.frames', 'data.schema', 'data.split'}, {*PYG, *CORE}
+        {'_utils', 'data.schema', 'data.split', 'data.tables'}, {*PYG, *CORE}
     ),
     'transforms': May({'_utils', 'data.schema'}, PYG),
     'loader': May({'_utils', 'data.schema'}, PYG),

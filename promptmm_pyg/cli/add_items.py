@@ -1,6 +1,7 @@
 """``promptmm add-items``: items that came after training, from their features."""
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from promptmm_pyg.cli.data import content_folder, text_source
 from promptmm_pyg.cli.parsing import UserError, add_flags, named
 from promptmm_pyg.cli.recommend import FOLDER, is_recommender, load_recommender
-from promptmm_pyg.data.frames import load_item_features
+from promptmm_pyg.data.frames import feature_rows, load_item_features
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import contents_of, encode, read_ids, read_titles
 from promptmm_pyg.serving import FeatureMapper, Recommender
@@ -168,14 +169,14 @@ def _read(
 
 def _typed(raw: Any, known: list[Any]) -> Any:
     """The id with the type of the known ones: text or a number."""
-    types = {type(other) for other in known}
-    if types == {str}:
+    if {type(other) for other in known} != {int}:
         return str(raw)
-    if types == {int} and type(raw) is not int:
+    number = int(raw) if re.fullmatch('0|-?[1-9][0-9]*', str(raw)) else None
+    if number is None:
         raise UserError(
             f"ids must be integers, as '{known[0]}' and others are (got '{raw}')"
         )
-    return raw
+    return number
 
 
 def _encode(
@@ -203,10 +204,7 @@ def _encode(
             f"--{option} must contain new items (got '{source}', where all are known)"
         )
     rows = encode(config, contents)
-    # Names of files are text.
-    to_int = type(known[0]) is int
-    ids = [int(x) if to_int and str(x).isdecimal() else x for x in rows.ids]
-    return ids, rows.x
+    return rows.ids, rows.x
 
 
 def _training_content(option: str, folder: str) -> dict[str, Any]:
@@ -238,11 +236,11 @@ def read_new_features(
     for name, file in files.items():
         if not file.is_file():
             raise UserError(f"--features names a file that does not exist: '{file}'")
-        tables[name] = _load(name, file, ids_file, item_column)
+        tables[name] = _load(file, ids_file, item_column)
     if ids_file is not None:
         ids = read_ids(ids_file)
     else:
-        ids = list(dict.fromkeys(raw for own, _ in tables.values() for raw in own))
+        ids = list({str(x): x for own, _ in tables.values() for x in own}.values())
     if not ids:
         raise UserError('there are no new items in these files')
     _check_unique(ids, '--ids')
@@ -265,10 +263,10 @@ def _check_unique(ids: list[Any], where: str) -> None:
 
 
 def _load(
-    name: str, file: Path, ids_file: str | None, item_column: str
+    file: Path, ids_file: str | None, item_column: str
 ) -> tuple[list[Any], Array]:
     """The ids of a file and one row for each."""
-    content = load_item_features(file, item_column)
+    content = load_item_features(file)
     if isinstance(content, np.ndarray):
         if ids_file is None:
             raise UserError(f"'{file}' has no ids of its own: pass --ids FILE")
@@ -279,10 +277,8 @@ def _load(
                 f'{len(x)})'
             )
     else:
-        own, x = content.index.tolist(), content.to_numpy()
-        _check_unique(own, f"'{file}'")
-    if len(x) and x.dtype.kind not in 'fiu':
-        raise UserError(f"the features of '{name}' must be numbers ('{file}')")
+        values, x = feature_rows(content, item_column)
+        own = values.to_pylist()
     return own, x.astype(np.float32)
 
 

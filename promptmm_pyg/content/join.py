@@ -11,9 +11,9 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.content.rows import ContentRows
-from promptmm_pyg.data.frames import load_frame
 from promptmm_pyg.data.schema import ITEM, NODE_TYPES
 from promptmm_pyg.data.split import Split
+from promptmm_pyg.data.tables import read_file
 
 _SUFFIXES = {
     'text': ('.txt', '.md'),
@@ -62,34 +62,37 @@ def folder_contents(
 
 
 def table_contents(
-    path: str | Path, column: str, *, item: str = 'item_id'
+    path: str | Path,
+    column: str,
+    *,
+    item: str = 'item_id',
+    encoding: str | None = None,
 ) -> dict[Any, str | None]:
-    """Returns ``{id: text}`` of a column of a table (``.csv``, ``.tsv``, ``.parquet``
-    or ``.jsonl``) of items or of interactions. An id keeps the first text that is
-    not empty.
+    """Returns ``{id: text}`` of a column of a table (``.csv``, ``.tsv``, ``.txt``,
+    ``.jsonl``, also with ``.gz`` or ``.zst``, or ``.parquet``) of items or of
+    interactions. An id has the first text that is not empty.
 
     Args:
         path: The table.
         column: The column of texts; other values are read as they are printed.
         item: The column of ids. (default: ``'item_id'``)
+        encoding: The encoding of the file. (default: ``'utf-8'``)
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, of another kind, or lacks a column.
-        ImportError: If pandas (for Parquet, pyarrow too) is not installed.
+        ImportError: If the packages of the extra ``frames`` are missing.
     """
-    path = Path(path)
-    frame = load_frame(path, 'table_contents')
-    missing = [name for name in (item, column) if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"'{path}' must have the columns {missing} (got {list(frame.columns)})"
-        )
-    # One text an id; pandas takes an empty cell for missing.
-    texts = frame[[item, column]].dropna(subset=[item])
-    said = texts.dropna().drop_duplicates(item).set_index(item)[column]
-    found: dict[Any, str | None] = dict.fromkeys(texts[item].tolist())
-    return found | {name: str(text) for name, text in said.to_dict().items()}
+    names = (item, column)
+    table = read_file(path, names, encoding=encoding, caller='table_contents')
+    table.check_column(column)
+    ids = table.ids(item, "'item' (--item-column)")
+    texts: list[str | None] = [None] * len(ids.values)
+    for code, text in zip(
+        ids.codes.tolist(), table.texts(column).to_pylist(), strict=True
+    ):
+        texts[code] = texts[code] or text or None
+    return dict(zip(ids.values.to_pylist(), texts, strict=True))
 
 
 _Graphs = TypeVar('_Graphs', HeteroData, Split)

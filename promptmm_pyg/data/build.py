@@ -1,7 +1,8 @@
 """From index pairs and feature arrays to a graph in the one schema."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,11 @@ from promptmm_pyg.data.schema import INTERACTS, ITEM, REV_INTERACTS, USER
 
 Array = Tensor | np.ndarray[Any, Any]
 Ids = Sequence[Any] | np.ndarray[Any, Any]
-Duplicates = Literal['error', 'drop']
+Duplicates = Literal['error', 'first', 'last', 'sum']
+DUPLICATES = ('error', 'first', 'last', 'sum')
+# The largest number of a node beyond which it must have so many interactions; numbers
+# that count users or items are far from that.
+_NODES_PER_INTERACTION, _FREE_NODES = 100, 100_000
 
 
 def build_graph(
@@ -28,6 +33,7 @@ def build_graph(
     user_ids: Ids | None = None,
     item_ids: Ids | None = None,
     edge_time: Array | None = None,
+    edge_weight: Array | None = None,
     duplicates: Duplicates = 'error',
 ) -> HeteroData:
     """Returns a graph whose message edges are all interactions.
@@ -53,8 +59,12 @@ def build_graph(
         item_ids: The items' own names.
         edge_time: One number per interaction, stored as ``time`` on the
             interactions. (default: not stored)
-        duplicates: ``'error'`` raises on a repeated pair, ``'drop'``
-            keeps its first mention. (default: ``'error'``)
+        edge_weight: One number per interaction, stored as ``weight`` on the
+            interactions (float32). No model uses it. (default: not stored)
+        duplicates: What to do with repeated pairs: ``'error'`` raises, ``'first'``
+            keeps the first row, ``'last'`` the row of the latest time (the last row
+            where there are no times), ``'sum'`` adds the weights up (1 each where there
+            are none) and keeps the latest time. (default: ``'error'``)
 
     Raises:
         ValueError: If the pairs are none, not ``[2, E]``, out of range or
@@ -66,26 +76,28 @@ def build_graph(
         >>> graph.num_nodes_dict
         {'user': 2, 'item': 4}
     """
-    check_choice('duplicates', duplicates, ('error', 'drop'))
+    check_choice('duplicates', duplicates, DUPLICATES)
     edges = _as_edges(edge_index)
     time = None if edge_time is None else _as_time(edge_time, edges.size(1))
+    weight = None if edge_weight is None else _as_weight(edge_weight, edges.size(1))
     counts = {
-        USER: _count(num_users, user_ids, user_features, edges[0]),
-        ITEM: _count(num_items, item_ids, item_features, edges[1]),
+        USER: _count('num_users', num_users, user_ids, user_features, edges[0]),
+        ITEM: _count('num_items', num_items, item_ids, item_features, edges[1]),
     }
     _check_range(edges, counts)
-    kept = first_mentions(edges, counts[ITEM])
-    if duplicates == 'error':
-        _check_unique(edges, kept)
-    elif kept.numel() < edges.size(1):
-        edges, time = edges[:, kept], None if time is None else time[kept]
+    merged = merge_repeats(edges, counts[ITEM], duplicates, time, weight)
+    if isinstance(merged, int):
+        raise _repeated(edges, merged, user_ids, item_ids)
+    edges = edges[:, merged.rows] if merged.rows is not None else edges
 
     data = HeteroData()
     _add_nodes(data, USER, counts[USER], user_ids, user_features, user_masks)
     _add_nodes(data, ITEM, counts[ITEM], item_ids, item_features, item_masks)
     data[INTERACTS].edge_index = edges
-    if time is not None:
-        data[INTERACTS].time = time
+    if merged.time is not None:
+        data[INTERACTS].time = merged.time
+    if merged.weight is not None:
+        data[INTERACTS].weight = merged.weight
     data[REV_INTERACTS].edge_index = edges.flip(0)
     return data
 
@@ -126,7 +138,21 @@ def _as_time(edge_time: Array, num_edges: int) -> Tensor:
     return time
 
 
+def _as_weight(edge_weight: Array, num_edges: int) -> Tensor:
+    weight = _as_tensor(edge_weight)
+    if weight.size() != (num_edges,):
+        raise ValueError(
+            f"'edge_weight' must have one entry per interaction (got shape "
+            f'{list(weight.size())} for {num_edges} interactions)'
+        )
+    weight = weight.float()
+    if not bool(weight.isfinite().all()):
+        raise ValueError("'edge_weight' must be finite (got NaN or infinity)")
+    return weight
+
+
 def _count(
+    name: str,
     given: int | None,
     ids: Ids | None,
     features: Mapping[str, Array] | None,
@@ -140,7 +166,27 @@ def _count(
         first = next(iter(features.values()))
         if first.ndim > 0:
             return len(first)
-    return int(index.max()) + 1
+    count = int(index.max()) + 1
+    check_size(name, count, index.numel())
+    return count
+
+
+def check_size(name: str, num_nodes: int, num_rows: int) -> None:
+    """Raises if the largest number of a node is out of proportion to the data, before
+    anything of that size is made: more than 100,000, and more than 100 per row.
+
+    Args:
+        name: What is counted, for the message.
+        num_nodes: The largest number plus one.
+        num_rows: The number of interactions or feature rows.
+    """
+    if num_nodes > max(_FREE_NODES, _NODES_PER_INTERACTION * num_rows):
+        raise ValueError(
+            f"'{name}' must be at most {_NODES_PER_INTERACTION} times the number of "
+            f'interactions (got the number {num_nodes - 1} and {num_rows} '
+            f'interactions). Number users and items from zero, or read their ids from '
+            f'a table'
+        )
 
 
 def _check_range(edges: Tensor, counts: Mapping[str, int]) -> None:
@@ -155,28 +201,82 @@ def _check_range(edges: Tensor, counts: Mapping[str, int]) -> None:
 
 
 def first_mentions(edges: Tensor, num_items: int) -> Tensor:
-    """Positions of the pairs ``[2, E]`` at which each stands first, in order."""
+    """Rows of the pairs ``[2, E]`` that mention theirs first, in order."""
     key = (edges[0] * num_items + edges[1]).numpy()
     return torch.from_numpy(np.sort(np.unique(key, return_index=True)[1]))
 
 
-def first_repeat(num_edges: int, kept: Tensor) -> int | None:
-    """Position of the first pair that is not among the ``kept``, if one is not."""
-    if kept.numel() == num_edges:
-        return None
-    return int(np.setdiff1d(np.arange(num_edges), kept.numpy())[0])
+class Merged(NamedTuple):
+    """Interactions after repeated pairs were merged."""
+
+    rows: Tensor | None  # Which rows stay, in order; None for all
+    time: Tensor | None
+    weight: Tensor | None
 
 
-def _check_unique(edges: Tensor, kept: Tensor) -> None:
-    position = first_repeat(edges.size(1), kept)
-    if position is not None:
-        repeats = edges.size(1) - kept.numel()
-        user, item = edges[:, position].tolist()
-        raise ValueError(
-            f"'edge_index' must contain each pair once (got {repeats} repeated, the "
-            f"first is user {user}, item {item}). Pass duplicates='drop' to keep the "
-            f'first mention'
-        )
+def merge_repeats(
+    edges: Tensor,
+    num_items: int,
+    duplicates: Duplicates,
+    time: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Merged | int:
+    """Merges repeated pairs as in :func:`build_graph`; with ``'error'``, returns the
+    row of the first repeat instead.
+
+    Args:
+        edges: Pairs ``[2, E]``.
+        num_items: More than the largest item.
+        duplicates: As in :func:`build_graph`.
+        time: ``[E]``. (default: none)
+        weight: ``[E]``. (default: none)
+    """
+    key = (edges[0] * num_items + edges[1]).numpy()
+    if duplicates == 'sum' and weight is None:
+        weight = torch.ones(key.size)
+    ordered = np.sort(key)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return Merged(None, time, weight)
+    del ordered
+    order = np.argsort(key, kind='stable')
+    starts = np.flatnonzero(np.diff(key[order], prepend=key[order[0]] - 1))
+    first = order[starts]  # The first row of each pair.
+    if duplicates == 'error':
+        return int(np.setdiff1d(order, first)[0])
+    latest = first
+    if duplicates != 'first':
+        if time is not None:
+            order = np.lexsort((time.numpy(), key))
+        latest = order[np.append(starts[1:], key.size) - 1]
+    if duplicates == 'sum' and weight is not None:
+        weight = weight.clone()
+        sums = np.add.reduceat(weight.double().numpy()[order], starts)
+        weight[first] = torch.from_numpy(sums).to(weight)
+    rows = np.sort(first if duplicates == 'sum' else latest)
+    times = rows
+    if duplicates == 'sum':  # The latest time, at the place of the first row.
+        times = latest[np.argsort(first)]
+    return Merged(
+        torch.from_numpy(rows),
+        None if time is None else time[times],
+        None if weight is None else weight[rows],
+    )
+
+
+def _repeated(
+    edges: Tensor, row: int, user_ids: Ids | None, item_ids: Ids | None
+) -> ValueError:
+    """The error of repeated pairs, by raw ids where there are any."""
+    key = edges[0] * (edges[1].max() + 1) + edges[1]
+    repeats = key.numel() - key.unique().numel()
+    user, item = edges[:, row].tolist()
+    if user_ids is not None and item_ids is not None:
+        user, item = user_ids[user], item_ids[item]
+    return ValueError(
+        f'interactions must contain each pair once (got {repeats} repeated, the first '
+        f"is user {user}, item {item}). 'duplicates' (--duplicates) can merge them: "
+        f"'first', 'last' or 'sum'"
+    )
 
 
 def _add_nodes(
@@ -209,11 +309,14 @@ def _add_nodes(
 
 
 def as_raw_ids(name: str, ids: Ids, num_nodes: int) -> np.ndarray[Any, Any]:
-    """Ids as an array of integers or of strings, checked to be unique."""
-    array = np.asarray(ids)
-    if array.dtype.kind == 'O' and all(isinstance(x, str) for x in array.flat):
-        array = array.astype(np.str_)
-    if array.dtype.kind not in 'iuU':
+    """Ids as an array of integers, or of Python's strings (of any length, without
+    padding), checked to be unique.
+    """
+    array = ids if isinstance(ids, np.ndarray) else _plain_array(ids)
+    if array.dtype.kind == 'U':
+        array = array.astype(object)
+    is_text = array.dtype.kind == 'O' and all(isinstance(x, str) for x in array.flat)
+    if array.dtype.kind not in 'iu' and not is_text:
         raise ValueError(
             f"'{name}' must contain integers or strings, not a mix (got "
             f'{array.dtype}). Convert them to strings first'
@@ -223,11 +326,20 @@ def as_raw_ids(name: str, ids: Ids, num_nodes: int) -> np.ndarray[Any, Any]:
             f"'{name}' must have one entry per node (got shape "
             f'{list(array.shape)} for {num_nodes} nodes)'
         )
-    values, counts = np.unique(array, return_counts=True)
-    if len(values) < num_nodes:
-        twice = values[counts > 1][0].item()
+    plain = array.tolist()
+    if len(set(plain)) < num_nodes:
+        twice = next(raw for raw, count in Counter(plain).items() if count > 1)
         raise ValueError(f"'{name}' must contain each id once (got {twice!r} again)")
-    return array
+    return array if is_text else array.astype(np.int64)
+
+
+def _plain_array(ids: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """An array of numbers, or of objects: text of a fixed width would be padded."""
+    if any(isinstance(x, str) for x in ids):
+        array = np.empty(len(ids), dtype=object)
+        array[:] = ids
+        return array
+    return np.asarray(ids)
 
 
 def _as_mask(what: str, value: Array, num_nodes: int) -> Tensor:

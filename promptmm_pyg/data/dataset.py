@@ -66,7 +66,7 @@ def _tensors(split: Split) -> dict[str, Tensor]:
 
 
 def _describe_ids(ids: np.ndarray[Any, Any]) -> dict[str, Any]:
-    kind = 'str' if ids.dtype.kind == 'U' else str(ids.dtype)
+    kind = 'str' if ids.dtype.kind == 'O' else str(ids.dtype)
     return {'dtype': kind, 'values': ids.tolist()}
 
 
@@ -102,9 +102,7 @@ def _rebuild(about: dict[str, Any], tensors: dict[str, Tensor]) -> Split:
             data[node_type].num_nodes = about['num_nodes'][node_type]
             if node_type in about['raw_id']:
                 stored = about['raw_id'][node_type]
-                dtype = (
-                    np.str_ if stored['dtype'] == 'str' else np.dtype(stored['dtype'])
-                )
+                dtype = object if stored['dtype'] == 'str' else stored['dtype']
                 data[node_type].raw_id = np.array(stored['values'], dtype=dtype)
         for name, value in tensors.items():
             kind, *rest = name.split('/')

@@ -1,40 +1,43 @@
 """Graphs from data frames and from single tables on disk."""
 
-import csv
-import json
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice
-from promptmm_pyg.data.build import (
-    Duplicates,
-    Ids,
-    as_raw_ids,
-    build_graph,
-    first_mentions,
-    first_repeat,
-)
+from promptmm_pyg.data.build import DUPLICATES, Duplicates, Ids, build_graph
 from promptmm_pyg.data.features import load_array
+from promptmm_pyg.data.ids import (
+    IdColumn,
+    from_ids,
+    positions,
+    sorted_union,
+    to_raw_ids,
+    unify,
+)
+from promptmm_pyg.data.interactions import Columns, Where, read_interactions
+from promptmm_pyg.data.tables import Table, as_table, read_file
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
 NumpyArray = np.ndarray[Any, Any]
-Features = Mapping[str, 'pd.DataFrame | NumpyArray']
+Features = Mapping[str, Any]
 
 
 def from_frame(
-    interactions: 'pd.DataFrame',
+    interactions: Any,
     *,
     user: str = 'user_id',
     item: str = 'item_id',
     time: str | None = None,
+    rating: str | None = None,
+    min_rating: float | None = None,
+    weight: str | None = None,
+    where: Where | None = None,
     item_features: Features | None = None,
     user_features: Features | None = None,
     item_ids: Ids | None = None,
@@ -42,23 +45,31 @@ def from_frame(
     without_interactions: Literal['keep', 'drop'] = 'keep',
     duplicates: Duplicates = 'error',
 ) -> HeteroData:
-    """Returns the graph of a table of interactions, raw ids kept as ``raw_id``.
+    """Returns the graph of a table of interactions; raw ids are its ``raw_id``.
 
     Nodes are numbered in the sorted order of their ids, or in the order of
-    ``item_ids`` / ``user_ids``. A node that a feature table has no row for, or
-    whose row is NaN throughout, gets a zero row and ``False`` in that
-    modality's mask.
+    ``item_ids`` / ``user_ids``. Ids are compared across tables as text: 7 is ``'7'``.
+    They are stored as integers if the interactions have integers and all others are
+    written like integers, else as text. A node without a row in a feature table, or
+    with nothing but NaN in it, gets a zero row and ``False`` in that modality's mask.
 
     Args:
-        interactions: One row an interaction.
-        user: The column of user ids, integers or strings.
-            (default: ``'user_id'``)
+        interactions: One row per interaction: a frame of pandas, polars or pyarrow, a
+            relation of DuckDB, or another that narwhals reads.
+        user: The column of user ids, integers or text. (default: ``'user_id'``)
         item: The column of item ids. (default: ``'item_id'``)
-        time: The column of times: numbers are kept, dates become int64
+        time: The column of times: numbers are unchanged, dates become int64
             nanoseconds since 1970 (UTC). (default: no times)
-        item_features: ``{modality: table}``: a frame indexed by raw id, all
-            columns numeric, or an array with one row for each of ``item_ids``.
-            (default: none)
+        rating: The column of ratings, for ``min_rating``. (default: none)
+        min_rating: The lowest rating that counts as an interaction; others are left
+            out. (default: all count)
+        weight: The column of weights, stored as ``weight`` on the interactions. No
+            model uses them. (default: none)
+        where: ``{column: value}`` or ``{column: [value, ...]}``: rows with other values
+            are left out. Values are compared as text. (default: all rows)
+        item_features: ``{modality: table}``: a frame with the column ``item`` (of
+            pandas, also with the ids as index) and otherwise numbers, or an array with
+            one row for each of ``item_ids``. (default: none)
         user_features: The same for users.
         item_ids: All items, in the order in which to number them.
             (default: the sorted ids of interactions and feature frames)
@@ -66,57 +77,36 @@ def from_frame(
         without_interactions: Whether ids that occur in feature frames only
             become nodes (``'keep'``: cold items can be recommended) or not.
             Unused where the ids are given. (default: ``'keep'``)
-        duplicates: ``'error'`` or ``'drop'``, as in
+        duplicates: ``'error'``, ``'first'``, ``'last'`` or ``'sum'``, as in
             :func:`~promptmm_pyg.data.build_graph`. (default: ``'error'``)
 
     Raises:
-        ValueError: If a column is missing, ids are missing or of mixed types,
-            an interaction names an id that is not among the given ones, or a
+        TypeError: If a table is not a frame.
+        ValueError: If a column is missing, an id is missing or neither integer nor
+            text, an interaction has an id that is not among the given ones, or a
             feature table repeats an id, is not numeric or has no ids.
+        ImportError: If the packages of the extra ``frames`` are missing.
     """
     check_choice('without_interactions', without_interactions, ('keep', 'drop'))
-    for column in [user, item] + ([] if time is None else [time]):
-        if column not in interactions.columns:
-            raise ValueError(
-                f"'interactions' must have a column '{column}' (got "
-                f'{list(interactions.columns)}). Name yours with user=, item=, time= '
-                f'(--user-column, --item-column, --time-column)'
-            )
-    if interactions.empty:
-        raise ValueError(
-            "'interactions' must contain at least one row (got none below its head)"
-        )
+    check_choice('duplicates', duplicates, DUPLICATES)
+    columns = Columns(user, item, time, rating, weight)
+    table = as_table(interactions, 'interactions', columns.names(where))
+    rows = read_interactions(table, columns, where=where, min_rating=min_rating)
     keep = without_interactions == 'keep'
-    users = _Side('user', interactions[user], user_ids, user_features, keep)
-    items = _Side('item', interactions[item], item_ids, item_features, keep)
-    pairs = np.stack([users.position, items.position])
-    if duplicates == 'error':
-        _check_unique(pairs, users.ids, items.ids)
+    users = _Side('user', user, rows.users, user_ids, user_features, keep)
+    items = _Side('item', item, rows.items, item_ids, item_features, keep)
     return build_graph(
-        pairs,
+        np.stack([users.position, items.position]),
         item_features=items.features,
         user_features=users.features,
         item_masks=items.masks,
         user_masks=users.masks,
         user_ids=users.ids,
         item_ids=items.ids,
-        edge_time=None if time is None else _time_of(time, interactions[time]),
+        edge_time=rows.time,
+        edge_weight=rows.weight,
         duplicates=duplicates,
     )
-
-
-def _check_unique(pairs: NumpyArray, user_ids: Ids, item_ids: Ids) -> None:
-    """Raises as :func:`build_graph` would, but names the pair by its raw ids."""
-    kept = first_mentions(torch.from_numpy(pairs).long(), len(item_ids))
-    row = first_repeat(pairs.shape[1], kept)
-    if row is not None:
-        repeats = pairs.shape[1] - kept.numel()
-        user, item = user_ids[pairs[0, row]], item_ids[pairs[1, row]]
-        raise ValueError(
-            f"'interactions' must contain each pair once (got {repeats} repeated, the "
-            f"first is user {user}, item {item}). Pass duplicates='drop' (--duplicates "
-            f'drop) to keep the first mention'
-        )
 
 
 class _Side:
@@ -125,42 +115,42 @@ class _Side:
     def __init__(
         self,
         node_type: str,
-        column: 'pd.Series[Any]',
+        column: str,
+        mentioned: IdColumn,
         ids: Ids | None,
         features: Features | None,
         keep: bool,
     ) -> None:
-        import pandas as pd
-
         self.node_type = node_type
-        mentioned = _id_values(f"interactions['{column.name}']", column)
+        given = None if ids is None else from_ids(f'{node_type}_ids', ids)
         tables = {
-            name: self._table(name, value, ids)
+            name: self._read(name, column, value, given)
             for name, value in (features or {}).items()
         }
-        if ids is None:
-            extra = [frame.index.to_numpy() for frame in tables.values()]
-            ids = _union([mentioned, *(extra if keep else [])], node_type)
-        self.ids = as_raw_ids(f'{node_type}_ids', ids, len(ids))
-        index = pd.Index(self.ids)
-        self.position = index.get_indexer(pd.Index(mentioned))
-        if (self.position < 0).any():
-            stranger = mentioned[self.position < 0][0]
+        names = [own for own, _ in tables.values()]
+        if given is None:
+            first, *others = unify(mentioned.values, names)
+            index = sorted_union([first, *(others if keep else [])])
+        else:
+            first, index, *others = unify(mentioned.values, [given, *names])
+        place = positions(first, index)
+        if (place < 0).any():
+            unknown = first[int((place < 0).argmax())].as_py()
             raise ValueError(
                 f"'{node_type}_ids' must contain every {node_type} of the "
-                f'interactions (got none like {stranger!r}). Compare the types too: '
-                f"1 is not '1'"
+                f'interactions (got none like {unknown!r})'
             )
+        self.ids = to_raw_ids(index)
+        self.position = place[mentioned.codes]
         self.features: dict[str, NumpyArray] = {}
         self.masks: dict[str, NumpyArray] = {}
-        for name, frame in tables.items():
-            self._align(name, frame, index)
+        for own, (name, (_, x)) in zip(others, tables.items(), strict=True):
+            self._align(name, positions(index, own), x)
 
-    def _table(
-        self, name: str, value: 'pd.DataFrame | NumpyArray', ids: Ids | None
-    ) -> 'pd.DataFrame':
-        import pandas as pd
-
+    def _read(
+        self, name: str, column: str, value: Any, ids: 'pa.Array | None'
+    ) -> tuple['pa.Array', NumpyArray]:
+        """The ids of a feature table and its rows."""
         what = f"{self.node_type}_features['{name}']"
         if isinstance(value, np.ndarray):
             if ids is None or value.ndim != 2 or len(value) != len(ids):
@@ -168,92 +158,107 @@ class _Side:
                 raise ValueError(
                     f'"{what}" is an array, so it must have one row for each of '
                     f"'{self.node_type}_ids' (got shape {list(value.shape)} and "
-                    f"{expected}). Pass '{self.node_type}_ids', or a frame indexed "
-                    f'by raw id'
+                    f"{expected}). Pass '{self.node_type}_ids', or a frame with the "
+                    f"column '{column}'"
                 )
-            return pd.DataFrame(value, index=pd.Index(np.asarray(ids)))
-        keys = _id_values(f'{what}.index', value.index.to_series())
-        if value.index.has_duplicates:
-            twice = value.index[value.index.duplicated()][0]
-            raise ValueError(
-                f'"{what}" must contain each id once in its index (got {twice!r} '
-                f'again). Drop or average the repeated rows'
-            )
-        strange = [str(c) for c, t in value.dtypes.items() if t.kind not in 'biuf']
-        if strange:
-            raise ValueError(
-                f'"{what}" must have numeric columns only (got {strange}). Turn '
-                f'them into numbers, and put the ids into the index; texts are for '
-                f"'encode_content' (--text FILE:COLUMN)"
-            )
-        return value.set_axis(pd.Index(keys), axis=0)
+            return ids, value
+        if not isinstance(value, Table):
+            value = as_table(_with_id_column(value, column), what)
+        return feature_rows(value, column)
 
-    def _align(self, name: str, frame: 'pd.DataFrame', index: 'pd.Index[Any]') -> None:
-        row = frame.index.get_indexer(index)
-        values = frame.to_numpy(dtype=np.float32, na_value=np.nan)
-        there = row >= 0
-        if not there.any():
+    def _align(self, name: str, row: NumpyArray, x: NumpyArray) -> None:
+        present = row >= 0
+        if not present.any():
             raise ValueError(
                 f'"{self.node_type}_features[\'{name}\']" must share ids with '
-                f'the interactions (got none in common). Compare the types too: 1 is '
-                f"not '1'"
+                f'the interactions (got none in common). Compare how they are written'
             )
-        # Row -1 stands for no row: whatever is taken for it, the mask hides it.
-        aligned = values[row]
-        there &= ~np.isnan(aligned).all(axis=1)
+        # Row -1 stands for no row: whatever is read from it, the mask hides it.
+        aligned = np.asarray(x, dtype=np.float32)[row]
+        present &= ~np.isnan(aligned).all(axis=1)
         self.features[name] = aligned
-        if not there.all():
-            self.masks[name] = there
+        if not present.all():
+            self.masks[name] = present
 
 
-def _id_values(what: str, column: 'pd.Series[Any]') -> NumpyArray:
-    if bool(column.isna().any()):
+def _with_id_column(frame: Any, column: str) -> Any:
+    """The frame, with the index of pandas as its id column if it has no other."""
+    if hasattr(frame, 'reset_index') and column not in getattr(frame, 'columns', ()):
+        return frame.reset_index(names=column)
+    return frame
+
+
+def feature_rows(table: Table, column: str) -> tuple['pa.Array', NumpyArray]:
+    """The ids of a feature table, each once, and its other columns as one matrix.
+
+    Args:
+        table: One row per node: numbers, or one column of lists of one length.
+        column: The column of ids.
+
+    Raises:
+        ValueError: If the column is missing, an id is missing or repeated, or other
+            columns are not numbers.
+    """
+    coded = table.ids(column, _ID_OPTION)
+    if len(coded.values) < len(coded.codes):
+        first = np.unique(coded.codes, return_index=True)[1]
+        row = int(np.setdiff1d(np.arange(len(coded.codes)), first)[0])
         raise ValueError(
-            f'"{what}" must contain an id in each row (got '
-            f'{int(column.isna().sum())} missing). Drop those rows'
+            f'{table.name!r} must contain each id once (got '
+            f'{coded.values[int(coded.codes[row])].as_py()!r} again in '
+            f'{table.at(row)}). Drop or average the repeated rows'
         )
-    values = column.to_numpy()
-    if values.dtype.kind == 'O' and all(isinstance(x, str) for x in values):
-        values = values.astype(np.str_)
-    if values.dtype.kind not in 'iuU':
+    return coded.values.take(coded.codes), _matrix(table, column)
+
+
+_ID_OPTION = "'item' (--item-column)"
+
+
+def _matrix(table: Table, column: str) -> NumpyArray:
+    """All columns but that of the ids, as numbers."""
+    names = [name for name in table.columns if name != column]
+    if len(names) == 1:
+        lists = _list_rows(table, names[0])
+        if lists is not None:
+            return lists
+    x = np.empty((len(table), len(names)), dtype=np.float32)
+    texts = []
+    for i, name in enumerate(names):
+        try:
+            x[:, i] = table.numbers(name)
+        except ValueError:
+            texts.append(name)
+    if texts or not names:
         raise ValueError(
-            f'"{what}" must contain integers or strings (got {column.dtype}). '
-            f"Convert it with '.astype(int)' or '.astype(str)'"
+            f"{table.name!r} must have numeric columns only beside '{column}' (got "
+            f'{texts[:10]}). Turn them into numbers, or encode texts with '
+            f"'encode_content' (--text FILE:COLUMN)"
         )
-    return values
+    return x
 
 
-def _union(parts: list[NumpyArray], node_type: str) -> NumpyArray:
-    # An index of strings comes out of pandas as objects.
-    parts = [x.astype(np.str_) if x.dtype.kind == 'O' else x for x in parts]
-    if len({part.dtype.kind == 'U' for part in parts}) > 1:
+def _list_rows(table: Table, name: str) -> NumpyArray | None:
+    """A column of lists as a matrix; ``None`` if it has no lists."""
+    import pyarrow as pa
+
+    cells = table.data.column(name)
+    kind = cells.type
+    if not (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+    ):
+        return None
+    rows = cells.to_pylist()
+    width = max((len(row) for row in rows if row is not None), default=0)
+    empty = [np.nan] * width  # A missing row.
+    try:
+        return np.array([row or empty for row in rows], dtype=np.float32)
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f"'{node_type}_features' must have ids of the interactions' type "
-            f"(got integers and strings). Convert one side with '.astype(str)'"
-        )
-    return np.unique(np.concatenate(parts))
-
-
-def _time_of(name: str, column: 'pd.Series[Any]') -> NumpyArray:
-    import pandas as pd
-
-    if bool(column.isna().any()):
-        raise ValueError(
-            f'"interactions[\'{name}\']" must contain a time in each row (got '
-            f'{int(column.isna().sum())} missing). Drop or fill those rows'
-        )
-    if pd.api.types.is_datetime64_any_dtype(column):
-        utc = pd.to_datetime(column, utc=True).dt.tz_localize(None)
-        return utc.to_numpy(dtype='datetime64[ns]').astype(np.int64)
-    if not pd.api.types.is_numeric_dtype(column):
-        raise ValueError(
-            f'"interactions[\'{name}\']" must contain numbers or dates (got '
-            f"{column.dtype}). Convert it with 'pandas.to_datetime'"
-        )
-    return column.to_numpy()
-
-
-_DELIMITERS = {'.csv': ',', '.tsv': '\t'}
+            f'{table.name!r} must contain lists of numbers of one length in the '
+            f"column '{name}' (got {error})"
+        ) from error
 
 
 def read_table(
@@ -262,23 +267,34 @@ def read_table(
     user: str = 'user_id',
     item: str = 'item_id',
     time: str | None = None,
+    rating: str | None = None,
+    min_rating: float | None = None,
+    weight: str | None = None,
+    where: Where | None = None,
     features: Mapping[str, str | Path] | None = None,
     item_ids: Ids | None = None,
     without_interactions: Literal['keep', 'drop'] = 'keep',
     duplicates: Duplicates = 'error',
+    separator: str | None = None,
+    encoding: str | None = None,
 ) -> HeteroData:
     """Returns the graph, not split, of a table of interactions on disk.
 
-    Types in CSV are guessed: an id ``007`` becomes 7. Keep such ids in Parquet.
+    Ids in CSV, TSV and TXT are text, exactly as written: ``007`` is not ``7``.
 
     Args:
-        path: A ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl`` file, one row per
-            interaction.
+        path: A ``.csv``, ``.tsv``, ``.txt`` or ``.jsonl`` file (also with ``.gz`` or
+            ``.zst``), or ``.parquet``; one row per interaction.
         user: The column of user ids. (default: ``'user_id'``)
         item: The column of item ids, here and in feature tables.
             (default: ``'item_id'``)
-        time: The column of times: numbers or dates, which have to be written as
-            in ISO 8601 (``2026-03-01 17:30``) outside of Parquet. (default: no times)
+        time: The column of times: numbers or dates, in a text as in ISO 8601
+            (``2026-03-01 17:30``). (default: no times)
+        rating: As in :func:`~promptmm_pyg.data.from_frame`. (default: none)
+        min_rating: As in :func:`~promptmm_pyg.data.from_frame`.
+            (default: all count)
+        weight: As in :func:`~promptmm_pyg.data.from_frame`. (default: none)
+        where: As in :func:`~promptmm_pyg.data.from_frame`. (default: all rows)
         features: ``{modality: file}``, relative to the table's folder: a
             table with the ``item`` column and numbers (or, in Parquet and JSON
             lines, one column of lists), or an ``.npy`` with one row for
@@ -287,27 +303,35 @@ def read_table(
             (default: the sorted ids found)
         without_interactions: As in :func:`~promptmm_pyg.data.from_frame`.
             (default: ``'keep'``)
-        duplicates: ``'error'`` or ``'drop'``. (default: ``'error'``)
+        duplicates: ``'error'``, ``'first'``, ``'last'`` or ``'sum'``, as in
+            :func:`~promptmm_pyg.data.build_graph`. (default: ``'error'``)
+        separator: The character between the cells of ``path``.
+            (default: recognized among comma, tab, semicolon and ``|``)
+        encoding: The encoding of all texts, such as ``'cp1252'``.
+            (default: ``'utf-8'``)
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged or of another kind, or the tables do
-            not fit together.
-        ImportError: If pandas (for Parquet, pyarrow too) is not installed.
+            not fit together. Messages name file and line.
+        ImportError: If the packages of the extra ``frames`` are missing.
     """
     path = Path(path)
+    columns = Columns(user, item, time, rating, weight).names(where)
+    table = read_file(path, columns, separator=separator, encoding=encoding)
     tables = {
-        name: load_item_features(path.parent / file, item)
+        name: load_item_features(path.parent / file, encoding)
         for name, file in (features or {}).items()
     }
-    frame = load_frame(path)
-    if path.suffix != '.parquet' and time is not None and time in frame.columns:
-        frame = frame.assign(**{time: _as_dates(path, frame[time])})
     return from_frame(
-        frame,
+        table,
         user=user,
         item=item,
         time=time,
+        rating=rating,
+        min_rating=min_rating,
+        weight=weight,
+        where=where,
         item_features=tables,
         item_ids=item_ids,
         without_interactions=without_interactions,
@@ -315,106 +339,13 @@ def read_table(
     )
 
 
-def read_columns(path: Path) -> list[str]:
-    """The names of a table's columns.
+def load_item_features(path: Path, encoding: str | None = None) -> Table | NumpyArray:
+    """Features in an ``.npy`` file, or a table of them.
 
     Raises:
         FileNotFoundError: If the file is missing.
         ValueError: If it is damaged or of another kind.
-    """
-    if path.suffix in _DELIMITERS and path.is_file():
-        with path.open(encoding='utf-8-sig', newline='') as file:
-            return next(csv.reader(file, delimiter=_DELIMITERS[path.suffix]), [])
-    return [str(column) for column in load_frame(path).columns]
-
-
-def load_frame(path: Path, caller: str = 'read_table') -> 'pd.DataFrame':
-    """The frame of a table on disk, by its suffix.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it is damaged or of another kind.
-        ImportError: If pandas (for Parquet, pyarrow too) is not installed.
-    """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError(
-            f"'{caller}' requires 'pandas'. Install it with "
-            f"'pip install promptmm_pyg[frames]'"
-        ) from error
-    readers: dict[str, Callable[[Path], Any]] = {
-        '.csv': pd.read_csv,
-        '.tsv': partial(pd.read_csv, sep='\t'),
-        '.parquet': pd.read_parquet,
-        '.jsonl': _read_json_lines,
-    }
-    if path.suffix not in readers:
-        raise ValueError(f"'{path}' must end in one of {', '.join(readers)}")
-    if not path.is_file():
-        raise FileNotFoundError(f"'{path}' must be a file (got none)")
-    try:
-        frame: pd.DataFrame = readers[path.suffix](path)
-    except (ValueError, OSError) as error:  # Both libraries' own derive of these.
-        raise ValueError(
-            f"'{path}' must be a whole {path.suffix} table (got {error}). If it is "
-            f'truncated, fetch the file again'
-        ) from error
-    return frame
-
-
-def _read_json_lines(path: Path) -> 'pd.DataFrame':
-    import pandas as pd
-
-    # Not by pandas' reader, which makes numbers and dates of texts.
-    with path.open(encoding='utf-8-sig') as file:
-        return pd.DataFrame([json.loads(line) for line in file if line.strip()])
-
-
-def _as_dates(path: Path, column: 'pd.Series[Any]') -> 'pd.Series[Any]':
-    """The column itself, or its dates if it holds text."""
-    import pandas as pd
-
-    if pd.api.types.is_numeric_dtype(column) or column.empty:
-        return column
-    dates = pd.to_datetime(column, utc=True, format='ISO8601', errors='coerce')
-    wrong = column[dates.isna() & column.notna()]
-    if len(wrong):
-        raise ValueError(
-            f"'{path}' must contain numbers or dates like '2026-03-01 17:30' in the "
-            f"column '{column.name}' (got '{wrong.iloc[0]}' in row {wrong.index[0] + 1}"
-            f', {len(wrong)} such rows in all). Write dates as in ISO 8601'
-        )
-    return dates
-
-
-def load_item_features(path: Path, item: str) -> 'pd.DataFrame | np.ndarray[Any, Any]':
-    """Features in an ``.npy`` file, or those of a table with its item column as index.
-
-    Raises:
-        ValueError: If the file is damaged or of another kind, or lacks the column.
     """
     if path.suffix == '.npy':
         return load_array(path)
-    frame = load_frame(path)
-    if item not in frame.columns:
-        raise ValueError(
-            f"'{path}' must have a column '{item}' (got {list(frame.columns)})"
-        )
-    frame = frame.set_index(item)
-    texts = frame.shape[1] == 1 and isinstance(next(iter(frame.iloc[:, 0]), ''), str)
-    if frame.shape[1] == 1 and frame.dtypes.iloc[0].kind == 'O' and not texts:
-        return _expand_lists(path, frame)
-    return frame
-
-
-def _expand_lists(path: Path, frame: 'pd.DataFrame') -> 'pd.DataFrame':
-    import pandas as pd
-
-    try:
-        rows = np.stack([np.asarray(row) for row in frame.iloc[:, 0]])
-    except ValueError as error:
-        raise ValueError(
-            f"'{path}' must contain lists of one length (got {error})"
-        ) from error
-    return pd.DataFrame(rows, index=frame.index)
+    return read_file(path, encoding=encoding)

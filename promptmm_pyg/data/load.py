@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.build import Duplicates, Ids
 from promptmm_pyg.data.features import FeaturePaths, Masks
-from promptmm_pyg.data.frames import read_columns, read_table
+from promptmm_pyg.data.frames import read_table
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
 from promptmm_pyg.data.recbole import read_recbole
 from promptmm_pyg.data.recbole_files import find_atomic_files, is_atomic
@@ -21,6 +21,7 @@ from promptmm_pyg.data.split import (
     split_leave_one_out,
     split_per_user,
 )
+from promptmm_pyg.data.tables import read_header
 
 Format = Literal['auto', 'diffmm', 'mmssl', 'mmrec', 'recbole']
 
@@ -86,8 +87,8 @@ def read_dataset(
             to leave out. (default: all ``<modality>_feat.npy``)
         masks: ``'zero-rows'`` takes rows of nothing but zeros for missing;
             ``None`` takes every row as it is. (default: ``'zero-rows'``)
-        duplicates: ``'error'``, or ``'drop'`` to keep a pair in the first part
-            that has it. (default: ``'error'``)
+        duplicates: As in :func:`~promptmm_pyg.data.build_graph`; ``'first'`` keeps a
+            pair in the first part that has it. (default: ``'error'``)
 
     Raises:
         FileNotFoundError: If the folder or a file is missing, or no format
@@ -175,7 +176,8 @@ def load_dataset(
             (default: all count)
         masks: Folders only: ``'zero-rows'`` treats feature rows of zeros as missing,
             ``None`` reads every row as it is. (default: ``'zero-rows'``)
-        duplicates: ``'error'``, or ``'drop'`` to keep the first of repeated pairs.
+        duplicates: What to do with repeated pairs: ``'error'``, ``'first'``,
+            ``'last'`` or ``'sum'``, as in :func:`~promptmm_pyg.data.build_graph`.
             (default: ``'error'``)
         split: How to hold interactions out of data without a split: ``'per-user'``,
             ``'leave-one-out'`` (the last ones where there are times, else at random),
@@ -266,7 +268,7 @@ def _columns(path: Path, **given: str | None) -> dict[str, str]:
     columns = {name: value for name, value in given.items() if value is not None}
     if len(columns) == len(known):
         return {name: value for name, value in columns.items() if value}
-    header = read_columns(path)
+    header = read_header(path)
     by_name = {
         ''.join(c for c in str(column).lower() if c.isalnum()): column
         for column in reversed(header)

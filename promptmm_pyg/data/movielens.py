@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.build import Ids, build_graph, first_mentions
+from promptmm_pyg.data.build import Ids, build_graph
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.data.split import Split, split_per_user
 
@@ -96,7 +96,7 @@ def split_movielens(
     if min_rating is not None:
         test = test[:, store.edge_label >= min_rating]
     both = torch.cat([store.edge_index, test], dim=1)
-    twice = both.size(1) - first_mentions(both, graph['item'].num_nodes).numel()
+    twice = both.size(1) - both.unique(dim=1).size(1)
     if twice:
         raise ValueError(
             f"'data' must contain each rating once (got {twice} again in the test)"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from promptmm_pyg.data.build import Duplicates, build_graph, first_mentions
+from promptmm_pyg.data.build import Duplicates, build_graph, merge_repeats
 from promptmm_pyg.data.features import (
     FeaturePaths,
     Masks,
@@ -48,6 +48,27 @@ _PARTS = ('train', 'val', 'test')
 _DIFFMM = ('trnMat.pkl', 'valMat.pkl', 'tstMat.pkl')
 
 
+class Pairs(NamedTuple):
+    """Interactions with the part of the split that each belongs to."""
+
+    edges: np.ndarray[Any, Any]  # [2, E]
+    part: np.ndarray[Any, Any]  # [E]
+    time: np.ndarray[Any, Any] | None = None  # [E]
+    weight: np.ndarray[Any, Any] | None = None  # [E]
+
+    def merged(self, num_items: int, duplicates: Duplicates) -> 'Pairs':
+        """Without repeated pairs; ``'error'`` leaves them for ``build_graph``."""
+        if duplicates == 'error':
+            return self
+        columns = [None if x is None else torch.from_numpy(x) for x in self[2:]]
+        edges = torch.from_numpy(self.edges)
+        merged = merge_repeats(edges, num_items, duplicates, *columns)
+        assert not isinstance(merged, int)
+        rows = slice(None) if merged.rows is None else merged.rows.numpy()
+        time, weight = (None if x is None else x.numpy() for x in merged[1:])
+        return Pairs(self.edges[:, rows], self.part[rows], time, weight)
+
+
 class _Options(NamedTuple):
     features: FeaturePaths | None
     masks: Masks
@@ -74,9 +95,9 @@ def read_diffmm(
             (default: all that is found)
         masks: ``'zero-rows'`` takes rows of nothing but zeros for missing;
             ``None`` takes every row as it is. (default: ``'zero-rows'``)
-        duplicates: ``'drop'`` keeps a pair in the first part that has it
-            (training, validation, test) and so never leaks.
-            (default: ``'error'``)
+        duplicates: what to do with repeated pairs, as in
+            :func:`~promptmm_pyg.data.build_graph`; ``'first'`` keeps a pair in the
+            first part that has it (training, validation, test). (default: ``'error'``)
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -226,10 +247,8 @@ def _build(
         user_ids = read_mapping(folder, USER, num_users)
         item_ids = read_mapping(folder, ITEM, num_items)
         num_users, num_items = len(user_ids), len(item_ids)
-    if options.duplicates == 'drop':
-        kept = first_mentions(torch.from_numpy(edges), num_items).numpy()
-        edges, part = edges[:, kept], part[kept]
-        time = None if time is None else time[kept]
+    merged = Pairs(edges, part, time).merged(num_items, options.duplicates)
+    edges, part, time = merged.edges, merged.part, merged.time
     try:
         graph = build_graph(
             edges,
@@ -240,6 +259,7 @@ def _build(
             user_ids=user_ids,
             item_ids=item_ids,
             edge_time=time,
+            edge_weight=merged.weight,
         )
     except ValueError as error:
         raise ValueError(f"'{folder}' does not fit together: {error}") from error

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.build import Duplicates, build_graph, first_mentions
+from promptmm_pyg.data.build import Duplicates, build_graph
 from promptmm_pyg.data.features import (
     FeaturePaths,
     Masks,
     load_features,
     zero_row_masks,
 )
+from promptmm_pyg.data.readers import Pairs
 from promptmm_pyg.data.recbole_files import (
     AtomicFiles,
     Coded,
@@ -35,12 +36,6 @@ class _Names(NamedTuple):
     item: str
     time: str
     rating: str
-
-
-class _Pairs(NamedTuple):
-    edges: np.ndarray[Any, Any]  # [2, E]
-    part: np.ndarray[Any, Any]  # [E]
-    time: np.ndarray[Any, Any] | None  # [E]
 
 
 def read_recbole(
@@ -115,10 +110,7 @@ def read_recbole(
         item_coded.pop(name, None)
     _add_arrays(files, item_coded, len(items), features, masks)
     pairs = _read_pairs(files, names, users, items, min_rating)
-    if duplicates == 'drop':
-        kept = first_mentions(torch.from_numpy(pairs.edges), len(items)).numpy()
-        times = None if pairs.time is None else pairs.time[kept]
-        pairs = _Pairs(pairs.edges[:, kept], pairs.part[kept], times)
+    pairs = pairs.merged(len(items), duplicates)
     graph = _build(Path(path), pairs, users, items, user_coded, item_coded)
     if split is not None:
         return split(graph)
@@ -203,7 +195,7 @@ def _read_pairs(
     users: dict[str, int],
     items: dict[str, int],
     min_rating: float | None,
-) -> _Pairs:
+) -> Pairs:
     headers = {file: read_header(file) for file in files.inter.values()}
     timed = all(names.time in header for header in headers.values())
     columns = [names.user, names.item]
@@ -235,12 +227,12 @@ def _read_pairs(
     time = np.array(times) if timed else None
     if time is not None and (time == time.astype(np.int64)).all():
         time = time.astype(np.int64)
-    return _Pairs(edges, np.array(part, np.int64), time)
+    return Pairs(edges, np.array(part, np.int64), time)
 
 
 def _build(
     folder: Path,
-    pairs: _Pairs,
+    pairs: Pairs,
     users: dict[str, int],
     items: dict[str, int],
     user_coded: dict[str, Coded],
@@ -258,6 +250,7 @@ def _build(
             user_ids=list(users),
             item_ids=list(items),
             edge_time=pairs.time,
+            edge_weight=pairs.weight,
         )
     except ValueError as error:
         raise ValueError(f"'{folder}' does not fit together: {error}") from error

@@ -117,7 +117,7 @@ def _check_edges(name: str, data: HeteroData) -> list[Issue]:
         repeats = edges.size(1) - keys(edges, data).unique().numel()
         if repeats:
             problem = f'holds {repeats} repeated pairs'
-            fix = "Build the graph with duplicates='drop'"
+            fix = "Build the graph with duplicates='first'"
             found.append(Issue('error', f'{name}: {key}', problem, fix))
     forward = keys(store.edge_index, data).sort().values
     if not torch.equal(forward, keys(reverse, data).sort().values):

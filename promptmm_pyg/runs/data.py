@@ -1,7 +1,6 @@
 """The data of a run: from its configuration to the inputs of the models."""
 
 import copy
-import csv
 import hashlib
 import json
 import sys
@@ -36,6 +35,7 @@ from promptmm_pyg.data import (
     read_recbole_texts,
 )
 from promptmm_pyg.data.load import SPLIT_METHODS
+from promptmm_pyg.data.tables import read_file
 from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.transforms import (
     AddModalityICA,
@@ -159,39 +159,43 @@ def hash_split(split: Split) -> str:
     return digest.hexdigest()
 
 
-def read_ids(path: str | Path) -> list[Any]:
-    """The ids of a file, one per line; integers if all lines are.
+def read_ids(path: str | Path, encoding: str | None = None) -> list[str]:
+    """The ids of a file, one per line, as written; empty lines are none.
 
     Raises:
-        RunError: If there is no such file.
+        RunError: If there is no such file, or it is not text.
     """
     if not Path(path).is_file():
         raise RunError(f"there is no file '{path}' of ids, one per line")
-    lines = Path(path).read_text(encoding='utf-8').split('\n')
-    ids = [line.strip() for line in lines if line.strip()]
-    if all(text.lstrip('-').isdecimal() for text in ids):
-        return [int(text) for text in ids]
-    return ids
+    try:
+        text = Path(path).read_bytes().decode(encoding or 'utf-8-sig')
+    except (UnicodeError, LookupError) as error:
+        raise RunError(
+            f"'{path}' must be text in {encoding or 'UTF-8'} (got {error}). Name its "
+            f'encoding with --encoding, or write it in UTF-8'
+        ) from error
+    lines = (line.removesuffix('\r') for line in text.split('\n'))
+    return [line for line in lines if line]
 
 
-def read_titles(path: str | Path, item: str, title: str) -> dict[str, str]:
-    """Titles by the text of the raw item id, from a ``.csv`` with both columns.
+def read_titles(
+    path: str | Path, item: str, title: str, encoding: str | None = None
+) -> dict[str, str]:
+    """Titles by the text of the raw item id, from a table with both columns.
 
     Raises:
-        RunError: If the file or a column is missing.
+        RunError: If the file is missing.
+        ValueError: If it is damaged, or a column is missing.
     """
     if not Path(path).is_file():
         raise RunError(f"there is no file '{path}' of titles")
-    with Path(path).open(encoding='utf-8', newline='') as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or ())
-        missing = {item, title} - set(columns)
-        if missing:
-            raise RunError(
-                f"'{path}' must have the columns {sorted(missing)} (got {columns}). "
-                f'Name yours with --item-column, --title-column'
-            )
-        return {row[item]: row[title] for row in reader if row[title]}
+    table = read_file(path, (item, title), encoding=encoding, caller='--titles')
+    table.check_column(title, '--title-column')
+    ids = table.ids(item, '--item-column')
+    names = [str(raw) for raw in ids.values.to_pylist()]
+    titles = table.texts(title).to_pylist()
+    pairs = zip(ids.codes.tolist(), titles, strict=True)
+    return {names[code]: text for code, text in pairs if text}
 
 
 def contents_of(config: Mapping[str, Any]) -> Mapping[Any, str | Path | None]:

@@ -131,9 +131,17 @@ def test_numbers_stay_text_where_ids_are_text(tmp_path):
     [
         ('item_id,a,b\n3,1,2\n', [], "item '3' exists already (1 such items"),
         ('item_id,a,b\nx,1,2\n', [], 'ids must be integers'),
-        ('item_id,a,b\n50,1,2\n50,3,4\n', [], "item '50' occurs twice in"),
+        (
+            'item_id,a,b\n50,1,2\n50,3,4\n',
+            [],
+            "must contain each id once (got '50' again in line 3)",
+        ),
         ('item_id,a\n50,1\n', [], 'must have 2 channels, as in training (got 1)'),
-        ('item_id,a,b\n50,x,2\n', [], "the features of 'image' must be numbers"),
+        (
+            'item_id,a,b\n50,x,2\n',
+            [],
+            "must have numeric columns only beside 'item_id' (got ['a'])",
+        ),
         ('item_id,a,b\n50,,2\n', [], "have a gap in item '50' (1 such items"),
         ('item_id,a,b\n50,0,0\n', [], "item '50' has no features in any file (1 such"),
         ('item_id,a,b\n', [], 'there are no new items in these files'),

@@ -44,7 +44,7 @@ def texts(tmp_path):
 def expected(item, present):
     rows = HashingTextEncoder().encode([f'the film {i}' for i in range(6)])
     there = torch.tensor([i in present for i in range(6)])
-    assert item.raw_id.tolist() == list(range(6))
+    assert item.raw_id.tolist() == [str(i) for i in range(6)]
     assert torch.equal(item.mask_text, there)
     torch.testing.assert_close(item.x_text, torch.from_numpy(rows) * there[:, None])
 

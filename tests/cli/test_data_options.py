@@ -123,7 +123,7 @@ def test_masks_can_be_turned_off(files):
         (['{table}', '--user-column', 'who'], "must have a column 'who'"),
         (
             ['{table}', '--item-column', 'it'],
-            '--user-column, --item-column, --time-column',
+            "Name yours with 'item' (--item-column)",
         ),
         (['{table}', '--item-ids', 'no.txt'], 'of ids, one per line'),
         (['{table}', '--val-ratio', '1.5'], "'val_ratio' must be in"),
@@ -142,11 +142,13 @@ def test_what_does_not_fit_is_a_mistake(
     assert match in fails('data', 'check', *(x.format(**vars(files)) for x in argv))
 
 
-def test_ids_are_integers_where_all_lines_are(tmp_path):
-    (tmp_path / 'a').write_text('3\n-1\n\n')
-    (tmp_path / 'b').write_text(' 3 \nx y\n')
-    assert read_ids(tmp_path / 'a') == [3, -1]
-    assert read_ids(tmp_path / 'b') == ['3', 'x y']
+def test_ids_are_the_lines_of_a_file_as_written(tmp_path):
+    (tmp_path / 'ids').write_bytes('\ufeff007\r\n7\n\n 3 \nNA\n1e4'.encode())
+    assert read_ids(tmp_path / 'ids') == ['007', '7', ' 3 ', 'NA', '1e4']
+    (tmp_path / 'ids').write_bytes(b'caf\xe9\n')
+    assert read_ids(tmp_path / 'ids', 'latin-1') == ['café']
+    with pytest.raises(RunError, match='must be text in UTF-8'):
+        read_ids(tmp_path / 'ids')
 
 
 def test_empty_titles_are_none(tmp_path):
@@ -159,7 +161,7 @@ def test_titles_need_their_file_and_columns(tmp_path):
     with pytest.raises(RunError, match=r'no file .* of titles'):
         read_titles(tmp_path / 'no.csv', 'id', 'title')
     (tmp_path / 't.csv').write_text('id,name\n')
-    with pytest.raises(RunError, match=r"must have the columns \['title'\]"):
+    with pytest.raises(ValueError, match=r"must have a column 'title'.*--title-column"):
         read_titles(tmp_path / 't.csv', 'id', 'title')
 
 

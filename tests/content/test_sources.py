@@ -64,21 +64,22 @@ def test_an_item_keeps_its_first_text(tmp_path, suffix):
     path = tmp_path / f't.{suffix}'
     frame = pd.DataFrame(TABLE)
     frame.to_csv(path, index=False) if suffix == 'csv' else frame.to_parquet(path)
-    assert table_contents(path, 'title') == {10: 'a', 20: 'b', 30: None}
-    assert table_contents(path, 'year') == {10: '1990', 20: '1991', 30: '1992'}
-    assert set(table_contents(path, 'title', item='user_id')) == {1, 2, 3}
-
-
-def test_rows_without_an_id_are_left_out(tmp_path):
-    (tmp_path / 't.csv').write_text('item_id,title\na,x\n,y\n')
-    assert table_contents(tmp_path / 't.csv', 'title') == {'a': 'x'}
+    kind = str if suffix == 'csv' else int  # Only Parquet has types.
+    titles = {10: 'a', 20: 'b', 30: None}
+    years = {10: '1990', 20: '1991', 30: '1992'}
+    assert table_contents(path, 'title') == {kind(k): x for k, x in titles.items()}
+    assert table_contents(path, 'year') == {kind(k): x for k, x in years.items()}
+    assert set(table_contents(path, 'title', item='user_id')) == set(
+        map(kind, (1, 2, 3))
+    )
 
 
 @pytest.mark.parametrize(
     ('name', 'text', 'match'),
     [
-        ('t.csv', 'item_id,name\n1,a\n', r"have the columns \['title'\] \(got \['item"),
-        ('t.csv', '', r'must be a whole \.csv table'),
+        ('t.csv', 'item_id,name\n1,a\n', r"have a column 'title' \(got \['item"),
+        ('t.csv', '', r'must begin with a line of column names'),
+        ('t.csv', 'item_id,title\na,x\n,y\n', r'1 empty, the first in line 3'),
         ('t.parquet', 'no', r'must be a whole \.parquet table'),
         ('t.xlsx', '', r'must end in one of \.csv, \.tsv'),
     ],

@@ -95,16 +95,74 @@ def test_ids_and_times_are_kept():
     assert graph[INTERACTS].time.tolist() == [4, 3, 2, 1]
 
 
-def test_string_ids_of_an_object_array_are_taken():
-    ids = np.array(['x', 'y', 'z'], dtype=object)
-    assert build_graph(EDGES, item_ids=ids)['item'].raw_id.dtype.kind == 'U'
+@pytest.mark.parametrize('kind', [list, np.array, lambda x: np.array(x, dtype=object)])
+def test_text_ids_are_strings_of_any_length(kind):
+    ids = ['x' * 10_000, 'y\0', 'z']
+    raw_id = build_graph(EDGES, item_ids=kind(ids))['item'].raw_id
+    assert raw_id.dtype == object
+    # NumPy's own arrays of text drop NUL at the end.
+    assert raw_id.tolist() == (ids if kind is not np.array else [ids[0], 'y', 'z'])
 
 
-def test_dropping_duplicates_keeps_the_first_mention_and_its_time():
-    edges = torch.tensor([[1, 0, 1, 0], [2, 0, 2, 1]])
-    graph = build_graph(edges, edge_time=[9, 8, 7, 6], duplicates='drop')
-    assert graph[INTERACTS].edge_index.tolist() == [[1, 0, 0], [2, 0, 1]]
-    assert graph[INTERACTS].time.tolist() == [9, 8, 6]
+def merge_by_a_loop(pairs, times, weights, duplicates):
+    """Rows by pair: which pair, time and weight stay, in the order of their rows."""
+    rows_of = {}
+    for row, pair in enumerate(pairs):
+        rows_of.setdefault(pair, []).append(row)
+    merged = []
+    for pair, rows in rows_of.items():
+        last = rows[-1] if times is None else max(rows, key=lambda r: (times[r], r))
+        row = last if duplicates == 'last' else rows[0]
+        time = times and times[last if duplicates == 'sum' else row]
+        weight = weights and weights[row]
+        if duplicates == 'sum':
+            weight = sum(weights[r] for r in rows) if weights else len(rows)
+        merged.append((row, pair, time, weight))
+    return [entry[1:] for entry in sorted(merged)]
+
+
+@pytest.mark.parametrize('duplicates', ['first', 'last', 'sum'])
+@pytest.mark.parametrize('timed', [True, False])
+@pytest.mark.parametrize('weighted', [True, False])
+def test_repeats_are_merged_as_by_a_loop(duplicates, timed, weighted):
+    random = np.random.default_rng(0)
+    edges = random.integers(0, 7, (2, 200))
+    times = random.integers(0, 9, 200) if timed else None
+    weights = random.integers(1, 5, 200).astype(float) if weighted else None
+    graph = build_graph(
+        edges, edge_time=times, edge_weight=weights, duplicates=duplicates
+    )
+    store = graph[INTERACTS]
+    expected = merge_by_a_loop(
+        list(zip(*edges.tolist(), strict=True)),
+        (times is not None and times.tolist()) or None,
+        (weights is not None and weights.tolist()) or None,
+        duplicates,
+    )
+    assert list(zip(*store.edge_index.tolist(), strict=True)) == [
+        x[0] for x in expected
+    ]
+    assert ('time' in store) == timed
+    if timed:
+        assert store.time.tolist() == [x[1] for x in expected]
+    assert ('weight' in store) == (weighted or duplicates == 'sum')
+    if 'weight' in store:
+        assert store.weight.tolist() == [x[2] for x in expected]
+
+
+def test_without_repeats_nothing_changes():
+    for duplicates in ('first', 'last'):
+        graph = build_graph(EDGES, edge_time=[4, 3, 2, 1], duplicates=duplicates)
+        assert torch.equal(graph[INTERACTS].edge_index, EDGES)
+        assert graph[INTERACTS].time.tolist() == [4, 3, 2, 1]
+
+
+def test_a_number_out_of_proportion_is_refused():
+    build_graph(torch.tensor([[99_999], [0]]))
+    with pytest.raises(ValueError, match="'num_users' must be at most 100 times"):
+        build_graph(torch.tensor([[10**12], [0]]))
+    with pytest.raises(ValueError, match=r"'num_items' .*from zero"):
+        build_graph(torch.tensor([[0], [30_000_000]]))
 
 
 def test_first_mentions_agree_with_a_loop():
@@ -132,9 +190,11 @@ NAN = torch.tensor([[1.0], [torch.nan], [0.0]])
         ({'num_items': 2}, r"items in \[0, 2\) \(got 0 to 2\).*'num_items'"),
         (
             {'edge_index': torch.cat([EDGES, EDGES[:, 1:2]], dim=1)},
-            "got 1 repeated, the first is user 0, item 0.*duplicates='drop'",
+            "got 1 repeated, the first is user 0, item 0.*'first', 'last' or 'sum'",
         ),
-        ({'duplicates': 'sum'}, "'duplicates' must be one of 'error', 'drop'"),
+        ({'duplicates': 'drop'}, "'duplicates' must be one of 'error', 'first'"),
+        ({'edge_weight': [1, 2]}, r'one entry per interaction \(got shape \[2\] for 4'),
+        ({'edge_weight': [1, 2, 3, torch.inf]}, "'edge_weight' must be finite"),
         ({'edge_time': [1, 2]}, r'one entry per interaction \(got shape \[2\] for 4'),
         ({'edge_time': [1.0, torch.nan, 0.0, 2.0]}, "'edge_time' must be finite"),
         (

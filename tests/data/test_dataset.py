@@ -83,7 +83,7 @@ def test_a_changed_extra_feature_file_is_read_anew(tmp_path, source):
     [
         {'features': {'image': None}},
         {'masks': None},
-        {'duplicates': 'drop'},
+        {'duplicates': 'first'},
         {'format': 'mmssl'},
     ],
 )

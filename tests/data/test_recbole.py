@@ -195,7 +195,7 @@ def test_a_pair_in_two_parts_stays_where_it_is_first(tmp_path):
     write_parts(tmp_path, parts=parts)
     with pytest.raises(ValueError, match=r'does not fit together: .*contain each pair'):
         read_recbole(tmp_path)
-    split = read_recbole(tmp_path, duplicates='drop')
+    split = read_recbole(tmp_path, duplicates='first')
     assert labels(split.test) == pairs_of(PARTS['test'])
     assert split.test[INTERACTS].edge_label_time.tolist() == [50, 60]
 

@@ -31,7 +31,7 @@ def make_graph(num_users=30, num_items=40, num_edges=400, seed=0):
         num_users=num_users,
         num_items=num_items,
         edge_time=time,
-        duplicates='drop',
+        duplicates='first',
     )
 
 

@@ -1,0 +1,181 @@
+"""Raw ids as Arrow values: distinct, in order, compared across tables."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NumpyArray = np.ndarray[Any, Any]
+_INTEGER = r'^(0|-?[1-9][0-9]*)$'
+
+
+class IdColumn(NamedTuple):
+    """A column of ids."""
+
+    codes: NumpyArray  # [N], int64; -1 where the cell is null
+    values: 'pa.Array'  # Distinct ids by first mention: int64 or large_string
+
+    @classmethod
+    def encode(cls, values: 'pa.Array | pa.ChunkedArray') -> 'IdColumn | None':
+        """The ids of a column; ``None`` unless they are integers or text."""
+        import pyarrow as pa
+
+        if isinstance(values, pa.Array):
+            values = pa.chunked_array([values])
+        kind = values.type
+        if pa.types.is_dictionary(kind):
+            if is_text(kind.value_type) or pa.types.is_integer(kind.value_type):
+                return _from_dictionary(_reencode(values))
+            return None
+        if not pa.types.is_integer(kind):
+            is_whole = pa.types.is_decimal(kind) and kind.scale == 0
+            if not (is_text(kind) or is_whole or pa.types.is_null(kind)):
+                return None
+            values = values.cast(pa.large_string())
+        return _from_dictionary(values.dictionary_encode())
+
+    def missing(self) -> NumpyArray:
+        """Boolean ``[N]``: where there is no id."""
+        empty = self.codes < 0
+        if is_text(self.values.type):
+            import pyarrow.compute as pc
+
+            blank = pc.index(self.values, value='').as_py()
+            empty |= self.codes == (blank if blank >= 0 else len(self.values))
+        return empty
+
+
+def _from_dictionary(values: 'pa.ChunkedArray') -> IdColumn:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = values.unify_dictionaries()
+    if values.num_chunks == 0:
+        return IdColumn(np.zeros(0, np.int64), pa.array([], pa.large_string()))
+    distinct = values.chunk(0).dictionary
+    codes = np.concatenate(
+        [pc.fill_null(x.indices.cast(pa.int64()), -1).to_numpy() for x in values.chunks]
+    )
+    if pa.types.is_uint64(distinct.type) and (pc.max(distinct).as_py() or 0) >= 2**63:
+        distinct = distinct.cast(pa.large_string())
+    target = pa.large_string() if is_text(distinct.type) else pa.int64()
+    distinct = distinct.cast(target)
+    return IdColumn(codes, distinct)
+
+
+def _reencode(values: 'pa.ChunkedArray') -> 'pa.ChunkedArray':
+    """A dictionary without unused values, nulls and repeats."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = values.unify_dictionaries()
+    if values.num_chunks == 0:
+        return values
+    codes = pa.chunked_array([chunk.indices for chunk in values.chunks])
+    used = pc.unique(codes.drop_null())
+    distinct = values.chunk(0).dictionary.take(used).dictionary_encode()
+    place = pc.index_in(codes, value_set=used)
+    return pa.chunked_array(
+        [
+            pa.DictionaryArray.from_arrays(
+                distinct.indices.take(x), distinct.dictionary
+            )
+            for x in place.chunks
+        ]
+    )
+
+
+def is_text(kind: 'pa.DataType') -> bool:
+    """Whether a type of Arrow is text."""
+    import pyarrow as pa
+
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+    )
+
+
+def from_ids(name: str, ids: Sequence[Any] | NumpyArray) -> 'pa.Array':
+    """Ids in Python as Arrow values: integers if all are, else text.
+
+    Raises:
+        ValueError: If an id is neither integer nor text, or empty.
+    """
+    import pyarrow as pa
+
+    plain = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    plain = [x.item() if isinstance(x, np.generic) else x for x in plain]
+    wrong = [x for x in plain if type(x) not in (int, str) or x == '']
+    if wrong:
+        raise ValueError(
+            f"'{name}' must contain integers or text (got {wrong[0]!r}). Write the "
+            f'ids as text'
+        )
+    if all(type(x) is int and -(2**63) <= x < 2**63 for x in plain):
+        return pa.array(plain, pa.int64())
+    return pa.array([str(x) for x in plain], pa.large_string())
+
+
+def unify(first: 'pa.Array', others: Iterable['pa.Array']) -> list['pa.Array']:
+    """All ids in one type: integers where the first are, and the others are written
+    like integers; else text.
+    """
+    import pyarrow as pa
+
+    arrays = [first, *others]
+    if pa.types.is_int64(first.type):
+        integers = [_as_integers(array) for array in arrays]
+        if not any(array is None for array in integers):
+            return integers
+    return [array.cast(pa.large_string()) for array in arrays]
+
+
+def _as_integers(values: 'pa.Array') -> 'pa.Array | None':
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_int64(values.type):
+        return values
+    if not pc.all(pc.match_substring_regex(values, _INTEGER), min_count=0).as_py():
+        return None
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
+
+
+def sorted_union(arrays: Sequence['pa.Array']) -> 'pa.Array':
+    """The distinct ids of arrays of one type, sorted."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = pc.unique(pa.chunked_array(arrays))
+    return values.take(pc.sort_indices(values))
+
+
+def positions(values: 'pa.Array', index: 'pa.Array') -> NumpyArray:
+    """The place of each id in ``index``, -1 where there is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = index.type
+    places = pc.index_in(values.cast(kind), value_set=index)
+    return pc.fill_null(places.cast(pa.int64()), -1).to_numpy()  # type: ignore[no-any-return]
+
+
+def to_raw_ids(values: 'pa.Array') -> NumpyArray:
+    """Ids as they are stored in a graph: int64, or Python's strings."""
+    import pyarrow as pa
+
+    if pa.types.is_int64(values.type):
+        return values.to_numpy()  # type: ignore[no-any-return]
+    return np.array(values.to_pylist(), dtype=object)
+
+
+def first_of(values: Any, test: Callable[[Any], bool]) -> int:
+    """The place of the first value that passes a test."""
+    return next(i for i, value in enumerate(values.to_pylist()) if test(value))

@@ -1,0 +1,229 @@
+"""Interactions in a table: rows by rating and by value, ids, times and weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from promptmm_pyg.data.ids import IdColumn, is_text
+from promptmm_pyg.data.tables import Table, header_text, not_a_number
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NumpyArray = np.ndarray[Any, Any]
+Where = Mapping[str, str | int | Sequence[str | int]]
+_ZONE = r'(Z|[+-]\d\d(:?\d\d)?)$'
+
+
+class Columns(NamedTuple):
+    """The columns of a table of interactions; ``None`` where there is none."""
+
+    user: str = 'user_id'
+    item: str = 'item_id'
+    time: str | None = None
+    rating: str | None = None
+    weight: str | None = None
+
+    def names(self, where: Where | None = None) -> list[str]:
+        """All columns to read."""
+        return [*(name for name in self if name is not None), *(where or {})]
+
+
+def option(name: str) -> str:
+    """What names a column, in Python and on the command line."""
+    return f"'{name}' (--{name}-column)"
+
+
+class Interactions(NamedTuple):
+    """The rows of a table that count."""
+
+    users: IdColumn
+    items: IdColumn
+    time: NumpyArray | None
+    weight: NumpyArray | None
+
+
+def read_interactions(
+    table: Table,
+    columns: Columns,
+    *,
+    where: Where | None = None,
+    min_rating: float | None = None,
+) -> Interactions:
+    """The interactions of a table.
+
+    Args:
+        table: One row per interaction.
+        columns: The names of its columns.
+        where: Values of columns that a row must have. (default: none)
+        min_rating: The lowest rating that counts. (default: all count)
+
+    Raises:
+        ValueError: If a column is missing, a cell is empty or of another kind, or no
+            row is left.
+    """
+    for name, column in columns._asdict().items():
+        if column is not None:
+            table.check_column(column, option(name))
+    if len(table) == 0:
+        raise ValueError(
+            f'{table.name!r} must contain at least one row (got none below its header)'
+        )
+    table = select_rows(table, where)
+    if min_rating is not None:
+        table = _rated(table, columns.rating, min_rating)
+    time = None if columns.time is None else read_times(table, columns.time)
+    weight = None if columns.weight is None else _finite(table, columns.weight)
+    return Interactions(
+        table.ids(columns.user, option('user')),
+        table.ids(columns.item, option('item')),
+        time,
+        weight,
+    )
+
+
+def select_rows(table: Table, where: Where | None) -> Table:
+    """The rows that have one of the values in each column, compared as text.
+
+    Raises:
+        ValueError: If a column is missing, or a value occurs in no row.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for column, given in (where or {}).items():
+        table.check_column(column, "'where' (--where)")
+        single = isinstance(given, str | int | float)
+        values = [str(x) for x in ([given] if single else given)]  # type: ignore[union-attr]
+        cells = table.texts(column)
+        missing = [
+            x for x in values if pc.index(cells, pa.scalar(x, cells.type)).as_py() < 0
+        ]
+        if missing:
+            known = pc.unique(cells).to_pylist()
+            more = f' and {len(known) - 10} more' if len(known) > 10 else ''
+            raise ValueError(
+                f"'where' (--where {column}=...) must name values of the column "
+                f"'{column}' (got {missing[0]!r}; {table.name!r} has "
+                f'{known[:10]}{more})'
+            )
+        mask = pc.is_in(cells, pa.array(values, cells.type))
+        table = table.keep(mask.to_numpy().astype(bool))
+    if len(table) == 0:
+        raise ValueError(
+            f"'where' (--where) must leave at least one row of {table.name!r} (got "
+            f'{dict(where or {})}, which no row has at once)'
+        )
+    return table
+
+
+def _rated(table: Table, column: str | None, min_rating: float) -> Table:
+    if column is None:
+        raise ValueError(
+            f"'min_rating' (--min-rating) requires a column of ratings in "
+            f'{table.name!r} (got {header_text(table.header)}). Name yours with '
+            f'{option("rating")}'
+        )
+    ratings = _finite(table, column)
+    mask = ratings >= min_rating
+    if not mask.any():
+        raise ValueError(
+            f"'min_rating' (--min-rating) must keep at least one interaction (got "
+            f'{min_rating}, the highest in {table.name!r} is {ratings.max():g})'
+        )
+    return table if mask.all() else table.keep(mask)
+
+
+def _finite(table: Table, column: str) -> NumpyArray:
+    """Numbers without gaps."""
+    values = table.numbers(column)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise ValueError(
+            f'{table.name!r} must contain a number in each row of the column '
+            f"'{column}' (got {int(bad.sum())} rows without one, the first in "
+            f'{table.at(int(bad.argmax()))}). Fill or delete those rows'
+        )
+    return values
+
+
+def read_times(table: Table, column: str) -> NumpyArray:
+    """Times as numbers: numbers are unchanged, dates become nanoseconds since 1970.
+
+    Text may hold numbers or dates as in ISO 8601; without a zone they are in UTC.
+
+    Raises:
+        ValueError: If a cell is empty, or neither a number nor a date.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = table.data.column(column)
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        values, kind = values.cast(kind.value_type), kind.value_type
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        times = values.cast(pa.timestamp('us'))
+    elif is_text(kind) and _has_dates(values):
+        times = _parse_dates(table, column, values)
+    else:
+        return _finite(table, column)
+    if times.null_count:
+        row = pc.index(pc.is_null(times), pa.scalar(True)).as_py()
+        raise ValueError(
+            f'{table.name!r} must contain a time in each row of the column '
+            f"'{column}' (got {times.null_count} missing, the first in "
+            f'{table.at(row)}). Fill or delete those rows'
+        )
+    micros: NumpyArray = times.cast(pa.int64()).to_numpy()
+    if np.abs(micros).max(initial=0) > np.iinfo(np.int64).max // 1000:
+        raise ValueError(
+            f'{table.name!r} must contain dates from 1678 to 2261 in the column '
+            f"'{column}' (got {pc.min_max(times).as_py()}). Correct those rows"
+        )
+    return micros * 1000
+
+
+def _has_dates(values: 'pa.ChunkedArray') -> bool:
+    cells = (text for text in values.slice(0, 100).to_pylist() if text)
+    return not_a_number(next(cells, '0'))
+
+
+def _parse_dates(
+    table: Table, column: str, values: 'pa.ChunkedArray'
+) -> 'pa.ChunkedArray':
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    trimmed = pc.utf8_trim_whitespace(values)
+    text = pc.if_else(pc.equal(trimmed, ''), pa.scalar(None, trimmed.type), trimmed)
+    zoned = pc.match_substring_regex(pc.utf8_slice_codeunits(text, 10), _ZONE)
+    nothing = pa.scalar(None, text.type)
+    try:
+        with_zone = pc.if_else(zoned, text, nothing).cast(pa.timestamp('us', 'UTC'))
+        local = pc.if_else(zoned, nothing, text).cast(pa.timestamp('us'))
+    except pa.ArrowInvalid as error:
+        wrong = ~np.array([_is_date(x) for x in text.to_pylist()], dtype=bool)
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{table.name!r} must contain numbers or dates like '2026-03-01 17:30' in "
+            f"the column '{column}' (got {values[row].as_py()!r} in {table.at(row)}, "
+            f'{int(wrong.sum())} such rows in total). Write dates as in ISO 8601'
+        ) from error
+    return pc.coalesce(with_zone.cast(pa.timestamp('us')), local)
+
+
+def _is_date(text: str | None) -> bool:
+    import re
+
+    import pyarrow as pa
+
+    if text is None:
+        return True
+    zone = 'UTC' if re.search(_ZONE, text[10:]) else None
+    try:
+        pa.array([text]).cast(pa.timestamp('us', zone))
+    except pa.ArrowInvalid:
+        return False
+    return True
