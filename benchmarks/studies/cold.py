@@ -58,6 +58,7 @@ def _with_edges(data: HeteroData, edge_index: Tensor) -> HeteroData:
     del out[REV_INTERACTS]
     out[INTERACTS].edge_index = edge_index
     out[REV_INTERACTS].edge_index = edge_index.flip(0)
+    out[INTERACTS].order = torch.arange(edge_index.size(1))
     return out
 
 

@@ -1,8 +1,8 @@
-"""Three graphs for training, validation and test, and four ways to make them."""
+"""Training, validation and test graphs: given parts, or interactions held out."""
 
 import copy
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -10,14 +10,24 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice, check_probability
-from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
+from promptmm_pyg.data.schema import INTERACTS, ITEM, REV_INTERACTS, USER
 
 TRAIN, VAL, TEST = 0, 1, 2
+PARTS = ('train', 'val', 'test')
+_PART_NAMES = {
+    'train': TRAIN,
+    'training': TRAIN,
+    'val': VAL,
+    'valid': VAL,
+    'validation': VAL,
+    'dev': VAL,
+    'test': TEST,
+}
 
 
 class Split(NamedTuple):
-    """Three graphs that share features and message edges (training edges
-    only) and differ in ``edge_label_index``, the positives each asks about.
+    """Three graphs that share features and message edges (training edges only) and
+    differ in their positives, ``edge_label_index``.
     """
 
     train: HeteroData
@@ -61,17 +71,17 @@ def _with_positives(train: HeteroData, graph: HeteroData) -> HeteroData:
 
 
 def split_by_part(data: HeteroData, part: Tensor) -> Split:
-    """Returns the split that a label per interaction spells out.
+    """Returns the split given by a label per interaction.
 
-    The three graphs hold the very same feature tensors, ids and message edges.
-    What else belongs to the interactions (``time``) is cut to the training
-    edges; the positives' times are ``edge_label_time``. Edge types other than
-    the interactions are left as they are.
+    The three graphs share feature tensors, ids and message edges. Other attributes of
+    the interactions (``time``) are restricted to the training edges; the times of the
+    positives are ``edge_label_time``. Edge types other than the interactions are left
+    unchanged.
 
     Args:
         data: A graph that is not split yet.
-        part: Whole numbers ``[E]``: 0 for training, 1 for validation, 2 for
-            test, in the order of the interactions.
+        part: Integers ``[E]``: 0 for training, 1 for validation, 2 for test, in the
+            order of the interactions.
 
     Raises:
         ValueError: If the graph is split already, if labels are not one per
@@ -98,10 +108,9 @@ def split_by_part(data: HeteroData, part: Tensor) -> Split:
     graphs = []
     for code in (TRAIN, VAL, TEST):
         graph = copy.copy(base)
-        chosen = part == code
-        graph[INTERACTS].edge_label_index = edges[:, chosen]
+        graph[INTERACTS].edge_label_index = edges[:, part == code]
         if 'time' in store:
-            graph[INTERACTS].edge_label_time = store.time[chosen]
+            graph[INTERACTS].edge_label_time = store.time[part == code]
         graphs.append(graph)
     return Split(*graphs)
 
@@ -123,28 +132,77 @@ def _check_part(part: Tensor, num_edges: int) -> None:
         )
 
 
+def part_codes(name: str, values: np.ndarray[Any, Any]) -> Tensor:
+    """The labels ``[E]`` of :func:`split_by_part` from names of parts.
+
+    Args:
+        name: The name of the column in messages.
+        values: ``'train'``, ``'val'`` (``'valid'``, ``'validation'``, ``'dev'``) or
+            ``'test'`` in any case, or 0, 1 and 2.
+
+    Raises:
+        ValueError: If a value is something else.
+    """
+    known = {**_PART_NAMES, **{str(code): code for code in range(len(PARTS))}}
+    distinct, position = np.unique(values.astype(str), return_inverse=True)
+    codes = [known.get(value.strip().casefold(), -1) for value in distinct.tolist()]
+    unknown = [value for value, code in zip(distinct, codes, strict=True) if code < 0]
+    if unknown:
+        shown = ', '.join(f"'{value}'" for value in unknown[:10])
+        more = f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''
+        raise ValueError(
+            f"{name} must contain 'train', 'val' ('valid', 'validation') and 'test' "
+            f'(got {shown}{more}). Rename these values, or leave out their rows'
+        )
+    return torch.tensor(codes, dtype=torch.long)[torch.from_numpy(position).view(-1)]
+
+
+def shared_pairs(
+    edges: Tensor, part: Tensor, num_items: int
+) -> dict[tuple[str, str], Tensor]:
+    """The pairs that two parts share, or that one part has more than once.
+
+    Args:
+        edges: Users and items ``[2, E]``.
+        part: The part of each, as in :func:`split_by_part`.
+        num_items: The number of items.
+
+    Returns:
+        ``{(part, part): positions [N]}`` of the second mention of each such pair;
+        empty if each pair occurs once.
+    """
+    key = edges[0] * num_items + edges[1]
+    order = torch.from_numpy(np.lexsort((part.numpy(), key.numpy())))
+    again = (key[order[1:]] == key[order[:-1]]).nonzero().view(-1)
+    first, second = order[again], order[again + 1]
+    code = part[first] * len(PARTS) + part[second]
+    return {
+        (PARTS[value // len(PARTS)], PARTS[value % len(PARTS)]): second[code == value]
+        for value in code.unique().tolist()
+    }
+
+
 def split_per_user(
     data: HeteroData, val_ratio: float = 0.1, test_ratio: float = 0.1, seed: int = 0
 ) -> Split:
-    """Returns a split of each user's interactions by chance.
+    """Returns a random split of each user's interactions.
 
-    Of a user's ``n`` interactions, ``floor(ratio * n)`` but at least one go to
-    each part asked for. A user with fewer than three stays in training whole,
-    and every user keeps at least one training edge.
+    Of a user's ``n`` interactions, ``floor(ratio * n)`` but at least one go to each
+    part. All interactions of a user with fewer than three are for training, and every
+    user has at least one training edge. The split does not depend on the order of the
+    interactions.
 
     Args:
         data: A graph that is not split yet.
         val_ratio: Share for validation; 0 for none. (default: 0.1)
         test_ratio: Share for test; 0 for none. (default: 0.1)
-        seed: Which draw. (default: 0)
+        seed: Seed of the draw. (default: 0)
 
     Raises:
         ValueError: If a ratio is outside [0, 1) or both leave no training edge.
     """
     _check_ratios(val_ratio, test_ratio)
-    users = data[INTERACTS].edge_index[0]
-    random = torch.randperm(users.numel(), generator=_generator(seed))
-    rank, count = _rank_in_user(users, random)
+    rank, count = _rank_in_user(data[INTERACTS].edge_index[0], _draw(data, seed))
     num_test = _held_out(count, test_ratio)
     num_val = _held_out(count, val_ratio)
     num_test = num_test.minimum((count - 1 - (num_val > 0).long()).clamp(min=0))
@@ -155,29 +213,28 @@ def split_per_user(
 def split_leave_one_out(
     data: HeteroData, by: Literal['time', 'random'] = 'time', seed: int = 0
 ) -> Split:
-    """Returns a split with one test and one validation item a user.
+    """Returns a split with one test and one validation item per user.
 
-    By time, a user's last interaction is for test and the one before for
-    validation (ties: the later mention counts as later); by chance, any two
-    are. A user with fewer than three interactions stays in training whole, so
-    every user keeps at least one training edge.
+    By time, a user's latest interaction is for test and the one before for validation;
+    equal times are ordered at random. With ``by='random'`` any two are held out. All
+    interactions of a user with fewer than three are for training, so every user has at
+    least one training edge. The split does not depend on the order of the
+    interactions.
 
     Args:
-        data: A graph that is not split yet; ``by='time'`` needs ``time`` on its
+        data: A graph that is not split yet; ``by='time'`` requires ``time`` on its
             interactions.
         by: ``'time'`` or ``'random'``. (default: ``'time'``)
-        seed: Which draw, read for ``by='random'`` only. (default: 0)
+        seed: Seed of the draw. (default: 0)
 
     Raises:
         ValueError: If ``by`` is neither, or the interactions have no ``time``.
     """
     check_choice('by', by, ('time', 'random'))
-    users = data[INTERACTS].edge_index[0]
+    keys = [_draw(data, seed)]
     if by == 'time':
-        order = _times(data)
-    else:
-        order = torch.randperm(users.numel(), generator=_generator(seed))
-    rank, count = _rank_in_user(users, order)
+        keys.append(_times(data))
+    rank, count = _rank_in_user(data[INTERACTS].edge_index[0], *keys)
     one = (count >= 3).long()
     return split_by_part(data, _last_ranks(rank, count, one, one))
 
@@ -187,10 +244,10 @@ def split_by_time(
 ) -> Split:
     """Returns a split at two moments, the same for all users.
 
-    Everything up to the first moment trains, everything after the second
-    tests. Interactions of one moment are never torn apart, so the shares are
-    met only roughly. A user whose first interaction is late has **no** training
-    edge: :func:`~promptmm_pyg.data.validate` counts them.
+    Everything before the first moment is for training, everything from the second on
+    for test. Interactions of one moment are in one part, so the shares are only
+    approximate. A user whose first interaction is late has **no** training edge:
+    :func:`~promptmm_pyg.data.validate` counts them.
 
     Args:
         data: A graph that is not split yet, with ``time`` on its interactions.
@@ -198,9 +255,9 @@ def split_by_time(
         test_ratio: Share for test, the latest. (default: 0.1)
 
     Raises:
-        ValueError: If the interactions have no ``time``, a ratio is outside
-            [0, 1), both leave nothing, or all times are so alike that nothing
-            is left for training.
+        ValueError: If the interactions have no ``time``, a ratio is outside [0, 1),
+            both leave nothing, or so many times are equal that nothing is left for
+            training.
     """
     _check_ratios(val_ratio, test_ratio)
     time = _times(data)
@@ -218,19 +275,18 @@ def split_by_time(
 def split_cold_items(
     data: HeteroData, val_ratio: float = 0.1, test_ratio: float = 0.1, seed: int = 0
 ) -> Split:
-    """Returns a strict cold-start split: an item held out has no training
-    interaction at all.
+    """Returns a strict cold-start split: held-out items have no training interaction.
 
-    Items with interactions are drawn by chance and all their interactions go
-    with them, so validation and test share no item either. A user who liked
-    only such items has **no** training edge:
-    :func:`~promptmm_pyg.data.validate` counts them.
+    Items with interactions are drawn at random with all their interactions, so
+    validation and test share no item either. A user who interacted only with such items
+    has **no** training edge: :func:`~promptmm_pyg.data.validate` counts them. The split
+    does not depend on the order of the interactions.
 
     Args:
         data: A graph that is not split yet.
         val_ratio: Share of the items for validation. (default: 0.1)
         test_ratio: Share of the items for test. (default: 0.1)
-        seed: Which draw. (default: 0)
+        seed: Seed of the draw. (default: 0)
 
     Raises:
         ValueError: If a ratio is outside [0, 1) or both leave no item.
@@ -238,13 +294,54 @@ def split_cold_items(
     _check_ratios(val_ratio, test_ratio)
     items = data[INTERACTS].edge_index[1]
     used = items.unique()
+    used = used[_rank_of_nodes(data, ITEM)[used].argsort()]
     used = used[torch.randperm(used.numel(), generator=_generator(seed))]
     num_test = int(_at_least_one(test_ratio * used.numel(), test_ratio))
     num_val = int(_at_least_one(val_ratio * used.numel(), val_ratio))
-    part_of_item = torch.zeros(data.num_nodes_dict['item'], dtype=torch.long)
+    part_of_item = torch.zeros(data.num_nodes_dict[ITEM], dtype=torch.long)
     part_of_item[used[:num_test]] = TEST
     part_of_item[used[num_test : num_test + num_val]] = VAL
     return split_by_part(data, part_of_item[items])
+
+
+class HeldOut(NamedTuple):
+    """What a split holds out."""
+
+    val: float
+    """Share of the interactions in validation."""
+    test: float
+    """Share of the interactions in test."""
+    num_users: int
+    """Users with interactions."""
+    num_users_without: int
+    """Users with interactions, of which none is held out."""
+
+    def __str__(self) -> str:
+        return (
+            f'held out {self.val:.1%} for validation, {self.test:.1%} for test; '
+            f'{self.num_users_without} of {self.num_users} users have nothing held out'
+        )
+
+
+def held_out(split: Split) -> HeldOut:
+    """Returns the shares that a split holds out, which ratios per user meet only
+    roughly: a user with six interactions has one in each part of 10 %.
+
+    Args:
+        split: Three graphs with positives.
+
+    Example:
+        >>> from promptmm_pyg.data import make_synthetic_dataset
+        >>> split = split_per_user(make_synthetic_dataset(30, 20))
+        >>> round(held_out(split).test, 2)
+        0.16
+    """
+    train, *others = [graph[INTERACTS].edge_label_index for graph in split]
+    total = max(1, train.size(1) + sum(part.size(1) for part in others))
+    held = torch.cat([part[0] for part in others]).unique()
+    users = torch.cat([train[0].unique(), held]).unique()
+    shares = [part.size(1) / total for part in others]
+    return HeldOut(*shares, users.numel(), users.numel() - held.numel())
 
 
 def _check_ratios(val_ratio: float, test_ratio: float) -> None:
@@ -271,13 +368,60 @@ def _times(data: HeteroData) -> Tensor:
     return time
 
 
-def _rank_in_user(users: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Per interaction: its place among its user's, and how many those are."""
-    perm = torch.from_numpy(np.lexsort((order.numpy(), users.numpy())))
+def _draw(data: HeteroData, seed: int) -> Tensor:
+    """A random place ``[E]`` for each interaction, by seed and raw ids only."""
+    order = _canonical_order(data)
+    draw = torch.empty_like(order)
+    draw[order] = torch.randperm(order.numel(), generator=_generator(seed))
+    return draw
+
+
+def _canonical_order(data: HeteroData) -> Tensor:
+    """The positions of the interactions by ``order``, else by the raw ids of user and
+    item.
+    """
+    store = data[INTERACTS]
+    if 'order' in store:
+        order: Tensor = store.order.argsort(stable=True)
+        return order
+    user, item = store.edge_index
+    key = _rank_of_nodes(data, USER)[user] * data.num_nodes_dict[ITEM]
+    key += _rank_of_nodes(data, ITEM)[item]
+    if bool((key[1:] > key[:-1]).all()):
+        return torch.arange(key.numel())
+    return torch.from_numpy(np.argsort(key.numpy(), kind='stable'))
+
+
+def _rank_of_nodes(data: HeteroData, node_type: str) -> Tensor:
+    """The place of each node ``[N]`` by its raw id as text: short ids first, so that
+    numbers have the same order whether they were read as numbers or as text.
+    """
+    num_nodes = data.num_nodes_dict[node_type]
+    ids = data[node_type].get('raw_id')
+    if ids is None:
+        return torch.arange(num_nodes)
+    if ids.dtype.kind in 'iu' and int(ids.min(initial=0)) >= 0:
+        order = np.argsort(ids, kind='stable')
+    else:
+        texts = [str(raw) for raw in ids.tolist()]
+        order = np.array(
+            sorted(range(num_nodes), key=lambda node: (len(texts[node]), texts[node]))
+        )
+    rank = torch.empty(num_nodes, dtype=torch.long)
+    rank[torch.from_numpy(order)] = torch.arange(num_nodes)
+    return rank
+
+
+def _rank_in_user(users: Tensor, *keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Each interaction's place among those of its user, sorted by ``keys`` (the last
+    one first), and the number of these.
+    """
+    arrays = [key.numpy() for key in keys]
+    order = torch.from_numpy(np.lexsort((*arrays, users.numpy())))
     count = torch.bincount(users)
     start = count.cumsum(0) - count
     rank = torch.empty_like(users)
-    rank[perm] = torch.arange(users.numel()) - start[users[perm]]
+    rank[order] = torch.arange(users.numel()) - start[users[order]]
     return rank, count[users]
 
 

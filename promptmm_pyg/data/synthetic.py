@@ -8,6 +8,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_positive, check_probability
 from promptmm_pyg.data.build import build_graph, first_mentions
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.data.split import Split, split_by_part
 
 
@@ -100,6 +101,8 @@ def make_synthetic_dataset(
         item_ids=[f'i{item}' for item in range(num_items)],
         edge_time=torch.randperm(edge_index.size(1), generator=generator),
     )
+    # Users draw their items one after the other; random splits use this order.
+    data[INTERACTS].order = torch.arange(data[INTERACTS].edge_index.size(1))
     data['user'].taste = user_taste
     data['item'].taste = item_taste
     return data

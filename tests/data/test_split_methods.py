@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -9,8 +10,13 @@ from promptmm_pyg.data import (
     split_leave_one_out,
     split_per_user,
 )
+from promptmm_pyg.data.split import held_out, part_codes, shared_pairs
 
 METHODS = [split_by_time, split_cold_items, split_leave_one_out, split_per_user]
+
+
+def leave_one_out_at_random(data):
+    return split_leave_one_out(data, by='random')
 
 
 def make_graph(num_users=30, num_items=40, num_edges=400, seed=0):
@@ -89,14 +95,14 @@ def test_per_user_holds_out_the_promised_number(ratios):
         assert train.count(user) >= 1
 
 
-def test_per_user_draws_by_chance_not_by_position():
+def test_per_user_draws_at_random_not_by_position():
     edges = torch.stack([torch.zeros(100).long(), torch.arange(100)])
     out = split_per_user(build_graph(edges), val_ratio=0.0, test_ratio=0.5)
     items = out.test[INTERACTS].edge_label_index[1].double()
     assert 35 < items.mean() < 65
 
 
-def test_leave_one_out_takes_the_last_two_by_time():
+def test_leave_one_out_holds_out_the_last_two_by_time():
     edges = torch.tensor([[1, 0, 0, 0, 1, 0], [9, 5, 6, 7, 8, 2]])
     data = build_graph(edges, edge_time=[1, 30, 10, 40, 2, 20])
     train, val, test = labels(split_leave_one_out(data))
@@ -105,13 +111,14 @@ def test_leave_one_out_takes_the_last_two_by_time():
     assert test == {(0, 7)}
 
 
-def test_leave_one_out_breaks_ties_by_mention():
-    edges = torch.tensor([[0, 0, 0], [2, 0, 1]])
-    data = build_graph(edges, edge_time=[5, 5, 5])
-    assert labels(split_leave_one_out(data)) == [{(0, 2)}, {(0, 0)}, {(0, 1)}]
+def test_leave_one_out_orders_equal_times_at_random():
+    edges = torch.stack([torch.arange(3).repeat(200), torch.arange(600)])
+    data = build_graph(edges, edge_time=[5] * 600)
+    held = {seed: labels(split_leave_one_out(data, seed=seed)) for seed in (0, 0, 1)}
+    assert held[0] == labels(split_leave_one_out(data, seed=0)) != held[1]
 
 
-def test_leave_one_out_by_chance_needs_no_time_and_follows_the_seed():
+def test_leave_one_out_at_random_needs_no_time_and_follows_the_seed():
     data = make_graph()
     del data[INTERACTS].time
     first = labels(split_leave_one_out(data, by='random', seed=0))
@@ -171,7 +178,7 @@ def test_ratios_are_checked(method):
 
 
 @pytest.mark.parametrize('method', [split_by_time, split_leave_one_out])
-def test_time_is_asked_for(method):
+def test_time_is_required(method):
     with pytest.raises(ValueError, match="'data' must have 'time'"):
         method(build_graph(torch.tensor([[0], [0]])))
 
@@ -186,3 +193,94 @@ def test_one_moment_for_all_leaves_no_training():
     data = build_graph(edges, edge_time=[1, 1, 1])
     with pytest.raises(ValueError, match='at least one interaction for training'):
         split_by_time(data, 0.0, 0.4)
+
+
+def named(seed, raw_id=None):
+    """A graph whose rows are shuffled, and whose nodes are numbered accordingly."""
+    generator = torch.Generator().manual_seed(seed)
+    user = torch.arange(20).repeat_interleave(15)
+    pairs_ = torch.stack([user, (user * 7 + torch.arange(300) * 3) % 41])
+    time = (torch.arange(300) * 17) % 11
+    perm = torch.randperm(300, generator=generator) if seed else torch.arange(300)
+    number = torch.randperm(41, generator=generator) if seed else torch.arange(41)
+    back = number.argsort()
+    pairs_[1] = number[pairs_[1]]
+    names = raw_id or (lambda item: f'item {item}')
+    return build_graph(
+        pairs_[:, perm],
+        edge_time=time[perm],
+        num_users=20,
+        item_ids=[names(item) for item in back.tolist()],
+        user_ids=[f'u{user}' for user in range(20)],
+        duplicates='drop',
+    )
+
+
+def named_labels(data, method):
+    ids = data['item'].raw_id
+    return [{(u, str(ids[i])) for u, i in part} for part in labels(method(data))]
+
+
+@pytest.mark.parametrize('method', [*METHODS, leave_one_out_at_random])
+def test_the_split_does_not_depend_on_the_order_of_rows_and_nodes(method):
+    first = named_labels(named(0), method)
+    assert all(first)
+    assert named_labels(named(1), method) == first
+    assert named_labels(named(2), method) == first
+
+
+@pytest.mark.parametrize('method', [split_cold_items, split_per_user])
+def test_the_split_does_not_depend_on_the_type_of_numbers(method):
+    as_text = named_labels(named(1, raw_id=str), method)
+    assert named_labels(named(2, raw_id=int), method) == as_text
+
+
+def test_an_order_of_the_interactions_comes_before_the_ids():
+    data = named(0)
+    perm = torch.randperm(
+        data[INTERACTS].edge_index.size(1), generator=torch.Generator().manual_seed(0)
+    )
+    data[INTERACTS].order = perm
+    first = labels(split_per_user(data))
+    assert first != labels(split_per_user(named(0)))
+    data[INTERACTS].edge_index = data[INTERACTS].edge_index[:, perm.argsort()]
+    data[INTERACTS].order = torch.arange(perm.numel())
+    assert labels(split_per_user(data)) == first
+
+
+def test_the_shares_that_came_out_are_counted():
+    # Six interactions: one in ten becomes one in six.
+    edges = torch.stack([torch.arange(4).repeat_interleave(6), torch.arange(24)])
+    few = torch.tensor([[4, 4], [0, 1]])
+    split = split_per_user(build_graph(torch.cat([edges, few], dim=1)))
+    result = held_out(split)
+    assert result == (pytest.approx(4 / 26), pytest.approx(4 / 26), 5, 1)
+    assert str(result) == (
+        'held out 15.4% for validation, 15.4% for test; 1 of 5 users have nothing '
+        'held out'
+    )
+
+
+def test_names_of_parts_are_read_in_any_case():
+    names = ['train', 'Val', ' VALID ', 'validation', 'TEST', 'training', '1']
+    codes = part_codes("'part'", np.array(names, dtype=object))
+    assert codes.tolist() == [0, 1, 1, 1, 2, 0, 1]
+
+
+def test_other_names_of_parts_are_listed():
+    names = np.array(['train', 'Test', 'holdout', None, 'holdout'], dtype=object)
+    with pytest.raises(ValueError, match=r"'part' must .* \(got 'None', 'holdout'\)"):
+        part_codes("'part'", names)
+
+
+def test_pairs_that_parts_share_are_counted_by_part():
+    edges = torch.tensor([[0, 1, 0, 0, 2, 1, 1], [5, 6, 5, 5, 7, 6, 6]])
+    part = torch.tensor([2, 0, 0, 1, 1, 0, 2])
+    shared = {key: x.tolist() for key, x in shared_pairs(edges, part, 9).items()}
+    assert shared == {
+        ('train', 'val'): [3],
+        ('val', 'test'): [0],
+        ('train', 'train'): [5],
+        ('train', 'test'): [6],
+    }
+    assert shared_pairs(edges[:, :2], part[:2], 9) == {}
