@@ -3,15 +3,18 @@
 A graph is a :class:`~torch_geometric.data.HeteroData` with
 
 * node types ``user`` and ``item``, each with an explicit ``num_nodes`` and,
-  when the data came with names of its own, ``raw_id`` (a numpy array, one entry
-  a node);
+  when the data came with ids of their own, ``raw_id`` (a NumPy array, one entry per
+  node);
 * modality features ``x_<modality>`` (float, ``[num_nodes, width]``; any number
   of them, any width, on either node type) with an optional presence mask
   ``mask_<modality>`` (bool, ``[num_nodes]``; absent means all present);
 * message edges ``('user', 'interacts', 'item')`` and their mirror image
-  ``('item', 'rev_interacts', 'user')``;
-* on the graph of a split, the positives it asks about as ``edge_label_index``
-  of ``('user', 'interacts', 'item')``.
+  ``('item', 'rev_interacts', 'user')``; the former may have ``time`` (one number per
+  edge) and ``order`` (from which random splits draw, in place of the raw ids);
+* on the graph of a split, its positives as ``edge_label_index`` of ``('user',
+  'interacts', 'item')``;
+* where features were read from named columns, their names in ``feature_columns``
+  (``{'item.x_text': ('price', 'size')}``).
 """
 
 import copy
@@ -43,13 +46,28 @@ def modality_mask_dict(data: HeteroData) -> FeatureDict:
     return _collect(data, 'mask_')
 
 
+def feature_columns(
+    data: HeteroData, node_type: str, modality: str
+) -> tuple[str, ...] | None:
+    """The names of the columns of a modality, if they are known.
+
+    Args:
+        data: A graph with features.
+        node_type: The node type that has the modality.
+        modality: The name of the modality.
+    """
+    names = getattr(data, 'feature_columns', {}).get(f'{node_type}.x_{modality}')
+    width = data[node_type][f'x_{modality}'].size(-1)
+    return names if names is not None and len(names) == width else None
+
+
 def without_raw_ids(data: HeteroData) -> HeteroData:
     """The same graph (tensors shared) without ``raw_id``, for PyG's neighbor
-    loaders: they cannot cut arrays of strings. A batch's ``n_id`` are positions
+    loaders, which cannot index arrays of strings. The ``n_id`` of a batch are positions
     in the ``raw_id`` of the graph given here.
 
     Args:
-        data: A graph; it keeps its ids.
+        data: A graph; it is left unchanged.
     """
     data = copy.copy(data)
     for node_type in NODE_TYPES:
@@ -58,30 +76,30 @@ def without_raw_ids(data: HeteroData) -> HeteroData:
 
 
 def _collect(data: HeteroData, prefix: str) -> FeatureDict:
-    found: FeatureDict = {}
+    features: FeatureDict = {}
     for node_type in NODE_TYPES:
         for key, value in data[node_type].items():
             if key.startswith(prefix):
                 name = key.removeprefix(prefix)
-                found.setdefault(name, {})[node_type] = value
-    return dict(sorted(found.items()))
+                features.setdefault(name, {})[node_type] = value
+    return dict(sorted(features.items()))
 
 
 def fingerprint(data: HeteroData) -> str:
-    """The SHA-256 of what row numbers mean and of what a teacher may have seen: the
-    numbers of nodes, their raw ids and the training interactions.
+    """The SHA-256 of the numbers of nodes, their raw ids and the training interactions,
+    which determines the meaning of row numbers.
 
     The order of the interactions does not matter, repeats do. Features are not part
-    of it, so that transforms which scale them leave the name as it is.
+    of it, so transforms that scale them do not change it.
 
     Args:
         data: Graph whose message edges are the training interactions.
 
     Example:
         >>> from promptmm_pyg.data import make_synthetic_dataset
-        >>> one = make_synthetic_dataset(60, 40, 4)
-        >>> two = make_synthetic_dataset(60, 40, 4)
-        >>> fingerprint(one) == fingerprint(two)
+        >>> first = make_synthetic_dataset(60, 40, 4)
+        >>> second = make_synthetic_dataset(60, 40, 4)
+        >>> fingerprint(first) == fingerprint(second)
         True
     """
     sizes = data.num_nodes_dict

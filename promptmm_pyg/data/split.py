@@ -231,10 +231,12 @@ def split_leave_one_out(
         ValueError: If ``by`` is neither, or the interactions have no ``time``.
     """
     check_choice('by', by, ('time', 'random'))
-    keys = [_draw(data, seed)]
+    place = _draw(data, seed)
     if by == 'time':
-        keys.append(_times(data))
-    rank, count = _rank_in_user(data[INTERACTS].edge_index[0], *keys)
+        order = place.argsort()
+        order = order[_times(data)[order].argsort(stable=True)]
+        place[order] = torch.arange(order.numel())
+    rank, count = _rank_in_user(data[INTERACTS].edge_index[0], place)
     one = (count >= 3).long()
     return split_by_part(data, _last_ranks(rank, count, one, one))
 
@@ -340,8 +342,8 @@ def held_out(split: Split) -> HeldOut:
     total = max(1, train.size(1) + sum(part.size(1) for part in others))
     held = torch.cat([part[0] for part in others]).unique()
     users = torch.cat([train[0].unique(), held]).unique()
-    shares = [part.size(1) / total for part in others]
-    return HeldOut(*shares, users.numel(), users.numel() - held.numel())
+    val, test = (part.size(1) / total for part in others)
+    return HeldOut(val, test, users.numel(), users.numel() - held.numel())
 
 
 def _check_ratios(val_ratio: float, test_ratio: float) -> None:
@@ -389,7 +391,7 @@ def _canonical_order(data: HeteroData) -> Tensor:
     key += _rank_of_nodes(data, ITEM)[item]
     if bool((key[1:] > key[:-1]).all()):
         return torch.arange(key.numel())
-    return torch.from_numpy(np.argsort(key.numpy(), kind='stable'))
+    return _argsort(key)
 
 
 def _rank_of_nodes(data: HeteroData, node_type: str) -> Tensor:
@@ -412,17 +414,24 @@ def _rank_of_nodes(data: HeteroData, node_type: str) -> Tensor:
     return rank
 
 
-def _rank_in_user(users: Tensor, *keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Each interaction's place among those of its user, sorted by ``keys`` (the last
-    one first), and the number of these.
+def _rank_in_user(users: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Each interaction's place among those of its user, and the number of these.
+
+    Args:
+        users: The user of each interaction ``[E]``.
+        place: Its place among all interactions, a permutation of 0 to E - 1.
     """
-    arrays = [key.numpy() for key in keys]
-    order = torch.from_numpy(np.lexsort((*arrays, users.numpy())))
+    order = _argsort(users * users.numel() + place)
     count = torch.bincount(users)
     start = count.cumsum(0) - count
     rank = torch.empty_like(users)
     rank[order] = torch.arange(users.numel()) - start[users[order]]
     return rank, count[users]
+
+
+def _argsort(keys: Tensor) -> Tensor:
+    """The order of distinct integers; NumPy is faster than torch here."""
+    return torch.from_numpy(np.argsort(keys.numpy()))
 
 
 def _held_out(count: Tensor, ratio: float) -> Tensor:

@@ -23,7 +23,7 @@ def split():
 
 
 def pairs_of(edges, side=0):
-    """Pairs of nodes with a neighbour in common, the slow way."""
+    """Pairs of nodes with a common neighbor, by a loop."""
     groups = {}
     for pair in edges.t().tolist():
         groups.setdefault(pair[side], set()).add(pair[1 - side])
@@ -44,7 +44,7 @@ def everything(split):
 
 
 def errors(split):
-    return [finding for finding in validate(split) if finding.level == 'error']
+    return [issue for issue in validate(split) if issue.level == 'error']
 
 
 def with_edges(split, edge_type, edges):
@@ -53,7 +53,7 @@ def with_edges(split, edge_type, edges):
 
 
 @pytest.mark.parametrize(('node_type', 'side'), [(ITEM, 0), (USER, 1)])
-def test_pairs_with_a_neighbour_in_common_are_found(split, node_type, side):
+def test_pairs_with_a_common_neighbor_are_found(split, node_type, side):
     edges = split.train[INTERACTS].edge_index
     counts = {USER: 80, ITEM: 120}
     expected = pairs_of(edges, side)
@@ -63,27 +63,27 @@ def test_pairs_with_a_neighbour_in_common_are_found(split, node_type, side):
     assert {tuple(x) for x in every[:, found].t().tolist()} == expected
 
 
-def test_few_at_once_find_the_same(split, monkeypatch):
+def test_smaller_chunks_give_the_same(split, monkeypatch):
     edges, counts = split.train[INTERACTS].edge_index, {USER: 80, ITEM: 120}
     pairs = torch.randint(120, (2, 500), generator=torch.Generator().manual_seed(0))
     whole = leaks._together(pairs, edges, ITEM, counts)
-    monkeypatch.setattr(leaks, '_AT_ONCE', 7)
+    monkeypatch.setattr(leaks, '_CHUNK', 7)
     assert torch.equal(leaks._together(pairs, edges, ITEM, counts), whole)
     assert 0 < int(whole.sum()) < 500
 
 
 def test_a_graph_of_all_interactions_leaks(split):
     edges = as_edges(pairs_of(everything(split)))
-    (finding,) = errors(with_edges(split, AMONG, edges))
+    (issue,) = errors(with_edges(split, AMONG, edges))
     new = len(pairs_of(everything(split)) - pairs_of(split.train[INTERACTS].edge_index))
-    assert finding.where == "train['item', 'similar', 'item']"
-    assert f'joins {new} pairs of items that only held-out' in finding.problem
+    assert issue.where == "train['item', 'similar', 'item']"
+    assert f'joins {new} pairs of items that only held-out' in issue.problem
 
 
 def test_so_does_one_among_users(split):
     edges = as_edges(pairs_of(everything(split), side=1))
-    (finding,) = errors(with_edges(split, (USER, 'knows', USER), edges))
-    assert 'pairs of users that only held-out' in finding.problem
+    (issue,) = errors(with_edges(split, (USER, 'knows', USER), edges))
+    assert 'pairs of users that only held-out' in issue.problem
 
 
 def test_a_graph_of_training_does_not_leak(split):
@@ -101,15 +101,15 @@ def test_a_graph_of_features_does_not_leak(split):
     assert errors(with_edges(split, AMONG, edges)) == []
 
 
-def test_few_edges_tell_nothing(split):
+def test_few_edges_prove_nothing(split):
     new = pairs_of(everything(split)) - pairs_of(split.train[INTERACTS].edge_index)
     edges = as_edges(sorted(new)[:9])
     assert errors(with_edges(split, AMONG, edges)) == []
     assert errors(with_edges(split, AMONG, as_edges(sorted(new)[:10])))
 
 
-def test_where_all_items_go_together_nothing_is_told():
-    # By chance every pair has a user in common once all is known.
+def test_nothing_is_reported_where_all_items_occur_together():
+    # Every pair has a common user if all interactions are known.
     split = split_per_user(make_synthetic_dataset(80, 120, 4), 0.2, 0.2)
     one_user = torch.stack([torch.zeros(120, dtype=torch.long), torch.arange(120)])
     known = set(map(tuple, everything(split).t().tolist()))
@@ -125,9 +125,9 @@ def test_where_all_items_go_together_nothing_is_told():
 def test_positives_among_edges_of_another_type_leak(split, part, edge_type):
     labels = getattr(split, part)[INTERACTS].edge_label_index[:, :3]
     edges = labels if edge_type[0] == USER else labels.flip(0)
-    (finding,) = errors(with_edges(split, edge_type, edges))
-    assert finding.problem == f'holds 3 positives of {part}'
-    assert finding.where == f'train{list(edge_type)}'
+    (issue,) = errors(with_edges(split, edge_type, edges))
+    assert issue.problem == f'holds 3 positives of {part}'
+    assert issue.where == f'train{list(edge_type)}'
 
 
 def test_other_edges_of_training_do_not_leak(split):
@@ -137,18 +137,18 @@ def test_other_edges_of_training_do_not_leak(split):
 
 def test_edges_of_another_type_that_point_outside_are_an_error(split):
     edges = torch.tensor([[0, 1], [1, 120]])
-    (finding,) = errors(with_edges(split, AMONG, edges))
-    assert 'points outside' in finding.problem
+    (issue,) = errors(with_edges(split, AMONG, edges))
+    assert 'points outside' in issue.problem
 
 
-def test_a_graph_that_all_parts_share_is_told_of_once(split):
+def test_a_graph_that_all_parts_share_is_reported_once(split):
     edges = as_edges(pairs_of(everything(split)))
     for graph in split:
         graph[AMONG].edge_index = edges
     assert len(errors(split)) == 1
 
 
-def test_edges_of_other_nodes_and_without_an_index_are_passed_over(split):
+def test_edges_of_other_nodes_and_without_an_index_are_ignored(split):
     split.train['tag'].num_nodes = 2
     split.train[ITEM, 'has', 'tag'].edge_index = torch.tensor([[0], [1]])
     split.train[AMONG].weight = torch.ones(3)
@@ -156,10 +156,10 @@ def test_edges_of_other_nodes_and_without_an_index_are_passed_over(split):
 
 
 def problems(split):
-    return [str(finding) for finding in validate(split)]
+    return [str(issue) for issue in validate(split)]
 
 
-def test_nodes_that_no_part_knows_are_told_of():
+def test_nodes_in_no_part_are_counted():
     split = split_per_user(make_synthetic_dataset(80, 120, 4), 0.2, 0.2)
     known = everything(split)
     for graph in split:
