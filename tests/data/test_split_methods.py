@@ -212,7 +212,7 @@ def named(seed, raw_id=None):
         num_users=20,
         item_ids=[names(item) for item in back.tolist()],
         user_ids=[f'u{user}' for user in range(20)],
-        duplicates='drop',
+        duplicates='first',
     )
 
 
