@@ -165,7 +165,10 @@ def _check_edges(name: str, data: HeteroData) -> list[Issue]:
     for key, edges in groups.items():
         where = f'{name}: {key}'
         if not in_range(edges, counts):
-            problem, fix = f'points outside of {counts}', 'Count from zero, or add nodes'
+            problem, fix = (
+                f'points outside of {counts}',
+                'Count from zero, or add nodes',
+            )
             issues.append(Issue('error', where, problem, fix))
     if issues:
         return issues
