@@ -9,6 +9,7 @@ the studies in this folder it prints a table of all rows.
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from benchmarks.studies.cold import Cold
 from benchmarks.studies.corruption import Corruption
 from benchmarks.studies.distillation import Distillation
 from benchmarks.studies.ensemble import Ensemble
-from promptmm_pyg.benchmark import KINDS, Experiment, update_page
+from benchmarks.studies.main import Main
+from promptmm_pyg.benchmark import KINDS, Experiment
 from promptmm_pyg.benchmark.experiments import experiment_class
 from promptmm_pyg.benchmark.result import load_result
 
@@ -34,6 +36,7 @@ STUDIES: dict[str, type[Experiment]] = {
     'cold': Cold,
     'distillation': Distillation,
     'ensemble': Ensemble,
+    'main': Main,
     'variants': Corruption,
 }
 TIMINGS = {'speed': speed_table, 'scale': scale_table}
@@ -57,9 +60,15 @@ def plot(result: dict[str, Any], path: Path) -> None:
     draw(result, path)
 
 
-def updated(text: str) -> str:
-    """A page with the tables of the result files."""
-    return update_page(text, RESULTS, render)
+def updated(text: str, folder: Path = RESULTS) -> str:
+    """A page with the tables of the result files in a folder."""
+
+    def table(match: re.Match[str]) -> str:
+        rendered = render(folder / f'{match[1]}.json')
+        return f'<!-- table: {match[1]} -->\n\n{rendered}\n\n<!-- end -->'
+
+    pattern = r'<!-- table: ([\w-]+) -->.*?<!-- end -->'
+    return re.sub(pattern, table, text, flags=re.DOTALL)
 
 
 def main() -> None:

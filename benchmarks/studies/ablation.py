@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from benchmarks.studies.main import TEACHER, hyperparameters
 from promptmm_pyg.benchmark.config import grid
-from promptmm_pyg.benchmark.experiments import TEACHER, Experiment, hyperparameters
+from promptmm_pyg.benchmark.entries import Arm, Entry
+from promptmm_pyg.benchmark.experiments import Experiment
 from promptmm_pyg.benchmark.report import (
     Result,
     interval,
@@ -15,7 +17,7 @@ from promptmm_pyg.benchmark.report import (
     recall,
     title,
 )
-from promptmm_pyg.benchmark.runner import METRIC, Arm, Bench, Entry
+from promptmm_pyg.benchmark.runner import METRIC, Bench
 
 
 @dataclass(frozen=True, kw_only=True)

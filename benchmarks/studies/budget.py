@@ -14,7 +14,9 @@ from promptmm_pyg.benchmark.experiments import (
 from promptmm_pyg.benchmark.report import Result, markdown, mean_std
 from promptmm_pyg.benchmark.result import load_result, result_path, rows_by_name
 from promptmm_pyg.benchmark.runner import METRIC
-from promptmm_pyg.benchmark.stats import LEVEL, mean
+from promptmm_pyg.benchmark.stats import mean
+
+LEVEL = 0.05  # Of significance.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.benchmark.config import Dataset, grid
-from promptmm_pyg.benchmark.experiments import (
+from benchmarks.studies.main import (
     TEACHER,
-    Experiment,
     hyperparameters,
     model_entry,
     student_and_baseline,
 )
+from promptmm_pyg.benchmark.config import Dataset, grid
+from promptmm_pyg.benchmark.entries import Arm, Entry, Teacher
+from promptmm_pyg.benchmark.experiments import Experiment
 from promptmm_pyg.benchmark.report import (
     Result,
     interval,
@@ -26,7 +27,7 @@ from promptmm_pyg.benchmark.report import (
     save_plot,
     seeds_of,
 )
-from promptmm_pyg.benchmark.runner import METRIC, Arm, Bench, Entry, Teacher
+from promptmm_pyg.benchmark.runner import METRIC, Bench
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,

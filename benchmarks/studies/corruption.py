@@ -10,6 +10,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.benchmark.config import Dataset, Params
+from promptmm_pyg.benchmark.entries import Entry, Variant
 from promptmm_pyg.benchmark.experiments import Variants
 from promptmm_pyg.benchmark.report import (
     Result,
@@ -20,7 +21,7 @@ from promptmm_pyg.benchmark.report import (
     seeds_of,
     title,
 )
-from promptmm_pyg.benchmark.runner import METRIC, Bench, Entry, Variant
+from promptmm_pyg.benchmark.runner import METRIC, Bench
 from promptmm_pyg.data import ITEM, Split, modality_mask_dict, modality_x_dict
 from promptmm_pyg.models import MODELS
 from promptmm_pyg.transforms import (

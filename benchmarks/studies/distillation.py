@@ -11,15 +11,20 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from benchmarks.speed.common import interleaved
+from benchmarks.studies.main import TEACHER, hyperparameters, model_entry
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.benchmark.config import Dataset, Params, grid
-from promptmm_pyg.benchmark.experiments import (
-    BASELINE,
-    TEACHER,
-    Experiment,
-    hyperparameters,
-    model_entry,
+from promptmm_pyg.benchmark.entries import (
+    PROMPTMM,
+    RANDOM,
+    TRUNCATED,
+    Arm,
+    Entry,
+    Losses,
+    Teacher,
+    truncated,
 )
+from promptmm_pyg.benchmark.experiments import BASELINE, Experiment
 from promptmm_pyg.benchmark.registry import build, split_params
 from promptmm_pyg.benchmark.report import (
     Result,
@@ -29,19 +34,7 @@ from promptmm_pyg.benchmark.report import (
     recall,
     title,
 )
-from promptmm_pyg.benchmark.runner import (
-    METRIC,
-    PROMPTMM,
-    RANDOM,
-    TRUNCATED,
-    Arm,
-    Bench,
-    Entry,
-    Losses,
-    Teacher,
-    truncated,
-    with_top,
-)
+from promptmm_pyg.benchmark.runner import METRIC, Bench, with_top
 from promptmm_pyg.benchmark.stats import mean
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.distillation import (

@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.distillation import LOSSES, Distillation
+from benchmarks.studies.main import EASE, EASE_L2, TEACHER, model_entry
 from promptmm_pyg.benchmark.config import Dataset, Params, grid
-from promptmm_pyg.benchmark.experiments import (
-    BASELINE,
-    EASE,
-    EASE_L2,
-    LIGHT_GCN,
-    TEACHER,
-    model_entry,
-    suite_arm,
-)
+from promptmm_pyg.benchmark.entries import RANDOM, Arm, Entry, Teacher, truncated
+from promptmm_pyg.benchmark.experiments import BASELINE, LIGHT_GCN, suite_arm
 from promptmm_pyg.benchmark.registry import build, is_trained
 from promptmm_pyg.benchmark.report import (
     Result,
@@ -28,15 +22,7 @@ from promptmm_pyg.benchmark.report import (
     title,
 )
 from promptmm_pyg.benchmark.result import load_result, rows_by_name
-from promptmm_pyg.benchmark.runner import (
-    RANDOM,
-    Arm,
-    Bench,
-    Entry,
-    Teacher,
-    truncated,
-    with_top,
-)
+from promptmm_pyg.benchmark.runner import Bench, with_top
 from promptmm_pyg.benchmark.stats import mean
 from promptmm_pyg.data import ITEM, USER
 from promptmm_pyg.distillation import (

@@ -2,7 +2,6 @@
 
 from promptmm_pyg.benchmark.config import BenchmarkConfig, Dataset, load_config
 from promptmm_pyg.benchmark.experiments import KINDS, Experiment
-from promptmm_pyg.benchmark.report import update_page
 from promptmm_pyg.benchmark.run import run_benchmark
 
 __all__ = [
@@ -12,5 +11,4 @@ __all__ = [
     'Experiment',
     'load_config',
     'run_benchmark',
-    'update_page',
 ]

@@ -1,7 +1,6 @@
-"""Tables in Markdown, figures, and pages with the tables of result files."""
+"""Tables in Markdown and figures of results."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,24 +90,6 @@ def rows_table(result: Result, names: Mapping[str, str] | None = None) -> str:
 
 def _cell(value: Any) -> str:
     return f'{value:g}' if isinstance(value, float) else str(value)
-
-
-def update_page(text: str, folder: Path, render: Callable[[Path], str]) -> str:
-    """A page whose tables are those of the result files: between the comments
-    ``<!-- table: NAME -->`` and ``<!-- end -->`` is the table of ``NAME.json``.
-
-    Args:
-        text: The page.
-        folder: The result files.
-        render: The tables of a result file.
-    """
-
-    def table(match: re.Match[str]) -> str:
-        rendered = render(folder / f'{match[1]}.json')
-        return f'<!-- table: {match[1]} -->\n\n{rendered}\n\n<!-- end -->'
-
-    pattern = r'<!-- table: ([\w-]+) -->.*?<!-- end -->'
-    return re.sub(pattern, table, text, flags=re.DOTALL)
 
 
 def save_plot(axes: Any, path: str | Path) -> None:

@@ -5,9 +5,8 @@ import json
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +16,13 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.benchmark.config import Dataset, Params
-from promptmm_pyg.benchmark.registry import (
-    SearchSpace,
-    build,
-    is_trained,
-    split_params,
-)
+from promptmm_pyg.benchmark.entries import TRUNCATED, Arm, Entry, Teacher, Variant
+from promptmm_pyg.benchmark.registry import SearchSpace, build, split_params
 from promptmm_pyg.benchmark.stats import difference, spread
 from promptmm_pyg.data import INTERACTS, ITEM, Split, fingerprint, modality_x_dict
 from promptmm_pyg.distillation import (
-    Adapter,
     CandidateSampling,
     distill,
-    promptmm_losses,
     truncate_embeddings,
 )
 from promptmm_pyg.evaluation import Evaluation, evaluate
@@ -41,99 +34,6 @@ METRIC = 'Recall@20'
 KS = (10, 20, 50)
 TUNING_SEED = 0  # Of the search; trials are compared at the first training seed.
 TOP_K = 100  # Items per user that a teacher ranks once.
-RANDOM, TRUNCATED = 'random', 'truncated teacher'
-
-
-class Teacher(NamedTuple):
-    """A teacher: its targets per seed, and what they depend on."""
-
-    key: Any
-    targets: Callable[[int], SoftTargets]
-
-
-class Losses(NamedTuple):
-    """Losses of distillation, made from the teacher, the width of the student and the
-    weight; and their name.
-    """
-
-    key: str
-    make: Callable[[SoftTargets, int, float], list[Adapter]]
-
-
-class Variant(NamedTuple):
-    """Another training graph than the prepared one, and what it depends on."""
-
-    key: Any
-    make: Callable[[Split], HeteroData]
-
-
-PROMPTMM = Losses(
-    'PromptMM',
-    lambda _, __, weight: promptmm_losses(
-        pairwise_weight=weight,
-        listwise_weight=weight,
-        embedding_weight=weight,
-        list_views='fused',
-        embedding_views='fused',
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A way to train a model: all but the tuned hyper-parameters and the seed.
-
-    With ``losses`` the model is a student, whose hyper-parameters also contain
-    ``weight`` (of the losses) and ``score_scale`` (of the teacher).
-    """
-
-    model: str
-    params: Params = field(default_factory=dict)
-    training: Params = field(default_factory=dict)
-    losses: Losses | None = None
-    teacher: Teacher | None = None
-    candidates: Params = field(default_factory=dict)
-    start: str = RANDOM
-    variant: Variant | None = None
-    embeddings: Teacher | None = None
-    """Embeddings that are tested as they are, in place of a training."""
-
-    @property
-    def key(self) -> list[Any]:
-        """What a training depends on, for the cache."""
-        keyed = (self.losses, self.teacher, self.variant, self.embeddings)
-        return [
-            self.model,
-            dict(self.params),
-            dict(self.training),
-            dict(self.candidates),
-            self.start,
-            *(part and part.key for part in keyed),
-        ]
-
-    @property
-    def seeded(self) -> bool:
-        """Whether seeds differ; closed forms have one result."""
-        return self.embeddings is not None or is_trained(self.model)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of the result: an arm, and the trials among which validation chooses."""
-
-    name: str
-    arm: Arm
-    trials: tuple[Params, ...] = ({},)
-    tuned_as: Arm | None = None
-    """The arm whose trials decide, such as one of another width. (default: ``arm``)"""
-    search: tuple[SearchSpace, int] | None = None
-    """A search space and the number of trials, in place of ``trials``."""
-    factors: Params = field(default_factory=dict)
-    """Further columns of the row."""
-    references: Mapping[str, 'Entry'] = field(default_factory=dict)
-    """Entries that the row is compared with, by the key after ``diff_vs_``."""
-    retained_of: 'Entry | None' = None
-    """The entry that ``retained_ratio`` refers to."""
 
 
 class Runs(NamedTuple):
@@ -476,16 +376,6 @@ class Bench:
 
 def _mean_of(values: Sequence[Tensor]) -> float:
     return sum(float(x.mean()) for x in values) / len(values)
-
-
-def truncated(teacher: Teacher, width: int) -> Arm:
-    """The SVD-truncated teacher of a width."""
-
-    def targets(seed: int) -> SoftTargets:
-        return SoftTargets(truncate_embeddings(teacher.targets(seed).x_dict, width), {})
-
-    key = [TRUNCATED, width, teacher.key]
-    return Arm(TRUNCATED, embeddings=Teacher(key, targets))
 
 
 def with_top(targets: SoftTargets, train: HeteroData) -> SoftTargets:

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from promptmm_pyg.evaluation import holm, paired_bootstrap
 
-LEVEL = 0.05  # Of significance.
-
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Mean and standard deviation over seeds, and their values."""

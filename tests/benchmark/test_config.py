@@ -105,7 +105,7 @@ def test_errors_name_the_key(tmp_path, text, message):
 @pytest.mark.parametrize(
     ('kind', 'message'),
     [
-        ('other', "'kind' must be one of 'main', 'suite', 'variants'"),
+        ('other', "'kind' must be one of 'suite', 'variants'"),
         ('missing_module:Main', r"importable 'module:Class' \(got 'missing_module"),
         ('json:missing', r"importable 'module:Class' \(got 'json:missing'"),
         ('json:dumps', r"must be a subclass of Experiment \(got 'json:dumps'"),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from promptmm_pyg.benchmark import KINDS, load_config
-from promptmm_pyg.benchmark.experiments import Main, Suite, suite_minutes
+from promptmm_pyg.benchmark import KINDS, runner
+from promptmm_pyg.benchmark.experiments import Suite, suite_minutes
 from promptmm_pyg.benchmark.registry import SEARCH_SPACES
 from promptmm_pyg.benchmark.result import rows_by_name
 from promptmm_pyg.benchmark.stats import compare
@@ -33,7 +33,7 @@ def suite(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ('name', 'overrides'), {'main': [], 'suite': SUITE, 'shortcuts': []}.items()
+    ('name', 'overrides'), {'suite': SUITE, 'shortcuts': []}.items()
 )
 def test_a_finished_benchmark_is_repeated_from_its_cache(
     name, overrides, tmp_path, monkeypatch
@@ -42,41 +42,28 @@ def test_a_finished_benchmark_is_repeated_from_its_cache(
     check_finished(name, overrides, tmp_path, result, monkeypatch)
 
 
-def test_main_compares_students_with_everything(tmp_path):
-    rows = rows_by_name(run(tiny('main'), tmp_path))
-    assert list(rows) == [
-        *('LightGCN', 'PromptMM', 'MatrixFactorization student'),
-        *('MatrixFactorization baseline', 'truncated teacher, width 4', 'EASE'),
-    ]
-    student = rows['MatrixFactorization student']
-    for key, name in {
-        'baseline': 'MatrixFactorization baseline',
-        'truncated_teacher': 'truncated teacher, width 4',
-        'teacher': 'PromptMM',
-        'LightGCN': 'LightGCN',
-        'EASE': 'EASE',
-    }.items():
-        assert gain(student, rows[name], f'diff_vs_{key}'), key
-    assert gain(rows['PromptMM'], rows['LightGCN'], 'diff_vs_LightGCN')
-    teacher = rows['PromptMM']['test'][METRIC]['mean']
-    ratio = student['test'][METRIC]['mean'] / teacher
-    assert student['retained_ratio'] == pytest.approx(ratio, abs=1e-6)
-    assert (student['width'], student['parameters']) == (4, 4 * 170)
-    assert (rows['EASE']['width'], rows['EASE']['parameters']) == (110, 110**2)
-    assert set(student['test']) > {'Recall@10', 'NDCG@50', 'MRR@20'}
+STUDENT = """arms = [
+  { name = "PromptMM", model = "PromptMM" },
+  { name = "baseline", group = "MF", model = "MatrixFactorization", params = { embedding_dim = 4 }, trials = { l2 = [0.01, 0.1] } },
+  { name = "student", group = "MF", model = "MatrixFactorization", params = { embedding_dim = 4 }, trials = { l2 = [0.01, 0.1] }, teacher = "PromptMM" },
+]"""  # noqa: E501
 
 
-def test_the_baseline_has_its_own_penalty():
-    config = load_config(f'{CONFIGS}/main.toml', datasets=['tiktok'])
-    bench = type('Bench', (), {'dataset': config.datasets[0]})()
-    bench.train = {'item': type('Items', (), {'num_nodes': 5})()}
-    bench.teacher = lambda arm: type('Teacher', (), {'key': 'teacher'})()
-    arms = {entry.name: entry.arm for entry in Main().entries(bench)}
-    student = arms['MatrixFactorization student']
-    baseline = arms['MatrixFactorization baseline']
-    assert (student.params['l2'], baseline.params['l2']) == (0.01, 0.05)
-    assert (student.losses.key, baseline.losses) == ('PromptMM', None)
-    assert student.candidates['num_teacher_topk'] == 10
+def test_an_arm_may_be_the_student_of_an_earlier_one(tmp_path, monkeypatch):
+    calls = []
+    distill = runner.distill
+
+    def observed(model, targets, *args, **options):
+        calls.append(targets.x_dict['item'].size(1))
+        return distill(model, targets, *args, **options)
+
+    monkeypatch.setattr(runner, 'distill', observed)
+    arms = STUDENT.replace('\n', ' ')
+    rows = rows_by_name(run(tiny('shortcuts', arms), tmp_path))
+    assert gain(rows['student'], rows['baseline'])
+    assert calls == [8] * 3  # Two trials at one seed, then the other seed.
+    with pytest.raises(ValueError, match=r"'teacher' must be one of 'PromptMM', 'base"):
+        run(tiny('shortcuts', arms.replace('teacher = "P', 'teacher = "X')), tmp_path)
 
 
 def test_variants_are_compared_within_their_group(tmp_path):
@@ -192,7 +179,7 @@ def test_the_command_runs_a_configuration_and_prints_a_result(tmp_path, capsys):
 KIND_OF_MINE = """
 from dataclasses import dataclass
 from promptmm_pyg.benchmark import Experiment
-from promptmm_pyg.benchmark.runner import Arm, Entry
+from promptmm_pyg.benchmark.entries import Arm, Entry
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Experiment):

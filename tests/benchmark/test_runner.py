@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from promptmm_pyg.benchmark import runner
-from promptmm_pyg.benchmark.registry import SEARCH_SPACES
-from promptmm_pyg.benchmark.runner import (
+from promptmm_pyg.benchmark.entries import (
     PROMPTMM,
     TRUNCATED,
     Arm,
@@ -16,6 +15,7 @@ from promptmm_pyg.benchmark.runner import (
     Variant,
     truncated,
 )
+from promptmm_pyg.benchmark.registry import SEARCH_SPACES
 from promptmm_pyg.distillation import truncate_embeddings
 from promptmm_pyg.targets import SoftTargets
 from tests.benchmark.setting import gain, tiny_bench

@@ -7,7 +7,7 @@ from benchmarks.studies import cold as cold_study
 from benchmarks.studies import corruption
 from benchmarks.studies.cold import ColdBench
 from benchmarks.studies.distillation import LOSSES
-from promptmm_pyg.benchmark.runner import Arm
+from promptmm_pyg.benchmark.entries import Arm
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from tests.benchmark.setting import tiny_dataset
 

@@ -7,6 +7,7 @@ import promptmm_pyg.losses
 from benchmarks.report import plot, render
 from benchmarks.studies.budget import Budget
 from benchmarks.studies.distillation import LOSSES, shuffled
+from benchmarks.studies.main import Main
 from promptmm_pyg.benchmark import load_config
 from promptmm_pyg.benchmark.experiments import make_experiment
 from promptmm_pyg.benchmark.result import rows_by_name, write_result
@@ -30,6 +31,7 @@ from tests.benchmark.setting import (
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 QUICK = {
+    'main': [],
     'losses': ['losses=["ListwiseKDLoss","PromptMM"]', 'widths=[4,8]'],
     'widths': [
         *('losses=["ListwiseKDLoss"]', 'widths=[4,8]', 'tuned_width=4'),
@@ -61,6 +63,43 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize('name', QUICK)
 def test_a_finished_study_is_repeated_from_its_cache(name, results, monkeypatch):
     check_finished(name, QUICK[name], *results(name), monkeypatch)
+
+
+def test_main_compares_students_with_everything(results):
+    rows = rows_by_name(results('main')[1])
+    assert list(rows) == [
+        *('LightGCN', 'PromptMM', 'MatrixFactorization student'),
+        *('MatrixFactorization baseline', 'truncated teacher, width 4', 'EASE'),
+    ]
+    student = rows['MatrixFactorization student']
+    for key, name in {
+        'baseline': 'MatrixFactorization baseline',
+        'truncated_teacher': 'truncated teacher, width 4',
+        'teacher': 'PromptMM',
+        'LightGCN': 'LightGCN',
+        'EASE': 'EASE',
+    }.items():
+        assert gain(student, rows[name], f'diff_vs_{key}'), key
+    assert gain(rows['PromptMM'], rows['LightGCN'], 'diff_vs_LightGCN')
+    teacher = rows['PromptMM']['test'][METRIC]['mean']
+    ratio = student['test'][METRIC]['mean'] / teacher
+    assert student['retained_ratio'] == pytest.approx(ratio, abs=1e-6)
+    assert (student['width'], student['parameters']) == (4, 4 * 170)
+    assert (rows['EASE']['width'], rows['EASE']['parameters']) == (110, 110**2)
+    assert set(student['test']) > {'Recall@10', 'NDCG@50', 'MRR@20'}
+
+
+def test_the_baseline_has_its_own_penalty():
+    config = load_config(f'{CONFIGS}/main.toml', datasets=['tiktok'])
+    bench = type('Bench', (), {'dataset': config.datasets[0]})()
+    bench.train = {'item': type('Items', (), {'num_nodes': 5})()}
+    bench.teacher = lambda arm: type('Teacher', (), {'key': 'teacher'})()
+    arms = {entry.name: entry.arm for entry in Main().entries(bench)}
+    student = arms['MatrixFactorization student']
+    baseline = arms['MatrixFactorization baseline']
+    assert (student.params['l2'], baseline.params['l2']) == (0.01, 0.05)
+    assert (student.losses.key, baseline.losses) == ('PromptMM', None)
+    assert student.candidates['num_teacher_topk'] == 10
 
 
 def test_losses_are_compared_at_every_width(results):
