@@ -94,6 +94,40 @@ def check_finite_features(name: str, blocks: Iterable[Tensor]) -> None:
         )
 
 
+def read_safetensors(
+    path: str | Path, kind: str, what: str
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata of a safetensors file and its tensors, which are memory-mapped.
+
+    Args:
+        path: The file.
+        kind: The value that the metadata must have as ``format``.
+        what: The file in words, for errors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"'path' must be {what} (got {str(path)!r})")
+    try:
+        with safe_open(path, framework='pt') as file:
+            metadata = dict(file.metadata() or {})
+            if metadata.get('format') != kind:
+                raise ValueError(
+                    f"'path' must be {what} (got {str(path)!r} of format "
+                    f'{metadata.get("format")!r})'
+                )
+            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"'path' must be {what} (got {str(path)!r}, truncated or no safetensors "
+            f'file: {error}). Delete it and save it again'
+        ) from error
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``, and renames it to ``path`` when the

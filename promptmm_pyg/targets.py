@@ -1,4 +1,4 @@
-"""A teacher's output as constants, in memory and on disk."""
+"""Outputs of teachers, and soft targets in memory and on disk."""
 
 import json
 from collections.abc import Iterator
@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._utils import check_non_negative, replacing
+from promptmm_pyg._utils import check_non_negative, read_safetensors, replacing
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, fingerprint
 from promptmm_pyg.ranking import Ranking, SeenItems, rank_items
 
 
 class TeacherOutput(NamedTuple):
-    """What a teacher's forward returns."""
+    """The output of a teacher."""
 
     x_dict: dict[str, Tensor]
     """The final embeddings ``[N_t, D]`` per node type."""
@@ -29,20 +28,18 @@ class TeacherOutput(NamedTuple):
 
 
 class SoftTargets(NamedTuple):
-    """The parts of a teacher's output that a student needs, as constants."""
+    """The parts of a teacher's output that distillation uses, as constants."""
 
     x_dict: dict[str, Tensor]
     """The final embeddings ``[N_t, D]`` per node type."""
     modality_x_dict: dict[str, dict[str, Tensor]]
     """Modality vectors ``[N_t, D]`` per modality and node type."""
     top: Ranking | None = None
-    """The best unseen items of every user, if they were ranked before."""
+    """The best unseen items of every user. (optional)"""
 
     @classmethod
     def from_output(cls, output: TeacherOutput) -> 'SoftTargets':
-        """Copies an output without its gradients; training the teacher further does
-        not change the copy.
-        """
+        """Copies an output without gradients."""
         return cls(
             _constants(output.x_dict),
             {
@@ -52,14 +49,14 @@ class SoftTargets(NamedTuple):
         )
 
     def to(self, device: str | torch.device) -> 'SoftTargets':
-        """The same on another device."""
+        """Copies all tensors to a device."""
 
-        def moved(x_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        def to(x_dict: dict[str, Tensor]) -> dict[str, Tensor]:
             return {key: x.to(device) for key, x in x_dict.items()}
 
         return SoftTargets(
-            moved(self.x_dict),
-            {name: moved(x_dict) for name, x_dict in self.modality_x_dict.items()},
+            to(self.x_dict),
+            {name: to(x_dict) for name, x_dict in self.modality_x_dict.items()},
             None if self.top is None else Ranking(*(x.to(device) for x in self.top)),
         )
 
@@ -70,8 +67,8 @@ def _constants(x_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Puts ``module`` in eval mode and restores the mode of every part, also after an
-    error.
+    """Sets ``module`` to eval mode, and restores the mode of each submodule, also after
+    an error.
 
     Example:
         >>> layer = torch.nn.Dropout().train()
@@ -81,13 +78,13 @@ def eval_mode(module: torch.nn.Module) -> Iterator[None]:
         >>> layer.training
         True
     """
-    modes = [(part, part.training) for part in module.modules()]
+    modes = [(submodule, submodule.training) for submodule in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for submodule, mode in modes:
+            submodule.training = mode
 
 
 def soft_targets(teacher: torch.nn.Module, *args: Any, **kwargs: Any) -> SoftTargets:
@@ -99,7 +96,7 @@ def soft_targets(teacher: torch.nn.Module, *args: Any, **kwargs: Any) -> SoftTar
         **kwargs: Keyword arguments of the teacher.
 
     Raises:
-        TypeError: If the teacher returns anything else.
+        TypeError: If the teacher returns another type.
     """
     with eval_mode(teacher), torch.no_grad():
         output = teacher(*args, **kwargs)
@@ -117,7 +114,7 @@ _FINAL, _MODALITY, _TOP = 'x', 'modality', 'top'
 
 
 class _Entry(NamedTuple):
-    """The place of a tensor; its name in the file is a number."""
+    """The description of a tensor, whose name in the file is a number."""
 
     part: str
     name: str
@@ -125,7 +122,7 @@ class _Entry(NamedTuple):
 
 
 def topk_targets(targets: SoftTargets, data: HeteroData, top_k: int) -> Ranking:
-    """The teacher's best items of every user, training items left out.
+    """The teacher's best items of every user without training items.
 
     Args:
         targets: The output of the teacher.
@@ -152,11 +149,11 @@ def save_targets(
         path: The file, written atomically.
         targets: The output of the teacher.
         data: Graph whose message edges are the training interactions.
-        top_k: How many best unseen items per user are ranked now, for all students;
-            at most the catalogue, ``0`` for none. (default: ``100``)
+        top_k: The number of best unseen items per user to save, at most the
+            catalogue; ``0`` for none. (default: ``100``)
 
     Raises:
-        ValueError: If the targets do not have a row for every node.
+        ValueError: If the targets do not have one row per node.
     """
     check_non_negative('top_k', top_k)
     sizes = data.num_nodes_dict
@@ -175,7 +172,7 @@ def save_targets(
             )
     if top_k > 0:
         top = topk_targets(targets, data, min(int(top_k), sizes[ITEM]))
-        # Half the bytes; item numbers fit.
+        # Half the bytes.
         entries[_Entry(_TOP, 'item_index', USER)] = top.item_index.to(torch.int32)
         entries[_Entry(_TOP, 'scores', USER)] = top.scores
     metadata = {
@@ -183,7 +180,7 @@ def save_targets(
         'data': fingerprint(data),
         'entries': json.dumps(list(entries)),
     }
-    # Copies, as the format refuses tensors that share memory.
+    # Copies: safetensors does not support tensors that share memory.
     tensors = {
         str(i): x.detach().cpu().clone().contiguous()
         for i, x in enumerate(entries.values())
@@ -194,7 +191,7 @@ def save_targets(
 
 def load_targets(path: str | Path, data: HeteroData) -> SoftTargets:
     """The targets that :func:`save_targets` wrote, memory-mapped: rows are read from
-    the file when they are used, and never written back.
+    the file on use, and never written.
 
     Args:
         path: The file.
@@ -202,31 +199,21 @@ def load_targets(path: str | Path, data: HeteroData) -> SoftTargets:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, of another kind, or made of other data.
+        ValueError: If the file is truncated, of another format, or of other data.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"'path' must be saved targets (got {str(path)!r})")
-    try:
-        with safe_open(path, framework='pt') as file:
-            metadata = file.metadata() or {}
-            if metadata.get('format') != FORMAT:
-                raise ValueError(
-                    f"'path' must be saved targets (got {str(path)!r} of format "
-                    f'{metadata.get("format")!r})'
-                )
-            _check_data(path, metadata['data'], data)
-            entries = [_Entry(*entry) for entry in json.loads(metadata['entries'])]
-            tensors = [file.get_tensor(str(i)) for i in range(len(entries))]
-    except SafetensorError as error:
+    metadata, tensors = read_safetensors(path, FORMAT, 'saved targets')
+    current, saved = fingerprint(data), metadata['data']
+    if saved != current:
         raise ValueError(
-            f'{str(path)!r} is truncated or no safetensors file ({error}). Save the '
-            f'targets again'
-        ) from error
+            f"'data' must be the graph of the targets in {str(path)!r} (got "
+            f'data {current[:12]}, targets of {saved[:12]}). Run the teacher again and '
+            f'save its targets'
+        )
     x_dict: dict[str, Tensor] = {}
     modality_x_dict: dict[str, dict[str, Tensor]] = {}
     top: dict[str, Tensor] = {}
-    for entry, x in zip(entries, tensors, strict=True):
+    for i, values in enumerate(json.loads(metadata['entries'])):
+        entry, x = _Entry(*values), tensors[str(i)]
         if entry.part == _FINAL:
             x_dict[entry.node_type] = x
         elif entry.part == _MODALITY:
@@ -234,13 +221,3 @@ def load_targets(path: str | Path, data: HeteroData) -> SoftTargets:
         else:
             top[entry.name] = x
     return SoftTargets(x_dict, modality_x_dict, Ranking(**top) if top else None)
-
-
-def _check_data(path: Path, saved: str, data: HeteroData) -> None:
-    present = fingerprint(data)
-    if saved != present:
-        raise ValueError(
-            f"'data' must be the graph of the targets in {str(path)!r} (got "
-            f'data {present[:12]}, targets of {saved[:12]}). Run the teacher again and '
-            f'save its targets'
-        )

@@ -41,7 +41,9 @@ LAYERS = {
         {*MODELS, 'models', 'training', 'distillation', 'serving', 'runs'}, set()
     ),
     '__main__': May({'cli'}, set(), set()),
-    '_utils': May(set(), {'torch'}, set()),
+    '_utils': May(
+        set(), {'torch'}, set(), deferred_packages=frozenset({'safetensors'})
+    ),
     '_distributed': May(set(), {'torch'}, set()),
     'functional': May({'_utils'}, {'torch'}, set()),
     'losses': May({'_utils', 'functional'}, {'torch'}, set()),

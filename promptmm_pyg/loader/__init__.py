@@ -1,4 +1,4 @@
-"""From edges to batches of indices."""
+"""Batches of triplets, candidate lists and sampled neighborhoods."""
 
 from promptmm_pyg.loader.candidates import (
     CandidateLists,

@@ -13,11 +13,11 @@ class CandidateLists(NamedTuple):
     """One list per user; all tensors are ``[B, K]``."""
 
     item_index: Tensor
-    """The candidates; the positive stands first."""
+    """The candidates; the positive is the first."""
     target_mask: Tensor
-    """Marks the positive."""
+    """True for the positive."""
     mask: Tensor | None = None
-    """Marks the candidates that count; ``None`` if all do."""
+    """True for the candidates to use; ``None`` for all."""
 
 
 def uniform_candidates(
@@ -27,19 +27,18 @@ def uniform_candidates(
     num_negatives: int = 10,
     generator: torch.Generator | None = None,
 ) -> CandidateLists:
-    """Puts one positive before negatives drawn uniformly from the user's unobserved
+    """Lists of one positive and negatives drawn uniformly from the user's unobserved
     items.
 
     Args:
-        sampler: Knows the training positives.
+        sampler: The sampler of the training interactions.
         users: User ids ``[B]``.
         positives: One observed item per user ``[B]``.
-        num_negatives: How many unobserved items follow. (default: ``10``)
+        num_negatives: The number of negatives. (default: ``10``)
         generator: Source of randomness. (default: the global one)
 
     Raises:
-        ValueError: If ``num_negatives`` is not positive or a user has no negative
-            left.
+        ValueError: If ``num_negatives`` is not positive or a user has no negative.
     """
     check_positive('num_negatives', num_negatives)
     negatives = sampler.sample(users, num_negatives, generator)
@@ -59,17 +58,16 @@ def mixed_candidates(
     num_uniform: int = 10,
     generator: torch.Generator | None = None,
 ) -> CandidateLists:
-    """Puts one positive before a draw from the teacher's favorites, a draw from the
-    student's and uniform negatives.
+    """Lists of one positive, items from the teacher's top, items from the student's top
+    and uniform negatives.
 
-    Matching a teacher on uniform negatives says little about the top of the list;
-    the student's own top is where its mistakes are. An item that comes up twice in a
-    list counts once, and training positives do not count at all. A draw takes one item
-    from each of as many equal slices of the favorites, so every favorite has the same
-    chance and the draw reaches from the first to the last.
+    Uniform negatives are rarely among the top of a list, where a student should match
+    its teacher. Repeated items are used once, training positives never. A top is
+    divided into equal slices with one draw from each, so every item has the same
+    probability and a draw covers the whole top.
 
     Args:
-        sampler: Knows the training positives.
+        sampler: The sampler of the training interactions.
         users: User ids ``[B]``.
         positives: One observed item per user ``[B]``.
         teacher_top: The teacher's best items per user ``[num_users, N]``, padded
@@ -77,13 +75,12 @@ def mixed_candidates(
         student_top: The student's ``[num_users, M]``, padded with -1.
         num_teacher_topk: Draws from the teacher's. (default: ``10``)
         num_student_topk: Draws from the student's. (default: ``10``)
-        num_uniform: Uniform negatives; at least one, so that no list is left without
-            a negative. (default: ``10``)
+        num_uniform: Uniform negatives, at least one. (default: ``10``)
         generator: Source of randomness. (default: the global one)
 
     Raises:
-        ValueError: If a number is out of range, a list of favorites does not have one
-            row per user, or a user has no negative left.
+        ValueError: If a number is out of range, a top does not have one row per user,
+            or a user has no negative.
     """
     for name, number in (
         ('num_teacher_topk', num_teacher_topk),
@@ -109,24 +106,22 @@ def mixed_candidates(
     target_mask = _first_column(item_index)
     padding = item_index < 0
     item_index = item_index.clamp_min(0)
-    counts = ~(padding | sampler.is_positive(users[:, None], item_index))
-    mask = (counts & ~_repeated(item_index.masked_fill(padding, -1))) | target_mask
+    negative = ~(padding | sampler.is_positive(users[:, None], item_index))
+    mask = (negative & ~_repeated(item_index.masked_fill(padding, -1))) | target_mask
     return CandidateLists(item_index, target_mask, mask)
 
 
 def _draw(
     top: Tensor, users: Tensor, number: int, generator: torch.Generator | None
 ) -> Tensor:
-    """One item from each of ``number`` slices of equal length, so that a draw spans
-    the list and rarely holds an item twice.
-    """
+    """One item from each of ``number`` slices of equal length."""
     uniform = torch.rand(
         (users.numel(), number), generator=generator, device=users.device
     )
     slices = torch.arange(number, device=users.device)
-    place = (slices + uniform) * (top.size(1) / max(number, 1))
+    position = (slices + uniform) * (top.size(1) / max(number, 1))
     # Rounding can reach the end of the last slice.
-    return top[users[:, None], place.long().clamp_max(top.size(1) - 1)]
+    return top[users[:, None], position.long().clamp_max(top.size(1) - 1)]
 
 
 def _first_column(item_index: Tensor) -> Tensor:
@@ -136,7 +131,7 @@ def _first_column(item_index: Tensor) -> Tensor:
 
 
 def _repeated(item_index: Tensor) -> Tensor:
-    """Marks every occurrence but the first of an item in its row."""
+    """True for every occurrence of an item in its row but the first."""
     ordered, order = item_index.sort(dim=1, stable=True)
     later = torch.zeros_like(item_index, dtype=torch.bool)
     later[:, 1:] = ordered[:, 1:] == ordered[:, :-1]

@@ -1,4 +1,4 @@
-"""Negatives that are never positives, without a second draw."""
+"""Uniform negatives that are never positives, without rejection."""
 
 from functools import cached_property
 
@@ -12,28 +12,27 @@ _TABLE_BYTES = 2**27
 
 
 class ExactNegativeSampler:
-    r"""Draws items uniformly among those a user has no training interaction with, of
+    r"""Draws items uniformly among those without a training interaction of the user, of
     the whole catalogue or of some ``items``.
 
     No draw is rejected. With the user's items sorted, :math:`p_0 < p_1 < \dots`, the
-    :math:`r`-th item that is not among them is :math:`r` plus the number of
-    :math:`j` with :math:`p_j - j \leq r`; one binary search finds it. A user who has
-    seen nearly everything costs as much as one who has seen nothing. Users in
-    ascending order are several times faster than users at random, since the search
-    then stays where it was.
+    :math:`r`-th other item is :math:`r` plus the number of :math:`j` with
+    :math:`p_j - j \leq r`, computed by one binary search. The cost does not depend on
+    the number of interactions. Users in ascending order are several times faster than
+    users in random order, as the searches then read neighboring memory.
 
     Args:
         edge_index: Training interactions (user, item), ``[2, E]``; repeats count
             once.
         num_users: The number of users.
         num_items: The number of items.
-        items: Ids of the items to draw among, ``[N]``, in any order; repeats count
-            once. Where items are to be found that nobody has taken yet, they are no
-            negatives of anybody: draw among the others. (default: every item)
+        items: Ids of the items to draw from, ``[N]``, in any order; repeats count once.
+            For cold-start training, leave cold items out: they are no negatives.
+            (default: every item)
 
     Raises:
-        ValueError: If a shape is wrong, an id is out of range, or ``items`` are none
-            or no ids.
+        ValueError: If a shape is wrong, an id is out of range, or ``items`` are empty
+            or not ids.
 
     Example:
         >>> sampler = ExactNegativeSampler(torch.tensor([[0, 0], [0, 2]]), 1, 4)
@@ -59,7 +58,7 @@ class ExactNegativeSampler:
         self._pool = None if items is None else _pool(items, num_items, user.device)
         self._num_drawn = num_items if self._pool is None else self._pool.numel()
         if self._pool is not None:
-            # From here on, items are positions among those that are drawn.
+            # Below, items are positions in `items`.
             position = torch.full((num_items,), -1, device=user.device)
             position[self._pool] = torch.arange(self._num_drawn, device=user.device)
             item = position[item]
@@ -67,9 +66,9 @@ class ExactNegativeSampler:
         degree = torch.bincount(user, minlength=num_users)
         self._start = degree.cumsum(0) - degree
         self._num_free = self._num_drawn - degree
-        place = torch.arange(user.numel(), device=user.device) - self._start[user]
-        # Ascending over all users, since no p_j - j exceeds the number of items.
-        self._key = user * (self._num_drawn + 1) + (item - place)
+        rank = torch.arange(user.numel(), device=user.device) - self._start[user]
+        # Ascending over all users, as p_j - j is at most the number of items.
+        self._key = user * (self._num_drawn + 1) + (item - rank)
 
     def sample(
         self,
@@ -82,11 +81,11 @@ class ExactNegativeSampler:
 
         Args:
             users: User ids ``[B]``.
-            num_negatives: How many per user. (default: one, without a second axis)
+            num_negatives: The number per user. (default: one, shape ``[B]``)
             generator: Source of randomness. (default: the global one)
 
         Raises:
-            ValueError: If a user is out of range or has no negative left, or
+            ValueError: If a user is out of range or has no negative, or
                 ``num_negatives`` is not positive.
         """
         if num_negatives is not None:
@@ -100,15 +99,15 @@ class ExactNegativeSampler:
         # Double: a float has too few values for a large catalogue.
         rank = (uniform * self._num_free.index_select(0, users)[:, None]).long()
         query = users[:, None] * (self._num_drawn + 1) + rank
-        passed = torch.searchsorted(self._key, query, right=True)
-        item = rank + passed - self._start.index_select(0, users)[:, None]
+        num_smaller = torch.searchsorted(self._key, query, right=True)
+        item = rank + num_smaller - self._start.index_select(0, users)[:, None]
         if self._pool is not None:
             item = self._pool[item]
         return item[:, 0] if num_negatives is None else item
 
     @cached_property
     def _table(self) -> Tensor:
-        """One byte a pair, made when it is first asked for."""
+        """One byte per pair, built on first use."""
         table = torch.zeros(
             self.num_users * self.num_items, dtype=torch.bool, device=self._flat.device
         )
@@ -116,22 +115,18 @@ class ExactNegativeSampler:
         return table
 
     def check_users(self, users: Tensor) -> None:
-        """Raises unless every user exists and has a negative left.
+        """Raises a ``ValueError`` unless every user exists and has a negative.
 
         Args:
             users: User ids ``[B]``.
-
-        Raises:
-            ValueError: Naming the first user without one.
         """
         check_ids('users', users, self.num_users)
         full = self._num_free.index_select(0, users.long()) == 0
         if bool(full.any()):
             which = 'items' if self._pool is None else "of 'items'"
             raise ValueError(
-                f"'users' requires users with a negative left (got user "
-                f'{int(users[full][0])}, who interacted with all {self._num_drawn} '
-                f'{which}). Leave this user out'
+                f"'users' must have a negative (got user {int(users[full][0])}, who "
+                f'interacted with all {self._num_drawn} {which}). Leave this user out'
             )
 
     def is_positive(self, users: Tensor, items: Tensor) -> Tensor:
@@ -151,22 +146,22 @@ class ExactNegativeSampler:
             return torch.zeros_like(query, dtype=torch.bool)
         if self.num_users * self.num_items <= _TABLE_BYTES:
             return self._table[query]
-        place = torch.searchsorted(self._flat, query)
-        place = place.clamp_max(self._flat.numel() - 1)
-        found: Tensor = self._flat[place] == query
-        return found
+        position = torch.searchsorted(self._flat, query)
+        position = position.clamp_max(self._flat.numel() - 1)
+        positive: Tensor = self._flat[position] == query
+        return positive
 
 
 def _pool(items: Tensor, num_items: int, device: torch.device) -> Tensor:
-    """The items to draw among, ascending."""
+    """The items to draw from, ascending."""
     if items.dim() != 1 or items.numel() == 0:
         raise ValueError(
-            f"'items' must contain at least one id, in the shape [N] (got "
+            f"'items' must contain at least one id, with shape [N] (got "
             f'{list(items.size())})'
         )
     if items.dtype == torch.bool:
         raise ValueError(
-            f"'items' must contain ids (got {items.dtype}). Of a mask, pass "
+            f"'items' must contain ids (got {items.dtype}). Convert a mask with "
             f"'mask.nonzero().view(-1)'"
         )
     check_ids('items', items, num_items)

@@ -12,21 +12,21 @@ from promptmm_pyg._utils import check_ids, check_positive, checked_edges
 
 
 class Drawn(NamedTuple):
-    """Edges ``[n]``, those of one node after those of another."""
+    """Sampled edges ``[n]``, sorted by node."""
 
     row: Tensor
-    """Which of the nodes asked for the edge points to."""
-    place: Tensor
-    """The edge's place in :class:`IncomingEdges`."""
+    """The position of the target among the given nodes."""
+    position: Tensor
+    """The position of the edge in :class:`IncomingEdges`."""
     scale: Tensor
-    """How many edges it stands for: those there are by those drawn."""
+    """The degree of the target divided by its number of sampled edges."""
 
 
 class IncomingEdges:
     """The edges of one type, sorted by their target.
 
     Args:
-        edge_type: For messages, and for its node types.
+        edge_type: The edge type.
         edge_index: Source and target ``[2, E]``.
         edge_weight: Weights ``[E]``, or ``None``.
         num_nodes_dict: The number of nodes per node type.
@@ -46,7 +46,7 @@ class IncomingEdges:
         for node_type in (edge_type[0], edge_type[2]):
             if node_type not in num_nodes_dict:
                 raise ValueError(
-                    f"'num_nodes_dict' requires the node types of {edge_type} (got "
+                    f"'num_nodes_dict' must have the node types of {edge_type} (got "
                     f'{sorted(num_nodes_dict)})'
                 )
         self.edge_type = edge_type
@@ -55,7 +55,7 @@ class IncomingEdges:
         source, target = self._checked('edge_index_dict', edge_index)
         if edge_weight is not None and edge_weight.size() != source.size():
             raise ValueError(
-                f"'edge_weight_dict' requires one weight per edge of {edge_type} (got "
+                f"'edge_weight_dict' must have one weight per edge of {edge_type} (got "
                 f'{list(edge_weight.size())} for {source.numel()} edges)'
             )
         self.e_id = target.argsort(stable=True)
@@ -67,21 +67,21 @@ class IncomingEdges:
         self.start = self.degree.cumsum(0) - self.degree
 
     def draw(self, nodes: Tensor, number: int, generator: torch.Generator) -> Drawn:
-        """Draws ``number`` edges of each node, all where it has no more, without
-        replacement; ``-1`` draws all.
+        """Draws at most ``number`` edges of each node without replacement; ``-1`` for
+        all.
         """
         start, degree = self.start[nodes], self.degree[nodes]
         count = degree if number < 0 else degree.clamp_max(number)
         first = count.cumsum(0) - count
         row = torch.repeat_interleave(count)
-        within = torch.arange(row.numel(), device=row.device) - first[row]
-        place = start[row] + within
-        some = (degree > count).nonzero().view(-1)
-        if number > 0 and some.numel() > 0:
-            chosen = distinct_below(degree[some], number, generator)
-            slot = first[some] + torch.arange(number, device=row.device)[:, None]
-            place[slot] = start[some] + chosen
-        return Drawn(row, place, degree[row] / count[row])
+        offset = torch.arange(row.numel(), device=row.device) - first[row]
+        position = start[row] + offset
+        partial = (degree > count).nonzero().view(-1)
+        if number > 0 and partial.numel() > 0:
+            drawn = distinct_below(degree[partial], number, generator)
+            slot = first[partial] + torch.arange(number, device=row.device)[:, None]
+            position[slot] = start[partial] + drawn
+        return Drawn(row, position, degree[row] / count[row])
 
     def keys_of(self, name: str, pairs: Tensor) -> Tensor:
         """One number for each pair (source, target) ``[2, B]``."""
@@ -100,13 +100,12 @@ def distinct_below(
     """Returns ``number`` different integers in ``[0, bound)`` for every bound, every
     set equally likely, by Floyd's algorithm.
 
-    The step that admits one more value draws among all admitted so far and takes the
-    new one in place of a value it already has. Costs grow with ``number`` squared, not
-    with the bounds.
+    Each step adds one value to the range, draws from the range, and uses the new value
+    if the draw is a repeat. The cost grows with ``number`` squared.
 
     Args:
-        bound: Integers ``[R]``, none below ``number``.
-        number: How many.
+        bound: Integers ``[R]``, at least ``number``.
+        number: The number of draws.
         generator: Source of randomness. (default: the global one)
 
     Returns:
@@ -121,8 +120,8 @@ def distinct_below(
     for step in range(number):
         newest = bound - number + step
         value = (uniform[step] * (newest + 1)).long()
-        taken = (out[:step] == value).any(dim=0)
-        out[step] = torch.where(taken, newest, value)
+        repeated = (out[:step] == value).any(dim=0)
+        out[step] = torch.where(repeated, newest, value)
     return out
 
 
@@ -131,30 +130,29 @@ Pairs = Mapping[EdgeType, Tensor]  # edge type -> (source, target) of [2, B]
 
 
 class HeteroNeighborSampler:
-    r"""Draws the edges that point to the given nodes, then those that point to the
-    nodes found, hop by hop, and returns the graph they make.
+    r"""Samples the edges that point to the given nodes, then to their neighbors, hop by
+    hop, and returns the subgraph.
 
-    Of a node's :math:`d` incoming edges of one type, every set of
+    Of the :math:`d` incoming edges of a node of one type, every set of
     :math:`k = \min(d, \text{num\_neighbors})` is equally likely; the draws of
-    different nodes are independent. As in PyG's loaders, a node's edges are drawn once,
-    in the hop that follows the one that found it, and serve every layer of a model.
-    (PyG on torch-sparse 0.6.18 draws the last neighbor of a list too rarely, see
-    ``rusty1s/pytorch_sparse#385``; here all are equal.)
+    different nodes are independent. As in PyG's loaders, the edges of a node are drawn
+    once, in the hop after it was sampled, for all layers of a model. (PyG on
+    torch-sparse 0.6.18 draws the last neighbor of a list too rarely, see
+    ``rusty1s/pytorch_sparse#385``.)
 
-    Weights are those of the whole graph. With ``rescale`` an edge weighs :math:`d / k`
-    times as much, so that the sum over the edges drawn is, on average, the sum over all
-    edges. It stays so through two hops of a bipartite graph; with more, a node's own
-    draw can come up twice on one path, and what is not linear (a loss, a norm) is
-    estimated with an error either way.
+    Weights are those of the whole graph. ``rescale`` multiplies them by :math:`d / k`,
+    so that the expected sum over sampled edges is the sum over all edges. This holds
+    for two hops of a bipartite graph. With more, the draw of one node can be used twice
+    on a path, and nonlinear functions (a loss, a norm) are biased in any case.
 
     Args:
-        edge_index_dict: Edges (source, target) ``[2, E]`` per type; the only edges that
-            ever come out.
+        edge_index_dict: Edges (source, target) ``[2, E]`` per type.
         num_nodes_dict: The number of nodes per node type.
         num_neighbors: Edges per node in each hop, ``-1`` for all; one list, or one per
             edge type, of the same length.
         edge_weight_dict: Weights ``[E]`` per edge type. (default: none)
-        rescale: Whether weights make up for the edges left out. (default: ``True``)
+        rescale: Whether weights are scaled up for the edges that were not sampled.
+            (default: ``True``)
         seed: Seed of the draws. (default: ``0``)
 
     Raises:
@@ -168,7 +166,7 @@ class HeteroNeighborSampler:
         >>> out[edge_type].edge_index
         tensor([[0, 1],
                 [0, 0]])
-        >>> out[edge_type].edge_weight  # Two of three were drawn.
+        >>> out[edge_type].edge_weight  # Two of three edges are sampled.
         tensor([1.5000, 1.5000])
     """
 
@@ -184,7 +182,7 @@ class HeteroNeighborSampler:
     ) -> None:
         if not edge_index_dict:
             raise ValueError(
-                "'edge_index_dict' requires at least one edge type (got none)"
+                "'edge_index_dict' must have at least one edge type (got none)"
             )
         for node_type, num_nodes in num_nodes_dict.items():
             check_positive(f"num_nodes_dict['{node_type}']", num_nodes)
@@ -200,94 +198,94 @@ class HeteroNeighborSampler:
         }
         device = next(iter(edge_index_dict.values())).device
         self.generator = torch.Generator(device=device).manual_seed(seed)
-        # Where a node stands in the batch, -1 outside of it; reset after every batch.
-        self._place = {
+        # The position of each node in the batch, else -1; reset after every batch.
+        self._position = {
             key: torch.full((num,), -1, dtype=torch.long, device=device)
             for key, num in self.num_nodes_dict.items()
         }
 
     @property
     def num_hops(self) -> int:
-        """How many hops are drawn."""
+        """The number of hops."""
         return len(next(iter(self.num_neighbors.values())))
 
     def sample(
         self, seed_dict: Mapping[NodeType, Tensor], exclude_dict: Pairs | None = None
     ) -> HeteroData:
-        """Returns the graph around the given nodes.
+        """Returns the sampled subgraph around the given nodes.
 
-        Every node type has ``n_id`` ``[n]``, the nodes' ids in the whole graph, first
-        the given ones (each once, ascending), and ``num_sampled_nodes``, how many were
-        found in each hop, beginning with how many were given. Every edge type has
-        ``edge_index`` in positions of ``n_id``, ``e_id``, the edges' positions in the
+        Every node type has ``n_id`` ``[n]``, the ids of nodes in the whole graph, first
+        the given nodes (each once, ascending), and ``num_sampled_nodes``, the number of
+        new nodes per hop, first that of the given nodes. Every edge type has
+        ``edge_index`` in positions of ``n_id``, ``e_id``, the positions of edges in the
         whole graph, and ``edge_weight``, unless there are no weights and no
-        ``rescale``. Features stay where they are: ``x[n_id]``.
+        ``rescale``. Features are not included: use ``x[n_id]``.
 
         Args:
             seed_dict: Node ids per node type; repeats count once.
-            exclude_dict: Pairs (source, target) ``[2, B]`` per edge type that no edge
-                may join, such as the positives of a batch. They are taken out after the
-                draw; what is left keeps its weight, and the sum over the other edges
-                stays right on average. (default: none)
+            exclude_dict: Pairs (source, target) ``[2, B]`` per edge type whose edges
+                are removed after the draw, such as the positives of a batch. Other
+                weights do not change, so the expected sum over the other edges is still
+                exact. (default: none)
 
         Raises:
             ValueError: If an id, a node type or an edge type is unknown.
         """
         excluded = self._check(seed_dict, exclude_dict or {})
-        found = {key: _Found(place) for key, place in self._place.items()}
+        sampled = {key: _Nodes(position) for key, position in self._position.items()}
         try:
-            for key, nodes in found.items():
+            for key, nodes in sampled.items():
                 seeds = seed_dict.get(key, nodes.newest)
-                nodes.add(seeds.long().to(nodes.place.device))
-            drawn = self._draw(found, excluded)
-            return self._graph(found, drawn)
+                nodes.add(seeds.long().to(nodes.position.device))
+            drawn = self._draw(sampled, excluded)
+            return self._graph(sampled, drawn)
         finally:
-            for nodes in found.values():
-                nodes.forget()
+            for nodes in sampled.values():
+                nodes.reset()
 
     def _draw(
-        self, found: dict[NodeType, '_Found'], excluded: dict[EdgeType, Tensor]
+        self, sampled: dict[NodeType, '_Nodes'], excluded: dict[EdgeType, Tensor]
     ) -> dict[EdgeType, list[Drawn]]:
         drawn: dict[EdgeType, list[Drawn]] = {key: [] for key in self._incoming}
         for hop in range(self.num_hops):
-            reached: dict[NodeType, list[Tensor]] = {key: [] for key in found}
+            reached: dict[NodeType, list[Tensor]] = {key: [] for key in sampled}
             for edge_type, incoming in self._incoming.items():
                 source, _, target = edge_type
-                nodes = found[target].newest
+                nodes = sampled[target].newest
                 edges = incoming.draw(
                     nodes, self.num_neighbors[edge_type][hop], self.generator
                 )
                 if edge_type in excluded:
-                    pairs = incoming.source[edges.place] * incoming.num_targets
+                    pairs = incoming.source[edges.position] * incoming.num_targets
                     pairs += nodes[edges.row]
-                    kept = ~torch.isin(pairs, excluded[edge_type])
-                    edges = Drawn(*(part[kept] for part in edges))
-                reached[source].append(incoming.source[edges.place])
+                    allowed = ~torch.isin(pairs, excluded[edge_type])
+                    edges = Drawn(*(part[allowed] for part in edges))
+                reached[source].append(incoming.source[edges.position])
                 drawn[edge_type].append(
-                    edges._replace(row=found[target].num_before + edges.row)
+                    edges._replace(row=sampled[target].num_before + edges.row)
                 )
             for key, sources in reached.items():
-                none = self._place[key].new_empty(0)
-                found[key].add(torch.cat([none, *sources]))
+                empty = self._position[key].new_empty(0)
+                sampled[key].add(torch.cat([empty, *sources]))
         return drawn
 
     def _graph(
-        self, found: dict[NodeType, '_Found'], drawn: dict[EdgeType, list[Drawn]]
+        self, sampled: dict[NodeType, '_Nodes'], drawn: dict[EdgeType, list[Drawn]]
     ) -> HeteroData:
         data = HeteroData()
-        for key, nodes in found.items():
+        for key, nodes in sampled.items():
             data[key].n_id = torch.cat(nodes.parts)
             data[key].num_nodes = data[key].n_id.numel()
             data[key].num_sampled_nodes = [part.numel() for part in nodes.parts]
         for edge_type, hops in drawn.items():
             incoming, store = self._incoming[edge_type], data[edge_type]
-            row, place, scale = (torch.cat(parts) for parts in zip(*hops, strict=True))
-            source = found[edge_type[0]].place[incoming.source[place]]
+            row, index, scale = (torch.cat(parts) for parts in zip(*hops, strict=True))
+            source = sampled[edge_type[0]].position[incoming.source[index]]
             store.edge_index = torch.stack([source, row])
-            store.e_id = incoming.e_id[place]
+            store.e_id = incoming.e_id[index]
             weight = incoming.weight
             if weight is not None:
-                weight = weight[place]
+                weight = weight[index]
             if self.rescale:
                 weight = scale if weight is None else weight * scale.to(weight.dtype)
             if weight is not None:
@@ -303,8 +301,7 @@ class HeteroNeighborSampler:
         ):
             if not given <= known:
                 raise ValueError(
-                    f"'{name}' requires keys among {sorted(known)} (got "
-                    f'{sorted(given)})'
+                    f"'{name}' must have keys of {sorted(known)} (got {sorted(given)})"
                 )
         for key, seeds in seed_dict.items():
             check_ids(f"seed_dict['{key}']", seeds, self.num_nodes_dict[key])
@@ -314,11 +311,11 @@ class HeteroNeighborSampler:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What the draws to come depend on."""
+        """The state of the next draws."""
         return {'generator': self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the draw that :meth:`state_dict` stood before."""
+        """Continues with the draw after that of :meth:`state_dict`."""
         self.generator.set_state(state['generator'])
 
     def __repr__(self) -> str:
@@ -329,28 +326,28 @@ class HeteroNeighborSampler:
         )
 
 
-class _Found:
+class _Nodes:
     """The nodes of one type in a batch, in the order of the hops."""
 
-    def __init__(self, place: Tensor) -> None:
-        self.place = place
+    def __init__(self, position: Tensor) -> None:
+        self.position = position
         self.parts: list[Tensor] = []
-        self.num_before = 0  # Nodes found before the newest.
+        self.num_before = 0  # The number of nodes before the newest.
 
     @property
     def newest(self) -> Tensor:
-        return self.parts[-1] if self.parts else self.place.new_empty(0)
+        return self.parts[-1] if self.parts else self.position.new_empty(0)
 
     def add(self, nodes: Tensor) -> None:
         self.num_before += self.newest.numel()
-        fresh = nodes[self.place[nodes] < 0].unique()
-        last = self.num_before + fresh.numel()
-        self.parts.append(fresh)
-        self.place[fresh] = torch.arange(self.num_before, last, device=fresh.device)
+        new = nodes[self.position[nodes] < 0].unique()
+        last = self.num_before + new.numel()
+        self.parts.append(new)
+        self.position[new] = torch.arange(self.num_before, last, device=new.device)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         for part in self.parts:
-            self.place[part] = -1
+            self.position[part] = -1
 
 
 def _per_edge_type(
@@ -359,7 +356,7 @@ def _per_edge_type(
     if isinstance(num_neighbors, Mapping):
         if set(num_neighbors) != set(edge_types):
             raise ValueError(
-                f"'num_neighbors' requires the edge types {sorted(edge_types)} (got "
+                f"'num_neighbors' must have the edge types {sorted(edge_types)} (got "
                 f'{sorted(num_neighbors)})'
             )
         out = {key: list(num_neighbors[key]) for key in edge_types}
@@ -371,8 +368,7 @@ def _per_edge_type(
     )
     if lengths != {max(lengths)} or max(lengths) == 0 or not fits:
         raise ValueError(
-            f"'num_neighbors' requires one whole number per hop, -1 for all, and as "
-            f'many '
-            f'hops for every edge type (got {num_neighbors!r})'
+            f"'num_neighbors' must have one whole number per hop, -1 for all, and as "
+            f'many hops for every edge type (got {num_neighbors!r})'
         )
     return out

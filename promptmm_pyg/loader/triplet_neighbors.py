@@ -1,4 +1,4 @@
-"""Batches of triplets with the part of the graph that they need."""
+"""Batches of triplets with their sampled neighborhoods."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,20 +19,18 @@ from promptmm_pyg.loader.triplets import TripletLoader, Triplets
 
 
 class TripletNeighborLoader:
-    """Goes through the training interactions once per epoch, as
-    :class:`~promptmm_pyg.loader.TripletLoader` does, and draws the neighborhood of each
-    batch, as :class:`~promptmm_pyg.loader.HeteroNeighborSampler` does.
+    """Yields batches of triplets (:class:`~promptmm_pyg.loader.TripletLoader`) with
+    their neighborhoods (:class:`~promptmm_pyg.loader.HeteroNeighborSampler`).
 
-    Only message edges are drawn, never those of ``edge_label_index``. A batch is a
-    graph with the attributes of PyG's ``LinkNeighborLoader``, except that it holds no
-    features: ``n_id``, ``edge_index``, ``edge_weight``, ``e_id``, and the triplets in
-    positions of ``n_id`` as ``src_index`` (users), ``dst_pos_index`` and
-    ``dst_neg_index`` (items); :func:`triplets_of` reads them.
+    Only message edges are sampled, never ``edge_label_index``. A batch is a graph with
+    the attributes of PyG's ``LinkNeighborLoader``, but without features: ``n_id``,
+    ``edge_index``, ``edge_weight``, ``e_id``, and the triplets in positions of ``n_id``
+    as ``src_index`` (users), ``dst_pos_index`` and ``dst_neg_index`` (items), see
+    :func:`triplets_of`.
 
-    By default a batch's own interactions are among the messages, as they are in
-    training on the whole graph, so that the two have one objective. With
-    ``drop_targets`` a model has to do without the edge it is asked for, as it will on
-    new interactions; a user all of whose interactions are in one batch then gets no
+    By default the interactions of a batch are among its messages, as in training on the
+    whole graph, so the objective is the same. ``drop_targets`` removes them, as new
+    interactions have no edges; a user with all interactions in one batch then gets no
     message.
 
     Args:
@@ -43,17 +41,18 @@ class TripletNeighborLoader:
             edge type.
         batch_size: Interactions per batch; the last one may be smaller.
             (default: ``2048``)
-        drop_targets: Whether no message passes between the user and the positive item
-            of a triplet of the batch. (default: ``False``)
-        rescale: Whether weights make up for the edges left out. (default: ``True``)
-        user_uniform: Whether users count the same. (default: ``False``)
-        negative_items: Ids of the items that negatives are drawn among, ``[N]``.
+        drop_targets: Whether the edges between the users and the positive items of the
+            batch are removed. (default: ``False``)
+        rescale: Whether weights are scaled up for the edges that were not sampled.
+            (default: ``True``)
+        user_uniform: Whether users are drawn uniformly. (default: ``False``)
+        negative_items: Ids of the items that negatives are drawn from, ``[N]``.
             (default: every item)
         seed: Seed of order, negatives and neighbors. (default: ``0``)
 
     Raises:
-        ValueError: If the graph lacks a direction of its messages, has no interaction,
-            or ``num_neighbors`` does not fit.
+        ValueError: If the graph has no reverse edges or no interaction, or
+            ``num_neighbors`` does not fit.
 
     Example:
         >>> from promptmm_pyg.data import make_synthetic_dataset, split_per_user
@@ -83,16 +82,14 @@ class TripletNeighborLoader:
         ]
         if missing:
             raise ValueError(
-                f"'data' requires message edges of {missing} (got {data.edge_types}). "
-                f'Add '
-                f"reverse edges with 'T.ToUndirected()'"
+                f"'data' must have message edges of {missing} (got "
+                f"{data.edge_types}). Add reverse edges with 'T.ToUndirected()'"
             )
         weighted = [key for key in edge_types if 'edge_weight' in data[key]]
         if len(weighted) == 1:
             raise ValueError(
-                f"'data' requires 'edge_weight' in both directions or in none (got it "
-                f'in '
-                f"{weighted}). Add it with 'AddBipartiteNorm'"
+                f"'data' must have 'edge_weight' in both directions or in none (got "
+                f"it in {weighted}). Add it with 'AddBipartiteNorm'"
             )
         sizes = {key: int(data[key].num_nodes) for key in NODE_TYPES}
         self.drop_targets = drop_targets
@@ -122,10 +119,10 @@ class TripletNeighborLoader:
             yield self.around(triplets)
 
     def around(self, triplets: Triplets) -> HeteroData:
-        """Draws the neighborhood of triplets in ids of the whole graph.
+        """Samples the neighborhood of triplets.
 
         Args:
-            triplets: User, positive and negative items ``[B]``.
+            triplets: User, positive and negative items ``[B]``, ids of the whole graph.
 
         Raises:
             ValueError: If an id is out of range.
@@ -139,20 +136,20 @@ class TripletNeighborLoader:
             pairs = torch.stack([triplets.user, triplets.positive])
             excluded = {INTERACTS: pairs, REV_INTERACTS: pairs.flip([0])}
         batch = self.neighbors.sample({USER: users, ITEM: items}, excluded)
-        # The seeds stand first, ascending, as `unique` leaves them.
+        # The seeds are the first nodes, ascending, as `unique` returns them.
         batch[USER].src_index = user
         batch[ITEM].dst_pos_index, batch[ITEM].dst_neg_index = item.chunk(2)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What the epochs to come depend on; to be taken between two epochs."""
+        """The state of the next epochs, to be saved between two epochs."""
         return {
             'triplets': self.triplets.state_dict(),
             'neighbors': self.neighbors.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the epoch that :meth:`state_dict` stood before."""
+        """Continues with the epoch after that of :meth:`state_dict`."""
         self.triplets.load_state_dict(state['triplets'])
         self.neighbors.load_state_dict(state['neighbors'])
 
@@ -171,14 +168,14 @@ def triplets_of(batch: HeteroData) -> Triplets:
         batch: A graph with ``src_index``, ``dst_pos_index`` and ``dst_neg_index``.
 
     Raises:
-        ValueError: If it has no triplets.
+        ValueError: If there are no triplets.
     """
     stores = batch[USER], batch[ITEM], batch[ITEM]
     names = ('src_index', 'dst_pos_index', 'dst_neg_index')
     missing = [n for store, n in zip(stores, names, strict=True) if n not in store]
     if missing:
         raise ValueError(
-            f"'batch' requires triplets (got none of {missing}). Take it from a "
-            f"'TripletNeighborLoader' or 'LinkNeighborLoader' with triplets"
+            f"'batch' must have triplets (got no {missing}). Use a "
+            f"'TripletNeighborLoader', or 'LinkNeighborLoader' with triplets"
         )
     return Triplets(*(store[name] for store, name in zip(stores, names, strict=True)))

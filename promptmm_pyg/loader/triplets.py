@@ -19,12 +19,11 @@ class Triplets(NamedTuple):
 
 
 class TripletLoader:
-    """Goes through the training interactions once per epoch, in random order, each
-    with a fresh negative that is never a training positive.
+    """Yields the training interactions once per epoch, in random order, each with a new
+    negative that is never a training positive.
 
-    Every interaction counts the same. With ``user_uniform=True`` every *user with
-    interactions* counts the same instead: users are drawn uniformly, and one of their
-    interactions each. The length of an epoch stays the same.
+    With ``user_uniform=True``, users with interactions are drawn uniformly instead,
+    with one of their interactions each. The length of an epoch is the same.
 
     Args:
         edge_index: Training interactions (user, item), ``[2, E]``.
@@ -33,13 +32,13 @@ class TripletLoader:
         batch_size: Interactions per batch; the last one may be smaller.
             (default: ``2048``)
         seed: Seed of order and negatives. (default: ``0``)
-        user_uniform: Whether users count the same. (default: ``False``)
-        negative_items: Ids of the items that negatives are drawn among, ``[N]``.
+        user_uniform: Whether users are drawn uniformly. (default: ``False``)
+        negative_items: Ids of the items that negatives are drawn from, ``[N]``.
             (default: every item)
 
     Raises:
-        ValueError: If there is no interaction, an id is out of range, or a user has
-            no negative left.
+        ValueError: If there is no interaction, an id is out of range, or a user has no
+            negative.
 
     Example:
         >>> edge_index = torch.tensor([[0, 0, 1], [0, 1, 2]])
@@ -64,13 +63,13 @@ class TripletLoader:
         )
         if edge_index.size(1) == 0:
             raise ValueError(
-                "'edge_index' requires at least one interaction (got none)"
+                "'edge_index' must have at least one interaction (got none)"
             )
         self.sampler.check_users(edge_index[0])
         self.batch_size = batch_size
         self.user_uniform = user_uniform
         self.generator = torch.Generator(device=edge_index.device).manual_seed(seed)
-        # By user: the sampler is fastest when users ascend.
+        # By user: the sampler is fastest for ascending users.
         order = edge_index[0].argsort(stable=True)
         self._user: Tensor = edge_index[0, order].long()
         self._item: Tensor = edge_index[1, order].long()
@@ -104,16 +103,16 @@ class TripletLoader:
         uniform = torch.rand(
             num_pairs, dtype=torch.double, generator=self.generator, device=device
         )
-        place = (uniform * self._counts.index_select(0, drawn)).long()
-        place += self._start.index_select(0, drawn)
-        return self._users.index_select(0, drawn), self._item.index_select(0, place)
+        position = (uniform * self._counts.index_select(0, drawn)).long()
+        position += self._start.index_select(0, drawn)
+        return self._users.index_select(0, drawn), self._item.index_select(0, position)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the epochs to come depend on; to be taken between two epochs."""
+        """The state of the next epochs, to be saved between two epochs."""
         return {'generator': self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the epoch that :meth:`state_dict` stood before."""
+        """Continues with the epoch after that of :meth:`state_dict`."""
         self.generator.set_state(state['generator'])
 
     def __repr__(self) -> str:

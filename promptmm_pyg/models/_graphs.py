@@ -11,9 +11,16 @@ from torch_geometric.typing import EdgeType, NodeType
 from torch_geometric.utils import coalesce
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.nn._feature_checks import as_tensor
+from promptmm_pyg.nn._features import as_tensor
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures
-from promptmm_pyg.nn.csr import Adjacency, CSRPair, csr_pair_dict
+from promptmm_pyg.nn.csr import (
+    Adjacency,
+    CSRPair,
+    csr_matrix,
+    csr_pair_dict,
+    csr_pointers,
+    from_pointers,
+)
 from promptmm_pyg.nn.knn import cached_knn_graph, knn_graph
 
 EdgeDict = dict[EdgeType, Adjacency] | Adjacency
@@ -21,7 +28,7 @@ WeightDict = dict[EdgeType, Tensor] | Tensor | None
 
 
 class Operator(Protocol):
-    """A constant linear map that is applied from the left."""
+    """A constant linear map, applied as ``operator @ x``."""
 
     def __matmul__(self, x: Tensor, /) -> Tensor: ...
 
@@ -49,28 +56,23 @@ class Bipartite(NamedTuple, Generic[O_co]):
 def reverse_type(
     edge_types: Iterable[EdgeType], edge_type: EdgeType
 ) -> EdgeType | None:
-    """The edge type that mirrors ``edge_type``: the one with PyG's prefix ``rev_``, or
-    else the only one that leads back.
+    """The reverse of ``edge_type``: the edge type with PyG's prefix ``rev_``, or else
+    the only one in that direction.
     """
     src, rel, dst = edge_type
-    back = [key for key in edge_types if (key[0], key[2]) == (dst, src)]
-    if (dst, f'rev_{rel}', src) in back:
+    candidates = [key for key in edge_types if (key[0], key[2]) == (dst, src)]
+    if (dst, f'rev_{rel}', src) in candidates:
         return dst, f'rev_{rel}', src
-    return back[0] if len(back) == 1 else None
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def weights_by_type(edge_weight_dict: WeightDict) -> dict[EdgeType, Tensor] | None:
-    """Weights as a dictionary.
-
-    Raises:
-        TypeError: If they are a tensor, where edges are a dictionary.
-    """
+    """Raises a ``TypeError`` unless weights are a dictionary or ``None``."""
     if isinstance(edge_weight_dict, Tensor):
         raise TypeError(
             "'edge_weight_dict' must be a dictionary {edge_type: Tensor} (got a "
-            'tensor). '
-            "A tensor goes with the edges of one type alone, 'model(edge_index, "
-            "weight)'"
+            'tensor). Pass a tensor with the edges of one type: '
+            "'model(edge_index, weight)'"
         )
     return edge_weight_dict
 
@@ -82,8 +84,8 @@ def bipartite(
     edge_type: EdgeType,
     num_nodes_dict: dict[NodeType, int],
 ) -> Bipartite[CSRPair]:
-    """Converts both directions of ``edge_type``; a reverse that is not found
-    (:func:`reverse_type`) is the transpose. Other edge types are ignored.
+    """Converts both directions of ``edge_type``; without a reverse edge type
+    (:func:`reverse_type`) it is the transpose. Other edge types are ignored.
 
     Args:
         edge_index_dict: Edges per type, or those of ``edge_type`` alone, in any form of
@@ -101,18 +103,18 @@ def bipartite(
             edge_weight_dict = {edge_type: edge_weight_dict}
     if edge_type not in edge_index_dict:
         raise ValueError(
-            f"'edge_index_dict' requires the edge type {edge_type} (got "
+            f"'edge_index_dict' must have the edge type {edge_type} (got "
             f'{list(edge_index_dict)})'
         )
-    mirrored = reverse_type(edge_index_dict, edge_type)
-    names = [edge_type, *([] if mirrored is None else [mirrored])]
+    reverse = reverse_type(edge_index_dict, edge_type)
+    edge_types = [edge_type] if reverse is None else [edge_type, reverse]
     adj_dict = csr_pair_dict(
-        {name: edge_index_dict[name] for name in names},
+        {key: edge_index_dict[key] for key in edge_types},
         weights_by_type(edge_weight_dict),
         num_nodes_dict=num_nodes_dict,
     )
     to_item = adj_dict[edge_type]
-    to_user = to_item.t() if mirrored is None else adj_dict[mirrored]
+    to_user = to_item.t() if reverse is None else adj_dict[reverse]
     return Bipartite(to_item, to_user)
 
 
@@ -120,14 +122,14 @@ T = TypeVar('T')
 
 
 class GraphCache(Generic[T]):
-    """Remembers what was built from the operator seen last.
+    """Caches what is built from an operator, for the last operator only.
 
-    Operators are told apart by identity: convert edges once
-    (:func:`~promptmm_pyg.nn.csr_pair_dict`), or it is built at every call. A plain
-    attribute of a model, no part of its state; copies of the model start without.
+    Operators are compared by identity: convert edges once
+    (:func:`~promptmm_pyg.nn.csr_pair_dict`), or every call builds anew. The cache is
+    not part of a model's state, and empty in its copies.
 
     Args:
-        build: Called with an operator that is new.
+        build: Called with every new operator.
     """
 
     def __init__(self, build: Callable[[CSRPair], T]) -> None:
@@ -146,15 +148,15 @@ class GraphCache(Generic[T]):
         return {'_build': self._build, '_last': None}
 
 
-_SAMPLED = (torch.float, torch.double)  # What `sampled_addmm` takes on a CPU.
+_SAMPLED = (torch.float, torch.double)  # Of `sampled_addmm` on the CPU.
 
 
 class EdgePattern:
-    r"""Where edges are, while their weights come and go: what
-    :class:`~promptmm_pyg.nn.CSRPair` does for constant weights.
+    r"""Edges whose weights change at every step, with gradients to the weights;
+    :class:`~promptmm_pyg.nn.CSRPair` is for constant weights.
 
-    Both products are sparse ones forward and backward; no message per edge is kept.
-    First derivatives only.
+    Forward and backward are sparse products; no message per edge is stored. First
+    derivatives only.
 
     Args:
         edge_index: Source and destination of each edge, ``[2, E]``; the attributes
@@ -166,28 +168,23 @@ class EdgePattern:
         order = (edge_index[1] * size[0] + edge_index[0]).argsort()
         self.source, self.target = edge_index[:, order]
         self.size = size
-        self._turned = (self.source * size[1] + self.target).argsort()
-        self._forward = _row_pointers(self.target, self.source, size[1])
-        self._transpose = _row_pointers(
-            self.source[self._turned], self.target[self._turned], size[0]
-        )
+        self._by_source = (self.source * size[1] + self.target).argsort()
+        source, target = self.source[self._by_source], self.target[self._by_source]
+        self._forward = csr_pointers(self.target, self.source, size[::-1])
+        self._transpose = csr_pointers(source, target, size)
 
     @classmethod
     def of(cls, adj: CSRPair) -> 'EdgePattern':
-        """The edges of an operator, whatever their weights."""
-        matrix = adj.matrices(torch.float)[0]
-        rows = torch.arange(adj.shape[0], device=matrix.device)
-        target = rows.repeat_interleave(matrix.crow_indices().diff().long())
-        edge_index = torch.stack([matrix.col_indices().long(), target])
-        return cls(edge_index, (adj.shape[1], adj.shape[0]))
+        """The edges of an operator, without their weights."""
+        target, source = adj.edges()
+        return cls(torch.stack([source, target]), adj.shape[::-1])
 
     def pair(self, weight: Tensor) -> CSRPair:
-        """The operator with given weights, which get no gradient through it."""
-        num_src, num_dst = self.size
+        """The operator with the given weights, which get no gradient through it."""
         weight = weight.detach()
         return CSRPair(
-            _from_rows(self._forward, weight, (num_dst, num_src)),
-            _from_rows(self._transpose, weight[self._turned], (num_src, num_dst)),
+            from_pointers(*self._forward, weight, self.size[::-1]),
+            from_pointers(*self._transpose, weight[self._by_source], self.size),
             reused=False,
         )
 
@@ -205,10 +202,12 @@ class EdgePattern:
         """Like :meth:`dot`, as a constant."""
         if source_x.dtype in _SAMPLED and source_x.device.type == 'cpu':
             # One pass, an order of magnitude faster than both gathers.
-            places = source_x.new_zeros(self.source.numel())
-            pattern = _from_rows(self._forward, places, (self.size[1], self.size[0]))
+            zeros = source_x.new_zeros(self.source.numel())
             sampled = torch.sparse.sampled_addmm(
-                pattern, target_x.contiguous(), source_x.t(), beta=0.0
+                from_pointers(*self._forward, zeros, self.size[::-1]),
+                target_x.contiguous(),
+                source_x.t(),
+                beta=0.0,
             )
             values: Tensor = sampled.values()
             return values
@@ -249,42 +248,26 @@ class _Dot(torch.autograd.Function):
         return pair.t() @ target_x, pair @ source_x, None
 
 
-def _row_pointers(row: Tensor, col: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    ptr = row.new_zeros(num_rows + 1)
-    torch.cumsum(torch.bincount(row, minlength=num_rows), dim=0, out=ptr[1:])
-    return ptr.int(), col.int()
-
-
-def _from_rows(
-    rows: tuple[Tensor, Tensor], weight: Tensor, size: tuple[int, int]
-) -> Tensor:
-    return torch.sparse_csr_tensor(*rows, weight, size, check_invariants=False)
-
-
 class EdgeSampler:
-    r"""Draws a fixed share of the edges of an operator without replacement, an edge
+    r"""Draws a fixed ratio of the edges of an operator without replacement, an edge
     between nodes of degree :math:`d_u` and :math:`d_i` in proportion to
-    :math:`1 / \sqrt{d_u d_i}`, and normalizes what is left symmetrically.
+    :math:`1 / \sqrt{d_u d_i}`, and normalizes the subgraph symmetrically.
 
-    Draws are those of the Efraimidis-Spirakis scheme: the edges with the smallest
-    :math:`E_e / p_e`, :math:`E_e` exponential. The order of both matrices is known
-    once, so a draw sorts nothing. Randomness is the global generator's, like that of
-    dropout. The weights of the operator itself do not matter.
+    The scheme is that of Efraimidis and Spirakis: the edges with the smallest
+    :math:`E_e / p_e`, :math:`E_e` exponential. Both matrices are sorted once, not per
+    draw. Draws use torch's global generator, as dropout does. The weights of the
+    operator are not used.
 
     Args:
-        adj: The operator, one entry an edge.
+        adj: The operator, one entry per edge.
     """
 
     def __init__(self, adj: CSRPair) -> None:
-        matrix = adj.matrices(torch.float)[0]
         self.size = adj.shape
-        col = matrix.col_indices().long()
-        counts = matrix.crow_indices().diff().long()
-        ids = torch.arange(self.size[0], device=col.device)
-        self._row, self._col = ids.repeat_interleave(counts), col
-        self._transposed = (col * self.size[0] + self._row).argsort()
+        self._row, self._col = adj.edges()
+        self._transposed = (self._col * self.size[0] + self._row).argsort()
         row_degree, col_degree = self._degrees(self._row, self._col)
-        # In double: two keys that tie would both stay.
+        # In double precision: edges with equal keys would all be sampled.
         product = row_degree.double()[self._row] * col_degree.double()[self._col]
         self._root = product.sqrt()
 
@@ -292,26 +275,23 @@ class EdgeSampler:
         """The operator of one subgraph.
 
         Args:
-            keep_ratio: The share of edges that stay, in (0, 1]; at least one does.
+            keep_ratio: The ratio of sampled edges, in (0, 1]; at least one edge.
         """
         num_edges = self._row.numel()
-        num_kept = max(1, round(keep_ratio * num_edges))
-        keep = torch.ones_like(self._row, dtype=torch.bool)
-        if num_kept < num_edges:
+        num_sampled = max(1, round(keep_ratio * num_edges))
+        sampled = torch.ones_like(self._row, dtype=torch.bool)
+        if num_sampled < num_edges:
             key = torch.empty_like(self._root).exponential_() * self._root
-            keep = key <= key.kthvalue(num_kept).values
-        row_degree, col_degree = self._degrees(self._row[keep], self._col[keep])
+            sampled = key <= key.kthvalue(num_sampled).values
+        row, col = self._row[sampled], self._col[sampled]
+        row_degree, col_degree = self._degrees(row, col)
         scale = row_degree.float()[self._row] * col_degree.float()[self._col]
         weight = scale.rsqrt()
-        other = self._transposed
+        order = self._transposed[sampled[self._transposed]]
         return CSRPair(
-            _csr(self._row, self._col, weight, keep, self.size),
-            _csr(
-                self._col[other],
-                self._row[other],
-                weight[other],
-                keep[other],
-                self.size[::-1],
+            csr_matrix(row, col, weight[sampled], self.size),
+            csr_matrix(
+                self._col[order], self._row[order], weight[order], self.size[::-1]
             ),
             reused=False,
         )
@@ -323,35 +303,19 @@ class EdgeSampler:
         )
 
 
-def _csr(
-    row: Tensor, col: Tensor, weight: Tensor, keep: Tensor, size: tuple[int, int]
-) -> Tensor:
-    ptr = row.new_zeros(size[0] + 1)
-    torch.cumsum(torch.bincount(row[keep], minlength=size[0]), dim=0, out=ptr[1:])
-    small = max(*size, row.numel()) < 2**31
-    dtype = torch.int32 if small else torch.int64
-    return torch.sparse_csr_tensor(
-        ptr.to(dtype),
-        col[keep].to(dtype),
-        weight[keep],
-        size,
-        check_invariants=False,
-    )
-
-
 Edges = tuple[Tensor, Tensor]  # edge_index [2, E], edge_weight [E]
 
 
 class FrozenGraph(torch.nn.Module):
-    """Sums neighbors along edges that never change, layer by layer.
+    """Sums neighbors along constant edges, layer by layer.
 
-    The operator is built once, as buffers that follow the model to its device and are
-    not saved: it is computed from features, which are not saved either.
+    The operator is built once, as buffers that move with the model and are not saved:
+    they are computed from the features, which are not saved either.
 
     Args:
         edges: ``edge_index`` ``[2, E]`` and ``edge_weight`` ``[E]``.
         num_nodes: The number of nodes.
-        num_layers: How often neighbors are summed. (default: ``1``)
+        num_layers: The number of layers. (default: ``1``)
     """
 
     def __init__(self, edges: Edges, num_nodes: int, num_layers: int = 1) -> None:
@@ -367,19 +331,15 @@ class FrozenGraph(torch.nn.Module):
             self.register_buffer(f'{name}_weight', matrix.values(), persistent=False)
 
     def operator(self) -> CSRPair:
-        """The operator as views of the buffers; nothing is copied."""
+        """The operator as views of the buffers."""
         size = (self.num_nodes, self.num_nodes)
-        matrices = [
-            torch.sparse_csr_tensor(
-                self.get_buffer(f'{name}_ptr'),
-                self.get_buffer(f'{name}_col'),
-                self.get_buffer(f'{name}_weight'),
-                size,
-                check_invariants=False,
+        matrices = []
+        for name in 'ab':
+            ptr, col, weight = (
+                self.get_buffer(f'{name}_{key}') for key in ('ptr', 'col', 'weight')
             )
-            for name in 'ab'
-        ]
-        return CSRPair(matrices[0], matrices[1], reused=False)
+            matrices.append(from_pointers(ptr, col, weight, size))
+        return CSRPair(*matrices, reused=False)
 
     def forward(self, x: Tensor) -> Tensor:
         adj = self.operator()
@@ -401,8 +361,8 @@ def item_edges(
     mask: Tensor | None = None,
     folder: str | Path | None = None,
 ) -> Edges:
-    """The nearest neighbors by features, with weights of single precision; with a
-    folder, from there if they were computed before.
+    """The nearest neighbors by features, with weights in single precision; cached in
+    ``folder`` if it is given.
     """
     check_positive('num_neighbors', num_neighbors)
     x = as_tensor(x)
@@ -415,21 +375,19 @@ def item_edges(
 
 def mean_edges(graphs: list[Edges], num_nodes: int) -> Edges:
     """The mean of the weight matrices."""
-    index, weight = _joined(graphs)
-    return _coalesced(index, weight / len(graphs), num_nodes, 'sum')
+    edge_index, weight = concat_edges(graphs)
+    weight = weight / len(graphs)
+    out: Edges = coalesce(edge_index, weight, num_nodes=num_nodes, reduce='sum')
+    return out
 
 
 def max_edges(graphs: list[Edges], num_nodes: int) -> Edges:
-    """The elementwise maximum of the weight matrices, zero where no edge is."""
-    index, weight = _joined(graphs)
-    return _coalesced(index, weight, num_nodes, 'max')
-
-
-def _joined(graphs: list[Edges]) -> Edges:
-    index = torch.cat([edge_index for edge_index, _ in graphs], dim=1)
-    return index, torch.cat([weight for _, weight in graphs])
-
-
-def _coalesced(index: Tensor, weight: Tensor, num_nodes: int, how: str) -> Edges:
-    out: Edges = coalesce(index, weight, num_nodes=num_nodes, reduce=how)
+    """The elementwise maximum of the weight matrices, in which missing edges are 0."""
+    out: Edges = coalesce(*concat_edges(graphs), num_nodes=num_nodes, reduce='max')
     return out
+
+
+def concat_edges(graphs: list[Edges]) -> Edges:
+    """The edges of all graphs; weights of an edge in several graphs add up."""
+    edge_index, weight = zip(*graphs, strict=True)
+    return torch.cat(edge_index, dim=1), torch.cat(weight)

@@ -1,11 +1,11 @@
-"""The interactions of closed forms, and operators of low rank."""
+"""The interactions of closed-form models, and low-rank operators."""
 
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from promptmm_pyg._utils import check_positive, checked_edges
+from promptmm_pyg._utils import check_ids, check_positive, checked_edges
 from promptmm_pyg.nn.csr import CSRPair
 
 Product = Callable[[Tensor], Tensor]
@@ -15,7 +15,7 @@ _POWER_ITERATIONS = 8
 
 
 class Interactions:
-    """A binary user-item matrix that is never dense.
+    """A sparse binary user-item matrix.
 
     Args:
         edge_index: (user, item) pairs ``[2, E]``; repeats count once.
@@ -23,7 +23,7 @@ class Interactions:
         num_items: The number of items.
 
     Raises:
-        ValueError: If the shape is another, or an index leaves the given sizes.
+        ValueError: If the shape does not fit or an index is out of bounds.
     """
 
     def __init__(self, edge_index: Tensor, num_users: int, num_items: int) -> None:
@@ -41,25 +41,16 @@ class Interactions:
         self.operator = CSRPair.from_edge_index(
             self._by_item, size=(num_items, num_users)
         )
-        """Item vectors to sums per user, shape ``(num_users, num_items)``."""
+        """Sums item vectors per user, shape ``(num_users, num_items)``."""
 
     def check_users(self, users: Tensor) -> None:
         """Raises unless ``users`` are indices of users."""
-        if users.dim() != 1 or users.is_floating_point():
-            raise ValueError(
-                f"'users' must contain indices [B] (got {users.dtype} "
-                f'{list(users.shape)})'
-            )
-        if users.numel() and not (
-            0 <= int(users.min()) <= int(users.max()) < self.num_users
-        ):
-            raise ValueError(
-                f"'users' requires indices below {self.num_users} (got "
-                f'{int(users.min())} to {int(users.max())})'
-            )
+        if users.dim() != 1:
+            raise ValueError(f"'users' must have shape [B] (got {list(users.shape)})")
+        check_ids('users', users, self.num_users)
 
     def histories(self, users: Tensor) -> Tensor:
-        """The items of given users as pairs (position in ``users``, item) ``[2, E]``.
+        """The items of the given users, pairs (position in ``users``, item) ``[2, E]``.
 
         Raises:
             ValueError: If an index is out of bounds.
@@ -67,25 +58,25 @@ class Interactions:
         self.check_users(users)
         users = users.to(self.user_degree.device)
         count = self.user_degree[users]
-        place = torch.repeat_interleave(count)
-        offset = torch.arange(place.numel(), device=place.device)
-        within = offset - (count.cumsum(0) - count)[place]
+        row = torch.repeat_interleave(count)
+        offset = torch.arange(row.numel(), device=row.device)
+        offset = offset - (count.cumsum(0) - count)[row]
         first = self._user_end[users] - count
-        return torch.stack([place, self._by_user[1, first[place] + within]])
+        return torch.stack([row, self._by_user[1, first[row] + offset]])
 
     def history_operator(self, users: Tensor) -> CSRPair:
-        """Item vectors to sums over the items of given users, shape ``(B, num_items)``;
-        made for a product or two.
+        """Sums item vectors per given user, shape ``(B, num_items)``; for one or two
+        products.
 
         Raises:
             ValueError: If an index is out of bounds.
         """
-        item_place = self.histories(users).flip([0])
+        edge_index = self.histories(users).flip([0])
         size = (self.num_items, users.numel())
-        return CSRPair.from_edge_index(item_place, size=size, reused=False)
+        return CSRPair.from_edge_index(edge_index, size=size, reused=False)
 
     def cooccurrence(self, block_size: int) -> Iterator[tuple[int, Tensor]]:
-        """Yields how many users every pair of items shares, in blocks of rows.
+        """Yields the number of common users of every pair of items, in blocks of rows.
 
         Args:
             block_size: The number of rows in a block.
@@ -121,17 +112,17 @@ def low_rank(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Two tables whose inner products are closest to a matrix :math:`\mathbf{M}`,
-    by the truncated singular value decomposition.
+    r"""Two tables whose inner products are closest to a matrix :math:`\mathbf{M}`, by
+    the truncated singular value decomposition.
 
     .. math::
         \mathbf{M} \approx \mathbf{Q} \mathbf{Q}^{\top} \mathbf{M} \approx (\mathbf{U}
         \sqrt{\mathbf{\Sigma}}) (\mathbf{V} \sqrt{\mathbf{\Sigma}})^{\top}
 
-    The range :math:`\mathbf{Q}` is found by subspace iteration from a random start,
-    as in `"Finding Structure with Randomness" <https://arxiv.org/abs/0909.4061>`_,
-    so that :math:`\mathbf{M}` is needed as an operator only
-    (:func:`torch.svd_lowrank` asks for the matrix).
+    The range :math:`\mathbf{Q}` is computed by subspace iteration from a random start
+    (`"Finding Structure with Randomness" <https://arxiv.org/abs/0909.4061>`_), for
+    which :math:`\mathbf{M}` can be an operator (:func:`torch.svd_lowrank` requires the
+    matrix).
 
     Args:
         product: ``[num_cols, R]`` to :math:`\mathbf{M}` times it, ``[num_rows, R]``.
@@ -177,8 +168,8 @@ def _orthonormal(x: Tensor) -> Tensor:
 
 
 class LowRank:
-    r"""The operator :math:`\mathbf{L} \mathbf{R}^{\top}`, whose entries are never
-    written out.
+    r"""The operator :math:`\mathbf{L} \mathbf{R}^{\top}`; its entries are never
+    computed.
 
     Args:
         left: :math:`\mathbf{L}`, ``[num_dst, r]``.
@@ -198,16 +189,16 @@ class LowRank:
 
 
 def truncated_svd(adj: CSRPair, rank: int) -> LowRank:
-    """The part of ``adj`` along its largest singular values.
+    """The truncated SVD of an operator.
 
     Args:
         adj: The operator ``[num_dst, num_src]``.
-        rank: How many singular values; all, if there are fewer.
+        rank: The number of singular values; all if there are fewer.
     """
-    back = adj.t()
+    transposed = adj.t()
     left, right = low_rank(
         lambda x: adj @ x,
-        lambda x: back @ x,
+        lambda x: transposed @ x,
         adj.shape,
         min(rank, *adj.shape),
         device=adj.matrices(torch.float)[0].device,

@@ -1,4 +1,4 @@
-"""Constant features of one node type, each modality through a linear layer."""
+"""A linear layer per modality on the constant features of one node type."""
 
 from typing import cast
 
@@ -7,24 +7,22 @@ from torch import Tensor
 from torch_geometric.typing import NodeType
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.nn._feature_checks import (
+from promptmm_pyg.nn._features import (
     Features,
+    FeatureStore,
     check_finite,
     check_rows,
-    in_default_precision,
 )
-from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, in_blocks, project
+from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, project
 
 
-class ProjectedFeatures(torch.nn.Module):
+class ProjectedFeatures(FeatureStore):
     r"""Returns :math:`\mathbf{X}^m \mathbf{W}_m^{\top} + \mathbf{b}_m` for every
     modality :math:`m`.
 
-    The features are buffers that are not saved: facts about the data, of any real type
-    and held in the precision of the parameters. Those in half
-    precision, and :class:`~promptmm_pyg.nn.ChunkedFeatures`, stay where they are and
-    are read
-    in blocks of rows.
+    The features are buffers that are not saved, in the precision of the parameters.
+    Those in half precision, and :class:`~promptmm_pyg.nn.ChunkedFeatures`, are read in
+    blocks of rows and not moved.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -55,29 +53,21 @@ class ProjectedFeatures(torch.nn.Module):
         check_positive('embedding_dim', out_channels)
         if not modality_x_dict:
             raise ValueError(
-                "'modality_x_dict' requires at least one modality (got none). A model "
-                'without features is one of the id models'
+                "'modality_x_dict' must have at least one modality (got none). Without "
+                "features, use a model of ids such as 'LightGCN'"
             )
         check_rows(num_nodes_dict, modality_x_dict, {})
         self.modalities = list(modality_x_dict)
-        self._row_blocks: dict[str, ChunkedFeatures] = {}
         self.lins = torch.nn.ModuleDict()
         for modality, x_dict in modality_x_dict.items():
             if set(x_dict) != {node_type}:
                 raise ValueError(
-                    f"'modality_x_dict['{modality}']' requires features of "
-                    f'{node_type!r} '
-                    f'and of no other node type (got {sorted(x_dict)}). Leave the '
-                    f'others out'
+                    f"'modality_x_dict['{modality}']' must have features of "
+                    f'{node_type!r} only (got {sorted(x_dict)})'
                 )
             x = x_dict[node_type]
             check_finite(f"modality_x_dict['{modality}']['{node_type}']", x)
-            blocks = in_blocks(x)
-            if blocks is not None:
-                self._row_blocks[modality] = blocks
-            elif isinstance(x, Tensor):
-                x = in_default_precision(x)
-                self.register_buffer(f'x_{modality}', x, persistent=False)
+            self.store_features(modality, x)
             # With a prefix: a modality may have the name of a method of modules.
             self.lins[f'lin_{modality}'] = torch.nn.Linear(
                 x.size(1), out_channels, bias=bias
@@ -94,32 +84,22 @@ class ProjectedFeatures(torch.nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """The matrices :math:`\\mathbf{W}_m` ``[D, F_m]``, one a modality."""
+        """The matrices :math:`\\mathbf{W}_m` ``[D, F_m]`` of the modalities."""
         return [lin.weight for lin in self.lins.values()]  # type: ignore[misc]
 
     def forward(self, index: Tensor | None = None) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         for modality in self.modalities:
-            x = self.rows(modality)
-            if index is not None:
-                x = x.rows(index) if isinstance(x, ChunkedFeatures) else x[index]
             lin = cast(torch.nn.Linear, self.lins[f'lin_{modality}'])
-            out[modality] = (
-                lin(x) if isinstance(x, Tensor) else project(x, lin.weight, lin.bias)
-            )
+            x = self.feature_rows(modality, index)
+            out[modality] = project(x, lin.weight, lin.bias)
         return out
 
-    def rows(self, modality: str) -> Tensor | ChunkedFeatures:
-        """The features ``[N, F_m]`` of a modality."""
-        if modality in self._row_blocks:
-            return self._row_blocks[modality]
-        return self.get_buffer(f'x_{modality}')
-
     def present(self, modality: str) -> Tensor:
-        """Boolean ``[N]``: which rows of a modality hold anything but zeros."""
-        x = self.rows(modality)
+        """Boolean ``[N]``: which rows of a modality are not zero."""
+        x = self.feature_rows(modality)
         return x.present() if isinstance(x, ChunkedFeatures) else (x != 0).any(dim=1)
 
     def __repr__(self) -> str:
-        widths = {m: self.rows(m).size(1) for m in self.modalities}
+        widths = {m: self.feature_rows(m).size(1) for m in self.modalities}
         return f'{self.__class__.__name__}({widths})'

@@ -1,7 +1,7 @@
 """Base classes of the models: constructor, ``from_data``, edges and losses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
@@ -25,13 +25,14 @@ from promptmm_pyg.models._graphs import (
     Bipartite,
     EdgeDict,
     Edges,
+    Operator,
     WeightDict,
     bipartite,
     weights_by_type,
 )
 from promptmm_pyg.models._interactions import Product, low_rank
 from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.nn._feature_checks import Features, as_tensor
+from promptmm_pyg.nn._features import Features, as_tensor
 from promptmm_pyg.nn.csr import CSRPair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.knn import knn_graph
@@ -51,17 +52,17 @@ class FromData:
     reads_features: ClassVar[bool] = False
     """Whether the model reads modality features."""
     reads_prompt: ClassVar[bool] = False
-    """Whether the model has a prompt that starts from the features' PCA."""
+    """Whether the model has a prompt; it starts from the PCA of the features."""
 
     @classmethod
     def from_data(cls, data: Split | HeteroData, **kwargs: Any) -> Self:
         """Builds the model for a data set.
 
-        The sizes and features are those of the training graph. Features are
-        standardized (:class:`~promptmm_pyg.transforms.StandardizeModalities`) and a
-        prompt starts from their principal components
-        (:class:`~promptmm_pyg.transforms.AddModalityPCA`) unless the graph was
-        transformed so already.
+        Sizes and features are those of the training graph. Features are standardized
+        (:class:`~promptmm_pyg.transforms.StandardizeModalities`) and a prompt starts
+        from their principal components
+        (:class:`~promptmm_pyg.transforms.AddModalityPCA`), unless these transforms were
+        applied before.
 
         Args:
             data: A split, or its training graph.
@@ -89,7 +90,7 @@ class FromData:
                 if masks:
                     kwargs.setdefault('modality_mask_dict', masks)
         kwargs.setdefault('edge_type', INTERACTS)
-        # Users first: start values are drawn in this order.
+        # Users first: initial values are drawn in this order.
         sizes = {key: int(train[key].num_nodes) for key in NODE_TYPES}
         return cls(sizes, **kwargs)  # type: ignore[call-arg]
 
@@ -108,11 +109,12 @@ class GraphRecommender(FromData, torch.nn.Module):
     """The base of all trained models.
 
     A model is called with edges and returns embeddings, either ``x_dict`` or a
-    :class:`~promptmm_pyg.targets.TeacherOutput`. :meth:`losses` computes the named
-    losses of a batch on that output; ``train`` weights them by :attr:`loss_weights`.
+    :class:`~promptmm_pyg.targets.TeacherOutput`. :meth:`losses` returns the losses of a
+    batch by name; ``train`` weights them by :attr:`loss_weights`.
 
-    Edges are a dictionary of any form that :func:`~promptmm_pyg.nn.as_csr_pair`
-    accepts, or only those of ``edge_type``: the reverse is then their transpose.
+    Edges are a dictionary by edge type, in any form that
+    :func:`~promptmm_pyg.nn.as_csr_pair` accepts, or the edges of ``edge_type`` alone;
+    the reverse edges are then their transpose.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -130,8 +132,18 @@ class GraphRecommender(FromData, torch.nn.Module):
     """The default weight of each loss."""
     any_graph: ClassVar[bool] = False
     """Whether the model also embeds graphs without ``edge_type``."""
+    reads_edges: ClassVar[bool] = True
+    """Whether the embeddings depend on the edges."""
+    reads_weights: ClassVar[bool] = True
+    """Whether the embeddings depend on the weights of the edges."""
     printed: ClassVar[tuple[str, ...]] = ('num_layers',)
     """The attributes in the printed form of the model."""
+    l2_tables: ClassVar[tuple[str, ...]] = ()
+    """The modules of id tables whose rows ``l2`` penalizes. (default: the embeddings
+    that the model returns)"""
+    not_copied: ClassVar[tuple[str, ...]] = ()
+    """Attributes that hold operators of the last call; ``None`` in copies and pickles,
+    as sparse matrices support neither."""
 
     def __init__(
         self,
@@ -150,22 +162,27 @@ class GraphRecommender(FromData, torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
-        for part in self.children():
-            reset(part)
+        for module in self.children():
+            reset(module)
 
     def losses(self, output: Any, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch: ``bpr`` of the embeddings, and ``l2``, half the
-        squared norm of the three rows of an example, averaged over the batch.
+        squared norm of the rows of an example (:attr:`l2_tables`), averaged over the
+        batch.
 
         Args:
             output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
         x_dict = output.x_dict if isinstance(output, TeacherOutput) else output
-        return {'bpr': self.bpr(x_dict, batch), 'l2': self.l2(x_dict, batch)}
+        tables, users = x_dict, []
+        if self.l2_tables:
+            tables, *others = (self.get_submodule(name)() for name in self.l2_tables)
+            users = [table[self.user] for table in others]
+        return {'bpr': self.bpr(x_dict, batch), 'l2': self.l2(tables, batch, *users)}
 
     def bpr(self, x_dict: Mapping[NodeType, Tensor], batch: Triplets) -> Tensor:
-        """BPR of the embeddings of users and items on one batch."""
+        """BPR of the embeddings of users and items, see :func:`bpr_of`."""
         return bpr_of(x_dict, self.user, self.item, batch)
 
     def l2(
@@ -176,7 +193,7 @@ class GraphRecommender(FromData, torch.nn.Module):
         Args:
             x_dict: Embeddings per node type.
             batch: User, positive and negative items ``[B]``.
-            *user_tables: Further tables whose user rows count.
+            *user_tables: Further tables of users.
         """
         return squared_norm(
             *(rows(x, batch.user) for x in (x_dict[self.user], *user_tables)),
@@ -191,6 +208,27 @@ class GraphRecommender(FromData, torch.nn.Module):
             (self.item, batch.positive.unique()),
         ]
 
+    def contrast(
+        self,
+        batch: Triplets,
+        views: Callable[[NodeType, Tensor], tuple[Tensor, Tensor]],
+        temperature: float,
+    ) -> Tensor:
+        """InfoNCE in both directions (:func:`contrast`) between two views of the
+        distinct users of a batch, and of its distinct positives, ``[2]``.
+
+        Args:
+            batch: User, positive and negative items ``[B]``.
+            views: Returns both views ``[N, D]`` of nodes ``[N]`` of a node type.
+            temperature: Divides the cosines.
+        """
+        return torch.stack(
+            [
+                contrast(*views(key, nodes), temperature)
+                for key, nodes in self.distinct_nodes(batch)
+            ]
+        )
+
     def operators(
         self,
         edge_index_dict: EdgeDict,
@@ -202,7 +240,7 @@ class GraphRecommender(FromData, torch.nn.Module):
         Args:
             edge_index_dict: Edges per type, or those of ``edge_type``.
             edge_weight_dict: Their weights. (default: ``None``)
-            num_nodes_dict: The sizes of a part of the graph. (default: whole graph)
+            num_nodes_dict: The number of nodes of a subgraph. (default: of the graph)
         """
         num_nodes_dict = num_nodes_dict or self.num_nodes_dict
         if not isinstance(edge_index_dict, Mapping):
@@ -231,26 +269,8 @@ class GraphRecommender(FromData, torch.nn.Module):
             num_nodes_dict=self.num_nodes_dict,
         )
 
-    def output(
-        self,
-        user_x: Tensor,
-        item_x: Tensor,
-        views: Mapping[str, tuple[Tensor, Tensor]] | None = None,
-    ) -> TeacherOutput:
-        """The output of a model.
-
-        Args:
-            user_x: Final embeddings of users ``[num_users, D]``.
-            item_x: Final embeddings of items ``[num_items, D]``.
-            views: Vectors of users and of items per modality. (default: ``None``)
-        """
-        return TeacherOutput(
-            {self.user: user_x, self.item: item_x},
-            {
-                modality: {self.user: user, self.item: item}
-                for modality, (user, item) in (views or {}).items()
-            },
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **dict.fromkeys(self.not_copied)}
 
     def __repr__(self) -> str:
         children = dict(self.named_children())
@@ -273,11 +293,12 @@ class IdRecommender(GraphRecommender):
 class ContentRecommender(GraphRecommender):
     """The base of models that read the features of items.
 
-    The features are buffers that are not saved. Other node types than users and items
-    are left out.
+    The features are buffers that are not saved. Node types other than users and items
+    are ignored.
     """
 
     reads_features = True
+    embeddings: NodeEmbeddings
 
     @classmethod
     def _data_features(cls, train: HeteroData) -> dict[str, dict[NodeType, Tensor]]:
@@ -339,6 +360,32 @@ class ContentRecommender(GraphRecommender):
     def user_table(self, channels: int, init_std: float) -> NodeEmbeddings:
         """A table of users alone."""
         return NodeEmbeddings({self.user: self.num_users}, channels, init_std)
+
+    def smooth_ids(self, adj: Bipartite[Operator]) -> tuple[Tensor, Tensor]:
+        """LightGCN on the id tables: the mean over layers, of users and of items."""
+        id_dict = self.embeddings()
+        return adj.smooth(id_dict[self.user], id_dict[self.item], self.num_layers)
+
+    def output(
+        self,
+        user_x: Tensor,
+        item_x: Tensor,
+        users: Iterable[Tensor] = (),
+        items: Iterable[Tensor] = (),
+    ) -> TeacherOutput:
+        """The output of a model.
+
+        Args:
+            user_x: Final embeddings of users ``[num_users, D]``.
+            item_x: Final embeddings of items ``[num_items, D]``.
+            users: Vectors of users, one matrix per modality.
+            items: Vectors of items, one matrix per modality.
+        """
+        parts = zip(self.modalities, users, items, strict=True)
+        return TeacherOutput(
+            {self.user: user_x, self.item: item_x},
+            {name: {self.user: user, self.item: item} for name, user, item in parts},
+        )
 
 
 class ClosedForm(FromData, ABC, Generic[Fitted]):
@@ -403,9 +450,9 @@ class ClosedForm(FromData, ABC, Generic[Fitted]):
         """
 
     def as_output(self, width: int | None = None, seed: int = 0) -> TeacherOutput:
-        """The embeddings of the given width whose inner products are closest to the
-        scores of all users (truncated SVD, without the dense scores), for distillation
-        and serving.
+        """Embeddings of the given width whose inner products are closest to the scores
+        of all users, for distillation and serving (truncated SVD; the dense scores are
+        never computed).
 
         Args:
             width: The width of the embeddings. (default: ``embedding_dim``)
@@ -442,8 +489,8 @@ class ClosedForm(FromData, ABC, Generic[Fitted]):
 
 
 def check_features(modality_x_dict: Any) -> None:
-    """Raises unless features are a dictionary or ``None``: a width, say, may have been
-    given by position.
+    """Raises unless features are a dictionary or ``None``, such as a width that was
+    passed by position.
     """
     if not isinstance(modality_x_dict, Mapping | None):
         raise TypeError(
@@ -455,14 +502,14 @@ def check_features(modality_x_dict: Any) -> None:
 def node_types(
     num_nodes_dict: Mapping[NodeType, int], edge_type: EdgeType
 ) -> tuple[NodeType, NodeType]:
-    """The first and the last entry of ``edge_type``: who is ranked for, and what.
+    """The node types of users and of items, the ends of ``edge_type``.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        edge_type: ``(user, relation, item)`` by whatever names.
+        edge_type: ``(user, relation, item)``, under any names.
 
     Raises:
-        ValueError: If it is no triple, or an end is not a node type or both are one.
+        ValueError: If it is not a triple, or its ends are not two different node types.
 
     Example:
         >>> node_types({'reader': 2, 'book': 3}, ('reader', 'borrows', 'book'))
@@ -475,7 +522,7 @@ def node_types(
     user, _, item = edge_type
     if user == item or not {user, item} <= set(num_nodes_dict):
         raise ValueError(
-            f"'edge_type' requires two different ends among the node types "
+            f"'edge_type' must connect two different node types of "
             f'{sorted(num_nodes_dict)} (got {edge_type})'
         )
     return user, item
@@ -502,8 +549,8 @@ def bpr_of(
 def bpr_and_l2(
     x_dict: Mapping[NodeType, Tensor], user: NodeType, item: NodeType, batch: Triplets
 ) -> dict[str, Tensor]:
-    """BPR, and half the squared norm of the rows of an example, on one batch; each row
-    is read once for both.
+    """BPR, and half the squared norm of the rows of an example, on one batch; both use
+    the same lookups.
 
     Args:
         x_dict: Embeddings ``[N_t, D]`` per node type.
@@ -523,8 +570,8 @@ def bpr_and_l2(
 
 
 def reset(module: torch.nn.Module) -> None:
-    """Resets a part of a model: linear layers start from Xavier's uniform weights and a
-    bias of zeros, other modules as they define it.
+    """Resets a module: linear layers get Xavier's uniform weights and a bias of zeros,
+    other modules reset themselves.
     """
     if isinstance(module, torch.nn.Linear):
         torch.nn.init.xavier_uniform_(module.weight)
@@ -533,13 +580,13 @@ def reset(module: torch.nn.Module) -> None:
     elif hasattr(module, 'reset_parameters'):
         cast(Any, module).reset_parameters()
     else:
-        for part in module.children():
-            reset(part)
+        for child in module.children():
+            reset(child)
 
 
 def contrast(anchor: Tensor, positive: Tensor, temperature: float) -> Tensor:
     """InfoNCE in both directions between two views of distinct nodes; zero for a single
-    node, which has no negative.
+    node, as it has no negative.
 
     Args:
         anchor: One view of the nodes ``[B, D]``.
@@ -557,6 +604,6 @@ def check_both_ways(edge_types: Iterable[EdgeType], user: str, item: str) -> Non
     ends = {(src, dst) for src, _, dst in edge_types}
     if not {(user, item), (item, user)} <= ends:
         raise ValueError(
-            f"'edge_index_dict' requires edges from {user!r} to {item!r} and back (got "
-            f"{edge_types}). Add reverse edges with 'T.ToUndirected()'"
+            f"'edge_index_dict' must have edges from {user!r} to {item!r} and back "
+            f"(got {edge_types}). Add reverse edges with 'T.ToUndirected()'"
         )

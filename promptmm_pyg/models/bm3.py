@@ -1,7 +1,7 @@
-"""Views of one node that predict each other, without negatives."""
+"""BM3: views of one node that predict each other, without negatives."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import scaled_cosine_loss, squared_norm
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender, check_both_ways
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
@@ -31,13 +31,11 @@ class BM3(ContentRecommender):
         \mathbf{h}_i = \mathrm{mean}_l \, \mathbf{x}_i^{(l)} + \mathbf{x}_i^{(0)},
         \quad \mathbf{h}_i^m = \mathbf{W}_m \mathbf{x}_i^m + \mathbf{b}_m
 
-    with LightGCN's layers of id embeddings. One linear predictor turns every
-    :math:`\mathbf{h}` into an *online* vector :math:`\tilde{\mathbf{h}}`; the score is
+    with LightGCN's layers of id embeddings. One linear predictor maps every
+    :math:`\mathbf{h}` to an *online* vector :math:`\tilde{\mathbf{h}}`; the score is
     :math:`\tilde{\mathbf{h}}_u^{\top} \tilde{\mathbf{h}}_i`. The *target*
     :math:`\dot{\mathbf{h}}` of the losses is :math:`\mathbf{h}` after dropout, without
-    gradient (:meth:`losses`).
-
-    :meth:`losses` computes the targets from the operators of the last call, the plain
+    gradient. :meth:`losses` computes it from the operators of the last call, the
     attribute ``adj_dict``, which is not part of the state.
 
     Args:
@@ -48,13 +46,13 @@ class BM3(ContentRecommender):
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of the id propagation. (default: ``2``)
         dropout: Dropout rate of the targets. (default: ``0.3``)
-        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` of online vectors;
-          a modality holds :math:`\tilde{\mathbf{h}}_i^m` and, as users have no
-          features, :math:`\tilde{\mathbf{h}}_u`
+          per modality :math:`\tilde{\mathbf{h}}_i^m` and, as users have no features,
+          :math:`\tilde{\mathbf{h}}_u`
 
     Raises:
         ValueError: If sizes, features, rates or edges do not fit.
@@ -67,6 +65,7 @@ class BM3(ContentRecommender):
         'l2': 1e-3,
     }
     printed = ('num_layers', 'dropout')
+    not_copied = ('adj_dict',)
     adj_dict: dict[EdgeType, CSRPair] | None
 
     def __init__(
@@ -91,10 +90,6 @@ class BM3(ContentRecommender):
         self.predictor = torch.nn.Linear(embedding_dim, embedding_dim)
         self.reset_parameters()
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Sparse matrices can be neither copied nor pickled.
-        return {**self.__dict__, 'adj_dict': None}
-
     def forward(
         self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
@@ -115,7 +110,7 @@ class BM3(ContentRecommender):
         return h_dict
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        r"""The losses on one batch, with :math:`C` one minus the cosine.
+        r"""The losses of one batch, with :math:`C` one minus the cosine.
 
         * ``reconstruction``: :math:`C(\tilde{\mathbf{h}}_u, \dot{\mathbf{h}}_i) +
           C(\tilde{\mathbf{h}}_i, \dot{\mathbf{h}}_u)`;
@@ -125,14 +120,14 @@ class BM3(ContentRecommender):
           over modalities;
         * ``l2``: half the squared norm of the id rows of an example.
 
-        All are averaged over the batch; its negatives are not used.
+        All are averaged over the batch. Negatives are not used.
 
         Args:
             output: The output of the last call.
             batch: User, positive and negative items ``[B]``.
 
         Raises:
-            RuntimeError: If the model was not called before.
+            RuntimeError: If the model was never called.
         """
         user, item, _ = batch
         user_target, item_target, feature_targets = self._targets(user, item)
@@ -140,12 +135,12 @@ class BM3(ContentRecommender):
         alignment, masked = [], []
         for modality, target in feature_targets.items():
             feature = output.modality_x_dict[modality][self.item][item]
-            alignment.append(_gap(feature, item_target))
-            masked.append(_gap(feature, target))
+            alignment.append(_distance(feature, item_target))
+            masked.append(_distance(feature, target))
         id_dict = self.embeddings()
         return {
             'reconstruction': (
-                _gap(online[0], item_target) + _gap(online[1], user_target)
+                _distance(online[0], item_target) + _distance(online[1], user_target)
             ),
             'alignment': torch.stack(alignment).mean(),
             'masked': torch.stack(masked).mean(),
@@ -158,7 +153,7 @@ class BM3(ContentRecommender):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The target rows of users, of items and of the items' modalities."""
         if self.adj_dict is None:
-            raise RuntimeError("'losses' requires the output of a call. Call the model")
+            raise RuntimeError("'losses' must follow a call of the model (got none)")
         h_dict = self._latent(self.adj_dict)
         features = self.features(item)
         return (
@@ -171,5 +166,5 @@ class BM3(ContentRecommender):
         return dropout(h, self.dropout, self.training)
 
 
-def _gap(online: Tensor, target: Tensor) -> Tensor:
+def _distance(online: Tensor, target: Tensor) -> Tensor:
     return scaled_cosine_loss(online, target, gamma=1.0)

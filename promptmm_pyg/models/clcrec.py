@@ -1,4 +1,4 @@
-"""Collaborative and content embeddings that find each other."""
+"""CLCRec: content embeddings that are contrasted with id embeddings."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -15,7 +15,7 @@ from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.models._graphs import EdgeDict
 from promptmm_pyg.models.base import ContentRecommender
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
@@ -23,18 +23,17 @@ _CONTENT = 'content'  # The view of all modalities together.
 
 
 class CLCRec(ContentRecommender):
-    r"""Id embeddings whose information content embeddings are trained to carry, for
-    items without interactions, after the `"Contrastive Learning for Cold-Start
-    Recommendation" <https://arxiv.org/abs/2107.05315>`_ paper.
+    r"""Content embeddings that are trained to predict id embeddings, for items without
+    interactions, after the `"Contrastive Learning for Cold-Start Recommendation"
+    <https://arxiv.org/abs/2107.05315>`_ paper.
 
     .. math::
         \mathbf{f}_i = \mathrm{norm} \left( \mathbf{W} \, \mathrm{LeakyReLU} \left(
         \sum_m \mathbf{W}_m \mathbf{x}_i^m + \mathbf{b}_m \right) + \mathbf{b} \right)
 
     with :math:`\mathbf{u}_u, \mathbf{z}_i` the id embeddings at unit length. An item
-    with interactions is scored by :math:`\mathbf{u}_u^{\top} \mathbf{z}_i`, one
-    without by :math:`\mathbf{u}_u^{\top} \mathbf{f}_i`; which is which is read from
-    the edges of each call. The losses are those of :meth:`losses`, on cosines.
+    with edges is scored by :math:`\mathbf{u}_u^{\top} \mathbf{z}_i`, an item without
+    by :math:`\mathbf{u}_u^{\top} \mathbf{f}_i`.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -44,15 +43,14 @@ class CLCRec(ContentRecommender):
         embedding_dim: The width :math:`D`. (default: ``64``)
         hidden_channels: The width of the encoder's inner layer. (default: ``256``)
         temperature: :math:`\tau` of the losses. (default: ``0.2``)
-        hybrid_rate: Rate at which, while training, content stands in for the id of an
-            item in front of users. (default: ``0.5``)
-        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
+        hybrid_rate: Rate at which, in training, the content of an item replaces its id
+            in ``user_item``. (default: ``0.5``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
-        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` of width :math:`D`;
-          its one modality, ``'content'``, holds :math:`\mathbf{u}` and
-          :math:`\mathbf{f}`
+        - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` of width :math:`D`
+          with one modality, ``'content'``: :math:`\mathbf{u}` and :math:`\mathbf{f}`
 
     Raises:
         ValueError: If sizes, features, rates or edges do not fit.
@@ -63,6 +61,7 @@ class CLCRec(ContentRecommender):
         'content_id': 0.5,
         'l2': 1e-3,
     }
+    reads_weights = False
     printed = ('temperature', 'hybrid_rate')
 
     def __init__(
@@ -85,7 +84,7 @@ class CLCRec(ContentRecommender):
         self.temperature = temperature
         self.hybrid_rate = hybrid_rate
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        # The sum of one layer per modality is one layer on all of them side by side.
+        # The sum of one layer per modality is one layer on their concatenation.
         self.features = self.project(modality_x_dict, hidden_channels)
         self.lin = torch.nn.Linear(hidden_channels, embedding_dim)
         self.reset_parameters()
@@ -97,29 +96,29 @@ class CLCRec(ContentRecommender):
     ) -> TeacherOutput:
         warm = self.bipartite(edge_index_dict).to_item.row_degree() > 0
         id_dict = self.embeddings()
-        user_x, item_x = (
-            l2_normalize(id_dict[self.user]),
-            l2_normalize(id_dict[self.item]),
-        )
+        user_x, item_x = (l2_normalize(id_dict[key]) for key in (self.user, self.item))
         hidden = torch.stack(list(self.features().values())).sum(0)
         content = l2_normalize(self.lin(F.leaky_relu(hidden)))
-        mixed = torch.where(warm.unsqueeze(1), item_x, content)
-        return self.output(user_x, mixed, {_CONTENT: (user_x, content)})
+        item_x = torch.where(warm.unsqueeze(1), item_x, content)
+        return TeacherOutput(
+            {self.user: user_x, self.item: item_x},
+            {_CONTENT: {self.user: user_x, self.item: content}},
+        )
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        r"""The losses on one batch.
+        r"""The losses of one batch.
 
         .. math::
             -\log \frac{\exp(\mathbf{a}_b^{\top} \mathbf{p}_b / \tau)}
             {\exp(\mathbf{a}_b^{\top} \mathbf{p}_b / \tau) + \sum_j
             \exp(\mathbf{a}_b^{\top} \mathbf{n}_j / \tau)}
 
-        where :math:`j` runs over the negatives of the batch that are not the positive
-        of :math:`b`.
+        on cosines, where :math:`j` runs over the negatives of the batch that are not
+        the positive of :math:`b`.
 
         * ``user_item``: from a user to its positive, ids or (at ``hybrid_rate``, in
           training) contents;
-        * ``content_id``: from a positive's content to its id among the ids of others;
+        * ``content_id``: from the content of a positive to its id;
         * ``l2``: half the squared norm of the id rows of an example, averaged.
 
         Args:
@@ -130,24 +129,24 @@ class CLCRec(ContentRecommender):
         id_dict = self.embeddings()
         content = output.modality_x_dict[_CONTENT][self.item]
         ids = [id_dict[self.item][index] for index in (positive, negative)]
-        units = [l2_normalize(x) for x in ids]
+        unit_ids = [l2_normalize(x) for x in ids]
         contents = [content[index] for index in (positive, negative)]
-        seen = [self._mix(x, c) for x, c in zip(units, contents, strict=True)]
-        other = positive.unsqueeze(1) != negative.unsqueeze(0)
+        hybrid = [self._hybrid(x, c) for x, c in zip(unit_ids, contents, strict=True)]
+        mask = positive.unsqueeze(1) != negative.unsqueeze(0)
         return {
-            'user_item': self._contrast(output.x_dict[self.user][user], seen, other),
-            'content_id': self._contrast(contents[0], units, other),
+            'user_item': self._contrast(output.x_dict[self.user][user], hybrid, mask),
+            'content_id': self._contrast(contents[0], unit_ids, mask),
             'l2': squared_norm(id_dict[self.user][user], *ids),
         }
 
-    def _mix(self, x: Tensor, content: Tensor) -> Tensor:
+    def _hybrid(self, x: Tensor, content: Tensor) -> Tensor:
         if not self.training or self.hybrid_rate == 0:
             return x
         replaced = torch.rand(x.size(0), 1, device=x.device) < self.hybrid_rate
         return torch.where(replaced, content, x)
 
-    def _contrast(self, anchor: Tensor, items: list[Tensor], other: Tensor) -> Tensor:
+    def _contrast(self, anchor: Tensor, items: list[Tensor], mask: Tensor) -> Tensor:
         positive, negative = items
-        others, _ = cosine_logsumexp(anchor, negative, self.temperature, other)
-        margin = (anchor * positive).sum(-1) / self.temperature - others
+        negatives, _ = cosine_logsumexp(anchor, negative, self.temperature, mask)
+        margin = (anchor * positive).sum(-1) / self.temperature - negatives
         return -F.logsigmoid(margin).mean()

@@ -1,4 +1,4 @@
-"""A linear item-item model in closed form."""
+"""EASE: a linear item-item model in closed form."""
 
 from typing import Self
 
@@ -10,15 +10,15 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._interactions import Interactions, Product
 from promptmm_pyg.models.base import ClosedForm
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 
 _BLOCK_SIZE = 1024
 
 
 class EASE(ClosedForm[tuple[Interactions, Tensor]]):
-    r"""The item-item weights that best rebuild every user's items from their other
-    items, in closed form, from the `"Embarrassingly Shallow Autoencoders for Sparse
-    Data" <https://arxiv.org/abs/1905.03375>`_ paper.
+    r"""The item-item weights that best predict each item of a user from the other
+    items of this user, in closed form, from the `"Embarrassingly Shallow Autoencoders
+    for Sparse Data" <https://arxiv.org/abs/1905.03375>`_ paper.
 
     .. math::
         \min_{\mathbf{B}} \|\mathbf{A} - \mathbf{A} \mathbf{B}\|_F^2 + \lambda
@@ -26,8 +26,8 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
         B_{ij} = - \frac{P_{ij}}{P_{jj}}, \; \mathbf{P} = (\mathbf{A}^{\top}
         \mathbf{A} + \lambda \mathbf{I})^{-1}
 
-    :math:`\mathbf{B}` is dense, and its computation holds two such matrices of double
-    precision: larger catalogues than ``max_items`` are refused.
+    :math:`\mathbf{B}` is dense, and fitting needs two such matrices in double
+    precision, so ``max_items`` limits the size of the catalogue.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -36,7 +36,7 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
             (default: ``INTERACTS``)
         embedding_dim: The default width of :meth:`as_output`. (default: ``64``)
         l2: :math:`\lambda`. (default: ``250.0``)
-        max_items: The largest catalogue to accept. (default: ``20000``)
+        max_items: The most items a catalogue may have. (default: ``20000``)
 
     Raises:
         ValueError: If a size does not fit, or there are more than ``max_items`` items.
@@ -62,9 +62,9 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
         if self.num_items > max_items:
             gib = 16 * self.num_items**2 / 2**30
             raise ValueError(
-                f"'num_nodes_dict' requires at most max_items={max_items} items (got "
-                f'{self.num_items}, which require about {gib:.1f} GiB to fit). Raise '
-                f"'max_items' if they are available, or use 'ItemKNN'"
+                f"'num_nodes_dict' must have at most max_items={max_items} items (got "
+                f'{self.num_items}, which take about {gib:.1f} GiB to fit). Raise '
+                f"'max_items' if there is enough memory, or use 'ItemKNN'"
             )
         self.l2 = l2
 
@@ -76,10 +76,10 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
             gram[start : start + block.size(0)] = block.to_dense()
         gram.diagonal().add_(self.l2)
         factor = torch.linalg.cholesky(gram)
-        del gram  # Two matrices at a time.
+        del gram  # At most two matrices at a time.
         weight = torch.cholesky_inverse(factor)
         del factor
-        weight.div_(-weight.diagonal().clone())  # Column by column.
+        weight.div_(-weight.diagonal().clone())  # Of each column.
         weight.fill_diagonal_(0.0)
         self._fitted = interactions, weight.float()
         return self

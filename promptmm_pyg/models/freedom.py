@@ -1,7 +1,7 @@
-"""A frozen item graph beside a user-item graph that is thinned out."""
+"""FREEDOM: a frozen item graph and a pruned user-item graph."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -17,53 +17,53 @@ from promptmm_pyg.models._graphs import (
     FrozenGraph,
     GraphCache,
     WeightDict,
+    concat_edges,
 )
 from promptmm_pyg.models.base import ContentRecommender
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
 class FREEDOM(ContentRecommender):
-    r"""LightGCN whose items also learn from similar items, on a graph that is frozen,
-    while the user-item graph loses edges of busy nodes in every epoch, after the `"A
-    Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
-    Recommendation" <https://arxiv.org/abs/2211.06924>`_ paper.
+    r"""LightGCN with a frozen graph of similar items and a user-item graph that is
+    pruned in every epoch, after the `"A Tale of Two Graphs: Freezing and Denoising
+    Graph Structures for Multimodal Recommendation" <https://arxiv.org/abs/2211.06924>`_
+    paper.
 
     .. math::
         \mathbf{x}_u = \bar{\mathbf{e}}_u, \qquad \mathbf{x}_i = \bar{\mathbf{e}}_i +
         (\mathbf{S}^{L} \mathbf{e})_i, \qquad \mathbf{S} = \sum_m \alpha_m \mathbf{S}^m
 
-    with ids :math:`\mathbf{e}`, their mean over LightGCN's layers
+    with id embeddings :math:`\mathbf{e}`, their mean over LightGCN's layers
     :math:`\bar{\mathbf{e}}`, and :math:`\mathbf{S}^m` the symmetrically normalized,
     unweighted graph of nearest neighbors by raw features.
 
-    While training, ``prune_ratio`` of the interactions are left out; one between nodes
-    of degree :math:`d_u` and :math:`d_i` stays in proportion to :math:`1 / \sqrt{d_u
-    d_i}`, and what is left is normalized symmetrically. Edges are drawn anew whenever
-    training of an epoch begins (``train()`` is called) and after :meth:`resample`, from
-    torch's global generator. In eval mode the graph is whole. Edges that were not
-    converted (:func:`~promptmm_pyg.nn.csr_pair_dict`) are another graph at every call,
-    and drawn from at every call.
+    In training, ``prune_ratio`` of the edges are removed. The probability that an edge
+    between nodes of degree :math:`d_u` and :math:`d_i` remains is proportional to
+    :math:`1 / \sqrt{d_u d_i}`; the subgraph is normalized symmetrically. It is sampled
+    when an epoch starts (``train()`` is called) and after :meth:`resample`, with
+    torch's global generator. Eval mode uses all edges. Convert edges once with
+    :func:`~promptmm_pyg.nn.csr_pair_dict`: others are a new graph, with a new subgraph,
+    at every call.
 
     A modality's vectors are the projected features of items (without a bias, which
-    changes no ranking), and users as they are.
+    does not change rankings) and the final embeddings of users.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
-            is absent.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; zeros in rows
+            that are absent.
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
         num_item_layers: Layers :math:`L` of the item graph. (default: ``1``)
         num_neighbors: Neighbors of an item and modality. (default: ``10``)
-        modality_weights: :math:`\alpha` up to a factor: they are scaled to sum to one.
-            (default: all the same)
-        prune_ratio: The share of interactions left out, in [0, 1). (default: ``0.8``)
-        init_std: Standard deviation of the tables' start. (default: ``0.1``)
+        modality_weights: :math:`\alpha`, scaled to sum to one. (default: equal)
+        prune_ratio: The ratio of removed edges, in [0, 1). (default: ``0.8``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -80,6 +80,7 @@ class FREEDOM(ContentRecommender):
         'l2': 0.0,  # The paper has none.
     }
     printed = ('num_layers', 'prune_ratio')
+    not_copied = ('_pruned_last',)
 
     def __init__(
         self,
@@ -101,24 +102,20 @@ class FREEDOM(ContentRecommender):
         self.prune_ratio = prune_ratio
         self.features = self.project(modality_x_dict, embedding_dim, bias=False)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        shares = _shares(self.features.modalities, modality_weights)
+        alphas = _scaled_to_one(self.features.modalities, modality_weights)
         graphs = self.knn_edges(modality_x_dict, num_neighbors)
-        weights = [
-            weight * share
-            for (_, weight), share in zip(graphs, shares.values(), strict=True)
-        ]
-        # The weights of an edge of several modalities add up.
-        edges = torch.cat([index for index, _ in graphs], dim=1), torch.cat(weights)
+        pairs = zip(graphs, alphas, strict=True)
+        edges = concat_edges([(index, weight * a) for (index, weight), a in pairs])
         self.graph = FrozenGraph(edges, self.num_items, num_item_layers)
         self._sampler = GraphCache(EdgeSampler)
         self._pruned_last: tuple[CSRPair, CSRPair] | None = None  # Graph, subgraph.
 
     def resample(self) -> None:
-        """Makes the next training step draw the interactions anew."""
+        """Makes the next training step sample a new subgraph."""
         self._pruned_last = None
 
     def train(self, mode: bool = True) -> Self:
-        """Like :meth:`torch.nn.Module.train`; an epoch starts with a new draw."""
+        """Like :meth:`torch.nn.Module.train`; also calls :meth:`resample`."""
         self.resample()
         return super().train(mode)
 
@@ -128,24 +125,23 @@ class FREEDOM(ContentRecommender):
         adj = self.bipartite(edge_index_dict, edge_weight_dict)
         if self.training and self.prune_ratio > 0:
             adj = self._pruned(adj)
-        id_dict = self.embeddings()
-        user_x, item_x = adj.smooth(
-            id_dict[self.user], id_dict[self.item], self.num_layers
-        )
-        views = {modality: (user_x, x) for modality, x in self.features().items()}
-        return self.output(user_x, item_x + self.graph(id_dict[self.item]), views)
+        user_x, item_x = self.smooth_ids(adj)
+        users = [user_x] * len(self.modalities)
+        items = self.features().values()
+        item_x = item_x + self.graph(self.embeddings()[self.item])
+        return self.output(user_x, item_x, users, items)
 
     def _pruned(self, adj: Bipartite[CSRPair]) -> Bipartite[CSRPair]:
         graph = adj.to_item
         if self._pruned_last is None or self._pruned_last[0] is not graph:
-            pruned = self._sampler(graph).sample(1 - self.prune_ratio)
-            self._pruned_last = graph, pruned
-        part = self._pruned_last[1]
-        return Bipartite(part, part.t())
+            subgraph = self._sampler(graph).sample(1 - self.prune_ratio)
+            self._pruned_last = graph, subgraph
+        subgraph = self._pruned_last[1]
+        return Bipartite(subgraph, subgraph.t())
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses on one batch: ``bpr`` and ``l2`` of the final embeddings, and
-        ``modality_bpr`` of users with projected features, averaged over modalities.
+        """The losses of one batch: ``bpr`` and ``l2`` of the final embeddings, and
+        ``modality_bpr`` of the modalities' vectors, averaged over modalities.
 
         Args:
             output: The output of the model.
@@ -159,23 +155,20 @@ class FREEDOM(ContentRecommender):
             'l2': self.l2(output.x_dict, batch),
         }
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_pruned_last': None}  # Operators cannot be copied.
 
-
-def _shares(
+def _scaled_to_one(
     modalities: list[str], weights: Mapping[str, float] | None
-) -> dict[str, float]:
-    """One share per modality, summing to one."""
+) -> list[float]:
+    """Weights in the order of the modalities, with sum one."""
     if weights is None:
         weights = dict.fromkeys(modalities, 1.0)
     if set(weights) != set(modalities):
         raise ValueError(
-            f"'modality_weights' requires the modalities {sorted(modalities)} (got "
+            f"'modality_weights' must have the modalities {sorted(modalities)} (got "
             f'{sorted(weights)})'
         )
     for modality, weight in weights.items():
         check_non_negative(f"modality_weights['{modality}']", weight)
     total = sum(weights.values())
     check_positive('sum(modality_weights)', total)
-    return {modality: weights[modality] / total for modality in modalities}
+    return [weights[modality] / total for modality in modalities]

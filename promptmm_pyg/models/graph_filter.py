@@ -1,4 +1,4 @@
-"""A low-pass filter of the interactions, and of the content, without training."""
+"""GraphFilter: a low-pass filter of the interactions, without training."""
 
 from typing import NamedTuple, Self
 
@@ -11,7 +11,7 @@ from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.models._interactions import Interactions, Product
 from promptmm_pyg.models.base import ClosedForm
-from promptmm_pyg.nn._feature_checks import Features, as_tensor, check_rows
+from promptmm_pyg.nn._features import Features, as_tensor, check_rows
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -22,19 +22,19 @@ class _Fitted(NamedTuple):
 
 
 class GraphFilter(ClosedForm[_Fitted]):
-    r"""Every user's items smoothed over the graph, beside how alike content is.
+    r"""A graph filter of each user's items, plus the similarity of their content.
 
-    What LightGCN's layers do to a table, done to the interactions themselves, as in
-    `"How Powerful is Graph Convolution for Recommendation?"
-    <https://arxiv.org/abs/2108.07567>`_. Where that paper adds an ideal low-pass
-    filter, the filter here is a power :math:`K`, and popularity has an exponent.
+    The layers of LightGCN applied to the interactions, as in the `"How Powerful is
+    Graph Convolution for Recommendation?" <https://arxiv.org/abs/2108.07567>`_ paper.
+    In place of its ideal low-pass filter there is a power :math:`K`, and popularity has
+    an exponent.
 
     .. math::
         \mathbf{S} = \mathbf{D}_i^{-1/2} \mathbf{A}^{\top} \mathbf{D}_u^{-1}
         \mathbf{A} \mathbf{D}_i^{-1/2}, \qquad
         \mathbf{C} = \mathbf{A} \mathbf{S}^K \mathbf{D}_i^{\beta}
 
-    Content joins as the cosine between an item and the mean of what a user had,
+    The content score is the cosine between an item and the mean of a user's items,
 
     .. math::
         \mathbf{M}^m = \mathrm{norm}(\mathbf{A} \hat{\mathbf{X}}^m)
@@ -44,13 +44,13 @@ class GraphFilter(ClosedForm[_Fitted]):
         \frac{M^m_{ui}}{\sigma_u(\mathbf{M}^m)}
 
     where :math:`\sigma_u` is the standard deviation of a user's scores over all items
-    (all-zero scores stay zero). Nothing is trained, and no matrix of users or items
-    by items is formed.
+    (all-zero scores stay zero). No matrix of users by items or items by items is
+    formed.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        modality_x_dict: Features ``{modality: {item: [num_items, F_m]}}``, centered if
-            they have a mean (:class:`~promptmm_pyg.transforms.StandardizeModalities`).
+        modality_x_dict: Centered features ``{modality: {item: [num_items, F_m]}}``
+            (:class:`~promptmm_pyg.transforms.StandardizeModalities`).
             (default: ``None``)
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
@@ -101,7 +101,7 @@ class GraphFilter(ClosedForm[_Fitted]):
         interactions = Interactions(edge_index, self.num_users, self.num_items)
         degree = interactions.item_degree.float().unsqueeze(1)
         scale = degree.clamp(min=1).rsqrt()
-        # An item nobody had is reached by no walk; its exponent does not matter.
+        # Items without interactions have score zero, whatever their weight.
         weight = degree.clamp(min=1) ** self.popularity
         self._fitted = _Fitted(interactions, scale, weight)
         return self
@@ -109,22 +109,21 @@ class GraphFilter(ClosedForm[_Fitted]):
     def scores(self, users: Tensor) -> Tensor:
         fitted = self._state()
         history = fitted.interactions.history_operator(users)
-        start = torch.eye(users.numel(), device=fitted.item_scale.device)
-        walks = fitted.popularity * self._filter(history.t() @ start)
-        out = _standardized(walks.t())
+        identity = torch.eye(users.numel(), device=fitted.item_scale.device)
+        filtered = fitted.popularity * self._filter(history.t() @ identity)
+        out = _standardized(filtered.t())
         for x in self._x_dict.values():
             content = l2_normalize(history @ x) @ x.t()
             out = out + self.modality_weight * _standardized(content)
         return out
 
     def as_output(self, width: int | None = None, seed: int = 0) -> TeacherOutput:
-        """Embeddings for distillation and serving. ``width`` is that of the part of the
-        filter, a truncated SVD; the part of each modality has the width of its
-        features and is also in
-        :attr:`~promptmm_pyg.targets.TeacherOutput.modality_x_dict`.
+        """Embeddings for distillation and serving: the truncated SVD of the filter,
+        concatenated with one part per modality, of the width of its features, which is
+        also in :attr:`~promptmm_pyg.targets.TeacherOutput.modality_x_dict`.
 
         Args:
-            width: The width of the part of the filter. (default: ``embedding_dim``)
+            width: The width of the truncated SVD. (default: ``embedding_dim``)
             seed: Seed of the decomposition. (default: ``0``)
 
         Raises:
@@ -133,13 +132,13 @@ class GraphFilter(ClosedForm[_Fitted]):
         """
         operator = self._state().interactions.operator
         user_x, item_x = self._low_rank(width, seed)
-        user_parts = [_per_deviation(user_x, item_x)]
+        user_parts = [_standardized_users(user_x, item_x)]
         item_parts = [item_x]
         modality_x_dict = {}
         for modality, x in self._x_dict.items():
-            taste = l2_normalize(operator @ x)
-            modality_x_dict[modality] = {self.user: taste, self.item: x}
-            user_parts.append(self.modality_weight * _per_deviation(taste, x))
+            profile = l2_normalize(operator @ x)
+            modality_x_dict[modality] = {self.user: profile, self.item: x}
+            user_parts.append(self.modality_weight * _standardized_users(profile, x))
             item_parts.append(x)
         x_dict = {
             self.user: torch.cat(user_parts, dim=1),
@@ -160,9 +159,9 @@ class GraphFilter(ClosedForm[_Fitted]):
         r""":math:`\mathbf{S}^K \mathbf{x}`, for item vectors ``[num_items, B]``."""
         fitted = self._state()
         operator = fitted.interactions.operator
-        per_user = fitted.interactions.user_degree.clamp(min=1).float().unsqueeze(1)
+        degree = fitted.interactions.user_degree.clamp(min=1).float().unsqueeze(1)
         for _ in range(self.num_layers):
-            mean = (operator @ (fitted.item_scale * x)) / per_user
+            mean = (operator @ (fitted.item_scale * x)) / degree
             x = fitted.item_scale * (operator.t() @ mean)
         return x
 
@@ -175,14 +174,14 @@ class GraphFilter(ClosedForm[_Fitted]):
 
 
 def _standardized(scores: Tensor) -> Tensor:
-    """Rows over their standard deviation; constant rows become zero."""
+    """Rows divided by their standard deviation; constant rows become zero."""
     deviation = scores.std(dim=1, correction=0, keepdim=True)
     return torch.where(deviation > 0, scores / deviation, 0.0)
 
 
-def _per_deviation(user_x: Tensor, item_x: Tensor) -> Tensor:
-    """User rows over the standard deviation of their scores, from the covariance of
-    the items.
+def _standardized_users(user_x: Tensor, item_x: Tensor) -> Tensor:
+    """User rows divided by the standard deviation of their scores, from the covariance
+    of the items.
     """
     centered = item_x - item_x.mean(dim=0)
     covariance = centered.t() @ centered / item_x.size(0)

@@ -1,4 +1,4 @@
-"""A graph whose edges weigh what modalities say they are worth."""
+"""GRCN: a user-item graph whose edge weights depend on modalities."""
 
 from typing import NamedTuple
 
@@ -11,31 +11,30 @@ from torch_geometric.utils import softmax
 from promptmm_pyg._utils import check_non_negative
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize
-from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, EdgePattern, GraphCache
 from promptmm_pyg.models.base import ContentRecommender
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
 class _Directions(NamedTuple):
-    """The interactions from items to users and from users to items."""
+    """The edges in both directions."""
 
     to_user: EdgePattern
     to_item: EdgePattern
-    back: Tensor
+    reverse: Tensor
     """The position in ``to_user`` of each edge of ``to_item``."""
 
 
 class GRCN(ContentRecommender):
-    r"""Id embeddings on a graph refined by modalities, beside the modalities' own
-    vectors, after the `"Graph-Refined Convolutional Network for Multimedia
+    r"""Id embeddings on a graph refined by modalities, concatenated with one vector per
+    modality, after the `"Graph-Refined Convolutional Network for Multimedia
     Recommendation with Implicit Feedback" <https://arxiv.org/abs/2008.10117>`_ paper.
 
-    Per modality, a user's prototype is routed ``num_routings`` times to the items the
-    user knows, all at unit length:
+    Per modality, the prototype of a user is routed ``num_routings`` times to the
+    user's items, all at unit length:
 
     .. math::
         \mathbf{p}_u \leftarrow \mathrm{norm} \Big( \mathbf{p}_u + \sum_{i \in
@@ -43,17 +42,18 @@ class GRCN(ContentRecommender):
         \mathrm{softmax}_{i \in \mathcal{N}(u)} (\mathbf{p}_u^{\top} \mathbf{z}_i)
 
     The affinities :math:`a_{wv}^m` of the last prototypes, in both directions, become
-    the weights of the id graph, and what is left of a negative one is nothing:
+    the weights of the id graph; edges with negative weights are pruned:
 
     .. math::
         w_{wv} = \max \left( 0, \max_m \, c_w^m a_{wv}^m \right), \qquad
         \mathbf{e}_v^{(l+1)} = \sum_{w \in \mathcal{N}(v)} w_{wv} \mathbf{e}_w^{(l)}
 
-    with a trained confidence :math:`c` per node and modality that starts at one. The
-    final vectors are :math:`[\sum_l \mathbf{e}_v^{(l)} \| \mathbf{f}_v^1 \| \dots \|
+    with a trained confidence :math:`c` per node and modality, initialized to one. The
+    final embeddings are :math:`[\sum_l \mathbf{e}_v^{(l)} \| \mathbf{f}_v^1 \| \dots \|
     \mathbf{f}_v^M]` with :math:`\mathbf{f}_v^m = \mathbf{z}_v + \phi(\sum_w a_{wv}^m
-    \mathbf{z}_w)` where a user's :math:`\mathbf{z}` is the prototype and :math:`\phi` a
-    leaky ReLU. Weights the graph comes with are not read.
+    \mathbf{z}_w)` where :math:`\mathbf{z}` of a user is the prototype and :math:`\phi`
+    a leaky ReLU. The edge weights of the graph are not used. ``l2`` is that of the rows
+    of the id and prototype tables.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -62,9 +62,9 @@ class GRCN(ContentRecommender):
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of every part. (default: ``64``)
         num_layers: Layers of the id graph. (default: ``2``)
-        num_routings: How often prototypes are routed. (default: ``3``)
+        num_routings: The number of routing iterations. (default: ``3``)
         negative_slope: Of the leaky ReLU. (default: ``0.01``)
-        init_std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
@@ -75,7 +75,9 @@ class GRCN(ContentRecommender):
         ValueError: If sizes, features or edges do not fit.
     """
 
+    reads_weights = False
     printed = ('num_layers', 'num_routings')
+    l2_tables = ('embeddings', 'prototypes')
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class GRCN(ContentRecommender):
         num_modalities = len(self.modalities)
         self.features = self.project(modality_x_dict, embedding_dim)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        # One table for all modalities, side by side.
+        # One table, the concatenation of all modalities.
         self.prototypes = self.user_table(num_modalities * embedding_dim, init_std)
         self.user_confidence = torch.nn.Parameter(
             torch.empty(self.num_users, num_modalities)
@@ -122,17 +124,15 @@ class GRCN(ContentRecommender):
         edges = self._directions(self.bipartite(edge_index_dict).to_item)
         width = self.embeddings.embedding_dim
         tables = self.prototypes()[self.user].split(width, dim=1)
-        views, to_user, to_item = {}, [], []
-        for (modality, z), table in zip(self.features().items(), tables, strict=True):
+        users, items, to_user, to_item = [], [], [], []
+        for z, table in zip(self.features().values(), tables, strict=True):
             z = l2_normalize(F.leaky_relu(z, self.negative_slope))
             prototype = self._route(l2_normalize(table), z, edges.to_user)
             affinity = edges.to_user.dot(z, prototype)
-            from_items = _share(affinity, edges.to_user)
-            from_users = _share(affinity[edges.back], edges.to_item)
-            views[modality] = (
-                prototype + self._act(edges.to_user.sum(from_items, z)),
-                z + self._act(edges.to_item.sum(from_users, prototype)),
-            )
+            from_items = _softmax(affinity, edges.to_user)
+            from_users = _softmax(affinity[edges.reverse], edges.to_item)
+            users.append(prototype + self._act(edges.to_user.sum(from_items, z)))
+            items.append(z + self._act(edges.to_item.sum(from_users, prototype)))
             to_user.append(from_items)
             to_item.append(from_users)
         user_x, item_x = self._refined(
@@ -140,17 +140,13 @@ class GRCN(ContentRecommender):
             _refine(to_user, self.item_confidence[edges.to_user.source]),
             _refine(to_item, self.user_confidence[edges.to_item.source]),
         )
-        users, items = zip(*views.values(), strict=True)
-        return self.output(
-            torch.cat([user_x, *users], dim=1),
-            torch.cat([item_x, *items], dim=1),
-            views,
-        )
+        user_x, item_x = torch.cat([user_x, *users], 1), torch.cat([item_x, *items], 1)
+        return self.output(user_x, item_x, users, items)
 
     def _route(self, prototype: Tensor, z: Tensor, edges: EdgePattern) -> Tensor:
         for _ in range(self.num_routings):
-            share = _share(edges.dot(z, prototype), edges)
-            prototype = l2_normalize(prototype + edges.sum(share, z))
+            affinity = _softmax(edges.dot(z, prototype), edges)
+            prototype = l2_normalize(prototype + edges.sum(affinity, z))
         return prototype
 
     def _act(self, x: Tensor) -> Tensor:
@@ -170,36 +166,22 @@ class GRCN(ContentRecommender):
             user_sum, item_sum = user_sum + user_x, item_sum + item_x
         return user_sum, item_sum
 
-    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses on one batch: ``bpr`` of the final embeddings and ``l2``, half the
-        squared norm of the table rows of an example, averaged over the batch.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
-        """
-        prototypes = self.prototypes()[self.user]
-        return {
-            'bpr': self.bpr(output.x_dict, batch),
-            'l2': self.l2(self.embeddings(), batch, prototypes),
-        }
-
 
 def _directions(adj: CSRPair) -> _Directions:
     to_item, to_user = EdgePattern.of(adj), EdgePattern.of(adj.t())
     # `to_user` is sorted by user, then item; so are these positions in it.
-    back = torch.empty_like(to_item.source)
+    reverse = torch.empty_like(to_item.source)
     order = (to_item.source * adj.shape[0] + to_item.target).argsort()
-    back[order] = torch.arange(order.numel(), device=order.device)
-    return _Directions(to_user, to_item, back)
+    reverse[order] = torch.arange(order.numel(), device=order.device)
+    return _Directions(to_user, to_item, reverse)
 
 
-def _share(affinity: Tensor, edges: EdgePattern) -> Tensor:
+def _softmax(affinity: Tensor, edges: EdgePattern) -> Tensor:
     """A softmax over the edges into each node."""
     out: Tensor = softmax(affinity, edges.target, num_nodes=edges.size[1])
     return out
 
 
-def _refine(shares: list[Tensor], confidence: Tensor) -> Tensor:
-    """The best share over modalities ``[E]``; below zero an edge is pruned."""
-    return (torch.stack(shares, dim=1) * confidence).amax(dim=1).relu()
+def _refine(affinities: list[Tensor], confidence: Tensor) -> Tensor:
+    """The largest weight over modalities ``[E]``, at least zero."""
+    return (torch.stack(affinities, dim=1) * confidence).amax(dim=1).relu()

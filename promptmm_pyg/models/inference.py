@@ -1,4 +1,4 @@
-"""What a model is called with, and its embeddings."""
+"""The inputs and the embeddings of a model."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from promptmm_pyg.transforms import AddBipartiteNorm
 
 
 def normalized_adj_dict(data: HeteroData) -> dict[EdgeType, CSRPair]:
-    """The message edges of ``data`` as operators, converted once per graph.
+    """The message edges of ``data`` as operators, to be converted once per graph.
 
-    Weights are the graph's ``edge_weight``; a graph without them gets symmetric
-    normalization (:class:`~promptmm_pyg.transforms.AddBipartiteNorm`).
+    Weights are the ``edge_weight`` of ``data``, or else symmetric normalization
+    (:class:`~promptmm_pyg.transforms.AddBipartiteNorm`).
     """
     edge_types = (INTERACTS, REV_INTERACTS)
     if any('edge_weight' not in data[edge_type] for edge_type in edge_types):
@@ -36,8 +36,8 @@ def get_embeddings(
 
     Args:
         model: Returns ``x_dict`` or a :class:`~promptmm_pyg.targets.TeacherOutput`.
-        inputs: The arguments of the model, or a graph whose message edges it is called
-            with (:func:`normalized_adj_dict`).
+        inputs: The arguments of the model, or a graph whose message edges are its
+            argument (:func:`normalized_adj_dict`).
     """
     if isinstance(inputs, HeteroData):
         inputs = (normalized_adj_dict(inputs),)

@@ -1,4 +1,4 @@
-"""Items like those a user has, by the users they share."""
+"""ItemKNN: item-based collaborative filtering."""
 
 from typing import Self
 
@@ -10,24 +10,23 @@ from promptmm_pyg._utils import check_non_negative, check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._interactions import Interactions, Product
 from promptmm_pyg.models.base import ClosedForm
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 
 
 class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
     r"""Item-based collaborative filtering with cosines between the users of two
     items, after the `"Item-Based Top-N Recommendation Algorithms"
-    <https://doi.org/10.1145/963770.963776>`_ paper. In closed form: nothing is
-    trained.
+    <https://doi.org/10.1145/963770.963776>`_ paper, in closed form.
 
     .. math::
         s_{ij} = \frac{|\mathcal{U}_i \cap \mathcal{U}_j|}
         {\sqrt{|\mathcal{U}_i| \, |\mathcal{U}_j|} + \beta}, \qquad
         y_{ui} = \sum_{j \in \mathcal{I}_u \cap \mathcal{N}_k(i)} s_{ij}
 
-    :math:`\mathcal{N}_k(i)` are the :math:`k` items with the highest :math:`s_{ij} >
-    0`, lower index first among equals, never :math:`i` itself. The similarities are
-    computed in blocks of rows and stay sparse.
+    :math:`\mathcal{N}_k(i)` are the :math:`k` other items with the highest
+    :math:`s_{ij} > 0`, the lower index first if they are equal. The similarities are
+    computed in blocks of rows and stored as a sparse matrix.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -36,7 +35,7 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
             (default: ``INTERACTS``)
         embedding_dim: The default width of :meth:`as_output`. (default: ``64``)
         k: Neighbors of an item. (default: ``20``)
-        shrink: :math:`\beta`, against similarities of items with few users.
+        shrink: :math:`\beta`, which reduces similarities of items with few users.
             (default: ``0.0``)
         block_size: Rows of the similarity matrix computed at once.
             (default: ``1024``)
@@ -77,8 +76,8 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
             item, other = block.indices()
             item = item + start
             norm = (degree[item] * degree[other]).sqrt() + self.shrink
-            # Rounded before they are compared: what is equal on paper may differ in
-            # its last digits, and these from machine to machine.
+            # Rounded first: equal similarities may differ in their last digits, which
+            # depend on the machine.
             value = (block.values().double() / norm).float()
             parts.append(_top_k(item, other, value, self.k))
         item, other, value = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -92,16 +91,14 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
 
     @property
     def similarity(self) -> CSRPair:
-        """The similarities as operator ``(num_items, num_items)``; a row holds the
-        neighbors of its item.
-        """
+        """The similarities as operator ``(num_items, num_items)``, one row per item."""
         return self._state()[1]
 
     def scores(self, users: Tensor) -> Tensor:
         interactions, similarity = self._state()
-        place, item = interactions.histories(users)
-        history = torch.zeros(self.num_items, users.numel(), device=place.device)
-        history[item, place] = 1.0
+        row, item = interactions.histories(users)
+        history = torch.zeros(self.num_items, users.numel(), device=row.device)
+        history[item, row] = 1.0
         return (similarity @ history).t().contiguous()
 
     def _products(self) -> tuple[Product, Product, torch.device]:
@@ -120,13 +117,13 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
 def _top_k(
     item: Tensor, other: Tensor, value: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The ``k`` highest values of each item; entries come in ascending order."""
-    apart = item != other
-    item, other, value = item[apart], other[apart], value[apart]
+    """The ``k`` highest values of each item; entries must be sorted."""
+    different = item != other
+    item, other, value = item[different], other[different], value[different]
     # Two stable sorts: by item, then by value, then by the other item.
     order = value.argsort(stable=True, descending=True)
     order = order[item[order].argsort(stable=True)]
     item, other, value = item[order], other[order], value[order]
-    place = torch.arange(item.numel(), device=item.device)
-    kept = place - torch.searchsorted(item, item) < k
-    return item[kept], other[kept], value[kept]
+    position = torch.arange(item.numel(), device=item.device)
+    nearest = position - torch.searchsorted(item, item) < k
+    return item[nearest], other[nearest], value[nearest]

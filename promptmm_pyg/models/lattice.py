@@ -1,4 +1,4 @@
-"""Item graphs that are learned along with the model."""
+"""LATTICE: item graphs that are learned with the model."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Self
@@ -10,19 +10,18 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg._utils import check_positive, check_probability
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize
-from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, EdgePattern, FrozenGraph, WeightDict
 from promptmm_pyg.models.base import ContentRecommender
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.knn import knn_graph, normalize_edges
 from promptmm_pyg.targets import TeacherOutput
 
 
 class LATTICE(ContentRecommender):
-    r"""LightGCN whose items also learn from similar items, on graphs that follow the
-    features as they are projected, after the `"Mining Latent Structures for Multimedia
-    Recommendation" <https://arxiv.org/abs/2104.09036>`_ paper.
+    r"""LightGCN with graphs of similar items by raw and by projected features, after
+    the `"Mining Latent Structures for Multimedia Recommendation"
+    <https://arxiv.org/abs/2104.09036>`_ paper.
 
     .. math::
         \mathbf{S} = \sum_m \alpha_m \left( \lambda \mathbf{S}^m + (1 - \lambda)
@@ -30,26 +29,26 @@ class LATTICE(ContentRecommender):
         \mathbf{h}^{(l)}, \qquad \mathbf{x}_i = \bar{\mathbf{e}}_i +
         \mathrm{norm}(\mathbf{h}_i^{(L)})
 
-    :math:`\mathbf{S}^m` joins items to their nearest neighbors by raw features,
-    weighted by cosine (negative ones are zero), and is normalized symmetrically;
-    :math:`\tilde{\mathbf{S}}^m` does so by projected features. :math:`\alpha` is a
-    trained softmax, :math:`\mathbf{h}^{(0)}` the items' ids :math:`\mathbf{e}`, and
-    :math:`\bar{\mathbf{e}}` what LightGCN makes of them.
+    :math:`\mathbf{S}^m` is the graph of nearest neighbors by raw features, weighted by
+    cosine (negative cosines are zero) and normalized symmetrically;
+    :math:`\tilde{\mathbf{S}}^m` is that by projected features. :math:`\alpha` is a
+    trained softmax, :math:`\mathbf{h}^{(0)}` the id embeddings :math:`\mathbf{e}` of
+    the items, and :math:`\bar{\mathbf{e}}` their mean over LightGCN's layers. ``l2`` is
+    that of the rows of the id tables.
 
-    *Which* items are joined in :math:`\tilde{\mathbf{S}}^m` is found anew whenever
-    training of an epoch begins (``train()`` is called), every ``refresh_interval``
-    steps and after :meth:`refresh`; in eval mode at every call, so that the output
-    depends on the parameters alone. *How much* they weigh follows the projection at
-    every step, with gradients (in the paper: only where the graph is new). A node is
-    not its own neighbor here.
+    The neighbors in :math:`\tilde{\mathbf{S}}^m` are searched when an epoch starts
+    (``train()`` is called), every ``refresh_interval`` steps and after :meth:`refresh`;
+    in eval mode at every call, so that the output depends on the parameters only. Their
+    weights are computed from the projection at every step, with gradients (in the
+    paper: only after a search). There are no self-loops.
 
-    A modality's vectors are those of items on its own graph alone, with users as they
-    are.
+    A modality's vectors are those of items on its own graph only, and the final
+    embeddings of users.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
-            is absent.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; zeros in rows
+            that are absent.
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of tables and projections. (default: ``64``)
@@ -57,9 +56,9 @@ class LATTICE(ContentRecommender):
         num_item_layers: Layers :math:`L` of the item graph. (default: ``1``)
         num_neighbors: Neighbors of an item and modality. (default: ``10``)
         frozen_weight: :math:`\lambda`, in [0, 1). (default: ``0.9``)
-        refresh_interval: Steps of training between two searches for neighbors.
-            (default: one search an epoch)
-        init_std: Standard deviation of the tables' start. (default: ``0.1``)
+        refresh_interval: Training steps between two searches for neighbors.
+            (default: one search per epoch)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -72,6 +71,7 @@ class LATTICE(ContentRecommender):
 
     loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-4}
     printed = ('num_layers', 'num_neighbors')
+    l2_tables = ('embeddings',)
 
     def __init__(
         self,
@@ -114,11 +114,11 @@ class LATTICE(ContentRecommender):
         self.refresh()
 
     def refresh(self) -> None:
-        """Makes the next step search for neighbors."""
+        """Makes the next training step search for neighbors."""
         self._patterns = {}
 
     def train(self, mode: bool = True) -> Self:
-        """Like :meth:`torch.nn.Module.train`; an epoch starts with new neighbors."""
+        """Like :meth:`torch.nn.Module.train`; also calls :meth:`refresh`."""
         self.refresh()
         return super().train(mode)
 
@@ -126,32 +126,27 @@ class LATTICE(ContentRecommender):
         self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
         adj = self.bipartite(edge_index_dict, edge_weight_dict)
-        id_dict = self.embeddings()
-        user_x, item_x = adj.smooth(
-            id_dict[self.user], id_dict[self.item], self.num_layers
-        )
-        parts, h = self._similar(id_dict[self.item])
-        views = {
-            modality: (user_x, item_x + l2_normalize(part))
-            for modality, part in parts.items()
-        }
-        return self.output(user_x, item_x + l2_normalize(h), views)
+        user_x, item_x = self.smooth_ids(adj)
+        parts, h = self._similar(self.embeddings()[self.item])
+        items = [item_x + l2_normalize(part) for part in parts]
+        users = [user_x] * len(items)
+        return self.output(user_x, item_x + l2_normalize(h), users, items)
 
-    def _similar(self, h: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _similar(self, h: Tensor) -> tuple[list[Tensor], Tensor]:
         """The vectors from similar items: per modality in the last layer, and fused."""
         learned = self._learned()
-        shares = self.modality_logits.softmax(dim=0)
-        parts: dict[str, Tensor] = {}
+        alphas = self.modality_logits.softmax(dim=0)
+        parts: list[Tensor] = []
         for _ in range(self.num_item_layers):
-            parts = {
-                modality: torch.lerp(
+            parts = [
+                torch.lerp(
                     pattern.sum(weight, h),
                     self.graphs[f'graph_{modality}'](h),
                     self.frozen_weight,
                 )
                 for modality, (pattern, weight) in learned.items()
-            }
-            h = torch.einsum('m,mnd->nd', shares, torch.stack([*parts.values()]))
+            ]
+            h = torch.einsum('m,mnd->nd', alphas, torch.stack(parts))
         return parts, h
 
     def _learned(self) -> dict[str, tuple[EdgePattern, Tensor]]:
@@ -179,21 +174,8 @@ class LATTICE(ContentRecommender):
     def _search(self, unit: dict[str, Tensor]) -> dict[str, EdgePattern]:
         patterns = {}
         for modality, x in unit.items():
-            # The projection of an absent row is its bias, and no content.
+            # The projection of an absent row is the bias, not content.
             mask = self.features.present(modality)
             edge_index, _ = knn_graph(x, self.num_neighbors, mask=mask)
             patterns[modality] = EdgePattern(edge_index, (x.size(0), x.size(0)))
         return patterns
-
-    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses on one batch: ``bpr`` of the final embeddings and ``l2``, half the
-        squared norm of the id rows of an example, averaged over the batch.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
-        """
-        return {
-            'bpr': self.bpr(output.x_dict, batch),
-            'l2': self.l2(self.embeddings(), batch),
-        }

@@ -7,23 +7,22 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import IdRecommender
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.layerwise import BLOCK, sum_of_hops
 from promptmm_pyg.nn.propagation import HeteroPropagation, check_reached
 
 
 class LightGCN(IdRecommender):
-    """Id tables smoothed over the graph, from the `"LightGCN: Simplifying and
-    Powering Graph Convolution Network for Recommendation"
-    <https://arxiv.org/abs/2002.02126>`_ paper, for heterogeneous graphs. Equal to
-    :class:`torch_geometric.nn.LightGCN` on a bipartite graph with symmetric
-    weights (tested), on the fast operator. Its output is a table again, so serving
-    needs no graph.
+    """The model of the `"LightGCN: Simplifying and Powering Graph Convolution Network
+    for Recommendation" <https://arxiv.org/abs/2002.02126>`_ paper, for heterogeneous
+    graphs. Equal to :class:`torch_geometric.nn.LightGCN` on a bipartite graph with
+    symmetric weights (tested). Its output is a table per node type, so serving needs no
+    graph.
 
-    With ``n_id_dict`` the edges are those of a part of the graph, in positions of the
-    ids, as a neighbor loader gives them: only these rows are looked up. Nodes within as
-    many hops as there are layers must be there for a row to be that of the whole graph.
+    With ``n_id_dict`` the edges are those of a subgraph, in positions of the ids, as
+    returned by a neighbor loader, and only these rows are looked up. A row equals that
+    of the whole graph if the subgraph has all nodes within ``num_hops``.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -32,7 +31,7 @@ class LightGCN(IdRecommender):
             (default: ``INTERACTS``)
         embedding_dim: The width of the tables. (default: ``32``)
         num_layers: The number of propagation layers. (default: ``2``)
-        init_std: Standard deviation of the random start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -70,7 +69,7 @@ class LightGCN(IdRecommender):
 
     @property
     def num_hops(self) -> int:
-        """How far a node's row depends on others."""
+        """The number of hops on which a node's row depends."""
         return self.num_layers
 
     def inference(
@@ -80,16 +79,17 @@ class LightGCN(IdRecommender):
         *,
         block_size: int = BLOCK,
     ) -> dict[NodeType, Tensor]:
-        """Returns what :meth:`forward` does for the whole graph, without gradients,
-        layer by layer and ``block_size`` rows at a time.
+        """Like :meth:`forward` on the whole graph, without gradients, layer by layer
+        and ``block_size`` rows at a time.
 
         Args:
-            edge_index_dict: Edges per type; operators may stay on another device.
+            edge_index_dict: Edges per type; operators may be on another device.
             edge_weight_dict: Weights per edge type. (default: ``None``)
             block_size: Rows at a time. (default: ``65536``)
 
         Raises:
-            ValueError: If ``block_size`` is not positive or a node type is not reached.
+            ValueError: If ``block_size`` is not positive or no edge type points to a
+                node type.
         """
         with torch.no_grad():
             x_dict = self.embeddings()

@@ -1,4 +1,4 @@
-"""LightGCN with features in the first layer of items."""
+"""LightGCN-M: LightGCN with features in the first layer of items."""
 
 import torch
 from torch import Tensor
@@ -7,28 +7,28 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender, check_both_ways
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
 from promptmm_pyg.targets import TeacherOutput
 
-_ID = 'id'  # The block of id embeddings; modalities have the prefix below.
+_ID = 'id'  # The block of id embeddings; names of modalities get the prefix below.
 _MODALITY = 'modality/'
 
 
 class LightGCNM(ContentRecommender):
-    r"""LightGCN-M, a common multi-modal baseline: the `"LightGCN"
-    <https://arxiv.org/abs/2002.02126>`_ paper's model in which an item starts from
-    its id *and* its projected features.
+    r"""LightGCN-M, a common multi-modal baseline: the model of the `"LightGCN"
+    <https://arxiv.org/abs/2002.02126>`_ paper with projected features in the first
+    layer of items.
 
     .. math::
         \mathbf{x}_i^{(0)} = \mathbf{e}_i + \frac{1}{|M|} \sum_m (\mathbf{W}_m
         \mathbf{x}_i^m + \mathbf{b}_m), \qquad \mathbf{x}_u^{(0)} = \mathbf{e}_u
 
     As the propagation is linear, the final embeddings are those of the ids plus the
-    mean of what each modality brings; the latter are returned as modality vectors.
-    It has no paper of its own, and implementations differ.
+    mean over modalities of propagated features, which are returned as modality
+    vectors. It has no paper of its own, and implementations differ.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -37,7 +37,7 @@ class LightGCNM(ContentRecommender):
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: The number of propagation layers. (default: ``2``)
-        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type

@@ -6,14 +6,14 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import IdRecommender
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 
 
 class MatrixFactorization(IdRecommender):
     """Two id tables, scored by inner product; the model of the `"BPR: Bayesian
     Personalized Ranking from Implicit Feedback" <https://arxiv.org/abs/1205.2618>`_
-    paper. It needs no graph, neither in training nor when it serves.
+    paper. It needs no graph in training or serving.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -21,7 +21,7 @@ class MatrixFactorization(IdRecommender):
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width of the tables. (default: ``32``)
-        init_std: Standard deviation of the random start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **input:** ``n_id_dict``, ids :math:`(n_t)` of the rows to look up per node
@@ -29,6 +29,7 @@ class MatrixFactorization(IdRecommender):
         - **output:** embeddings :math:`(N_t, D)`, or :math:`(n_t, D)`, per node type
     """
 
+    reads_edges = False
     printed = ()
 
     def __init__(

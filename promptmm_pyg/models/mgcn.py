@@ -1,4 +1,4 @@
-"""Modalities purified and weighed by behavior."""
+"""MGCN: modality features that are gated by id embeddings."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -11,19 +11,19 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, FrozenGraph, WeightDict
-from promptmm_pyg.models.base import ContentRecommender, contrast
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
 class MGCN(ContentRecommender):
-    r"""LightGCN beside item graphs that carry purified features, fused by what behavior
-    says each modality is worth, after the `"Multi-View Graph Convolutional Network for
-    Multimedia Recommendation" <https://arxiv.org/abs/2308.03588>`_ paper.
+    r"""LightGCN plus item graphs of purified features, fused by gates on behavior,
+    after the `"Multi-View Graph Convolutional Network for Multimedia Recommendation"
+    <https://arxiv.org/abs/2308.03588>`_ paper.
 
-    Features :math:`\mathbf{f}^m` (projected) pass a gate on their items' ids, then the
-    graph of similar items; users collect what reaches their items:
+    Projected features :math:`\mathbf{f}^m` gate the item ids, which are propagated on
+    the graph of similar items, and from items to users:
 
     .. math::
         \mathbf{g}_i^m = \mathbf{e}_i \odot \sigma(\mathbf{W}_2^m \mathbf{f}_i^m +
@@ -31,8 +31,9 @@ class MGCN(ContentRecommender):
         \mathbf{g}^m, \qquad \mathbf{v}_{\text{users}}^m = \mathbf{A}
         \mathbf{v}_{\text{items}}^m
 
-    What modalities share is set apart by attention, what is left passes a gate on
-    behavior :math:`\bar{\mathbf{e}}`, LightGCN's mean of the ids :math:`\mathbf{e}`:
+    Attention computes what modalities share; the rest is gated by behavior
+    :math:`\bar{\mathbf{e}}`, the mean of the ids :math:`\mathbf{e}` over LightGCN's
+    layers:
 
     .. math::
         \mathbf{s} = \sum_m \mathrm{softmax}_m \left( \mathbf{q}^{\top}
@@ -41,15 +42,15 @@ class MGCN(ContentRecommender):
         \sigma(\mathbf{W}_4^m \bar{\mathbf{e}} + \mathbf{b}_4^m), \qquad \mathbf{x} =
         \bar{\mathbf{e}} + \frac{1}{M} \sum_m \mathbf{c}^m
 
-    :math:`\mathbf{S}^m` joins items to their nearest neighbors by raw features,
-    weighted by cosine (negative ones are zero) and normalized symmetrically. With one
-    modality nothing is left besides what is shared, and attention and the second gate
-    do nothing. A modality's vectors are :math:`\mathbf{c}^m`.
+    :math:`\mathbf{S}^m` is the graph of nearest neighbors by raw features, weighted by
+    cosine (negative cosines are zero) and normalized symmetrically. With one modality,
+    everything is shared, and attention and the second gate have no effect. A modality's
+    vectors are :math:`\mathbf{c}^m`.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; a row of zeros
-            is absent.
+        modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``; zeros in rows
+            that are absent.
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
@@ -57,7 +58,7 @@ class MGCN(ContentRecommender):
         num_item_layers: Layers of the item graphs. (default: ``1``)
         num_neighbors: Neighbors of an item and modality. (default: ``10``)
         temperature: Of the contrast. (default: ``0.2``)
-        init_std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -116,34 +117,29 @@ class MGCN(ContentRecommender):
         self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
         adj = self.bipartite(edge_index_dict, edge_weight_dict)
-        id_dict = self.embeddings()
-        user_x, item_x = adj.smooth(
-            id_dict[self.user], id_dict[self.item], self.num_layers
-        )
-        items = self._item_views(id_dict[self.item])
+        user_x, item_x = self.smooth_ids(adj)
+        items = self._item_views(self.embeddings()[self.item])
         width = self.embeddings.embedding_dim
         users = (adj.to_user @ torch.cat(items, dim=1)).split(width, dim=1)
         user_parts = self._fuse(torch.stack(users), user_x)
         item_parts = self._fuse(torch.stack(items), item_x)
-        parts = zip(user_parts, item_parts, strict=True)
-        views = dict(zip(self.modalities, parts, strict=True))
-        return self.output(
-            user_x + user_parts.mean(dim=0), item_x + item_parts.mean(dim=0), views
-        )
+        views = user_parts.unbind(), item_parts.unbind()
+        user_x, item_x = user_x + user_parts.mean(0), item_x + item_parts.mean(0)
+        return self.output(user_x, item_x, *views)
 
     def _item_views(self, ids: Tensor) -> list[Tensor]:
         parts = zip(self.features().values(), self.purifiers, self.graphs, strict=True)
         return [graph(ids * purify(x).sigmoid()) for x, purify, graph in parts]
 
     def _fuse(self, views: Tensor, behavior: Tensor) -> Tensor:
-        """The addition of each modality to behavior, ``[M, N, D]`` like ``views``."""
+        """What each modality adds to behavior, ``[M, N, D]`` like ``views``."""
         shared = (self.query(views).softmax(dim=0) * views).sum(dim=0)
         gates = [prefer(behavior).sigmoid() for prefer in self.preferences]
         out: Tensor = shared + (views - shared) * torch.stack(gates)
         return out
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        r"""``bpr``, ``l2`` and ``contrast`` on one batch: InfoNCE in both directions
+        r"""``bpr``, ``l2`` and ``contrast`` of one batch: InfoNCE in both directions
         between behavior and the mean of :math:`\mathbf{c}^m`, over the distinct users
         of the batch, plus that over its distinct positives.
 
@@ -151,13 +147,11 @@ class MGCN(ContentRecommender):
             output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
-        losses = []
-        for key, nodes in self.distinct_nodes(batch):
-            views = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]
-            content = torch.stack(views).mean(dim=0)
-            behavior = output.x_dict[key][nodes] - content
-            losses.append(contrast(content, behavior, self.temperature))
-        return {
-            **super().losses(output, batch),
-            'contrast': torch.stack(losses).sum(),
-        }
+
+        def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
+            parts = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]
+            content = torch.stack(parts).mean(dim=0)
+            return content, output.x_dict[key][nodes] - content
+
+        contrast = self.contrast(batch, views, self.temperature).sum()
+        return {**super().losses(output, batch), 'contrast': contrast}

@@ -1,4 +1,4 @@
-"""One graph convolution per modality."""
+"""MMGCN: one graph convolution per modality."""
 
 import torch
 import torch.nn.functional as F
@@ -7,19 +7,17 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative
 from promptmm_pyg.data.schema import INTERACTS
-from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender, reset
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
 class MMGCN(ContentRecommender):
-    r"""A graph convolution of its own for every modality, tied together by shared id
-    embeddings, after the `"MMGCN: Multi-modal Graph Convolution Network for
-    Personalized Recommendation of Micro-video"
-    <https://doi.org/10.1145/3343031.3351034>`_ paper.
+    r"""One graph convolution per modality, connected by shared id embeddings, after the
+    `"MMGCN: Multi-modal Graph Convolution Network for Personalized Recommendation of
+    Micro-video" <https://doi.org/10.1145/3343031.3351034>`_ paper.
 
     .. math::
         \mathbf{h}_v^{m} = \phi \Big( \mathbf{W}_1^{m} \sum_{w \in \mathcal{N}(v)}
@@ -28,9 +26,9 @@ class MMGCN(ContentRecommender):
         \mathbf{e}_v \right), \qquad \mathbf{x}_v = \frac{1}{M} \sum_m \mathbf{x}_v^m
 
     with :math:`\phi` a leaky ReLU and :math:`\mathbf{e}` the ids. Items start from
-    projected features, users from a table per modality. :math:`a` are the weights the
-    graph comes with (symmetric here, a mean in the paper); modalities are averaged
-    where the paper adds them up.
+    projected features, users from one table per modality. :math:`a` are the edge
+    weights (symmetric normalization here, the mean in the paper); modalities are
+    averaged, not added as in the paper. ``l2`` is that of the rows of all tables.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -40,7 +38,7 @@ class MMGCN(ContentRecommender):
         embedding_dim: The width :math:`D` of every part. (default: ``64``)
         num_layers: Convolutions per modality. (default: ``2``)
         negative_slope: Of the leaky ReLU. (default: ``0.01``)
-        init_std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -50,6 +48,8 @@ class MMGCN(ContentRecommender):
     Raises:
         ValueError: If sizes, features or edges do not fit.
     """
+
+    l2_tables = ('embeddings', 'tastes')
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class MMGCN(ContentRecommender):
         check_non_negative('negative_slope', negative_slope)
         self.features = self.project(modality_x_dict, embedding_dim)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        # One table for all modalities, side by side.
+        # One table, the concatenation of all modalities.
         self.tastes = self.user_table(len(self.modalities) * embedding_dim, init_std)
         self.convs = torch.nn.ModuleList(
             torch.nn.ModuleList(
@@ -81,9 +81,8 @@ class MMGCN(ContentRecommender):
         adj = self.bipartite(edge_index_dict, edge_weight_dict)
         id_dict = self.embeddings()
         width = self.embeddings.embedding_dim
-        projected = self.features()
         users = list(self.tastes()[self.user].split(width, dim=1))
-        items = list(projected.values())
+        items = list(self.features().values())
         for convs in self.convs:
             # All modalities share one product in each direction.
             to_users = (adj.to_user @ torch.cat(items, dim=1)).split(width, dim=1)
@@ -92,23 +91,8 @@ class MMGCN(ContentRecommender):
             for m, conv in enumerate(convs):
                 users[m] = conv(to_users[m], users[m], id_dict[self.user])
                 items[m] = conv(to_items[m], items[m], id_dict[self.item])
-        views = dict(zip(projected, zip(users, items, strict=True), strict=True))
-        return self.output(
-            torch.stack(users).mean(dim=0), torch.stack(items).mean(dim=0), views
-        )
-
-    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses on one batch: ``bpr`` of the final embeddings and ``l2``, half the
-        squared norm of the table rows of an example, averaged over the batch.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
-        """
-        return {
-            'bpr': self.bpr(output.x_dict, batch),
-            'l2': self.l2(self.embeddings(), batch, self.tastes()[self.user]),
-        }
+        user_x, item_x = (torch.stack(x).mean(dim=0) for x in (users, items))
+        return self.output(user_x, item_x, users, items)
 
 
 class _Combination(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""MMSSL: modality views that explain the collaborative one."""
+"""MMSSL: contrast of modality views with the collaborative view."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -13,7 +13,7 @@ from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender, contrast
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.dropout import Dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
@@ -23,9 +23,9 @@ class MMSSL(ContentRecommender):
     r"""A teacher after the `"Multi-Modal Self-Supervised Learning for Recommendation"
     <https://arxiv.org/abs/2302.10632>`_ paper.
 
-    The adversarial half of the paper is left out: there, a generator trained against a
-    discriminator proposes one user-item graph per modality; here, all modalities travel
-    along the observed graph. What remains, in our formulas:
+    The adversarial part of the paper, a generator of one user-item graph per modality,
+    is left out: here, all modalities are propagated on the observed graph. The rest, in
+    our notation:
 
     .. math::
         \mathbf{F}_u^m = \mathbf{A} (\mathbf{X}^m \mathbf{W}_m^{\top} + \mathbf{b}_m),
@@ -37,12 +37,11 @@ class MMSSL(ContentRecommender):
         \hat{\mathbf{E}} = \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{E}^{(l)}, \qquad
         \mathbf{E} = \hat{\mathbf{E}} + \omega \sum_m \mathrm{norm}(\mathbf{F}^m)
 
-    with :math:`\bar{\mathbf{F}}^m` from attention among a node's modalities, several
-    heads wide. :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE, both ways,
-    between the collaborative vectors :math:`\hat{\mathbf{e}}_u` of the batch's users
-    and each attended view :math:`\bar{\mathbf{f}}_u^m`, averaged over the modalities.
-
-    With one modality, attention has nothing to choose and its weights stay as they are.
+    with :math:`\bar{\mathbf{F}}^m` from multi-head attention among the modalities of a
+    node. :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE in both
+    directions between the collaborative vectors :math:`\hat{\mathbf{e}}_u` of the
+    batch's users and each attended view :math:`\bar{\mathbf{f}}_u^m`, averaged over the
+    modalities. With one modality, the weights of the attention get no gradient.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -51,12 +50,12 @@ class MMSSL(ContentRecommender):
             (default: ``INTERACTS``)
         embedding_dim: The shared width :math:`D`. (default: ``64``)
         num_layers: Layers :math:`L` of the id propagation. (default: ``2``)
-        num_heads: Heads of the attention; divides the width. (default: ``4``)
+        num_heads: Heads of the attention, a divisor of the width. (default: ``4``)
         fused_weight: :math:`\eta`. (default: ``0.1``)
         modality_weight: :math:`\omega`. (default: ``0.5``)
         dropout: Dropout rate of the reduced features. (default: ``0.2``)
         temperature: Of the contrast. (default: ``0.2``)
-        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -116,20 +115,18 @@ class MMSSL(ContentRecommender):
             + self.fused_weight * l2_normalize(self.attention(view).mean(dim=0))
             for key, view in zip((self.user, self.item), views, strict=True)
         ]
+        smoothed = adj.smooth(start[0], start[1], self.num_layers)
         user_x, item_x = (
             x + self._modality_part(view)
-            for x, view in zip(
-                adj.smooth(start[0], start[1], self.num_layers), views, strict=True
-            )
+            for x, view in zip(smoothed, views, strict=True)
         )
-        by_modality = dict(zip(self.modalities, zip(*views, strict=True), strict=True))
-        return self.output(user_x, item_x, by_modality)
+        return self.output(user_x, item_x, *views)
 
     def _modality_part(self, views: Tensor) -> Tensor:
         return self.modality_weight * l2_normalize(views).sum(dim=0)
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr``, ``l2`` and ``contrast`` on one batch.
+        """``bpr``, ``l2`` and ``contrast`` of one batch.
 
         Args:
             output: The output of the model.
@@ -151,7 +148,7 @@ class MMSSL(ContentRecommender):
 
 
 class CrossModalAttention(torch.nn.Module):
-    r"""Gives every modality vector of a node the others that go with it.
+    r"""Multi-head attention among the modality vectors of each node.
 
     .. math::
         \bar{\mathbf{f}}^m = \big\Vert_{h} \sum_{m'} \beta^h_{m m'} \,
@@ -159,12 +156,12 @@ class CrossModalAttention(torch.nn.Module):
         \beta^h_{m m'} = \mathrm{softmax}_{m'} \left( \frac{(\mathbf{W}^Q_h
         \mathbf{f}^m)^{\top} \mathbf{W}^K_h \mathbf{f}^{m'}}{\sqrt{D / H}} \right)
 
-    Head :math:`h` mixes its own :math:`D / H` channels :math:`\mathbf{f}^{m', h}` as
-    they are. Nodes do not see each other.
+    Head :math:`h` averages its own :math:`D / H` channels :math:`\mathbf{f}^{m', h}`,
+    without a linear map.
 
     Args:
         channels: The width :math:`D`.
-        num_heads: The number of heads :math:`H`; divides ``channels``.
+        num_heads: The number of heads :math:`H`, a divisor of ``channels``.
 
     Shapes:
         - **input:** vectors :math:`(M, N, D)`
@@ -197,9 +194,9 @@ class CrossModalAttention(torch.nn.Module):
         size = (num_views, num_nodes, self.num_heads, channels // self.num_heads)
         query, key = self.query(x).view(size), self.key(x).view(size)
         logits = torch.einsum('mnhd,knhd->mknh', query, key)
-        share = (logits / size[-1] ** 0.5).softmax(dim=1)
-        mixed = torch.einsum('mknh,knhd->mnhd', share, x.view(size))
-        return mixed.reshape(x.shape)
+        weight = (logits / size[-1] ** 0.5).softmax(dim=1)
+        out = torch.einsum('mknh,knhd->mnhd', weight, x.view(size))
+        return out.reshape(x.shape)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(num_heads={self.num_heads})'

@@ -1,4 +1,4 @@
-"""Graph convolution with transformations and products of neighbors."""
+"""NGCF: graph convolution with products of a node and its neighbors."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from promptmm_pyg._utils import check_non_negative, check_positive, check_probab
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import GraphRecommender, check_both_ways
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
@@ -16,7 +16,7 @@ from promptmm_pyg.targets import TeacherOutput
 
 
 class NGCF(GraphRecommender):
-    r"""Id embeddings through graph convolutions that also multiply a node with its
+    r"""Graph convolutions on id embeddings that also multiply a node with its
     neighbors, after the `"Neural Graph Collaborative Filtering"
     <https://arxiv.org/abs/1905.08108>`_ paper.
 
@@ -26,10 +26,10 @@ class NGCF(GraphRecommender):
         \mathbf{X}^{(l)}) \mathbf{W}_2^{(l)} \right), \qquad
         \mathbf{x}_v = [\mathbf{x}_v^{(0)} \, \| \dots \| \, \mathbf{x}_v^{(L)}]
 
-    :math:`\mathbf{L}` sums neighbors by the given edge weights (symmetric in the
-    paper); both matrices are shared by all node types. Rows are not scaled to unit
-    length. Of the paper's two dropouts, the one on messages is here: it acts on a
-    layer's output.
+    :math:`\mathbf{L}` sums neighbors with the given edge weights (symmetric
+    normalization in the paper); both matrices are shared by all node types. Rows are
+    not scaled to unit length. Message dropout acts on the output of a layer; the node
+    dropout of the paper is left out.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -40,7 +40,7 @@ class NGCF(GraphRecommender):
         num_layers: The number of layers :math:`L`. (default: ``3``)
         dropout: Dropout rate on every layer's output. (default: ``0.1``)
         negative_slope: Of the activation. (default: ``0.2``)
-        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type

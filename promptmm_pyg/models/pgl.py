@@ -1,4 +1,4 @@
-"""PGL: training on the part of the graph that says most about individuals."""
+"""PGL: training on the principal subgraph."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -22,8 +22,8 @@ from promptmm_pyg.models._graphs import (
     mean_edges,
 )
 from promptmm_pyg.models._interactions import LowRank, truncated_svd
-from promptmm_pyg.models.base import ContentRecommender, contrast
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
@@ -33,36 +33,35 @@ from promptmm_pyg.targets import TeacherOutput
 class PGL(ContentRecommender):
     r"""A teacher after the `"Mind Individual Information! Principal Graph Learning for
     Multimedia Recommendation" <https://doi.org/10.1609/aaai.v39i12.33429>`_ paper, in
-    our formulas.
+    our notation.
 
-    Users and items hold one block of :math:`D` channels for ids and one for each
-    modality, side by side: users trained vectors throughout, items an id vector and
-    their reduced features. All blocks travel along the user-item graph, and those of
-    items along a frozen graph :math:`\mathbf{S}` of nearest neighbors, averaged over
-    the modalities.
+    The embeddings of users and items are concatenations of one block of :math:`D`
+    channels for ids and one per modality: trained vectors for users, an id vector and
+    projected features for items. All blocks are propagated on the user-item graph, and
+    those of items also on a frozen graph :math:`\mathbf{S}` of nearest neighbors,
+    averaged over the modalities.
 
     .. math::
         \mathbf{X} = \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{X}^{(l)}, \qquad
         \mathbf{X}_i \mathrel{+}= \mathbf{S}^K \mathbf{X}_i^{(0)}
 
-    While training, the user-item graph is its principal part; in eval mode it is whole.
+    Training uses a principal subgraph of the user-item graph, eval mode all edges.
 
-    * ``'local'``: a share ``keep_ratio`` of the edges, drawn anew in every forward, an
+    * ``'local'``: a ratio ``keep_ratio`` of the edges, sampled in every forward, an
       edge between nodes of degree :math:`d_u` and :math:`d_i` in proportion to
-      :math:`1 / \sqrt{d_u d_i}`, then normalized symmetrically (the graph's own weights
-      play no part).
-    * ``'global'``: the ``rank`` largest singular directions of the graph's operator,
-      found once per graph. It takes the place of both directions, so it goes with
-      symmetric weights. Normalized, each connected component has one singular value
-      of one: with more components than ``rank``, the subspace mixes them.
+      :math:`1 / \sqrt{d_u d_i}`, and normalized symmetrically (the edge weights are not
+      used).
+    * ``'global'``: the truncated SVD of the operator, of rank ``rank``, computed once
+      per graph. It replaces both directions, so weights must be symmetric. A normalized
+      graph has the singular value one in each connected component: with more components
+      than ``rank``, the singular vectors mix them.
 
-    :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE, both ways, between two
-    copies of a final embedding of which different channels are masked, over the batch's
-    users and over its positives.
+    :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE in both directions
+    between two copies of a final embedding with different masked channels, over the
+    batch's users and over its positives.
 
-    What is found once per graph is remembered for the operators seen last, in a plain
-    attribute that is neither saved nor copied: convert edges once with
-    :func:`~promptmm_pyg.nn.csr_pair_dict`.
+    Convert edges once with :func:`~promptmm_pyg.nn.csr_pair_dict`: what is computed
+    once per graph is cached for the last operators only, and is not saved.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -75,16 +74,16 @@ class PGL(ContentRecommender):
         num_item_layers: Layers :math:`K` along the item graph. (default: ``1``)
         num_neighbors: Neighbors of an item. (default: ``10``)
         subgraph: ``'local'`` or ``'global'``. (default: ``'local'``)
-        keep_ratio: Share of edges that a local subgraph keeps. (default: ``0.3``)
-        rank: Directions that a global one keeps. (default: ``64``)
-        mask_rate: Share of masked channels. (default: ``0.2``)
+        keep_ratio: The ratio of edges in a local subgraph. (default: ``0.3``)
+        rank: The rank of a global one. (default: ``64``)
+        mask_rate: The ratio of masked channels. (default: ``0.2``)
         temperature: Of the contrast. (default: ``0.2``)
-        init_std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with
-          :math:`(N_t, (|M| + 1) D)` embeddings; a modality's vectors are its block
+          :math:`(N_t, (|M| + 1) D)` embeddings, and the blocks of the modalities
 
     Raises:
         ValueError: If sizes, rows or options do not fit.
@@ -147,40 +146,35 @@ class PGL(ContentRecommender):
         adj: Bipartite[Operator] = (
             self._principal(graph.to_item) if self.training else graph
         )
-        start = torch.cat(
-            [self.item_ids()[self.item], *self.features().values()], dim=-1
+        item_ids, features = self.item_ids()[self.item], self.features().values()
+        start = torch.cat([item_ids, *features], dim=-1)
+        user_x, item_x = adj.smooth(
+            self.user_blocks()[self.user], start, self.num_layers
         )
-        users = self.user_blocks()[self.user]
-        user_x, item_x = adj.smooth(users, start, self.num_layers)
         item_x = item_x + self.item_graph(start)
         num = len(self.modalities) + 1
-        blocks = zip(user_x.chunk(num, dim=-1), item_x.chunk(num, dim=-1), strict=True)
-        _, *views = blocks
-        return self.output(
-            user_x, item_x, dict(zip(self.modalities, views, strict=True))
-        )
+        users, items = (x.chunk(num, dim=-1)[1:] for x in (user_x, item_x))
+        return self.output(user_x, item_x, users, items)
 
     def _principal(self, adj: CSRPair) -> Bipartite[Operator]:
-        part: CSRPair | LowRank
+        subgraph: CSRPair | LowRank
         if self.subgraph == 'local':
-            part = self._sampler(adj).sample(self.keep_ratio)
+            subgraph = self._sampler(adj).sample(self.keep_ratio)
         else:
-            part = self._low_rank(adj)
-        return Bipartite(part, part.t())
+            subgraph = self._low_rank(adj)
+        return Bipartite(subgraph, subgraph.t())
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr``, ``l2`` and ``contrast`` on one batch; the masks are drawn here.
+        """``bpr``, ``l2`` and ``contrast`` of one batch; the masks are drawn here.
 
         Args:
             output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
-        losses = []
-        for key, nodes in self.distinct_nodes(batch):
+
+        def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
             x = output.x_dict[key][nodes]
-            views = [dropout(x, self.mask_rate) for _ in range(2)]
-            losses.append(contrast(views[0], views[1], self.temperature))
-        return {
-            **super().losses(output, batch),
-            'contrast': torch.stack(losses).mean(),
-        }
+            return dropout(x, self.mask_rate), dropout(x, self.mask_rate)
+
+        contrast = self.contrast(batch, views, self.temperature).mean()
+        return {**super().losses(output, batch), 'contrast': contrast}

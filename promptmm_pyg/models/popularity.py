@@ -1,4 +1,4 @@
-"""The same list for every user."""
+"""Popularity: the same list for every user."""
 
 from typing import Self
 
@@ -9,7 +9,7 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._interactions import Interactions, Product
 from promptmm_pyg.models.base import ClosedForm
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -61,7 +61,7 @@ class Popularity(ClosedForm[Interactions]):
         return TeacherOutput({self.user: user_x, self.item: item_x}, {})
 
     def _products(self) -> tuple[Product, Product, torch.device]:
-        raise NotImplementedError  # Its scores have rank one: no decomposition.
+        raise NotImplementedError  # Scores of rank one need no decomposition.
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}()'

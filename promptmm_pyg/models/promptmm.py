@@ -1,4 +1,4 @@
-"""PromptMM's multi-modal teacher."""
+"""PromptMM: the multi-modal teacher with a soft prompt."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -17,8 +17,8 @@ from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import add_l2_normalized, l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
-from promptmm_pyg.models.base import GraphRecommender
-from promptmm_pyg.nn._feature_checks import (
+from promptmm_pyg.models.base import GraphRecommender, reset
+from promptmm_pyg.nn._features import (
     FeatureDict,
     Features,
     check_masks,
@@ -26,16 +26,8 @@ from promptmm_pyg.nn._feature_checks import (
 )
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
-from promptmm_pyg.nn.layerwise import (
-    BLOCK,
-    rows_in_blocks,
-    sum_of_hops,
-)
-from promptmm_pyg.nn.modality_encoder import (
-    Missing,
-    MissingRows,
-    PromptedModalityEncoder,
-)
+from promptmm_pyg.nn.layerwise import BLOCK, rows_in_blocks, sum_of_hops
+from promptmm_pyg.nn.modality_encoder import Missing
 from promptmm_pyg.nn.prompt import SoftPrompt
 from promptmm_pyg.nn.prompted_features import PromptedFeatures
 from promptmm_pyg.nn.propagation import check_reached, mean_of_hops, propagate_blocks
@@ -48,10 +40,10 @@ class PromptMM(PromptedFeatures, GraphRecommender):
     <https://arxiv.org/abs/2402.17188>`_ paper, for any number of modalities on any
     node type.
 
-    Every modality is reduced to the shared width (with the prompt's help), then
-    travels two hops along the edges for each of ``num_modality_layers``: with
-    features on items, users receive what they touched and items what their users
-    touched. Id embeddings, shifted by the prompt, are propagated as in LightGCN.
+    Every modality is projected to the shared width, with the prompt
+    (:class:`~promptmm_pyg.nn.PromptedModalityEncoder`), and propagated two hops for
+    each of ``num_modality_layers``: from items to users and back. Id embeddings plus
+    the prompt are propagated as in LightGCN.
 
     .. math::
         \mathbf{e}_v = \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{x}_v^{(l)} + \gamma
@@ -59,62 +51,62 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         \mathbf{x}_v^{(0)} = \mathbf{e}_v^{\text{id}} + \mu \,
         \mathrm{norm}(\mathbf{p}_v)
 
-    where :math:`\mathbf{f}_v^m` sums the hops of modality :math:`m` that reach
-    :math:`v`. With ``self_loop_weight`` :math:`> 0` a node's own reduced features
-    join that sum; without it, a node without edges has no modality part.
+    where :math:`\mathbf{f}_v^m` is the sum over hops of modality :math:`m` at node
+    :math:`v`. With ``self_loop_weight`` :math:`> 0` it includes the node's own
+    projected features; without, a node without edges has no modality part.
 
-    Features are part of the module as buffers that are not saved: they are
-    constant, and what the prompt needs of them is computed here, once.
+    Features are buffers that are not saved; what the prompt needs of them is computed
+    once, in the constructor.
 
-    Rows that ``modality_mask_dict`` calls absent are never read: what they would
-    send is zero or, with ``missing='token'``, a vector that is trained for the
-    modality and node type (:class:`~promptmm_pyg.nn.MissingRows`). Leave the mask out
-    when the rows are filled already
-    (:class:`~promptmm_pyg.transforms.ImputeFromNeighbors`).
+    Rows that are absent by ``modality_mask_dict`` are never read: they are zero or,
+    with ``missing='token'``, a trained vector per modality and node type
+    (:class:`~promptmm_pyg.nn.MissingRows`). Do not pass a mask for rows that were
+    imputed (:class:`~promptmm_pyg.transforms.ImputeFromNeighbors`).
 
-    With ``n_id_dict`` the edges are those of a part of the graph, in positions of the
-    ids, as a neighbor loader gives them: only these rows of tables and features are
-    read. Nodes within ``num_hops`` must be there for a row to be that of the whole
-    graph. (With several prompt tokens, what the prompt recalls is a sum over all nodes
-    at every step; it is taken in blocks.)
+    With ``n_id_dict`` the edges are those of a subgraph, in positions of the ids, as
+    returned by a neighbor loader, and only these rows of tables and features are read.
+    A row equals that of the whole graph if the subgraph has all nodes within
+    ``num_hops``. (With several prompt tokens, the recall of the prompt is a sum over
+    all nodes at every step, computed in blocks.)
 
     Further prompts have names (``add_prompt``, ``set_prompt``); with
     ``disable_prompt`` the output is bit for bit that of a teacher without one.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
-        modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``; rows
-            that are absent hold zeros, or anything where the mask says so. Of any real
-            type, they are held in the precision of the parameters; those in half
-            precision, and :class:`~promptmm_pyg.nn.ChunkedFeatures`, are read in blocks
-            of rows and stay where they are.
-        edge_type: ``(user, relation, item)``, what :meth:`losses` are about; the graph
-            may have other types. (default: ``INTERACTS``)
-        prompt_start_dict: The prompt's starting point ``[N_t, P_in]`` per node
-            type; ``None`` builds the teacher without a prompt. (default: ``None``)
+        modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}`` of any real
+            type, zero in rows that are absent, unless there is a mask. They are
+            converted to the precision of the parameters; those in half precision, and
+            :class:`~promptmm_pyg.nn.ChunkedFeatures`, are read in blocks of rows and
+            not moved.
+        edge_type: ``(user, relation, item)`` of the :meth:`losses`; the graph may have
+            other types. (default: ``INTERACTS``)
+        prompt_start_dict: The starting point of the prompt ``[N_t, P_in]`` per node
+            type; ``None`` for a teacher without a prompt. (default: ``None``)
         embedding_dim: The shared width :math:`D`. (default: ``64``)
         num_layers: Layers :math:`L` of the id propagation. (default: ``2``)
-        num_modality_layers: Hop pairs of the modality propagation.
+        num_modality_layers: Pairs of hops of the modality propagation.
             (default: ``1``)
         modality_weight: :math:`\gamma`. (default: ``0.5``)
         self_loop_weight: Weight of a node's own features. (default: ``0.0``)
         prompt_id_weight: :math:`\mu`. (default: ``0.1``)
-        prompt_feature_weight: Weight of the prompt in the reduction layers.
+        prompt_feature_weight: Weight of the prompt in the modality encoders.
             (default: ``1.0``)
-        dropout: Dropout rate of the reduction layers. (default: ``0.2``)
-        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
-        num_prompt_tokens: Linear maps that the prompt mixes
+        dropout: Dropout rate of the modality encoders. (default: ``0.2``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        num_prompt_tokens: Number of prompt tokens
             (:class:`~promptmm_pyg.nn.SoftPrompt`). (default: ``1``)
-        modality_mask_dict: Presence ``{modality: {node_type: [N_t]}}``, bool; where
-            one is missing, every row is present. (default: ``None``)
+        modality_mask_dict: Bool masks ``{modality: {node_type: [N_t]}}``, true where
+            the row is present. (default: all present)
         missing: ``'zero'`` or ``'token'``. (default: ``'zero'``)
-        modality_dropout: Rate at which, while training, a node's modality counts as
-            absent. (default: ``0.0``)
+        modality_dropout: Rate at which, in training, a modality of a node is dropped.
+            (default: ``0.0``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
           weights :math:`(E_r)` *(optional)* per edge type, ids :math:`(n_t)` per node
-          type *(optional)*
+          type *(optional)*, factors :math:`(N_t)` of the projected features by name
+          ``'{modality}__{node_type}'`` *(optional)*
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput`
 
     Raises:
@@ -190,15 +182,15 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         self.embeddings.reset_parameters()
         for name in self.prompt_names:
             self.get_prompt(name).reset_parameters()
-        for part in [*self.encoders.values(), *self.missing_rows.values()]:
-            assert isinstance(part, PromptedModalityEncoder | MissingRows)
-            part.reset_parameters()
+        reset(self.encoders)
+        reset(self.missing_rows)
 
     def forward(
         self,
         edge_index_dict: EdgeDict,
         edge_weight_dict: WeightDict = None,
         n_id_dict: dict[NodeType, Tensor] | None = None,
+        gate_dict: dict[str, Tensor] | None = None,
     ) -> TeacherOutput:
         id_dict = self.embeddings(n_id_dict)
         sizes = {key: x.size(0) for key, x in id_dict.items()}
@@ -212,7 +204,9 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         modality_x_dict: dict[str, dict[NodeType, Tensor]] = {}
         for node_types, names in self._groups().items():
             rows = {
-                key: self._side_by_side(names, key, prompt_dict.get(key), n_id_dict)
+                key: self._encode_all(
+                    names, key, prompt_dict.get(key), n_id_dict, gate_dict or {}
+                )
                 for key in node_types
             }
             modality_x_dict |= {name: {} for name in names}
@@ -230,10 +224,10 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         )
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses on one batch: ``bpr`` and ``l2`` on the fused embeddings;
-        ``prompt_bpr`` on the prompts alone; ``modality_bpr``, averaged over the
-        modalities; ``modality_l2``, half the mean squared norm of the modality vectors.
-        Losses of parts that the model does not have are zero.
+        """The losses of one batch: ``bpr`` and ``l2`` of the final embeddings;
+        ``prompt_bpr`` of the prompts; ``modality_bpr``, averaged over modalities;
+        ``modality_l2``, half the mean squared norm of the modality vectors. The losses
+        of a prompt or of modalities are zero for a model without.
 
         Args:
             output: The output of the model.
@@ -254,12 +248,12 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         }
 
     def _mean_bpr(self, views: list[dict[NodeType, Tensor]], batch: Triplets) -> Tensor:
-        both = [x for x in views if self.user in x and self.item in x]
-        return _mean([self.bpr(x_dict, batch) for x_dict in both])
+        views = [x_dict for x_dict in views if {self.user, self.item} <= set(x_dict)]
+        return _mean([self.bpr(x_dict, batch) for x_dict in views])
 
     @property
     def num_hops(self) -> int:
-        """How far a node's rows depend on others."""
+        """The number of hops on which a node's row depends."""
         return max(self.num_layers, 2 * self.num_modality_layers)
 
     def inference(
@@ -269,17 +263,18 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         *,
         block_size: int = BLOCK,
     ) -> dict[NodeType, Tensor]:
-        """Returns the ``x_dict`` of :meth:`forward` for the whole graph, in eval mode
-        and without gradients: one modality and one layer at a time, ``block_size`` rows
-        at a time. Memory does not grow with the number of modalities.
+        """The ``x_dict`` of :meth:`forward` on the whole graph, in eval mode, without
+        gradients, one modality and layer and ``block_size`` rows at a time. Memory does
+        not grow with the number of modalities.
 
         Args:
-            edge_index_dict: Edges per type; operators may stay on another device.
+            edge_index_dict: Edges per type; operators may be on another device.
             edge_weight_dict: Weights per edge type. (default: ``None``)
             block_size: Rows at a time. (default: ``65536``)
 
         Raises:
-            ValueError: If ``block_size`` is not positive or a node type is not reached.
+            ValueError: If ``block_size`` is not positive or no edge type points to a
+                node type.
         """
         check_positive('block_size', block_size)
         adj_dict = self.operators(edge_index_dict, edge_weight_dict)
@@ -336,23 +331,27 @@ class PromptMM(PromptedFeatures, GraphRecommender):
     def _shifted(self, x: Tensor, prompt: Tensor) -> Tensor:
         return add_l2_normalized(x, prompt.unsqueeze(1), self.prompt_id_weight)
 
-    def _side_by_side(
+    def _encode_all(
         self,
         modalities: list[str],
         node_type: NodeType,
         prompt: Tensor | None,
         n_id_dict: dict[NodeType, Tensor] | None,
+        gate_dict: dict[str, Tensor],
     ) -> Tensor:
-        """The reduction layers of several modalities, ``[n, M * D]``."""
+        """The projected features of several modalities, concatenated ``[n, M * D]``."""
         n_id = None if n_id_dict is None else n_id_dict[node_type]
-        parts = [
-            self._encode(f'{name}__{node_type}', node_type, prompt, n_id)
-            for name in modalities
-        ]
+        parts = []
+        for key in (f'{name}__{node_type}' for name in modalities):
+            x = self._encode(key, node_type, prompt, n_id)
+            if key in gate_dict:
+                gate = gate_dict[key] if n_id is None else gate_dict[key][n_id]
+                x = gate[:, None] * x
+            parts.append(x)
         return torch.cat(parts, dim=1)
 
     def _groups(self) -> dict[tuple[NodeType, ...], list[str]]:
-        """The modalities that the same node types have: they travel side by side."""
+        """The modalities of the same node types, which share every sparse product."""
         groups: dict[tuple[NodeType, ...], list[str]] = {}
         for modality, node_types in self.modalities.items():
             groups.setdefault(tuple(node_types), []).append(modality)
@@ -361,7 +360,7 @@ class PromptMM(PromptedFeatures, GraphRecommender):
     def _sum_of_hops(
         self, x_dict: dict[NodeType, Tensor], adj_dict: dict[EdgeType, CSRPair]
     ) -> dict[NodeType, Tensor]:
-        """What the hops of the modalities bring to every node type they reach."""
+        """The sum over hops per node type."""
         sums = {
             key: self.self_loop_weight * x
             for key, x in x_dict.items()
@@ -369,8 +368,8 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         }
         for _ in range(2 * self.num_modality_layers):
             blocks = {key: {'x': x} for key, x in x_dict.items()}
-            moved = propagate_blocks(blocks, adj_dict)
-            x_dict = {key: named['x'] for key, named in moved.items() if named}
+            blocks = propagate_blocks(blocks, adj_dict)
+            x_dict = {key: named['x'] for key, named in blocks.items() if named}
             for key, x in x_dict.items():
                 sums[key] = sums[key] + x if key in sums else x
         return sums
@@ -385,40 +384,3 @@ class PromptMM(PromptedFeatures, GraphRecommender):
 
 def _mean(losses: list[Tensor]) -> Tensor:
     return torch.stack(losses).mean() if losses else torch.zeros(())
-
-
-class GatedTeacher(PromptMM):
-    """PromptMM that multiplies every reduced feature row by a gate before propagation.
-
-    The forward has the further argument ``gate_dict``: gates ``[N]`` per feature name
-    ``'{modality}__{node_type}'``. Features without gates are unchanged.
-    """
-
-    _gate_dict: dict[str, Tensor] | None = None
-
-    def forward(
-        self,
-        edge_index_dict: EdgeDict,
-        edge_weight_dict: WeightDict = None,
-        n_id_dict: dict[NodeType, Tensor] | None = None,
-        gate_dict: dict[str, Tensor] | None = None,
-    ) -> TeacherOutput:
-        self._gate_dict = gate_dict
-        try:
-            return super().forward(edge_index_dict, edge_weight_dict, n_id_dict)
-        finally:
-            self._gate_dict = None
-
-    def _encode(
-        self,
-        key: str,
-        node_type: NodeType,
-        prompt: Tensor | None,
-        n_id: Tensor | None = None,
-        recall: Tensor | None = None,
-    ) -> Tensor:
-        out = super()._encode(key, node_type, prompt, n_id, recall)
-        gate = (self._gate_dict or {}).get(key)
-        if gate is None:
-            return out
-        return (gate if n_id is None else gate[n_id])[:, None] * out

@@ -1,4 +1,4 @@
-"""PromptMM's teacher with what the field has found to help since."""
+"""PromptMM with item graphs, alignment, denoised features and edge dropout."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +21,9 @@ from promptmm_pyg.models._graphs import (
     item_edges,
     reverse_type,
 )
-from promptmm_pyg.models.base import GraphRecommender, contrast
-from promptmm_pyg.models.promptmm import GatedTeacher, PromptMM
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.models.base import GraphRecommender
+from promptmm_pyg.models.promptmm import PromptMM
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.prompt import SoftPrompt
@@ -31,47 +31,42 @@ from promptmm_pyg.nn.propagation import propagate_blocks
 from promptmm_pyg.targets import TeacherOutput
 
 Tables = dict[NodeType, Tensor]
-_CHANNELS = 256  # Of the features, sent at once: users by channels exist for these.
-_ROWS = 4096  # Of the items, compared at once.
+_CHANNELS = 256  # Of the features, propagated to users at a time.
+_ROWS = 4096  # Of the items, compared at a time.
 
 
 class PromptMMPlus(GraphRecommender):
-    r"""A stronger body around :class:`~promptmm_pyg.models.PromptMM`; our own
+    r""":class:`~promptmm_pyg.models.PromptMM` with four further options; our own
     design, from no paper.
 
-    The teacher's embedding is a collaborative part and a modality part,
-    :math:`\mathbf{x} = \mathbf{z} + \gamma \sum_m \mathrm{norm}(\mathbf{f}^m)`. Four
-    options, each by itself or with the others, in this order; with none of them the
-    output is the teacher's, bit for bit.
+    The embedding of PromptMM is a collaborative part and a modality part,
+    :math:`\mathbf{x} = \mathbf{z} + \gamma \sum_m \mathrm{norm}(\mathbf{f}^m)`. The
+    options are independent; without any, the output is that of PromptMM, bit for bit.
 
-    * ``edge_dropout``: while training, the teacher sees the user-item graph without
-      this share of its edges, drawn anew in every forward. Edges between busy nodes go
-      first (they stay in proportion to :math:`1 / \sqrt{d_u d_i}`); the rest is
-      normalized symmetrically. In eval mode the graph is whole.
-    * ``denoise``: before an item's features travel, each modality is multiplied by how
-      likely it is the item's own, :math:`t_i^m`. For that, its agreement with what the
-      item's users took besides is compared with that of any item's content there:
+    * ``edge_dropout``: in training, this ratio of the edges is dropped in every
+      forward. The probability that an edge remains is proportional to
+      :math:`1 / \sqrt{d_u d_i}`; the subgraph is normalized symmetrically. Eval mode
+      uses all edges.
+    * ``denoise``: before propagation, each modality of an item is multiplied by
+      :math:`t_i`, the probability that the content belongs to the item, from its
+      agreement :math:`z_i` with the other items of its users. It has no parameters,
+      and is close to one where all content agrees.
 
       .. math::
-          \mathbf{o}_i = \sum_{j \neq i} (\mathbf{A}^{\top} \mathbf{A})_{ij} \, t_j^m
-          \hat{\mathbf{x}}_j^m, \quad
-          z_i = \frac{(\hat{\mathbf{x}}_i^m - \bar{\mathbf{x}}^m)^{\top}
-          \mathbf{o}_i}{\sqrt{\mathbf{o}_i^{\top} \mathbf{\Sigma}_m \mathbf{o}_i}},
-          \quad t_i^m = \mathrm{sigmoid} \Big( \mu z_i - \frac{\mu^2}{2} - \log
+          \mathbf{o}_i = \sum_{j \neq i} (\mathbf{A}^{\top} \mathbf{A})_{ij} \, t_j
+          \hat{\mathbf{x}}_j, \quad
+          z_i = \frac{(\hat{\mathbf{x}}_i - \bar{\mathbf{x}})^{\top} \mathbf{o}_i}
+          {\sqrt{\mathbf{o}_i^{\top} \mathbf{\Sigma} \mathbf{o}_i}}, \quad
+          t_i = \mathrm{sigmoid} \Big( \mu z_i - \frac{\mu^2}{2} - \log
           \frac{\pi}{1 - \pi} \Big)
 
-      on raw features at unit length, with their mean and covariance
-      :math:`\mathbf{\Sigma}_m`. Foreign content, a share :math:`\pi`, has :math:`z
-      \sim \mathcal{N}(0, 1)`, an item's own :math:`\mathcal{N}(\mu, 1)`; both numbers
-      follow from mean and variance of all :math:`z_i`. Two rounds, from :math:`t =
-      1`: foreign content is left to its neighbors. A gate on what arrives could not:
-      features have mixed by then, and :math:`\mathrm{norm}` undoes what it does to
-      their length. Nothing of it is trained, and where content agrees as one kind, all
-      gates are close to one. Items without anything to compare get the mean of the
-      others.
-    * ``item_graph_weight`` :math:`w > 0`: items add what their nearest neighbors by
-      raw features hold, each modality's vector along its own frozen graph
-      :math:`\mathbf{S}_m`; users add the same of their items.
+      with raw features :math:`\hat{\mathbf{x}}` at unit length, their mean
+      :math:`\bar{\mathbf{x}}` and covariance :math:`\mathbf{\Sigma}`. Wrong content has
+      probability :math:`\pi` and :math:`z \sim \mathcal{N}(0, 1)`, other content
+      :math:`z \sim \mathcal{N}(\mu, 1)`; both follow from the moments of :math:`z`.
+    * ``item_graph_weight`` :math:`w > 0`: items add the vectors of their nearest
+      neighbors by raw features, each modality on its own frozen graph
+      :math:`\mathbf{S}_m`; users add those of their items.
 
       .. math::
           \mathbf{H}_i = \frac{1}{|M|} \sum_m \mathbf{S}_m^K \left( \mathbf{Z}_i +
@@ -79,19 +74,15 @@ class PromptMMPlus(GraphRecommender):
           \mathbf{X}_i \mathrel{+}= w \, \mathbf{H}_i, \quad
           \mathbf{X}_u \mathrel{+}= w \, \mathbf{A} \mathbf{H}_i
 
-    * ``alignment_weight`` :math:`> 0`: :meth:`losses` adds ``alignment``, InfoNCE
-      both ways
-      between what is modality in an embedding, :math:`\sum_m \mathrm{norm}
-      (\mathbf{f}^m)`, and the rest of it, over the batch's users and its positives.
+    * ``alignment_weight`` :math:`> 0`: :meth:`losses` adds ``alignment``, InfoNCE in
+      both directions between the modality part :math:`\sum_m \mathrm{norm}
+      (\mathbf{f}^m)` and the collaborative part, over the batch's users and its
+      positives.
 
-    The losses are those of :meth:`PromptMM.losses` besides.
-    ``weights`` are the teacher's, and ``alignment_weight``.
-
-    ``denoise`` needs features as a whole, in single precision, when a graph is new.
-
-    What is known of the graph for ``edge_dropout`` and ``denoise`` is remembered for
-    the operators seen last, in a plain attribute that is neither saved nor copied:
-    convert edges once with :func:`~promptmm_pyg.nn.csr_pair_dict`.
+    Convert edges once with :func:`~promptmm_pyg.nn.csr_pair_dict`: what
+    ``edge_dropout`` and ``denoise`` compute once per graph is cached for the last
+    operators only, and is not saved. ``denoise`` then reads all features in single
+    precision.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -99,20 +90,20 @@ class PromptMMPlus(GraphRecommender):
         edge_type: The relation from users to items. (default: ``INTERACTS``)
         prompt_start_dict: See :class:`~promptmm_pyg.models.PromptMM`.
             (default: ``None``)
-        modality_mask_dict: See there; absent items have no neighbors.
+        modality_mask_dict: See PromptMM; absent rows have no neighbors.
             (default: ``None``)
         item_graph_weight: :math:`w`; ``0`` builds no graph. (default: ``0.0``)
         num_item_layers: Layers :math:`K` of the item graphs. (default: ``1``)
         num_neighbors: Neighbors of an item. (default: ``10``)
-        graph_folder: Where item graphs are kept and found again by their features
-            (:func:`~promptmm_pyg.nn.cached_knn_graph`). (default: ``None``, nowhere)
-        alignment_weight: Weight of ``alignment``; ``0`` leaves it at zero.
+        graph_folder: Folder that caches item graphs
+            (:func:`~promptmm_pyg.nn.cached_knn_graph`). (default: no cache)
+        alignment_weight: Weight of ``alignment``; ``0`` does not compute it.
             (default: ``0.0``)
         temperature: Of the alignment. (default: ``0.2``)
         denoise: Whether features of items are gated. (default: ``False``)
-        edge_dropout: Share of the edges that is left out in training.
+        edge_dropout: Ratio of edges that are dropped in training.
             (default: ``0.0``)
-        **teacher: Further arguments of the teacher, handed on as they are.
+        **teacher: Further arguments of PromptMM.
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -120,8 +111,8 @@ class PromptMMPlus(GraphRecommender):
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput`
 
     Raises:
-        ValueError: If sizes, rows or weights do not fit, or an option needs modalities
-            that are not there.
+        ValueError: If sizes, rows or weights do not fit, or an option requires
+            features that are missing.
     """
 
     loss_weights: ClassVar[Mapping[str, float]] = {
@@ -164,7 +155,7 @@ class PromptMMPlus(GraphRecommender):
             **type(self).loss_weights,
             'alignment': alignment_weight,
         }
-        self.teacher = GatedTeacher(
+        self.teacher = PromptMM(
             num_nodes_dict,
             modality_x_dict,
             edge_type=edge_type,
@@ -173,7 +164,7 @@ class PromptMMPlus(GraphRecommender):
             **teacher,
         )
         self._sampler: GraphCache[EdgeSampler] = GraphCache(EdgeSampler)
-        self._gates: GraphCache[Tables] = GraphCache(_none_yet)
+        self._gates: GraphCache[Tables] = GraphCache(_no_gates)
         self._gated = [
             f'{modality}__{item}'
             for modality, x_dict in modality_x_dict.items()
@@ -192,25 +183,25 @@ class PromptMMPlus(GraphRecommender):
         self._check_modalities()
 
     def _check_modalities(self) -> None:
-        for name, wants, has in (
-            ('item_graph_weight', self.item_graph_weight > 0, len(self.graphs)),
+        for name, enabled, modalities in (
+            ('item_graph_weight', self.item_graph_weight > 0, self.graphs),
             ('alignment_weight', self.alignment_weight > 0, self.teacher.modalities),
-            ('denoise', self.denoise, len(self._gated)),
+            ('denoise', self.denoise, self._gated),
         ):
-            if wants and not has:
+            if enabled and not modalities:
                 raise ValueError(
                     f"'{name}' requires 'modality_x_dict' with features of "
-                    f'{self.edge_type[2]!r} (got {self.teacher.modalities})'
+                    f'{self.item!r} (got {self.teacher.modalities})'
                 )
 
     @property
     def prompt(self) -> SoftPrompt | None:
-        """The teacher's prompt in use."""
+        """The prompt in use."""
         return self.teacher.prompt
 
     @property
     def prompt_enabled(self) -> bool:
-        """Whether the prompt takes part."""
+        """Whether the prompt is enabled."""
         return self.teacher.prompt_enabled
 
     def reset_parameters(self) -> None:
@@ -232,22 +223,22 @@ class PromptMMPlus(GraphRecommender):
         return output
 
     def _pruned(self, adj_dict: dict[EdgeType, CSRPair]) -> dict[EdgeType, CSRPair]:
-        mirrored = reverse_type(adj_dict, self.edge_type)
-        if self.edge_type not in adj_dict or mirrored is None:
+        reverse = reverse_type(adj_dict, self.edge_type)
+        if self.edge_type not in adj_dict or reverse is None:
             raise ValueError(
-                f"'edge_index_dict' requires the edge type {self.edge_type} and its "
-                f'reverse, named with rev_, for edge_dropout (got {list(adj_dict)})'
+                f"'edge_index_dict' must have the edge type {self.edge_type} and its "
+                f'reverse, with the prefix rev_, for edge_dropout (got '
+                f'{list(adj_dict)})'
             )
         adj = self._sampler(adj_dict[self.edge_type]).sample(1 - self.edge_dropout)
-        return {**adj_dict, self.edge_type: adj, mirrored: adj.t()}
+        return {**adj_dict, self.edge_type: adj, reverse: adj.t()}
 
     def _gate_dict(self, adj_dict: dict[EdgeType, CSRPair]) -> Tables:
-        """Gates per name of features, found once per graph."""
+        """Gates per name of features, computed once per graph."""
         if self.edge_type not in adj_dict:
             raise ValueError(
-                f"'edge_index_dict' requires the edge type {self.edge_type} for "
-                f'denoise '
-                f'(got {list(adj_dict)})'
+                f"'edge_index_dict' must have the edge type {self.edge_type} for "
+                f'denoise (got {list(adj_dict)})'
             )
         adj = adj_dict[self.edge_type]
         gates = self._gates(adj)
@@ -269,7 +260,7 @@ class PromptMMPlus(GraphRecommender):
         return parts
 
     def _collaborative(self, output: TeacherOutput, parts: Tables) -> Tables:
-        """What an embedding holds besides its modality part."""
+        """The collaborative parts: embeddings minus their modality parts."""
         return {
             key: x - self.teacher.modality_weight * parts[key] if key in parts else x
             for key, x in output.x_dict.items()
@@ -280,14 +271,11 @@ class PromptMMPlus(GraphRecommender):
     ) -> Tables:
         user, _, item = self.edge_type
         ids = self._collaborative(output, self._modality_part(output))[item]
-        brought = []
+        weight, parts = self.teacher.modality_weight, []
         for modality, graph in self.graphs.items():
-            own = output.modality_x_dict[modality].get(item)
-            weight = self.teacher.modality_weight
-            brought.append(
-                graph(ids if own is None else ids + weight * l2_normalize(own))
-            )
-        item_x = self.item_graph_weight * torch.stack(brought).mean(dim=0)
+            x = output.modality_x_dict[modality].get(item)
+            parts.append(graph(ids if x is None else ids + weight * l2_normalize(x)))
+        item_x = self.item_graph_weight * torch.stack(parts).mean(dim=0)
         to_user = {key: a for key, a in adj_dict.items() if key[::2] == (item, user)}
         user_x = propagate_blocks({item: {'x': item_x}}, to_user)[user]['x']
         return {
@@ -297,10 +285,11 @@ class PromptMMPlus(GraphRecommender):
         }
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses of one batch. Terms of parts that are not there are zero.
+        """The losses of one batch: those of :meth:`PromptMM.losses`, and ``alignment``,
+        zero if it is disabled.
 
         Args:
-            output: What the forward returned.
+            output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
         return {
@@ -313,11 +302,11 @@ class PromptMMPlus(GraphRecommender):
             return torch.zeros(())
         parts = self._modality_part(output)
         rest = self._collaborative(output, parts)
-        losses = [
-            contrast(rest[key][nodes], parts[key][nodes], self.temperature)
-            for key, nodes in self.distinct_nodes(batch)
-        ]
-        return torch.stack(losses).mean()
+
+        def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
+            return rest[key][nodes], parts[key][nodes]
+
+        return self.contrast(batch, views, self.temperature).mean()
 
     def __repr__(self) -> str:
         return (
@@ -328,73 +317,62 @@ class PromptMMPlus(GraphRecommender):
         )
 
 
-def _none_yet(_: CSRPair) -> Tables:
-    """Gates of a new graph; not a method, that copies of a model fill their own."""
+def _no_gates(_: CSRPair) -> Tables:
+    """The gates of a new graph; a function, so that copies of a model share nothing."""
     return {}
 
 
 def content_reliability(x: Tensor, adj: CSRPair, num_rounds: int = 2) -> Tensor:
-    r"""Returns how likely the content of every item is its own, in [0, 1], from how
-    well it agrees with what its users took besides.
+    r"""Returns the probability that the content of an item is its own, in [0, 1], from
+    its agreement with the other items of its users.
 
-    With rows :math:`\hat{\mathbf{x}}` at unit length, and their mean
-    :math:`\bar{\mathbf{x}}` and covariance :math:`\mathbf{\Sigma}` over all items with
-    content,
-
-    .. math::
-        \mathbf{o}_i = \sum_{j \neq i} (\mathbf{A}^{\top} \mathbf{A})_{ij} \, t_j
-        \hat{\mathbf{x}}_j, \qquad
-        z_i = \frac{(\hat{\mathbf{x}}_i - \bar{\mathbf{x}})^{\top} \mathbf{o}_i}
-        {\sqrt{\mathbf{o}_i^{\top} \mathbf{\Sigma} \mathbf{o}_i}}
-
-    is the agreement in standard deviations of what the content of any item would have
-    there: zero on average where content is foreign. A share :math:`\pi` of the items is
-    taken to be so, :math:`z \sim \mathcal{N}(0, 1)`, the rest to have
-    :math:`z \sim \mathcal{N}(\mu, 1)`. The mean :math:`m` of all :math:`z_i` and how
-    far their variance exceeds one, :math:`v`, settle both, and :math:`t_i` is the
-    posterior of the second kind:
+    In the notation of :class:`PromptMMPlus`, :math:`z_i` is the agreement in units of
+    its standard deviation over the content of all items; it is zero on average for
+    wrong content. The parameters of the mixture follow from the mean :math:`m` of all
+    :math:`z_i` and the excess :math:`v` of their variance over one, and :math:`t_i` is
+    the posterior of the second component:
 
     .. math::
-        \frac{\pi}{1 - \pi} = \frac{v}{m^2}, \quad \mu = m + \frac{v}{m}, \qquad
-        t_i = \mathrm{sigmoid} \Big( \mu z_i - \frac{\mu^2}{2} - \log \frac{\pi}
-        {1 - \pi} \Big)
+        \frac{\pi}{1 - \pi} = \frac{v}{m^2}, \qquad \mu = m + \frac{v}{m}
 
-    Where no more than chance spreads the agreement (:math:`v \leq 0`) or there is none
-    (:math:`m \leq 0`), all :math:`t_i` are one. In the first round all :math:`t_j` are
-    one, in the next those of the round before. Where there is nothing to compare, for
-    lack of content or of other items, :math:`t_i` is the mean of all others (one if
-    there are none): no evidence is no reproach.
+    If :math:`v \leq 0` or :math:`m \leq 0`, all :math:`t_i` are one. Rounds start from
+    :math:`t_j = 1` and continue from the last :math:`t_j`. Items without content or
+    without other items to compare with get the mean of all others (one if there are
+    none).
 
     Args:
         x: Features of the items ``[N, F]``.
-        adj: The operator from users to items, one entry an edge.
+        adj: The operator from users to items, one entry per edge.
         num_rounds: The number of rounds. (default: ``2``)
     """
-    matrix = adj.matrices(x.dtype)[0]
-    rows = torch.arange(x.size(0), device=x.device)
-    rows = rows.repeat_interleave(matrix.crow_indices().diff().long())
-    itself = x.new_zeros(x.size(0)).index_add_(0, rows, matrix.values().square())
-    unit, trust = l2_normalize(x), x.new_ones(x.size(0))
+    weight = adj.matrices(x.dtype)[0].values()
+    own_weight = x.new_zeros(x.size(0)).index_add_(0, adj.edges()[0], weight.square())
+    unit, reliability = l2_normalize(x), x.new_ones(x.size(0))
     for _ in range(num_rounds):
-        agreement, known = _agreement(unit, _others(unit, adj, trust, itself), itself)
+        others = _others(unit, adj, reliability, own_weight)
+        agreement, known = _agreement(unit, others, own_weight)
         if known.any():
-            found = _posterior(agreement[known])
-            trust = torch.full_like(trust, float(found.mean()))
-            trust[known] = found
-    return trust
+            posterior = _posterior(agreement[known])
+            reliability = torch.full_like(reliability, float(posterior.mean()))
+            reliability[known] = posterior
+    return reliability
 
 
-def _others(unit: Tensor, adj: CSRPair, trust: Tensor, itself: Tensor) -> Tensor:
-    """What the users of every item took besides, ``[N, F]``."""
+def _others(
+    unit: Tensor, adj: CSRPair, reliability: Tensor, own_weight: Tensor
+) -> Tensor:
+    """The sum of the other items of the users of each item, ``[N, F]``."""
     parts = []
-    for own in unit.split(_CHANNELS, dim=1):
-        sent = trust[:, None] * own
-        parts.append(adj @ (adj.t() @ sent) - itself[:, None] * sent)
+    for channels in unit.split(_CHANNELS, dim=1):
+        x = reliability[:, None] * channels
+        parts.append(adj @ (adj.t() @ x) - own_weight[:, None] * x)
     return torch.cat(parts, dim=1)
 
 
-def _agreement(unit: Tensor, others: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
-    """The standardized agreement ``[N]``, and where there is any."""
+def _agreement(
+    unit: Tensor, others: Tensor, own_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The standardized agreement ``[N]``, and where it is defined."""
     present = (unit != 0).any(dim=1)
     count = present.sum().clamp(min=1)
     mean = unit.sum(dim=0) / count
@@ -405,19 +383,18 @@ def _agreement(unit: Tensor, others: Tensor, itself: Tensor) -> tuple[Tensor, Te
         variances.append(((other @ covariance) * other).sum(dim=1))
         squares.append(other.square().sum(dim=1))
     variance, square = torch.cat(variances), torch.cat(squares)
-    # What an item that is alone has of others is rounding, as is the variance of
-    # contents that are all alike.
-    known = present & (square > 1e-10 * itself.square())
+    # Below: rounding errors, for items without others and for equal contents.
+    known = present & (square > 1e-10 * own_weight.square())
     known &= variance > torch.finfo(unit.dtype).eps * square
     return torch.cat(dots) / variance.clamp(min=1e-30).sqrt(), known
 
 
 def _posterior(agreement: Tensor) -> Tensor:
-    """The probability of the kind that agrees, by the moments of both together."""
+    """The posterior of the second component, by the method of moments."""
     mean = agreement.mean()
     excess = (agreement.var(correction=0) - 1).clamp(min=0)
     if not mean > 0:
         return torch.ones_like(agreement)
     shift = mean + excess / mean
-    odds = excess / mean.square()  # Of foreign content; its logarithm may be -inf.
+    odds = excess / mean.square()  # Of wrong content; the logarithm may be -inf.
     return torch.sigmoid(shift * agreement - shift.square() / 2 - odds.log())

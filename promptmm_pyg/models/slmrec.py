@@ -1,7 +1,7 @@
-"""One graph convolution per modality, taught by its own changed copies."""
+"""SLMRec: one graph convolution per modality, with self-supervision."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,13 +12,13 @@ from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import Bipartite, EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender, contrast
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
-_Sides = tuple[Tensor, Tensor]  # Users and items.
+_Pair = tuple[Tensor, Tensor]  # Of users and of items.
 
 
 class SLMRec(ContentRecommender):
@@ -36,18 +36,17 @@ class SLMRec(ContentRecommender):
 
     Two further losses are computed in :meth:`losses`:
 
-    * ``augmentation``: a node's vector finds the one it gets when projected features
-      are changed at random, among those of the batch. ``'drop'`` zeroes single values
-      and scales the others, ``'mask'`` whole rows of a modality;
-    * ``alignment``: :math:`\mathbf{z}_v^0` finds each :math:`\mathbf{z}_v^m`, both
-      through a linear head, averaged over modalities.
+    * ``augmentation``: InfoNCE between the embeddings and those from augmented
+      features. ``'drop'`` is dropout of single values, ``'mask'`` of rows of a
+      modality, without scaling;
+    * ``alignment``: InfoNCE between :math:`\mathbf{z}_v^0` and each
+      :math:`\mathbf{z}_v^m`, both after a linear head, averaged over modalities.
 
-    Our form of the paper's tasks: the first contrasts with the vectors that are ranked,
-    not with a second change, and BPR does the ranking.
+    In the paper, the first loss is between two augmentations. ``l2`` is that of the
+    rows of the id tables.
 
-    :meth:`losses` uses the operators of the last call, the plain attribute ``adj``,
-    which
-    is neither saved nor copied.
+    :meth:`losses` uses the operators of the last call, the attribute ``adj``, which is
+    not part of the state.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -57,9 +56,10 @@ class SLMRec(ContentRecommender):
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
         augmentation: ``'drop'`` or ``'mask'``. (default: ``'drop'``)
-        augmentation_ratio: How much is dropped or masked, in [0, 1). (default: ``0.2``)
+        augmentation_ratio: The ratio of dropped values or masked rows, in [0, 1).
+            (default: ``0.2``)
         temperature: Of both contrasts. (default: ``0.2``)
-        init_std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -77,6 +77,8 @@ class SLMRec(ContentRecommender):
         'alignment': 0.1,
     }
     printed = ('num_layers', 'augmentation')
+    l2_tables = ('embeddings',)
+    not_copied = ('adj',)
 
     def __init__(
         self,
@@ -115,36 +117,30 @@ class SLMRec(ContentRecommender):
     ) -> TeacherOutput:
         self.adj = self.bipartite(edge_index_dict, edge_weight_dict)
         smoothed = self._smoothed(self.adj, list(self.features().values()))
-        _, *views = self._views(smoothed)
-        return self.output(
-            self.fusions[0](smoothed[0]),
-            self.fusions[1](smoothed[1]),
-            dict(zip(self.modalities, views, strict=True)),
+        user_x, item_x = (
+            fuse(x) for fuse, x in zip(self.fusions, smoothed, strict=True)
         )
+        width = self.embeddings.embedding_dim
+        users, items = (x.split(width, dim=1)[1:] for x in smoothed)
+        return self.output(user_x, item_x, users, items)
 
-    def _smoothed(self, adj: Bipartite[CSRPair], features: list[Tensor]) -> _Sides:
-        """All views side by side, ids first; they share every sparse product."""
+    def _smoothed(self, adj: Bipartite[CSRPair], features: list[Tensor]) -> _Pair:
+        """All views concatenated, ids first; they share every sparse product."""
         id_dict = self.embeddings()
         users = id_dict[self.user].repeat(1, len(features) + 1)
         items = torch.cat([id_dict[self.item], *features], dim=1)
         return adj.smooth(users, items, self.num_layers)
 
-    def _views(self, smoothed: _Sides) -> list[_Sides]:
-        width = self.embeddings.embedding_dim
-        users, items = (x.split(width, dim=1) for x in smoothed)
-        return list(zip(users, items, strict=True))
-
-    def _changed(self, x: Tensor) -> Tensor:
+    def _augment(self, x: Tensor) -> Tensor:
         if self.augmentation == 'drop':
             return dropout(x, self.augmentation_ratio)
         rows = torch.rand(x.size(0), 1, device=x.device) >= self.augmentation_ratio
         return x * rows
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """The losses on one batch: ``bpr``, ``l2``, half the squared norm of the id
-        rows of an example, averaged over the batch, ``augmentation`` and ``alignment``,
-        each the mean over the distinct users of the batch plus that over its distinct
-        positives.
+        """The losses of one batch: ``bpr``, ``l2``, and ``augmentation`` and
+        ``alignment``, each the mean over the distinct users of the batch plus that over
+        its distinct positives.
 
         Args:
             output: The output of the last call.
@@ -154,25 +150,20 @@ class SLMRec(ContentRecommender):
             RuntimeError: If the model was never called.
         """
         if self.adj is None:
-            raise RuntimeError(
-                "'losses' requires the operators of the last call (got none). Call the "
-                'model first'
-            )
-        id_dict = self.embeddings()
-        changed = [self._changed(x) for x in self.features().values()]
-        smoothed = self._smoothed(self.adj, changed)
-        ids, *_ = self._views(smoothed)
+            raise RuntimeError("'losses' must follow a call of the model (got none)")
+        augmented = [self._augment(x) for x in self.features().values()]
+        smoothed = self._smoothed(self.adj, augmented)
+        width = self.embeddings.embedding_dim
         augmentation, alignment = [], []
-        for s, (key, nodes) in enumerate(self.distinct_nodes(batch)):
-            fused = self.fusions[s](smoothed[s][nodes])
-            augmentation.append(
-                contrast(output.x_dict[key][nodes], fused, self.temperature)
-            )
+        for fuse, x, (key, nodes) in zip(
+            self.fusions, smoothed, self.distinct_nodes(batch), strict=True
+        ):
+            pair = output.x_dict[key][nodes], fuse(x[nodes])
+            augmentation.append(contrast(*pair, self.temperature))
             views = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]
-            alignment.append(self._align(ids[s][nodes], views))
+            alignment.append(self._align(x[:, :width][nodes], views))
         return {
-            'bpr': self.bpr(output.x_dict, batch),
-            'l2': self.l2(id_dict, batch),
+            **super().losses(output, batch),
             'augmentation': torch.stack(augmentation).sum(),
             'alignment': torch.stack(alignment).sum(),
         }
@@ -185,6 +176,3 @@ class SLMRec(ContentRecommender):
             for head, view in zip(heads, views, strict=True)
         ]
         return torch.stack(losses).mean()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, 'adj': None}  # Operators cannot be copied.

@@ -1,6 +1,6 @@
 """SMORE: modalities denoised and fused in the frequency domain."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -11,8 +11,8 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, FrozenGraph, WeightDict, max_edges
-from promptmm_pyg.models.base import ContentRecommender, contrast, reset
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
@@ -20,20 +20,20 @@ from promptmm_pyg.targets import TeacherOutput
 class SMORE(ContentRecommender):
     r"""A teacher after the `"Spectrum-based Modality Representation Fusion Graph
     Convolutional Network for Multimodal Recommendation"
-    <https://arxiv.org/abs/2412.14978>`_ paper, in our formulas.
+    <https://arxiv.org/abs/2412.14978>`_ paper, in our notation.
 
-    Reduced features are filtered and fused among their frequencies
-    (:math:`\hat{\mathbf{h}}^m`, :math:`\hat{\mathbf{h}}^f`), gate the items' id
-    vectors, and travel along frozen item graphs: :math:`\mathbf{S}_m` joins nearest
-    neighbors of one modality, :math:`\mathbf{S}_f` is the elementwise maximum of all.
-    Users receive what they touched.
+    Projected features are filtered and fused in the frequency domain
+    (:math:`\hat{\mathbf{h}}^m`, :math:`\hat{\mathbf{h}}^f`) and gate the id vectors of
+    items, which are propagated on frozen item graphs: :math:`\mathbf{S}_m` of the
+    nearest neighbors by one modality, :math:`\mathbf{S}_f` the elementwise maximum of
+    all; and from items to users.
 
     .. math::
         \mathbf{H}_i^v = \mathbf{S}_v^K \big( \mathbf{E}_i \odot \sigma(G_v
         \hat{\mathbf{H}}^v) \big), \qquad \mathbf{H}_u^v = \mathbf{A} \mathbf{H}_i^v,
         \qquad v \in M \cup \{f\}
 
-    Behavior :math:`\mathbf{c}`, the LightGCN vector of the ids, decides what counts:
+    Gates on behavior :math:`\mathbf{c}`, the LightGCN vector of the ids, weight them:
 
     .. math::
         \mathbf{s} = \frac{1}{|M| + 1} \Big( \sum_m \sigma(P_m \mathbf{c}) \odot
@@ -41,12 +41,13 @@ class SMORE(ContentRecommender):
         \odot \mathbf{h}^f \Big), \qquad \mathbf{x} = \mathbf{c} + \mathbf{s}
 
     where :math:`G` and :math:`P` are linear, :math:`Q` linear, tanh, linear, and the
-    softmax runs over channels. The modality vectors of the output are the summands of
-    the bracket, each with an equal share of the fused one, so :math:`\mathbf{s}` is
+    softmax is over channels. The modality vectors of the output are the summands of the
+    bracket, each plus an equal part of the fused summand, so :math:`\mathbf{s}` is
     their sum divided by :math:`|M| + 1`.
 
-    :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE, both ways, between
-    :math:`\mathbf{s}` and :math:`\mathbf{c}` of the batch's users and positives.
+    :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE in both directions
+    between :math:`\mathbf{s}` and :math:`\mathbf{c}` of the batch's users and
+    positives.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -58,7 +59,7 @@ class SMORE(ContentRecommender):
         num_item_layers: Layers :math:`K` of the item graphs. (default: ``1``)
         num_neighbors: Neighbors of an item. (default: ``10``)
         temperature: Of the contrast. (default: ``0.2``)
-        init_std: Standard deviation of the id tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -91,14 +92,14 @@ class SMORE(ContentRecommender):
         check_positive('temperature', temperature)
         self.temperature = temperature
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        self.features = self.project(modality_x_dict, embedding_dim)
         self.fusion = SpectralFusion(self.modalities, embedding_dim)
+        self.features = self.project(modality_x_dict, embedding_dim)
         graphs = self.knn_edges(modality_x_dict, num_neighbors)
         self.graphs = torch.nn.ModuleList(
             FrozenGraph(edges, self.num_items, num_item_layers)
             for edges in [*graphs, max_edges(graphs, self.num_items)]
         )
-        # Of the modalities in order, and of the fused view at the end.
+        # Of the modalities in order, and of the fused view at last.
         self.gates = _linears(len(graphs) + 1, embedding_dim)
         self.preferences = _linears(len(graphs) + 1, embedding_dim)
         self.shares = torch.nn.ModuleList(
@@ -111,36 +112,17 @@ class SMORE(ContentRecommender):
         )
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
-        for name in [
-            'embeddings',
-            'fusion',
-            'features',
-            'gates',
-            'preferences',
-            'shares',
-        ]:
-            reset(self.get_submodule(name))
-
     def forward(
         self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
         adj = self.bipartite(edge_index_dict, edge_weight_dict)
-        id_dict = self.embeddings()
-        smooth = adj.smooth(id_dict[self.user], id_dict[self.item], self.num_layers)
-        item_views = self._item_views(id_dict[self.item])
-        # One product for all views.
-        user_views = (adj.to_user @ torch.cat(item_views, dim=-1)).chunk(
-            len(item_views), dim=-1
-        )
-        users = self._preferred(list(user_views), smooth[0])
-        items = self._preferred(item_views, smooth[1])
-        return self.output(
-            smooth[0] + self._side(users),
-            smooth[1] + self._side(items),
-            dict(zip(self.modalities, zip(users, items, strict=True), strict=True)),
-        )
+        user_x, item_x = self.smooth_ids(adj)
+        item_views = self._item_views(self.embeddings()[self.item])
+        user_views = adj.to_user @ torch.cat(item_views, dim=-1)  # One product for all.
+        users = self._weighted(user_views.chunk(len(item_views), dim=-1), user_x)
+        items = self._weighted(item_views, item_x)
+        user_x, item_x = user_x + self._content(users), item_x + self._content(items)
+        return self.output(user_x, item_x, users, items)
 
     def _item_views(self, ids: Tensor) -> list[Tensor]:
         single, fused = self.fusion(torch.stack(list(self.features().values())))
@@ -151,35 +133,33 @@ class SMORE(ContentRecommender):
             )
         ]
 
-    def _preferred(self, views: list[Tensor], content: Tensor) -> list[Tensor]:
+    def _weighted(self, views: Sequence[Tensor], behavior: Tensor) -> list[Tensor]:
         *single, fused = views
-        *wanted, wanted_fused = (lin(content).sigmoid() for lin in self.preferences)
-        rest = wanted_fused * fused / len(single)
+        *gates, fused_gate = (lin(behavior).sigmoid() for lin in self.preferences)
+        fused_part = fused_gate * fused / len(single)
         return [
-            want * share(fused).softmax(dim=-1) * view + rest
-            for share, view, want in zip(self.shares, single, wanted, strict=True)
+            gate * share(fused).softmax(dim=-1) * view + fused_part
+            for share, view, gate in zip(self.shares, single, gates, strict=True)
         ]
 
-    def _side(self, views: list[Tensor]) -> Tensor:
+    def _content(self, views: list[Tensor]) -> Tensor:
         return torch.stack(views).sum(dim=0) / (len(views) + 1)
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr``, ``l2`` and ``contrast`` on one batch.
+        """``bpr``, ``l2`` and ``contrast`` of one batch.
 
         Args:
             output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
-        losses = []
-        for key, nodes in self.distinct_nodes(batch):
-            views = [output.modality_x_dict[m][key][nodes] for m in self.modalities]
-            side = self._side(views)
-            content = output.x_dict[key][nodes] - side
-            losses.append(contrast(side, content, self.temperature))
-        return {
-            **super().losses(output, batch),
-            'contrast': torch.stack(losses).mean(),
-        }
+
+        def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
+            parts = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]
+            content = self._content(parts)
+            return content, output.x_dict[key][nodes] - content
+
+        contrast = self.contrast(batch, views, self.temperature).mean()
+        return {**super().losses(output, batch), 'contrast': contrast}
 
 
 class SpectralFusion(torch.nn.Module):
@@ -192,10 +172,10 @@ class SpectralFusion(torch.nn.Module):
         \mathcal{F} \mathbf{h}^m \Big)
 
     :math:`\mathcal{F}` is the orthonormal real Fourier transform along the channels,
-    :math:`\mathbf{w}` are complex and trained, one weight per frequency; they start
-    near one, where the first formula passes everything. A product of spectra is a
-    circular convolution of vectors. The imaginary parts of the constant and (for an
-    even width) of the highest frequency do not matter and get no gradient.
+    :math:`\mathbf{w}` are trained complex weights, one per frequency, initialized near
+    one, where the first formula is the identity. A product of spectra is a circular
+    convolution of vectors. The imaginary parts of the constant and (for an even width)
+    of the highest frequency have no effect and get no gradient.
 
     Args:
         modalities: Their names, in order.
@@ -203,7 +183,7 @@ class SpectralFusion(torch.nn.Module):
 
     Shapes:
         - **input:** vectors :math:`(M, N, D)`
-        - **output:** cleaned vectors :math:`(M, N, D)` and fused vectors
+        - **output:** filtered vectors :math:`(M, N, D)` and fused vectors
           :math:`(N, D)`
     """
 
@@ -211,7 +191,7 @@ class SpectralFusion(torch.nn.Module):
         super().__init__()
         self.modalities = modalities
         num = channels // 2 + 1
-        # Real pairs: fused optimizers take no complex parameters.
+        # Real pairs: fused optimizers do not support complex parameters.
         self.filters = torch.nn.ParameterDict(
             {m: torch.nn.Parameter(torch.empty(num, 2)) for m in modalities}
         )
@@ -226,19 +206,17 @@ class SpectralFusion(torch.nn.Module):
                 weight[:, 0] += 1.0
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # There are no spectra in half precision.
+        # There is no Fourier transform in half precision.
         dtype = torch.promote_types(x.dtype, torch.float)
         spectra = torch.fft.rfft(x.to(dtype), norm='ortho')  # [M, N, D // 2 + 1]
         filters = torch.stack([self.filters[m].to(dtype) for m in self.modalities])
         single = spectra * torch.view_as_complex(filters).unsqueeze(1)
         fusion = torch.view_as_complex(self.fusion_filter.to(dtype))
-        width = x.size(-1)
-        return (
-            torch.fft.irfft(single, n=width, norm='ortho').to(x.dtype),
-            torch.fft.irfft(spectra.prod(dim=0) * fusion, n=width, norm='ortho').to(
-                x.dtype
-            ),
+        single, fused = (
+            torch.fft.irfft(spectrum, n=x.size(-1), norm='ortho').to(x.dtype)
+            for spectrum in (single, spectra.prod(dim=0) * fusion)
         )
+        return single, fused
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(modalities={sorted(self.modalities)})'

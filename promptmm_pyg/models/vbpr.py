@@ -12,25 +12,24 @@ from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender
-from promptmm_pyg.nn._feature_checks import Features
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
 class VBPR(ContentRecommender):
-    r"""Ids and projected features, each matched with user vectors of their own, after
-    the `"VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback"
-    <https://arxiv.org/abs/1510.01784>`_ paper, for any number of modalities. It needs
-    no graph.
+    r"""The model of the `"VBPR: Visual Bayesian Personalized Ranking from Implicit
+    Feedback" <https://arxiv.org/abs/1510.01784>`_ paper, for any number of modalities.
+    It needs no graph.
 
     .. math::
         y_{ui} = \beta_i + \boldsymbol{\gamma}_u^{\top} \boldsymbol{\gamma}_i + \sum_m
         \left( \boldsymbol{\theta}_u^{m \top} \mathbf{E}_m \mathbf{x}_i^m +
         \boldsymbol{\beta}_m^{\top} \mathbf{x}_i^m \right)
 
-    The paper's global and user biases are left out: they change no ranking. The
-    parts stand side by side in the final embeddings, the biases against a column of
-    ones, so that one inner product is :math:`y_{ui}`.
+    The paper's global and user biases are left out: they do not change rankings. The
+    parts are concatenated, with a column of ones for the biases, so that one inner
+    product is :math:`y_{ui}`.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -38,7 +37,7 @@ class VBPR(ContentRecommender):
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width of every part. (default: ``64``)
-        init_std: Standard deviation of the tables' start. (default: ``0.1``)
+        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
 
     Shapes:
         - **inputs:** ignored
@@ -55,6 +54,7 @@ class VBPR(ContentRecommender):
         'l2': 1e-3,
         'projection_l2': 1e-5,
     }
+    reads_edges = False
     printed = ()
 
     def __init__(
@@ -67,10 +67,10 @@ class VBPR(ContentRecommender):
         init_std: float = 0.1,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type)
-        # The last channel is the bias of the features.
+        # The last channel is the bias.
         self.features = self.project(modality_x_dict, embedding_dim + 1, bias=False)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        # One table for all modalities, side by side.
+        # One table, the concatenation of all modalities.
         self.tastes = self.user_table(len(self.modalities) * embedding_dim, init_std)
         self.item_bias = torch.nn.Parameter(torch.empty(self.num_items, 1))
         self.reset_parameters()
@@ -88,26 +88,19 @@ class VBPR(ContentRecommender):
         id_dict = self.embeddings()
         tastes = self.tastes()[self.user]
         width = self.embeddings.embedding_dim
-        projected, bias = {}, self.item_bias
-        for modality, x in self.features().items():
-            projected[modality] = x[:, :width]
+        items, bias = [], self.item_bias
+        for x in self.features().values():
+            items.append(x[:, :width])
             bias = bias + x[:, width:]
-        user_x = [id_dict[self.user], tastes, tastes.new_ones(tastes.size(0), 1)]
-        item_x = [id_dict[self.item], *projected.values(), bias]
-        users = tastes.split(width, 1)
-        views = zip(users, projected.values(), strict=True)
-        return self.output(
-            torch.cat(user_x, dim=1),
-            torch.cat(item_x, dim=1),
-            dict(zip(projected, views, strict=True)),
-        )
+        ones = tastes.new_ones(tastes.size(0), 1)
+        user_x = torch.cat([id_dict[self.user], tastes, ones], dim=1)
+        item_x = torch.cat([id_dict[self.item], *items, bias], dim=1)
+        return self.output(user_x, item_x, tastes.split(width, 1), items)
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        r"""The losses on one batch.
-
-        ``bpr``; ``l2``, half the squared norm of the id parameters of an example
-        (:math:`\boldsymbol{\gamma}, \boldsymbol{\theta}, \beta`), averaged over the
-        batch; ``projection_l2``, half the mean squared row of
+        r"""The losses of one batch: ``bpr``; ``l2``, half the squared norm of the rows
+        of an example (:math:`\boldsymbol{\gamma}, \boldsymbol{\theta}, \beta`),
+        averaged over the batch; ``projection_l2``, half the mean squared row of
         :math:`[\mathbf{E}_m; \boldsymbol{\beta}_m]`, averaged over modalities.
 
         Args:

@@ -6,8 +6,8 @@ from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.knn import cached_knn_graph, knn_graph, normalize_edges
 from promptmm_pyg.nn.modality_encoder import MissingRows, PromptedModalityEncoder
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
-from promptmm_pyg.nn.prompt_store import load_prompt, save_prompt
 from promptmm_pyg.nn.prompted_encoder import PromptedEncoder, TokenPrompt
+from promptmm_pyg.nn.prompts import load_prompt, save_prompt
 from promptmm_pyg.nn.propagation import HeteroPropagation, propagate_blocks
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Products with constant features of any size and precision, some rows at a time."""
+"""Products with large constant features, in blocks of rows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,33 +9,30 @@ from torch import Tensor
 
 from promptmm_pyg._utils import check_positive
 
-_BLOCK_NUMBERS = 2**22  # Of a block, unless told otherwise: 16 MiB in float32.
+_BLOCK_NUMBERS = 2**22  # Of a block by default: 16 MiB in float32.
 _HALF = (torch.float16, torch.bfloat16)
 
 
 class ChunkedFeatures:
-    r"""Constant features :math:`(N, F)` that are never needed as a whole: what is
-    computed with them reads ``block_rows`` rows at a time, in the precision and on the
-    device of what they are multiplied with.
+    r"""Constant features :math:`(N, F)` that are read ``block_rows`` rows at a time, in
+    the precision and on the device of the other factor of a product.
 
-    In place of a tensor, modules of this package take it for features that are on disk
-    (:func:`~promptmm_pyg.data.open_features`), in half precision or larger than the
-    memory of a GPU. It is a fact about the data, no part of a module: ``Module.to``
-    and ``copy.deepcopy`` leave it where it is.
+    The modules of this package accept it in place of a tensor, for features that are on
+    disk (:func:`~promptmm_pyg.data.open_features`), in half precision or larger than
+    the memory of a GPU. ``Module.to`` and ``copy.deepcopy`` do not move or copy it.
 
     Args:
-        x: Features :math:`(N, F)` of any floating type, in memory or mapped.
-        mask: Boolean :math:`(N)`, ``False`` where a row is absent: it counts as zeros,
-            whatever it holds. (default: ``None``)
-        block_rows: Rows at a time. (default: as many as have about four million
-            numbers)
-        products: The precision of products: ``torch.bfloat16`` rounds the other factor
-            and what comes out of a block to eight bits, more than twice as fast on
-            processors that multiply such numbers. Sums over blocks stay in float32.
+        x: Features :math:`(N, F)` of any floating type, in memory or memory-mapped.
+        mask: Boolean :math:`(N)`, ``False`` where a row is absent and read as zeros.
+            (default: ``None``)
+        block_rows: Rows at a time. (default: rows with about four million numbers)
+        products: The precision of products. ``torch.bfloat16`` rounds the other factor
+            and the result of a block to eight bits, which is more than twice as fast on
+            processors with such instructions. Sums over blocks are in float32.
             (default: that of the other factor)
 
     Raises:
-        ValueError: If shapes do not fit or ``x`` wants a gradient.
+        ValueError: If shapes do not fit or ``x`` requires a gradient.
 
     Example:
         >>> x = ChunkedFeatures(torch.ones(1000, 2, dtype=torch.float16), block_rows=64)
@@ -80,11 +77,10 @@ class ChunkedFeatures:
 
     @property
     def device(self) -> torch.device:
-        """Where the features are kept."""
+        """The device of the features."""
         return self.x.device
 
     def dim(self) -> int:
-        """Two."""
         return 2
 
     def size(self, dim: int) -> int:
@@ -92,11 +88,11 @@ class ChunkedFeatures:
         return int(self.x.size(dim))
 
     def detach(self) -> 'ChunkedFeatures':
-        """The same features, constant as they are."""
+        """Returns itself: the features are constant."""
         return self
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
-        """The rows ``index``, those that are absent as zeros.
+        """The rows ``index``, with zeros in absent rows.
 
         Raises:
             ValueError: If ``dim`` is not 0.
@@ -110,37 +106,34 @@ class ChunkedFeatures:
         return rows
 
     def rows(self, index: Tensor) -> 'ChunkedFeatures':
-        """The rows ``index``, taken into memory, in blocks again."""
-        taken = self.index_select(0, index)
-        return ChunkedFeatures(
-            taken, block_rows=self.block_rows, products=self.products
-        )
+        """The rows ``index``, copied into memory."""
+        x = self.index_select(0, index)
+        return ChunkedFeatures(x, block_rows=self.block_rows, products=self.products)
 
     def blocks(
         self, dtype: torch.dtype, device: torch.device
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Where each block of rows lies, and the block."""
+        """Yields the slice of each block of rows, and the block."""
         for start in range(0, self.size(0), self.block_rows):
-            where = slice(start, start + self.block_rows)
-            block = self.x[where]
-            if self.mask is not None and not bool(self.mask[where].all()):
-                block = block.masked_fill(~self.mask[where, None], 0.0)
-            yield where, block.to(device=device, dtype=dtype)
+            rows = slice(start, start + self.block_rows)
+            block = self.x[rows]
+            if self.mask is not None and not bool(self.mask[rows].all()):
+                block = block.masked_fill(~self.mask[rows, None], 0.0)
+            yield rows, block.to(device=device, dtype=dtype)
 
     def whole(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """All rows at once, for what cannot do with less."""
+        """All rows as one tensor."""
         out = torch.empty(self.shape, dtype=dtype, device=device)
-        for where, block in self.blocks(dtype, device):
-            out[where] = block
+        for rows, block in self.blocks(dtype, device):
+            out[rows] = block
         return out
 
     def present(self) -> Tensor:
-        """Boolean ``[N]``: which rows hold anything but zeros."""
-        found = [
-            (block != 0).any(dim=1)
-            for _, block in self.blocks(self.x.dtype, self.device)
-        ]
-        return torch.cat(found) if found else self.x.new_zeros(0, dtype=torch.bool)
+        """Boolean ``[N]``: which rows are not zero."""
+        present = self.x.new_zeros(self.size(0), dtype=torch.bool)
+        for rows, block in self.blocks(self.x.dtype, self.device):
+            present[rows] = (block != 0).any(dim=1)
+        return present
 
     def __deepcopy__(self, memo: dict[int, Any]) -> 'ChunkedFeatures':
         return self
@@ -156,7 +149,7 @@ class ChunkedFeatures:
 def in_blocks(
     x: Tensor | ChunkedFeatures, mask: Tensor | None = None
 ) -> ChunkedFeatures | None:
-    """``x`` as :class:`ChunkedFeatures` if it is one, or is in half precision."""
+    """``x`` as :class:`ChunkedFeatures` if it is that already or in half precision."""
     if isinstance(x, Tensor):
         return ChunkedFeatures(x.detach(), mask) if x.dtype in _HALF else None
     return x if mask is None else ChunkedFeatures(x.x, mask, x.block_rows, x.products)
@@ -165,11 +158,11 @@ def in_blocks(
 def project(
     x: Tensor | ChunkedFeatures, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    r"""Returns :math:`\mathbf{X} \mathbf{W}^{\top} + \mathbf{b}`, in blocks of rows if
-    ``x`` comes in blocks.
+    r"""Returns :math:`\mathbf{X} \mathbf{W}^{\top} + \mathbf{b}`, in blocks of rows for
+    :class:`ChunkedFeatures`, which get no gradient.
 
     Args:
-        x: Features ``[N, F]``; as :class:`ChunkedFeatures` they have no gradient.
+        x: Features ``[N, F]``.
         weight: :math:`\mathbf{W}` ``[D, F]``.
         bias: :math:`\mathbf{b}` ``[D]``. (default: ``None``)
     """
@@ -180,12 +173,12 @@ def project(
 
 
 def cross(left: Tensor, x: Tensor | ChunkedFeatures) -> Tensor:
-    r"""Returns :math:`\mathbf{L}^{\top} \mathbf{X}` ``[P, F]``, in blocks of rows if
-    ``x`` comes in blocks.
+    r"""Returns :math:`\mathbf{L}^{\top} \mathbf{X}` ``[P, F]``, in blocks of rows for
+    :class:`ChunkedFeatures`, which get no gradient.
 
     Args:
         left: :math:`\mathbf{L}` ``[N, P]``.
-        x: Features ``[N, F]``; as :class:`ChunkedFeatures` they have no gradient.
+        x: Features ``[N, F]``.
     """
     if isinstance(x, Tensor):
         return left.t() @ x
@@ -199,11 +192,11 @@ class _Project(torch.autograd.Function):
         ctx.x = x
         out = weight.new_empty(x.size(0), weight.size(0))
         factor = weight.t().to(x.products or weight.dtype)
-        for where, block in x.blocks(factor.dtype, weight.device):
+        for rows, block in x.blocks(factor.dtype, weight.device):
             if x.products is None:
-                torch.mm(block, factor, out=out[where])
+                torch.mm(block, factor, out=out[rows])
             else:
-                out[where] = block @ factor
+                out[rows] = block @ factor
         return out
 
     @staticmethod
@@ -216,15 +209,15 @@ class _Cross(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, left: Tensor, x: ChunkedFeatures) -> Tensor:
         ctx.x = x
-        # Sums over all rows: half precision would lose the last of them.
+        # Sums over many rows lose too much in half precision.
         dtype = torch.float32 if left.dtype in _HALF else left.dtype
         out = left.new_zeros(left.size(1), x.size(1), dtype=dtype)
-        for where, block in x.blocks(x.products or dtype, left.device):
-            rows = left[where].t().to(block.dtype)
+        for rows, block in x.blocks(x.products or dtype, left.device):
+            factor = left[rows].t().to(block.dtype)
             if x.products is None:
-                out.addmm_(rows, block)
+                out.addmm_(factor, block)
             else:
-                out += rows @ block
+                out += factor @ block
         return out.to(left.dtype)
 
     @staticmethod
@@ -237,9 +230,9 @@ _cross: Any = _Cross.apply
 
 
 class BlockedLinear(torch.nn.Linear):
-    r"""A :class:`torch.nn.Linear` on constant features, whose forward and weight
-    gradient read them in blocks of rows, so that features may be on disk or in half
-    precision while the weight is in ``float32``. Its state fits
+    r"""A :class:`torch.nn.Linear` on constant features that are read in blocks of rows,
+    in the forward and for the gradient of the weight: features may be on disk or in
+    half precision, with a weight in ``float32``. The state is that of
     :class:`torch.nn.Linear`.
 
     Args:
@@ -253,7 +246,7 @@ class BlockedLinear(torch.nn.Linear):
         - **output:** :math:`(N, D)`, in the precision of the weight
 
     Raises:
-        ValueError: If shapes do not fit or the features want a gradient.
+        ValueError: If shapes do not fit or the features require a gradient.
 
     Example:
         >>> layer = BlockedLinear(8, 2, block_rows=100)
@@ -285,5 +278,4 @@ class BlockedLinear(torch.nn.Linear):
         return project(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """What stands between the brackets of the printed module."""
         return f'{super().extra_repr()}, block_rows={self.block_rows}'

@@ -1,9 +1,7 @@
-"""The sparse operator of every message-passing step: a CSR matrix that keeps
-its transpose.
+"""The sparse operator of message passing: a constant CSR matrix with its transpose.
 
-``torch.sparse`` sorts the transpose anew in each backward pass, and a scatter
-writes one message per edge to memory. A matrix that is used thousands of times
-and never changes needs neither.
+``torch.sparse`` sorts the transpose anew in each backward pass, and a scatter writes
+one message per edge to memory. A matrix that is used many times can avoid both.
 """
 
 import warnings
@@ -20,18 +18,18 @@ Adjacency = Any  # edge_index, torch.sparse, SparseTensor or CSRPair
 _INT32_MAX = 2**31 - 1
 
 
-TILE_BYTES = 2**23  # Of `x`; what a laptop's last-level cache holds.
+TILE_BYTES = 2**23  # Of `x`: about the last-level cache of a laptop.
 
 
 class TiledCSR:
-    """A ``torch.sparse_csr`` matrix; multiplied in tiles of its columns, on the CPU and
-    where ``x`` has more than ``TILE_BYTES``. Tiles are made when they are first needed
-    and kept: 8 bytes for an edge in single precision, and 4 for a row and tile. To make
-    them takes as long as a few products.
+    """A ``torch.sparse_csr`` matrix that is multiplied in tiles of its columns, on the
+    CPU and where ``x`` has more than ``TILE_BYTES``. Tiles are built on first use, at
+    the cost of a few products, and cached: 8 bytes per edge in single precision, and 4
+    per row and tile.
 
     Args:
         matrix: Of any size and precision.
-        tile: Whether to use tiles at all.
+        tile: Whether to use tiles.
     """
 
     def __init__(self, matrix: Tensor, tile: bool) -> None:
@@ -43,34 +41,31 @@ class TiledCSR:
         """The product with ``x``, ``[num_columns, F]``; added in place to ``added_to``,
         contiguous ``[num_rows, F]``, if that is given.
         """
-        if x.device.type != 'cpu' or not _writes_into(x.dtype):
+        num_tiles = self._num_tiles(x)
+        if not _writes_into(x) or (num_tiles == 1 and added_to is None):
             product = csr_matmul(self.matrix, x)
             return product if added_to is None else added_to.add_(product)
-        x = x.contiguous()
-        keep = added_to is not None
-        out = (
-            x.new_empty(self.matrix.size(0), x.size(1))
-            if added_to is None
-            else added_to
-        )
+        x, out, add = x.contiguous(), added_to, added_to is not None
+        if out is None:
+            out = x.new_empty(self.matrix.size(0), x.size(1))
         first = 0
-        for tile in self._in_tiles(self._num_tiles(x)):
+        for tile in self._in_tiles(num_tiles):
             last = first + tile.size(1)
-            _add_product(out, tile, x[first:last], keep=keep or first > 0)
+            _write_product(out, tile, x[first:last], add=add or first > 0)
             first = last
         return out
 
     def _num_tiles(self, x: Tensor) -> int:
-        """A power of two, so that different widths share their tiles."""
+        """A power of two, so that different widths share tiles."""
         if not self.tile:
             return 1
-        fitting = -(-x.numel() * x.element_size() // TILE_BYTES)
-        # Reading and writing the result again has to cost less than it saves: at least
-        # two edges for every row and tile.
-        worth = self.matrix.values().numel() // (2 * max(1, self.matrix.size(0)))
-        most = min(worth, self.matrix.size(1))
+        needed = -(-x.numel() * x.element_size() // TILE_BYTES)
+        # Every further tile reads and writes the result again, which pays off with at
+        # least two edges per row and tile.
+        limit = self.matrix.values().numel() // (2 * max(1, self.matrix.size(0)))
+        limit = min(limit, self.matrix.size(1))
         num_tiles = 1
-        while num_tiles < fitting and 2 * num_tiles <= most:
+        while num_tiles < needed and 2 * num_tiles <= limit:
             num_tiles *= 2
         return num_tiles
 
@@ -81,54 +76,82 @@ class TiledCSR:
 
 
 def column_tiles(matrix: Tensor, num_tiles: int) -> list[Tensor]:
-    """Cuts a CSR matrix into blocks of columns; together they are the matrix."""
+    """Cuts a CSR matrix into blocks of columns."""
     num_rows, num_columns = matrix.shape
-    col, weight = matrix.col_indices(), matrix.values()
-    row = torch.repeat_interleave(
-        torch.arange(num_rows), matrix.crow_indices().diff().long()
-    )
+    row, col = csr_indices(matrix)
     width = -(-num_columns // num_tiles)
     tiles = []
     for first in range(0, num_columns, width):
         last = min(first + width, num_columns)
-        kept = ((col >= first) & (col < last)).nonzero().flatten()
-        rowptr = col.new_zeros(num_rows + 1)
-        rowptr[1:] = torch.bincount(row[kept], minlength=num_rows).cumsum(0)
-        tiles.append(
-            torch.sparse_csr_tensor(
-                rowptr,
-                col[kept] - first,
-                weight[kept],
-                (num_rows, last - first),
-                check_invariants=False,
-            )
-        )
+        index = ((col >= first) & (col < last)).nonzero().flatten()
+        size = num_rows, last - first
+        weight = matrix.values()[index]
+        tiles.append(csr_matrix(row[index], col[index] - first, weight, size))
     return tiles
 
 
+def csr_matrix(
+    row: Tensor, col: Tensor, weight: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """A ``torch.sparse_csr`` matrix of entries that are sorted by row."""
+    return from_pointers(*csr_pointers(row, col, size), weight, size)
+
+
+def csr_pointers(
+    row: Tensor, col: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The row pointers and columns of a CSR matrix, 32-bit where they fit."""
+    rowptr = row.new_zeros(size[0] + 1)
+    torch.cumsum(torch.bincount(row, minlength=size[0]), dim=0, out=rowptr[1:])
+    small = max(*size, row.numel()) <= _INT32_MAX
+    dtype = torch.int32 if small else torch.int64
+    return rowptr.to(dtype), col.to(dtype)
+
+
+def from_pointers(
+    rowptr: Tensor, col: Tensor, weight: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """A ``torch.sparse_csr`` matrix that shares all memory with its parts."""
+    with warnings.catch_warnings():
+        # torch calls its CSR layout a prototype; what is used of it here is tested.
+        warnings.filterwarnings('ignore', 'Sparse CSR tensor support', UserWarning)
+        return torch.sparse_csr_tensor(
+            rowptr, col, weight, size, check_invariants=False
+        )
+
+
+def csr_indices(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The row and the column of every entry of a CSR matrix, 64-bit."""
+    rows = torch.arange(matrix.size(0), device=matrix.device)
+    counts = matrix.crow_indices().diff().long()
+    return rows.repeat_interleave(counts), matrix.col_indices().long()
+
+
 def csr_matmul(matrix: Tensor, x: Tensor) -> Tensor:
-    """The product of a ``torch.sparse_csr`` matrix with a dense one, in one piece."""
+    """The product of a ``torch.sparse_csr`` matrix with a dense one, without tiles."""
     if x.device.type != 'cpu':
         return matrix @ x
     x = x.contiguous()
-    if _writes_into(x.dtype):
+    if _writes_into(x):
         out = x.new_empty(matrix.size(0), x.size(1))
-        _add_product(out, matrix, x, keep=False)
+        _write_product(out, matrix, x, add=False)
         return out
     if matrix.values().numel() == 0:
         return x.new_zeros(matrix.size(0), x.size(1))
     return cast(Tensor, torch.sparse.mm(matrix, x, 'sum'))
 
 
-def _writes_into(dtype: torch.dtype) -> bool:
-    return torch.backends.mkl.is_available() and dtype in (torch.float, torch.double)
+def _writes_into(x: Tensor) -> bool:
+    """Whether a product with ``x`` can be written into a given matrix."""
+    mkl = x.device.type == 'cpu' and torch.backends.mkl.is_available()
+    return mkl and x.dtype in (torch.float, torch.double)
 
 
-def _add_product(out: Tensor, matrix: Tensor, x: Tensor, *, keep: bool) -> None:
-    """Writing into ``out`` spares ``matrix @ x`` its copy: three times as fast."""
+def _write_product(out: Tensor, matrix: Tensor, x: Tensor, *, add: bool) -> None:
+    """Three times as fast as ``matrix @ x``, which copies its result."""
     if matrix.values().numel():
-        torch.addmm(out, matrix, x, beta=float(keep), out=out)
-    elif not keep:
+        torch.addmm(out, matrix, x, beta=float(add), out=out)
+    elif not add:
         out.zero_()
 
 
@@ -137,16 +160,15 @@ class CSRPair:
     that is stored with its transpose, so that ``A @ x`` and its gradient
     :math:`\mathbf{A}^{\top} \mathbf{g}` both read rows in order.
 
-    Gradients reach ``x``, not the weights of the edges. Indices are 32-bit where
-    they fit. On the CPU, features that exceed the cache are read in parts that fit it,
-    from further copies of the edges. Build one with :meth:`from_edge_index` or
-    :func:`as_csr_pair`.
+    Gradients flow to ``x``, not to the weights of the edges. Indices are 32-bit where
+    they fit. On the CPU, features larger than the cache are read in tiles, from further
+    copies of the edges. Build one with :meth:`from_edge_index` or :func:`as_csr_pair`.
 
     Args:
         forward: :math:`\mathbf{A}` as ``torch.sparse_csr`` tensor.
         transpose: :math:`\mathbf{A}^{\top}` as ``torch.sparse_csr`` tensor.
-        reused: Whether it is multiplied often enough for such copies to pay; say no for
-            an operator that is made anew for every step. (default: ``True``)
+        reused: Whether there are enough products for such copies to pay off;
+            ``False`` for an operator that is built at every step. (default: ``True``)
 
     Shapes:
         - **matmul:** dense :math:`(N_{src}, F)` to dense :math:`(N_{dst}, F)`
@@ -190,10 +212,10 @@ class CSRPair:
             edge_index: Source and destination of each edge, ``[2, E]``.
             edge_weight: Weight of each edge, ``[E]``; ``None`` means ones.
             size: ``(num_src, num_dst)``, in PyG's order.
-            reused: Whether it is multiplied often. (default: ``True``)
+            reused: Whether there are many products. (default: ``True``)
 
         Raises:
-            ValueError: If an index is no integer or lies outside ``size``, or the
+            ValueError: If an index is not an integer or outside ``size``, or the
                 weights do not match the edges.
         """
         src, dst = checked_edges(edge_index, size)
@@ -201,15 +223,15 @@ class CSRPair:
             edge_weight = torch.ones(src.numel(), device=src.device)
         if edge_weight.shape != src.shape:
             raise ValueError(
-                f"'edge_weight' requires one value per edge (got "
+                f"'edge_weight' must have one value per edge (got "
                 f'{list(edge_weight.shape)} for {src.numel()} edges)'
             )
-        weight = edge_weight.detach()
-        return cls(
-            _csr(dst, src, weight, (size[1], size[0])),
-            _csr(src, dst, weight, (size[0], size[1])),
-            reused=reused,
-        )
+        matrices = []
+        for row, col, shape in ((dst, src, size[::-1]), (src, dst, size)):
+            order = torch.argsort(row * shape[1] + col)
+            weight = edge_weight.detach()[order]
+            matrices.append(csr_matrix(row[order], col[order], weight, shape))
+        return cls(*matrices, reused=reused)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -221,6 +243,10 @@ class CSRPair:
     def num_edges(self) -> int:
         """The number of stored weights."""
         return int(self.matrices(self._dtype)[0].values().numel())
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        """Destination and source of each edge ``[E]``, by destination."""
+        return csr_indices(self.matrices(self._dtype)[0])
 
     def row_degree(self) -> Tensor:
         """The number of edges into each destination, ``[num_dst]``."""
@@ -299,47 +325,29 @@ class _CSRMatmul(torch.autograd.Function):
 _matmul: Any = _CSRMatmul.apply
 
 
-def _csr(row: Tensor, col: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
-    order = torch.argsort(row * size[1] + col)
-    rowptr = row.new_zeros(size[0] + 1)
-    torch.cumsum(torch.bincount(row, minlength=size[0]), dim=0, out=rowptr[1:])
-    small = max(*size, row.numel()) <= _INT32_MAX
-    dtype = torch.int32 if small else torch.int64
-    with warnings.catch_warnings():
-        # torch announces its CSR layout as a prototype; what is used of it is tested.
-        warnings.filterwarnings('ignore', 'Sparse CSR tensor support', UserWarning)
-        return torch.sparse_csr_tensor(
-            rowptr.to(dtype),
-            col[order].to(dtype),
-            weight[order],
-            size,
-            check_invariants=False,
-        )
-
-
 def as_csr_pair(
     adjacency: Adjacency,
     edge_weight: Tensor | None = None,
     *,
     size: tuple[int, int],
 ) -> CSRPair:
-    """Converts any of PyG's ways to hold edges to a :class:`CSRPair`.
+    """Converts edges in any of PyG's forms to a :class:`CSRPair`.
 
     Args:
-        adjacency: A :class:`CSRPair` (returned as it is), an ``edge_index``
+        adjacency: A :class:`CSRPair` (returned unchanged), an ``edge_index``
             ``[2, E]``, or a transposed sparse matrix ``adj_t`` of shape
             ``[num_dst, num_src]`` (``torch.sparse`` of any layout, or
-            ``torch_sparse.SparseTensor``), as PyG's layers take them.
+            ``torch_sparse.SparseTensor``).
         edge_weight: Weights ``[E]`` of an ``edge_index``.
         size: ``(num_src, num_dst)``, in PyG's order.
 
     Raises:
         TypeError: If ``adjacency`` is none of these.
-        ValueError: If its shape does not agree with ``size``.
+        ValueError: If its shape does not match ``size``.
     """
     if isinstance(adjacency, CSRPair):
         pair = adjacency
-    elif isinstance(adjacency, Tensor) and adjacency.layout == torch.strided:
+    elif _is_edge_index(adjacency):
         return CSRPair.from_edge_index(
             adjacency.as_subclass(Tensor), edge_weight, size=size
         )
@@ -376,7 +384,7 @@ def csr_pair_dict(
     *,
     num_nodes_dict: dict[str, int],
 ) -> dict[EdgeType, CSRPair]:
-    """Converts every edge type once; a mirrored edge type shares memory.
+    """Converts every edge type once; reverse edge types share memory.
 
     Args:
         edge_index_dict: Edges per type, in any form of :func:`as_csr_pair`.
@@ -403,11 +411,12 @@ def csr_pair_dict(
 def _mirrored(
     a: Adjacency, w_a: Tensor | None, b: Adjacency, w_b: Tensor | None
 ) -> bool:
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+    if not (_is_edge_index(a) and _is_edge_index(b)) or a.shape != b.shape:
         return False
-    if a.layout != torch.strided or b.layout != torch.strided or a.shape != b.shape:
-        return False
-    if (w_a is None) != (w_b is None):
-        return False
-    same_weight = w_a is None or w_b is None or torch.equal(w_a, w_b)
-    return same_weight and torch.equal(a, b.flip([0]))
+    if w_a is None or w_b is None:
+        return w_a is w_b and torch.equal(a, b.flip([0]))
+    return torch.equal(w_a, w_b) and torch.equal(a, b.flip([0]))
+
+
+def _is_edge_index(adjacency: Adjacency) -> bool:
+    return isinstance(adjacency, Tensor) and adjacency.layout == torch.strided

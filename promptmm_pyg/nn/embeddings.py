@@ -1,4 +1,4 @@
-"""Trainable id tables, one per node type."""
+"""Embedding tables, one per node type."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from promptmm_pyg.functional import rows
 
 
 class NodeEmbeddings(torch.nn.Module):
-    r"""Holds one trainable table per node type, drawn from
+    r"""One embedding table per node type, initialized from
     :math:`\mathcal{N}(0, \sigma^2)`.
 
     Args:
@@ -55,15 +55,14 @@ class NodeEmbeddings(torch.nn.Module):
         """
         if set(x_dict) != set(self.tables):
             raise ValueError(
-                f"'x_dict' requires the node types {sorted(self.tables)} "
+                f"'x_dict' must have the node types {sorted(self.tables)} "
                 f'(got {sorted(x_dict)})'
             )
         for key, table in self.tables.items():
             if x_dict[key].shape != table.shape:
                 raise ValueError(
                     f"'x_dict['{key}']' must have shape {list(table.shape)} (got "
-                    f'{list(x_dict[key].shape)}). A table can only be copied at its '
-                    f'own width'
+                    f'{list(x_dict[key].shape)})'
                 )
         with torch.no_grad():
             for key, table in self.tables.items():
@@ -77,7 +76,7 @@ class NodeEmbeddings(torch.nn.Module):
         missing = sorted(set(self.tables) - set(n_id_dict))
         if missing:
             raise ValueError(
-                f"'n_id_dict' requires ids for every node type (got none for {missing})"
+                f"'n_id_dict' must have ids of every node type (got none of {missing})"
             )
         return {key: rows(x, n_id_dict[key]) for key, x in self.tables.items()}
 

@@ -1,4 +1,4 @@
-"""Graphs that join every node to those with the most similar features."""
+"""Graphs of nearest neighbors by features."""
 
 import hashlib
 import json
@@ -28,23 +28,22 @@ def knn_graph(
 ) -> tuple[Tensor, Tensor]:
     r"""Returns edges from the ``k`` rows of largest cosine to every row, and their
     normalized weights, the item graph of the `"Mining Latent Structures for Multimedia
-    Recommendation" <https://arxiv.org/abs/2104.09036>`_ paper (there with
-    ``weighted=True``) and of those that follow it.
+    Recommendation" <https://arxiv.org/abs/2104.09036>`_ paper (with ``weighted=True``).
 
-    A row is not its own neighbor. Among equal cosines the smaller index comes first.
-    A row that ``mask`` calls absent, or one of zeros (it has no direction), gives and
-    gets no edge; with fewer than ``k`` others, all of them are neighbors. Similarities
-    are computed in blocks: memory grows with ``block_size`` times the number of rows.
-    No gradient flows.
+    There are no self-loops. Among equal cosines the smaller index is first. Rows that
+    are absent by ``mask`` or zero have no edges; with fewer than ``k`` others, all of
+    them are neighbors. Similarities are computed in blocks: memory grows with
+    ``block_size`` times the number of rows. There is no gradient.
 
     Args:
         x: Features ``[N, F]``.
         k: Neighbors of a row.
         mask: Boolean ``[N]``, ``True`` where the row is present. (default: everywhere)
-        block_size: Rows compared with all others at a time. (default: ``1024``)
+        block_size: Rows that are compared with all others at a time.
+            (default: ``1024``)
         normalize: See :func:`normalize_edges`. (default: ``'sym'``)
-        weighted: Whether edges weigh their cosine, with negative ones as zero, before
-            they are normalized; otherwise all weigh one. (default: ``False``)
+        weighted: Whether weights before normalization are cosines, zero where these are
+            negative, or else ones. (default: ``False``)
 
     Returns:
         ``edge_index [2, E]``, source and destination in PyG's order, by destination;
@@ -69,9 +68,9 @@ def knn_graph(
     for start in range(0, rows.numel() if k else 0, block_size):
         cosine = unit[start : start + block_size] @ unit.t()
         cosine.diagonal(start).fill_(-torch.inf)
-        near = top_items(cosine, k).item_index.sort(dim=1).values
-        sources.append(rows[near].view(-1))
-        cosines.append(cosine.gather(1, near).view(-1))
+        neighbors = top_items(cosine, k).item_index.sort(dim=1).values
+        sources.append(rows[neighbors].view(-1))
+        cosines.append(cosine.gather(1, neighbors).view(-1))
     targets = rows.repeat_interleave(k)
     edge_index = torch.stack([torch.cat(sources), targets])
     cosine = torch.cat(cosines)
@@ -85,18 +84,18 @@ def normalize_edges(
     num_nodes: int,
     normalize: Normalize = 'sym',
 ) -> Tensor:
-    r"""Returns the weights divided by those that nodes receive, differentiable.
+    r"""Returns weights normalized by the degrees of nodes, differentiable.
 
     .. math::
         \text{sym: } \frac{w_{ij}}{\sqrt{d_i d_j}}, \qquad \text{row: }
         \frac{w_{ij}}{d_i}, \qquad d_i = \sum_{j} w_{ij}
 
-    where :math:`w_{ij}` is the weight of the edge from :math:`j` to :math:`i`. An edge
-    of a node that receives nothing weighs zero.
+    where :math:`w_{ij}` is the weight of the edge from :math:`j` to :math:`i`. Edges of
+    nodes with degree zero get weight zero.
 
     Args:
         edge_index: Source and destination of each edge, ``[2, E]``.
-        edge_weight: Weights that are not negative, ``[E]``.
+        edge_weight: Weights of zero or more, ``[E]``.
         num_nodes: The number of nodes.
         normalize: ``'sym'`` or ``'row'``. (default: ``'sym'``)
 
@@ -105,10 +104,10 @@ def normalize_edges(
     """
     check_choice('normalize', normalize, ('sym', 'row'))
     source, target = edge_index
-    received = edge_weight.new_zeros(num_nodes).index_add(0, target, edge_weight)
-    positive = received > 0
-    # Zeros are replaced before the root: its slope there is infinite.
-    safe = torch.where(positive, received, 1.0)
+    degree = edge_weight.new_zeros(num_nodes).index_add(0, target, edge_weight)
+    positive = degree > 0
+    # Zeros are replaced before the root, whose gradient is infinite there.
+    safe = torch.where(positive, degree, 1.0)
     if normalize == 'row':
         scale = torch.where(positive, safe.reciprocal(), 0.0)
         return edge_weight * scale[target]
@@ -117,7 +116,7 @@ def normalize_edges(
 
 
 def _directions(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The rows that have a direction, and their directions."""
+    """The indices of the present, nonzero rows, and these rows at unit length."""
     if x.dim() != 2:
         raise ValueError(f"'x' must have shape [N, F] (got {list(x.shape)})")
     if mask is None:
@@ -138,7 +137,7 @@ def _directions(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return rows, l2_normalize(x)
 
 
-_VERSION = 1  # Of what the same arguments give.
+_VERSION = 1  # To be raised when the same arguments return another graph.
 
 
 def cached_knn_graph(
@@ -150,15 +149,13 @@ def cached_knn_graph(
     normalize: Normalize = 'sym',
     weighted: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Returns what :func:`knn_graph` does, from a file of ``folder`` if it was computed
-    before from the same features.
+    """Like :func:`knn_graph`, cached in a file of ``folder``.
 
-    The file's name is a SHA-256 of every byte of the features and of all arguments:
-    other features have another file, and nothing is ever stale. A file that is damaged
-    is computed anew. The graph has the device of ``x``.
+    The name of the file is the SHA-256 of the features and all arguments, so a graph is
+    never stale. A damaged file is computed again. The graph is on the device of ``x``.
 
     Args:
-        folder: Where graphs are kept; made if it is not there.
+        folder: The folder of the cache, created if it does not exist.
         x: Features ``[N, F]``.
         k: Neighbors of a row.
         mask: Boolean ``[N]``, ``True`` where the row is present. (default: everywhere)
@@ -166,28 +163,28 @@ def cached_knn_graph(
         weighted: See :func:`knn_graph`. (default: ``False``)
 
     Raises:
-        ValueError: As :func:`knn_graph` does; then nothing is written.
+        ValueError: As in :func:`knn_graph`; then nothing is written.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
         >>> folder = getfixture('tmp_path')
-        >>> once, again = (cached_knn_graph(folder, x, k=1)[0] for _ in range(2))
-        >>> torch.equal(once, again), len(list(folder.iterdir()))
+        >>> first, second = (cached_knn_graph(folder, x, k=1)[0] for _ in range(2))
+        >>> torch.equal(first, second), len(list(folder.iterdir()))
         (True, 1)
     """
     path = Path(folder) / f'{_digest(x, mask, [k, normalize, weighted])}.safetensors'
-    kept = _read(path)
-    if kept is None:
-        kept = knn_graph(x, k, mask=mask, normalize=normalize, weighted=weighted)
-        edge_index, edge_weight = (part.cpu().contiguous() for part in kept)
+    graph = _read(path)
+    if graph is None:
+        graph = knn_graph(x, k, mask=mask, normalize=normalize, weighted=weighted)
+        edge_index, edge_weight = (part.cpu().contiguous() for part in graph)
         with replacing(path) as temporary:
             save_file({'index': edge_index, 'weight': edge_weight}, temporary)
-    return kept[0].to(x.device), kept[1].to(x.device)
+    return graph[0].to(x.device), graph[1].to(x.device)
 
 
-def _digest(x: Tensor, mask: Tensor | None, numbers: list[object]) -> str:
-    names = [_VERSION, list(x.shape), str(x.dtype), mask is not None, *numbers]
-    digest = hashlib.sha256(json.dumps(names).encode())
+def _digest(x: Tensor, mask: Tensor | None, options: list[object]) -> str:
+    header = [_VERSION, list(x.shape), str(x.dtype), mask is not None, *options]
+    digest = hashlib.sha256(json.dumps(header).encode())
     for part in (x, mask):
         if part is not None:
             # As bytes: NumPy has no bfloat16.

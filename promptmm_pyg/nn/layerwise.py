@@ -1,5 +1,5 @@
-"""One layer after the other over the whole graph, in blocks of rows, without
-gradients: what training on neighborhoods is validated with.
+"""Propagation on the whole graph layer by layer, in blocks of rows and without
+gradients, for validation when training uses sampled neighborhoods.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from torch.utils.checkpoint import checkpoint
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.nn.csr import CSRPair, csr_matmul
+from promptmm_pyg.nn.csr import CSRPair, csr_matmul, from_pointers
 from promptmm_pyg.nn.prompt import SoftPrompt
 
 BLOCK = 2**16
 
 
 def matmul_in_blocks(adj: CSRPair, x: Tensor, block_size: int = BLOCK) -> Tensor:
-    """Returns ``adj @ x``; the operator may stay on another device than ``x``, which
-    then receives ``block_size`` of its rows at a time.
+    """Returns ``adj @ x``, ``block_size`` rows of ``adj`` at a time, copied to the
+    device of ``x``.
 
     Args:
         adj: The operator ``(num_dst, num_src)``.
@@ -37,12 +37,11 @@ def matmul_in_blocks(adj: CSRPair, x: Tensor, block_size: int = BLOCK) -> Tensor
     for first in range(0, num_rows, block_size):
         last = min(first + block_size, num_rows)
         begin, end = int(start[first]), int(start[last])
-        rows = torch.sparse_csr_tensor(
+        rows = from_pointers(
             (start[first : last + 1] - begin).to(x.device),
             source[begin:end].to(x.device),
             weight[begin:end].to(x.device),
             (last - first, num_columns),
-            check_invariants=False,
         )
         out[first:last] = csr_matmul(rows, x)
     return out
@@ -57,10 +56,10 @@ def sum_of_hops(
     block_size: int = BLOCK,
 ) -> dict[NodeType, Tensor]:
     r"""Returns :math:`\omega \mathbf{X} + \mathbf{A} \mathbf{X} + \dots + \mathbf{A}^L
-    \mathbf{X}` per node type; types that nothing reaches are absent.
+    \mathbf{X}` per node type, except for types without any part.
 
     Args:
-        x_dict: Features ``[N_t, F]``, of some node types.
+        x_dict: Features ``[N_t, F]`` of some node types.
         adj_dict: The operator of every edge type.
         num_hops: :math:`L`.
         start_weight: :math:`\omega`. (default: ``1.0``)
@@ -68,14 +67,14 @@ def sum_of_hops(
     """
     sums = {key: start_weight * x for key, x in x_dict.items() if start_weight > 0}
     for _ in range(num_hops):
-        moved: dict[NodeType, Tensor] = {}
+        out: dict[NodeType, Tensor] = {}
         for (src, _, dst), adj in adj_dict.items():
             if src in x_dict:
                 part = matmul_in_blocks(adj, x_dict[src], block_size)
-                moved[dst] = moved[dst].add_(part) if dst in moved else part
-        for key, x in moved.items():
+                out[dst] = out[dst].add_(part) if dst in out else part
+        for key, x in out.items():
             sums[key] = sums[key].add_(x) if key in sums else x.clone()
-        x_dict = moved
+        x_dict = out
     return sums
 
 
@@ -86,21 +85,20 @@ def rows_in_blocks(
     device: torch.device,
     block_size: int = BLOCK,
 ) -> Tensor:
-    """Returns ``rows`` of all node ids, asked for ``block_size`` ids at a time."""
-    every = torch.arange(num_rows, device=device)
-    return torch.cat([rows(n_id) for n_id in every.split(block_size)])
+    """Returns ``rows(n_id)`` of all node ids, ``block_size`` ids at a time."""
+    n_ids = torch.arange(num_rows, device=device).split(block_size)
+    return torch.cat([rows(n_id) for n_id in n_ids])
 
 
 def recall_in_blocks(
     prompt: SoftPrompt, node_type: NodeType, x: Tensor, block_size: int = BLOCK
 ) -> Tensor:
     r"""Returns :math:`\mathbf{P}^{\top} \mathbf{X}`, ``[P, F]``, differentiable in the
-    prompt, and keeps no more than one block of prompts at a time: backward computes
-    them anew.
+    prompt, with one block of prompts in memory at a time: the backward recomputes them.
 
     Args:
-        prompt: Any number of tokens.
-        node_type: One of the prompt's.
+        prompt: A prompt with any number of tokens.
+        node_type: A node type of the prompt.
         x: Features ``[N, F]`` of all nodes of that type.
         block_size: Nodes at a time. (default: ``65536``)
     """

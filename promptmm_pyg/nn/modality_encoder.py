@@ -1,4 +1,4 @@
-"""Encoders from raw modality features to the shared embedding space."""
+"""Encoders of modality features."""
 
 from typing import Any, Literal
 
@@ -17,28 +17,25 @@ from promptmm_pyg.nn.dropout import Dropout
 
 
 class PromptedModalityEncoder(torch.nn.Module):
-    r"""Reduces one modality's features after adding what a prompt recalls of
-    them, the densification layer :math:`R(\cdot)` of the `"PromptMM: Multi-Modal
-    Knowledge Distillation for Recommendation with Prompt-Tuning"
-    <https://arxiv.org/abs/2402.17188>`_ paper.
+    r"""Projects the features of one modality plus their recall by a prompt, the layer
+    :math:`R(\cdot)` of the `"PromptMM: Multi-Modal Knowledge Distillation for
+    Recommendation with Prompt-Tuning" <https://arxiv.org/abs/2402.17188>`_ paper.
 
     .. math::
         \mathbf{H} = \left( \mathbf{X} + \lambda \, \mathrm{norm} \left(
         \mathbf{P} \mathbf{Q} \right) \right) \mathbf{W}^{\top} + \mathbf{b},
         \qquad \mathbf{Q} = \mathbf{P}^{\top} \mathbf{X}
 
-    where :math:`\mathrm{norm}` scales every row to unit length. It is computed
-    as
+    where :math:`\mathrm{norm}` scales every row to unit length. It is computed as
 
     .. math::
         \mathbf{h}_i = \mathbf{W} \mathbf{x}_i + \mathbf{b} + \lambda \,
         \frac{(\mathbf{Q} \mathbf{W}^{\top})^{\top} \mathbf{p}_i}
         {\sqrt{\mathbf{p}_i^{\top} \mathbf{Q} \mathbf{Q}^{\top} \mathbf{p}_i}}
 
-    which is the same number without the :math:`(N, F)` matrix
-    :math:`\mathbf{P} \mathbf{Q}`: the prompt costs :math:`O(N P^2 + P^2 F)`
-    once :math:`\mathbf{Q}` is known. A row whose prompt recalls nothing gets
-    no addition.
+    without the :math:`(N, F)` matrix :math:`\mathbf{P} \mathbf{Q}`: with
+    :math:`\mathbf{Q}` given, the prompt costs :math:`O(N P^2 + P^2 F)`. Where a row of
+    :math:`\mathbf{P} \mathbf{Q}` is zero, nothing is added.
 
     Args:
         in_channels: The number of raw features :math:`F`.
@@ -48,10 +45,8 @@ class PromptedModalityEncoder(torch.nn.Module):
 
     Shapes:
         - **inputs:** features :math:`(N, F)`, also as
-          :class:`~promptmm_pyg.nn.ChunkedFeatures`, which those in half precision
-          become;
-          prompt :math:`(N, P)` *(optional)*, recall :math:`\mathbf{Q}`
-          :math:`(P, F)` *(optional: computed when absent)*
+          :class:`~promptmm_pyg.nn.ChunkedFeatures`; prompt :math:`(N, P)` *(optional)*,
+          recall :math:`\mathbf{Q}` :math:`(P, F)` *(optional: computed)*
         - **output:** embeddings :math:`(N, D)`
 
     Raises:
@@ -94,11 +89,7 @@ class PromptedModalityEncoder(torch.nn.Module):
             )
         constant = not isinstance(x, Tensor) or not x.requires_grad
         x = (in_blocks(x) if constant else None) or x
-        out: Tensor = (
-            self.lin(x)
-            if isinstance(x, Tensor)
-            else project(x, self.lin.weight, self.lin.bias)
-        )
+        out = project(x, self.lin.weight, self.lin.bias)
         if prompt is not None and self.prompt_weight > 0:
             if prompt.size(0) != x.size(0):
                 raise ValueError(
@@ -141,15 +132,14 @@ class _AddRecalled(torch.autograd.Function):
         (grad,) = grads
         prompt, maps, products, inverse = ctx.saved_tensors
         width = grad.size(1)
-        # Of `products`, the gradient; of its right part, half of it.
+        # The gradient of `products`; half of it in the right part.
         d_products = torch.empty_like(products)
         torch.mul(grad, inverse * ctx.weight, out=d_products[:, :width])
         along = torch.linalg.vecdot(d_products[:, :width], products[:, :width])
         d_squared = along.unsqueeze_(-1).mul_(inverse).mul_(inverse).mul_(-0.5)
         torch.mul(prompt, d_squared, out=d_products[:, width:])
         d_maps = prompt.t() @ d_products
-        # The gram matrix is its own transpose: the prompt on either side of it gets
-        # the same.
+        # The gram matrix is symmetric: both factors `prompt` get the same gradient.
         twice = torch.cat([maps[:, :width], 2 * maps[:, width:]], dim=1)
         d_prompt = d_products @ twice.t()
         return grad, d_prompt, d_maps[:, :width], d_maps[:, width:], None
@@ -161,25 +151,15 @@ _apply: Any = _AddRecalled.apply
 def add_low_rank(
     x: Tensor, prompt: Tensor, recall: Tensor, lin_weight: Tensor, weight: float = 1.0
 ) -> Tensor:
-    r"""Adds what a prompt recalls of features to their reduction.
-
-    That is :math:`\mathbf{X} + \lambda \, \mathrm{norm}(\mathbf{P} \mathbf{Q})
-    \mathbf{W}^{\top}`, without the :math:`(N, F)` matrix :math:`\mathbf{P} \mathbf{Q}`:
-
-    .. math::
-        \mathbf{x}_i + \lambda \, \frac{(\mathbf{Q} \mathbf{W}^{\top})^{\top}
-        \mathbf{p}_i} {\sqrt{\mathbf{p}_i^{\top} \mathbf{Q} \mathbf{Q}^{\top}
-        \mathbf{p}_i}}
-
-    where :math:`\mathrm{norm}` scales every row to unit length. Both products share one
-    matrix product, forward and backward. A row whose prompt recalls nothing gets no
-    addition and sends no gradient. First derivatives only.
+    r"""Returns :math:`\mathbf{X} + \lambda \, \mathrm{norm}(\mathbf{P} \mathbf{Q})
+    \mathbf{W}^{\top}`, see :class:`PromptedModalityEncoder`. Numerator and denominator
+    share one matrix product, forward and backward. First derivatives only.
 
     Args:
-        x: The features, reduced, ``[N, D]``.
+        x: The projected features, ``[N, D]``.
         prompt: The prompts :math:`\mathbf{P}`, ``[N, P]``.
-        recall: What they recall, :math:`\mathbf{Q}`, ``[P, F]``.
-        lin_weight: The reduction :math:`\mathbf{W}`, ``[D, F]``.
+        recall: Their recall :math:`\mathbf{Q}`, ``[P, F]``.
+        lin_weight: The projection :math:`\mathbf{W}`, ``[D, F]``.
         weight: :math:`\lambda`. (default: ``1.0``)
     """
     image, gram = recall @ lin_weight.t(), recall @ recall.t()
@@ -191,24 +171,22 @@ Missing = Literal['zero', 'token']
 
 
 class MissingRows(torch.nn.Module):
-    r"""Puts zeros or one trained vector in the rows of the nodes that lack a modality.
+    r"""Replaces the rows of nodes without a modality by zeros or one trained vector.
 
-    While training, every row that is present counts as absent with probability
-    ``dropout``, so that a model learns to do without. Rows that stay are not scaled up
-    (unlike in :class:`torch.nn.Dropout`): a node has a modality or it does not.
-
-    The token starts at zero, where the two ways are the same.
+    In training, present rows are dropped with probability ``dropout``. The other rows
+    are not scaled, unlike in :class:`torch.nn.Dropout`: a node has a modality or not.
+    The token is initialized to zero.
 
     Args:
         channels: The width :math:`D` of the rows.
-        mask: Boolean :math:`(N)`, ``True`` where the row is present; ``None`` means
-            everywhere. (default: ``None``)
+        mask: Boolean :math:`(N)`, ``True`` where the row is present.
+            (default: everywhere)
         missing: ``'zero'`` or ``'token'``. (default: ``'zero'``)
-        dropout: Rate at which rows are taken for absent. (default: ``0.0``)
+        dropout: Dropout rate of rows. (default: ``0.0``)
 
     Shapes:
-        - **inputs:** rows :math:`(N, D)`, and ``n_id``, the places in the mask of those
-          that are given *(optional: all)*
+        - **inputs:** rows :math:`(N, D)`, and ``n_id``, their positions in the mask
+          *(optional: all)*
         - **output:** rows :math:`(N, D)`
 
     Raises:
@@ -236,7 +214,7 @@ class MissingRows(torch.nn.Module):
         check_probability('dropout', dropout)
         self.missing = missing
         self.dropout = dropout
-        # A fact about the data, like the features: not part of the state.
+        # Part of the data, like the features, not of the state.
         self.register_buffer('mask', mask, persistent=False)
         self.token: torch.nn.Parameter | None = None
         if missing == 'token':
@@ -253,12 +231,12 @@ class MissingRows(torch.nn.Module):
         if present is not None and n_id is not None:
             present = present[n_id]
         if self.training and self.dropout > 0:
-            kept = torch.rand(x.size(0), device=x.device) >= self.dropout
-            present = kept if present is None else present & kept
+            remaining = torch.rand(x.size(0), device=x.device) >= self.dropout
+            present = remaining if present is None else present & remaining
         if present is None:
             return x
-        instead = x.new_zeros(()) if self.token is None else self.token
-        return torch.where(present[:, None], x, instead)
+        replacement = x.new_zeros(()) if self.token is None else self.token
+        return torch.where(present[:, None], x, replacement)
 
     def __repr__(self) -> str:
         return (

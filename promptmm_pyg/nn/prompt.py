@@ -1,4 +1,4 @@
-"""The soft prompt: a trainable view of a fixed, content-based starting point."""
+"""The soft prompt: a trained linear map of fixed, content-based vectors."""
 
 from typing import Any, NamedTuple, cast
 
@@ -7,13 +7,13 @@ from torch import Tensor
 from torch_geometric.typing import NodeType
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.nn._feature_checks import in_default_precision
+from promptmm_pyg.nn._features import in_default_precision
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, cross
-from promptmm_pyg.nn.prompt_holder import Prompt
+from promptmm_pyg.nn.prompts import Prompt
 
 
 class PromptStatistics(NamedTuple):
-    """What the prompt needs to know of one modality, independent of training."""
+    """Statistics of the features of one modality, constant in training."""
 
     cross: Tensor  # [P_in, F]: starting point, transposed, times features.
     total: Tensor  # [F]: column sums of the features.
@@ -21,53 +21,47 @@ class PromptStatistics(NamedTuple):
 
 def prompt_statistics(x: Tensor | ChunkedFeatures, start: Tensor) -> PromptStatistics:
     r"""Returns :math:`\mathbf{C} = \mathbf{H}^{\top} \mathbf{X}` and
-    :math:`\mathbf{s} = \mathbf{1}^{\top} \mathbf{X}`, computed once per data set.
+    :math:`\mathbf{s} = \mathbf{1}^{\top} \mathbf{X}`, to be computed once per data set.
 
     Args:
-        x: Features ``[N, F]``; as :class:`~promptmm_pyg.nn.ChunkedFeatures` they are
-            read
-            in blocks.
-        start: The prompt's starting point ``[N, P_in]``.
+        x: Features ``[N, F]``, also as :class:`~promptmm_pyg.nn.ChunkedFeatures`.
+        start: The prompt's starting point :math:`\mathbf{H}`, ``[N, P_in]``.
     """
     if isinstance(x, Tensor):
         return PromptStatistics(start.t() @ x, x.sum(dim=0))
     ones = start.new_ones(start.size(0), 1)
-    x = ChunkedFeatures(x.x, x.mask, x.block_rows)  # Once, so in full precision.
+    x = ChunkedFeatures(x.x, x.mask, x.block_rows)  # Products in full precision.
     return PromptStatistics(cross(start, x), cross(ones, x)[0])
 
 
 class SoftPrompt(Prompt):
-    r"""Turns the fixed starting point :math:`\mathbf{H}` of every node into its
-    soft prompt, the prompt network of the `"PromptMM: Multi-Modal Knowledge
-    Distillation for Recommendation with Prompt-Tuning"
-    <https://arxiv.org/abs/2402.17188>`_ paper.
+    r"""Maps the fixed starting point :math:`\mathbf{H}` of every node to its soft
+    prompt, the prompt network of the `"PromptMM: Multi-Modal Knowledge Distillation
+    for Recommendation with Prompt-Tuning" <https://arxiv.org/abs/2402.17188>`_ paper.
 
     .. math::
         \mathbf{P}_t = \mathbf{H}_t \mathbf{W}_t^{\top} +
         \mathbf{1} \mathbf{b}_t^{\top}
 
-    one linear map per node type :math:`t`. The starting point holds the
-    principal components of the node's content
-    (:class:`~promptmm_pyg.transforms.AddModalityPCA`); it is stored as a buffer,
-    so a saved prompt is complete. With a starting point of ones, ``[N, 1]``, the
-    prompt is static: one vector for all nodes of a type.
+    one linear map per node type :math:`t`. The starting point is the principal
+    components of the node's content (:class:`~promptmm_pyg.transforms.AddModalityPCA`);
+    it is a buffer that is saved with the prompt. With a starting point of ones,
+    ``[N, 1]``, the prompt is static: one vector for all nodes of a type.
 
-    With ``num_tokens`` :math:`T > 1` there are :math:`T` such maps, and every node
-    mixes what they give with weights :math:`\mathrm{softmax}(\mathbf{G}_t \mathbf{h}
-    + \mathbf{c}_t)` of its own.
+    With ``num_tokens`` :math:`T > 1` there are :math:`T` such maps, and the prompt of a
+    node is their average with the weights :math:`\mathrm{softmax}(\mathbf{G}_t
+    \mathbf{h} + \mathbf{c}_t)`.
 
-    As :math:`\mathbf{H}` and the features :math:`\mathbf{X}` never change,
-    :meth:`recall` obtains :math:`\mathbf{P}^{\top} \mathbf{X} = \mathbf{W}
-    \mathbf{C} + \mathbf{b} \mathbf{s}^{\top}` from
-    :func:`prompt_statistics` without touching the rows of :math:`\mathbf{X}`.
-    Mixing weights differ from node to node and change in training, so with several
-    tokens nothing can be computed once: there, :math:`\mathbf{P}^{\top} \mathbf{X}`
-    is the plain product, :math:`O(N P F)` at every step.
+    As :math:`\mathbf{H}` and the features :math:`\mathbf{X}` are constant,
+    :meth:`recall` computes :math:`\mathbf{P}^{\top} \mathbf{X} = \mathbf{W}
+    \mathbf{C} + \mathbf{b} \mathbf{s}^{\top}` from :func:`prompt_statistics`, without
+    the rows of :math:`\mathbf{X}`. With several tokens the weights change in training,
+    and :math:`\mathbf{P}^{\top} \mathbf{X}` costs :math:`O(N P F)` at every step.
 
     Args:
         start_dict: The starting point ``[N_t, P_in]`` of every node type.
         out_channels: The width :math:`P` of the prompt.
-        num_tokens: The number of linear maps :math:`T`. (default: ``1``)
+        num_tokens: The number of tokens :math:`T`. (default: ``1``)
 
     Shapes:
         - **input:** ``n_id_dict``, ids :math:`(n_t)` of nodes per node type
@@ -88,15 +82,15 @@ class SoftPrompt(Prompt):
         check_positive('out_channels', out_channels)
         check_positive('num_tokens', num_tokens)
         if not start_dict:
-            raise ValueError("'start_dict' requires at least one node type (got none)")
+            raise ValueError("'start_dict' must have at least one node type (got none)")
         self.out_channels = out_channels
         self.num_tokens = num_tokens
         self.lins = torch.nn.ModuleDict()
-        self.gates = torch.nn.ModuleDict()  # Empty with one token: no choice.
+        self.gates = torch.nn.ModuleDict()  # Empty with one token.
         for node_type, start in start_dict.items():
             if start.dim() != 2 or not bool(start.isfinite().all()):
                 raise ValueError(
-                    f"'start_dict' requires finite [N, P] tensors (got shape "
+                    f"'start_dict' must have finite tensors [N, P] (got shape "
                     f'{list(start.shape)} for {node_type!r}, finite: '
                     f'{bool(start.isfinite().all())})'
                 )
@@ -123,16 +117,16 @@ class SoftPrompt(Prompt):
         return {key: self.rows(key, n_ids.get(key)) for key in self.lins}
 
     def rows(self, node_type: NodeType, n_id: Tensor | None = None) -> Tensor:
-        """The prompts ``[n, P]`` of the nodes ``n_id``, or of all of a type."""
+        """The prompts ``[n, P]`` of the nodes ``n_id``, or of all nodes of a type."""
         start = self.start(node_type)
         if n_id is not None:
             start = start.index_select(0, n_id)
         out: Tensor = self.lins[node_type](start)
         if self.num_tokens == 1:
             return out
-        share = self.gates[node_type](start).softmax(dim=-1)
+        weight = self.gates[node_type](start).softmax(dim=-1)
         tokens = out.view(-1, self.num_tokens, self.out_channels)
-        return torch.einsum('nt,ntp->np', share, tokens)
+        return torch.einsum('nt,ntp->np', weight, tokens)
 
     def recall(self, node_type: NodeType, statistics: PromptStatistics) -> Tensor:
         r"""Returns :math:`\mathbf{P}^{\top} \mathbf{X}`, ``[P, F]``.
@@ -151,7 +145,6 @@ class SoftPrompt(Prompt):
         )
 
     def describe(self) -> dict[str, Any]:
-        """The shape of the prompt in JSON values; equal where states fit."""
         return {
             'out_channels': self.out_channels,
             'num_tokens': self.num_tokens,

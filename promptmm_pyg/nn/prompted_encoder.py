@@ -1,4 +1,4 @@
-"""A prompt in front of any encoder, for tasks of any kind."""
+"""A prompt for any encoder."""
 
 import math
 from typing import Any, Literal, cast
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._utils import check_non_negative, check_positive
-from promptmm_pyg.nn.prompt_holder import Prompt, PromptHolder
+from promptmm_pyg.nn.prompts import Prompt, PromptHolder
 
 
 class TokenPrompt(Prompt):
-    r"""Returns the vector that is added to an input, from :math:`T` trained tokens.
+    r"""The vector that is added to an input, from :math:`T` trained tokens.
 
     A static prompt is the mean of the tokens, one vector for all inputs. A conditioned
-    one lets every input choose,
+    prompt depends on the input,
 
     .. math::
         \mathbf{p}(\mathbf{x}) = \sum_{t=1}^{T} a_t(\mathbf{x}) \, \mathbf{q}_t, \qquad
@@ -26,10 +26,9 @@ class TokenPrompt(Prompt):
     Args:
         in_channels: The width :math:`F` of the input.
         num_tokens: The number of tokens :math:`T`. (default: ``4``)
-        conditioned: Whether the input chooses among the tokens. (default: ``False``)
-        init: ``'random'``, or the tokens to start from, :math:`(T, F)`, such as the
-            axes of :func:`~promptmm_pyg.transforms.principal_axes`.
-            (default: ``'random'``)
+        conditioned: Whether the prompt depends on the input. (default: ``False``)
+        init: ``'random'``, or initial tokens :math:`(T, F)`, such as the axes of
+            :func:`~promptmm_pyg.transforms.principal_axes`. (default: ``'random'``)
 
     Shapes:
         - **input:** features :math:`(*, F)`
@@ -77,7 +76,6 @@ class TokenPrompt(Prompt):
         return out
 
     def describe(self) -> dict[str, Any]:
-        """The shape of the prompt in JSON values; equal where states fit."""
         return {
             'in_channels': self.in_channels,
             'num_tokens': self.num_tokens,
@@ -93,26 +91,24 @@ class TokenPrompt(Prompt):
 
 class PromptedEncoder(PromptHolder[TokenPrompt]):
     r"""Encodes features after a prompt is added to them,
-    :math:`f(\mathbf{X} + \lambda \, \mathbf{P})`, with any encoder :math:`f`: of
-    images, of graphs, for classification or regression. Prompts have names, and with
-    :meth:`disable_prompt` the output is bit for bit that of the encoder alone.
+    :math:`f(\mathbf{X} + \lambda \, \mathbf{P})`, with any encoder :math:`f`. Prompts
+    have names, and with :meth:`disable_prompt` the output is bit for bit that of the
+    encoder.
 
     Args:
         encoder: Its first argument are features :math:`(*, F)`.
         in_channels: Their width :math:`F`.
         num_tokens: The number of tokens of the prompt. (default: ``4``)
-        conditioned: Whether every input has a prompt of its own
-            (:class:`TokenPrompt`). (default: ``False``)
-        weight: :math:`\lambda`. (default: ``1.0``)
-        init: ``'random'``, or the tokens :math:`(T, F)` to start from.
-            (default: ``'random'``)
-        freeze_encoder: Whether the encoder's parameters stop to require gradients and
-            it stays in eval mode, so that nothing but prompts ever changes.
+        conditioned: Whether the prompt depends on the input (:class:`TokenPrompt`).
             (default: ``False``)
+        weight: :math:`\lambda`. (default: ``1.0``)
+        init: ``'random'``, or initial tokens :math:`(T, F)`. (default: ``'random'``)
+        freeze_encoder: Whether the encoder is frozen: in eval mode, with parameters
+            that do not require gradients. (default: ``False``)
 
     Shapes:
-        - **input:** features :math:`(*, F)`; all further arguments reach the encoder
-        - **output:** what the encoder returns
+        - **input:** features :math:`(*, F)`, and further arguments of the encoder
+        - **output:** the output of the encoder
 
     Raises:
         ValueError: If sizes or shapes do not fit.
@@ -121,7 +117,7 @@ class PromptedEncoder(PromptHolder[TokenPrompt]):
         >>> model = PromptedEncoder(torch.nn.Linear(8, 3), 8, freeze_encoder=True)
         >>> model(torch.randn(5, 8)).shape
         torch.Size([5, 3])
-        >>> model.num_prompt_parameters  # Four tokens.
+        >>> model.num_prompt_parameters  # Four tokens of eight channels.
         32
     """
 
@@ -149,7 +145,7 @@ class PromptedEncoder(PromptHolder[TokenPrompt]):
             encoder.eval()
 
     def train(self, mode: bool = True) -> 'PromptedEncoder':
-        """Sets the mode of the prompts, and that of an encoder that is not frozen."""
+        """Like :meth:`torch.nn.Module.train`; a frozen encoder stays in eval mode."""
         super().train(mode)
         if self.freeze_encoder:
             self.encoder.eval()

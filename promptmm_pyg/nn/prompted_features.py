@@ -1,17 +1,17 @@
-"""Features of several modalities on their way into a model, with a prompt's help."""
+"""Features of several modalities, encoded with a prompt."""
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
-from promptmm_pyg.nn._feature_checks import (
+from promptmm_pyg.nn._features import (
     FeatureDict,
     Features,
+    FeatureStore,
     check_finite,
     check_rows,
-    in_default_precision,
 )
-from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, cross, in_blocks
+from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, cross
 from promptmm_pyg.nn.layerwise import recall_in_blocks
 from promptmm_pyg.nn.modality_encoder import (
     Missing,
@@ -19,16 +19,15 @@ from promptmm_pyg.nn.modality_encoder import (
     PromptedModalityEncoder,
 )
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
-from promptmm_pyg.nn.prompt_holder import PromptHolder
+from promptmm_pyg.nn.prompts import PromptHolder
 
 
-class PromptedFeatures(PromptHolder[SoftPrompt]):
-    """A module that holds the features of modalities, and a reduction layer for each
-    that hears the prompt; the part of :class:`~promptmm_pyg.models.PromptMM` that
-    knows nothing of edges.
+class PromptedFeatures(FeatureStore, PromptHolder[SoftPrompt]):
+    """Features of modalities with one prompted encoder for each, the part of
+    :class:`~promptmm_pyg.models.PromptMM` without edges.
 
-    Features are buffers that are not saved; what a prompt with one token needs of them
-    is computed once a prompt.
+    The statistics of the features that a prompt with one token needs are computed once
+    per prompt.
     """
 
     num_nodes_dict: dict[NodeType, int]
@@ -45,10 +44,9 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
         missing: Missing,
         modality_dropout: float,
     ) -> None:
-        """Takes the features in, after the prompt and once in a constructor."""
+        """Stores the features; called in the constructor after ``_hold_prompt``."""
         self.modalities = {name: list(x) for name, x in modality_x_dict.items()}
         self.encoders = torch.nn.ModuleDict()
-        self._row_blocks: dict[str, ChunkedFeatures] = {}
         self.missing_rows = torch.nn.ModuleDict()
         self._out_channels = out_channels
         for modality, node_type, key in self._features():
@@ -62,7 +60,7 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
                     out_channels, mask, missing, modality_dropout
                 )
             check_finite(f"modality_x_dict['{modality}']['{node_type}']", x, mask)
-            self._keep_features(key, x, mask)
+            self.store_features(key, x, mask)
         self._prompt_changed()
 
     def _features(self) -> list[tuple[str, NodeType, str]]:
@@ -72,55 +70,34 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
             for node_type in node_types
         ]
 
-    def _keep_features(
-        self, key: str, x: Tensor | ChunkedFeatures, mask: Tensor | None
-    ) -> None:
-        blocks = in_blocks(x, mask)
-        if blocks is not None:
-            self._row_blocks[key] = blocks
-        elif isinstance(x, Tensor):
-            x = in_default_precision(x)
-            self._keep(f'x_{key}', x if mask is None else _present(x, mask))
-
-    def feature_rows(self, key: str) -> Tensor | ChunkedFeatures:
-        """The features ``[N_t, F_m]`` of ``'{modality}__{node_type}'``."""
-        if key in self._row_blocks:
-            return self._row_blocks[key]
-        return self.get_buffer(f'x_{key}')
-
-    def _keep(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value.detach(), persistent=False)
-
     def _prompt_changed(self) -> None:
-        """Computes anew what a prompt's starting point recalls of the features."""
+        """Computes the statistics of the features for the prompt in use."""
         prompt = self.prompt
         if prompt is None or prompt.num_tokens > 1:
             return
         for _, node_type, key in self._features():
             if node_type in prompt.lins:
                 x, start = self.feature_rows(key), prompt.start(node_type)
-                stats = prompt_statistics(
-                    x, start.to(x) if torch.is_tensor(x) else start
-                )
-                self._keep(f'cross_{key}', stats.cross)
-                self._keep(f'total_{key}', stats.total)
+                start = start.to(x) if isinstance(x, Tensor) else start
+                for name, value in prompt_statistics(x, start)._asdict().items():
+                    self.register_buffer(f'{name}_{key}', value, persistent=False)
 
     def _new_prompt(self) -> SoftPrompt:
         if self.prompt is None:
             raise ValueError(
-                "'prompt' must be a 'SoftPrompt' as the teacher has none to go by "
-                '(got None)'
+                "'prompt' must be a 'SoftPrompt' for a teacher without a prompt (got "
+                'None)'
             )
         start_dict = {key: self.prompt.start(key) for key in self.prompt.lins}
         return SoftPrompt(start_dict, self.prompt.out_channels, self.prompt.num_tokens)
 
     def _check_prompt(self, prompt: SoftPrompt) -> None:
-        width = self._out_channels
-        given = getattr(prompt, 'out_channels', None)
-        if not isinstance(prompt, SoftPrompt) or given != width:
+        channels = getattr(prompt, 'out_channels', None)
+        if not isinstance(prompt, SoftPrompt) or channels != self._out_channels:
             raise ValueError(
-                f"'prompt' must be a 'SoftPrompt' with out_channels={width}, the "
-                f"teacher's width (got '{type(prompt).__name__}' with {given})"
+                f"'prompt' must be a 'SoftPrompt' with out_channels="
+                f"{self._out_channels}, the teacher's width (got "
+                f"'{type(prompt).__name__}' with {channels})"
             )
         starts = {node_type: prompt.start(node_type) for node_type in prompt.lins}
         check_rows(self.num_nodes_dict, {}, starts)
@@ -130,12 +107,12 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
         return prompt if prompt is not None and node_type in prompt.lins else None
 
     def _recall(self, key: str, node_type: NodeType, *, whole: bool) -> Tensor | None:
-        """What the prompts of all nodes recall of a modality, in the cheapest way."""
+        r"""The recall :math:`\mathbf{Q}` of a modality by the prompts of all nodes."""
         prompt = self._prompt_of(node_type)
         if prompt is None:
             return None
         if prompt.num_tokens > 1:
-            # The encoder computes it where it has the rows of all nodes.
+            # With the rows of all nodes, the encoder computes it.
             x = self.feature_rows(key)
             if isinstance(x, ChunkedFeatures):
                 return cross(prompt.rows(node_type), x)
@@ -155,18 +132,8 @@ class PromptedFeatures(PromptHolder[SoftPrompt]):
     ) -> Tensor:
         if prompt is not None and recall is None:
             recall = self._recall(key, node_type, whole=n_id is None)
-        x = self.feature_rows(key)
-        if n_id is not None:
-            x = (
-                x.rows(n_id)
-                if isinstance(x, ChunkedFeatures)
-                else x.index_select(0, n_id)
-            )
+        x = self.feature_rows(key, n_id)
         out: Tensor = self.encoders[key](x, prompt, recall)
         if key in self.missing_rows:
             out = self.missing_rows[key](out, n_id)
         return out
-
-
-def _present(x: Tensor, mask: Tensor) -> Tensor:
-    return x.masked_fill(~mask.to(x.device)[:, None], 0.0)

@@ -1,4 +1,4 @@
-"""Parameter-free propagation along the edge types of a graph."""
+"""Propagation without parameters along the edge types of a graph."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ Blocks = dict[NodeType, dict[str, Tensor]]  # node type -> block name -> [N, F]
 
 
 def propagate_blocks(blocks: Blocks, adj_dict: dict[EdgeType, CSRPair]) -> Blocks:
-    r"""Moves named feature blocks one hop along every edge type.
+    r"""Propagates named blocks of features one hop along every edge type.
 
     .. math::
         \mathbf{X}'_{t} = \sum_{r = (s, \cdot, t)} \mathbf{A}_r \mathbf{X}_s
 
-    Blocks that leave a node type together share one sparse product: they are
-    concatenated on the channel axis. A block that no edge brings to a node type
-    is absent there, which stands for zeros.
+    The blocks of a node type share one sparse product: they are concatenated along the
+    channels. A block is absent, meaning zeros, in node types that no edge type leads to
+    from it.
 
     Args:
         blocks: Features ``[N_t, F]`` per node type and block name.
@@ -32,12 +32,12 @@ def propagate_blocks(blocks: Blocks, adj_dict: dict[EdgeType, CSRPair]) -> Block
         if not names:
             continue
         parts = [blocks[src][name] for name in names]
-        moved = adj @ (torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
+        product = adj @ (torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
         target = out.setdefault(dst, {})
         widths = [part.size(-1) for part in parts]
-        # A split of one part would cost its gradient a copy.
-        split = moved.split(widths, dim=-1) if len(parts) > 1 else [moved]
-        for name, part in zip(names, split, strict=True):
+        # The gradient of a split, even into one part, is a copy.
+        products = product.split(widths, dim=-1) if len(parts) > 1 else [product]
+        for name, part in zip(names, products, strict=True):
             target[name] = target[name] + part if name in target else part
     return out
 
@@ -53,11 +53,10 @@ class HeteroPropagation(torch.nn.Module):
         e_{wv} \, \mathbf{x}_w^{(l)}, \qquad
         \mathbf{x}_v = \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{x}_v^{(l)}
 
-    All node types are updated from the *previous* layer. Edge weights are
-    given, not computed: normalize once with
-    :class:`~promptmm_pyg.transforms.AddBipartiteNorm`. Plain edge indices are
-    converted at every call; convert once with
-    :func:`~promptmm_pyg.nn.csr_pair_dict` when the graph stays.
+    All node types are updated from the *previous* layer. Edge weights are inputs:
+    normalize once with :class:`~promptmm_pyg.transforms.AddBipartiteNorm`. Edge indices
+    are converted at every call: convert a constant graph once with
+    :func:`~promptmm_pyg.nn.csr_pair_dict`.
 
     Args:
         num_layers: The number of propagation layers :math:`L`.
@@ -99,25 +98,25 @@ def check_reached(
     unreached = set(node_types) - {dst for _, _, dst in edge_index_dict}
     if unreached:
         raise ValueError(
-            f"'edge_index_dict' requires an edge type that points to "
-            f'{sorted(unreached)} '
-            f"(got {list(edge_index_dict)}). Add reverse edges with 'T.ToUndirected()'"
+            f"'edge_index_dict' must have an edge type that points to "
+            f'{sorted(unreached)} (got {list(edge_index_dict)}). Add reverse edges '
+            f"with 'T.ToUndirected()'"
         )
 
 
 def mean_of_hops(
     x_dict: dict[NodeType, Tensor], adj_dict: dict[EdgeType, CSRPair], num_hops: int
 ) -> dict[NodeType, Tensor]:
-    r"""Returns the mean of the features and of all that ``num_hops`` hops bring.
+    r"""Returns the mean of the features over hops ``0`` to ``num_hops``.
 
     .. math::
         \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{A}^l \mathbf{X} =
         \frac{1}{L + 1} \left( \mathbf{X} + \mathbf{A} \left( \mathbf{X} + \mathbf{A}
         \left( \mathbf{X} + \dots \right) \right) \right)
 
-    where :math:`\mathbf{A}` holds the operators of all edge types. In the right-hand
-    form no layer is kept, the sums are part of the sparse products, and the gradient
-    is the same polynomial of the transpose.
+    where :math:`\mathbf{A}` are the operators of all edge types. In the right-hand form
+    no layer is stored, the sums are part of the sparse products, and the gradient is
+    the same polynomial of the transpose.
 
     Args:
         x_dict: Features ``[N_t, F]`` per node type, all of one width.
@@ -138,7 +137,7 @@ class _MeanOfHops(torch.autograd.Function):
         node_types: tuple[NodeType, ...],
         *xs: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.how = adj_dict, num_hops, node_types
+        ctx.args = adj_dict, num_hops, node_types
         x_dict = dict(zip(node_types, xs, strict=True))
         sum_dict = x_dict
         for _ in range(num_hops):
@@ -153,10 +152,10 @@ class _MeanOfHops(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        adj_dict, num_hops, node_types = ctx.how
-        turned = {(dst, r, src): adj.t() for (src, r, dst), adj in adj_dict.items()}
+        adj_dict, num_hops, node_types = ctx.args
+        transposed = {(dst, r, src): adj.t() for (src, r, dst), adj in adj_dict.items()}
         # Through `apply` again, so that second derivatives exist.
-        return None, None, None, *_apply(turned, num_hops, node_types, *grads)
+        return None, None, None, *_apply(transposed, num_hops, node_types, *grads)
 
 
 _apply: Any = _MeanOfHops.apply

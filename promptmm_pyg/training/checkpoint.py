@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from promptmm_pyg._utils import replacing
+from promptmm_pyg._utils import read_safetensors, replacing
 
 _SEPARATOR = '\x1f'  # Between nested keys; no parameter name contains it.
 _FORMAT = 'promptmm_pyg.state.v1'
@@ -16,12 +15,11 @@ _FORMAT = 'promptmm_pyg.state.v1'
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
     """Writes a nested dictionary of tensors and JSON values to one file, atomically.
-    Keys are strings or integers, and keep their type.
 
     Args:
         path: The file to write.
-        state: Tensors, numbers, strings, booleans, ``None``, lists of those, and
-            dictionaries of all of it.
+        state: Tensors, numbers, strings, booleans, ``None``, and lists and dictionaries
+            of them; keys are strings or integers.
 
     Raises:
         TypeError: If a value is neither a tensor nor JSON.
@@ -40,32 +38,16 @@ def load_state(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated or of another kind.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"'path' must be a saved state (got {str(path)!r})")
-    try:
-        with safe_open(path, framework='pt') as file:
-            metadata = file.metadata() or {}
-            if metadata.get('format') != _FORMAT:
-                raise ValueError(
-                    f"'path' must be a saved training state (got {str(path)!r} of "
-                    f'format {metadata.get("format")!r})'
-                )
-            # `safe_open` maps the file; clones outlive a later overwrite.
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f'{str(path)!r} is truncated or no safetensors file ({error}). '
-            f'Delete it and start again'
-        ) from error
-    state = _rebuild(json.loads(metadata['state']), tensors)
-    assert isinstance(state, dict)
+    metadata, tensors = read_safetensors(path, _FORMAT, 'a saved training state')
+    # Clones, as the file may be overwritten later.
+    tensors = {key: x.clone() for key, x in tensors.items()}
+    state: dict[str, Any] = _rebuild(json.loads(metadata['state']), tensors)
     return state
 
 
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        # A copy each: safetensors refuses tensors that share memory.
+        # Copies: safetensors does not support tensors that share memory.
         tensors[name] = value.detach().clone().contiguous()
         return {'tensor': name}
     if isinstance(value, dict | list | tuple):

@@ -319,8 +319,8 @@ def test_errors():
         with pytest.raises(ValueError, match=match):
             HeteroNeighborSampler(edges, sizes, num_neighbors, **kwargs)
 
-    fails("'edge_index_dict' requires at least one edge type", edges={})
-    fails("'num_nodes_dict' requires the node types of", sizes={'user': 6})
+    fails("'edge_index_dict' must have at least one edge type", edges={})
+    fails("'num_nodes_dict' must have the node types of", sizes={'user': 6})
     fails(r"num_nodes_dict\['item'\].*positive", sizes={'user': 6, 'item': 0})
     fails(
         r'edge_index_dict.*ids in \[0, 3\) \(got 0 to 4\)', sizes={'user': 3, 'item': 8}
@@ -330,15 +330,15 @@ def test_errors():
     fails('one weight per edge', edge_weight_dict={TO_USER: torch.ones(3)})
     for numbers in ([], [-2], [1.5], {TO_USER: [1], TO_ITEM: [1, 2]}):
         fails(
-            "'num_neighbors' requires one whole number per hop", num_neighbors=numbers
+            "'num_neighbors' must have one whole number per hop", num_neighbors=numbers
         )
-    fails("'num_neighbors' requires the edge types", num_neighbors={TO_USER: [1]})
+    fails("'num_neighbors' must have the edge types", num_neighbors={TO_USER: [1]})
     sampler = make_sampler()
-    with pytest.raises(ValueError, match=r"'seed_dict' requires keys among.*'tag'"):
+    with pytest.raises(ValueError, match=r"'seed_dict' must have keys of.*'tag'"):
         sampler.sample({'tag': ids(0)})
     with pytest.raises(ValueError, match=r"seed_dict\['user'\].*ids in \[0, 6\)"):
         sampler.sample({'user': ids(6)})
-    with pytest.raises(ValueError, match="'exclude_dict' requires keys among"):
+    with pytest.raises(ValueError, match="'exclude_dict' must have keys of"):
         sampler.sample({}, {('a', 'b', 'c'): PAIRS})
     with pytest.raises(ValueError, match=r'exclude_dict\[.*ids in'):
         sampler.sample({}, {TO_ITEM: torch.tensor([[9], [0]])})

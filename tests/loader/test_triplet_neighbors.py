@@ -138,7 +138,7 @@ def test_errors_and_repr():
         one_way[key].num_nodes = num
     one_way[INTERACTS].edge_index = train[INTERACTS].edge_index
     with pytest.raises(
-        ValueError, match=r"'data' requires message edges of.*rev_interacts"
+        ValueError, match=r"'data' must have message edges of.*rev_interacts"
     ):
         make_loader(one_way)
     one_way[REV_INTERACTS].edge_index = train[REV_INTERACTS].edge_index
@@ -147,7 +147,7 @@ def test_errors_and_repr():
         make_loader(one_way)
     with pytest.raises(ValueError, match="'batch_size' must be positive"):
         make_loader(train, batch_size=0)
-    with pytest.raises(ValueError, match=r"'batch' requires triplets.*'src_index'"):
+    with pytest.raises(ValueError, match=r"'batch' must have triplets.*'src_index'"):
         triplets_of(train)
     shown = str(make_loader(train))
     assert shown.startswith('TripletNeighborLoader(TripletLoader(')

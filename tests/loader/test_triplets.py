@@ -187,7 +187,7 @@ def test_a_user_without_a_negative_is_named_before_training():
 
 def test_there_needs_to_be_an_interaction():
     with pytest.raises(
-        ValueError, match="'edge_index' requires at least one interaction"
+        ValueError, match="'edge_index' must have at least one interaction"
     ):
         make_loader(torch.zeros(2, 0, dtype=torch.long))
 

@@ -330,15 +330,17 @@ class ModelContract:
         assert not math.isclose(bpr[0], math.log(2), rel_tol=1e-9)
 
     def test_errors_of_sides_features_and_edges(self):
-        with pytest.raises(ValueError, match="'modality_x_dict' requires at least one"):
+        with pytest.raises(
+            ValueError, match="'modality_x_dict' must have at least one"
+        ):
             self.make(modality_x_dict={})
-        with pytest.raises(ValueError, match='requires one row per node'):
+        with pytest.raises(ValueError, match='must have one row per node'):
             self.make(modality_x_dict={'image': {'item': torch.ones(3, 2)}})
-        with pytest.raises(ValueError, match="requires features of 'item'"):
+        with pytest.raises(ValueError, match="must have features of 'item'"):
             self.make(modality_x_dict={'image': {'user': torch.ones(5, 2)}})
-        with pytest.raises(ValueError, match="'edge_type' requires two different ends"):
+        with pytest.raises(ValueError, match="'edge_type' must connect two different"):
             self.cls(NUM_NODES, item_x_dict(), edge_type=('user', 'likes', 'shop'))
-        with pytest.raises(ValueError, match="'edge_index_dict' requires"):
+        with pytest.raises(ValueError, match="'edge_index_dict' must have"):
             self.make()({('item', 'x', 'user'): EDGE_INDEX.flip([0])})
         with pytest.raises(ValueError, match="'num_layers' must be positive"):
             self.make(num_layers=0)

@@ -55,5 +55,5 @@ def test_other_edge_types_are_left_alone():
 
 
 def test_an_edge_type_that_is_missing_is_an_error():
-    with pytest.raises(ValueError, match=r"'edge_index_dict' requires the edge type"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' must have the edge type"):
         convert({ITEM_USER: edges()[ITEM_USER]})

@@ -117,5 +117,5 @@ def test_errors_and_repr():
         make(BM3, num_layers=0)
     with pytest.raises(ValueError, match=r"'dropout' must be in \[0, 1\)"):
         make(BM3, dropout=1.0)
-    with pytest.raises(RuntimeError, match='Call the model'):
+    with pytest.raises(RuntimeError, match='must follow a call'):
         make(BM3).losses(TeacherOutput({}, {}), batch())

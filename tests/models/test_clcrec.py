@@ -83,7 +83,7 @@ def test_in_training_content_stands_in_for_ids():
 def test_the_rate_of_the_stand_in_is_kept():
     model = make(CLCRec, hybrid_rate=0.3).train()
     torch.manual_seed(0)
-    mixed = model._mix(torch.zeros(4000, 2), torch.ones(4000, 2))
+    mixed = model._hybrid(torch.zeros(4000, 2), torch.ones(4000, 2))
     assert abs(float(mixed.mean()) - 0.3) < 0.03
     assert torch.equal(mixed[:, 0], mixed[:, 1])
 
@@ -109,5 +109,5 @@ def test_errors_and_repr():
         make(CLCRec, temperature=0.0)
     with pytest.raises(ValueError, match=r"'hidden_channels' must be positive"):
         make(CLCRec, hidden_channels=0)
-    with pytest.raises(ValueError, match=r"'edge_index_dict' requires the edge type"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' must have the edge type"):
         make(CLCRec)({})

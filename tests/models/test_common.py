@@ -152,9 +152,9 @@ def test_is_trained_and_teaches(cls):
 @pytest.mark.parametrize('cls', ALL)
 def test_wrong_ends_are_named(cls):
     x_dict = {'text': {'item': torch.ones(7, 3)}}
-    with pytest.raises(ValueError, match=r"'edge_type' requires two different ends"):
+    with pytest.raises(ValueError, match=r"'edge_type' must connect two different"):
         cls(NUM_NODES, x_dict, edge_type=('user', 'likes', 'song'))
-    with pytest.raises(ValueError, match=r"'edge_type' requires two different ends"):
+    with pytest.raises(ValueError, match=r"'edge_type' must connect two different"):
         cls(NUM_NODES, x_dict, edge_type=('item', 'like', 'item'))
     with pytest.raises(ValueError, match=r"'edge_type' must be a triple"):
         cls(NUM_NODES, x_dict, edge_type=('user', 'item'))
@@ -164,10 +164,10 @@ def test_wrong_ends_are_named(cls):
 def test_wrong_features_are_named(cls):
     with pytest.raises(ValueError, match='at least one modality'):
         cls(NUM_NODES, {}, edge_type=USER_ITEM)
-    with pytest.raises(ValueError, match='requires one row per node'):
+    with pytest.raises(ValueError, match='must have one row per node'):
         cls(NUM_NODES, {'text': {'item': torch.ones(6, 3)}}, edge_type=USER_ITEM)
     both = {'text': {'item': torch.ones(7, 3), 'user': torch.ones(5, 3)}}
-    with pytest.raises(ValueError, match="requires features of 'item'"):
+    with pytest.raises(ValueError, match="must have features of 'item'"):
         cls(NUM_NODES, both, edge_type=USER_ITEM)
     with pytest.raises(ValueError, match=r"'embedding_dim' must be positive"):
         make(cls, embedding_dim=0)

@@ -81,5 +81,5 @@ def test_errors_and_repr():
         model.as_output(2)
     with pytest.raises(ValueError, match=r"'l2' must be positive"):
         EASE(NUM_NODES, edge_type=USER_ITEM, l2=0.0)
-    with pytest.raises(ValueError, match='two different ends'):
+    with pytest.raises(ValueError, match='two different node types'):
         EASE(NUM_NODES, edge_type=('user', 'likes', 'song'))

@@ -152,7 +152,7 @@ def test_errors_and_repr():
             build(FREEDOM, **{name: 0})
     with pytest.raises(ValueError, match=r"'prune_ratio' must be in \[0, 1\)"):
         make(prune_ratio=1.0)
-    with pytest.raises(ValueError, match="'modality_weights' requires the modalities"):
+    with pytest.raises(ValueError, match="'modality_weights' must have the modalities"):
         make(modality_weights={'image': 1.0})
     with pytest.raises(ValueError, match=r"modality_weights\['text'\]' must be"):
         make(modality_weights={'image': 1.0, 'text': -1.0})

@@ -145,10 +145,10 @@ def test_errors_and_repr():
         GraphFilter(
             NUM_NODES, {'image': {'item': torch.ones(6, 2)}}, edge_type=USER_ITEM
         )
-    with pytest.raises(ValueError, match='two different ends'):
+    with pytest.raises(ValueError, match='two different node types'):
         GraphFilter(NUM_NODES, edge_type=('user', 'has', 'user'))
     model.fit(EDGE_INDEX)
-    with pytest.raises(ValueError, match=r"'users' requires indices below 5"):
+    with pytest.raises(ValueError, match=r"'users' requires ids in"):
         model.scores(torch.tensor([5]))
     with pytest.raises(ValueError, match=r"'width' must be at most 5"):
         model.as_output(6)

@@ -110,7 +110,7 @@ def test_a_model_of_content_requires_features():
     data = make_synthetic_dataset(30, 20)
     for key in [key for key in data['item'] if key.startswith('x_')]:
         del data['item'][key]
-    with pytest.raises(ValueError, match="'modality_x_dict' requires at least one"):
+    with pytest.raises(ValueError, match="'modality_x_dict' must have at least one"):
         models.VBPR.from_data(data)
     assert (
         models.LightGCN.from_data(data, embedding_dim=4).embeddings.embedding_dim == 4
@@ -286,7 +286,7 @@ def test_only_raw_features_are_standardized(split):
     changed['item'].x_image = 3 * changed['item'].x_image
     x_dict = modality_x_dict(changed)
     model = models.VBPR.from_data(changed, embedding_dim=4)
-    assert torch.equal(model.features.rows('image'), x_dict['image']['item'])
+    assert torch.equal(model.features.feature_rows('image'), x_dict['image']['item'])
     changed['item'].x_new = torch.arange(80.0).view(40, 2)
     model = models.VBPR.from_data(changed, embedding_dim=4)
-    assert model.features.rows('new').mean().abs() < 1e-6
+    assert model.features.feature_rows('new').mean().abs() < 1e-6

@@ -434,10 +434,10 @@ def test_errors_and_repr():
     )
     with pytest.raises(ValueError, match=r"modality_x_dict\['image'\].*\[7, F\]"):
         PromptMM(NUM_NODES, {'image': {'item': features(3)[:6]}})
-    with pytest.raises(ValueError, match=r"node types among .*'shop'"):
+    with pytest.raises(ValueError, match=r"must have node types of .*'shop'"):
         PromptMM(NUM_NODES, {'image': {'shop': features(3)}})
     with pytest.raises(
-        ValueError, match=r"'prompt_start_dict' requires one row per node"
+        ValueError, match=r"'prompt_start_dict' must have one row per node"
     ):
         PromptMM(NUM_NODES, {}, prompt_start_dict={'user': features(3)})
     with pytest.raises(ValueError, match=r'points to .*user'):

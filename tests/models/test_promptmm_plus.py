@@ -277,7 +277,7 @@ def test_features_of_users_are_not_gated():
 
 def test_errors_of_a_graph_without_the_edges_gates_are_found_on():
     plus = make_plus(denoise=True)
-    with pytest.raises(ValueError, match=r"'edge_index_dict' requires .* for denoise"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' must have .* for denoise"):
         plus({ITEM_USER: edges()[ITEM_USER], ('user', 'x', 'item'): EDGE_INDEX})
 
 
@@ -411,7 +411,7 @@ def test_errors_of_edges_that_cannot_be_left_out():
     index = edges()[ITEM_USER]
     given = {**edges(), ('item', 'a', 'user'): index, ('item', 'b', 'user'): index}
     del given[ITEM_USER]
-    with pytest.raises(ValueError, match=r"'edge_index_dict' requires .*its reverse"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' must have .*its reverse"):
         plus(given)
 
 

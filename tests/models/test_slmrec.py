@@ -93,7 +93,7 @@ def test_terms_equal_loops_over_the_batch(augmentation):
 def test_masks_hide_whole_rows_at_their_rate_and_scale_none():
     model = build(SLMRec, augmentation='mask', augmentation_ratio=0.3)
     torch.manual_seed(0)
-    out = model._changed(torch.ones(20_000, 3))
+    out = model._augment(torch.ones(20_000, 3))
     assert torch.equal(out, out[:, :1].expand(-1, 3))
     assert set(out.unique().tolist()) == {0.0, 1.0}
     # Five standard deviations of the mean of 20,000 draws.
@@ -121,7 +121,5 @@ def test_errors_and_repr():
         build(SLMRec, temperature=0.0)
     model = build(SLMRec)
     output = build(SLMRec)(operators())
-    with pytest.raises(
-        RuntimeError, match="'losses' requires the operators of the last"
-    ):
+    with pytest.raises(RuntimeError, match="'losses' must follow a call"):
         model.losses(output, BATCH)

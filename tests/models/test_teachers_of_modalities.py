@@ -241,9 +241,7 @@ def test_errors_of_options(name, bad, match):
 
 def test_errors_of_sides_and_features(name):
     cls, options = CASES[name]
-    with pytest.raises(
-        ValueError, match=r"'edge_type' requires .*\('item', 'is', 'item"
-    ):
+    with pytest.raises(ValueError, match=r"'edge_type' must .*\('item', 'is', 'item"):
         cls(NUM_NODES, make_features(), edge_type=('item', 'is', 'item'), **options)
     with pytest.raises(ValueError, match=r'modality_x_dict.*\[7, F\]'):
         cls(
@@ -252,14 +250,14 @@ def test_errors_of_sides_and_features(name):
             edge_type=USER_ITEM,
             **options,
         )
-    with pytest.raises(ValueError, match=r"'edge_index_dict' requires .*interacts"):
+    with pytest.raises(ValueError, match=r"'edge_index_dict' must have .*interacts"):
         build(name).train()({('user', 'visits', 'item'): edges()[USER_ITEM]})
 
 
 @pytest.mark.parametrize('name', [name for name in CASES if name != 'plus'])
 def test_errors_of_features_for_models_of_items(name):
     cls, options = CASES[name]
-    with pytest.raises(ValueError, match=r"'modality_x_dict' requires at least one"):
+    with pytest.raises(ValueError, match=r"'modality_x_dict' must have at least one"):
         cls(NUM_NODES, {}, edge_type=USER_ITEM, **options)
     with pytest.raises(ValueError, match=r"features of 'item' .*\['user'\]"):
         cls(

@@ -145,7 +145,7 @@ def test_a_copy_shares_the_features_and_a_cast_leaves_them():
     blocks = ChunkedFeatures(matrix(dtype=torch.half))
     projected = ProjectedFeatures({'item': 7}, 'item', {'m': {'item': blocks}}, 2)
     other = copy.deepcopy(projected).double()
-    assert other.rows('m').x is blocks.x
+    assert other.feature_rows('m').x is blocks.x
     assert blocks.x.dtype == torch.half
     assert other()['m'].dtype == torch.double
     assert projected()['m'].dtype == torch.float
@@ -297,7 +297,7 @@ def test_errors():
     with pytest.raises(ValueError, match="'dim' must be 0"):
         ChunkedFeatures(matrix()).index_select(1, torch.tensor([0]))
     few = {'image': {'item': ChunkedFeatures(matrix(3))}}
-    with pytest.raises(ValueError, match='requires one row per node'):
+    with pytest.raises(ValueError, match='must have one row per node'):
         PromptMM(NUM_NODES, few)
 
 

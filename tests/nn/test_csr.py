@@ -167,7 +167,7 @@ def test_errors():
         CSRPair.from_edge_index(torch.tensor([[0, 0], [0, 6]]), size=(5, 6))
     with pytest.raises(ValueError, match=r'source ids in \[0, 5\).*-1'):
         CSRPair.from_edge_index(torch.tensor([[-1], [0]]), size=SIZE)
-    with pytest.raises(ValueError, match="'edge_weight' requires one value per edge"):
+    with pytest.raises(ValueError, match="'edge_weight' must have one value per edge"):
         CSRPair.from_edge_index(EDGE_INDEX, torch.ones(2), size=SIZE)
     with pytest.raises(ValueError, match=r'shape \[2, E\]'):
         CSRPair.from_edge_index(EDGE_INDEX.t(), size=SIZE)

@@ -96,7 +96,7 @@ def test_errors_and_repr():
     with pytest.raises(ValueError, match='at least one node type'):
         SoftPrompt({}, 4)
     start_dict['item'][0, 0] = float('nan')
-    with pytest.raises(ValueError, match=r"finite \[N, P\] tensors.*'item'"):
+    with pytest.raises(ValueError, match=r"finite tensors \[N, P\].*'item'"):
         SoftPrompt(start_dict, 4)
     several = SoftPrompt({'item': features(3)}, 4, num_tokens=2)
     assert str(several) == "SoftPrompt(['item'], out_channels=4, num_tokens=2)"

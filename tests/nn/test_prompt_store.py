@@ -113,7 +113,7 @@ def test_a_crash_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkey
         save_file(tensors, filename, metadata)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('promptmm_pyg.nn.prompt_store.save_file', crash)
+    monkeypatch.setattr('promptmm_pyg.nn.prompts.save_file', crash)
     with pytest.raises(KeyboardInterrupt):
         save_prompt(path, TokenPrompt(3, init=torch.zeros(4, 3)))
     assert [file.name for file in tmp_path.iterdir()] == ['prompt.safetensors']
@@ -182,7 +182,7 @@ def test_a_file_without_one_of_the_tensors_is_refused(tmp_path):
     del prompt._parameters['tokens']
     save_prompt(path, prompt)
     with pytest.raises(
-        ValueError, match=r"requires the tensors .*'tokens'.*\(got \{\}"
+        ValueError, match=r"must have the tensors .*'tokens'.*\(got \{\}"
     ):
         load_prompt(path, TokenPrompt(3))
 

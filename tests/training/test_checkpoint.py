@@ -70,7 +70,9 @@ def test_a_crash_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkey
 
 
 def test_errors(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'path' must be a saved state"):
+    with pytest.raises(
+        FileNotFoundError, match="'path' must be a saved training state"
+    ):
         load_state(tmp_path / 'missing')
     path = tmp_path / 'state.safetensors'
     save_state(path, make_state())

@@ -117,7 +117,7 @@ def test_processes_that_are_called_differently_are_refused(several, rank, given,
 @pytest.mark.parametrize('rank', [0, 1])
 def test_an_error_of_rank_0_is_raised_everywhere(several, rank):
     error = several[rank]['disagreements']['resume']
-    assert error.startswith("FileNotFoundError: 'path' must be a saved state")
+    assert error.startswith("FileNotFoundError: 'path' must be a saved training state")
 
 
 @pytest.mark.parametrize('rank', [0, 1])

@@ -195,7 +195,7 @@ def test_errors():
         run(data, num_neighbors=[5])
     one_way = data.train.clone()
     del one_way[REV_INTERACTS]
-    with pytest.raises(ValueError, match="'data' requires message edges of"):
+    with pytest.raises(ValueError, match="'data' must have message edges of"):
         run(data._replace(train=one_way))
     with pytest.raises(ValueError, match=r"'model' must have a forward.*'Linear': too"):
         train(torch.nn.Linear(2, 2), data, config=FEW)

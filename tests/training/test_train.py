@@ -378,7 +378,7 @@ def test_errors_before_training(tmp_path):
     with pytest.raises(ValueError, match=r"'monitor' must have a cutoff .* 40 items"):
         train(student, data, config=config)
     assert not (tmp_path / 'new').exists()
-    with pytest.raises(FileNotFoundError, match='saved state'):
+    with pytest.raises(FileNotFoundError, match='saved training state'):
         train(student, data, config=replace(QUICK, run_dir=tmp_path, resume=True))
     model = LightGCN({'user': 60, 'item': 40}).to('meta')
     with pytest.raises(ValueError, match=r"'data.train' must.*'model', meta \(got cpu"):
