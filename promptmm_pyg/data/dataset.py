@@ -26,8 +26,8 @@ _LABELS = ('edge_label_index', 'edge_label_time')
 
 
 def save_split(split: Split, stem: Path) -> None:
-    """Writes ``<stem>.safetensors`` and then ``<stem>.json``; what the three
-    graphs share is written once, from the training graph.
+    """Writes ``<stem>.safetensors`` and then ``<stem>.json``, with shared tensors
+    once.
     """
     raw_ids = {
         key: _describe_ids(split.train[key].raw_id)
@@ -39,10 +39,10 @@ def save_split(split: Split, stem: Path) -> None:
         'num_nodes': {key: int(split.train[key].num_nodes) for key in NODE_TYPES},
         'raw_id': raw_ids,
     }
-    # The copies are needed: views of one storage cannot be written.
+    # Copies: safetensors refuses views of one storage.
     tensors = {key: x.contiguous().clone() for key, x in _tensors(split).items()}
     tensors_path, about_path = _paths(stem)
-    # Left in reverse order: the description comes last.
+    # Renamed in reverse order: the description comes last.
     with replacing(about_path) as new_about, replacing(tensors_path) as new_tensors:
         save_file(tensors, new_tensors)
         new_about.write_text(json.dumps(about), encoding='utf-8')
@@ -50,19 +50,19 @@ def save_split(split: Split, stem: Path) -> None:
 
 def _tensors(split: Split) -> dict[str, Tensor]:
     train = split.train
-    found = {
+    values = {
         f'node/{node_type}/{key}': value
         for node_type in NODE_TYPES
         for key, value in train[node_type].items()
     }
     for key, value in train[INTERACTS].items():
         if key not in _LABELS:
-            found[f'edge/{key}'] = value
+            values[f'edge/{key}'] = value
     for part, graph in split._asdict().items():
         for key in _LABELS:
             if key in graph[INTERACTS]:
-                found[f'{part}/{key}'] = graph[INTERACTS][key]
-    return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+                values[f'{part}/{key}'] = graph[INTERACTS][key]
+    return {key: value for key, value in values.items() if isinstance(value, Tensor)}
 
 
 def _describe_ids(ids: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -126,12 +126,11 @@ _READ = (
 class MultiModalDataset(InMemoryDataset):
     """The three graphs of a distributed data set: training, validation, test.
 
-    The folder is read once by :func:`~promptmm_pyg.data.read_dataset`; after
-    that a copy under ``root/processed`` is loaded. The copy's name is a hash of
-    the source files and of all options, so that a changed source is read anew.
-    It is stored as safetensors and json, because PyG's own cache is a pickle,
-    and what a pickle holds is run when it is loaded; therefore there is no
-    ``pre_transform``.
+    The folder is read once by :func:`~promptmm_pyg.data.read_dataset`, then loaded from
+    a copy under ``root/processed``. The name of the copy is a hash of the source files
+    and of all options, so a changed source is read again. The copy is safetensors and
+    JSON: PyG's own cache is a pickle, which can execute code when it is loaded;
+    therefore there is no ``pre_transform``.
 
     Args:
         root: The folder for the copy.
@@ -146,7 +145,7 @@ class MultiModalDataset(InMemoryDataset):
             (default: ``False``)
 
     Raises:
-        FileNotFoundError: If the source is not there or lacks a file.
+        FileNotFoundError: If the source or one of its files is missing.
         ValueError: If the source or the copy is damaged.
     """
 
@@ -187,7 +186,7 @@ class MultiModalDataset(InMemoryDataset):
         save_split(split, Path(self.processed_dir) / self.key)
 
     def _process(self) -> None:
-        # PyG's own would unpickle 'pre_transform.pt' if it lay there.
+        # PyG's own would unpickle a file 'pre_transform.pt'.
         if self.force_reload or not all(
             Path(p).is_file() for p in self.processed_paths
         ):

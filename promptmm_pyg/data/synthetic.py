@@ -1,4 +1,4 @@
-"""Made-up data whose right answers are known."""
+"""Synthetic data whose structure is known."""
 
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ from promptmm_pyg.data.split import Split, split_by_part
 
 
 class Modality(NamedTuple):
-    """A synthetic modality: its width, the strength of noise beside a signal of
-    strength 1, and the share of items that lack it.
+    """A synthetic modality: its width, the standard deviation of noise beside a signal
+    of standard deviation 1, and the share of items without it.
     """
 
     width: int
@@ -39,28 +39,27 @@ def make_synthetic_dataset(
     popularity_exponent: float = 0.5,
     seed: int = 0,
 ) -> HeteroData:
-    """Returns a graph, not split, in which items' features tell who likes them.
+    """Returns a graph, not split, in which items' features are related to who interacts
+    with them.
 
-    Each item and each user has one of ``num_clusters`` tastes. A user picks
-    items of the own taste with probability ``affinity`` and any item
-    otherwise; in both cases popular items more often (Zipf's law). Users
-    differ in how much they pick. The modalities ``text`` (clear), ``image``
-    (noisy) and ``audio`` (almost noise) show the item's taste; some rows of
-    each are missing: zero, and false in the mask. Interactions carry ``time``
-    (a random order) and nodes a ``raw_id`` (``'u0'``, ``'i0'``); the tastes
-    are kept as ``taste`` on both node types.
+    Each item and each user has one of ``num_clusters`` tastes. A user draws items of
+    the same taste with probability ``affinity`` and any item otherwise; in both cases
+    popular items more often (Zipf's law). Numbers of interactions differ between users.
+    The modalities ``text`` (clear), ``image`` (noisy) and ``audio`` (almost noise)
+    depend on the item's taste; some rows of each are missing: zero, and false in the
+    mask. Interactions have ``time`` (a random order) and ``order`` (that of the draws),
+    nodes have a ``raw_id`` (``'u0'``, ``'i0'``) and their ``taste``.
 
     Args:
         num_users: The number of users. (default: 600)
         num_items: The number of items. (default: 400)
         num_clusters: The number of tastes. (default: 20)
-        mean_degree: Interactions per user, on average; a little less where picks
-            coincide, at least three where there are items enough.
-            (default: 6.0)
-        affinity: Share of the picks that follow taste. (default: 0.65)
-        popularity_exponent: How steeply popularity falls with an item's rank;
-            0 makes all equal. (default: 0.5)
-        seed: Which draw. (default: 0)
+        mean_degree: Mean number of interactions per user; slightly less where draws
+            coincide, and at least three where there are enough items. (default: 6.0)
+        affinity: Share of the draws that follow taste. (default: 0.65)
+        popularity_exponent: Exponent of Zipf's law; 0 makes all items equally popular.
+            (default: 0.5)
+        seed: Seed of the draws. (default: 0)
 
     Raises:
         ValueError: If a number is not positive, a share is outside [0, 1), or
@@ -86,11 +85,13 @@ def make_synthetic_dataset(
     item_taste = item_taste[torch.randperm(num_items, generator=generator)]
     weight = _zipf_weights(num_items, popularity_exponent, generator)
     degree = _degrees(num_users, mean_degree, num_items, generator)
-    edge_index = _pick(user_taste, item_taste, weight, degree, affinity, generator)
+    edge_index = _draw_items(
+        user_taste, item_taste, weight, degree, affinity, generator
+    )
 
     features, masks = {}, {}
     for name, modality in MODALITIES.items():
-        features[name], masks[name] = _show(item_taste, modality, generator)
+        features[name], masks[name] = _make_features(item_taste, modality, generator)
     data = build_graph(
         edge_index,
         num_users=num_users,
@@ -124,7 +125,7 @@ def _degrees(
     return degree.clamp(min=3).clamp(max=num_items)
 
 
-def _pick(
+def _draw_items(
     user_taste: Tensor,
     item_taste: Tensor,
     weight: Tensor,
@@ -132,31 +133,30 @@ def _pick(
     affinity: float,
     generator: torch.Generator,
 ) -> Tensor:
-    # Four draws for every one wanted: popular items are drawn again and again.
+    # Four draws per interaction: popular items are drawn repeatedly.
     draws = 4 * degree + 8
     user = torch.arange(degree.numel()).repeat_interleave(draws)
-    # Items in the order of their taste: each taste is one stretch of the
-    # running sum of weights, all of them together are all of it.
+    # Items sorted by taste: each taste is one interval of the cumulative weights.
     order = item_taste.argsort(stable=True)
     total = weight[order].cumsum(0)
-    stretch = torch.zeros(int(item_taste.max()) + 1, dtype=torch.double)
-    stretch = stretch.index_add(0, item_taste, weight)
-    end = stretch.cumsum(0)
+    interval = torch.zeros(int(item_taste.max()) + 1, dtype=torch.double)
+    interval = interval.index_add(0, item_taste, weight)
+    end = interval.cumsum(0)
     follows = torch.rand(user.numel(), generator=generator) < affinity
     point = torch.rand(user.numel(), generator=generator, dtype=torch.double)
     taste = user_taste[user]
-    within = end[taste] - stretch[taste] + point * stretch[taste]
+    within = end[taste] - interval[taste] + point * interval[taste]
     point = torch.where(follows, within, point * total[-1])
     place = torch.searchsorted(total, point, right=True).clamp(max=total.numel() - 1)
     edges = torch.stack([user, order[place]])
     edges = edges[:, first_mentions(edges, weight.numel())]
-    # Of each user's different items, the first ones drawn.
-    found = torch.bincount(edges[0], minlength=degree.numel())
-    rank = torch.arange(edges.size(1)) - (found.cumsum(0) - found)[edges[0]]
+    # Of each user's distinct items, the first ones drawn.
+    count = torch.bincount(edges[0], minlength=degree.numel())
+    rank = torch.arange(edges.size(1)) - (count.cumsum(0) - count)[edges[0]]
     return edges[:, rank < degree[edges[0]]]
 
 
-def _show(
+def _make_features(
     taste: Tensor, modality: Modality, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     num_clusters = int(taste.max()) + 1
@@ -168,13 +168,13 @@ def _show(
 
 
 def checkerboard(num_users: int = 16, num_items: int = 12) -> Split:
-    """Returns a split in which user ``u`` likes item ``i`` if both are even or
+    """Returns a split in which user ``u`` interacts with item ``i`` if both are even or
     both are odd.
 
-    Item ``u mod num_items`` (the diagonal) is withheld for test, the next of
-    the user's items for validation, all others train: with training items left
-    out, the two are all that is right for the user. The modality ``text``
-    shows whether the item is even, ``image`` shows it too, turned around.
+    Item ``u mod num_items`` (the diagonal) is for test, the next of the user's items
+    for validation, all others for training: the two are the only right answers for the
+    user. The modality ``text`` indicates whether the item is even, and so does
+    ``image`` with the opposite sign.
 
     Args:
         num_users: The number of users. (default: 16)
@@ -196,7 +196,7 @@ def checkerboard(num_users: int = 16, num_items: int = 12) -> Split:
     part[steps == 0] = 2
     part[steps == 2] = 1
     even = (items.squeeze(0) % 2 == 0).float()
-    place = items.squeeze(0) / num_items  # Makes all rows different.
+    place = items.squeeze(0) / num_items  # So all rows differ.
     data = build_graph(
         edge_index,
         num_users=num_users,

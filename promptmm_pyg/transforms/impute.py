@@ -1,4 +1,4 @@
-"""Features for rows that have none, from the items or users around them."""
+"""Missing features from the features of neighbors."""
 
 import torch
 from torch import Tensor
@@ -16,21 +16,21 @@ from promptmm_pyg.data.schema import (
 
 @functional_transform('impute_from_neighbors')
 class ImputeFromNeighbors(BaseTransform):
-    r"""Fills the feature rows that a mask calls absent with the mean of present rows of
-    the same modality, two hops away on the message edges.
+    r"""Fills missing feature rows with the mean of present rows of the same modality,
+    two hops away on the message edges.
 
     .. math::
         \mathbf{x}_i = \frac{\sum_{u \in \mathcal{N}(i)} \sum_{j \in \mathcal{N}(u)}
         m_j \, \mathbf{x}_j}{\sum_{u \in \mathcal{N}(i)} \sum_{j \in \mathcal{N}(u)}
         m_j}
 
-    An item takes from the items that share a user with it, each as often as they
-    share one; a user from the users that share an item. Without any present
-    row there, it is the mean of all present rows, and without those, zero. Present
-    rows and masks stay as they are.
+    For an item, these are the items with a common user, counted once per common user;
+    for a user, the users with a common item. Without a present row there, it is the
+    mean of all present rows, and without those, zero. Present rows and masks are left
+    unchanged.
 
-    Standardize before, not after, for that sets absent rows to zero. A model that is to
-    read what is filled in must not be given the mask.
+    Standardize before: afterwards it would set missing rows to zero. Without the mask,
+    a model uses the imputed rows.
 
     Call it on a graph whose message edges are *training* edges.
     """
@@ -53,18 +53,18 @@ def _impute(
     x: Tensor, mask: Tensor, node: Tensor, other: Tensor, num_others: int
 ) -> Tensor:
     """Two sparse products; no node-by-node matrix, no row per edge."""
-    # One column more, of ones, counts the rows that are summed.
+    # A column of ones counts the summed rows.
     rows = torch.cat([x, x.new_ones(x.size(0), 1)], dim=1)
     rows = rows.to(torch.promote_types(x.dtype, torch.float))
     rows = rows.masked_fill(~mask[:, None], 0.0)
-    to_absent = ~mask[node]
-    # Sums are needed at the other ends of these edges only.
-    between = other[to_absent].unique()
+    to_missing = ~mask[node]
+    # Sums are required at the other ends of these edges only.
+    between = other[to_missing].unique()
     position = torch.full((num_others,), -1, device=x.device)
     position[between] = torch.arange(between.numel(), device=x.device)
     near = position[other] >= 0
     sums = _sum_rows(position[other[near]], node[near], rows, between.numel())
-    sums = _sum_rows(node[to_absent], position[other[to_absent]], sums, x.size(0))
+    sums = _sum_rows(node[to_missing], position[other[to_missing]], sums, x.size(0))
     total, count = sums[~mask].tensor_split([x.size(1)], dim=1)
     everywhere = rows[:, :-1].sum(dim=0) / mask.sum().clamp_min(1)
     filled = torch.where(count > 0, total / count.clamp_min(1), everywhere)

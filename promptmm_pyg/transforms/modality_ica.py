@@ -2,35 +2,28 @@
 
 import torch
 from torch import Tensor
-from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
-from torch_geometric.transforms import BaseTransform
 
-from promptmm_pyg._utils import check_choice, check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.transforms.modality_pca import principal_components
-from promptmm_pyg.transforms.prompt_start import (
-    Combine,
-    item_components,
-    with_prompt_start,
-)
+from promptmm_pyg.transforms.prompt_start import Combine, ItemComponents
 
 
 @functional_transform('add_modality_ica')
-class AddModalityICA(BaseTransform):
+class AddModalityICA(ItemComponents):
     r"""Adds ``prompt_start`` to users and items: the independent components of the
-    items' content (:func:`independent_components`), and for users their mean over the
+    items' features (:func:`independent_components`), and for users their mean over the
     items of the message edges.
 
-    All else is as in :class:`~promptmm_pyg.transforms.AddModalityPCA`. Components have
-    one variance each, where principal components have the content's own: the prompt
-    then starts with all directions of content on a par.
+    All else is as in :class:`~promptmm_pyg.transforms.AddModalityPCA`, but all
+    components have the same variance.
 
-    Needs scikit-learn. Call it on a graph whose message edges are *training* edges.
+    Requires scikit-learn. Call it on a graph whose message edges are *training* edges.
 
     Args:
-        out_channels: The number of components. Content of a lower rank is padded
+        out_channels: The number of components. Features of a lower rank are padded
             with zeros. (default: ``32``)
-        combine: ``'concat'`` decomposes all modalities together, ``'mean'`` averages
+        combine: ``'concat'`` decomposes all modalities jointly, ``'mean'`` averages
             the components of each. (default: ``'concat'``)
         seed: Seed of the search. (default: ``0``)
         max_iter: Steps after which scikit-learn warns that the search has not
@@ -44,39 +37,26 @@ class AddModalityICA(BaseTransform):
         seed: int = 0,
         max_iter: int = 1000,
     ) -> None:
-        check_positive('out_channels', out_channels)
-        check_choice('combine', combine, ('concat', 'mean'))
+        super().__init__(out_channels, combine, seed)
         check_positive('max_iter', max_iter)
-        self.out_channels = out_channels
-        self.combine = combine
-        self.seed = seed
         self.max_iter = max_iter
 
-    def forward(self, data: HeteroData) -> HeteroData:
-        start = item_components(data, self.combine, self._components)
-        return with_prompt_start(data, start)
-
-    def _components(self, x: Tensor) -> Tensor:
+    def components(self, x: Tensor) -> Tensor:
         return independent_components(x, self.out_channels, self.seed, self.max_iter)
-
-    def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}({self.out_channels}, combine='{self.combine}')"
-        )
 
 
 def independent_components(
     x: Tensor, out_channels: int, seed: int = 0, max_iter: int = 1000
 ) -> Tensor:
-    r"""Returns components ``[N, out_channels]`` of the rows of ``x`` that are as
-    independent as can be, by the fixed-point algorithm of the `"Fast and Robust
-    Fixed-Point Algorithms for Independent Component Analysis"
-    <https://doi.org/10.1109/72.761722>`_ paper (scikit-learn's ``FastICA``).
+    r"""Returns the independent components ``[N, out_channels]`` of the rows of ``x`` by
+    the fixed-point algorithm of the `"Fast and Robust Fixed-Point Algorithms for
+    Independent Component Analysis" <https://doi.org/10.1109/72.761722>`_ paper
+    (scikit-learn's ``FastICA``).
 
     They are a rotation of the whitened principal components: uncorrelated, each of
-    mean 0 and variance 1. Order and sign, which the method leaves open, are fixed:
-    first the component that explains most of ``x``, each turned so that the column of
-    ``x`` that it explains best rises with it.
+    mean 0 and variance 1. The method leaves order and sign open: components are sorted
+    by the variance of ``x`` that they explain, and the column of ``x`` that a component
+    explains best has a positive loading.
 
     Args:
         x: Features ``[N, F]``; centered here.
@@ -97,18 +77,18 @@ def independent_components(
         ) from error
     check_positive('out_channels', out_channels)
     centered = (x - x.mean(dim=0)).double()
-    # Found in the space of the principal components, so that width costs nothing.
+    # In the space of the principal components, so the width does not matter.
     scores = principal_components(x.double(), out_channels, seed)
     scores = scores[:, scores.abs().amax(dim=0) > 0]
     out = centered.new_zeros(x.size(0), out_channels)
     if scores.size(1) > 0:
         white = scores / scores.std(dim=0, correction=0)
-        # Whitening twice would start from axes that rounding alone decides.
+        # A second whitening would start from axes determined by rounding only.
         search = FastICA(whiten=False, random_state=seed, max_iter=max_iter)
-        found = torch.from_numpy(search.fit_transform(white.cpu().numpy())).to(out)
-        loadings = centered.t() @ found  # [F, K], as the components are uncorrelated.
+        sources = torch.from_numpy(search.fit_transform(white.cpu().numpy())).to(out)
+        loadings = centered.t() @ sources  # [F, K], as the components are uncorrelated.
         order = loadings.square().sum(dim=0).argsort(descending=True, stable=True)
         strongest = loadings.gather(0, loadings.abs().argmax(dim=0, keepdim=True))
-        out[:, : found.size(1)] = (found * strongest.sign())[:, order]
+        out[:, : sources.size(1)] = (sources * strongest.sign())[:, order]
     components: Tensor = out.to(x.dtype)
     return components

@@ -2,38 +2,31 @@
 
 import torch
 from torch import Tensor
-from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
-from torch_geometric.transforms import BaseTransform
 
-from promptmm_pyg._utils import check_choice, check_finite_features, check_positive
-from promptmm_pyg.transforms.prompt_start import (
-    Combine,
-    item_components,
-    with_prompt_start,
-)
+from promptmm_pyg._utils import check_finite_features, check_positive
+from promptmm_pyg.transforms.prompt_start import Combine, ItemComponents
 
 _EXACT_WIDTH = 1024  # Up to here the covariance is decomposed exactly.
 
 
 @functional_transform('add_modality_pca')
-class AddModalityPCA(BaseTransform):
+class AddModalityPCA(ItemComponents):
     r"""Adds ``prompt_start`` to users and items: the principal components of the
-    items' content, and for users their mean over the items of the message edges.
+    items' features, and for users their mean over the items of the message edges.
 
-    Modalities are standardized first, so that neither width nor scale decides.
-    Components are found once, on all items' content, with a fixed seed and fixed
-    signs: the same data gives the same prompt. The result is scaled to a
+    Modalities are standardized first, so widths and scales do not matter. Seed and
+    signs are fixed: the same data give the same prompt. The result is scaled to a
     root-mean-square of 1 over items.
 
-    The paper averages the components of each modality (``combine='mean'``), whose
-    axes have nothing to do with each other; ``combine='concat'`` decomposes all
-    modalities together. Items where a modality is absent use those they have.
+    The paper averages the components of each modality (``combine='mean'``), whose axes
+    are unrelated; ``combine='concat'`` decomposes all modalities jointly. Items without
+    a modality use those they have.
 
     Call it on a graph whose message edges are *training* edges.
 
     Args:
-        out_channels: The number of components. Content of a lower rank is padded
+        out_channels: The number of components. Features of a lower rank are padded
             with zeros. (default: ``32``)
         combine: ``'concat'`` or ``'mean'``. (default: ``'concat'``)
         seed: Seed of the randomized decomposition, used above 1,024 columns.
@@ -46,23 +39,10 @@ class AddModalityPCA(BaseTransform):
         combine: Combine = 'concat',
         seed: int = 0,
     ) -> None:
-        check_positive('out_channels', out_channels)
-        check_choice('combine', combine, ('concat', 'mean'))
-        self.out_channels = out_channels
-        self.combine = combine
-        self.seed = seed
+        super().__init__(out_channels, combine, seed)
 
-    def forward(self, data: HeteroData) -> HeteroData:
-        start = item_components(data, self.combine, self._components)
-        return with_prompt_start(data, start)
-
-    def _components(self, x: Tensor) -> Tensor:
+    def components(self, x: Tensor) -> Tensor:
         return principal_components(x, self.out_channels, self.seed)
-
-    def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}({self.out_channels}, combine='{self.combine}')"
-        )
 
 
 def principal_components(x: Tensor, out_channels: int, seed: int = 0) -> Tensor:
@@ -112,14 +92,14 @@ def _axes(centered: Tensor, num_axes: int, seed: int) -> Tensor:
     if centered.size(1) <= _EXACT_WIDTH:
         values, vectors = _eigh(centered.t() @ centered)
         axes = vectors.flip(1)[:, :rank]
-        kept = values.flip(0)[:rank] > 1e-10 * values.max().clamp_min(1e-30)
+        used = values.flip(0)[:rank] > 1e-10 * values.max().clamp_min(1e-30)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             _, sizes, axes = torch.svd_lowrank(centered, q=rank, niter=4)
-        kept = sizes > 1e-5 * sizes.max().clamp_min(1e-30)
+        used = sizes > 1e-5 * sizes.max().clamp_min(1e-30)
     strongest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
-    turned: Tensor = axes * strongest.sign() * kept
+    turned: Tensor = axes * strongest.sign() * used
     return turned
 
 
@@ -128,7 +108,7 @@ def _eigh(covariance: Tensor) -> tuple[Tensor, Tensor]:
     try:
         values, vectors = torch.linalg.eigh(covariance)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        # Few items leave many eigenvalues zero, on which LAPACK may give up.
+        # LAPACK may not converge where many eigenvalues are zero, as with few items.
         vectors, values, _ = torch.linalg.svd(covariance)
         values, vectors = values.flip(0), vectors.flip(1)
     return values, vectors

@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from promptmm_pyg._utils import check_positive, checked_edges
+from promptmm_pyg._utils import check_choice, check_positive, checked_edges
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
@@ -22,15 +22,41 @@ from promptmm_pyg.transforms.standardize import standardize
 Combine = Literal['concat', 'mean']
 
 
+class ItemComponents(BaseTransform):
+    """Base of the transforms that decompose the items' features; :meth:`components`
+    is the decomposition.
+    """
+
+    def __init__(self, out_channels: int, combine: Combine, seed: int) -> None:
+        check_positive('out_channels', out_channels)
+        check_choice('combine', combine, ('concat', 'mean'))
+        self.out_channels = out_channels
+        self.combine = combine
+        self.seed = seed
+
+    def components(self, x: Tensor) -> Tensor:
+        """The components ``[N, out_channels]`` of features ``[N, F]``."""
+        raise NotImplementedError
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        start = item_components(data, self.combine, self.components)
+        return with_prompt_start(data, start)
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}({self.out_channels}, combine='{self.combine}')"
+        )
+
+
 def item_components(
     data: HeteroData, combine: Combine, components: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Decomposes the standardized item modalities, together or each on its own.
+    """Decomposes the standardized item modalities, jointly or separately.
 
     Args:
         data: A graph with item modalities.
-        combine: ``'concat'`` decomposes them side by side, ``'mean'`` averages what
-            each gives; an item without a modality uses those it has.
+        combine: ``'concat'`` decomposes them side by side, ``'mean'`` averages the
+            components of each; an item without a modality uses those it has.
         components: Features ``[N, F]`` to components ``[N, P]``.
 
     Raises:
@@ -51,20 +77,20 @@ def item_components(
             "'data' requires at least one item modality, 'data['item'].x_<name>' "
             '(got none). Build the teacher without a prompt instead'
         )
-    share = torch.stack(present).sum(dim=0).clamp_min(1)[:, None]
+    num_present = torch.stack(present).sum(dim=0).clamp_min(1)[:, None]
     if combine == 'concat':
-        # A missing block is zero; what is there counts the more.
-        return components(torch.cat(parts, dim=1) * (len(parts) / share))
+        # A missing block is zero; the others are scaled up.
+        return components(torch.cat(parts, dim=1) * (len(parts) / num_present))
     pairs = zip([components(x) for x in parts], present, strict=True)
-    return sum((s * p[:, None] for s, p in pairs), torch.zeros(())) / share
+    return sum((s * p[:, None] for s, p in pairs), torch.zeros(())) / num_present
 
 
 def with_prompt_start(data: HeteroData, start: Tensor) -> HeteroData:
-    """Gives items their starting point, at a root-mean-square of 1, and users the mean
+    """Sets ``prompt_start``: on items at a root-mean-square of 1, on users the mean
     over the items of their message edges.
 
     Args:
-        data: A graph; ``prompt_start`` is set on it.
+        data: A graph; it is changed.
         start: The items' starting point ``[num_items, P]``.
     """
     start = start / start.square().mean().sqrt().clamp_min(1e-12)
@@ -88,8 +114,8 @@ class AddRandomPrompt(BaseTransform):
     root-mean-square of 1, and for users their mean over the items of the message
     edges.
 
-    The rival that :class:`~promptmm_pyg.transforms.AddModalityPCA` has to beat: same
-    scale, same shape, same way to users, no content.
+    The baseline of :class:`~promptmm_pyg.transforms.AddModalityPCA`: the same scale and
+    shape without features.
 
     Args:
         out_channels: The number of columns. (default: ``32``)

@@ -13,11 +13,11 @@ from promptmm_pyg.data.schema import modality_mask_dict, modality_x_dict
 @functional_transform('standardize_modalities')
 class StandardizeModalities(BaseTransform):
     r"""Shifts and scales every feature column to mean 0 and variance 1 over the rows
-    that are present, and divides by :math:`\sqrt{F}`, so that rows have a squared
-    norm of about 1 whatever the width of a modality. Rows that the mask calls
-    absent become zero, the mean. Constant columns become zero.
+    that are present, and divides by :math:`\sqrt{F}`: the mean squared norm of the rows
+    is 1 for any width. Missing rows become zero, the mean. Constant columns become
+    zero.
 
-    Only content is read, never an interaction, so nothing leaks from a split.
+    Interactions are not read, so nothing leaks from a split.
     """
 
     def forward(self, data: HeteroData) -> HeteroData:
@@ -39,7 +39,7 @@ def standardize(x: Tensor, mask: Tensor | None = None, name: str = 'x') -> Tenso
     Args:
         x: Features ``[N, F]``; whole numbers become floating ones.
         mask: Boolean ``[N]``, ``True`` where the row is present.
-        name: What a message calls them. (default: ``'x'``)
+        name: Their name in messages. (default: ``'x'``)
 
     Raises:
         ValueError: If a present row is not finite.
@@ -60,8 +60,8 @@ def standardize(x: Tensor, mask: Tensor | None = None, name: str = 'x') -> Tenso
 
 
 def is_standardized(data: HeteroData) -> bool:
-    """Whether :class:`StandardizeModalities` was applied to all features of ``data``:
-    it notes their names in ``data.standardized``.
+    """Whether :class:`StandardizeModalities` was applied to all features of ``data``,
+    whose names it stores in ``data.standardized``.
 
     Args:
         data: A graph with modality features.
