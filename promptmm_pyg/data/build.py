@@ -10,7 +10,9 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice
+from promptmm_pyg.data.problems import data_error
 from promptmm_pyg.data.schema import INTERACTS, ITEM, REV_INTERACTS, USER
+from promptmm_pyg.data.split import shared_pairs
 
 Array = Tensor | np.ndarray[Any, Any]
 Ids = Sequence[Any] | np.ndarray[Any, Any]
@@ -34,6 +36,7 @@ def build_graph(
     item_ids: Ids | None = None,
     edge_time: Array | None = None,
     edge_weight: Array | None = None,
+    edge_part: Array | None = None,
     duplicates: Duplicates = 'error',
 ) -> HeteroData:
     """Returns a graph whose message edges are all interactions.
@@ -61,6 +64,10 @@ def build_graph(
             interactions. (default: not stored)
         edge_weight: One number per interaction, stored as ``weight`` on the
             interactions (float32). No model uses it. (default: not stored)
+        edge_part: The part of a given split that each interaction belongs to, 0 for
+            training, 1 for validation, 2 for test; stored as ``part`` on the
+            interactions, for :func:`~promptmm_pyg.data.split_by_part`.
+            (default: not stored)
         duplicates: What to do with repeated pairs: ``'error'`` raises, ``'first'``
             keeps the first row, ``'last'`` the row of the latest time (the last row
             where there are no times), ``'sum'`` adds the weights up (1 each where there
@@ -85,9 +92,12 @@ def build_graph(
         ITEM: _count('num_items', num_items, item_ids, item_features, edges[1]),
     }
     _check_range(edges, counts)
+    part = None if edge_part is None else _as_tensor(edge_part).long()
     merged = merge_repeats(edges, counts[ITEM], duplicates, time, weight)
     if isinstance(merged, int):
-        raise _repeated(edges, merged, user_ids, item_ids)
+        data_error(_repeated(edges, merged, part, user_ids, item_ids))
+        merged = merge_repeats(edges, counts[ITEM], 'first', time, weight)
+    assert not isinstance(merged, int)
     edges = edges[:, merged.rows] if merged.rows is not None else edges
 
     data = HeteroData()
@@ -98,6 +108,8 @@ def build_graph(
         data[INTERACTS].time = merged.time
     if merged.weight is not None:
         data[INTERACTS].weight = merged.weight
+    if part is not None:
+        data[INTERACTS].part = part if merged.rows is None else part[merged.rows]
     data[REV_INTERACTS].edge_index = edges.flip(0)
     return data
 
@@ -264,17 +276,38 @@ def merge_repeats(
 
 
 def _repeated(
-    edges: Tensor, row: int, user_ids: Ids | None, item_ids: Ids | None
-) -> ValueError:
-    """The error of repeated pairs, by raw ids where there are any."""
+    edges: Tensor,
+    row: int,
+    part: Tensor | None,
+    user_ids: Ids | None,
+    item_ids: Ids | None,
+) -> str:
+    """The message about repeated pairs, by raw ids where there are any."""
+
+    def name(row: int) -> str:
+        user, item = edges[:, row].tolist()
+        if user_ids is not None and item_ids is not None:
+            user, item = user_ids[user], item_ids[item]
+        return f'user {user}, item {item}'
+
+    if part is not None:
+        shared = shared_pairs(edges, part, int(edges[1].max()) + 1)
+        counts = [
+            f'{rows.numel()} in '
+            + (f"'{a}' twice" if a == b else f"both '{a}' and '{b}'")
+            + f', the first is {name(int(rows.min()))}'
+            for (a, b), rows in shared.items()
+        ]
+        return (
+            f'the parts of a split must contain each pair once (got '
+            f"{'; '.join(counts)}). Remove them, or merge them with 'duplicates' "
+            f"(--duplicates): 'first' keeps the first part"
+        )
     key = edges[0] * (edges[1].max() + 1) + edges[1]
     repeats = key.numel() - key.unique().numel()
-    user, item = edges[:, row].tolist()
-    if user_ids is not None and item_ids is not None:
-        user, item = user_ids[user], item_ids[item]
-    return ValueError(
+    return (
         f'interactions must contain each pair once (got {repeats} repeated, the first '
-        f"is user {user}, item {item}). 'duplicates' (--duplicates) can merge them: "
+        f"is {name(row)}). 'duplicates' (--duplicates) can merge them: "
         f"'first', 'last' or 'sum'"
     )
 
@@ -303,9 +336,18 @@ def _add_nodes(
         mask = None
         if name in masks:
             mask = _as_mask(f"{node_type}_masks['{name}']", masks[name], num_nodes)
-            store[f'mask_{name}'] = mask
         what = f"{node_type}_features['{name}']"
-        store[f'x_{name}'] = _as_features(what, name, value, mask, num_nodes)
+        x = _as_features(what, name, value, mask, num_nodes)
+        bad = ~x.isfinite().all(dim=-1)
+        if bool(bad.any()):
+            data_error(_not_finite(what, bad, ids))
+            x, mask = (
+                x.masked_fill(bad[:, None], 0.0),
+                ~bad if mask is None else mask & ~bad,
+            )
+        store[f'x_{name}'] = x
+        if mask is not None:
+            store[f'mask_{name}'] = mask
 
 
 def as_raw_ids(name: str, ids: Ids, num_nodes: int) -> np.ndarray[Any, Any]:
@@ -371,11 +413,13 @@ def _as_features(
     x = x.float()
     if mask is not None and not bool(mask.all()):
         x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
-    bad = ~x.isfinite().all(dim=-1)
-    if bool(bad.any()):
-        raise ValueError(
-            f'"{what}" must be finite (got NaN or infinity in '
-            f'{int(bad.sum())} rows, the first is {int(bad.nonzero()[0])}). Mark '
-            f'rows that are missing as false in a mask'
-        )
     return x
+
+
+def _not_finite(what: str, bad: Tensor, ids: Ids | None) -> str:
+    row = int(bad.nonzero()[0])
+    return (
+        f'"{what}" must be finite (got NaN or infinity in {int(bad.sum())} rows, the '
+        f'first is {row if ids is None else repr(ids[row])}). Fill these cells, or '
+        f'leave the whole row empty (in arrays, false in a mask)'
+    )

@@ -132,7 +132,7 @@ def encode_column(
 
 
 def _without_gaps(x: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
-    present = np.isfinite(x).all(axis=1)
+    present: NumpyArray = np.asarray(np.isfinite(x).all(axis=1))
     return np.where(present[:, None], x, 0).astype(np.float32), present
 
 
@@ -250,9 +250,9 @@ def _places(
         return places, np.ones(len(tokens), dtype=np.float32)
     digests = [hashlib.blake2b(x.encode(), digest_size=8).digest() for x in tokens]
     numbers = np.array([int.from_bytes(x, 'little') for x in digests], dtype=np.uint64)
-    places = (numbers >> np.uint64(1)) % np.uint64(encoding.width)
     signs = np.where(numbers & np.uint64(1), 1, -1)
-    return places.astype(np.int64), signs.astype(np.float32)
+    numbers = (numbers >> np.uint64(1)) % np.uint64(encoding.width)
+    return numbers.astype(np.int64), signs.astype(np.float32)
 
 
 def _check_repeats(

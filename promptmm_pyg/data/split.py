@@ -70,7 +70,7 @@ def _with_positives(train: HeteroData, graph: HeteroData) -> HeteroData:
     return out
 
 
-def split_by_part(data: HeteroData, part: Tensor) -> Split:
+def split_by_part(data: HeteroData, part: Tensor | None = None) -> Split:
     """Returns the split given by a label per interaction.
 
     The three graphs share feature tensors, ids and message edges. Other attributes of
@@ -81,7 +81,7 @@ def split_by_part(data: HeteroData, part: Tensor) -> Split:
     Args:
         data: A graph that is not split yet.
         part: Integers ``[E]``: 0 for training, 1 for validation, 2 for test, in the
-            order of the interactions.
+            order of the interactions. (default: ``part`` of the interactions)
 
     Raises:
         ValueError: If the graph is split already, if labels are not one per
@@ -95,11 +95,14 @@ def split_by_part(data: HeteroData, part: Tensor) -> Split:
             'the graph again from all interactions'
         )
     edges = store.edge_index
+    part = store.get('part') if part is None else part
     _check_part(part, edges.size(1))
+    assert part is not None
     train = part == TRAIN
     base = copy.copy(data)
+    base[INTERACTS].pop('part', None)
     for key, value in store.items():
-        if key != 'edge_index' and isinstance(value, Tensor):
+        if key not in ('edge_index', 'part') and isinstance(value, Tensor):
             base[INTERACTS][key] = value[train]
     base[INTERACTS].edge_index = edges[:, train]
     del base[REV_INTERACTS]
@@ -115,7 +118,12 @@ def split_by_part(data: HeteroData, part: Tensor) -> Split:
     return Split(*graphs)
 
 
-def _check_part(part: Tensor, num_edges: int) -> None:
+def _check_part(part: Tensor | None, num_edges: int) -> None:
+    if part is None:
+        raise ValueError(
+            "'part' must be given where the interactions have none (got None). Read "
+            "them with 'split_column', or use another split function"
+        )
     if part.size() != (num_edges,):
         raise ValueError(
             f"'part' must have one entry per interaction (got shape "
@@ -128,7 +136,7 @@ def _check_part(part: Tensor, num_edges: int) -> None:
         )
     if not bool((part == TRAIN).any()):
         raise ValueError(
-            "'part' must leave at least one interaction for training (got none)"
+            "'part' must contain at least one interaction for training (got none)"
         )
 
 

@@ -3,6 +3,7 @@ import torch
 
 from promptmm_pyg.data import INTERACTS, REV_INTERACTS, Split, build_graph
 from promptmm_pyg.data import split_by_part as split
+from promptmm_pyg.data.problems import collect_errors
 
 EDGES = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 1, 2, 2]])
 PART = torch.tensor([0, 1, 0, 2, 0])
@@ -87,3 +88,44 @@ def test_a_split_graph_is_not_split_again():
     assert isinstance(out, Split)
     with pytest.raises(ValueError, match="'data' must be a graph before its split"):
         split(out.train, torch.tensor([0, 0, 1]))
+
+
+def test_the_parts_of_the_graph_are_the_default():
+    data = make_graph()
+    with pytest.raises(ValueError, match=r"'part' must be given .* 'split_column'"):
+        split(data)
+    data[INTERACTS].part = PART
+    out, expected = split(data), split(make_graph(), PART)
+    for graph, other in zip(out, expected, strict=True):
+        assert 'part' not in graph[INTERACTS]
+        assert torch.equal(
+            graph[INTERACTS].edge_label_index, other[INTERACTS].edge_label_index
+        )
+    assert torch.equal(data[INTERACTS].part, PART)
+
+
+def test_pairs_in_two_parts_are_refused_with_both_parts_and_their_number():
+    edges = torch.tensor([[0, 0, 1, 0, 0, 1], [0, 1, 1, 0, 1, 1]])
+    options = {'user_ids': ['ann', 'bob'], 'item_ids': ['x', 'y']}
+    part = torch.tensor([0, 0, 0, 2, 2, 0])
+    match = (
+        r"each pair once \(got 1 in 'train' twice, the first is user bob, item y; 2 in "
+        r"both 'train' and 'test', the first is user ann, item x\)"
+    )
+    with pytest.raises(ValueError, match=match):
+        build_graph(edges, edge_part=part, **options)
+    graph = build_graph(edges, edge_part=part, duplicates='first', **options)
+    assert graph[INTERACTS].part.tolist() == [0, 0, 0]
+
+
+def test_errors_of_the_data_can_be_collected():
+    x = torch.tensor([[1.0], [torch.nan], [2.0]])
+    edges = torch.tensor([[0, 0, 1], [0, 0, 2]])
+    with collect_errors() as errors:
+        graph = build_graph(edges, item_features={'a': x}, item_ids=['x', 'y', 'z'])
+    assert len(errors) == 2
+    assert "NaN or infinity in 1 rows, the first is 'y'" in errors[1]
+    assert graph[INTERACTS].edge_index.tolist() == [[0, 1], [0, 2]]
+    assert graph['item'].mask_a.tolist() == [True, False, True]
+    with pytest.raises(ValueError, match='each pair once'):
+        build_graph(edges)
