@@ -1,4 +1,4 @@
-"""Scores, unit rows and softmax sums of embeddings; imports :mod:`torch` only."""
+"""Scores, L2 normalization and softmax sums of embeddings, with :mod:`torch` only."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from torch.autograd.function import once_differentiable
 def rows(x: Tensor, index: Tensor) -> Tensor:
     """The rows ``[*, D]`` of a table ``[N, D]`` at ``index`` ``[*]``.
 
-    Unlike ``x[index]`` it refuses a negative index, and its gradient is a plain
-    addition of rows: several times as fast as that of indexing or of an embedding
-    where rows repeat. Within :func:`sparse_gradients` the gradient is sparse.
+    Unlike in ``x[index]``, negative indices are an error, and the gradient is several
+    times as fast as that of indexing or of an embedding for repeated rows. Within
+    :func:`sparse_gradients` the gradient is sparse.
 
     Raises:
-        IndexError: If an index is negative or beyond the table.
+        IndexError: If an index is out of range.
     """
     if getattr(x, 'sparse_grad', False):
         return F.embedding(index, x, sparse=True)
@@ -27,9 +27,9 @@ def rows(x: Tensor, index: Tensor) -> Tensor:
 
 @contextmanager
 def sparse_gradients(tables: Iterable[Tensor]) -> Iterator[None]:
-    """Within the block, :func:`rows` of these tables have sparse gradients of the rows
-    that were looked up, as :class:`torch.nn.Embedding` has with ``sparse=True``; no
-    matrix of the size of a table is allocated.
+    """Within the block, :func:`rows` of these tables have sparse gradients, as those of
+    :class:`torch.nn.Embedding` with ``sparse=True``; no matrix of the size of a table
+    is allocated.
 
     Example:
         >>> table = torch.nn.Parameter(torch.ones(1000, 2))
@@ -63,7 +63,7 @@ def score_pairs(
         Scores ``[B]``.
 
     Raises:
-        ValueError: If the widths or the index shapes do not fit each other.
+        ValueError: If widths or shapes do not match.
 
     Example:
         >>> x = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
@@ -95,7 +95,7 @@ def score_lists(
         Scores ``[B, K]``.
 
     Raises:
-        ValueError: If the widths or the index shapes do not fit each other.
+        ValueError: If widths or shapes do not match.
     """
     check_width(user_x, item_x)
     if item_index.dim() != 2 or user_index.size() != item_index.size()[:1]:
@@ -105,7 +105,7 @@ def score_lists(
         )
     users, items = rows(user_x, user_index).unsqueeze(1), rows(item_x, item_index)
     if torch.is_grad_enabled() and (users.requires_grad or items.requires_grad):
-        return (users * items).sum(-1)  # Its gradient is the faster one.
+        return (users * items).sum(-1)  # With the faster gradient.
     return torch.matmul(users, items.mT).squeeze(1)
 
 
@@ -136,7 +136,7 @@ def check_width(user_x: Tensor, item_x: Tensor) -> None:
 
 
 def _inverse_norm(x: Tensor) -> Tensor:
-    """One over the length of every row, 1 for a row of zeros."""
+    """The inverse L2 norm of every row, 1 for a row of zeros."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return torch.where(norm > 0, norm, 1.0).reciprocal_()
 
@@ -162,11 +162,11 @@ _apply: Any = _UnitRows.apply
 
 
 def l2_normalize(x: Tensor) -> Tensor:
-    r"""Returns every row of ``x`` divided by its length.
+    r"""Returns every row of ``x`` divided by its L2 norm.
 
-    Equal to :func:`torch.nn.functional.normalize` on the last axis, several times as
-    fast with its gradient. A row of zeros stays zero, and its gradient is unchanged
-    (torch's is multiplied by :math:`10^{12}`). First derivatives only.
+    Equal to :func:`torch.nn.functional.normalize` along the last dimension, and several
+    times as fast with its gradient. Rows of zeros stay zero, with an unchanged gradient
+    (torch multiplies it by :math:`10^{12}`). First derivatives only.
 
     Args:
         x: Any floating tensor ``[..., D]``.
@@ -211,13 +211,13 @@ _add: Any = _AddUnitRows.apply
 
 
 def add_l2_normalized(base: Tensor, x: Tensor, weight: float = 1.0) -> Tensor:
-    r"""Returns ``base + weight * l2_normalize(x).sum(1)``: the unit rows are never in
-    memory. First derivatives only.
+    r"""Returns ``base + weight * l2_normalize(x).sum(1)`` without storing normalized
+    rows. First derivatives only.
 
     Args:
         base: Rows ``[N, D]``.
         x: One or several rows for each of them, ``[N, M, D]``.
-        weight: Of the unit rows. (default: ``1.0``)
+        weight: Of the normalized rows. (default: ``1.0``)
 
     Example:
         >>> x = torch.tensor([[[3.0, 4.0], [0.0, 5.0]]])
@@ -228,9 +228,9 @@ def add_l2_normalized(base: Tensor, x: Tensor, weight: float = 1.0) -> Tensor:
     return out
 
 
-# The exponents range from zero down to minus twice the inverse temperature; the
-# exponential of anything below this is zero in float32.
-_LOWEST = 80.0
+# Exponents are between minus twice the inverse temperature and zero; below minus this,
+# the exponential is zero in float32.
+_MAX_EXPONENT = 80.0
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -244,9 +244,9 @@ class _LogSumExp(torch.autograd.Function):
         columns: bool,
     ) -> tuple[Tensor, Tensor | None]:
         scale = 1 / temperature
-        # One more column lowers all exponents without a pass over the matrix.
-        lowered = torch.nn.functional.pad(scale * a, (0, 1), value=-scale)
-        e = (lowered @ torch.nn.functional.pad(b, (0, 1), value=1.0).t()).exp_()
+        # One more column shifts all exponents without a pass over the matrix.
+        shifted = F.pad(scale * a, (0, 1), value=-scale)
+        e = (shifted @ F.pad(b, (0, 1), value=1.0).t()).exp_()
         if mask is not None:
             e.masked_fill_(~mask, 0.0)
         sums = e.sum(dim=1), e.sum(dim=0) if columns else None
@@ -260,15 +260,14 @@ class _LogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         a, b, e, row_sum, column_sum = ctx.saved_tensors
-        of_row, of_column = grads
+        row_grad, column_grad = grads
         width = a.size(1)
-        # The factors of every row and column of `e` are applied to the thin matrices
-        # instead.
-        row = torch.zeros_like(row_sum) if of_row is None else of_row / row_sum
+        # Factors of rows and columns of `e` are applied to the narrow matrices.
+        row = torch.zeros_like(row_sum) if row_grad is None else row_grad / row_sum
         row = row.mul_(ctx.scale).unsqueeze(-1)
-        if column_sum is None or of_column is None:
+        if column_sum is None or column_grad is None:
             return (e @ b).mul_(row), e.t() @ (row * a), None, None, None
-        column = (of_column / column_sum).mul_(ctx.scale).unsqueeze(-1)
+        column = (column_grad / column_sum).mul_(ctx.scale).unsqueeze(-1)
         d_a = e @ torch.cat([b, column * b], dim=1)
         d_b = e.t() @ torch.cat([row * a, a], dim=1)
         return (
@@ -289,22 +288,21 @@ def cosine_logsumexp(
     columns: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     r"""Returns :math:`\log \sum_j \exp(\mathbf{a}_i^{\top} \mathbf{b}_j / \tau)` of
-    every row :math:`i` and, on demand, the same sum over :math:`i` of every column.
+    every row :math:`i` and, with ``columns``, those over :math:`i` of every column.
 
-    As rows have at most unit length, no exponent exceeds :math:`1 / \tau`, so the
-    maximum is not searched for. One matrix of exponentials serves both directions and
-    the gradient, which is a product with it. First derivatives only. Temperatures
-    below 0.025 use :func:`torch.logsumexp`.
+    As rows have at most unit norm, no exponent exceeds :math:`1 / \tau`, and no maximum
+    is needed. Both directions and the gradient use the same matrix of exponentials.
+    First derivatives only. Temperatures below 0.025 use :func:`torch.logsumexp`.
 
     Args:
-        a: Rows ``[B, D]``, none longer than 1.
-        b: Rows ``[K, D]``, none longer than 1.
+        a: Rows ``[B, D]`` of norm 1 or less.
+        b: Rows ``[K, D]`` of norm 1 or less.
         temperature: :math:`\tau`.
         mask: Boolean ``[B, K]``, true for the pairs to use; at least one per row,
             and per column with ``columns``. (default: all)
-        columns: Whether to sum columns, too. (default: ``False``)
+        columns: Whether to also return the sums of columns. (default: ``False``)
     """
-    if 2 / temperature <= _LOWEST:
+    if 2 / temperature <= _MAX_EXPONENT:
         row, column = _logsumexp(a, b, temperature, mask, columns)
         return row, column
     logits = a @ b.t() / temperature

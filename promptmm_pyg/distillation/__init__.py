@@ -1,4 +1,4 @@
-"""Distillation: from a teacher to a small student, by losses that combine."""
+"""Distillation from a teacher to a small student."""
 
 from promptmm_pyg.distillation.adapters import (
     Adapter,

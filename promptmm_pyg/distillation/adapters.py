@@ -1,4 +1,4 @@
-"""Adapters: what a distillation loss compares, and its weight."""
+"""Adapters: the inputs of a distillation loss, and its weight."""
 
 import copy
 import inspect
@@ -32,7 +32,7 @@ Views = str | Sequence[str]
 Graph: TypeAlias = HeteroData | None
 
 FUSED = 'fused'
-"""The view of the teacher's final embeddings, beside those of its modalities."""
+"""The view of the teacher's final embeddings; the others are its modalities."""
 
 
 class Adapter(torch.nn.Module):
@@ -67,13 +67,12 @@ class Adapter(torch.nn.Module):
     def forward(
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
     ) -> dict[str, Tensor]:
-        """The weighted loss is ``self.weight * self(...)[self.name]``."""
         return {self.name: self.compute(student, teacher, batch, lists)}
 
     def compute(
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
     ) -> Tensor:
-        """The loss of a batch, a scalar without the weight."""
+        """The loss of a batch, a scalar, not multiplied by the weight."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -81,8 +80,8 @@ class Adapter(torch.nn.Module):
 
 
 class OnPairs(Adapter):
-    """Compares margins: how far a positive scores above a negative, for the student
-    and for the teacher.
+    """A loss on margins, the differences of the scores of a positive and a negative, of
+    student and teacher.
 
     Args:
         loss: Called as ``loss(student_margin, teacher_margin)``, each ``[B]``.
@@ -120,21 +119,20 @@ class OnPairs(Adapter):
 
 
 class OnLists(Adapter):
-    """Compares scores of one user's candidates, for the student and for each view of
+    """A loss on the scores of one user's candidates, of the student and of each view of
     the teacher; views are averaged or weighted by ``view_weights``.
 
     Args:
         loss: Called as ``loss(student_logits, teacher_logits, mask=mask)``, each
-            ``[B, K]``, with ``target_mask=`` too if its forward has that argument.
+            ``[B, K]``, and with ``target_mask=`` if its forward has that argument.
         weight: Its weight. (default: ``1.0``)
         views: ``'all'``, ``'modalities'``, ``'fused'``, a modality, or a list of these
             names. (default: ``'all'``)
-        view_weights: ``'uniform'``; ``'agreement'``, per list the more, the closer a
-            view is to the teacher's final list
-            (:func:`~promptmm_pyg.losses.agreement_weights`; the loss needs
-            ``reduction='none'``); or a module of the views' losses by name, such as
-            :class:`~promptmm_pyg.losses.LearnedViewWeights`, whose parameters are
-            trained with the student. (default: ``'uniform'``)
+        view_weights: ``'uniform'``; ``'agreement'``, per list by the agreement with the
+            teacher's final list (:func:`~promptmm_pyg.losses.agreement_weights`; the
+            loss must have ``reduction='none'``); or a module of the views' losses by
+            name, such as :class:`~promptmm_pyg.losses.LearnedViewWeights`, whose
+            parameters are trained with the student. (default: ``'uniform'``)
         name: Its name in the history. (default: ``'listwise'``)
 
     Raises:
@@ -162,7 +160,7 @@ class OnLists(Adapter):
             )
         self.views = views
         self.view_weights = view_weights
-        self._takes_target = 'target_mask' in inspect.signature(loss.forward).parameters
+        self._has_target = 'target_mask' in inspect.signature(loss.forward).parameters
 
     def setup(self, targets: SoftTargets, width: int, train: Graph = None) -> None:
         resolve_views(self.views, targets)
@@ -172,7 +170,7 @@ class OnLists(Adapter):
     ) -> Tensor:
         user, items = batch.user, lists.item_index
         masks = {'mask': lists.mask}
-        if self._takes_target:
+        if self._has_target:
             masks['target_mask'] = lists.target_mask
         student_logits = list_logits(student, user, items)
         logits = {
@@ -200,8 +198,8 @@ class OnLists(Adapter):
 
 
 class OnEmbeddings(Adapter):
-    """Compares embeddings of the same nodes, for the student and for each view of the
-    teacher: those of the batch, each node once, averaged over views and node types.
+    """A loss on embeddings of the same nodes, of the student and of each view of the
+    teacher: the distinct nodes of the batch, averaged over views and node types.
 
     Args:
         loss: Called as ``loss(student_x, teacher_x)``, each ``[N, D]``. A loss with
@@ -210,15 +208,14 @@ class OnEmbeddings(Adapter):
         views: ``'all'``, ``'modalities'``, ``'fused'``, a modality, or a list of these
             names. (default: ``'all'``)
         node_types: ``'user'``, ``'item'`` or both. (default: both)
-        projection: The linear map without bias that lifts the student where its width
-            differs from the view's, and is not part of the student: ``'shared'``
-            between the node types of a view, ``'per_type'``, or ``'none'`` for losses
-            of two different widths. (default: ``'shared'``)
+        projection: The linear map without bias from the student's width to that of the
+            view, if they differ; not part of the student. ``'shared'`` between the node
+            types of a view, ``'per_type'``, or ``'none'`` for losses of two widths.
+            (default: ``'shared'``)
         group_dict: A group per node ``[N]`` by node type, the loss's third argument.
             (default: none)
-        max_rows: At most this many nodes per node type, the first of the shuffled
-            batch; for losses whose cost grows faster than the number of rows.
-            (default: all)
+        max_rows: The most nodes per node type, the first of the shuffled batch; for
+            losses whose cost grows faster than the number of rows. (default: all)
         name: Its name in the history. (default: ``'embedding'``)
 
     Raises:
@@ -259,7 +256,7 @@ class OnEmbeddings(Adapter):
         self.projectors = torch.nn.ModuleDict()
 
     def setup(self, targets: SoftTargets, width: int, train: Graph = None) -> None:
-        """Creates new projectors, and copies of a loss with parameters."""
+        """Creates projections, and copies of a loss with parameters."""
         self.copies = torch.nn.ModuleDict()
         self.projectors = torch.nn.ModuleDict()
         for view in resolve_views(self.views, targets):
@@ -289,14 +286,13 @@ class OnEmbeddings(Adapter):
                 x = rows(student[key], index)
                 if name in self.projectors:
                     x = self.projectors[name](x)
-                pair = x, rows(target[key], index)
-                group = (
-                    (self.get_buffer(f'group_{key}')[index],) if self.grouped else ()
-                )
+                inputs = [x, rows(target[key], index)]
+                if self.grouped:
+                    inputs.append(self.get_buffer(f'group_{key}')[index])
                 loss: torch.nn.Module = self.loss
                 if f'{view}/{key}' in self.copies:
                     loss = self.copies[f'{view}/{key}']
-                losses.append(loss(*pair, *group))
+                losses.append(loss(*inputs))
         return torch.stack(losses).mean()
 
 
@@ -310,35 +306,36 @@ _MODES: dict[type, TopKMode] = {
 
 
 class OnTopK(Adapter):
-    """Compares the teacher's best unseen items of every user, in the teacher's order.
+    """A loss on the teacher's best unseen items of every user, in the teacher's order.
 
-    * ``'ranking'`` (:class:`~promptmm_pyg.losses.RankingDistillationLoss`): they are
-      further positives; with ``num_sampled`` above zero they count the more, the lower
-      the student ranks them.
-    * ``'relaxed'`` (:class:`~promptmm_pyg.losses.RelaxedRankingLoss`): they rank in
-      their order above the other candidates of the batch, which should be uniform.
+    * ``'ranking'`` (:class:`~promptmm_pyg.losses.RankingDistillationLoss`): as further
+      positives; with ``num_sampled`` above zero, weighted by how low the student ranks
+      them.
+    * ``'relaxed'`` (:class:`~promptmm_pyg.losses.RelaxedRankingLoss`): in their order
+      above the other candidates of the batch, which should be uniform.
     * ``'collaborative'`` (:class:`~promptmm_pyg.losses.CollaborativeKDLoss`): soft
       targets on ``num_samples`` items drawn by the teacher's rank.
-    * ``'rank_aware'`` (:class:`~promptmm_pyg.losses.RankAwareKDLoss`): both models'
-      best items in one list. The student's are ranked every ``refresh_every`` steps,
-      which scores the catalogue for every user.
+    * ``'rank_aware'`` (:class:`~promptmm_pyg.losses.RankAwareKDLoss`): the best items
+      of both models in one list. The student's are ranked every ``refresh_every``
+      steps, with scores of all items for every user.
 
     Args:
         loss: One of these losses, or one with the same arguments.
         weight: Its weight. (default: ``1.0``)
-        top_k: How many of the teacher's best items, at most the catalogue; a user
-            with fewer unseen items has fewer. (default: ``100``)
-        mode: Which of the four. (default: that of the loss)
-        num_sampled: Items drawn to estimate the student's ranks. (default: ``0``)
-        num_samples: Items drawn per user. (default: ``10``)
-        decay: How fast the chance to be drawn falls with the rank. (default: ``10.0``)
+        top_k: The number of the teacher's best items, at most the catalogue; fewer for
+            users with fewer unseen items. (default: ``100``)
+        mode: One of the four modes. (default: that of the loss)
+        num_sampled: Items sampled to estimate the student's ranks. (default: ``0``)
+        num_samples: Items sampled per user. (default: ``10``)
+        decay: The ranks after which the sampling probability is divided by :math:`e`.
+            (default: ``10.0``)
         refresh_every: Steps between two rankings by the student. (default: ``100``)
         name: Its name in the history. (default: ``'topk'``)
 
     Raises:
-        ValueError: If an option is out of its range, or ``mode`` is missing for
-            another loss.
-        RuntimeError: If called before ``setup``.
+        ValueError: If an option is out of its range, or ``mode`` is missing for another
+            loss.
+        RuntimeError: If it is called before ``setup``.
     """
 
     default_name = 'topk'
@@ -383,7 +380,7 @@ class OnTopK(Adapter):
             top = topk_targets(targets, train, k)
         if top is None:
             raise ValueError(
-                "'train' must be given where the targets hold no top items (got None)"
+                "'train' must be a graph for targets without top items (got None)"
             )
         best = top.item_index[:, :k].long()
         self.register_buffer('top', best, persistent=False)
@@ -401,18 +398,18 @@ class OnTopK(Adapter):
         if 'top' not in self._buffers:
             raise RuntimeError(
                 "'setup(targets, width, train)' must be called before 'OnTopK'. "
-                "'distill' does so"
+                "'distill' calls it"
             )
         items = self.top[batch.user]
-        some = items[:, 0] >= 0
-        unseen = ~lists.target_mask
-        unseen = unseen if lists.mask is None else unseen & lists.mask
+        nonempty = items[:, 0] >= 0
+        negative = ~lists.target_mask
+        negative = negative if lists.mask is None else negative & lists.mask
         best = _Best(
-            batch.user[some],
-            items[some].clamp_min(0),
-            items[some] >= 0,
-            lists.item_index[some],
-            unseen[some],
+            batch.user[nonempty],
+            items[nonempty].clamp_min(0),
+            items[nonempty] >= 0,
+            lists.item_index[nonempty],
+            negative[nonempty],
         )
         loss: Tensor = getattr(self, f'_{self.mode}')(student, teacher, best)
         return loss
@@ -420,47 +417,47 @@ class OnTopK(Adapter):
     def _ranking(self, student: XDict, _: Teacher, best: '_Best') -> Any:
         logits, rank = list_logits(student, best.users, best.items), None
         if self.num_sampled > 0:
-            num_items, size = (
-                student[ITEM].size(0),
-                (best.users.numel(), self.num_sampled),
-            )
-            drawn = torch.randint(num_items, size).to(best.users.device)
+            num_items = student[ITEM].size(0)
+            size = best.users.numel(), self.num_sampled
+            items = torch.randint(num_items, size).to(best.users.device)
             with torch.no_grad():
-                sampled = list_logits(student, best.users, drawn)
+                sampled = list_logits(student, best.users, items)
             rank = estimate_rank(logits, sampled, num_items)
         return self.loss(logits, rank, mask=best.mask)
 
     def _relaxed(self, student: XDict, _: Teacher, best: '_Best') -> Any:
-        # Candidates that are among the best are no others.
-        same = best.others[:, :, None] == best.items[:, None]
-        unseen = best.unseen & ~(same & best.mask[:, None]).any(dim=-1)
-        some = unseen.any(dim=-1)
+        # Candidates that are not among the best items.
+        equal = best.candidates[:, :, None] == best.items[:, None]
+        others = best.negative & ~(equal & best.mask[:, None]).any(dim=-1)
+        nonempty = others.any(dim=-1)
         interesting, uninteresting = (
-            list_logits(student, best.users[some], x[some])
-            for x in (best.items, best.others)
+            list_logits(student, best.users[nonempty], x[nonempty])
+            for x in (best.items, best.candidates)
         )
-        return self.loss(interesting, uninteresting, best.mask[some], unseen[some])
+        return self.loss(
+            interesting, uninteresting, best.mask[nonempty], others[nonempty]
+        )
 
     def _collaborative(self, student: XDict, teacher: Teacher, best: '_Best') -> Any:
-        depth, size = self.top.size(1), best.users.numel()
-        place = sample_by_rank(depth, self.num_samples, size, self.decay)
-        place = place.to(best.users.device)
-        # The best item always exists: no list is empty.
-        place[:, 0] = place[:, 0].where(best.mask.gather(1, place).any(dim=1), 0)
-        items, mask = best.items.gather(1, place), best.mask.gather(1, place)
+        size = best.users.numel()
+        rank = sample_by_rank(self.top.size(1), self.num_samples, size, self.decay)
+        rank = rank.to(best.users.device)
+        # No list is empty: the best item exists.
+        rank[:, 0] = rank[:, 0].where(best.mask.gather(1, rank).any(dim=1), 0)
+        items, mask = best.items.gather(1, rank), best.mask.gather(1, rank)
         pair = student, view_of(teacher, FUSED)
         return self.loss(*(list_logits(x, best.users, items) for x in pair), mask=mask)
 
     def _rank_aware(self, student: XDict, teacher: Teacher, best: '_Best') -> Any:
         if int(self.step) % self.refresh_every == 0:
             pair = student[USER].detach(), student[ITEM].detach()
-            every = torch.arange(self.own.size(0), device=self.own.device)
+            users = torch.arange(self.own.size(0), device=self.own.device)
             k = self.top.size(1)
-            self.own = rank_items(pair, every, k, seen=self.seen).item_index
+            self.own = rank_items(pair, users, k, seen=self.seen).item_index
         self.step += 1
         own, mask = self.own[best.users], best.mask
         both = torch.cat([best.items, own.clamp_min(0)], dim=1)
-        # An item in both counts once, in the teacher's part.
+        # An item in both lists is used once, in the teacher's part.
         shared = (best.items[:, :, None] == own[:, None]) & mask[:, :, None]
         teacher_top = torch.cat([mask, torch.zeros_like(mask)], dim=1)
         student_top = torch.cat([shared.any(2), (own >= 0) & ~shared.any(1)], dim=1)
@@ -474,20 +471,20 @@ class OnTopK(Adapter):
 
 
 class _Best(NamedTuple):
-    """The users of a batch with a best item left, and their lists."""
+    """The users of a batch with a nonempty list of best items."""
 
     users: Tensor
     items: Tensor
     mask: Tensor
-    """Which of the items exist."""
-    others: Tensor
+    """False for padding of the items."""
+    candidates: Tensor
     """The candidates of the batch."""
-    unseen: Tensor
-    """Which of these count: all but the positive."""
+    negative: Tensor
+    """True for candidates that are used and not the positive."""
 
 
 def margins(x_dict: XDict, batch: Triplets) -> Tensor:
-    """How far each positive of a batch scores above its negative, ``[B]``."""
+    """The score of each positive of a batch minus that of its negative, ``[B]``."""
     user_x, item_x = x_dict[USER], x_dict[ITEM]
     return score_pairs(user_x, item_x, batch.user, batch.positive) - score_pairs(
         user_x, item_x, batch.user, batch.negative
@@ -505,18 +502,18 @@ def view_of(output: Teacher, name: str) -> XDict:
 
 
 def resolve_views(views: Views, teacher: Teacher) -> list[str]:
-    """The names behind ``'all'``, ``'modalities'``, one name or several.
+    """The names of views, with ``'all'`` and ``'modalities'`` replaced by theirs.
 
     Raises:
-        ValueError: If a view is unknown, or lacks users or items.
+        ValueError: If a view is unknown, or has no users or items.
     """
     modalities = list(teacher.modality_x_dict)
     groups = {'all': [*modalities, FUSED], 'modalities': modalities}
-    given = [views] if isinstance(views, str) else list(views)
-    names = [name for view in given for name in groups.get(view, [view])]
+    views = [views] if isinstance(views, str) else list(views)
+    names = [name for view in views for name in groups.get(view, [view])]
     names = list(dict.fromkeys(names))
     if not names or not set(names) <= set(groups['all']):
-        raise ValueError(f"'views' must be some of {groups['all']} (got {given})")
+        raise ValueError(f"'views' must be some of {groups['all']} (got {views})")
     for name in names:
         missing = {USER, ITEM} - set(view_of(teacher, name))
         if missing:
@@ -528,14 +525,14 @@ def resolve_views(views: Views, teacher: Teacher) -> list[str]:
 
 
 def _first_distinct(nodes: Tensor, max_rows: int | None) -> Tensor:
-    """Each node once, ascending; of more than ``max_rows`` those that come first."""
+    """The distinct nodes, ascending; at most ``max_rows``, by first occurrence."""
     distinct: Tensor
     distinct, inverse = nodes.unique(return_inverse=True)
     if max_rows is None or distinct.numel() <= max_rows:
         return distinct
-    place = torch.arange(nodes.numel(), device=nodes.device)
+    position = torch.arange(nodes.numel(), device=nodes.device)
     first = torch.full_like(distinct, nodes.numel()).scatter_reduce_(
-        0, inverse, place, 'amin'
+        0, inverse, position, 'amin'
     )
     result: Tensor = distinct[first.argsort()[:max_rows].sort().values]
     return result

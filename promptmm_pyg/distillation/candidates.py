@@ -21,7 +21,7 @@ from promptmm_pyg.targets import SoftTargets
 
 
 class CandidateSampling(NamedTuple):
-    """What a candidate list contains beside its positive."""
+    """The candidates of a list besides its positive."""
 
     num_uniform: int = 10
     """Uniform negatives."""
@@ -30,7 +30,7 @@ class CandidateSampling(NamedTuple):
     num_student_topk: int = 0
     """Draws from the student's best unseen items."""
     top_k: int = 100
-    """How many best items are drawn from."""
+    """The number of best items to draw from."""
     refresh_every: int = 5
     """Epochs between two rankings by the student."""
 
@@ -39,12 +39,11 @@ class CandidateSampler:
     """Draws the candidate lists of every batch.
 
     Args:
-        candidates: What a list contains.
+        candidates: The candidates of a list.
         train: Graph whose message edges are the training interactions.
-        targets: The teacher, for its best items.
+        targets: The output of the teacher, for its best items.
         seed: Seed of the draws.
-        items: Ids of the items that lists are made of, but for the positive, ``[N]``.
-            (default: every item)
+        items: Ids of the items to draw from, ``[N]``. (default: every item)
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class CandidateSampler:
         )
 
     def _teacher_best(self, targets: SoftTargets) -> Tensor:
-        top = targets.top if self._allowed is None else None  # Has other items, too.
+        top = targets.top if self._allowed is None else None  # It has all items.
         if top is not None and top.item_index.size(1) >= self._top_k:
             return top.item_index[:, : self._top_k].to(self._device)
         return self._best(targets.x_dict)

@@ -1,4 +1,4 @@
-"""Several teachers as one, and how much each of them counts."""
+"""Weighted sums of several teachers, and fitted weights."""
 
 import math
 from collections.abc import Mapping
@@ -12,10 +12,11 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER
 from promptmm_pyg.evaluation.metrics import positives
 from promptmm_pyg.functional import score_all, score_lists, score_pairs
+from promptmm_pyg.losses.weights import check_weights
 from promptmm_pyg.ranking import SeenItems, rank_items
 from promptmm_pyg.targets import SoftTargets, topk_targets
 
-_NEGLIGIBLE = 1e-6  # Share of the weights below which a teacher counts as unused.
+_NEGLIGIBLE = 1e-6  # Smaller weights are set to zero.
 
 
 def ensemble_targets(
@@ -24,31 +25,30 @@ def ensemble_targets(
     train: HeteroData | None = None,
     top_k: int = 100,
 ) -> SoftTargets:
-    r"""Returns several teachers as one, whose score of an item is their weighted sum,
-    each in units of its own spread.
+    r"""Returns the weighted sum of the scores of several teachers, each divided by its
+    standard deviation.
 
     .. math::
         s(u, i) = \sum_t w_t \frac{s_t(u, i)}{\sigma_t}, \qquad \sigma_t^2 =
         \frac{1}{U} \sum_u \mathrm{Var}_i \, s_t(u, i)
 
-    The tables of the teachers are concatenated, so widths add up;
+    The embeddings of the teachers are concatenated, so widths add up;
     :func:`~promptmm_pyg.distillation.truncate_embeddings` reduces them. The users and
-    items of each teacher get the same mean square, so the split of its scale between
-    the two does not matter. Scores are not centered, which changes no ranking and no
-    softmax over items. Twice the weights are twice the scores. With weights that sum to
-    one, a softmax of the ensemble is rather flat; a student may do better with a sum of
-    three, to be chosen on validation as its other hyperparameters are.
+    items of each teacher are scaled to the same mean square. Scores are not centered,
+    which does not change rankings or a softmax over items. The sum of the weights is an
+    inverse temperature: with a sum of one, the softmax is rather flat, and a student
+    may do better with a sum of three. Tune it on validation.
 
-    Modality vectors stay as they are, named ``'teacher/modality'``. A teacher of weight
+    Modality vectors are unchanged, named ``'teacher/modality'``. A teacher of weight
     zero is left out, with its modalities.
 
     Args:
         targets: The output of each teacher by name; all of the same nodes.
         weights: Zero or more for each teacher, not all zero, such as those of
             :func:`~promptmm_pyg.distillation.fit_ensemble_weights`.
-        train: Graph whose message edges are the training interactions; with it, the
-            best unseen items of every user are ranked now. (default: not ranked)
-        top_k: How many, at most the catalogue. (default: ``100``)
+        train: Graph whose message edges are the training interactions, to rank the best
+            unseen items of every user. (default: not ranked)
+        top_k: The number of these items, at most the catalogue. (default: ``100``)
 
     Raises:
         ValueError: If there is no teacher, a name contains ``'/'`` or ``'.'``, names,
@@ -83,9 +83,8 @@ def fit_ensemble_weights(
     steps: int = 100,
     batch_size: int = 128,
 ) -> dict[str, float]:
-    r"""Returns the weights under which several teachers together best predict the
-    validation positives: zero or more each, summing to one, for
-    :func:`~promptmm_pyg.distillation.ensemble_targets`.
+    r"""Returns the weights for :func:`~promptmm_pyg.distillation.ensemble_targets` that
+    maximize the likelihood of the validation positives, zero or more and with sum one.
 
     .. math::
         \min_{\mathbf{a} \geq 0} \; - \frac{1}{|\mathcal{P}|} \sum_{(u, i) \in
@@ -93,36 +92,32 @@ def fit_ensemble_weights(
         \mathcal{C}_u} \exp z_{\mathbf{a}}(u, j)}, \qquad z_{\mathbf{a}} = \sum_t a_t
         \frac{s_t}{\sigma_t}, \qquad w_t = \frac{a_t}{\sum_{t'} a_{t'}}
 
-    with :math:`\mathcal{C}_u` the ``top_k`` best items of every teacher for user
-    :math:`u` together without training items, and :math:`\mathcal{P}` the validation
+    with :math:`\mathcal{C}_u` the union of the ``top_k`` best items of every teacher
+    for user :math:`u` without training items, and :math:`\mathcal{P}` the validation
     positives among them. With ``top_k=None``, :math:`\mathcal{C}_u` is the whole
-    catalogue without training items: then most of the likelihood is about items that
-    are never recommended, and teachers whose scores are good probabilities count more
-    than those that rank well. The objective is convex. It is minimized by
-    :class:`torch.optim.LBFGS` over :math:`\sqrt{a_t}`, and nothing is random. The sum
-    of :math:`\mathbf{a}`, an inverse temperature, is not returned: it has no finite
-    optimum where the teachers make no mistake.
+    catalogue without training items: the likelihood then depends mostly on items that
+    are never recommended, and prefers calibrated teachers over those that rank well.
+    The objective is convex; it is minimized by :class:`torch.optim.LBFGS` over
+    :math:`\sqrt{a_t}`, without randomness. The sum of :math:`\mathbf{a}`, an inverse
+    temperature, is not returned: it has no finite optimum for teachers without errors.
 
-    One number per teacher is learned from all validation positives, so validation
-    overfits no more than by any other choice made on it. Pass the graph of validation,
-    not that of test.
+    Pass the validation graph, not the test graph. With one weight per teacher,
+    overfitting to validation is as small as for any other hyperparameter.
 
     Args:
         targets: The output of each teacher by name; all of the same nodes.
         train: Graph whose message edges are the training interactions. Positives among
-            them cannot be recommended and are left out.
+            them are left out.
         val: Graph with validation positives as ``edge_label_index``.
-        top_k: How many items compete per teacher and user. (default: ``20``)
+        top_k: Items per teacher and user. (default: ``20``)
         steps: LBFGS steps at most. (default: ``100``)
-        batch_size: How many users are scored at once, in double precision; without
-            ``top_k``, memory grows with ``batch_size * num_items * len(targets)``.
-            (default: ``128``)
+        batch_size: Users per batch, in double precision; without ``top_k``, memory
+            grows with ``batch_size * num_items * len(targets)``. (default: ``128``)
 
     Raises:
-        ValueError: If there is no teacher or no positive, sizes do not fit each other,
-            a teacher's scores are not finite or do not differ between items, no
-            positive is among the best items of a teacher, or no teacher predicts
-            better than chance.
+        ValueError: If there is no teacher or no positive, sizes do not match, the
+            scores of a teacher are not finite or equal for all items, no positive is
+            among the best items of a teacher, or no teacher is better than chance.
     """
     check_positive('steps', steps)
     check_positive('batch_size', batch_size)
@@ -132,7 +127,7 @@ def fit_ensemble_weights(
     origin = torch.zeros_like(problem.positive, requires_grad=True)
     negative_log_likelihood(problem, origin, batch_size)
     assert origin.grad is not None
-    # Convex: if no teacher improves on chance at zero, no combination does.
+    # Convex: without an improvement over chance at zero, there is none anywhere.
     if not bool((origin.grad < -1e-12).any()):
         raise ValueError(
             f"'targets' must include a teacher that scores validation positives above "
@@ -170,14 +165,14 @@ class Problem(NamedTuple):
     """Users and items of every teacher, with standardized scores."""
     users: Tensor
     """The users with positives ``[N]``."""
-    share: Tensor
-    """Their share of all positives ``[N]``."""
+    fraction: Tensor
+    """Their fraction of all positives ``[N]``."""
     positive: Tensor
     """The mean score of a positive per teacher ``[T]``."""
     seen: SeenItems
     lists: Tensor | None
-    """The items that compete per user ``[N, L]``, ascending, -1 for none; all unseen
-    ones if ``None``."""
+    """The items per user ``[N, L]``, ascending, padded with -1; ``None`` for all unseen
+    items."""
 
 
 def negative_log_likelihood(problem: Problem, scale: Tensor, batch_size: int) -> float:
@@ -185,8 +180,8 @@ def negative_log_likelihood(problem: Problem, scale: Tensor, batch_size: int) ->
     gradient is added to ``scale.grad``.
     """
     total = 0.0
-    for index in torch.arange(problem.users.numel()).split(batch_size):
-        users = problem.users[index]
+    for batch in torch.arange(problem.users.numel()).split(batch_size):
+        users = problem.users[batch]
         if problem.lists is None:
             scores = torch.stack([score_all(x[users], y) for x, y in problem.tables])
             logits = torch.einsum('t,tbi->bi', scale, scores)
@@ -194,14 +189,14 @@ def negative_log_likelihood(problem: Problem, scale: Tensor, batch_size: int) ->
             problem.seen.mask_(mask, users)
             logits = logits + mask
         else:
-            items = problem.lists[index]
-            some = items.clamp(min=0)
+            items = problem.lists[batch]
+            index = items.clamp(min=0)
             scores = torch.stack(
-                [score_lists(x, y, users, some) for x, y in problem.tables]
+                [score_lists(x, y, users, index) for x, y in problem.tables]
             )
             logits = torch.einsum('t,tbi->bi', scale, scores)
             logits = logits.masked_fill(items < 0, -torch.inf)
-        part = problem.share[index] @ logits.logsumexp(dim=1)
+        part = problem.fraction[batch] @ logits.logsumexp(dim=1)
         part.backward()
         total += float(part.detach())
     part = -(scale @ problem.positive)
@@ -231,7 +226,7 @@ def _make_problem(
     tables = []
     for name, target in targets.items():
         item_x = target.x_dict[ITEM].double()
-        # Shifts a user's scores, not its softmax, and keeps the moments precise.
+        # Centering changes no softmax over items and keeps the moments precise.
         item_x = (item_x - item_x.mean(dim=0)) / score_std(name, target.x_dict)
         tables.append((target.x_dict[USER].double(), item_x))
     device = tables[0][0].device
@@ -244,7 +239,7 @@ def _make_problem(
         listed = (lists[place] == item[:, None]).any(dim=1)
         if not listed.any():
             raise ValueError(
-                f"'top_k' must reach a validation positive (got {top_k}, and no "
+                f"'top_k' must include a validation positive (got {top_k}, and no "
                 f'positive is among the best {top_k} unseen items of a teacher). '
                 f'Raise it'
             )
@@ -264,7 +259,7 @@ def _make_problem(
 def _shortlists(
     tables: list[tuple[Tensor, Tensor]], users: Tensor, seen: SeenItems, k: int
 ) -> Tensor:
-    """The best items of all teachers together, each once."""
+    """The union of the best items of all teachers."""
     best = [rank_items(pair, users, k, seen=seen).item_index for pair in tables]
     items = torch.cat(best, dim=1).sort(dim=1).values
     repeated = items[:, 1:] == items[:, :-1]
@@ -281,9 +276,9 @@ def _unseen(
 
 
 def score_std(name: str, x_dict: Mapping[str, Tensor]) -> float:
-    r"""Returns the spread of a teacher's scores of all items within a user, the root of
-    the mean variance over users, from moments of its tables: the dense scores never
-    exist.
+    r"""Returns the standard deviation of a teacher's scores of all items, with the mean
+    variance over users, from moments of its embeddings; the dense scores are never
+    computed.
 
     .. math::
         \sigma^2 = \frac{1}{U} \sum_u \mathrm{Var}_i (\mathbf{x}_u^{\top} \mathbf{x}_i)
@@ -291,12 +286,12 @@ def score_std(name: str, x_dict: Mapping[str, Tensor]) -> float:
         \mathrm{Cov}_i (\mathbf{x}_i) \Big)
 
     Args:
-        name: Of the teacher, for the error.
+        name: The name of the teacher, for the error.
         x_dict: Embeddings of users and items.
 
     Raises:
-        ValueError: If every user scores all items the same, up to the precision of
-            the tables.
+        ValueError: If the scores of each user are equal, up to the precision of the
+            embeddings.
     """
     user_x, item_x = x_dict[USER].double(), x_dict[ITEM].double()
     mean = item_x.mean(dim=0)
@@ -316,7 +311,7 @@ def score_std(name: str, x_dict: Mapping[str, Tensor]) -> float:
 def _scaled(
     name: str, x_dict: Mapping[str, Tensor], weight: float
 ) -> dict[str, Tensor]:
-    """Tables of one mean square whose scores are ``weight`` times the standardized."""
+    """Embeddings of equal mean square with ``weight`` times the standardized scores."""
     scale = weight / score_std(name, x_dict)
     norm = {key: float(x_dict[key].double().square().mean()) for key in NODE_TYPES}
     balance = (norm[ITEM] / norm[USER]) ** 0.25
@@ -334,7 +329,7 @@ def _check_teachers(
     for name, target in targets.items():
         if not name or '/' in name or '.' in name:
             raise ValueError(
-                f"'targets' must have names without '/' and '.' (got {name!r}), which "
+                f"'targets' must have names without '/' and '.' (got {name!r}). They "
                 f'become part of the names of modalities'
             )
         shapes = {key: list(x.size()) for key, x in target.x_dict.items()}
@@ -368,12 +363,4 @@ def _check_weights(
             f"'weights' must have one weight for each teacher of {sorted(targets)} "
             f'(got {sorted(weights)})'
         )
-    for name, weight in weights.items():
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(
-                f"'weights' must be finite and zero or more (got {weight} for {name!r})"
-            )
-    if not sum(weights.values()) > 0:
-        raise ValueError(
-            f"'weights' must have at least one above zero (got {dict(weights)})"
-        )
+    check_weights('weights', weights)

@@ -59,7 +59,7 @@ def promptmm_losses(
     * ``listwise``: :class:`~promptmm_pyg.losses.DecoupledKDLoss` on the candidate
       lists of each view;
     * ``embedding``: :class:`~promptmm_pyg.losses.ScaledCosineLoss` on the embeddings
-      of each view, projected where widths differ.
+      of each view, projected if widths differ.
 
     A *view* is the name of a modality or ``'fused'``, the final embeddings.
 
@@ -81,7 +81,7 @@ def promptmm_losses(
             (default: ``'scaled_cosine'``)
 
     Raises:
-        ValueError: If an option is none of its choices.
+        ValueError: If an option is unknown.
 
     Example:
         >>> [loss.name for loss in promptmm_losses(listwise='kl')]
@@ -89,18 +89,18 @@ def promptmm_losses(
     """
     check_choice('listwise', listwise, ('dkd', 'kl'))
     check_choice('embedding_loss', embedding_loss, ('scaled_cosine', 'unit_mse'))
-    list_loss = DecoupledKDLoss(
+    on_lists = DecoupledKDLoss(
         alpha=alpha,
         beta=beta,
         temperature=temperature,
         listwise=listwise,
         reduction='none',
     )
-    of_rows = ScaledCosineLoss(gamma) if embedding_loss != 'unit_mse' else UnitMSELoss()
+    on_rows = ScaledCosineLoss(gamma) if embedding_loss != 'unit_mse' else UnitMSELoss()
     return [
         OnPairs(PairwiseKDLoss(temperature), pairwise_weight),
-        OnLists(list_loss, listwise_weight, list_views, view_weights),
-        OnEmbeddings(of_rows, embedding_weight, embedding_views, node_types),
+        OnLists(on_lists, listwise_weight, list_views, view_weights),
+        OnEmbeddings(on_rows, embedding_weight, embedding_views, node_types),
     ]
 
 
@@ -164,7 +164,7 @@ class JointTeacher:
         if not isinstance(teacher, torch.nn.Module):
             raise TypeError(
                 f"'teacher' must be a module with prompt='joint' (got "
-                f"{type(teacher).__name__}). Use prompt='frozen' with soft targets"
+                f"{type(teacher).__name__}). Use prompt='frozen' for soft targets"
             )
         prompt = getattr(teacher, 'prompt', None)
         if not isinstance(prompt, torch.nn.Module):
@@ -186,7 +186,7 @@ class JointTeacher:
         prompt.requires_grad_(True)
 
     def __call__(self) -> TeacherOutput:
-        # The loop puts what it trains, the prompt, in train mode every epoch.
+        # The training loop sets the prompt to train mode in every epoch.
         self.teacher.eval()
         output: TeacherOutput = self.teacher(*self._inputs)
         return output

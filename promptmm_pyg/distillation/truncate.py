@@ -8,14 +8,14 @@ from promptmm_pyg.data.schema import ITEM, USER
 
 
 def truncate_embeddings(x_dict: dict[str, Tensor], width: int) -> dict[str, Tensor]:
-    r"""Returns a teacher's embeddings at another width, without any training.
+    r"""Returns a teacher's embeddings at a smaller width, without training.
 
-    At the teacher's width or above they are the tables themselves. Below, they are the
-    tables whose inner products come closest to the teacher's scores, all users with all
-    items, in the least-squares sense: the truncated singular value decomposition of
-    :math:`\mathbf{U} \mathbf{V}^{\top}` (`"The approximation of one matrix by another
-    of lower rank" <https://doi.org/10.1007/BF02288367>`_), computed from two thin QR
-    decompositions, so the score matrix never exists.
+    These are the embeddings whose inner products are closest to the teacher's scores of
+    all users and items in the least-squares sense: the truncated singular value
+    decomposition of :math:`\mathbf{U} \mathbf{V}^{\top}` (`"The approximation of one
+    matrix by another of lower rank" <https://doi.org/10.1007/BF02288367>`_), computed
+    from two thin QR decompositions without the score matrix. At the teacher's width or
+    above, they are unchanged.
 
     Distillation is only worth its cost if the student is better than this.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from promptmm_pyg._utils import check_positive, check_probability
 
-_CHUNK = 1_000_000  # Draws in memory at once, 8 MB of indices.
+_CHUNK = 1_000_000  # Draws per chunk, 8 MB of indices.
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ def paired_bootstrap(
 ) -> Interval:
     """The mean of ``a - b`` over the same users, with a percentile bootstrap interval.
 
-    Users are drawn with replacement, with their values under both models, so the
-    common difficulty of a user cancels out. Values of several training seeds are
-    averaged per user first: the interval is valid for these trained models.
-    ``resample_seeds=True`` also draws the seeds, independently for ``a`` and ``b``:
-    the interval is valid for repeated training, requires several seeds and is wider.
+    Users are drawn with replacement, with their values under both models. Values of
+    several training seeds are averaged per user first: the interval is valid for these
+    trained models. ``resample_seeds=True`` also draws the seeds, independently for
+    ``a`` and ``b``: the interval is valid for repeated training, requires several seeds
+    and is wider.
 
     Args:
         a: One value per user ``[N]``, or one such vector per training seed (a
@@ -118,9 +118,9 @@ def holm(p_values: Tensor | Sequence[float]) -> Tensor:
     p = torch.as_tensor(p_values, dtype=torch.double).detach().cpu()
     if p.dim() != 1:
         raise ValueError(f"'p_values' must have shape [m] (got {list(p.size())})")
-    wrong = p[~((p >= 0) & (p <= 1))]  # NaN is in no range.
-    if wrong.numel() > 0:
-        raise ValueError(f"'p_values' must be in [0, 1] (got {float(wrong[0])})")
+    invalid = p[~((p >= 0) & (p <= 1))]  # Also NaN.
+    if invalid.numel() > 0:
+        raise ValueError(f"'p_values' must be in [0, 1] (got {float(invalid[0])})")
     order = p.argsort(stable=True)
     steps = torch.arange(p.numel(), 0, -1, dtype=torch.double)
     adjusted = torch.empty_like(p)
@@ -137,7 +137,7 @@ def _resampled_means(
     means = []
     for start in range(0, num_samples, chunk):
         size = min(chunk, num_samples - start)
-        # How often each user was drawn turns the sums into one matrix product.
+        # With the counts of each user, the sums are one matrix product.
         drawn = torch.randint(num_users, (size, num_users), generator=generator)
         drawn += num_users * torch.arange(size).unsqueeze(1)
         counts = torch.bincount(drawn.view(-1), minlength=size * num_users)

@@ -43,7 +43,7 @@ class Evaluation:
     users: Tensor
     """The users with positives, ascending, ``[N]``."""
     num_items: int
-    """The size of the catalogue that was ranked."""
+    """The number of ranked items."""
     ranking: Ranking
     """Their lists, up to the longest cutoff."""
 
@@ -101,18 +101,18 @@ def evaluate(
     and gets the result of a single process.
 
     Args:
-        model: A model that is called with the message edges of ``data``; a fitted
-            closed form; embeddings ``{'user': [num_users, D], 'item':
-            [num_items, D]}``, with inner products as scores; or a function from users
-            ``[B]`` to scores ``[B, num_items]``.
+        model: A model, called with the message edges of ``data``; a fitted closed form;
+            embeddings ``{'user': [num_users, D], 'item': [num_items, D]}``, with inner
+            products as scores; or a function from users ``[B]`` to scores
+            ``[B, num_items]``.
         data: The graph of a split: training interactions as message edges, the
             positives to find as ``edge_label_index``. Where ``edge_label`` is
-            present, only labels above zero count as positives.
+            present, positives are the edges with labels above zero.
         ks: The cutoffs. (default: 10, 20 and 50)
         extra_seen_edge_index: More (user, item) edges ``[2, E]`` to leave out, such
             as the validation positives when testing. Results with and without are not
             comparable. (default: none)
-        batch_size: How many users are scored at once. (default: 1024)
+        batch_size: Users per batch. (default: 1024)
         candidates: Boolean ``[num_items]``; where false, the item is not ranked.
             (default: every item)
         memory_limit: Bytes, or text such as ``'2GiB'``, for the ranking of embeddings
@@ -165,7 +165,7 @@ def evaluate(
 def _scorer(
     model: Any, data: HeteroData, sizes: dict[str, int]
 ) -> ScoreFn | tuple[Tensor, Tensor]:
-    """What :func:`~promptmm_pyg.ranking.rank_items` ranks by."""
+    """The scores or embeddings for :func:`~promptmm_pyg.ranking.rank_items`."""
     if isinstance(model, ClosedForm):
         return model.scores
     if isinstance(model, torch.nn.Module):
@@ -185,8 +185,8 @@ def metrics_per_user(
         num_items: The size of the catalogue.
         ks: The cutoffs.
     """
-    # PyG compares flat numbers, where -1 would be the last item of the previous row.
-    # An index beyond the catalogue belongs to no item.
+    # PyG compares flat indices, where -1 would be the last item of the previous row.
+    # An index beyond the catalogue is no item.
     padded = item_index.masked_fill(item_index < 0, num_items)
     data = LinkPredMetricData(padded, (row, item))
     per_user = {}
@@ -209,7 +209,7 @@ def positives(data: HeteroData) -> tuple[Tensor, Tensor]:
     if 'edge_label' in store:
         index = index[:, store.edge_label.cpu() > 0]
     sizes = data.num_nodes_dict
-    # Repeated pairs would count as positives that no list can contain.
+    # Repeated pairs would be positives that no list can contain.
     pairs = SeenItems.from_edge_index(index, sizes[USER], sizes[ITEM])
     users = torch.arange(sizes[USER])
     return users.repeat_interleave(pairs.num_seen), pairs.col

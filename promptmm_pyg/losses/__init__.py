@@ -1,4 +1,4 @@
-"""Losses on plain tensors, student first; they import torch alone.
+"""Losses on plain tensors, student first, with torch only.
 
 All raise a ``ValueError`` if shapes differ, a list is empty, a value that is used is
 not finite or an option is out of range, and a ``TypeError`` if a mask is not boolean.

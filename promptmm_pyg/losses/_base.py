@@ -1,4 +1,4 @@
-"""What all losses share: their base class, reduction, masks, precision and checks."""
+"""The base class of losses, reduction, masks, precision and checks."""
 
 import inspect
 from typing import Literal
@@ -56,16 +56,14 @@ def reduce(loss: Tensor, reduction: Reduction) -> Tensor:
 def at_least_float32(x: Tensor) -> Tensor:
     """Half-precision tensors as float32; all others unchanged.
 
-    A half ends at 65504, which a score divided by a small temperature exceeds, and
-    differences of logarithms need more digits than a half has.
+    Scores divided by a small temperature exceed the largest half, 65504, and
+    differences of logarithms need more digits.
     """
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class NotFiniteError(ValueError, FloatingPointError):
-    """NaN or infinite inputs: a wrong value where a user passes them, an arithmetic
-    error where training produced them.
-    """
+    """NaN or infinite inputs, passed by a user or computed in training."""
 
 
 def check_finite(name: str, x: Tensor, mask: Tensor | None = None) -> None:
@@ -75,7 +73,7 @@ def check_finite(name: str, x: Tensor, mask: Tensor | None = None) -> None:
         x = x.masked_fill(~mask, 0)
     if x.numel() == 0:
         return
-    # Both propagate NaN, in one pass over memory; `isfinite` would need four.
+    # Both propagate NaN, in one pass over memory instead of four.
     low, high = torch.aminmax(x)
     if not bool(low.isfinite() & high.isfinite()):
         raise NotFiniteError(
@@ -140,7 +138,7 @@ def as_list_pair(
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of each row of ``x`` where ``mask`` is true; at least once per row."""
+    """Mean of each row of ``x`` where ``mask`` is true."""
     if mask is None:
         return x.mean(dim=-1)
     return x.masked_fill(~mask, 0.0).sum(dim=-1) / mask.sum(dim=-1)
@@ -149,7 +147,7 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
 def as_row_pair(
     student_x: Tensor, teacher_x: Tensor, at_least: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Checks two matrices with the same number of rows, ``at_least`` so many, and
+    """Checks two matrices with the same number of rows, at least ``at_least``, and
     returns both in one dtype, float32 or above; their widths may differ.
     """
     for name, x in (('student_x', student_x), ('teacher_x', teacher_x)):

@@ -1,4 +1,4 @@
-"""Distillation of probabilities of single items: pair-wise, soft labels, sampled."""
+"""Distillation of Bernoulli probabilities: pairs, soft labels, sampled items."""
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ from promptmm_pyg.losses._base import (
 
 
 def bernoulli_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the teacher's from the student's Bernoulli
-    distribution, element by element, from logits.
+    """Elementwise Kullback-Leibler divergence of the teacher's from the student's
+    Bernoulli distribution, from logits.
     """
     gap = F.logsigmoid(teacher_logits) - F.logsigmoid(student_logits)
     other_gap = F.logsigmoid(-teacher_logits) - F.logsigmoid(-student_logits)
@@ -173,8 +173,7 @@ def sample_by_rank(
             f'{num_ranks})'
         )
     device = 'cpu' if generator is None else generator.device
-    # The largest of `log p + Gumbel noise` are a draw without replacement, and no
-    # probability underflows.
+    # Gumbel top-k: a draw without replacement in which no probability underflows.
     noise = torch.empty(size, num_ranks, device=device)
     noise.exponential_(generator=generator).log_()
     rank = torch.arange(num_ranks, device=device)
@@ -220,7 +219,7 @@ class CollaborativeKDLoss(TemperatureLoss):
     :math:`\tau^2` is needed. And it is a cross entropy: at the minimum it equals the
     teacher's entropy, not zero. With :math:`\tau = 1` the student's gradients are the
     same. Gradients flow to both lists, and the teacher's do not vanish at the minimum:
-    a teacher that is trained along needs a loss of its own.
+    a teacher that is trained with the student requires its own loss.
 
     Args:
         temperature: :math:`\tau`. (default: ``1.0``)

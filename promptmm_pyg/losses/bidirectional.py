@@ -1,4 +1,4 @@
-"""Distillation in both directions: the teacher learns from the student, too."""
+"""Distillation in both directions between a teacher and a student."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from promptmm_pyg.losses.bernoulli import bernoulli_divergence
 
 
 class BidirectionalTerms(NamedTuple):
-    """The loss of each side, ``[B]``."""
+    """The losses of student and teacher, ``[B]``."""
 
     student: Tensor
     """Divergence from the teacher; a gradient to the student only."""
@@ -35,16 +35,16 @@ def rank_discrepancy_weights(
     sharpness: float = 0.1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Returns weights of items that the other side ranks higher ``[B, K]``, in
-    proportion to :math:`\tanh(\max(\mu (r^{\text{own}} - r^{\text{other}}), 0))`.
+    r"""Returns weights of items that the other model ranks higher ``[B, K]``,
+    proportional to :math:`\tanh(\max(\mu (r^{\text{own}} - r^{\text{other}}), 0))`.
 
-    Each row sums to one, or is zero where the other side ranks nothing higher. Use
-    them as weights or as probabilities of a draw. They have no gradient.
+    Each row sums to one, or is zero where the other model ranks no item higher. The
+    weights can also be sampling probabilities. They have no gradient.
 
     Args:
-        own_rank: Ranks given by the side that learns, 1 is the best ``[B, K]``.
-        other_rank: Ranks given by the side that teaches ``[B, K]``.
-        sharpness: :math:`\mu`, how fast the weight grows with the gap in rank.
+        own_rank: Ranks by the model that is trained, from 1 ``[B, K]``.
+        other_rank: Ranks by the other model ``[B, K]``.
+        sharpness: :math:`\mu`, the growth of the weight with the difference in rank.
             (default: ``0.1``)
         mask: Boolean ``[B, K]``, true for the candidates to use; at least one per row.
             (default: all)
@@ -84,8 +84,8 @@ def bidirectional_kd_terms(
     teacher_weights: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> BidirectionalTerms:
-    r"""Returns the loss of the student and that of the teacher, one value per list,
-    see :class:`BidirectionalKDLoss`. The scores of the other side are constants.
+    r"""Returns the losses of student and teacher, one value per list, see
+    :class:`BidirectionalKDLoss`. The scores of the other model are constants.
     """
     check_positive('temperature', temperature)
     student, teacher = as_list_pair(student_logits, teacher_logits, mask, fill=0.0)
@@ -135,12 +135,12 @@ class BidirectionalKDLoss(Loss):
         \pi_k = \sigma \left( \frac{y_k}{\tau} \right)
 
     where KL is the divergence of two Bernoulli distributions and a bar marks a
-    constant. Each side should learn the items that the other ranks higher: pass
-    :func:`rank_discrepancy_weights` as weights, or draw candidates with them. Without
+    constant. Each model should learn the items that the other ranks higher: pass
+    :func:`rank_discrepancy_weights` as weights, or sample candidates with them. Without
     weights, :math:`w_k = 1 / K`.
 
-    The bars are this loss's exception to the rule that losses never detach: without
-    them each side would also follow what it should teach. The student's term alone is
+    This is the only loss that detaches its inputs (the bars): otherwise each model
+    would also be trained by the term of the other. The student's term is
     :class:`SoftLabelKDLoss`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Distillation of single embeddings: their direction, or through experts."""
+"""Distillation of embeddings: by their direction, or by experts."""
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ def scaled_cosine_loss(
     _check_gamma(gamma)
     student, teacher = _unit_pair(student_x, teacher_x)
     cosine = (student * teacher).sum(dim=-1)
-    # Rounding can leave 1 - cos slightly below zero, where a power has no value.
+    # Rounding can make 1 - cos slightly negative, where powers are undefined.
     return reduce((1 - cosine).clamp_min(0) ** gamma, reduction)
 
 
@@ -48,8 +48,8 @@ def _unit_pair(student_x: Tensor, teacher_x: Tensor) -> tuple[Tensor, Tensor]:
 def _check_gamma(gamma: float) -> None:
     if not gamma >= 1:
         raise ValueError(
-            f"'gamma' must be at least 1 (got {gamma}). Below, the gradient has no "
-            f'bound where both agree'
+            f"'gamma' must be at least 1 (got {gamma}). The gradient would have no "
+            f'bound at equal directions'
         )
 
 
@@ -125,13 +125,12 @@ class DistillationExperts(Loss):
         \right\|^2, \qquad \mathbf{w}_i = \mathrm{softmax} \left( \frac{\mathbf{A}
         \mathbf{x}^T_i + \mathbf{b} + \mathbf{g}_i}{\tau} \right)
 
-    with Gumbel noise :math:`\mathbf{g}_i` while training and none in evaluation, and
-    two-layer experts :math:`E_e`. A single mapping averages over unlike rows; with
-    experts, similar rows share one.
+    with Gumbel noise :math:`\mathbf{g}_i` in training only, and two-layer experts
+    :math:`E_e`. Similar rows share an expert, where a single mapping averages over all
+    rows.
 
-    Its parameters are trained along with the student's and dropped afterwards.
-    Gradients flow to both inputs. The noise comes from torch's generator of the
-    device (:func:`torch.manual_seed`).
+    The parameters are trained with the student and dropped afterwards. Gradients flow
+    to both inputs. The noise is from torch's global generator.
 
     Args:
         student_channels: The width of the student.
@@ -144,8 +143,7 @@ class DistillationExperts(Loss):
 
     Attributes:
         temperature: :math:`\tau`, to be lowered between epochs: from several experts
-            per row (1 and above) to one (towards 0). It is not part of the
-            ``state_dict``: set it from the epoch.
+            per row (1 and above) to one (towards 0). Not part of the ``state_dict``.
 
     Shapes:
         - **inputs:** ``student_x`` :math:`(N, D_S)`, ``teacher_x`` :math:`(N, D_T)`

@@ -1,4 +1,4 @@
-"""Contrast of matching rows against all others of the batch."""
+"""InfoNCE with the other rows of the batch as negatives."""
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def info_nce_loss(
     if anchor.dim() != 2 or anchor.size(0) < 2:
         raise ValueError(
             f"'anchor' must be [B, D] with at least two rows (got shape "
-            f'{list(anchor.size())}). The other rows are the negatives'
+            f'{list(anchor.size())}). Negatives are the other rows'
         )
     check_finite('anchor', anchor)
     check_finite('positive', positive)

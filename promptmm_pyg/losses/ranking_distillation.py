@@ -50,7 +50,7 @@ def ranking_distillation_loss(
     position = torch.arange(
         1, student.size(-1) + 1, dtype=student.dtype, device=student.device
     )
-    # Sums of logarithms in place of products, which underflow with a short decay.
+    # Sums of logarithms: products underflow for a small decay.
     log_weight = (-position / decay).expand_as(student)
     if student_rank is not None:
         check_same_shape('student_logits', student, 'student_rank', student_rank)
@@ -58,7 +58,7 @@ def ranking_distillation_loss(
         log_weight = log_weight + (sharpness * gap).clamp_min(0).tanh().log()
     if mask is not None:
         log_weight = log_weight.masked_fill(~mask, -torch.inf)
-    # A row whose weights are all zero costs nothing.
+    # The loss of a row of zero weights is zero.
     nonzero = (log_weight > -torch.inf).any(dim=-1, keepdim=True)
     weight = torch.where(nonzero, log_weight.softmax(dim=-1), 0.0)
     return reduce(-(weight * F.logsigmoid(student)).sum(dim=-1), reduction)
@@ -205,8 +205,8 @@ def relaxed_ranking_loss(
             f'(got {uninteresting.size(0)} and {interesting.size(0)})'
         )
     rest = uninteresting.logsumexp(dim=-1, keepdim=True)
-    # From the end of the list, after the rest: a cumulative sum that begins with
-    # masked positions would have no gradient.
+    # From the end of the list, after the rest: a cumulative sum that starts with
+    # masked positions has no gradient.
     remaining = torch.cat([rest, interesting.flip(-1)], dim=-1).logcumsumexp(dim=-1)
     remaining = remaining[:, 1:].flip(-1)
     return reduce(masked_mean(remaining - interesting, mask), reduction)

@@ -11,8 +11,8 @@ from promptmm_pyg.losses._base import Loss, Reduction, as_row_pair, reduce
 def inner_products(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b.mT`` in the precision of its inputs.
 
-    Under autocast a product is computed in half precision, where squared lengths
-    overflow and cosines keep three digits.
+    Autocast would use half precision, in which squared norms overflow and cosines have
+    three digits.
     """
     with torch.autocast(device_type=a.device.type, enabled=False):
         return a @ b.mT
@@ -36,7 +36,7 @@ def distance_kd_loss(
 
 
 def _relative_distances(x: Tensor) -> Tensor:
-    # The gradient of `pdist` is zero, not NaN, where two rows coincide.
+    # The gradient of `pdist` is zero, not NaN, for equal rows.
     distance = F.pdist(x)
     mean = distance.mean()
     return distance / torch.where(mean > 0, mean, 1.0)

@@ -40,7 +40,7 @@ def weighted_sum(
         )
     for name, loss in losses.items():
         _check_scalar(name, loss)
-    _check_weights('loss_weights', loss_weights)
+    check_weights('loss_weights', loss_weights)
     total: Tensor | None = None
     for name, loss in losses.items():
         if loss_weights[name] > 0:
@@ -58,7 +58,8 @@ def _check_scalar(name: str, loss: Tensor) -> None:
         )
 
 
-def _check_weights(argument: str, weights: Mapping[str, float]) -> None:
+def check_weights(argument: str, weights: Mapping[str, float]) -> None:
+    """Raises unless weights are finite and zero or more, and one is above zero."""
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(
@@ -78,8 +79,8 @@ def agreement_weights(
     temperature: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Returns weights of the views per list; a view has more weight, the closer its
-    list is to the fused teacher's.
+    r"""Returns weights of the views per list, the larger, the closer the list of a view
+    is to that of the fused teacher.
 
     .. math::
         w_{mb} = \mathrm{softmax}_m \left( - \mathrm{KL} \left( \mathrm{softmax}
@@ -99,7 +100,7 @@ def agreement_weights(
             (default: all)
 
     Returns:
-        Weights ``[M, B]`` that sum to one over views.
+        Weights ``[M, B]`` with sum one over views.
 
     Raises:
         ValueError: If shapes do not fit, there is no view, a list is empty, a score
@@ -155,7 +156,7 @@ class FixedViewWeights(torch.nn.Module):
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         super().__init__()
-        _check_weights('weights', weights)
+        check_weights('weights', weights)
         total = sum(weights.values())
         self._weights = {name: weight / total for name, weight in weights.items()}
 
@@ -171,19 +172,18 @@ class FixedViewWeights(torch.nn.Module):
 
 
 class LearnedViewWeights(torch.nn.Module):
-    r"""The weighted mean of one loss per view, with weights that are trained along
-    with the student, minus their entropy.
+    r"""The weighted mean of one loss per view, with weights that are trained with the
+    student, minus their entropy.
 
     .. math::
         \mathcal{L} = \sum_m w_m \mathcal{L}_m - \lambda \, H(\mathbf{w}), \qquad
         \mathbf{w} = \mathrm{softmax}(\mathbf{a}), \quad H(\mathbf{w}) = - \sum_m w_m
         \log w_m
 
-    Without the entropy the view with the smallest loss would get all the weight. With
-    it, the best weights are :math:`w_m \propto \exp(- \mathcal{L}_m / \lambda)`: no
-    view is dropped, and a loss that is larger by :math:`\lambda` has its weight
-    divided by :math:`e`. The objective may be negative, and weight decay on
-    :math:`\mathbf{a}` pulls towards equal weights.
+    Without the entropy, the view with the smallest loss would get all the weight. With
+    it, the best weights are :math:`w_m \propto \exp(- \mathcal{L}_m / \lambda)`. The
+    objective may be negative, and weight decay on :math:`\mathbf{a}` makes weights more
+    equal.
 
     Args:
         names: The views, each once, in the order of the trained parameter.
@@ -226,7 +226,7 @@ class LearnedViewWeights(torch.nn.Module):
         torch.nn.init.zeros_(self.logits)
 
     def weights(self) -> dict[str, float]:
-        """Returns the present weight of every view; they sum to one."""
+        """Returns the current weight of every view; they sum to one."""
         weights = self.logits.detach().softmax(dim=-1)
         return dict(zip(self.names, weights.tolist(), strict=True))
 

@@ -32,16 +32,15 @@ from promptmm_pyg._distributed import (
 def process_group(
     timeout: timedelta = timedelta(minutes=10),
 ) -> Iterator[torch.device]:
-    """Joins the processes that ``torchrun`` started for the length of a ``with`` block,
-    and yields the device of this one: its GPU with nccl where there is one, else the
-    CPU with gloo. Without ``torchrun`` the block runs in one process.
+    """Initializes the process group of ``torchrun`` within a ``with`` block, and yields
+    the device of this process: its GPU with nccl, or else the CPU with gloo. Without
+    ``torchrun`` the block runs in one process.
 
-    If a process raises, the others raise, too: at once where the connection breaks,
-    after ``timeout`` at the latest.
+    If a process raises, the others raise, too, after ``timeout`` at the latest.
 
     Args:
-        timeout: How long a process waits for another. It must be longer than what a
-            single process does alone, such as reading a large data set.
+        timeout: The longest wait for another process. It must be longer than what one
+            process does alone, such as reading a large data set.
             (default: ten minutes)
 
     Raises:
@@ -119,9 +118,9 @@ class _Step(torch.nn.Module):
 def data_parallel(
     module: torch.nn.Module, step: Callable[..., Any]
 ) -> tuple[Callable[..., Any], list[torch.nn.Parameter]]:
-    """``step`` with gradients of ``module`` averaged over processes in its backward,
-    and the parameters for :func:`average_sparse_gradients` after it: tables with sparse
-    gradients, which DDP cannot average on every backend.
+    """Returns ``step`` with gradients of ``module`` averaged over processes in its
+    backward, and the parameters for :func:`average_sparse_gradients` after it: tables
+    with sparse gradients, which DDP does not support on every backend.
     """
     if rank_and_size()[1] == 1:
         return step, []
@@ -133,7 +132,7 @@ def data_parallel(
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
         wrapped, list(sparse)
     )
-    # A model may leave parameters out of a step, such as a disabled prompt.
+    # A step may not use all parameters, such as those of a disabled prompt.
     parallel = DistributedDataParallel(
         wrapped, broadcast_buffers=False, find_unused_parameters=True
     )
@@ -141,13 +140,13 @@ def data_parallel(
 
 
 def average_sparse_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replaces gradients by their mean over processes; sparse ones stay sparse, with
-    the rows of all processes. Parameters without a gradient here count as zero.
+    """Replaces gradients by their mean over processes; sparse gradients stay sparse,
+    with the rows of all processes. A parameter without a gradient counts as zero.
     """
     _, size = rank_and_size()
     for p in parameters:
         grad = p.grad
-        if grad is not None and not grad.is_sparse:  # Not looked up by id alone.
+        if grad is not None and not grad.is_sparse:  # Not only looked up by id.
             dist.all_reduce(grad)
             p.grad = grad / size
             continue
@@ -156,14 +155,14 @@ def average_sparse_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         if grad is not None:
             grad = grad.coalesce()
             rows, values = grad.indices()[0], grad.values()
-        index, content = _all_gather_rows(rows), _all_gather_rows(values)
+        rows, values = _all_gather_rows(rows), _all_gather_rows(values)
         p.grad = torch.sparse_coo_tensor(
-            index[None], content / size, p.shape, check_invariants=False
+            rows[None], values / size, p.shape, check_invariants=False
         ).coalesce()
 
 
 def _all_gather_rows(x: Tensor) -> Tensor:
-    """The rows of all processes, which may differ in their number."""
+    """The rows of all processes, whose numbers may differ."""
     rank, size = rank_and_size()
     counts = torch.zeros(size, dtype=torch.long)
     counts[rank] = x.size(0)

@@ -37,7 +37,7 @@ def train_on_neighborhoods(
     config: TrainingConfig,
     negative_items: Tensor | None,
 ) -> History:
-    """What :func:`~promptmm_pyg.training.train` does with ``config.num_neighbors``."""
+    """:func:`~promptmm_pyg.training.train` with ``config.num_neighbors``."""
     assert config.num_neighbors is not None
     _check_forward(model)
     torch.manual_seed(config.seed)
@@ -87,8 +87,8 @@ def train_on_neighborhoods(
 
 
 def seed_rows(output: Any, batch: HeteroData) -> Any:
-    """The rows of the triplets' own nodes, of a model's output on their neighborhood;
-    the rows of other nodes lack messages.
+    """The rows of the seed nodes in a model's output on their neighborhood; the rows of
+    other nodes lack messages.
     """
 
     def cut(x_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -102,13 +102,13 @@ def seed_rows(output: Any, batch: HeteroData) -> Any:
 
 def _tables(model: torch.nn.Module) -> list[Tensor]:
     """The id tables that are looked up by ``n_id_dict``."""
-    parts = [part for part in model.modules() if isinstance(part, NodeEmbeddings)]
-    if not parts:
+    modules = [x for x in model.modules() if isinstance(x, NodeEmbeddings)]
+    if not modules:
         raise ValueError(
             f"'model' must have 'NodeEmbeddings' with optimizer='lazy' (got none in "
             f"'{type(model).__name__}'). Train it with optimizer='dense'"
         )
-    return [table for part in parts for table in part.tables.values()]
+    return [table for module in modules for table in module.tables.values()]
 
 
 def _with_weights(data: HeteroData) -> HeteroData:

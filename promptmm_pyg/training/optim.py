@@ -17,30 +17,28 @@ _MAX_INT = 2**31 - 1
 
 class LazyAdamW(torch.optim.AdamW):
     r"""AdamW (`"Decoupled Weight Decay Regularization"
-    <https://arxiv.org/abs/1711.05101>`_) that leaves alone the rows of a table whose
-    gradient a step does not hold: a step costs :math:`O(B D)` for the :math:`B` rows
-    it touched in place of :math:`O(N D)`.
+    <https://arxiv.org/abs/1711.05101>`_) that updates only the rows of a table in the
+    sparse gradient: a step costs :math:`O(B D)` for :math:`B` rows, not :math:`O(N D)`.
 
     Parameters with a sparse gradient (:class:`torch.nn.Embedding` with
     ``sparse=True``, :func:`~promptmm_pyg.functional.sparse_gradients`) are updated row
-    by row, all others as in :class:`torch.optim.AdamW`. In a row that every step so far
-    has updated, and in a row at its first update, the step is that of AdamW. A row
-    without a gradient
+    by row, all others as in :class:`torch.optim.AdamW`. The first update of a row, and
+    those of a row in every gradient, are equal to AdamW. A row without a gradient
 
-    * does not move, while AdamW moves it along its first moment and decays it,
-    * keeps both moments, while AdamW decays them: at its next update, old gradients
-      count as if no step had passed. Bias correction counts all steps.
+    * is not changed, where AdamW moves it along its first moment and decays it,
+    * does not decay its moments: at its next update, old gradients have the weight they
+      had at the last. Bias correction counts all steps.
 
-    The state has the form of AdamW's, so either can continue from the other.
+    The state has the form of AdamW's, so each can continue from the other.
     :class:`torch.optim.SparseAdam` adds ``eps`` before the bias correction, which
-    differs where gradients are small, and has no weight decay and no dense gradients.
+    differs for small gradients, and supports no weight decay or dense gradients.
 
     Args:
         params: Parameters or groups of them.
         lr: Step size. (default: ``1e-3``)
         betas: Decay rates of the two moments. (default: ``(0.9, 0.999)``)
         eps: Added to the denominator. (default: ``1e-8``)
-        weight_decay: Decoupled; of touched rows. (default: ``0.0``)
+        weight_decay: Decoupled weight decay of updated rows. (default: ``0.0``)
 
     Example:
         >>> table = torch.nn.Embedding(1000, 2, sparse=True)
@@ -68,18 +66,18 @@ class LazyAdamW(torch.optim.AdamW):
             weight_decay=weight_decay,
             fused=True,
         )
-        # A scaler must unscale the gradients itself: the sparse step does not.
+        # The sparse step does not unscale gradients: a scaler must.
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes one step.
+        """Performs one step.
 
         Args:
-            closure: Computes the gradients anew and returns the loss.
+            closure: Recomputes the gradients and returns the loss.
 
         Raises:
-            ValueError: If a gradient is sparse in more than its rows.
+            ValueError: If a gradient is sparse in more than one dimension.
         """
         loss = None
         if closure is not None:
@@ -92,7 +90,7 @@ class LazyAdamW(torch.optim.AdamW):
                 if grad is not None and grad.is_sparse:
                     self._step_rows(parameter, grad.coalesce(), group)
                     sparse.append((parameter, grad))
-        for parameter, _ in sparse:  # The dense step skips them.
+        for parameter, _ in sparse:  # To be skipped by the dense step.
             parameter.grad = None
         try:
             super().step()
@@ -106,11 +104,11 @@ class LazyAdamW(torch.optim.AdamW):
     ) -> None:
         if grad.sparse_dim() != 1:
             raise ValueError(
-                f"'params' must have gradients that are sparse in their rows alone "
-                f'(got one with {grad.sparse_dim()} sparse axes). Densify it first'
+                f"'params' must have gradients with one sparse dimension (got "
+                f"{grad.sparse_dim()}). Call 'to_dense()' on the gradient"
             )
         state = self.state[parameter]
-        if not state:  # As AdamW makes it.
+        if not state:  # As in AdamW.
             state['step'] = torch.zeros((), device=parameter.device)
             state['exp_avg'] = torch.zeros_like(parameter)
             state['exp_avg_sq'] = torch.zeros_like(parameter)
@@ -143,16 +141,15 @@ def make_optimizer(
 
 
 def tune_allocator() -> bool:
-    """Lets this process keep the memory that its tensors have freed.
+    """Makes this process reuse the memory of freed tensors.
 
-    The C library of Linux returns a block of more than 32 MiB to the system as soon as
-    it is freed, so on a large graph every table, gradient and product of every step
-    causes its page faults again. Call this once, before training. The process then
-    holds its peak memory to the end, and a little more because of fragmentation.
+    The C library of Linux returns freed blocks of more than 32 MiB to the system, so on
+    a large graph every table, gradient and product causes page faults in every step.
+    Call this once, before training. The process then never releases its peak memory.
 
     Returns:
-        Whether the option is set; ``False`` where the C library is not glibc, whose
-        ``mallopt`` this calls.
+        Whether the option was set; ``False`` without glibc, whose ``mallopt`` this
+        calls.
     """
     if not sys.platform.startswith('linux'):
         return False

@@ -35,7 +35,7 @@ def cutoff(monitor: str) -> int:
 
 
 def check_monitor(monitor: str, data: HeteroData) -> None:
-    """Raises before training if the cutoff exceeds the catalogue."""
+    """Raises if the cutoff of the monitored metric exceeds the catalogue."""
     k, num_items = cutoff(monitor), data.num_nodes_dict[ITEM]
     if k > num_items:
         raise ValueError(

@@ -541,5 +541,5 @@ def test_views_that_the_teacher_lacks_are_named(models):
 def test_top_k_must_be_set_up(models):
     with pytest.raises(RuntimeError, match='setup'):
         value(OnTopK(CollaborativeKDLoss()), models)
-    with pytest.raises(ValueError, match="'train' must be given"):
+    with pytest.raises(ValueError, match="'train' must be a graph"):
         OnTopK(CollaborativeKDLoss()).setup(models[1], 3)

@@ -223,7 +223,7 @@ def test_a_mixture_is_saved_as_any_targets(tmp_path):
         ({'wide': 1.0, 'narrow': -0.1}, r"zero or more \(got -0.1 for 'narrow'\)"),
         ({'wide': float('nan'), 'narrow': 1.0}, r"finite .* \(got nan for 'wide'\)"),
         ({'wide': float('inf'), 'narrow': 1.0}, r"finite .* \(got inf for 'wide'\)"),
-        ({'wide': 0.0, 'narrow': 0.0}, 'at least one above zero'),
+        ({'wide': 0.0, 'narrow': 0.0}, 'at least one weight above zero'),
     ],
 )
 def test_errors_of_weights(weights, match):

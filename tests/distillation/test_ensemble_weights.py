@@ -350,7 +350,7 @@ def test_error_of_a_depth_that_reaches_no_positive():
         num_items=4,
     )
     wrong = {'user': -every[users + 1], 'item': every}
-    with pytest.raises(ValueError, match=r"'top_k' must reach .* \(got 1,"):
+    with pytest.raises(ValueError, match=r"'top_k' must include .* \(got 1,"):
         fit_ensemble_weights(as_targets(wrong), train, val, top_k=1)
 
 
