@@ -1,18 +1,18 @@
 """An epoch of LightGCN under BPR: this library's, PyG's and RecBole's, on the same
-triplets.
+triplets; and matrix factorization beside implicit and cornac.
 
-All compute the same loss of the same tables: the mean of BPR over a batch, and
+All LightGCNs compute the same loss of the same tables: the mean of BPR over a batch and
 
     REG / B * sum over the batch of |user|^2 + |positive|^2 + |negative|^2
 
-on the tables as they are before propagation, which is what
-``torch_geometric.nn.LightGCN.recommendation_loss`` does with ``node_id``. Batches are
-drawn once, before any turn, so that no epoch pays for sampling; all take the same
-fused Adam. PyG's normalizes its edges in every forward; a second row gives it the
-weights made once. (LensKit's LightGCN is PyG's, called with ``edge_index``.)
+on the tables before propagation, as
+``torch_geometric.nn.LightGCN.recommendation_loss`` with ``node_id``. Batches are drawn
+once, before any turn, so that no epoch includes sampling; all use the same fused Adam.
+PyG's normalizes its edges in every forward; a second row has the weights computed once.
+(LensKit's LightGCN is PyG's, called with ``edge_index``.)
 
-``propagate_every`` is another training: fewer, larger steps. It stands beside, with
-what it needs for one pass over the same triplets.
+``propagate_every`` is another training, with fewer and larger steps; its row is the
+time of one pass over the same triplets.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ _LEARNING_RATE = 1e-3
 
 
 def symmetric_weights(graph: Graph) -> Tensor:
-    """One over the root of the product of both degrees, for each interaction."""
+    """The inverse root of the product of both degrees, per interaction."""
     user, item = graph.edge_index
     degrees = [torch.bincount(side)[side].double() for side in (user, item)]
     return (degrees[0] * degrees[1]).rsqrt()
@@ -54,7 +54,7 @@ def _parts(graph: Graph) -> tuple[Tensor, int, int]:
 
 
 class Ours:
-    """This library's LightGCN; the operator is made once."""
+    """This library's LightGCN; the operator is computed once."""
 
     def __init__(self, graph: Graph, width: int, num_layers: int) -> None:
         num_nodes = {'user': graph.num_users, 'item': graph.num_items}
@@ -70,31 +70,31 @@ class Ours:
         self.weights = {'bpr': 1.0, 'l2': 2 * REG}
 
     def output(self) -> dict[str, dict[str, Tensor]]:
-        """The tables, and what propagation makes of them."""
+        """The tables before and after propagation."""
         return {'start': self.model.embeddings(), 'final': self.model(self.adj)}
 
     @staticmethod
-    def terms(output: Any, batch: Triplets) -> dict[str, Tensor]:
-        def looked_up(x: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(output: Any, batch: Triplets) -> dict[str, Tensor]:
+        def rows_of(x: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
             return (
                 rows(x['user'], batch.user),
                 rows(x['item'], batch.positive),
                 rows(x['item'], batch.negative),
             )
 
-        user, positive, negative = looked_up(output['final'])
+        user, positive, negative = rows_of(output['final'])
         return {
             'bpr': bpr_loss((user * positive).sum(-1), (user * negative).sum(-1)),
-            'l2': squared_norm(*looked_up(output['start'])),
+            'l2': squared_norm(*rows_of(output['start'])),
         }
 
     def loss(self, batch: Triplets) -> Tensor:
-        return weighted_sum(self.terms(self.output(), batch), self.weights)
+        return weighted_sum(self.losses(self.output(), batch), self.weights)
 
     def shared_loss(self, batch_size: int) -> Callable[[Triplets], Tensor]:
         """The loss of several batches of this size from one propagation."""
         step = amortized(
-            self.output, self.terms, self.weights, self.model.parameters(), batch_size
+            self.output, self.losses, self.weights, self.model.parameters(), batch_size
         )
 
         def loss(batch: Triplets) -> Tensor:
@@ -109,10 +109,10 @@ class PyG:
 
     Args:
         graph: Interactions.
-        width: Of the table.
-        num_layers: How often it propagates.
-        adjacency: What it is called with: ``'edge_index'``, with ``'weights'`` made
-            once, or as ``'sparse'`` for torch_sparse, made once as well.
+        width: Width of the table.
+        num_layers: Number of propagations.
+        adjacency: ``'edge_index'``, ``'weights'`` (computed once) or ``'sparse'``
+            (torch_sparse, built once).
     """
 
     def __init__(
@@ -181,7 +181,7 @@ def lightgcn_runs(
     batch_size: int = 2048,
     propagate_every: int = 8,
 ) -> Runs:
-    """One epoch a turn; every model has tables of its own."""
+    """One epoch per turn; every model has tables of its own."""
     batches = draw_batches(graph, batch_size)
     large = draw_batches(graph, batch_size * propagate_every)
     ours, shared = (Ours(graph, width, num_layers) for _ in range(2))
@@ -192,7 +192,7 @@ def lightgcn_runs(
         ),
     }
     weight = symmetric_weights(graph)
-    rivals: dict[str, Callable[[], PyG | RecBole]] = {
+    others: dict[str, Callable[[], PyG | RecBole]] = {
         'PyG, edge_index': lambda: PyG(graph, width, num_layers),
         'PyG, edge_index and weights made once': lambda: PyG(
             graph, width, num_layers, 'weights'
@@ -200,12 +200,12 @@ def lightgcn_runs(
         'PyG, torch_sparse': lambda: PyG(graph, width, num_layers, 'sparse'),
         'RecBole': lambda: RecBole(graph, weight, width, num_layers, REG),
     }
-    for name, make in rivals.items():
+    for name, make in others.items():
         try:
-            rival = make()
+            other = make()
         except ImportError:
             continue
-        runs[name] = epoch_run(rival.model, rival.loss, batches)
+        runs[name] = epoch_run(other.model, other.loss, batches)
     return runs
 
 
@@ -217,14 +217,14 @@ class RecBole:
 
     Args:
         graph: Interactions.
-        weight: The weight of each, ``[E]``. Its own adjacency, the same one, is
-            written by a method that SciPy has dropped.
-        width: Of the tables.
-        num_layers: How often it propagates.
+        weight: The weight of each, ``[E]``. RecBole computes the same adjacency by a
+            method that SciPy has removed.
+        width: Width of the tables.
+        num_layers: Number of propagations.
         reg: Factor of the sum of squares of a batch's rows, divided by its length.
 
     Raises:
-        ImportError: If RecBole, or what it imports, is not installed.
+        ImportError: If RecBole or one of its requirements is not installed.
     """
 
     def __init__(
@@ -258,7 +258,7 @@ class RecBole:
             'device': 'cpu',
             'embedding_size': width,
             'n_layers': num_layers,
-            'reg_weight': 2 * reg,  # It takes half of the sum.
+            'reg_weight': 2 * reg,  # RecBole halves the sum.
             'require_pow': True,
         }
         self.model: Any = Model(config, data)
@@ -274,7 +274,7 @@ Tables = tuple[Tensor, Tensor]
 
 
 def peer_runs(graph: Graph, width: int = 64, epochs: int = 5) -> Runs:
-    """Every run returns the tables of users and items."""
+    """Factorization; every run returns the tables of users and items."""
     return {
         'MatrixFactorization (ours)': lambda: fit_ours(graph, width, epochs),
         **_implicit_run(graph, width, epochs),
@@ -319,7 +319,7 @@ def _implicit_run(graph: Graph, width: int, epochs: int) -> Runs:
 
     def fit() -> Tables:
         model = bpr.BayesianPersonalizedRanking(
-            # One of its factors is the bias of items.
+            # One of the factors is the bias of items.
             factors=width,
             iterations=epochs,
             num_threads=torch.get_num_threads(),
@@ -335,7 +335,7 @@ def _implicit_run(graph: Graph, width: int, epochs: int) -> Runs:
 
 def _cornac_run(graph: Graph, width: int, epochs: int) -> Runs:
     try:
-        # Of `cornac.models` alone: other models of cornac need more packages.
+        # Not `cornac.models`, whose other models require more packages.
         cornac_bpr = import_module('cornac.models.bpr')
         data = import_module('cornac.data')
     except ImportError:

@@ -1,29 +1,31 @@
-"""The sparse product beside its alternatives, and beside the memory's bandwidth.
+"""The sparse product beside its alternatives and beside the memory's bandwidth; exact
+ranking, metrics and negative sampling beside loops and implicit.
 
 **Bandwidth.** The triad of STREAM, ``a = b + s * c`` on three arrays that are each at
-least four times the last-level cache: two numbers read and one written for each
-element, 12 bytes in single precision.
+least four times the last-level cache: two numbers read and one written per element, 12
+bytes in single precision.
 
 **Bytes of a product** ``A @ x`` with ``E`` weights, ``R`` rows out and ``C`` channels:
 
 * indices ``E``, row pointers ``R + 1`` and weights ``E``, each read once;
 * the output ``R * C``, written once;
-* rows of ``x``: one for every edge (``gathered``, ``E * C`` numbers), as if nothing
-  stayed in a cache, or every row that any edge needs once (``once``), the least that
-  can be, as if everything stayed.
+* rows of ``x``: one per edge (``gathered``, ``E * C`` numbers), as without a cache, or
+  every row of an edge once (``once``), as with a cache for all of ``x``.
 
-As in STREAM, that a cache reads a line before it writes one is not counted, on either
-side. What is timed is the product and the product with the transpose, its gradient, so
-the bytes of both are added. Time includes making the output. A turn takes both several
-times on a small graph, as a step of training does: the first finds the caches full of
-the triad.
+As in STREAM, reads of a cache line before its write are not counted, on either side.
+The time is that of the product and of the product with the transpose, its gradient, so
+the bytes of both are added. It includes the allocation of the output. On a small graph
+a turn repeats both several times, as training does: at the first repeat the caches are
+full of the triad.
 
-**Reading the share.** GB/s are ``gathered`` bytes by time, the share is that of the
-triad's in the same turns. Where ``x`` is small enough to stay in the cache, gathered
-rows do not come from memory, and the share may exceed 1: then the cache is measured,
-not the memory, and the share of the bandwidth that is *needed* lies between
-``once_ms`` and ``alone_ms``, each over the time taken. Far below 1 on a graph beyond
-the cache, time goes elsewhere: into latency of scattered rows, or into arithmetic.
+**The share.** GB/s are ``gathered`` bytes per time, the share is relative to the triad
+in the same turns. If ``x`` is small enough for the cache, gathered rows do not come
+from memory, and the share may exceed 1; the necessary share of the bandwidth is then
+between ``once_ms`` and ``alone_ms``, each divided by the measured time. Far below 1 on
+a graph larger than the cache, the time is spent on latency or on arithmetic.
+
+implicit (``pip install implicit``) is measured where it is installed: it ranks the same
+tables, with as many threads as torch.
 """
 
 import math
@@ -49,7 +51,7 @@ from promptmm_pyg.ranking import SeenItems, rank_items
 
 CHANNELS = (32, 64, 128)
 TRIAD = 'triad'
-EDGES_A_TURN = 1_200_000
+EDGES_PER_TURN = 1_200_000
 _CACHES = Path('/sys/devices/system/cpu/cpu0/cache')
 K = 20
 
@@ -89,14 +91,14 @@ def propagation_runs(graph: Graph, width: int) -> Runs:
 
 
 class Bytes(NamedTuple):
-    """What a product moves: with a row read for every edge, and with every row once."""
+    """Bytes that a product moves: with one row per edge, and with every row once."""
 
     gathered: int
     once: int
 
 
 def product_bytes(matrix: Tensor, channels: int) -> Bytes:
-    """The model of this module for one product with a CSR matrix."""
+    """The bytes of one product with a CSR matrix, as described above."""
     col, values = matrix.col_indices(), matrix.values()
     row_bytes = channels * values.element_size()
     rest = (
@@ -110,7 +112,7 @@ def product_bytes(matrix: Tensor, channels: int) -> Bytes:
 
 
 def last_level_cache() -> int:
-    """Bytes of the largest cache of the first processor; 0 where nothing says so."""
+    """Bytes of the largest cache of the first processor; 0 if unknown."""
     units = {'K': 2**10, 'M': 2**20, 'G': 2**30}
     sizes = [path.read_text().strip() for path in _CACHES.glob('index*/size')]
     return max(
@@ -119,25 +121,25 @@ def last_level_cache() -> int:
 
 
 def triad_numbers() -> int:
-    """How many numbers each array of the triad has."""
+    """Number of elements of each array of the triad."""
     return max(2**26, last_level_cache())  # Four bytes each.
 
 
 def triad(numbers: int) -> Callable[[], Tensor]:
-    """The triad, into an array that is there already."""
+    """The triad, into an existing array."""
     a, b, c = torch.zeros(numbers), torch.rand(numbers), torch.rand(numbers)
     return lambda: torch.add(b, c, alpha=3.0, out=a)
 
 
-def products_a_turn(pair: CSRPair) -> int:
-    """How often a turn takes the product and its gradient."""
-    return max(1, EDGES_A_TURN // max(1, pair.num_edges))
+def products_per_turn(pair: CSRPair) -> int:
+    """Number of products and gradients per turn."""
+    return max(1, EDGES_PER_TURN // max(1, pair.num_edges))
 
 
 def roofline_runs(pair: CSRPair, channels: Iterable[int], numbers: int) -> Runs:
-    """The triad, and product and gradient at every number of channels."""
+    """The triad, and product and gradient per number of channels."""
     runs: Runs = {TRIAD: triad(numbers)}
-    transpose, number = pair.t(), products_a_turn(pair)
+    transpose, number = pair.t(), products_per_turn(pair)
 
     def both(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         for _ in range(number):
@@ -153,11 +155,11 @@ def roofline_runs(pair: CSRPair, channels: Iterable[int], numbers: int) -> Runs:
 def roofline_rows(
     name: str, pair: CSRPair, times: Times, numbers: int
 ) -> list[dict[str, float | str]]:
-    """What the times of :func:`roofline_runs` say, a row for every number of channels;
-    its times are those of one product and its gradient.
+    """The times of :func:`roofline_runs` beside the triad, per number of channels, for
+    one product and its gradient.
 
-    ``alone_ms`` and ``once_ms`` are what the triad's median bandwidth would need for
-    the bytes, ``share`` is by medians and ``best_share`` by the fastest turns.
+    ``alone_ms`` and ``once_ms`` are the bytes divided by the triad's median bandwidth;
+    ``share`` is by medians and ``best_share`` by the fastest turns.
     """
     triad_bytes = 12 * numbers
     bandwidth, best = (
@@ -167,17 +169,16 @@ def roofline_rows(
     for width in times:
         if width == TRIAD:
             continue
-        found = [product_bytes(m, int(width)) for m in pair.matrices(torch.float)]
-        gathered = sum(bytes_.gathered for bytes_ in found)
-        once = sum(bytes_.once for bytes_ in found)
-        number = products_a_turn(pair)
-        took = {name: value / number for name, value in times[width].items()}
-        median, fastest = took['median_ms'], took['min_ms']
+        sizes = [product_bytes(m, int(width)) for m in pair.matrices(torch.float)]
+        gathered, once = (sum(parts) for parts in zip(*sizes, strict=True))
+        number = products_per_turn(pair)
+        per_product = {name: value / number for name, value in times[width].items()}
+        median, fastest = per_product['median_ms'], per_product['min_ms']
         rows.append(
             {
                 'graph': name,
                 'channels': int(width),
-                **took,
+                **per_product,
                 'gathered_bytes': gathered,
                 'once_bytes': once,
                 'alone_ms': gathered / bandwidth / 1e6,
@@ -199,12 +200,12 @@ def ranking_runs(graph: Graph, user_x: Tensor, item_x: Tensor, num_ranked: int) 
     users = torch.arange(num_ranked)
 
     def loop() -> Tensor:
-        found = []
+        lists = []
         for user in users.tolist():
             scores = item_x @ user_x[user]
             scores[seen.col[seen.rowptr[user] : seen.rowptr[user + 1]]] = -torch.inf
-            found.append(scores.sort(descending=True).indices[:K])
-        return torch.stack(found)
+            lists.append(scores.sort(descending=True).indices[:K])
+        return torch.stack(lists)
 
     return {
         'blocked top-K (ours)': lambda: (
@@ -219,7 +220,7 @@ def evaluation_runs(
     graph: Graph, user_x: Tensor, item_x: Tensor, num_ranked: int
 ) -> Runs:
     """Recall@20 and NDCG@20 of the first users, one held-out item each; every run
-    returns both means. Ours computes its four other metrics as well.
+    returns both means. Ours computes four further metrics.
     """
     users = torch.arange(num_ranked)
     positives = torch.randint(
@@ -231,8 +232,8 @@ def evaluation_runs(
     data[INTERACTS].edge_label_index = torch.stack([users, positives])
 
     def ours() -> tuple[float, float]:
-        found = evaluate({USER: user_x, ITEM: item_x}, data, ks=(K,)).metrics
-        return found[f'Recall@{K}'], found[f'NDCG@{K}']
+        metrics = evaluate({USER: user_x, ITEM: item_x}, data, ks=(K,)).metrics
+        return metrics[f'Recall@{K}'], metrics[f'NDCG@{K}']
 
     def loop() -> tuple[float, float]:
         seen: dict[int, list[int]] = {user: [] for user in range(graph.num_users)}
@@ -260,7 +261,7 @@ def _implicit_run(
         from threadpoolctl import threadpool_limits
     except ImportError:
         return {}
-    with threadpool_limits(1, 'blas'):  # As its authors want it: threads are its own.
+    with threadpool_limits(1, 'blas'):  # As implicit's documentation recommends.
         model = als.AlternatingLeastSquares(
             factors=user_x.size(1), num_threads=torch.get_num_threads()
         )
@@ -289,7 +290,7 @@ def seen_sets(graph: Graph) -> list[set[int]]:
 def negatives_by_loop(
     seen: list[set[int]], users: list[int], num_items: int, seed: int = 0
 ) -> list[int]:
-    """One item for each of ``users``, drawn again while it is one they have seen."""
+    """One item per user, drawn again while the user has seen it."""
     draw, out = random.Random(seed).random, []
     for user in users:
         item = int(draw() * num_items)
@@ -300,25 +301,24 @@ def negatives_by_loop(
 
 
 def sampling_runs(graph: Graph) -> Runs:
-    """As many triplets as there are interactions; what is prepared once is not timed.
-
-    A whole epoch of the loader draws, shuffles and cuts into batches.
+    """As many triplets as interactions; the preparation is not timed. An epoch of the
+    loader includes shuffling and batches.
     """
     users = graph.edge_index[0]
     shuffled = users[torch.randperm(users.numel())]
     sampler = ExactNegativeSampler(graph.edge_index, graph.num_users, graph.num_items)
     loader = TripletLoader(graph.edge_index, graph.num_users, graph.num_items)
-    seen, listed = seen_sets(graph), users.tolist()
+    seen, user_list = seen_sets(graph), users.tolist()
     return {
         'exact sampler (ours)': lambda: sampler.sample(users),
         'exact sampler, users in random order': lambda: sampler.sample(shuffled),
         'an epoch of TripletLoader': lambda: list(loader),
-        'Python loop': lambda: negatives_by_loop(seen, listed, graph.num_items),
+        'Python loop': lambda: negatives_by_loop(seen, user_list, graph.num_items),
     }
 
 
 def with_rate(times: Times, count: int) -> Times:
-    """``times`` with how many of ``count`` things a second the median makes."""
+    """``times`` with the rate of ``count`` items at the median time."""
     return {
         name: {**value, 'per_second': 1e3 * count / value['median_ms']}
         for name, value in times.items()

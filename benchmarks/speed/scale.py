@@ -2,17 +2,17 @@
 
     python -m benchmarks.speed.scale --sizes 1e5 1e6 1e7 --features 256 --memory 16GiB
 
-Every size is measured in a fresh process, so that its peak memory is its own. Graphs
-are synthetic: ten interactions a user, an item for five users, long-tailed degrees;
-item features are on disk in float16. The exponent of a cost is the slope of a line
-through the logarithms of seconds and edges. An epoch of the student with the lazy
-optimizer is whole at any size; others stop after ``--seconds``, and what the rest would
-have cost is told in a column of its own, which nothing is fitted to. Exact ranking of
-*all* users is a product of users and items, so it cannot be linear in edges: it is
-measured for ``--ranked-users``.
+Every size is measured in a process of its own, for its own peak memory. Graphs are
+synthetic: ten interactions per user, one item per five users, long-tailed degrees; item
+features are on disk in float16. The exponent of a cost is the slope of a line through
+the logarithms of seconds and edges. An epoch of the student with the lazy optimizer is
+complete at any size; others stop after ``--seconds``. A column of its own has the
+estimate for the complete epoch, which is not part of any fit. Exact ranking of *all*
+users is a product of users and items and cannot be linear in edges: it is measured for
+``--ranked-users``.
 
-Finished sizes are kept under ``--work``, so an interrupted run goes on where it was.
-Writes ``scale.json`` and ``scale.png``.
+Finished sizes are cached under ``--work``: an interrupted run continues. Writes
+``scale.json`` and ``scale.png``.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 import multiprocessing
+import statistics
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -31,45 +32,36 @@ import torch
 from torch import Tensor
 
 import promptmm_pyg
+from benchmarks.speed.common import Size, draw_graph
 from benchmarks.speed.scale_steps import (
     Costs,
-    Size,
-    asked,
     distillation,
-    draw_graph,
+    inference,
     peak_mib,
     propagation,
     ranking,
     teaching,
     training,
 )
+from promptmm_pyg.benchmark.report import markdown, save_plot
 from promptmm_pyg.benchmark.result import versions, write_result
 from promptmm_pyg.benchmark.run import end_with_parent
 from promptmm_pyg.data import open_features, save_features
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.ranking._budget import parse_memory
 from promptmm_pyg.training import load_state, save_state, tune_allocator
-from promptmm_pyg.viz.figure import figure_of, new_axes, save_figure
+from promptmm_pyg.viz.figure import figure_of, new_axes
 
 
 def exponent(edges: list[int], seconds: list[float]) -> float:
-    """The slope of least squares through the logarithms of both.
-
-    Raises:
-        ValueError: If there are not two different numbers of edges.
-    """
-    if len(set(edges)) < 2:
-        raise ValueError(f"'edges' requires two different numbers (got {edges})")
-    x = [math.log(value) for value in edges]
-    y = [math.log(value) for value in seconds]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    products = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return products / sum((a - mean_x) ** 2 for a in x)
+    """The slope of least squares through the logarithms of both."""
+    x, y = ([math.log(value) for value in values] for values in (edges, seconds))
+    return statistics.linear_regression(x, y).slope
 
 
 def fitted(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """By cost, the exponent over all sizes and that of the last two alone, where what
-    does not grow with the graph weighs least; of what was done as a whole only.
+    """Per cost, the exponent over all sizes and that of the last two, where constant
+    costs count least; of complete measurements only.
     """
     out = {}
     for name in dict.fromkeys(name for row in rows for name in row['costs']):
@@ -83,7 +75,7 @@ def fitted(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def in_fresh_process(size: Size, folder: Path) -> dict[str, Any]:
-    """What :func:`measure` returns there."""
+    """The result of :func:`measure` in a new process."""
     with ProcessPoolExecutor(
         1,
         mp_context=multiprocessing.get_context('spawn'),
@@ -93,10 +85,10 @@ def in_fresh_process(size: Size, folder: Path) -> dict[str, Any]:
 
 
 def run(sizes: list[Size], work: Path) -> dict[str, Any]:
-    """All sizes, smallest first, each now or before.
+    """All sizes, smallest first, measured now or read from the cache.
 
     Raises:
-        ValueError: Before any work, if one is not positive or does not fit.
+        ValueError: Before any work, if a size is not positive or does not fit.
     """
     for size in sizes:
         size.check()
@@ -118,21 +110,21 @@ def run(sizes: list[Size], work: Path) -> dict[str, Any]:
     }
 
 
-def whole(text: str) -> int:
-    """A whole number, also from text such as ``'1e6'``."""
+def integer(text: str) -> int:
+    """An integer, also from text such as ``'1e6'``."""
     number = float(text)
     if not number.is_integer():
-        raise argparse.ArgumentTypeError(f'must be a whole number (got {text})')
+        raise argparse.ArgumentTypeError(f'must be an integer (got {text})')
     return int(number)
 
 
 def measure(size: Size, folder: Path) -> dict[str, Any]:
-    """Everything of one size, in this process; the student comes before the teacher,
-    so that the peak of its training and evaluation is its own.
+    """All costs of one size, in this process. The student precedes the teacher, for the
+    peak memory of its training and evaluation.
 
     Args:
         size: The size.
-        folder: Where features and targets are written meanwhile.
+        folder: Folder of temporary features and targets.
     """
     tune_allocator()
     torch.set_num_threads(size.threads)
@@ -153,7 +145,7 @@ def _measure(size: Size, folder: Path, costs: Costs) -> dict[str, Any]:
     student_peak_mib = peak_mib()
     propagation(size, data, costs)
     teacher = teaching(size, data, open_features(features), costs)
-    asked(teacher, data, targets, costs)
+    inference(teacher, data, targets, costs)
     del teacher
     distillation(size, data, targets, costs)
     return {
@@ -161,7 +153,7 @@ def _measure(size: Size, folder: Path, costs: Costs) -> dict[str, Any]:
         'edges': data[INTERACTS].edge_index.size(1),
         'users': size.users,
         'items': size.items,
-        'costs': costs.found,
+        'costs': costs.by_name,
         'features_bytes': features.stat().st_size,
         'tables_bytes': size.table,
         'start_mib': start_mib,
@@ -172,13 +164,13 @@ def _measure(size: Size, folder: Path, costs: Costs) -> dict[str, Any]:
 
 
 def _random_features(size: Size) -> Iterator[Tensor]:
-    """All rows, some at a time: they are nowhere as a whole but on disk."""
+    """All rows in blocks; only the file has all of them."""
     g = torch.Generator().manual_seed(size.seed)
     for rows in torch.arange(size.items).split(2**14):
         yield torch.randn(rows.numel(), size.features, generator=g)
 
 
-DRAWN = (
+PLOTTED = (
     'propagation',
     'rows gathered alone',
     'teacher step, whole graph',
@@ -190,12 +182,13 @@ DRAWN = (
 
 
 def scale_table(result: dict[str, Any]) -> str:
-    """Every cost at every size, seconds measured and, where an epoch was cut or users
-    were sampled, estimated; the exponents; sizes and memory.
+    """Every cost at every size, in seconds, with an estimate where an epoch was cut or
+    users were sampled; the exponents; sizes and memory.
     """
     rows, setting = result['scale'], result['setting']
-    head = [f'{row["interactions"]:,}' for row in rows]
-    columns = [f'{name} | all, estimated' for name in head]
+    sizes = [f'{row["interactions"]:,}' for row in rows]
+    columns = [name for size in sizes for name in (size, 'all, estimated')]
+    head = ['what', *columns, 'exponent', 'of the last two']
     lines = [
         f'Seconds by number of interactions; tables of width {setting["width"]}, '
         f'{setting["features"]}-d item features in float16 on disk, '
@@ -203,25 +196,21 @@ def scale_table(result: dict[str, Any]) -> str:
         'Of an epoch that was cut, or of a sample of users, the share that was '
         'measured stands beside its seconds; the estimate for all is never fitted',
         '',
-        '| what | ' + ' | '.join(columns) + ' | exponent | of the last two |',
-        '|---|' + '---|---|' * len(rows) + '---|---|',
     ]
+    body = []
     for name in dict.fromkeys(name for row in rows for name in row['costs']):
         cells = [name]
         for row in rows:
             cells += _seconds(row['costs'].get(name))
         fit = result['exponents'].get(name)
-        cells += (
-            ['', '']
-            if fit is None
-            else [f'{fit["exponent"]:.2f}', f'{fit["last_two"]:.2f}']
-        )
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join([*lines, '', *_memory(rows, setting['memory'])])
+        cells += [f'{fit[k]:.2f}' if fit else '' for k in ('exponent', 'last_two')]
+        body.append(cells)
+    lines += [*markdown(head, body), '', *_memory(rows, setting['memory'])]
+    return '\n'.join(lines)
 
 
 def _seconds(cost: dict[str, Any] | None) -> list[str]:
-    """Measured, and estimated where that was not the whole."""
+    """The measurement, and the estimate for all where it is a part."""
     if cost is None:
         return ['does not fit', '']
     if cost['share'] == 1:
@@ -230,43 +219,42 @@ def _seconds(cost: dict[str, Any] | None) -> list[str]:
 
 
 def _memory(rows: list[dict[str, Any]], budget: int) -> list[str]:
-    lines = [
-        '| interactions | users | items | trained edges | triplets/s | ranked users/s '
-        '| tables MiB | features MiB | peak MiB, student and evaluation | '
-        'peak MiB, all | estimated MiB |',
-        '|---|---|---|---|---|---|---|---|---|---|---|',
+    head = [
+        *('interactions', 'users', 'items', 'trained edges', 'triplets/s'),
+        *('ranked users/s', 'tables MiB', 'features MiB'),
+        *('peak MiB, student and evaluation', 'peak MiB, all', 'estimated MiB'),
     ]
+    body = []
     for row in rows:
-        costs = row['costs']
-        cells = [
-            *(f'{row[k]:,}' for k in ('interactions', 'users', 'items', 'edges')),
-            f'{costs["triplets of an epoch"]["triplets_per_second"]:,.0f}',
-            f'{costs["evaluation"]["users_per_second"]:,.0f} '
-            f'({costs["evaluation"]["users"]:,} users)',
-            *(f'{row[k] / 2**20:.1f}' for k in ('tables_bytes', 'features_bytes')),
-            *(
-                f'{row[k]:,.0f}'
-                for k in ('student_peak_mib', 'peak_mib', 'estimated_mib')
-            ),
-        ]
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    most = max(row['peak_mib'] for row in rows)
-    kept = 'kept' if most * 2**20 <= budget else 'EXCEEDED'
-    lines += ['', f'The budget of {budget / 2**30:g} GiB was {kept}.']
-    return lines
+        evaluation = row['costs']['evaluation']
+        triplets = row['costs']['triplets of an epoch']
+        memory = ('student_peak_mib', 'peak_mib', 'estimated_mib')
+        body.append(
+            [
+                *(f'{row[k]:,}' for k in ('interactions', 'users', 'items', 'edges')),
+                f'{triplets["triplets_per_second"]:,.0f}',
+                f'{evaluation["users_per_second"]:,.0f} '
+                f'({evaluation["users"]:,} users)',
+                *(f'{row[k] / 2**20:.1f}' for k in ('tables_bytes', 'features_bytes')),
+                *(f'{row[k]:,.0f}' for k in memory),
+            ]
+        )
+    peak = max(row['peak_mib'] for row in rows)
+    state = 'kept' if peak * 2**20 <= budget else 'EXCEEDED'
+    text = f'The budget of {budget / 2**30:g} GiB was {state}.'
+    return [*markdown(head, body), '', text]
 
 
 def scale_plot(result: dict[str, Any], path: str | Path) -> None:
-    """Writes a PNG: seconds over edges, both logarithmic, a line a cost, named with
-    its exponent, beside a line of exponent 1.
+    """Writes a PNG: seconds over edges, both logarithmic, one line per cost with its
+    exponent, beside a line of exponent 1.
 
     Raises:
         ImportError: If matplotlib is not installed.
     """
     ax = new_axes('scale_plot', 8.5, 4.5)
-    figure = figure_of(ax)
     rows, starts = result['scale'], []
-    for name in DRAWN:
+    for name in PLOTTED:
         edges, seconds = measured(rows, name)
         if edges:
             fit = result['exponents'].get(name)
@@ -281,33 +269,33 @@ def scale_plot(result: dict[str, Any], path: str | Path) -> None:
     ax.set_xlabel('edges')
     ax.set_ylabel('seconds')
     ax.set_title('Cost against edges, with fitted exponents')
-    figure.legend(loc='outside right upper', fontsize='small')
-    for side in ('top', 'right'):
-        ax.spines[side].set_visible(False)
-    save_figure(figure, path)
+    figure_of(ax).legend(loc='outside right upper', fontsize='small')
+    save_plot(ax, path)
 
 
 def measured(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Edges and seconds of a cost, of the sizes where it was measured as a whole."""
-    found = [row for row in rows if row['costs'].get(name, {}).get('share') == 1]
+    """Edges and seconds of a cost at the sizes with a complete measurement."""
+    complete = [r for r in rows if r['costs'].get(name, {}).get('share') == 1]
     return (
-        [row['edges'] for row in found],
-        [row['costs'][name]['seconds'] for row in found],
+        [row['edges'] for row in complete],
+        [row['costs'][name]['seconds'] for row in complete],
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--sizes', type=whole, nargs='+', default=[10**5, 10**6, 10**7])
-    parser.add_argument('--features', type=int, default=256, help='width, of items')
-    parser.add_argument('--width', type=int, default=64, help='of all tables')
-    parser.add_argument('--memory', default='16GiB', help='what all has to fit in')
-    parser.add_argument('--batch-size', type=whole, default=65_536, help='of a student')
-    parser.add_argument('--ranked-users', type=whole, default=100_000, help='at most')
-    parser.add_argument('--repeats', type=int, default=3, help='of a step')
     parser.add_argument(
-        '--seconds', type=float, default=300, help='of an epoch that may be cut'
+        '--sizes', type=integer, nargs='+', default=[10**5, 10**6, 10**7]
     )
+    parser.add_argument('--features', type=int, default=256, help='of items, columns')
+    parser.add_argument('--width', type=int, default=64, help='of all tables')
+    parser.add_argument('--memory', default='16GiB', help='memory limit')
+    parser.add_argument(
+        '--batch-size', type=integer, default=65_536, help='of a student'
+    )
+    parser.add_argument('--ranked-users', type=integer, default=100_000, help='at most')
+    parser.add_argument('--repeats', type=int, default=3, help='of a step')
+    parser.add_argument('--seconds', type=float, default=300, help='limit of an epoch')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))

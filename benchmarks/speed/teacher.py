@@ -14,10 +14,10 @@ from promptmm_pyg.models import PromptMM
 from promptmm_pyg.nn import ChunkedFeatures, PromptedModalityEncoder
 from promptmm_pyg.nn.csr import CSRPair, csr_pair_dict
 
-# How features are held. Half precision is read in blocks of rows, each of which is
-# widened before it is multiplied, unless products are in half precision as well;
-# float32 in blocks tells what the blocks alone cost.
-HELD: dict[str, Callable[[Tensor], Tensor | ChunkedFeatures]] = {
+# Storage of the features. Half precision is read in blocks of rows, which are converted
+# before the product, unless products are in half precision, too; float32 in blocks has
+# the cost of the blocks alone.
+STORAGE: dict[str, Callable[[Tensor], Tensor | ChunkedFeatures]] = {
     'fast (ours)': lambda x: x,
     'naive': lambda x: x,
     'bfloat16 features': lambda x: x.bfloat16(),
@@ -26,12 +26,12 @@ HELD: dict[str, Callable[[Tensor], Tensor | ChunkedFeatures]] = {
     ),
     'float32 in row blocks': ChunkedFeatures,
 }
-# All formulas in plain torch; `naive` above is the prompt alone.
+# All formulas in plain torch; in `naive` above, only the prompt.
 PLAIN = 'naive, torch COO'
 
 
 class NaiveEncoder(PromptedModalityEncoder):
-    """The prompt as the paper writes it, with the prompted features in full."""
+    """The prompt as in the paper, with the prompted features in full."""
 
     def forward(
         self,
@@ -45,12 +45,14 @@ class NaiveEncoder(PromptedModalityEncoder):
         return out
 
 
-def make_teacher(graph: Graph, widths: tuple[int, ...], how: str) -> PromptMM:
-    """The same teacher at every call, with its features held as ``how`` says."""
+def make_teacher(graph: Graph, widths: tuple[int, ...], storage: str) -> PromptMM:
+    """The same teacher at every call, with a storage of ``STORAGE``."""
     generator = torch.Generator().manual_seed(0)
     features = {
         f'modality{i}': {
-            'item': HELD[how](torch.randn(graph.num_items, width, generator=generator))
+            'item': STORAGE[storage](
+                torch.randn(graph.num_items, width, generator=generator)
+            )
         }
         for i, width in enumerate(widths)
     }
@@ -60,7 +62,7 @@ def make_teacher(graph: Graph, widths: tuple[int, ...], how: str) -> PromptMM:
     }
     torch.manual_seed(0)
     teacher = PromptMM(num_nodes, features, prompt_start_dict=start, embedding_dim=32)
-    if how == 'naive':
+    if storage == 'naive':
         for encoder in teacher.encoders.values():
             encoder.__class__ = NaiveEncoder
     return teacher
@@ -79,7 +81,7 @@ def encode(teacher: PromptMM) -> Tensor:
 
 
 def teacher_runs(graph: Graph, widths: tuple[int, ...]) -> Runs:
-    """The reduction layers under a loss, forward and backward; and the whole step."""
+    """Forward and backward of the reduction layers, and the whole training step."""
     user_item = graph.edge_index
     adj = csr_pair_dict(
         {
@@ -106,42 +108,42 @@ def teacher_runs(graph: Graph, widths: tuple[int, ...]) -> Runs:
         loss.backward()
         optimizer.step()
 
-    def embedded(teacher: PromptMM) -> tuple[Tensor, Tensor]:
+    def embeddings(teacher: PromptMM) -> tuple[Tensor, Tensor]:
         x_dict = teacher(adj).x_dict
         return x_dict['user'], x_dict['item']
 
-    teachers = {how: make_teacher(graph, widths, how) for how in HELD}
+    teachers = {name: make_teacher(graph, widths, name) for name in STORAGE}
     runs: Runs = {
-        f'reduction layers, {how}': partial(layers, teacher)
-        for how, teacher in teachers.items()
+        f'reduction layers, {name}': partial(layers, teacher)
+        for name, teacher in teachers.items()
     }
     forwards: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
-        how: partial(embedded, teacher) for how, teacher in teachers.items()
+        name: partial(embeddings, teacher) for name, teacher in teachers.items()
     }
     teachers[PLAIN] = make_teacher(graph, widths, 'naive')
     forwards[PLAIN] = ReferenceTeacher(
         teachers[PLAIN], *coo_matrices(adj[('item', 'rev_interacts', 'user')])
     )
-    for how, forward in forwards.items():
-        optimizer = torch.optim.AdamW(teachers[how].parameters(), fused=True)
-        runs[f'whole step, {how}'] = partial(step, forward, optimizer)
+    for name, forward in forwards.items():
+        optimizer = torch.optim.AdamW(teachers[name].parameters(), fused=True)
+        runs[f'whole step, {name}'] = partial(step, forward, optimizer)
     return runs
 
 
 def coo_matrices(to_user: CSRPair) -> tuple[Tensor, Tensor]:
-    """An operator and its transpose as research code holds them."""
+    """An operator and its transpose in COO, as in research code."""
     forward, transpose = to_user.matrices(torch.float)
     return forward.to_sparse_coo().coalesce(), transpose.to_sparse_coo().coalesce()
 
 
 class ReferenceTeacher(torch.nn.Module):
     """All formulas of a :class:`~promptmm_pyg.models.PromptMM` with features on
-    items, over its parameters: prompted features in full, every block propagated on
-    its own by ``torch.sparse.mm`` of a COO matrix with torch's own gradient, every
-    layer kept for the mean, torch's dropout.
+    items, over its parameters, in plain torch: prompted features in full, one
+    ``torch.sparse.mm`` of a COO matrix per block, all layers stored for the mean,
+    torch's dropout.
 
     Args:
-        teacher: Whose parameters, features and numbers are taken.
+        teacher: The teacher with parameters, features and options.
         to_user: The weighted adjacency ``[num_users, num_items]``, coalesced.
         to_item: Its transpose, coalesced.
     """
@@ -187,9 +189,9 @@ class ReferenceTeacher(torch.nn.Module):
 def reduced_in_full(
     encoder: PromptedModalityEncoder, x: Tensor, prompt: Tensor
 ) -> Tensor:
-    """The reduction layer as the paper writes it, prompted features and all, before
+    """The reduction layer as in the paper, with the prompted features in full, before
     dropout.
     """
-    lifted = F.normalize(prompt @ (prompt.t() @ x), dim=-1)
-    out: Tensor = encoder.lin(x + encoder.prompt_weight * lifted)
+    projected = F.normalize(prompt @ (prompt.t() @ x), dim=-1)
+    out: Tensor = encoder.lin(x + encoder.prompt_weight * projected)
     return out

@@ -22,7 +22,7 @@ from promptmm_pyg.transforms import (
 )
 
 Params = Mapping[str, Any]
-_COMMON = ('kind', 'name', 'extends', 'datasets', 'seeds')
+_COMMON = ('kind', 'name', 'extends', 'datasets', 'dataset', 'seeds')
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Dataset:
     synthetic: Params | None = None
     """Arguments of ``make_synthetic_dataset``, for data that need no files."""
     prompt_channels: int = 32
-    """Principal components that the prompt starts from."""
+    """Number of principal components that the prompt starts from."""
     training: Params = field(default_factory=dict)
     """Fields of ``TrainingConfig`` for every model."""
     candidates: Params = field(default_factory=dict)
@@ -47,10 +47,10 @@ class Dataset:
     models: Mapping[str, Params] = field(default_factory=dict)
     """Hyper-parameters per model."""
     students: Mapping[str, Params] = field(default_factory=dict)
-    """Hyper-parameters per student; ``baseline_l2`` is the penalty without a teacher,
+    """Hyper-parameters per student; ``baseline_l2`` is the penalty of its baseline,
     which is tuned separately."""
     folder: Path | None = None
-    """Where its files are."""
+    """Folder of its files."""
 
     def read(self) -> Split:
         """The split, without transforms.
@@ -84,14 +84,14 @@ class Dataset:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What a TOML file says."""
+    """The content of a configuration file."""
 
     kind: str
     name: str
     datasets: tuple[Dataset, ...]
     seeds: tuple[int, ...]
     options: Params
-    """Of the kind of experiment."""
+    """Fields of the kind of experiment."""
 
 
 def load_config(
@@ -112,7 +112,7 @@ def load_config(
             defaults of :class:`~promptmm_pyg.benchmark.Dataset`. (default: those in
             the file)
         seeds: Training seeds in place of those in the file.
-        overrides: ``'key=value'``, with the value in TOML; dots reach into tables.
+        overrides: ``'key=value'``, with the value in TOML and dots for keys of tables.
 
     Raises:
         ValueError: If a key is missing or unknown, or an override cannot be read.
@@ -121,19 +121,17 @@ def load_config(
     table = _read(path)
     for text in overrides:
         _override(table, text)
-    table['datasets'], settings = _datasets(table, path, datasets)
-    for key in ('kind', 'datasets'):
-        if not table.get(key):
+    selected = _datasets(table, path, datasets)
+    for key, value in (('kind', table.get('kind')), ('datasets', selected)):
+        if not value:
             raise ValueError(f"'{path}' must have the key {key!r} (got {list(table)})")
+    names = [dataset.name for dataset in selected]
     return BenchmarkConfig(
         table['kind'],
         table.get('name', path.stem),
-        tuple(
-            replace(settings[name], folder=_folder(data, name, table['datasets']))
-            for name in table['datasets']
-        ),
+        tuple(replace(d, folder=_folder(data, d.name, names)) for d in selected),
         tuple(seeds or table.get('seeds', (0, 1, 2))),
-        {k: v for k, v in table.items() if k not in _COMMON and k != 'dataset'},
+        {k: v for k, v in table.items() if k not in _COMMON},
     )
 
 
@@ -150,9 +148,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _merge(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in other.items():
-        old = out.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            value = _merge(old, value)
+        if isinstance(out.get(key), dict) and isinstance(value, dict):
+            value = _merge(out[key], value)
         out[key] = value
     return out
 
@@ -172,20 +169,19 @@ def _override(table: dict[str, Any], text: str) -> None:
 
 
 def _datasets(
-    table: dict[str, Any], path: Path, chosen: Sequence[str]
-) -> tuple[list[str], dict[str, Dataset]]:
+    table: Mapping[str, Any], path: Path, names: Sequence[str]
+) -> list[Dataset]:
     known = {f.name for f in fields(Dataset)} - {'name', 'folder'}
-    settings = {}
-    for name, values in table.get('dataset', {}).items():
+    settings = table.get('dataset', {})
+    for name, values in settings.items():
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(
                 f"'dataset.{name}' in '{path}' must have keys among {sorted(known)} "
                 f'(got {unknown})'
             )
-        settings[name] = Dataset(name, **values)
-    names = list(dict.fromkeys(chosen or table.get('datasets', ())))
-    return names, {name: settings.get(name, Dataset(name)) for name in names}
+    names = list(dict.fromkeys(names or table.get('datasets', ())))
+    return [Dataset(name, **settings.get(name, {})) for name in names]
 
 
 def _folder(data: str | Path | None, name: str, names: Sequence[str]) -> Path | None:
@@ -198,8 +194,8 @@ def _folder(data: str | Path | None, name: str, names: Sequence[str]) -> Path | 
 
 
 def grid(trials: Params | Sequence[Params]) -> tuple[dict[str, Any], ...]:
-    """Trials as a tuple of hyper-parameters: a list as it is, a table of lists as their
-    product, of which the first key changes slowest.
+    """Trials as a tuple of hyper-parameters: a list as it is; a table of lists as their
+    product, whose first key changes slowest.
 
     Example:
         >>> grid({'l2': [0.1, 0.2], 'k': [5]})

@@ -4,10 +4,9 @@ Hyper-parameters are flat dictionaries. :func:`split_params` sorts them into arg
 of the constructor, loss weights and fields of
 :class:`~promptmm_pyg.training.TrainingConfig` by their names.
 
-All search spaces are small and of one budget. Every trained model chooses its learning
-rate and penalty; most choose their number of layers, and each at most two parameters of
-its own. Others keep the model's default. The first trial of every search is
-:attr:`SearchSpace.defaults`, and the second is the same with a strong penalty.
+All search spaces are small: learning rate and penalty of every trained model, mostly
+the number of layers, and at most two parameters of its own. The first trial of every
+search is :attr:`SearchSpace.defaults`, the second is the same with a strong penalty.
 """
 
 from collections.abc import Mapping
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 Params = Mapping[str, Any]
 TRAINING = frozenset(f.name for f in fields(TrainingConfig))
-STRONG_L2 = 0.03  # Required by models of ids without a graph.
+STRONG_L2 = 0.03  # As models of ids without a graph require.
 
 
 class Range(NamedTuple):
@@ -62,7 +61,7 @@ class Choices(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is tuned of a model."""
+    """The tuned hyper-parameters of a model."""
 
     space: Mapping[str, Range | Choices] = field(default_factory=dict)
 
@@ -84,26 +83,22 @@ class SearchSpace:
         return {name: part.suggest(name, trial) for name, part in self.space.items()}
 
 
+_LOSS_WEIGHTS = {'projection_l2', 'contrast', 'augmentation', 'alignment'}
+_RATE = Range(3e-3, 1e-3, 1e-2)
+
+
 def _space(l2: float, **parts: Range | Choices) -> SearchSpace:
-    # The order counts: Optuna draws the parameters in turn.
-    rate, penalty = Range(3e-3, 1e-3, 1e-2), Range(l2, 1e-5, 0.2)
-    own = {k: v for k, v in parts.items() if k in _LOSS_WEIGHTS}
-    rest = {k: v for k, v in parts.items() if k not in own}
-    return SearchSpace({'learning_rate': rate, **rest, 'l2': penalty, **own})
+    # Optuna draws the parameters in this order.
+    weights = {k: v for k, v in parts.items() if k in _LOSS_WEIGHTS}
+    arguments = {k: v for k, v in parts.items() if k not in weights}
+    space = {'learning_rate': _RATE, **arguments, 'l2': Range(l2, 1e-5, 0.2), **weights}
+    return SearchSpace(space)
 
 
 def _layers(default: int, *values: int) -> Choices:
     return Choices(default, values)
 
 
-_LOSS_WEIGHTS = {
-    'l2',
-    'projection_l2',
-    'contrast',
-    'augmentation',
-    'alignment',
-    'modality_bpr',
-}
 _NEIGHBORS = Choices(10, (5, 10, 20))
 _CONTRAST = Range(0.01, 1e-3, 0.1)
 
@@ -158,7 +153,7 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
     ),
     'FREEDOM': SearchSpace(
         {
-            'learning_rate': Range(3e-3, 1e-3, 1e-2),
+            'learning_rate': _RATE,
             'num_layers': _layers(2, 1, 2, 3, 4),
             'prune_ratio': Choices(0.8, (0.0, 0.5, 0.8, 0.9)),
             # The paper has no penalty, so none is one of the choices.
@@ -224,10 +219,10 @@ def model_kind(model: str) -> str:
 
 
 class SplitParams(NamedTuple):
-    """Hyper-parameters by where they belong."""
+    """Hyper-parameters by their place."""
 
     arguments: dict[str, Any]
-    """Of the constructor."""
+    """Arguments of the constructor."""
     loss_weights: dict[str, float]
     training: dict[str, Any]
     """Fields of ``TrainingConfig``."""
@@ -238,14 +233,15 @@ def split_params(model: str, params: Params) -> SplitParams:
     cls = MODELS[model]
     losses = getattr(cls, 'loss_weights', {}) if is_trained(model) else {}
     own = signature(cls).parameters  # Such as LATTICE's 'num_neighbors'.
-    weights = {k: v for k, v in params.items() if k in losses}
-    training = {
-        k: v
-        for k, v in params.items()
-        if k in TRAINING and k not in own and k not in weights
-    }
-    arguments = {k: v for k, v in params.items() if k not in {*weights, *training}}
-    return SplitParams(arguments, weights, training)
+    out = SplitParams({}, {}, {})
+    for name, value in params.items():
+        if name in losses:
+            out.loss_weights[name] = value
+        elif name in TRAINING and name not in own:
+            out.training[name] = value
+        else:
+            out.arguments[name] = value
+    return out
 
 
 def build(model: str, train: HeteroData, arguments: Params) -> Any:

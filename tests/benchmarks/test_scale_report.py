@@ -92,7 +92,7 @@ def test_the_figure_has_logarithmic_axes_and_names_exponents(
 ):
     figures = []
     monkeypatch.setattr(
-        'benchmarks.speed.scale.save_figure', lambda figure, _: figures.append(figure)
+        'benchmarks.speed.scale.save_plot', lambda ax, _: figures.append(ax.figure)
     )
     scale_plot(result, tmp_path / 'x.png')
     (ax,) = figures[0].axes

@@ -52,7 +52,7 @@ def test_the_penalty_counts_in_the_loss(monkeypatch):
     assert not torch.isclose(theirs.loss(batch), with_penalty)
 
 
-def test_sparse_rivals_compute_the_same_loss():
+def test_sparse_alternatives_compute_the_same_loss():
     ours, theirs = same_start('sparse')
     theirs.edges = theirs.edges.double()
     batch = batches()[0]

@@ -64,18 +64,18 @@ def test_the_largest_cache_counts(monkeypatch, tmp_path):
 
 
 def test_a_small_graph_is_multiplied_several_times_a_turn(monkeypatch):
-    monkeypatch.setattr(module, 'EDGES_A_TURN', 3 * pair().num_edges + 1)
-    assert module.products_a_turn(pair()) == 3
+    monkeypatch.setattr(module, 'EDGES_PER_TURN', 3 * pair().num_edges + 1)
+    assert module.products_per_turn(pair()) == 3
     took = {'median_ms': 6.0, 'min_ms': 3.0, 'max_ms': 9.0}
     times = {module.TRIAD: took, '2': took}
     (row,) = module.roofline_rows('tiny', pair(), times, 1000)
     assert (row['min_ms'], row['median_ms'], row['max_ms']) == (1.0, 2.0, 3.0)
-    monkeypatch.setattr(module, 'EDGES_A_TURN', 1)
-    assert module.products_a_turn(pair()) == 1
+    monkeypatch.setattr(module, 'EDGES_PER_TURN', 1)
+    assert module.products_per_turn(pair()) == 1
 
 
 def test_a_roofline_row_relates_product_and_triad(monkeypatch):
-    monkeypatch.setattr(module, 'EDGES_A_TURN', 1)
+    monkeypatch.setattr(module, 'EDGES_PER_TURN', 1)
 
     def took(median, fastest):
         return {'median_ms': median, 'min_ms': fastest, 'max_ms': 9.0}

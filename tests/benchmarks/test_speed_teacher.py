@@ -34,8 +34,8 @@ def test_bfloat16_features_are_near_and_not_equal(how):
 def test_every_step_moves_its_own_teacher():
     runs = module.teacher_runs(GRAPH, (6, 5))
     assert list(runs) == [
-        *(f'reduction layers, {how}' for how in module.HELD),
-        *(f'whole step, {how}' for how in [*module.HELD, module.PLAIN]),
+        *(f'reduction layers, {how}' for how in module.STORAGE),
+        *(f'whole step, {how}' for how in [*module.STORAGE, module.PLAIN]),
     ]
     for run in runs.values():
         run()
