@@ -42,9 +42,9 @@ Cost = dict[str, Any]
 
 
 class Costs:
-    """Costs by name, in the order of the run: measured ``seconds``, the ``share`` of
-    the work that they contain, an ``estimate`` for all of it, and ``peak_mib``, the peak
-    memory so far.
+    """Costs by name in the order of the run: measured ``seconds``, the ``share`` of
+    the work that they contain, an ``estimate`` for all of it, and ``peak_mib``, the
+    peak memory so far.
 
     Args:
         title: Prefix of the printed lines.
