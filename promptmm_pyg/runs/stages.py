@@ -14,7 +14,7 @@ import torch_geometric
 
 from promptmm_pyg import __version__
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.data import INTERACTS, ITEM, Split, validate
+from promptmm_pyg.data import ITEM, Split
 from promptmm_pyg.distillation import (
     CandidateSampling,
     DistillationResult,
@@ -22,6 +22,7 @@ from promptmm_pyg.distillation import (
     promptmm_losses,
 )
 from promptmm_pyg.models import PromptMM
+from promptmm_pyg.runs.check import check_data
 from promptmm_pyg.runs.data import (
     Prepared,
     RunError,
@@ -404,30 +405,8 @@ def load_data(config: Mapping[str, Any]) -> tuple[Prepared, str]:
     """
     split = load_split(config['data'])
     if config['data']['format'] != 'synthetic':
-        check_split(split, config['data']['path'])
+        check_data(split, config['data'])
     return prepare(split, config['prompt']), hash_split(split)
-
-
-def check_split(split: Split, path: str) -> None:
-    """Shows the warnings about a split on stderr.
-
-    Raises:
-        RunError: If the data have errors, or nothing is held out for validation.
-    """
-    issues = validate(split, raise_on_error=False)
-    errors = [issue for issue in issues if issue.level == 'error']
-    if errors:
-        raise RunError(
-            f'the data have {len(errors)} errors; the first: {errors[0]}. List all '
-            f"with 'promptmm data check {path}'"
-        )
-    for issue in issues:
-        print(f'warning: {issue}', file=sys.stderr)
-    if split.val[INTERACTS].edge_label_index.size(1) == 0:
-        raise RunError(
-            'the data must hold out interactions for validation, which chooses the '
-            'epoch (got none). Hold some out with --val-ratio'
-        )
 
 
 def distill_arguments(config: Mapping[str, Any], data: Prepared) -> dict[str, Any]:

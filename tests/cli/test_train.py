@@ -178,7 +178,7 @@ def test_data_with_errors_are_not_trained_on(files, tmp_path, fails, monkeypatch
     from promptmm_pyg.data import Issue
 
     found = [Issue('error', 'val', 'leaks', 'Take it out')]
-    monkeypatch.setattr('promptmm_pyg.runs.stages.validate', lambda split, **_: found)
+    monkeypatch.setattr('promptmm_pyg.runs.check.validate', lambda split, **_: found)
     message = fails(*argv(files, tmp_path / 'run'))
     assert '1 errors; the first: val: leaks' in message
     assert not (tmp_path / 'run').exists()
@@ -188,7 +188,7 @@ def test_warnings_about_the_data_go_to_stderr(files, tmp_path, capsys, monkeypat
     from promptmm_pyg.data import Issue
 
     found = [Issue('warning', 'item', 'is odd', 'Look')]
-    monkeypatch.setattr('promptmm_pyg.runs.stages.validate', lambda split, **_: found)
+    monkeypatch.setattr('promptmm_pyg.runs.check.validate', lambda split, **_: found)
     assert main(argv(files, tmp_path / 'run')) == 0
     assert 'warning: item: is odd. Look\n' in capsys.readouterr().err
 
