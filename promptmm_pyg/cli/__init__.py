@@ -27,6 +27,8 @@ Then, with your own data:
   promptmm distill runs/mine                 train the student and its recommender
   promptmm evaluate runs/mine                evaluate all models on validation
   promptmm finish runs/mine                  end a long training with its best epoch
+  promptmm refit runs/mine                   train the final model on everything
+  promptmm update runs/mine new.csv          continue it with new interactions
   promptmm recommend runs/mine --users 7 42  recommend items to users
   promptmm add-items runs/mine --features text=new.csv  add items without training
   promptmm explain runs/mine --user 7        explain a score
@@ -50,6 +52,8 @@ COMMANDS = {
     'train': ('train', 'train a teacher'),
     'distill': ('distill', 'train a student'),
     'finish': ('finish', 'end an interrupted training'),
+    'refit': ('refit', 'train the final model on all interactions'),
+    'update': ('update', 'continue the model with new interactions'),
     'evaluate': ('evaluate', 'evaluate all models of a run'),
     'recommend': ('recommend', 'recommend items'),
     'add-items': ('add_items', 'add new items without training'),
@@ -152,6 +156,6 @@ def format_error(error: Exception) -> str:
 
 def _how_to_resume(argv: list[str]) -> str:
     words = [word for word in argv if word not in ('--overwrite', '--resume')]
-    if {'train', 'distill'} & set(argv[:2]):
+    if {'train', 'distill', 'refit'} & set(argv[:2]):
         words.append('--resume')
     return f'Continue with: {shlex.join(["promptmm", *words])}'

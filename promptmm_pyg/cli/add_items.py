@@ -52,7 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds all options."""
     parser.usage = 'promptmm add-items RUN [--features NAME=FILE ...] [options]'
     parser.add_argument('folder', metavar='RUN', help=FOLDER)
-    parser.add_argument(
+    add_new_item_options(parser)
+    add_flags(
+        parser,
+        """
+--item-column NAME [item_id]  column of item ids in tables
+--out FOLDER  where to write the recommender (default: in place of RUN's)
+--overwrite  replace the recommender in --out""",
+    )
+
+
+def add_new_item_options(group: Any) -> None:
+    """Adds the sources of the features of new items."""
+    group.add_argument(
         '--features',
         nargs='+',
         action='extend',
@@ -63,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'column, or .npy with one row for each of --ids',
     )
     add_flags(
-        parser,
+        group,
         """
 --text SOURCE  texts of the new items, for a run trained with --text: a folder of files
   <item id>.txt, or FILE.csv:COLUMN with the item column; known items in it are ignored
@@ -72,16 +84,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 --ids FILE  raw ids of the new items, one per line, in the order of .npy rows (default:
   those of the tables)
 --titles FILE  .csv with the item column and titles
---item-column NAME [item_id]  column of item ids in tables
---title-column NAME [title]  column of titles
---out FOLDER  where to write the recommender (default: in place of RUN's)
---overwrite  replace the recommender in --out""",
+--title-column NAME [title]  column of titles""",
     )
+
+
+def has_features(args: argparse.Namespace) -> bool:
+    """Whether a source of features is given."""
+    return bool(args.features or args.text is not None or args.images is not None)
 
 
 def run(args: argparse.Namespace) -> int:
     """Adds the items and prints their number."""
-    if not args.features and args.text is None and args.images is None:
+    if not has_features(args):
         raise UserError(
             'features of the new items are required: --features NAME=FILE, --text '
             'SOURCE or --images FOLDER'
@@ -94,11 +108,7 @@ def run(args: argparse.Namespace) -> int:
             f"'{args.folder}' cannot add items: its student was distilled from data "
             f'without features, or with fewer than ten items that have them'
         )
-    new = _read(args, recommender, mapper)
-    titles = None
-    if args.titles is not None:
-        by_text = read_titles(args.titles, args.item_column, args.title_column)
-        titles = {raw: by_text[str(raw)] for raw in new.ids if str(raw) in by_text}
+    new, titles = read_new(args, recommender)
     recommender.add_items(
         new.ids, new.modality_x, modality_mask=new.modality_mask, titles=titles
     )
@@ -118,7 +128,7 @@ def _target(args: argparse.Namespace) -> Path:
     """The folder to write; raises before any work is done."""
     if args.out is None:
         folder = Path(args.folder)
-        return folder if is_recommender(folder) else Run(folder).recommender_dir
+        return folder if is_recommender(folder) else Run(folder).served_dir
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out must be a folder (got the file '{out}')")
@@ -131,6 +141,19 @@ def _target(args: argparse.Namespace) -> Path:
             f"'{out}' holds something that is not a recommender. Choose another folder"
         )
     return out
+
+
+def read_new(
+    args: argparse.Namespace, recommender: Recommender
+) -> tuple[NewFeatures, dict[Any, str] | None]:
+    """The features and titles of new items."""
+    mapper = recommender.feature_mapper
+    assert mapper is not None
+    new = _read(args, recommender, mapper)
+    if args.titles is None:
+        return new, None
+    by_text = read_titles(args.titles, args.item_column, args.title_column)
+    return new, {raw: by_text[str(raw)] for raw in new.ids if str(raw) in by_text}
 
 
 def _read(

@@ -168,13 +168,7 @@ def add_training(parser: Parser, **more: str) -> None:
 
     add_options(parser.add_argument_group('training'), TrainingConfig, TRAIN | more)
     add_options(parser.add_argument_group('length'), TrainingConfig, LENGTH)
-    parser.add_argument(
-        '--device',
-        type=_device,
-        default='cpu',
-        help="where to train: 'cpu', 'cuda' or, with several GPUs, 'cuda:1'; the run "
-        'can be used anywhere (default: cpu)',
-    )
+    add_device(parser)
     add_flags(parser, QUIET)
     add_config_options(parser)
     add_flags(
@@ -182,6 +176,17 @@ def add_training(parser: Parser, **more: str) -> None:
         """
 --dry-run  read the data, build the model, take a few steps and estimate time and
   memory; write nothing""",
+    )
+
+
+def add_device(parser: Parser) -> None:
+    """Adds ``--device``."""
+    parser.add_argument(
+        '--device',
+        type=_device,
+        default='cpu',
+        help="where to train: 'cpu', 'cuda' or, with several GPUs, 'cuda:1'; the run "
+        'can be used anywhere (default: cpu)',
     )
 
 

@@ -118,7 +118,10 @@ def load_recommender(folder: str | Path) -> Recommender:
     """The recommender of a run, or the one in the folder itself."""
     if is_recommender(folder):
         return Recommender.load(folder)
-    return Run.open(folder).recommender()
+    run = Run.open(folder)
+    if run.final:
+        print(run.describe_final(), file=sys.stderr)
+    return run.recommender()
 
 
 def is_recommender(folder: str | Path) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from promptmm_pyg._distributed import run_on_rank0
 from promptmm_pyg.training.config import TrainingConfig
+from promptmm_pyg.training.history import LastEpochWarning
 from promptmm_pyg.training.loop import CHECKPOINT, LOG
 
 if TYPE_CHECKING:
@@ -75,12 +77,14 @@ def search(
     settings = search_settings(config.learning_rate, weights['l2'], num_trials)
     for number, (rate, penalty) in enumerate(settings):
         own = copy.deepcopy(teacher)  # Its prompt may be tuned.
-        result = run(
-            copy.deepcopy(student),
-            own,
-            loss_weights={**weights, 'l2': penalty},
-            config=replace(_in_folder(config, number), learning_rate=rate),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', LastEpochWarning)
+            result = run(
+                copy.deepcopy(student),
+                own,
+                loss_weights={**weights, 'l2': penalty},
+                config=replace(_in_folder(config, number), learning_rate=rate),
+            )
         trial = {'learning_rate': rate, 'l2': penalty}
         trial['student'] = result.history.best_value
         if best is None or trial['student'] > trials[best[0]]['student']:
@@ -94,13 +98,17 @@ def search(
     student.load_state_dict(best[1].student.state_dict())
     if isinstance(teacher, torch.nn.Module):
         teacher.load_state_dict(best_teacher.state_dict())
-    result = best[1]._replace(student=student.eval(), trials=trials)
-    if baseline is None:
-        return result  # type: ignore[no-any-return]
-    other = baseline[1]
-    return result._replace(  # type: ignore[no-any-return]
-        baseline=other.baseline, baseline_history=other.baseline_history
-    )
+    result: DistillationResult = best[1]._replace(student=student.eval(), trials=trials)
+    if baseline is not None:
+        other = baseline[1]
+        result = result._replace(
+            baseline=other.baseline, baseline_history=other.baseline_history
+        )
+    histories = {'student': result.history, 'baseline': result.baseline_history}
+    for name, history in histories.items():
+        if history is not None and history.best_epoch == config.epochs:
+            warnings.warn(LastEpochWarning(name, config.epochs), stacklevel=3)
+    return result
 
 
 def _in_folder(config: TrainingConfig, number: int) -> TrainingConfig:

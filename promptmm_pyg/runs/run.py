@@ -158,10 +158,14 @@ class Run:
         Raises:
             RunError: If it is not trained yet, or damaged.
         """
+        return self.teacher_of(self.config, self.data.train)
+
+    def teacher_of(self, config: Mapping[str, Any], train: HeteroData) -> PromptMM:
+        """The teacher of this folder, for other settings and data than the folder's."""
         fix = "Finish its training: 'promptmm train ... --resume'"
         state = load_tensors(self.teacher_dir / MODEL, fix)
         with settings_of(self.config_file, RuntimeError):
-            model = build_teacher(self.config, self.data.train)
+            model = build_teacher(config, train)
             model.load_state_dict(state)
         return model.eval()
 
@@ -197,6 +201,21 @@ class Run:
         """
         with settings_of(self.student_dir / 'config.json', RuntimeError):
             return build_student(self.student_config, self.data.train)
+
+    @property
+    def final(self) -> dict[str, Any]:
+        """How the final model was made; empty if there is none."""
+        file = self.final_dir / 'config.json'
+        return read_json(file) if file.is_file() else {}
+
+    def describe_final(self) -> str:
+        """One line about the final model."""
+        final = self.final
+        updates = f', {final["updates"]} updates included' if final['updates'] else ''
+        return (
+            f'final model: {final["made_by"]} of {final["date"]} on '
+            f'{final["interactions"]} interactions{updates}'
+        )
 
     @property
     def served_dir(self) -> Path:
@@ -261,9 +280,44 @@ class Run:
 
         return evaluate_run(self, split)
 
+    def refit(self, **options: Any) -> None:
+        """Trains the final model on all interactions, those of validation and test and
+        of earlier updates included, for the epochs that validation chose. From then on
+        :meth:`recommender` returns it; evaluations are those of the run's own models.
+
+        Args:
+            **options: ``resume``, ``progress`` and ``device`` of
+                :func:`~promptmm_pyg.runs.train_run`.
+
+        Raises:
+            RunError: If the run has no student, or its data have changed.
+        """
+        from promptmm_pyg.runs.final import refit_run
+
+        refit_run(self, **options)
+
+    def update(self, new: Any, **options: Any) -> Any:
+        """Continues the served model with new interactions, users and items, in a
+        short training. From then on :meth:`recommender` returns the result.
+
+        Args:
+            new: A table of interactions, as path or as frame, with the columns of the
+                run's data. Known pairs are ignored.
+            **options: The arguments of :func:`~promptmm_pyg.runs.update_run`.
+
+        Returns:
+            The counts of the update.
+
+        Raises:
+            RunError: If the run has no recommender, or ``new`` has nothing new.
+        """
+        from promptmm_pyg.runs.final import update_run
+
+        return update_run(self, new, **options)
+
     def finish(self) -> str:
         """Ends an interrupted training with its best epoch so far, as if patience had
-        run out, and returns the name of the model: ``'teacher'`` or ``'student'``.
+        run out, and returns what was interrupted, ``'teacher'`` or ``'student'``.
 
         Raises:
             RunError: If no training was interrupted, or no epoch was validated.

@@ -283,7 +283,7 @@ def finish_run(run: Run | str | Path) -> str:
         run: A run whose training was interrupted.
 
     Returns:
-        The name of the model: ``'teacher'`` or ``'student'``.
+        ``'teacher'`` or ``'student'``, whichever was interrupted.
 
     Raises:
         RunError: If no training was interrupted, or no epoch was validated.

@@ -293,7 +293,7 @@ def fit(
     if not config.validate_every:
         return History(records, len(records), math.nan, config.monitor)
     module.load_state_dict(stopping.best_state)
-    if stopping.best_epoch == config.epochs:
+    if stopping.best_epoch == len(records) == config.epochs:
         warnings.warn(LastEpochWarning(name, config.epochs), stacklevel=3)
     return History(records, stopping.best_epoch, stopping.best_value, config.monitor)
 

@@ -126,7 +126,7 @@ def start(run, *words):
     """A student that is trained for long, once its first checkpoint is written."""
     command = [sys.executable, '-m', 'promptmm_pyg', 'distill', str(run), *DISTILL]
     process = subprocess.Popen(
-        [*command, *words, '--epochs', '100000', '--patience', '100000'],
+        [*command, *words, '--epochs', '100000', '--patience', '100000', '--seed', '4'],
         stderr=subprocess.DEVNULL,
         env={**os.environ, 'PYTHONPATH': str(Path(folder_module.__file__).parents[2])},
     )
