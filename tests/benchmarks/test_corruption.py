@@ -23,17 +23,14 @@ def edges(data, name):
     return set(map(tuple, data['user', 'interacts', 'item'][name].t().tolist()))
 
 
-def test_masked_items_lack_every_modality_and_others_are_unchanged():
+def test_masked_items_have_no_modality_and_others_are_unchanged():
     data = make_graph()
     out = corruption.mask_content(data, 0.4, seed=1)
-    hidden = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:16]
-    rest = torch.ones(40, dtype=torch.bool).index_fill(0, hidden, False)
-    for name in MODALITIES:
-        x, mask = out['item'][f'x_{name}'], out['item'][f'mask_{name}']
-        assert not x[hidden].any()
-        assert not mask[hidden].any()
-        assert torch.equal(x[rest], data['item'][f'x_{name}'][rest])
-        assert torch.equal(mask[rest], data['item'][f'mask_{name}'][rest])
+    masked = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:16]
+    rest = torch.ones(40, dtype=torch.bool).index_fill(0, masked, False)
+    for key in (f'{kind}_{name}' for kind in ('x', 'mask') for name in MODALITIES):
+        assert not out['item'][key][masked].any()
+        assert torch.equal(out['item'][key][rest], data['item'][key][rest])
 
 
 @pytest.mark.parametrize('pattern', ['items', 'modalities'])
@@ -64,31 +61,20 @@ def test_swapped_content_is_that_of_other_items():
     data = make_graph()
     out = corruption.swap_content(data, 0.4, seed=1)
     noisy = torch.zeros(40, dtype=torch.bool)
+    donor_lists = []
     for name in MODALITIES:
         old, new = data['item'][f'x_{name}'], out['item'][f'x_{name}']
         noisy |= (old != new).any(dim=1)
-    assert noisy.sum() == 16
-    for name in MODALITIES:
-        old, new = data['item'][f'x_{name}'], out['item'][f'x_{name}']
+        donors = (old == new[:, None]).all(dim=-1)  # Per item, who has its content.
+        assert donors.any(dim=1).all()
         present = data['item'][f'mask_{name}']
-        for item in noisy.nonzero()[:, 0].tolist():
-            donors = (old == new[item]).all(dim=1)
-            assert donors.any()
-            if present[item]:
-                assert not donors[item], 'its own content'
-            assert bool(out['item'][f'mask_{name}'][item]) == bool(
-                present[donors].all()
-            )
-
-
-def test_donors_differ_between_modalities():
-    data = make_graph()
-    out = corruption.swap_content(data, 1.0, seed=1)
-    donors = []
-    for name in ('text', 'image'):
-        old, new = data['item'][f'x_{name}'], out['item'][f'x_{name}']
-        donors.append((old == new[:, None]).all(dim=-1).float().argmax(dim=1))
-    assert not torch.equal(*donors)
+        swapped = (old != new).any(dim=1)
+        assert not donors.diagonal()[swapped].any()
+        first = donors.float().argmax(dim=1)
+        assert torch.equal(out['item'][f'mask_{name}'], present[first])
+        donor_lists.append(first[present])
+    assert noisy.sum() == 16
+    assert not torch.equal(*donor_lists[:2])  # Drawn separately per modality.
 
 
 @pytest.mark.parametrize('corrupt', [corruption.swap_content, corruption.mask_content])
@@ -127,34 +113,30 @@ def test_the_prompt_starts_from_imputed_features():
     assert start[hidden].unique(dim=0).size(0) > 5
 
 
-def test_cold_items_are_not_in_training_or_its_validation():
-    outer, inner = cold_study.cold_split(make_synthetic_dataset(60, 55, seed=0))
-    train = {i for _, i in edges(inner.train, 'edge_index')}
-    stop = {i for _, i in edges(inner.val, 'edge_label_index')}
-    val = {i for _, i in edges(outer.val, 'edge_label_index')}
-    test = {i for _, i in edges(outer.test, 'edge_label_index')}
+def test_a_split_by_cold_items_has_every_interaction_once():
+    data = make_synthetic_dataset(60, 55, seed=0)
+    merged = cold_study.merge_split(split_per_user(data))
+    assert edges(merged, 'edge_index') == edges(data, 'edge_index')
+    reverse = merged['item', 'rev_interacts', 'user'].edge_index
+    index = merged['user', 'interacts', 'item'].edge_index
+    assert torch.equal(reverse, index.flip(0))
+    outer, inner = cold_study.cold_split(merged)
+    parts = [edges(inner.train, 'edge_index')]
+    labelled = (inner.val, outer.val, outer.test)
+    parts += [edges(part, 'edge_label_index') for part in labelled]
+    assert set.union(*parts) == edges(data, 'edge_index')
+    assert sum(map(len, parts)) == len(edges(data, 'edge_index'))
+    train, stop, val, test = ({item for _, item in part} for part in parts)
     assert val
     assert test
     assert not val & test
     assert not (train | stop) & (val | test)
-    mask = cold_study.positive_items(outer.test)
-    assert set(mask.nonzero().view(-1).tolist()) == test
-
-
-def test_a_merged_split_has_every_interaction():
-    data = make_synthetic_dataset(60, 55, seed=0)
-    whole = cold_study.merge_split(split_per_user(data))
-    assert edges(whole, 'edge_index') == edges(data, 'edge_index')
-    reverse = whole['item', 'rev_interacts', 'user'].edge_index
-    index = whole['user', 'interacts', 'item'].edge_index
-    assert torch.equal(reverse, index.flip(0))
 
 
 def test_cold_items_are_predicted_from_features_alone():
     outer, inner = cold_study.cold_split(make_synthetic_dataset(60, 55, seed=0))
-    warm = ~(
-        cold_study.positive_items(outer.val) | cold_study.positive_items(outer.test)
-    )
+    cold = [cold_study.positive_items(part) for part in (outer.val, outer.test)]
+    warm = ~torch.stack(cold).any(dim=0)
     torch.manual_seed(0)
     x_dict = {'user': torch.randn(60, 4), 'item': torch.randn(55, 4)}
     out = cold_study.predict_cold_items(x_dict, inner.train, warm)

@@ -32,56 +32,43 @@ def test_bytes_follow_the_width_of_the_numbers():
     assert more == module.product_bytes(single, 2).gathered + 16 + 24 + 32
 
 
-def test_the_triad_is_written_into_the_array_that_is_there():
-    run = module.triad(100)
-    first = run()
-    assert first is run()
-    assert bool((first > 0).any())
-
-
-def test_the_triad_scales_and_adds():
+def test_the_triad_scales_and_adds_into_one_array():
     torch.manual_seed(0)
     b, c = torch.rand(100), torch.rand(100)
     torch.manual_seed(0)
-    torch.testing.assert_close(module.triad(100)(), b + 3 * c)
+    run = module.triad(100)
+    torch.testing.assert_close(run(), b + 3 * c)
+    assert run() is run()
 
 
-def test_arrays_of_the_triad_are_beyond_the_cache(monkeypatch):
-    monkeypatch.setattr(module, 'last_level_cache', lambda: 2**28)
-    assert 4 * module.triad_numbers() == 4 * 2**28
-    monkeypatch.setattr(module, 'last_level_cache', lambda: 0)
-    assert module.triad_numbers() == 2**26
-
-
-def test_the_largest_cache_counts(monkeypatch, tmp_path):
-    for index, size in enumerate(('32K', '1M', '512K')):
+def test_arrays_of_the_triad_exceed_the_largest_cache(monkeypatch, tmp_path):
+    for index, size in enumerate(('32K', '256M', '512K')):
         (tmp_path / f'index{index}').mkdir()
         (tmp_path / f'index{index}' / 'size').write_text(f'{size}\n')
     monkeypatch.setattr(module, '_CACHES', tmp_path)
-    assert module.last_level_cache() == 2**20
+    assert module.last_level_cache() == module.triad_numbers() == 2**28
     monkeypatch.setattr(module, '_CACHES', tmp_path / 'none')
     assert module.last_level_cache() == 0
+    assert module.triad_numbers() == 2**26
 
 
-def test_a_small_graph_is_multiplied_several_times_a_turn(monkeypatch):
+def test_a_small_graph_has_several_products_per_turn(monkeypatch):
     monkeypatch.setattr(module, 'EDGES_PER_TURN', 3 * pair().num_edges + 1)
     assert module.products_per_turn(pair()) == 3
-    took = {'median_ms': 6.0, 'min_ms': 3.0, 'max_ms': 9.0}
-    times = {module.TRIAD: took, '2': took}
+    turn = {'median_ms': 6.0, 'min_ms': 3.0, 'max_ms': 9.0}
+    times = {module.TRIAD: turn, '2': turn}
     (row,) = module.roofline_rows('tiny', pair(), times, 1000)
     assert (row['min_ms'], row['median_ms'], row['max_ms']) == (1.0, 2.0, 3.0)
-    monkeypatch.setattr(module, 'EDGES_PER_TURN', 1)
-    assert module.products_per_turn(pair()) == 1
 
 
 def test_a_roofline_row_relates_product_and_triad(monkeypatch):
     monkeypatch.setattr(module, 'EDGES_PER_TURN', 1)
 
-    def took(median, fastest):
-        return {'median_ms': median, 'min_ms': fastest, 'max_ms': 9.0}
-
     # 12 kB in 4 ms are 0.003 GB/s, at best 0.006.
-    times = {module.TRIAD: took(4.0, 2.0), '2': took(0.5, 0.25)}
+    times = {
+        name: {'median_ms': median, 'min_ms': fastest, 'max_ms': 9.0}
+        for name, median, fastest in ((module.TRIAD, 4.0, 2.0), ('2', 0.5, 0.25))
+    }
     (row,) = module.roofline_rows('tiny', pair(), times, 1000)
     gathered, once = 104 + 116, 96 + 100
     assert row['gathered_bytes'] == gathered
@@ -94,67 +81,49 @@ def test_a_roofline_row_relates_product_and_triad(monkeypatch):
     assert row['best_share'] == pytest.approx(gathered / 0.25e6 / 0.006)
 
 
-def test_every_width_runs_the_product_and_its_gradient():
+def test_every_width_runs_the_product_and_its_gradient(monkeypatch):
+    monkeypatch.setattr(module, 'EDGES_PER_TURN', 1)
     runs = module.roofline_runs(pair(), (2, 5), 10)
     assert [x.shape for x in runs['2']()] == [(3, 2), (4, 2)]
     assert [x.shape for x in runs['5']()] == [(3, 5), (4, 5)]
 
 
-@pytest.mark.filterwarnings('ignore::UserWarning')
-def test_every_alternative_takes_turns_on_the_same_graph():
-    runs = module.propagation_runs(random_graph(9, 7, 20), 3)
-    for run in runs.values():
-        run()
-    assert next(iter(runs)) == 'CSR pair (ours)'
-
-
-def runs():
+def tables():
     generator = torch.Generator().manual_seed(0)
-    tables = (torch.randn(n, 8, generator=generator) for n in (30, 60))
-    return module.ranking_runs(RANKED, *tables, 25)
+    return [torch.randn(n, 8, generator=generator) for n in (30, 60)]
 
 
-def test_the_loop_ranks_as_the_blocks_do():
-    ours, loop = runs()['blocked top-K (ours)'](), runs()['one user at a time']()
-    assert ours.shape == (25, module.K)
-    assert torch.equal(ours, loop)
-
-
-def test_the_loop_finds_the_metrics_that_evaluation_does():
-    generator = torch.Generator().manual_seed(0)
-    tables = (torch.randn(n, 8, generator=generator) for n in (30, 60))
-    ours, loop = module.evaluation_runs(RANKED, *tables, 25).values()
+def test_the_loop_has_the_lists_and_metrics_of_ours():
+    ours, loop, *_ = module.ranking_runs(RANKED, *tables(), 25).values()
+    assert ours().shape == (25, module.K)
+    assert torch.equal(ours(), loop())
+    ours, loop = module.evaluation_runs(RANKED, *tables(), 25).values()
     recall, ndcg = ours()
     assert 0 < ndcg < recall < 1
     assert loop() == pytest.approx((recall, ndcg))
 
 
-def test_implicit_ranks_as_the_blocks_do():
+def test_implicit_has_the_same_lists():
     pytest.importorskip('implicit')
-    theirs = runs()['implicit recommend']().long()
-    assert torch.equal(theirs, runs()['blocked top-K (ours)']())
+    runs = module.ranking_runs(RANKED, *tables(), 25)
+    theirs = runs['implicit recommend']().long()
+    assert torch.equal(theirs, runs['blocked top-K (ours)']())
 
 
-def test_the_loop_never_draws_what_a_user_has_seen():
-    seen, users = module.seen_sets(SAMPLED), SAMPLED.edge_index[0].tolist() * 20
-    for user, item in zip(users, module.negatives_by_loop(seen, users, 6), strict=True):
-        assert item not in seen[user]
-
-
-def test_the_loop_draws_every_item_that_is_left():
+def test_the_loop_draws_every_unseen_item():
     graph = Graph(1, 5, torch.tensor([[0, 0], [1, 3]]))
-    found = module.negatives_by_loop(module.seen_sets(graph), [0] * 200, 5)
-    assert set(found) == {0, 2, 4}
+    items = module.negatives_by_loop(module.seen_sets(graph), [0] * 200, 5)
+    assert set(items) == {0, 2, 4}
 
 
-def test_all_ways_draw_a_negative_for_every_interaction():
+def test_every_sampler_draws_one_negative_per_interaction():
     runs = module.sampling_runs(SAMPLED)
     seen = module.seen_sets(SAMPLED)
     drawn = runs['exact sampler (ours)']().tolist()
     assert len(drawn) == SAMPLED.num_edges == len(runs['Python loop']())
     users = SAMPLED.edge_index[0].tolist()
     assert all(i not in seen[u] for u, i in zip(users, drawn, strict=True))
-    assert runs['exact sampler, users in random order']().shape == (SAMPLED.num_edges,)
+    assert runs['exact sampler, users in random order']().shape == (len(users),)
     epoch = runs['an epoch of TripletLoader']()
     assert sum(batch.user.numel() for batch in epoch) == SAMPLED.num_edges
 
