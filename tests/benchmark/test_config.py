@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from promptmm_pyg.benchmark import load_config
-from promptmm_pyg.benchmark.config import Dataset, grid
+from promptmm_pyg.benchmark.config import Dataset
 from promptmm_pyg.benchmark.experiments import make_experiment
 from tests.benchmark.setting import CONFIGS
 
@@ -39,9 +39,8 @@ def test_a_committed_configuration_makes_its_experiment(name):
     config = load_config(f'{CONFIGS}/{name}.toml')
     assert make_experiment(config).__doc__
     assert config.name == name
-    assert config.datasets
-    if name != 'budget':
-        assert all(dataset.training or name == 'suite' for dataset in config.datasets)
+    for dataset in config.datasets:
+        assert dataset.training or name in ('budget', 'suite')
 
 
 def test_a_file_is_merged_over_the_one_it_extends(path):
@@ -68,9 +67,8 @@ def test_overrides_are_toml_or_bare_words(path):
 def test_arguments_replace_data_sets_and_seeds(path):
     config = load_config(path, datasets=['b', 'a', 'b'], seeds=[7, 8])
     assert [dataset.name for dataset in config.datasets] == ['b', 'a']
+    assert config.datasets[0] == Dataset('b')  # Without settings, the defaults.
     assert config.seeds == (7, 8)
-    # Without settings, the defaults.
-    assert config.datasets[0] == Dataset('b')
 
 
 def test_the_folder_of_a_data_set_is_itself_or_named_as_it_is(path, tmp_path):
@@ -119,24 +117,3 @@ def test_unknown_kinds_are_errors(path, kind, message):
 def test_unknown_options_are_errors(path):
     with pytest.raises(ValueError, match=r"'suite' must have options .*\['widths'\]"):
         make_experiment(load_config(path, overrides=['widths=[1]']))
-
-
-def test_a_grid_changes_its_first_key_slowest():
-    assert grid({'a': [1, 2], 'b': [3, 4]}) == (
-        {'a': 1, 'b': 3},
-        {'a': 1, 'b': 4},
-        {'a': 2, 'b': 3},
-        {'a': 2, 'b': 4},
-    )
-    assert grid([{'a': 1}, {'b': 2}]) == ({'a': 1}, {'b': 2})
-
-
-def test_a_data_set_is_read_by_its_format_and_prepared():
-    synthetic = {'num_users': 60, 'num_items': 55, 'seed': 0}
-    dataset = Dataset('synthetic', synthetic=synthetic, prompt_channels=4)
-    split = dataset.read()
-    train = dataset.prepare(split.train)
-    assert train['item'].prompt_start.size() == (55, 4)
-    assert 'edge_weight' in train['user', 'interacts', 'item']
-    assert train['item'].x_text.mean(dim=0).abs().max() < 1e-4
-    assert 'prompt_start' not in split.train['item']

@@ -17,7 +17,6 @@ from promptmm_pyg.benchmark.entries import (
 )
 from promptmm_pyg.benchmark.registry import SEARCH_SPACES
 from promptmm_pyg.distillation import truncate_embeddings
-from promptmm_pyg.targets import SoftTargets
 from tests.benchmark.setting import gain, tiny_bench
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -182,12 +181,18 @@ def test_a_diverging_trial_is_the_worst(bench, monkeypatch):
 
 def test_a_student_learns_from_its_teacher(bench):
     student = replace(MF, losses=PROMPTMM, teacher=teacher(bench))
-    alone, distilled = (bench.x_dict(arm, {}, 0)['item'] for arm in (MF, student))
-    assert not torch.equal(alone, distilled)
-    heavier = bench.x_dict(student, {'weight': 10.0}, 0)['item']
-    sharper = bench.x_dict(student, {'score_scale': 3.0}, 0)['item']
-    assert not torch.equal(heavier, distilled)
-    assert not torch.equal(sharper, distilled)
+    alone = bench.x_dict(MF, {}, 0)['item']
+    distilled, heavier, sharper = (
+        bench.x_dict(student, params, 0)['item']
+        for params in ({}, {'weight': 10.0}, {'score_scale': 3.0})
+    )
+    for x in (alone, heavier, sharper):
+        assert not torch.equal(x, distilled)
+    targets = teacher(bench).targets(0)
+    assert targets.top.item_index.size() == (60, 100)
+    scores = targets.x_dict['user'] @ targets.x_dict['item'].t()
+    scaled = runner.scale_scores(targets, 3.0).x_dict
+    torch.testing.assert_close(scaled['user'] @ scaled['item'].t(), 3.0 * scores)
 
 
 def test_a_start_from_the_truncated_teacher(bench):
@@ -198,21 +203,6 @@ def test_a_start_from_the_truncated_teacher(bench):
     x_dict = bench.x_dict(arm, still, 0)
     for key, x in start.items():
         torch.testing.assert_close(x_dict[key], x, rtol=0, atol=1e-6)
-
-
-def test_a_teacher_ranks_its_best_items(bench):
-    targets = teacher(bench).targets(1)
-    assert targets.top.item_index.size() == (60, 100)
-    assert teacher(bench).targets(1).x_dict is targets.x_dict
-
-
-def test_scaled_scores_rank_alike():
-    torch.manual_seed(0)
-    targets = SoftTargets({'user': torch.randn(3, 4), 'item': torch.randn(5, 4)}, {})
-    scaled = runner.scale_scores(targets, 3.0).x_dict
-    scores = targets.x_dict['user'] @ targets.x_dict['item'].t()
-    torch.testing.assert_close(scaled['user'] @ scaled['item'].t(), 3.0 * scores)
-    assert runner.scale_scores(targets, 1.0) is targets
 
 
 def test_embeddings_are_tested_as_they_are(bench, tmp_path):

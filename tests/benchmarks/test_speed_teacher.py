@@ -9,33 +9,32 @@ from promptmm_pyg.nn import csr_pair_dict
 GRAPH = random_graph(20, 15, 60)
 
 
-def encoded(how):
-    return module.encode(module.make_teacher(GRAPH, (6, 5), how).eval()).detach()
+def encoded(name):
+    return module.encode(module.make_teacher(GRAPH, (6, 5), name).eval()).detach()
 
 
-def test_naive_and_fast_layers_compute_the_same():
-    torch.testing.assert_close(encoded('naive'), encoded('fast (ours)'))
+@pytest.mark.parametrize('name', ['naive', 'float32 in row blocks'])
+def test_layers_in_float32_compute_the_same(name):
+    torch.testing.assert_close(encoded(name), encoded('fast (ours)'))
 
 
-def test_row_blocks_compute_the_same():
-    torch.testing.assert_close(encoded('float32 in row blocks'), encoded('fast (ours)'))
-
-
-@pytest.mark.parametrize('how', ['bfloat16 features', 'bfloat16 features and products'])
-def test_bfloat16_features_are_near_and_not_equal(how):
-    fast, half = encoded('fast (ours)'), encoded(how)
+@pytest.mark.parametrize(
+    'name', ['bfloat16 features', 'bfloat16 features and products']
+)
+def test_bfloat16_features_are_near_and_not_equal(name):
+    fast, half = encoded('fast (ours)'), encoded(name)
     assert not torch.equal(half, fast)
-    # Features keep eight bits, and so may weights and what is summed.
+    # Features have eight bits; with products, so have weights and sums.
     size = 2**-8 * float(fast.abs().max())
-    torch.testing.assert_close(half, fast, rtol=0, atol=size * how.count('a'))
+    torch.testing.assert_close(half, fast, rtol=0, atol=size * name.count('a'))
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_every_step_moves_its_own_teacher():
     runs = module.teacher_runs(GRAPH, (6, 5))
     assert list(runs) == [
-        *(f'reduction layers, {how}' for how in module.STORAGE),
-        *(f'whole step, {how}' for how in [*module.STORAGE, module.PLAIN]),
+        *(f'reduction layers, {name}' for name in module.STORAGE),
+        *(f'whole step, {name}' for name in [*module.STORAGE, module.PLAIN]),
     ]
     for run in runs.values():
         run()

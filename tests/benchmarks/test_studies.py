@@ -274,7 +274,9 @@ def small_suite(path, test, above=(), trials=2, seconds=60.0):
             'test': {METRIC: {'mean': x, 'std': 0.01, 'seeds': [x]}},
             'seconds_total': seconds,
             'diff_vs_LightGCN': {
-                'difference': x - test['LightGCN'], 'low': 0.0, 'high': 0.0,
+                'difference': x - test['LightGCN'],
+                'low': 0.0,
+                'high': 0.0,
                 'holm_p': 0.01 if name in above else 0.5,
             },
         }

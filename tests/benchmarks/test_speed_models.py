@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from benchmarks.speed import models as module
-from benchmarks.speed.common import random_graph
+from benchmarks.speed.common import Graph, random_graph
 
 GRAPH = random_graph(12, 9, 40)
+USERS, ITEMS = 30, 20
 
 
 def same_start(adjacency='edge_index', num_layers=3):
@@ -35,21 +36,11 @@ def batches(size=16):
 
 @pytest.mark.parametrize('num_layers', [1, 2, 3])
 @pytest.mark.parametrize('adjacency', ['edge_index', 'weights'])
-def test_ours_and_pyg_compute_the_same_loss(adjacency, num_layers):
+def test_ours_and_pyg_compute_the_same_loss(adjacency, num_layers, monkeypatch):
+    monkeypatch.setattr(module, 'REG', 0.5)  # A penalty that counts.
     ours, theirs = same_start(adjacency, num_layers)
     for batch in batches():
         torch.testing.assert_close(ours.loss(batch), theirs.loss(batch))
-
-
-def test_the_penalty_counts_in_the_loss(monkeypatch):
-    ours, theirs = same_start()
-    batch = batches()[0]
-    monkeypatch.setattr(module, 'REG', 0.5)
-    ours.weights = {'bpr': 1.0, 'l2': 1.0}
-    with_penalty = theirs.loss(batch)
-    torch.testing.assert_close(ours.loss(batch), with_penalty)
-    monkeypatch.setattr(module, 'REG', 0.0)
-    assert not torch.isclose(theirs.loss(batch), with_penalty)
 
 
 def test_sparse_alternatives_compute_the_same_loss():
@@ -69,8 +60,8 @@ def test_recbole_computes_the_same_loss_and_gradients():
     ours.model.float()
     own, other = tables(ours), list(theirs.model.parameters())
     with torch.no_grad():
-        for mine, table in zip(own, other, strict=True):
-            table.copy_(mine)
+        for source, table in zip(own, other, strict=True):
+            table.copy_(source)
     for batch in batches():
         loss, expected = ours.loss(batch), theirs.loss(batch)
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
@@ -118,3 +109,55 @@ def test_every_epoch_lowers_the_loss():
         for _ in range(20):
             last = run()
         assert last < first, name
+
+
+def checkerboard():
+    """Even users like even items; no user has seen all of them."""
+    generator = torch.Generator().manual_seed(0)
+    alike = torch.arange(USERS)[:, None] % 2 == torch.arange(ITEMS) % 2
+    kept = torch.rand(USERS, ITEMS, generator=generator) < 0.8
+    return Graph(USERS, ITEMS, (alike & kept).nonzero().t().contiguous())
+
+
+def agreement(tables):
+    """How far scores of the own half of the board exceed those of the other."""
+    user_x, item_x = tables
+    scores = user_x @ item_x.t()
+    alike = torch.arange(USERS)[:, None] % 2 == torch.arange(ITEMS) % 2
+    return float((scores[alike].mean() - scores[~alike].mean()) / scores.std())
+
+
+@pytest.mark.parametrize(
+    ('name', 'package'),
+    [
+        ('MatrixFactorization (ours)', 'torch'),
+        ('implicit BPR', 'implicit'),
+        ('cornac BPR', 'cornac'),
+    ],
+)
+def test_every_factorization_learns_the_board(name, package):
+    pytest.importorskip(package)
+    torch.manual_seed(0)
+    tables = module.peer_runs(checkerboard(), width=8, epochs=200)[name]()
+    assert [x.size(0) for x in tables] == [USERS, ITEMS]
+    assert agreement(tables) > 1.0
+    torch.manual_seed(0)
+    assert abs(agreement(module.fit_ours(checkerboard(), 8, 0))) < 0.5
+
+
+def test_a_turn_starts_from_a_new_model(monkeypatch):
+    # Threads that write without locks would make a difference.
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
+    for run in module.peer_runs(checkerboard(), width=8, epochs=3).values():
+        torch.manual_seed(0)
+        first = run()
+        torch.manual_seed(0)
+        torch.testing.assert_close(run(), first, rtol=0, atol=0)
+
+
+def test_peers_that_are_not_installed_are_left_out(monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(module, 'import_module', missing)
+    assert list(module.peer_runs(checkerboard())) == ['MatrixFactorization (ours)']
