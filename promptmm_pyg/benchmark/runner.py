@@ -164,8 +164,10 @@ class Bench:
         return model
 
     def train_options(self) -> dict[str, Any]:
-        """Further arguments of ``train`` and ``distill``."""
-        return {}
+        """Further arguments of ``train`` and ``distill``. Negatives are drawn from the
+        whole catalogue, as in the released code of the compared models.
+        """
+        return {'negative_items': torch.arange(int(self.split.train[ITEM].num_nodes))}
 
     def _train(
         self, arm: Arm, params: Params, seed: int, targets: SoftTargets | None

@@ -37,6 +37,7 @@ from promptmm_pyg.training.history import History
 from promptmm_pyg.training.loop import CHECKPOINT, Step, StepOutput, fit, step_output
 from promptmm_pyg.training.train import (
     lazy_tables,
+    negative_pool,
     resolve_losses,
     triplet_loader,
     whole_graph_step,
@@ -137,7 +138,7 @@ def distill(
         teacher_bpr_weight: Weight of the teacher's own BPR with ``prompt='joint'``.
             (default: ``1.0``)
         negative_items: Ids of the items that negatives and all candidates are drawn
-            from, ``[N]``. (default: every item)
+            from, ``[N]``. (default: the items with training interactions)
         inputs: Arguments of the student. (default: the normalized message edges of
             ``data.train``)
         teacher_inputs: Arguments of the teacher. (default: the same)
@@ -174,6 +175,7 @@ def distill(
         return search(again, student, teacher, weights, config, tune)
     check_monitor(config.monitor, data.val)
     train = data.train
+    negative_items = negative_pool(negative_items, train)
     adj = (normalized_adj_dict(train),)
     inputs = adj if inputs is None else inputs
     teacher_inputs = adj if teacher_inputs is None else teacher_inputs

@@ -24,6 +24,7 @@ PAIRS = (
     ('student', 'baseline'),
     ('student', 'truncated_teacher'),
     ('teacher', 'student'),
+    ('served', 'student'),
 )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data import (
+    INTERACTS,
     ITEM,
     USER,
     Split,
@@ -22,7 +23,7 @@ from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs.data import Prepared, RunError, hash_split, load_split, prepare
 from promptmm_pyg.runs.folder import COMMIT, LOCK, exclusive, load_tensors, read_json
-from promptmm_pyg.serving import Recommender
+from promptmm_pyg.serving import FeatureMapper, Recommender, place_cold
 
 if TYPE_CHECKING:
     from promptmm_pyg.evaluation import Evaluation
@@ -245,7 +246,9 @@ class Run:
 
     def embeddings(self) -> dict[str, XDict]:
         """The embeddings of every trained model, by name and node type;
-        ``'truncated_teacher'`` has the teacher's at the width of the student.
+        ``'truncated_teacher'`` has the teacher's at the width of the student, and
+        ``'served'`` the student's with users and items placed that have no training
+        interactions, if there are any.
         """
         models: dict[str, torch.nn.Module] = {'teacher': self.teacher()}
         if not self.has('student'):
@@ -261,7 +264,10 @@ class Run:
             self.student_dir / 'targets.safetensors', 'Distill again'
         )
         width = x_dicts['student'][ITEM].size(1)
-        return {**x_dicts, 'truncated_teacher': truncate_embeddings(targets, width)}
+        x_dicts['truncated_teacher'] = truncate_embeddings(targets, width)
+        # The features of the training graph are standardized.
+        placed = placed_embeddings(x_dicts['student'], self.data.val)
+        return x_dicts if placed is None else {**x_dicts, 'served': placed}
 
     def evaluate(
         self, split: Literal['val', 'test'] = 'val'
@@ -388,6 +394,46 @@ def settings_of(path: Path, *symptoms: type[Exception]) -> Iterator[None]:
             f"'{path}' is damaged, or of another version than the files beside it "
             f'({what}). Restore the file, or train again'
         ) from error
+
+
+def placed_embeddings(x_dict: XDict, graph: HeteroData) -> XDict | None:
+    """The embeddings with users and items placed that have no training interactions,
+    as :meth:`~promptmm_pyg.serving.Recommender.from_model` does, but from training
+    interactions alone; ``None`` if there are none.
+
+    Args:
+        x_dict: The embeddings of a model.
+        graph: A graph with the training interactions as message edges, and features as
+            they were read.
+    """
+    train = graph[INTERACTS].edge_index.cpu()
+    counts = (
+        torch.bincount(ids, minlength=n)
+        for ids, n in zip(
+            train, (graph[USER].num_nodes, graph[ITEM].num_nodes), strict=True
+        )
+    )
+    if all(bool(count.all()) for count in counts):
+        return None
+    features, masks = (
+        {name: x_of[ITEM] for name, x_of in kind(graph).items() if ITEM in x_of}
+        for kind in (modality_x_dict, modality_mask_dict)
+    )
+    mapper = None
+    user_x, item_x = x_dict[USER], x_dict[ITEM]
+    with suppress(ValueError):  # Too few items to fit on.
+        mapper = FeatureMapper.fit(
+            features, item_x, user_x=user_x, seen=train, modality_mask=masks
+        )
+    placed = place_cold(
+        user_x,
+        item_x,
+        train,
+        feature_mapper=mapper,
+        modality_x=features,
+        modality_mask=masks,
+    )
+    return {USER: placed.user_x, ITEM: placed.item_x}
 
 
 def build_teacher(config: Mapping[str, Any], train: HeteroData) -> PromptMM:

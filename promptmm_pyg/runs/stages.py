@@ -380,6 +380,18 @@ def _titles_of(run: Run, titles: Mapping[Any, str] | None) -> Mapping[Any, str] 
     return {raw: by_text[str(raw)] for raw in item_ids if str(raw) in by_text}
 
 
+_PLACED = {
+    'items_by_features': 'items without training interactions are ranked by their '
+    'features',
+    'items_at_mean': 'items with neither training interactions nor features are ranked '
+    'as the average item',
+    'users_by_history': 'users without training interactions are ranked for by their '
+    'held-out ones',
+    'users_at_mean': 'users without any interaction get the list of the average user, '
+    'in which popular items lead',
+}
+
+
 def make_recommender(
     data: Prepared, model: torch.nn.Module, titles: Mapping[Any, str] | None
 ) -> Recommender:
@@ -394,6 +406,9 @@ def make_recommender(
         )
     for warning in caught:
         print(f'warning: {warning.message}', file=sys.stderr)
+    for name, count in recommender.placed.items():
+        if count:
+            print(f'note: {count} {_PLACED[name]}', file=sys.stderr)
     return recommender
 
 

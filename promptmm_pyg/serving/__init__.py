@@ -4,14 +4,17 @@ from promptmm_pyg.serving._ranker import Recommendations
 from promptmm_pyg.serving.exports import TopItems
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.fold_in import FoldIn
+from promptmm_pyg.serving.placement import Placement, place_cold
 from promptmm_pyg.serving.recommender import Recommender
 
 __all__ = [
     'FeatureMap',
     'FeatureMapper',
     'FoldIn',
+    'Placement',
     'RawIds',
     'Recommendations',
     'Recommender',
     'TopItems',
+    'place_cold',
 ]

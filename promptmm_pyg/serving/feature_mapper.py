@@ -125,6 +125,23 @@ class FeatureMapper:
             ValueError: If a modality is unknown or of another width, a present
                 feature is not finite, or an item has no modality.
         """
+        out, missing = self.predict(modality_x, modality_mask)
+        if missing.any():
+            raise ValueError(
+                f"'modality_mask' must leave every item a modality of "
+                f'{[list(part.modalities) for part in self.maps]} (got none in row '
+                f'{int(missing.nonzero()[0])}, {int(missing.sum())} such rows in all)'
+            )
+        return out
+
+    def predict(
+        self,
+        modality_x: Features,
+        modality_mask: Features | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`__call__`, but items without a modality get zeros and are ``True``
+        in the second tensor, ``[N]``.
+        """
         features, present = check_features(modality_x, modality_mask, self.channels)
         z = {name: self._standard.apply(name, x) for name, x in features.items()}
         num_rows = next(iter(z.values())).size(0)
@@ -138,13 +155,7 @@ class FeatureMapper:
             inputs = torch.cat([z[name][index] for name in part.modalities], 1)
             out[index] = inputs @ part.weight + part.bias
             missing[index] = False
-        if missing.any():
-            raise ValueError(
-                f"'modality_mask' must leave every item a modality of "
-                f'{[list(part.modalities) for part in self.maps]} (got none in row '
-                f'{int(missing.nonzero()[0])}, {int(missing.sum())} such rows in all)'
-            )
-        return out
+        return out, missing
 
     @property
     def width(self) -> int:

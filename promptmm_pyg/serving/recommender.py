@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from promptmm_pyg.serving.exports import (
 )
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.fold_in import Histories, History, read_histories
+from promptmm_pyg.serving.placement import place_cold
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -103,6 +105,8 @@ class Recommender:
         """The model card, if the recommender was saved or loaded."""
         self.num_added = 0
         """The number of items added by :meth:`add_items`, the last ones."""
+        self.placed: dict[str, int] = {}
+        """The number of users and items that :meth:`from_model` placed, by kind."""
 
     @classmethod
     def from_model(
@@ -113,6 +117,7 @@ class Recommender:
         inputs: tuple[Any, ...] | None = None,
         titles: Mapping[Any, str] | None = None,
         fit_features: bool = True,
+        place_cold: bool = True,
     ) -> 'Recommender':
         """Builds the recommender of a trained model; requires torch_geometric.
 
@@ -121,6 +126,12 @@ class Recommender:
         included: nobody is recommended what they have. If items have features, a
         :class:`FeatureMapper` is fitted for :meth:`add_items`. Pass the data as
         loaded, not standardized: new items must have features of the same scale.
+
+        Users and items without training interactions have random embeddings in most
+        models. They are replaced (:func:`~promptmm_pyg.serving.place_cold`): items are
+        predicted from their features, users are folded in from their other
+        interactions, and a user without any gets the list of the average user. A
+        module with ``reads_features`` has embeddings of new items, which are kept.
 
         Args:
             model: A trained model, or its embeddings: a
@@ -133,6 +144,8 @@ class Recommender:
                 message edges of ``data``)
             titles: Item titles by raw id, for display. (default: none)
             fit_features: Whether to fit a feature mapper. (default: ``True``)
+            place_cold: Whether to replace the embeddings of users and items without
+                training interactions. (default: ``True``)
 
         Warns:
             UserWarning: If no feature mapper can be fitted on the features.
@@ -178,14 +191,34 @@ class Recommender:
             {name: x_of[ITEM] for name, x_of in kind(graph).items() if ITEM in x_of}
             for kind in (modality_x_dict, modality_mask_dict)
         )
+        train = graph[INTERACTS].edge_index.cpu()
         if fit_features and features:
             try:
                 # Held-out interactions did not train the embeddings.
-                train = graph[INTERACTS].edge_index
                 recommender.fit_feature_mapper(features, masks, seen=train)
             except ValueError as error:
                 warnings.warn(f'no items can be added later: {error}', stacklevel=2)
+        if place_cold:
+            reads_features = getattr(model, 'reads_features', False)
+            recommender._place_cold(train, features, masks, not reads_features)
         return recommender
+
+    def _place_cold(
+        self, train: Tensor, features: Features, masks: Features, items: bool
+    ) -> None:
+        placement = place_cold(
+            self.user_x,
+            self.item_x,
+            train,
+            known=self.seen,
+            feature_mapper=self.feature_mapper,
+            modality_x=features,
+            modality_mask=masks,
+            items=items,
+        )
+        self.placed = placement.counts
+        tables = replace(self._tables, user_x=placement.user_x, item_x=placement.item_x)
+        self._ranker = Ranker(tables)
 
     @property
     def user_x(self) -> Tensor:

@@ -119,7 +119,8 @@ def train(
         loss_weights: Weights by name. Names that are left out keep the model's
             weight. (default: ``model.loss_weights``; with ``losses``, one for each)
         negative_items: Ids of the items that negatives are drawn from, ``[N]``.
-            (default: every item)
+            (default: the items with training interactions; every item if some user
+            has interacted with all of these)
         inputs: Arguments of the model. (default: the normalized message edges of
             ``data.train``)
 
@@ -135,6 +136,7 @@ def train(
         return _fit_closed_form(model, data, config)
     function, weights = resolve_losses(model, losses, loss_weights)
     assert_equal_across_ranks('loss_weights', weights)
+    negative_items = negative_pool(negative_items, data.train)
     if config.num_neighbors is not None:
         return train_on_neighborhoods(
             model, data.train, data.val, function, weights, config, negative_items
@@ -207,6 +209,23 @@ def triplet_loader(
         seed=seed,
         negative_items=negative_items,
     )
+
+
+def negative_pool(items: Tensor | None, train: HeteroData) -> Tensor | None:
+    """The items that negatives are drawn from; ``None`` for every item.
+
+    By default those with training interactions: a new item that nobody could interact
+    with yet is no evidence of dislike, and as a negative it would be pushed behind all
+    others.
+    """
+    if items is not None:
+        return items
+    user, item = train[INTERACTS].edge_index
+    warm = torch.bincount(item, minlength=int(train[ITEM].num_nodes)) > 0
+    num_warm = int(warm.sum())
+    if num_warm == warm.numel() or int(torch.bincount(user).max()) >= num_warm:
+        return None
+    return warm.nonzero().view(-1)
 
 
 def lazy_tables(

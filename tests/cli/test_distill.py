@@ -60,8 +60,10 @@ def test_the_recommender_serves_the_student_with_raw_ids(distilled):
     folder, _, data = load(distilled)
     tables = folder.embeddings()
     served = Recommender.load(distilled / 'recommender')
+    new = data.train[INTERACTS].edge_index[1].bincount(minlength=60) == 0
     assert torch.equal(served.user_x, tables['student']['user'])
-    assert torch.equal(served.item_x, tables['student']['item'])
+    assert torch.equal(served.item_x[~new], tables['student']['item'][~new])
+    torch.testing.assert_close(served.item_x, tables['served']['item'])
     assert served.user_ids == data.train['user'].raw_id.tolist()
     assert served.item_ids == data.train['item'].raw_id.tolist()
 
@@ -159,7 +161,8 @@ def test_a_frozen_teacher_is_copied_as_it_is(trained, copy_of):
 
 def test_tables_of_another_width_are_cut_to_the_students(distilled):
     tables = Run(distilled).embeddings()
-    assert set(tables) == {'teacher', 'student', 'baseline', 'truncated_teacher'}
+    names = {'teacher', 'student', 'baseline', 'truncated_teacher', 'served'}
+    assert set(tables) == names
     width = tables['student']['item'].size(1)
     assert (
         tables['truncated_teacher']['item'].size(1)

@@ -43,8 +43,8 @@ def test_the_table_has_every_metric_of_every_model(reported, oracle):
 def test_the_table_names_models_and_widths(reported):
     out, _, _ = reported
     lines = [line.split() for line in out.splitlines()]
-    assert ['teacher', 'student', 'baseline', 'truncated_teacher'] in lines
-    assert ['embedding', 'dim', '8', '4', '4', '4'] in lines
+    assert ['teacher', 'student', 'baseline', 'truncated_teacher', 'served'] in lines
+    assert ['embedding', 'dim', '8', '4', '4', '4', '4'] in lines
 
 
 def test_the_file_has_the_same_numbers(reported, oracle):
@@ -115,7 +115,7 @@ def test_every_reading_of_test_is_counted(distilled, copy_of, capsys):
         assert f'it was read {times} times before' in capsys.readouterr().err
     content = json.loads((run / 'evaluation-test.json').read_text())
     assert len(content['test_reads']) == 3
-    models = ['baseline', 'student', 'teacher', 'truncated_teacher']
+    models = ['baseline', 'served', 'student', 'teacher', 'truncated_teacher']
     assert content['test_reads'][0]['models'] == models
 
 
@@ -142,7 +142,7 @@ def test_without_a_control_two_columns_are_left(trained, copy_of, capsys):
     capsys.readouterr()
     assert main(['evaluate', str(run)]) == 0
     out = capsys.readouterr().out
-    assert ['teacher', 'student', 'truncated_teacher'] in [
+    assert ['teacher', 'student', 'truncated_teacher', 'served'] in [
         x.split() for x in out.splitlines()
     ]
     assert 'student - control' not in out

@@ -32,7 +32,8 @@ def test_the_metrics_are_those_of_the_evaluation(whole, whole_page):
     text = Page(whole_page.read_text(encoding='utf-8')).text
     content = json.loads((whole / 'evaluation-val.json').read_text())
     models = list(content['metrics'])
-    assert models == ['teacher', 'student', 'baseline', 'truncated_teacher']
+    expected = ['teacher', 'student', 'baseline', 'truncated_teacher', 'served']
+    assert models == expected
     for key in ('Recall@10', 'NDCG@20', 'MAP@50'):
         row = ' '.join(f'{content["metrics"][name][key]:.4f}' for name in models)
         assert f'{key} {row}' in text
@@ -181,10 +182,8 @@ def test_models_that_came_later_are_named(distilled, trained, copy_of, report_on
     content = {'split': 'val', 'num_users': 1, 'metrics': {'teacher': one}}
     (run / 'evaluation-val.json').write_text(json.dumps(content))
     page, _ = report_on(run)
-    assert (
-        'validation was not evaluated for: baseline, student, truncated_teacher'
-        in page.text
-    )
+    names = 'baseline, served, student, truncated_teacher'
+    assert f'validation was not evaluated for: {names}' in page.text
 
 
 def test_items_without_titles_are_told(whole, copy_of, report_on):

@@ -39,7 +39,7 @@ def known_pairs(*graphs):
 
 def test_lists_are_those_of_the_embeddings_without_known_items(data, student):
     titles = {data.train['item'].raw_id[3]: 'Third'}
-    model = Recommender.from_model(student, data, titles=titles)
+    model = Recommender.from_model(student, data, titles=titles, place_cold=False)
     x_dict = get_embeddings(student, data.train)
     scores = x_dict['user'] @ x_dict['item'].t()
     for user, item in known_pairs(*data):
@@ -116,7 +116,7 @@ def test_inputs_replace_the_edges_of_the_data(data, student):
     for edge_type in graph.edge_types:
         graph[edge_type].edge_weight = torch.ones(graph[edge_type].num_edges)
     inputs = (normalized_adj_dict(graph),)
-    model = Recommender.from_model(student, data, inputs=inputs)
+    model = Recommender.from_model(student, data, inputs=inputs, place_cold=False)
     torch.testing.assert_close(model.item_x, get_embeddings(student, inputs)['item'])
     usual = Recommender.from_model(student, data)
     assert not torch.allclose(model.item_x, usual.item_x)
@@ -124,7 +124,7 @@ def test_inputs_replace_the_edges_of_the_data(data, student):
 
 def test_embeddings_and_closed_forms_are_served(data):
     ease = EASE({'user': 30, 'item': 40}).fit(data.train[INTERACTS].edge_index)
-    model = Recommender.from_model(ease.as_output(30), data, fit_features=False)
+    model = Recommender.from_model(ease.as_output(30), data, place_cold=False)
     scores = ease.scores(torch.arange(30))
     torch.testing.assert_close(model.user_x @ model.item_x.t(), scores)
     x_dict = {'user': torch.ones(30, 2), 'item': torch.ones(40, 2)}
