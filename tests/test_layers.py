@@ -58,7 +58,8 @@ LAYERS = {
     ),
     'data': May({'_utils'}, {*PYG, 'numpy', 'safetensors'}),
     'content': May(
-        {'_utils', 'data.schema', 'data.split', 'data.tables'}, {*PYG, *CORE}
+        {*('_utils', 'data.interactions', 'data.schema', 'data.split', 'data.tables')},
+        {*PYG, *CORE},
     ),
     'transforms': May({'_utils', 'data.schema'}, PYG),
     'loader': May({'_utils', 'data.schema'}, PYG),

@@ -12,6 +12,7 @@ from promptmm_pyg.cli.data import content_folder, text_source
 from promptmm_pyg.cli.parsing import UserError, add_flags, named
 from promptmm_pyg.cli.recommend import FOLDER, is_recommender, load_recommender
 from promptmm_pyg.data.frames import feature_rows, load_item_features
+from promptmm_pyg.data.interactions import item_column
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import contents_of, encode, read_ids, read_titles
 from promptmm_pyg.serving import FeatureMapper, Recommender
@@ -56,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(
         parser,
         """
---item-column NAME [item_id]  column of item ids in tables
+--item-column NAME  column of item ids in tables (default: recognized by its name, such
+  as item_id)
 --out FOLDER  where to write the recommender (default: in place of RUN's)
 --overwrite  replace the recommender in --out""",
     )
@@ -71,19 +73,19 @@ def add_new_item_options(group: Any) -> None:
         default=[],
         type=named,
         metavar='NAME=FILE',
-        help='features of the new items by modality: .csv or .parquet with the item '
-        'column, or .npy with one row for each of --ids',
+        help='features of the new items by modality: a table (.csv, .tsv, .txt, '
+        '.jsonl, .parquet) with the item column, or .npy with one row per id of --ids',
     )
     add_flags(
         group,
         """
 --text SOURCE  texts of the new items, for a run trained with --text: a folder of files
-  <item id>.txt, or FILE.csv:COLUMN with the item column; known items in it are ignored
+  <item id>.txt, or FILE:COLUMN with the item column; known items in it are ignored
 --images FOLDER  images of the new items, for a run trained with --images: a folder of
   files <item id>.jpg, .png, ...; known items in it are ignored
 --ids FILE  raw ids of the new items, one per line, in the order of .npy rows (default:
   those of the tables)
---titles FILE  .csv with the item column and titles
+--titles FILE  table with the item column and titles
 --title-column NAME [title]  column of titles""",
     )
 
@@ -212,9 +214,7 @@ def _encode(
     else:
         place = text_source(source, args.item_column)
         if place is None:
-            raise UserError(
-                f"--text must be a folder or FILE.csv:COLUMN (got '{source}')"
-            )
+            raise UserError(f"--text must be a folder or FILE:COLUMN (got '{source}')")
     config = {**_training_content(option, args.folder), **place}
     old = {str(raw) for raw in known}
     contents = {
@@ -251,7 +251,7 @@ def _training_content(option: str, folder: str) -> dict[str, Any]:
 def read_new_features(
     files: Mapping[str, Path],
     ids_file: str | None,
-    item_column: str,
+    item: str | None,
     contents: Mapping[str, tuple[list[Any], Array]] | None = None,
 ) -> NewFeatures:
     """Reads the features of new items."""
@@ -259,7 +259,7 @@ def read_new_features(
     for name, file in files.items():
         if not file.is_file():
             raise UserError(f"--features names a file that does not exist: '{file}'")
-        tables[name] = _load(file, ids_file, item_column)
+        tables[name] = _load(file, ids_file, item)
     if ids_file is not None:
         ids = read_ids(ids_file)
     else:
@@ -286,7 +286,7 @@ def _check_unique(ids: list[Any], where: str) -> None:
 
 
 def _load(
-    file: Path, ids_file: str | None, item_column: str
+    file: Path, ids_file: str | None, item: str | None
 ) -> tuple[list[Any], Array]:
     """The ids of a file and one row for each."""
     content = load_item_features(file)
@@ -300,7 +300,7 @@ def _load(
                 f'{len(x)})'
             )
     else:
-        values, x = feature_rows(content, item_column)
+        values, x = feature_rows(content, item_column(content, item))
         own = values.to_pylist()
     return own, x.astype(np.float32)
 

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,12 @@ from promptmm_pyg.data import (
     Split,
     modality_mask_dict,
     modality_x_dict,
-    read_dataset,
-    read_table,
     split_per_user,
     validate,
 )
-from promptmm_pyg.data.load import FORMATS, SPLIT_METHODS, detect_format
-from promptmm_pyg.data.recbole_files import find_atomic_files, read_header
+from promptmm_pyg.data.build import DUPLICATES
+from promptmm_pyg.data.load import FORMATS, SPLIT_METHODS, resolve
+from promptmm_pyg.data.tables import is_table_name
 from promptmm_pyg.runs.data import HASHING, load_split
 
 DESCRIPTION = EXAMPLE = None
@@ -47,11 +46,21 @@ example:
   promptmm data check clicks.csv --user-column user --item-column movie \\
       --features text=plots.csv --split leave-one-out
   promptmm data check data/tiktok --item-graph bought_together.npy"""
-_TABLE = {
-    'user': 'column of user ids in a table',
-    'item': 'column of item ids in tables of interactions and of features',
+_FILES = '.csv, .tsv, .txt, .jsonl (also .gz, .zst) or .parquet'
+# Options of `load_dataset` by their names on the command line.
+_OPTIONS = {
+    'user': 'user_column',
+    'item': 'item_column',
+    'time': 'time_column',
+    'rating': 'rating_column',
+    'min_rating': 'min_rating',
+    'weight': 'weight_column',
+    'item_ids': 'item_ids',
+    'duplicates': 'duplicates',
+    'separator': 'separator',
+    'encoding': 'encoding',
+    'split': 'split',
 }
-_TABLE_NAMES = {'user': 'user_column', 'item': 'item_column'}
 _SPLIT = {
     'val_ratio': 'share of the interactions (cold-items: of the items) held out for '
     'validation, 0 to 1',
@@ -141,7 +150,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         'path',
         metavar='PATH',
         help='folder in a published layout (DiffMM, MMSSL/LATTICE/PromptMM, MMRec, '
-        'RecBole), or a table of interactions (.csv, .parquet) with your own ids',
+        f'RecBole), or a table of interactions with your own ids: {_FILES}',
     )
     group = parser.add_argument_group('reading the data')
     group.add_argument(
@@ -155,10 +164,16 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         type=named,
         metavar='NAME=FILE',
         help='item features by modality: .npy (one row per item), for tables also '
-        '.csv or .parquet with the item column. A folder also has its '
+        f'a table with the item column ({_FILES}). A folder also has its '
         "<NAME>_feat.npy; 'NAME=' leaves one out (default: none)",
     )
-    add_options(group, read_dataset, {'duplicates': 'what to do with repeated pairs'})
+    group.add_argument(
+        '--duplicates',
+        choices=DUPLICATES,
+        default='error',
+        help='what to do with repeated pairs: refuse them, use the first row, the last '
+        '(by time, if there are times), or add their weights up (default: error)',
+    )
     group.add_argument(
         '--masks',
         choices=('zero-rows', 'none'),
@@ -166,29 +181,48 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help='folders only: treat feature rows of zeros as missing, or use all rows '
         '(default: zero-rows)',
     )
-    add_flags(
-        group,
-        """
---min-rating X  RecBole only: the lowest rating that counts as an interaction (default:
-  all count)""",
-    )
     _add_content_options(parser.add_argument_group('texts and images of the items'))
-    _add_table_options(parser.add_argument_group('tables only'))
+    _add_table_options(parser.add_argument_group('tables, RecBole and MMRec'))
 
 
 def _add_table_options(group: Group) -> None:
-    add_options(group, read_table, _TABLE, _TABLE_NAMES)
     add_flags(
         group,
         """
---time-column NAME  column of times
---item-ids FILE  raw ids of all items, one per line, in the order of .npy rows""",
+--user-column NAME  column of user ids (default: recognized by its name, such as
+  user_id)
+--item-column NAME  column of item ids in tables of interactions, features, titles and
+  texts (default: recognized by its name, such as item_id)
+--time-column NAME  column of times: numbers, or dates like 2026-03-01 17:30 (default:
+  recognized by its name, such as timestamp; '' for none)
+--min-rating X  the lowest rating that counts as an interaction (default: all count)
+--rating-column NAME  column of ratings for --min-rating (default: recognized by its
+  name, such as rating)
+--weight-column NAME  column of weights, stored with the interactions; models do not use
+  them (default: none)""",
+    )
+    group.add_argument(
+        '--where',
+        action='append',
+        default=[],
+        type=named,
+        metavar='COLUMN=VALUE',
+        help='only interactions with this value, or one of VALUE,VALUE,..., in a '
+        'column; may be repeated for further columns (default: all)',
+    )
+    add_flags(
+        group,
+        """
+--item-ids FILE  raw ids of all items, one per line, in the order of .npy rows
+--separator CHAR  character between the cells of the table, or 'tab' (default:
+  recognized among comma, tab, semicolon and |)
+--encoding NAME  of tables and lists of ids, such as cp1252 (default: utf-8)""",
     )
     group.add_argument(
         '--split',
         choices=tuple(SPLIT_METHODS),
         help='how to hold out interactions, also for a RecBole folder without a split; '
-        'leave-one-out holds out the latest ones with --time-column, else random ones '
+        'leave-one-out holds out the latest ones if there are times, else random ones '
         '(default: per-user)',
     )
     add_options(group, split_per_user, _SPLIT, _SPLIT_NAMES)
@@ -199,7 +233,7 @@ def _add_content_options(group: Group) -> None:
         group,
         f"""
 --text SOURCE  texts: a folder of files <item id>.txt, a column of the table (RecBole:
-  of the .item file), or FILE.csv:COLUMN with the item column
+  of the .item file), or FILE:COLUMN, a table with the item column
 --images FOLDER  images: a folder of files <item id>.jpg, .png, ...
 --text-encoder NAME [{HASHING}]  'hashing', which needs no package, or a model or folder
   of sentence-transformers
@@ -217,51 +251,39 @@ def data_config(args: argparse.Namespace) -> dict[str, Any]:
     is_table = args.format == 'table' or (args.format == 'auto' and path.is_file())
     base = path.parent if is_table else path
     features = {name: _feature_path(file, base) for name, file in args.features}
-    config: dict[str, Any] = {
-        'path': str(path.resolve()),
-        'format': 'table',
-        'features': features,
-        'duplicates': args.duplicates,
-    }
     empty = [name for name, file in features.items() if file is None]
     if empty and is_table:
         raise UserError(
             f"--features '{empty[0]}=' leaves out what a folder holds; for a table, "
             f'name a file'
         )
-    if is_table:
-        _check_min_rating(args)
-        config |= selected_options(args, _TABLE, _TABLE_NAMES)
-        config['time'] = args.time_column
-        config['item_ids'] = args.item_ids and str(Path(args.item_ids).resolve())
-        config['split'] = _split_config(args, has_time=args.time_column is not None)
-    else:
-        config |= _folder_config(args, path)
+    options = selected_options(args, _OPTIONS, _OPTIONS)
+    options |= {'features': features, 'where': _where(args.where)}
+    options['masks'] = None if args.masks == 'none' else args.masks
+    if args.separator in ('tab', r'\t'):
+        options['separator'] = '\t'
+    if args.item_ids is not None:
+        options['item_ids'] = str(Path(args.item_ids).resolve())
+    config = resolve(
+        path.resolve(),
+        args.format,
+        options,
+        selected_options(args, _SPLIT, _SPLIT_NAMES),
+    )
+    config['path'] = str(config['path'])
     config['content'] = _content_config(args, config)
     return config
 
 
-def _check_min_rating(args: argparse.Namespace) -> None:
-    if args.min_rating is not None:
-        raise UserError('--min-rating is for RecBole folders')
-
-
-def _folder_config(args: argparse.Namespace, path: Path) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        'format': detect_format(path) if args.format == 'auto' else args.format,
-        'masks': None if args.masks == 'none' else args.masks,
-    }
-    if config['format'] == 'recbole':
-        config['min_rating'] = args.min_rating
-        files = find_atomic_files(path)
-        if not files.came_with_split:
-            timed = all('timestamp' in read_header(x) for x in files.inter.values())
-            return config | {'split': _split_config(args, has_time=timed)}
-    else:
-        _check_min_rating(args)
-    if args.split is not None:
-        raise UserError(f"--split is for tables: '{path}' already has a split")
-    return config
+def _where(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]] | None:
+    """The values of ``--where`` by column."""
+    where = {column: values.split(',') for column, values in pairs}
+    if len(where) < len(pairs):
+        raise UserError(
+            f'--where must name each column once (got {[x for x, _ in pairs]}). List '
+            f'the values of a column as COLUMN=VALUE,VALUE'
+        )
+    return where or None
 
 
 def _feature_path(file: str, base: Path) -> str | None:
@@ -273,25 +295,12 @@ def _feature_path(file: str, base: Path) -> str | None:
     return str(path.resolve())
 
 
-def _split_config(args: argparse.Namespace, *, has_time: bool) -> dict[str, Any]:
-    method = args.split or 'per-user'
-    if method == 'time' and not has_time:
-        raise UserError('--split time requires --time-column NAME')
-    config = {'method': method, **selected_options(args, _SPLIT, _SPLIT_NAMES)}
-    if method == 'time':
-        del config['seed']
-    if method == 'leave-one-out':
-        by = 'time' if has_time else 'random'
-        config = {'method': method, 'by': by, 'seed': args.split_seed}
-    return config
-
-
 def _content_config(args: argparse.Namespace, data: Mapping[str, Any]) -> list[Any]:
     """What is needed to encode the same texts and images again."""
     configs: list[dict[str, Any]] = []
     if args.text is not None:
         config = {'modality': 'text', 'encoder': args.text_encoder}
-        configs.append(config | _text_source(args.text, data, args.item_column))
+        configs.append(config | _text_source(args.text, data))
     if args.images is not None:
         config = {'modality': 'image', 'encoder': args.image_encoder}
         configs.append(config | content_folder('images', args.images))
@@ -309,10 +318,8 @@ def _content_config(args: argparse.Namespace, data: Mapping[str, Any]) -> list[A
     return configs
 
 
-def _text_source(
-    text: str, data: Mapping[str, Any], item: str
-) -> dict[str, str | None]:
-    source = text_source(text, item)
+def _text_source(text: str, data: Mapping[str, Any]) -> dict[str, str | None]:
+    source = text_source(text, data.get('item'), data.get('encoding'))
     if source is not None:
         return source
     if '/' in text or os.sep in text:
@@ -320,23 +327,26 @@ def _text_source(
     kind = data['format']
     if kind not in ('table', 'recbole'):
         raise UserError(
-            f"--text must be a folder or FILE.csv:COLUMN for '{data['path']}', which "
+            f"--text must be a folder or FILE:COLUMN for '{data['path']}', which "
             f"has no columns of its own (got '{text}')"
         )
-    return {'kind': kind, 'path': data['path'], 'column': text, 'item': item}
+    names = ('path', 'item', 'separator', 'encoding')
+    return {'kind': kind, 'column': text, **{name: data.get(name) for name in names}}
 
 
-def text_source(text: str, item: str) -> dict[str, str | None] | None:
-    """The source of ``--text`` if it is a folder or ``FILE.csv:COLUMN``."""
+def text_source(
+    text: str, item: str | None, encoding: str | None = None
+) -> dict[str, str | None] | None:
+    """The source of ``--text`` if it is a folder or ``FILE:COLUMN``."""
     if Path(text).is_dir():
         return content_folder('text', text)
     file, mark, column = text.rpartition(':')
-    if not mark or Path(file).suffix not in ('.csv', '.parquet'):
+    if not mark or not is_table_name(file):
         return None
     if not Path(file).is_file():
         raise UserError(f"--text names a file that does not exist: '{file}'")
-    path = str(Path(file).resolve())
-    return {'kind': 'table', 'path': path, 'column': column, 'item': item}
+    source = {'path': str(Path(file).resolve()), 'column': column, 'item': item}
+    return {'kind': 'table', **source, 'encoding': encoding}
 
 
 def content_folder(option: str, path: str) -> dict[str, str | None]:

@@ -114,7 +114,7 @@ def _names(run: Run) -> _Names:
     ids = {key: train[key].raw_id.tolist() for key in (USER, ITEM)}
     source = run.config['titles']
     if source is not None:
-        return _Names(ids, read_titles(source['path'], source['item'], source['title']))
+        return _Names(ids, read_titles(**source))
     if not run.recommender_dir.is_dir():
         return _Names(ids, {})
     titles = run.recommender().titles

@@ -423,6 +423,10 @@ _DATA = {
     'user': 'user-column',
     'item': 'item-column',
     'time': 'time-column',
+    'rating': 'rating-column',
+    'weight': 'weight-column',
+    'separator': 'separator',
+    'encoding': 'encoding',
     'item_ids': 'item-ids',
 }
 _SPLIT = {
@@ -459,7 +463,8 @@ def flags_of_run(content: Mapping[str, Any]) -> dict[str, Any]:
             flags |= {'prompt-combine': prompt['combine']}
         if titles is not None:
             flags |= {'titles': titles['path'], 'title-column': titles['title']}
-            flags['item-column'] = titles['item']
+            if titles['item'] is not None:
+                flags['item-column'] = titles['item']
     return {name.replace('_', '-'): value for name, value in flags.items()}
 
 
@@ -473,9 +478,10 @@ def _data_flags(config: Mapping[str, Any]) -> dict[str, Any]:
     flags['features'] = {k: file or '' for k, file in config['features'].items()}
     if 'masks' in config:
         flags['masks'] = config['masks'] or 'none'
-    for key, flag in _SPLIT.items():
-        if key in config.get('split', {}):
-            flags[flag] = config['split'][key]
+    where = config.get('where') or {}
+    flags['where'] = {column: ','.join(values) for column, values in where.items()}
+    split = config.get('split') or {}
+    flags |= {flag: split[key] for key, flag in _SPLIT.items() if key in split}
     for content in config.get('content', []):
         if content['modality'] == 'image':
             flags['images'] = content['path']

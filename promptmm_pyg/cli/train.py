@@ -73,7 +73,7 @@ def add_arguments(parser: Parser) -> None:
         """
 --resume  continue RUN
 --overwrite  replace a run in RUN
---titles FILE  .csv with the item column and a column of titles, printed beside
+--titles FILE  table with the item column and a column of titles, printed beside
   recommendations (default: none)
 --title-column NAME [title]  column of titles""",
     )
@@ -136,10 +136,14 @@ def metrics_text(run: Run, name: str) -> str:
 
 def run_config(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that determines the teacher, as plain values."""
-    titles = None
+    data, titles = data_config(args), None
     if args.titles is not None:
-        file = str(Path(args.titles).resolve())
-        titles = {'path': file, 'item': args.item_column, 'title': args.title_column}
+        titles = {
+            'path': str(Path(args.titles).resolve()),
+            'item': data.get('item') or args.item_column,
+            'title': args.title_column,
+            'encoding': args.encoding,
+        }
         read_titles(**titles)  # Errors are raised before any work.
     prompt = None
     if not args.no_prompt:
@@ -147,7 +151,7 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
         prompt = {'start': args.prompt_start, **options}
     return {
         'format': FORMAT,
-        'data': data_config(args),
+        'data': data,
         'titles': titles,
         'prompt': prompt,
         'teacher': selected_options(args, TEACHER),

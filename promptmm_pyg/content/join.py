@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.content.rows import ContentRows
+from promptmm_pyg.data.interactions import item_column
 from promptmm_pyg.data.schema import ITEM, NODE_TYPES
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.data.tables import read_file
@@ -65,7 +66,8 @@ def table_contents(
     path: str | Path,
     column: str,
     *,
-    item: str = 'item_id',
+    item: str | None = None,
+    separator: str | None = None,
     encoding: str | None = None,
 ) -> dict[Any, str | None]:
     """Returns ``{id: text}`` of a column of a table (``.csv``, ``.tsv``, ``.txt``,
@@ -75,7 +77,8 @@ def table_contents(
     Args:
         path: The table.
         column: The column of texts; other values are read as they are printed.
-        item: The column of ids. (default: ``'item_id'``)
+        item: The column of ids. (default: recognized by its name, such as ``item_id``)
+        separator: The character between cells. (default: recognized)
         encoding: The encoding of the file. (default: ``'utf-8'``)
 
     Raises:
@@ -83,10 +86,11 @@ def table_contents(
         ValueError: If it is damaged, of another kind, or lacks a column.
         ImportError: If the packages of the extra ``frames`` are missing.
     """
-    names = (item, column)
-    table = read_file(path, names, encoding=encoding, caller='table_contents')
+    table = read_file(
+        path, separator=separator, encoding=encoding, caller='table_contents'
+    )
     table.check_column(column)
-    ids = table.ids(item, "'item' (--item-column)")
+    ids = table.ids(item_column(table, item), "'item' (--item-column)")
     texts: list[str | None] = [None] * len(ids.values)
     for code, text in zip(
         ids.codes.tolist(), table.texts(column).to_pylist(), strict=True

@@ -18,7 +18,12 @@ from promptmm_pyg.data.ids import (
     to_raw_ids,
     unify,
 )
-from promptmm_pyg.data.interactions import Columns, Where, read_interactions
+from promptmm_pyg.data.interactions import (
+    Columns,
+    Where,
+    item_column,
+    read_interactions,
+)
 from promptmm_pyg.data.tables import Table, as_table, read_file
 
 if TYPE_CHECKING:
@@ -164,7 +169,7 @@ class _Side:
             return ids, value
         if not isinstance(value, Table):
             value = as_table(_with_id_column(value, column), what)
-        return feature_rows(value, column)
+        return feature_rows(value, item_column(value, column))
 
     def _align(self, name: str, row: NumpyArray, x: NumpyArray) -> None:
         present = row >= 0
@@ -199,6 +204,15 @@ def feature_rows(table: Table, column: str) -> tuple['pa.Array', NumpyArray]:
         ValueError: If the column is missing, an id is missing or repeated, or other
             columns are not numbers.
     """
+    return unique_ids(table, column), _matrix(table, column)
+
+
+def unique_ids(table: Table, column: str) -> 'pa.Array':
+    """The ids of a table with one row per node.
+
+    Raises:
+        ValueError: If the column is missing, or an id is missing or repeated.
+    """
     coded = table.ids(column, _ID_OPTION)
     if len(coded.values) < len(coded.codes):
         first = np.unique(coded.codes, return_index=True)[1]
@@ -208,7 +222,7 @@ def feature_rows(table: Table, column: str) -> tuple['pa.Array', NumpyArray]:
             f'{coded.values[int(coded.codes[row])].as_py()!r} again in '
             f'{table.at(row)}). Drop or average the repeated rows'
         )
-    return coded.values.take(coded.codes), _matrix(table, column)
+    return coded.values.take(coded.codes)
 
 
 _ID_OPTION = "'item' (--item-column)"

@@ -157,6 +157,20 @@ def sorted_union(arrays: Sequence['pa.Array']) -> 'pa.Array':
     return values.take(pc.sort_indices(values))
 
 
+def join_columns(
+    columns: Sequence[IdColumn], known: 'pa.Array | None' = None
+) -> tuple['pa.Array', NumpyArray]:
+    """The distinct ids of several columns, after those known, and all codes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    arrays = [] if known is None else [known]
+    arrays += [column.values.cast(pa.large_string()) for column in columns]
+    index = pc.unique(pa.chunked_array(arrays, pa.large_string()))
+    codes = [positions(column.values, index)[column.codes] for column in columns]
+    return index, np.concatenate(codes)
+
+
 def positions(values: 'pa.Array', index: 'pa.Array') -> NumpyArray:
     """The place of each id in ``index``, -1 where there is none."""
     import pyarrow as pa

@@ -13,6 +13,21 @@ if TYPE_CHECKING:
 
 NumpyArray = np.ndarray[Any, Any]
 Where = Mapping[str, str | int | Sequence[str | int]]
+# Names of columns without case, spaces, '_' and '-', the most common one first.
+_USUAL = {
+    'user': (
+        *('userid', 'user', 'uid', 'customerid', 'customer', 'visitorid'),
+        'reviewerid',
+    ),
+    'item': (
+        *('itemid', 'item', 'iid', 'productid', 'product', 'articleid', 'movieid'),
+        *('songid', 'bookid', 'asin', 'parentasin', 'sku'),
+    ),
+    'time': (
+        *('timestamp', 'time', 'datetime', 'date', 'ts', 'unixtimestamp', 'eventtime'),
+    ),
+    'rating': ('rating', 'ratings', 'stars', 'score', 'overall'),
+}
 _ZONE = r'(Z|[+-]\d\d(:?\d\d)?)$'
 
 
@@ -28,6 +43,24 @@ class Columns(NamedTuple):
     def names(self, where: Where | None = None) -> list[str]:
         """All columns to read."""
         return [*(name for name in self if name is not None), *(where or {})]
+
+
+def recognize(header: Sequence[str], name: str) -> str | None:
+    """The column of users, items, times or ratings by a usual name."""
+    by_name = {
+        ''.join(c for c in str(column).lower() if c.isalnum()): column
+        for column in reversed(header)
+    }
+    return next((by_name[x] for x in _USUAL[name] if x in by_name), None)
+
+
+def item_column(table: Table, item: str | None) -> str:
+    """The column of item ids in a table of features, titles or texts: that of the
+    interactions, else one with a usual name.
+    """
+    if item is None or item not in table.header:
+        item = recognize(table.header, 'item') or item or 'item_id'
+    return item
 
 
 def option(name: str) -> str:
@@ -50,6 +83,7 @@ def read_interactions(
     *,
     where: Where | None = None,
     min_rating: float | None = None,
+    may_be_empty: bool = False,
 ) -> Interactions:
     """The interactions of a table.
 
@@ -58,6 +92,8 @@ def read_interactions(
         columns: The names of its columns.
         where: Values of columns that a row must have. (default: none)
         min_rating: The lowest rating that counts. (default: all count)
+        may_be_empty: Whether no row has to be left, as in a part of a split.
+            (default: ``False``)
 
     Raises:
         ValueError: If a column is missing, a cell is empty or of another kind, or no
@@ -66,15 +102,15 @@ def read_interactions(
     for name, column in columns._asdict().items():
         if column is not None:
             table.check_column(column, option(name))
-    if len(table) == 0:
-        raise ValueError(
-            f'{table.name!r} must contain at least one row (got none below its header)'
-        )
-    table = select_rows(table, where)
-    if min_rating is not None:
-        table = _rated(table, columns.rating, min_rating)
+    table = select_interactions(
+        table,
+        where=where,
+        rating=columns.rating,
+        min_rating=min_rating,
+        may_be_empty=may_be_empty,
+    )
     time = None if columns.time is None else read_times(table, columns.time)
-    weight = None if columns.weight is None else _finite(table, columns.weight)
+    weight = None if columns.weight is None else finite_numbers(table, columns.weight)
     return Interactions(
         table.ids(columns.user, option('user')),
         table.ids(columns.item, option('item')),
@@ -83,7 +119,30 @@ def read_interactions(
     )
 
 
-def select_rows(table: Table, where: Where | None) -> Table:
+def select_interactions(
+    table: Table,
+    *,
+    where: Where | None = None,
+    rating: str | None = None,
+    min_rating: float | None = None,
+    may_be_empty: bool = False,
+) -> Table:
+    """The rows that count, as in :func:`read_interactions`.
+
+    Raises:
+        ValueError: If a column is missing, a rating is not a number, or no row is left.
+    """
+    if len(table) == 0 and not may_be_empty:
+        raise ValueError(
+            f'{table.name!r} must contain at least one row (got none below its header)'
+        )
+    table = select_rows(table, where, may_be_empty)
+    if min_rating is None:
+        return table
+    return _rated(table, rating, min_rating, may_be_empty)
+
+
+def select_rows(table: Table, where: Where | None, may_be_empty: bool = False) -> Table:
     """The rows that have one of the values in each column, compared as text.
 
     Raises:
@@ -100,7 +159,7 @@ def select_rows(table: Table, where: Where | None) -> Table:
         missing = [
             x for x in values if pc.index(cells, pa.scalar(x, cells.type)).as_py() < 0
         ]
-        if missing:
+        if missing and not may_be_empty:
             known = pc.unique(cells).to_pylist()
             more = f' and {len(known) - 10} more' if len(known) > 10 else ''
             raise ValueError(
@@ -110,7 +169,7 @@ def select_rows(table: Table, where: Where | None) -> Table:
             )
         mask = pc.is_in(cells, pa.array(values, cells.type))
         table = table.keep(mask.to_numpy().astype(bool))
-    if len(table) == 0:
+    if len(table) == 0 and not may_be_empty:
         raise ValueError(
             f"'where' (--where) must leave at least one row of {table.name!r} (got "
             f'{dict(where or {})}, which no row has at once)'
@@ -118,16 +177,19 @@ def select_rows(table: Table, where: Where | None) -> Table:
     return table
 
 
-def _rated(table: Table, column: str | None, min_rating: float) -> Table:
+def _rated(
+    table: Table, column: str | None, min_rating: float, may_be_empty: bool
+) -> Table:
     if column is None:
         raise ValueError(
             f"'min_rating' (--min-rating) requires a column of ratings in "
             f'{table.name!r} (got {header_text(table.header)}). Name yours with '
             f'{option("rating")}'
         )
-    ratings = _finite(table, column)
+    table.check_column(column, option('rating'))
+    ratings = finite_numbers(table, column)
     mask = ratings >= min_rating
-    if not mask.any():
+    if not mask.any() and not may_be_empty:
         raise ValueError(
             f"'min_rating' (--min-rating) must keep at least one interaction (got "
             f'{min_rating}, the highest in {table.name!r} is {ratings.max():g})'
@@ -135,7 +197,7 @@ def _rated(table: Table, column: str | None, min_rating: float) -> Table:
     return table if mask.all() else table.keep(mask)
 
 
-def _finite(table: Table, column: str) -> NumpyArray:
+def finite_numbers(table: Table, column: str) -> NumpyArray:
     """Numbers without gaps."""
     values = table.numbers(column)
     bad = ~np.isfinite(values)
@@ -168,7 +230,7 @@ def read_times(table: Table, column: str) -> NumpyArray:
     elif is_text(kind) and _has_dates(values):
         times = _parse_dates(table, column, values)
     else:
-        return _finite(table, column)
+        return finite_numbers(table, column)
     if times.null_count:
         row = pc.index(pc.is_null(times), pa.scalar(True)).as_py()
         raise ValueError(

@@ -1,6 +1,7 @@
 """One way in: from a folder or a table on disk to a split."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +11,10 @@ from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.build import Duplicates, Ids
 from promptmm_pyg.data.features import FeaturePaths, Masks
 from promptmm_pyg.data.frames import read_table
+from promptmm_pyg.data.interactions import Where, recognize
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
 from promptmm_pyg.data.recbole import read_recbole
-from promptmm_pyg.data.recbole_files import find_atomic_files, is_atomic
-from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.data.recbole_files import find_atomic_files, inter_header, is_atomic
 from promptmm_pyg.data.split import (
     Split,
     split_by_time,
@@ -21,7 +22,7 @@ from promptmm_pyg.data.split import (
     split_leave_one_out,
     split_per_user,
 )
-from promptmm_pyg.data.tables import read_header
+from promptmm_pyg.data.tables import header_hint, header_text, read_header
 
 Format = Literal['auto', 'diffmm', 'mmssl', 'mmrec', 'recbole']
 
@@ -46,19 +47,26 @@ _SIGNS = {
 }
 SplitMethod = Literal['per-user', 'leave-one-out', 'time', 'cold-items']
 FORMATS = ('auto', 'diffmm', 'mmssl', 'mmrec', 'recbole', 'table')
+# The options that a format has, beside those of all.
+_ALL = ('features', 'duplicates')
+_ROWS = ('rating', 'min_rating', 'weight', 'where')
+_COLUMNS = ('user', 'item', 'time')
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    'table': (*_COLUMNS, *_ROWS, 'item_ids', 'separator', 'encoding', 'split'),
+    'recbole': (*_COLUMNS, *_ROWS, 'masks', 'split'),
+    'mmrec': (*_ROWS, 'masks'),
+    'mmssl': ('masks',),
+    'diffmm': ('masks',),
+}
+_FLAGS = {
+    name: f'{name}-column' for name in ('user', 'item', 'time', 'rating', 'weight')
+}
 SPLIT_METHODS: dict[str, Callable[..., Split]] = {
     'per-user': split_per_user,
     'leave-one-out': split_leave_one_out,
     'time': split_by_time,
     'cold-items': split_cold_items,
 }
-# Names of columns without case, spaces, '_' and '-', the most common one first.
-_USER = ('userid', 'user', 'uid', 'customerid', 'customer', 'visitorid', 'reviewerid')
-_ITEM = (
-    *('itemid', 'item', 'iid', 'productid', 'product', 'articleid', 'movieid'),
-    *('songid', 'bookid', 'asin', 'parentasin', 'sku'),
-)
-_TIME = ('timestamp', 'time', 'datetime', 'date', 'ts', 'unixtimestamp', 'eventtime')
 
 
 def read_dataset(
@@ -139,11 +147,16 @@ def load_dataset(
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
+    rating: str | None = None,
+    min_rating: float | None = None,
+    weight: str | None = None,
+    where: Where | None = None,
     features: Mapping[str, str | Path | None] | None = None,
     item_ids: Ids | None = None,
-    min_rating: float | None = None,
     masks: Masks = 'zero-rows',
     duplicates: Duplicates = 'error',
+    separator: str | None = None,
+    encoding: str | None = None,
     split: SplitMethod | Callable[[HeteroData], Split] | None = None,
     val_ratio: float = 0.1,
     test_ratio: float = 0.1,
@@ -153,32 +166,42 @@ def load_dataset(
 
     A folder in a published layout (DiffMM, MMSSL/LATTICE/PromptMM, MMRec, RecBole) is
     recognized by its files, and a split that came with it is kept. A table of
-    interactions (``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl``, one row per
-    interaction) is split by ``split``.
+    interactions (``.csv``, ``.tsv``, ``.txt`` or ``.jsonl``, also with ``.gz`` or
+    ``.zst``, or ``.parquet``; one row per interaction) is split by ``split``. Ids are
+    text as written, or the integers of Parquet and JSON.
 
     Args:
         path: A folder or a table.
         format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'``, ``'recbole'``, ``'table'``, or
             ``'auto'`` to recognize it. (default: ``'auto'``)
-        user: The column of user ids, tables only. (default: recognized by its name,
-            such as ``user_id``, ``userId`` or ``customer_id``)
+        user: The column of user ids, tables and RecBole. (default: recognized by its
+            name, such as ``user_id``, ``userId`` or ``customer_id``)
         item: The column of item ids, in tables of interactions and of features.
             (default: recognized by its name, such as ``item_id`` or ``asin``)
-        time: The column of times, tables only. (default: recognized by its name, such
-            as ``timestamp``; none if there is no such column, or for ``''``)
+        time: The column of times, tables and RecBole. (default: recognized by its
+            name, such as ``timestamp``; none if there is no such column, or for ``''``)
+        rating: The column of ratings, for ``min_rating``. (default: recognized by its
+            name, such as ``rating`` or ``stars``)
+        min_rating: The lowest rating that counts as an interaction; tables, RecBole
+            and MMRec. (default: all count)
+        weight: The column of weights, stored as ``weight`` on the interactions. No
+            model uses them. (default: none)
+        where: ``{column: value}`` or ``{column: [value, ...]}``: interactions with
+            other values are left out. (default: all count)
         features: Item features ``{modality: file}``, relative to the folder; ``.npy``
             with one row per item or, for tables, also a table with the item column.
             For a folder these are added to every ``<modality>_feat.npy`` found, and
             ``None`` as a file leaves a modality out. (default: what the folder has)
         item_ids: All items in the order of ``.npy`` rows, tables only.
             (default: the sorted ids found)
-        min_rating: The lowest rating that counts as an interaction, RecBole only.
-            (default: all count)
         masks: Folders only: ``'zero-rows'`` treats feature rows of zeros as missing,
             ``None`` reads every row as it is. (default: ``'zero-rows'``)
         duplicates: What to do with repeated pairs: ``'error'``, ``'first'``,
             ``'last'`` or ``'sum'``, as in :func:`~promptmm_pyg.data.build_graph`.
             (default: ``'error'``)
+        separator: The character between the cells of a table. (default: recognized
+            among comma, tab, semicolon and ``|``)
+        encoding: The encoding of tables, such as ``'cp1252'``. (default: ``'utf-8'``)
         split: How to hold interactions out of data without a split: ``'per-user'``,
             ``'leave-one-out'`` (the last ones where there are times, else at random),
             ``'time'``, ``'cold-items'``, or a function from the graph to a
@@ -200,88 +223,161 @@ def load_dataset(
         >>> data.train['item'].num_nodes
         7
     """
+    options = {
+        'user': user,
+        'item': item,
+        'time': time,
+        'rating': rating,
+        'min_rating': min_rating,
+        'weight': weight,
+        'where': where,
+        'features': features,
+        'item_ids': item_ids,
+        'masks': masks,
+        'duplicates': duplicates,
+        'separator': separator,
+        'encoding': encoding,
+        'split': split,
+    }
+    ratios = {'val_ratio': val_ratio, 'test_ratio': test_ratio, 'seed': seed}
+    return read_resolved(resolve(path, format, options, ratios))
+
+
+def resolve(
+    path: str | Path,
+    format: str,  # noqa: A002
+    options: Mapping[str, Any],
+    ratios: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that is needed to read the same data again: the options that the format
+    has, with what was recognized.
+
+    Args:
+        path: As in :func:`load_dataset`.
+        format: As in :func:`load_dataset`.
+        options: Options of :func:`load_dataset` by name; ``None`` for the default.
+        ratios: ``val_ratio``, ``test_ratio`` and ``seed``.
+
+    Raises:
+        FileNotFoundError: As in :func:`load_dataset`.
+        ValueError: If an option does not fit the data, or a column is not recognized.
+    """
     path = Path(path)
     check_choice('format', format, FORMATS)
     if not path.exists():
         raise FileNotFoundError(f"'path' must exist (got '{path}')")
     if format == 'auto':
         format = 'table' if path.is_file() else detect_format(path)  # noqa: A001
-    divide = _divider(split, val_ratio, test_ratio, seed)
-    options: dict[str, Any] = {'features': features, 'duplicates': duplicates}
-    if format == 'table':
-        _refuse(path, 'a table', min_rating=min_rating)
-        options |= _columns(path, user=user, item=item, time=time)
-        return divide(read_table(path, item_ids=item_ids, **options))
-    _refuse(path, 'a folder', user=user, item=item, time=time, item_ids=item_ids)
-    options['masks'] = masks
-    if format != 'recbole':
-        _refuse(path, f"the layout '{format}'", min_rating=min_rating, split=split)
-        return read_dataset(path, format, **options)  # type: ignore[arg-type]
-    if not find_atomic_files(path).came_with_split:
-        options['split'] = divide
-    else:
-        _refuse(path, 'data that came with a split', split=split)
-    return read_recbole(path, min_rating=min_rating, **options)
-
-
-def _refuse(path: Path, what: str, **given: Any) -> None:
-    for name, value in given.items():
-        if value is not None:
+    known = _OPTIONS[format]
+    for name, value in options.items():
+        # Every data set has a default for missing rows; only folders use it.
+        if value is not None and name not in (*known, *_ALL, 'masks'):
+            what = 'a table' if format == 'table' else f"the layout '{format}'"
+            what += ', which comes with a split' if name == 'split' else ''
+            flag = _FLAGS.get(name, name.replace('_', '-'))
             raise ValueError(
-                f"'{name}' must be left out for {what} (got {value!r} for '{path}')"
+                f"'{name}' (--{flag}) must be left out for {what} (got {value!r} for "
+                f"'{path}')"
+            )
+    resolved = {'path': path, 'format': format}
+    resolved |= {name: options.get(name) for name in (*known, *_ALL)}
+    if 'rating' in known:
+        _resolve_columns(path, format, resolved)
+    if 'split' in known:
+        _resolve_split(path, resolved, ratios)
+    return resolved
+
+
+def _resolve_columns(path: Path, format: str, options: dict[str, Any]) -> None:  # noqa: A002
+    """Replaces the columns that are not given by those recognized."""
+    if options['rating'] is not None and options['min_rating'] is None:
+        raise ValueError(
+            f"'rating' (--rating-column) requires 'min_rating' (--min-rating) (got "
+            f'{options["rating"]!r} alone)'
+        )
+    if format == 'table':
+        header = read_header(path, options['separator'], options['encoding'])
+    else:
+        header = inter_header(path, format)
+    for name in _COLUMNS if 'user' in options else ():
+        if options[name] is None:
+            options[name] = recognize(header, name)
+        if options[name] is None:
+            if name != 'time':
+                raise ValueError(
+                    f"'{path}' must have a column of {name} ids with a usual name such "
+                    f"as '{name}_id' (got {header_text(header)}). Name yours with "
+                    f"'{name}' (--{name}-column){header_hint(header)}"
+                )
+            options[name] = ''
+    if options['min_rating'] is not None and options['rating'] is None:
+        options['rating'] = recognize(header, 'rating')
+        if options['rating'] is None:
+            raise ValueError(
+                f"'min_rating' (--min-rating) requires a column of ratings with a "
+                f"usual name such as 'rating' (got {header_text(header)} in '{path}'). "
+                f"Name yours with 'rating' (--rating-column)"
             )
 
 
-def _divider(
-    split: str | Callable[[HeteroData], Split] | None,
-    val_ratio: float,
-    test_ratio: float,
-    seed: int,
-) -> Callable[[HeteroData], Split]:
-    if callable(split):
-        return split
-    method = split or 'per-user'
+def _resolve_split(
+    path: Path, options: dict[str, Any], ratios: Mapping[str, Any]
+) -> None:
+    """Replaces the name of a split by its options; no split where one came."""
+    method = options['split']
+    if options['format'] == 'recbole' and find_atomic_files(path).came_with_split:
+        if method is not None:
+            raise ValueError(
+                f"'split' (--split) must be left out for '{path}', which came with a "
+                f'split (got {method!r})'
+            )
+        return
+    if callable(method):
+        return
+    method = method or 'per-user'
     check_choice('split', method, SPLIT_METHODS)
-
-    def divide(graph: HeteroData) -> Split:
-        has_time = 'time' in graph[INTERACTS]
-        options: dict[str, Any] = {'seed': seed}
-        if method == 'leave-one-out':
-            options['by'] = 'time' if has_time else 'random'
-        else:
-            options |= {'val_ratio': val_ratio, 'test_ratio': test_ratio}
-        if method == 'time':
-            if not has_time:
-                raise ValueError(
-                    "'split' must not be 'time' without times (got none). Name their "
-                    "column with 'time' (--time-column)"
-                )
-            del options['seed']
-        return SPLIT_METHODS[method](graph, **options)
-
-    return divide
+    has_time = bool(options['time'])
+    resolved = {'method': method, **ratios}
+    if method == 'leave-one-out':
+        by = 'time' if has_time else 'random'
+        resolved = {'method': method, 'by': by, 'seed': ratios['seed']}
+    if method == 'time':
+        if not has_time:
+            raise ValueError(
+                "'split' must not be 'time' without times (got none). Name their "
+                "column with 'time' (--time-column)"
+            )
+        del resolved['seed']
+    options['split'] = resolved
 
 
-def _columns(path: Path, **given: str | None) -> dict[str, str]:
-    """The columns of users, items and times: those given, or recognized by name."""
-    known: dict[str, Sequence[str]] = {'user': _USER, 'item': _ITEM, 'time': _TIME}
-    columns = {name: value for name, value in given.items() if value is not None}
-    if len(columns) == len(known):
-        return {name: value for name, value in columns.items() if value}
-    header = read_header(path)
-    by_name = {
-        ''.join(c for c in str(column).lower() if c.isalnum()): column
-        for column in reversed(header)
-    }
-    for name, candidates in known.items():
-        if name not in columns:
-            match = next((by_name[c] for c in candidates if c in by_name), None)
-            if match is not None:
-                columns[name] = match
-            elif name != 'time':
-                raise ValueError(
-                    f"'{path}' must have a column of {name} ids with a usual name such "
-                    f"as '{name}_id' (got {header}). Name yours with '{name}' "
-                    f'(--{name}-column)'
-                )
-    return {name: value for name, value in columns.items() if value}
+def read_resolved(resolved: Mapping[str, Any]) -> Split:
+    """Reads the data that :func:`resolve` described.
+
+    Args:
+        resolved: Its result; ``item_ids`` may also be the path of a file, one id per
+            line.
+    """
+    options = dict(resolved)
+    path, name = Path(options.pop('path')), options.pop('format')
+    if 'time' in options:
+        options['time'] = options['time'] or None
+    for column in ('rating', 'encoding', 'separator'):
+        if options.get(column) is None:
+            options.pop(column, None)  # The reader's default.
+    if name != 'table':
+        if name == 'recbole' and options['split'] is not None:
+            options['split'] = partial(apply_split, options['split'])
+        return _READERS[name](path, **options)
+    split = options.pop('split')
+    return apply_split(split, read_table(path, **options))
+
+
+def apply_split(
+    split: Callable[[HeteroData], Split] | Mapping[str, Any], graph: HeteroData
+) -> Split:
+    """The split of a graph by a function, or by a method and its options."""
+    if callable(split):
+        return split(graph)
+    options = {key: value for key, value in split.items() if key != 'method'}
+    return SPLIT_METHODS[split['method']](graph, **options)

@@ -10,6 +10,11 @@ import numpy as np
 import torch
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg.data.interactions import (
+    Where,
+    finite_numbers,
+    select_interactions,
+)
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
@@ -19,16 +24,18 @@ from promptmm_pyg.data.schema import (
     modality_x_dict,
 )
 from promptmm_pyg.data.split import Split
+from promptmm_pyg.data.tables import Table, header_text, read_text
 
 _REQUIRED = ('userID', 'itemID', 'x_label')
 
 
-class InterTable(NamedTuple):
-    """The columns of an ``.inter`` file that matter here."""
+class Pairs(NamedTuple):
+    """Interactions with the part of the split that each belongs to."""
 
-    pairs: np.ndarray[Any, Any]  # [2, E]
+    edges: np.ndarray[Any, Any]  # [2, E]
     part: np.ndarray[Any, Any]  # [E], 0 train, 1 validation, 2 test
-    time: np.ndarray[Any, Any] | None  # [E]
+    time: np.ndarray[Any, Any] | None = None  # [E]
+    weight: np.ndarray[Any, Any] | None = None  # [E]
 
 
 def find_inter_file(folder: Path) -> Path:
@@ -52,57 +59,59 @@ def find_inter_file(folder: Path) -> Path:
     return found[0]
 
 
-def read_inter_file(path: Path) -> InterTable:
-    """The pairs, parts and times of an ``.inter`` file.
+def read_inter_file(
+    path: Path,
+    *,
+    where: Where | None = None,
+    min_rating: float | None = None,
+    rating: str = 'rating',
+    weight: str | None = None,
+) -> Pairs:
+    """The interactions of an ``.inter`` file, those of training first.
 
     Raises:
         ValueError: If a column is missing, a row is short or not numeric, ids
             are not whole or ``x_label`` is not 0, 1 or 2.
     """
-    with path.open(encoding='utf-8') as file:
-        header = file.readline().rstrip('\r\n').split('\t')
-        first = file.readline()
-    missing = [name for name in _REQUIRED if name not in header]
+    table = read_text(path, separator='\t', quotes=False)
+    missing = [name for name in _REQUIRED if name not in table.header]
     if missing:
         raise ValueError(
             f"'{path}' must have tab-separated columns {list(_REQUIRED)} (got "
-            f'{header}, without {missing}). Read a table that has no split with '
-            f"'read_table'"
+            f'{header_text(table.header)}, without {missing}). Read a table that has '
+            f"no split with 'read_table'"
         )
-    if not first.strip():
-        raise ValueError(f"'{path}' must contain interactions (got none)")
-    names = [*_REQUIRED, *(['timestamp'] if 'timestamp' in header else [])]
-    columns = _columns(path, [header.index(name) for name in names], len(header))
-    whole = columns[:3].astype(np.int64)
-    if (whole != columns[:3]).any() or not np.isin(whole[2], (0, 1, 2)).all():
+    time = 'timestamp' if 'timestamp' in table.header else None
+    table = select_interactions(
+        table, where=where, rating=rating, min_rating=min_rating
+    )
+    users, items, part = (_whole(table, name) for name in _REQUIRED)
+    if not np.isin(part, (0, 1, 2)).all():
         raise ValueError(
-            f"'{path}' must contain whole numbers as ids, and 0, 1 or 2 as x_label "
-            f'(got others). Number the ids first'
+            f"'{path}' must contain 0, 1 or 2 as x_label (got "
+            f'{part.min()} to {part.max()})'
         )
-    time = None
-    if len(names) > len(_REQUIRED):
-        time = columns[3]
-        if (time == time.astype(np.int64)).all():
-            time = time.astype(np.int64)
-    return InterTable(whole[:2], whole[2], time)
+    order = np.argsort(part, kind='stable')
+    columns = [
+        None if name is None else finite_numbers(table, name)[order]
+        for name in (time, weight)
+    ]
+    if columns[0] is not None and (columns[0] == columns[0].astype(np.int64)).all():
+        columns[0] = columns[0].astype(np.int64)
+    return Pairs(np.stack([users, items])[:, order], part[order], *columns)
 
 
-def _columns(path: Path, chosen: list[int], width: int) -> np.ndarray[Any, Any]:
-    try:
-        rows = np.loadtxt(
-            path, delimiter='\t', skiprows=1, ndmin=2, encoding='utf-8', comments=None
-        )
-        if rows.shape[1] != width:
-            raise ValueError(f'{rows.shape[1]} columns under {width} names')
-        if not np.isfinite(rows[:, chosen]).all():
-            raise ValueError('NaN')
-    except (ValueError, IndexError) as error:
+def _whole(table: Table, column: str) -> np.ndarray[Any, Any]:
+    """A column of whole numbers from zero."""
+    values = finite_numbers(table, column)
+    wrong = (values < 0) | (values != np.floor(values)) | (values >= 2**53)
+    if wrong.any():
+        row = int(wrong.argmax())
         raise ValueError(
-            f"'{path}' must contain {width} numbers in each row (got {error}). If it "
-            f'is truncated, fetch the file again'
-        ) from error
-    columns: np.ndarray[Any, Any] = rows[:, chosen].T
-    return columns
+            f'{table.name!r} must contain whole numbers from zero in the column '
+            f"'{column}' (got {values[row]} in {table.at(row)}). Number the ids first"
+        )
+    return values.astype(np.int64)
 
 
 FILES = {USER: 'u_id_mapping.csv', ITEM: 'i_id_mapping.csv'}

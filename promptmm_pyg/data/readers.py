@@ -7,17 +7,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.build import Duplicates, build_graph, merge_repeats
+from promptmm_pyg._utils import check_choice
+from promptmm_pyg.data.build import (
+    DUPLICATES,
+    Duplicates,
+    build_graph,
+    check_size,
+    merge_repeats,
+)
 from promptmm_pyg.data.features import (
     FeaturePaths,
     Masks,
     load_features,
     zero_row_masks,
 )
-from promptmm_pyg.data.mmrec import find_inter_file, read_inter_file, read_mapping
+from promptmm_pyg.data.interactions import Where
+from promptmm_pyg.data.mmrec import (
+    Pairs,
+    find_inter_file,
+    read_inter_file,
+    read_mapping,
+)
 from promptmm_pyg.data.safe_pickle import load_sparse_pickle
-from promptmm_pyg.data.schema import ITEM, USER
+from promptmm_pyg.data.schema import ITEM, NODE_TYPES
 from promptmm_pyg.data.split import Split, split_by_part
 
 
@@ -46,27 +61,6 @@ def read_user_lists(path: Path) -> np.ndarray[Any, Any]:
 
 _PARTS = ('train', 'val', 'test')
 _DIFFMM = ('trnMat.pkl', 'valMat.pkl', 'tstMat.pkl')
-
-
-class Pairs(NamedTuple):
-    """Interactions with the part of the split that each belongs to."""
-
-    edges: np.ndarray[Any, Any]  # [2, E]
-    part: np.ndarray[Any, Any]  # [E]
-    time: np.ndarray[Any, Any] | None = None  # [E]
-    weight: np.ndarray[Any, Any] | None = None  # [E]
-
-    def merged(self, num_items: int, duplicates: Duplicates) -> 'Pairs':
-        """Without repeated pairs; ``'error'`` leaves them for ``build_graph``."""
-        if duplicates == 'error':
-            return self
-        columns = [None if x is None else torch.from_numpy(x) for x in self[2:]]
-        edges = torch.from_numpy(self.edges)
-        merged = merge_repeats(edges, num_items, duplicates, *columns)
-        assert not isinstance(merged, int)
-        rows = slice(None) if merged.rows is None else merged.rows.numpy()
-        time, weight = (None if x is None else x.numpy() for x in merged[1:])
-        return Pairs(self.edges[:, rows], self.part[rows], time, weight)
 
 
 class _Options(NamedTuple):
@@ -142,8 +136,8 @@ def read_mmssl(
     for place in places:
         if (place / 'train.json').is_file():
             files = [_existing(place / f'{part}.json') for part in _PARTS]
-            pairs = [read_user_lists(file) for file in files]
-            return _build(folder, places, pairs, None, options)
+            parts = [read_user_lists(file) for file in files]
+            return _build(folder, places, _joined(parts), options)
     for place in places:
         for suffix in ('', '.pkl'):
             if (place / f'train_mat{suffix}').is_file():
@@ -161,20 +155,28 @@ def read_mmrec(
     features: FeaturePaths | None = None,
     masks: Masks = 'zero-rows',
     duplicates: Duplicates = 'error',
+    min_rating: float | None = None,
+    rating: str = 'rating',
+    weight: str | None = None,
+    where: Where | None = None,
 ) -> Split:
     """Returns the split of an MMRec folder: one ``<name>.inter`` (tab-separated
     with ``userID``, ``itemID``, ``x_label`` 0, 1 or 2, and perhaps
-    ``timestamp``, which is kept as ``time``) and every ``<modality>_feat.npy``.
+    ``timestamp``, the ``time`` of the interactions) and every ``<modality>_feat.npy``.
 
-    Raw ids are those of ``u_id_mapping.csv`` and ``i_id_mapping.csv`` where they
-    lie beside it, else the numbers in the files, as strings. MMRec writes a row of
-    zeros for a feature that it lacks, so such rows are masked by default.
+    Raw ids are those of ``u_id_mapping.csv`` and ``i_id_mapping.csv`` if the folder has
+    them, else the numbers in the files, as strings. MMRec writes a row of zeros for
+    a missing feature, so such rows are masked by default.
 
     Args:
         path: The folder.
         features: As in :func:`read_diffmm`.
         masks: As in :func:`read_diffmm`.
         duplicates: As in :func:`read_diffmm`.
+        min_rating: As in :func:`~promptmm_pyg.data.from_frame`. (default: all count)
+        rating: The column of ratings, for ``min_rating``. (default: ``'rating'``)
+        weight: As in :func:`~promptmm_pyg.data.from_frame`. (default: none)
+        where: As in :func:`~promptmm_pyg.data.from_frame`. (default: all rows)
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -182,13 +184,15 @@ def read_mmrec(
             not fit together.
     """
     folder = _folder(path)
-    table = read_inter_file(find_inter_file(folder))
     options = _Options(features, masks, duplicates)
-    pairs = [table.pairs[:, table.part == code] for code in range(3)]
-    time = None
-    if table.time is not None:
-        time = np.concatenate([table.time[table.part == code] for code in range(3)])
-    return _build(folder, [folder], pairs, None, options, time, mapped=True)
+    pairs = read_inter_file(
+        find_inter_file(folder),
+        where=where,
+        min_rating=min_rating,
+        rating=rating,
+        weight=weight,
+    )
+    return _build(folder, [folder], pairs, options, mapped=True)
 
 
 def _folder(path: str | Path) -> Path:
@@ -220,47 +224,87 @@ def _from_matrices(
         raise ValueError(
             f"The matrices in '{folder}' must have one shape (got {shapes})"
         )
-    pairs = [np.stack([matrix.row, matrix.col]) for matrix in matrices]
-    return _build(folder, places, pairs, matrices[0].shape, options)
+    parts = [np.stack([matrix.row, matrix.col]) for matrix in matrices]
+    return _build(folder, places, _joined(parts), options, matrices[0].shape)
+
+
+def _joined(parts: list[np.ndarray[Any, Any]]) -> Pairs:
+    """The pairs of training, validation and test as one."""
+    sizes = [pairs.shape[1] for pairs in parts]
+    return Pairs(np.concatenate(parts, axis=1), np.repeat([0, 1, 2], sizes))
 
 
 def _build(
     folder: Path,
     places: list[Path],
-    pairs: list[np.ndarray[Any, Any]],
-    shape: tuple[int, int] | None,
+    pairs: Pairs,
     options: _Options,
-    time: np.ndarray[Any, Any] | None = None,
+    shape: tuple[int, int] | None = None,
     mapped: bool = False,
 ) -> Split:
-    arrays = load_features(folder, places, options.features)
-    edges = np.concatenate(pairs, axis=1)
-    part = np.repeat([0, 1, 2], [pair.shape[1] for pair in pairs])
-    if edges.size == 0:
+    """The split of numbered users and items.
+
+    Args:
+        folder: The data set.
+        places: The folders of its features.
+        pairs: Its interactions.
+        options: How to read it.
+        shape: The numbers of users and items. (default: from the largest ones)
+        mapped: Whether tables in the folder have the raw ids. (default: ``False``)
+    """
+    if pairs.edges.size == 0:
         raise ValueError(f"'{folder}' must contain interactions (got none)")
-    num_users, num_items = shape or tuple((edges.max(axis=1) + 1).tolist())
-    if shape is None and arrays:  # Items that nobody has touched have features.
-        num_items = max(num_items, *(len(x) for x in arrays.values()))
-    user_ids = [str(user) for user in range(num_users)]
-    item_ids = [str(item) for item in range(num_items)]
-    if mapped:
-        user_ids = read_mapping(folder, USER, num_users)
-        item_ids = read_mapping(folder, ITEM, num_items)
-        num_users, num_items = len(user_ids), len(item_ids)
-    merged = Pairs(edges, part, time).merged(num_items, options.duplicates)
-    edges, part, time = merged.edges, merged.part, merged.time
+    arrays = load_features(folder, places, options.features)
+    counts = list(shape or (pairs.edges.max(axis=1) + 1).tolist())
+    rows = max((len(x) for x in arrays.values()), default=0)
+    if shape is None:  # Items without interactions have features.
+        counts[1] = max(counts[1], rows)
+    ids = []
+    for node_type, count in zip(NODE_TYPES, counts, strict=True):
+        num_rows = pairs.edges.shape[1] + (rows if node_type == ITEM else 0)
+        try:
+            check_size(f'num_{node_type}s', count, num_rows)
+        except ValueError as error:
+            raise ValueError(f"'{folder}': {error}") from error
+        numbers = [str(i) for i in range(count)]
+        ids.append(read_mapping(folder, node_type, count) if mapped else numbers)
+    graph, part = build_graph_of(
+        folder,
+        pairs,
+        options.duplicates,
+        item_features=arrays,
+        item_masks=zero_row_masks(arrays, options.masks),
+        user_ids=ids[0],
+        item_ids=ids[1],
+    )
+    return split_by_part(graph, part)
+
+
+def build_graph_of(
+    folder: Path, pairs: Pairs, duplicates: Duplicates, **options: Any
+) -> tuple[HeteroData, Tensor]:
+    """The graph of all parts of a data set, and the part of each interaction.
+
+    Args:
+        folder: The data set, for messages.
+        pairs: Its interactions.
+        duplicates: What to do with repeated pairs, also across parts.
+        **options: For :func:`~promptmm_pyg.data.build_graph`.
+    """
+    check_choice('duplicates', duplicates, DUPLICATES)
+    edges, part = torch.from_numpy(pairs.edges), torch.from_numpy(pairs.part)
+    columns = [None if x is None else torch.from_numpy(x) for x in pairs[2:]]
+    if duplicates != 'error' and edges.size(1):
+        size = int(edges[1].max()) + 1
+        merged = merge_repeats(edges, size, duplicates, *columns)
+        assert not isinstance(merged, int)
+        columns = [merged.time, merged.weight]
+        if merged.rows is not None:
+            edges, part = edges[:, merged.rows], part[merged.rows]
     try:
         graph = build_graph(
-            edges,
-            num_users=num_users,
-            num_items=num_items,
-            item_features=arrays,
-            item_masks=zero_row_masks(arrays, options.masks),
-            user_ids=user_ids,
-            item_ids=item_ids,
-            edge_time=time,
-            edge_weight=merged.weight,
+            edges, edge_time=columns[0], edge_weight=columns[1], **options
         )
     except ValueError as error:
         raise ValueError(f"'{folder}' does not fit together: {error}") from error
-    return split_by_part(graph, torch.from_numpy(part))
+    return graph, part

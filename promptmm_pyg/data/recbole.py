@@ -1,41 +1,43 @@
 """Data sets in RecBole's atomic files."""
 
 import re
-from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.build import Duplicates, build_graph
+from promptmm_pyg.data.build import Duplicates
 from promptmm_pyg.data.features import (
     FeaturePaths,
     Masks,
     load_features,
     zero_row_masks,
 )
-from promptmm_pyg.data.readers import Pairs
+from promptmm_pyg.data.frames import unique_ids
+from promptmm_pyg.data.ids import join_columns, to_raw_ids
+from promptmm_pyg.data.interactions import (
+    Columns,
+    Interactions,
+    Where,
+    read_interactions,
+)
+from promptmm_pyg.data.mmrec import Pairs
+from promptmm_pyg.data.readers import build_graph_of
 from promptmm_pyg.data.recbole_files import (
     AtomicFiles,
     Coded,
-    as_number,
-    check_columns,
     code_column,
     find_atomic_files,
-    read_cells,
-    read_header,
+    inter_header,
+    read_atomic,
+    read_types,
 )
 from promptmm_pyg.data.split import Split, split_by_part
 
-
-class _Names(NamedTuple):
-    user: str
-    item: str
-    time: str
-    rating: str
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def read_recbole(
@@ -45,13 +47,15 @@ def read_recbole(
     item_columns: Sequence[str] | None = None,
     user_columns: Sequence[str] = (),
     min_rating: float | None = None,
+    where: Where | None = None,
     features: FeaturePaths | None = None,
     masks: Masks = 'zero-rows',
     duplicates: Duplicates = 'error',
     user: str = 'user_id',
     item: str = 'item_id',
-    time: str = 'timestamp',
-    rating: str = 'rating',
+    time: str | None = 'timestamp',
+    rating: str | None = 'rating',
+    weight: str | None = None,
 ) -> Split:
     """Returns the split of a folder of RecBole's atomic files.
 
@@ -76,6 +80,7 @@ def read_recbole(
         user_columns: Columns of ``.user`` to take. (default: none)
         min_rating: The least rating that counts as an interaction; others are left
             out. (default: all count)
+        where: As in :func:`~promptmm_pyg.data.from_frame`. (default: all rows)
         features: ``{modality: file}`` of ``.npy`` with a row for each line of
             ``.item``, to add to every ``<modality>_feat.npy`` found; ``None``
             leaves a modality out. (default: all that is found)
@@ -84,7 +89,8 @@ def read_recbole(
         user: The column of user ids. (default: ``'user_id'``)
         item: The column of item ids. (default: ``'item_id'``)
         time: The column of times, if there is one. (default: ``'timestamp'``)
-        rating: The column that ``min_rating`` is about. (default: ``'rating'``)
+        rating: The column of ratings, for ``min_rating``. (default: ``'rating'``)
+        weight: As in :func:`~promptmm_pyg.data.from_frame`. (default: none)
 
     Raises:
         FileNotFoundError: If the folder or a file is missing.
@@ -103,18 +109,44 @@ def read_recbole(
             f"and no 'split'). Pass for example read_recbole(path, "
             f'split=split_per_user)'
         )
-    names = _Names(user, item, time, rating)
+    if time is not None and time not in inter_header(Path(path), 'recbole'):
+        time = None
+    columns = Columns(user, item, time, None if min_rating is None else rating, weight)
     users, user_coded = _read_nodes(files.user, user, user_columns)
     items, item_coded = _read_nodes(files.item, item, item_columns)
     for name in [name for name, file in (features or {}).items() if file is None]:
         item_coded.pop(name, None)
-    _add_arrays(files, item_coded, len(items), features, masks)
-    pairs = _read_pairs(files, names, users, items, min_rating)
-    pairs = pairs.merged(len(items), duplicates)
-    graph = _build(Path(path), pairs, users, items, user_coded, item_coded)
-    if split is not None:
-        return split(graph)
-    return split_by_part(graph, torch.from_numpy(pairs.part))
+    _add_arrays(files, item_coded, 0 if items is None else len(items), features, masks)
+    tables = {
+        code: _read_inter(file, columns, where, min_rating, files.came_with_split)
+        for code, file in files.inter.items()
+    }
+    user_ids, users_of = join_columns([rows.users for rows in tables.values()], users)
+    item_ids, items_of = join_columns([rows.items for rows in tables.values()], items)
+    times, weights = (
+        None if column is None else np.concatenate([x[i] for x in tables.values()])
+        for i, column in ((2, time), (3, weight))
+    )
+    if times is not None and (times == times.astype(np.int64)).all():
+        times = times.astype(np.int64)
+    part = np.repeat([*tables], [len(rows.users.codes) for rows in tables.values()])
+    if not part.size:
+        raise ValueError(f"'{files.folder}' must contain interactions (got none)")
+    pairs = Pairs(np.stack([users_of, items_of]), part, times, weights)
+    user_x, user_masks = _pad(user_coded, len(user_ids))
+    item_x, item_masks = _pad(item_coded, len(item_ids))
+    graph, code = build_graph_of(
+        files.folder,
+        pairs,
+        duplicates,
+        item_features=item_x,
+        user_features=user_x,
+        item_masks=item_masks,
+        user_masks=user_masks,
+        user_ids=to_raw_ids(user_ids),
+        item_ids=to_raw_ids(item_ids),
+    )
+    return split(graph) if split is not None else split_by_part(graph, code)
 
 
 def read_recbole_texts(
@@ -135,40 +167,39 @@ def read_recbole_texts(
     file = find_atomic_files(Path(path)).item
     if file is None:
         raise FileNotFoundError(f"'{path}' must contain one '<name>.item' (got none)")
-    rows = read_cells(file, [item, *columns])
-    return {row[0]: ' '.join(filter(None, row[1:])) or None for row in rows}
+    table = read_atomic(file, [item, *columns])
+    ids, *rows = (table.texts(name).to_pylist() for name in [item, *columns])
+    parts = [[cell.strip() for cell in row] for row in zip(*rows, strict=True)]
+    texts = (' '.join(filter(None, row)) or None for row in parts)
+    return dict(zip(ids, texts, strict=True))
 
 
 def _read_nodes(
     file: Path | None, id_column: str, columns: Sequence[str] | None
-) -> tuple[dict[str, int], dict[str, Coded]]:
-    """Places by raw id, and the columns asked for."""
+) -> tuple['pa.Array | None', dict[str, Coded]]:
+    """The ids of a file of nodes, and some of its columns as numbers."""
     if file is None:
         if columns:
             raise ValueError(
                 f"'path' must contain a file with the columns {[id_column, *columns]} "
                 f'(got none)'
             )
-        return {}, {}
-    header = read_header(file)
+        return None, {}
+    types = read_types(file)
     if columns is None:
-        columns = [name for name, kind in header.items() if kind == 'float_seq']
-    check_columns(file, header, columns)
-    places: dict[str, int] = {}
-    cells: list[list[str]] = []
-    for name, *row in read_cells(file, [id_column, *columns]):
-        if not name or places.setdefault(name, len(cells)) < len(cells):
-            raise ValueError(
-                f"'{file}' must contain each '{id_column}' once (got {name!r})"
-            )
-        cells.append(row)
+        columns = [name for name, kind in types.items() if kind == 'float_seq']
+    table = read_atomic(file, [id_column, *columns])
+    ids = unique_ids(table, id_column)
     coded = {
         re.sub(r'\W', '_', name): code_column(
-            file, name, header[name], [row[i] for row in cells]
+            file,
+            name,
+            types[name],
+            [cell.strip() for cell in table.texts(name).to_pylist()],
         )
-        for i, name in enumerate(columns)
+        for name in columns
     }
-    return places, coded
+    return ids, coded
 
 
 def _add_arrays(
@@ -189,84 +220,35 @@ def _add_arrays(
         coded[name] = Coded(x, present.get(name, np.ones(num_rows, np.bool_)))
 
 
-def _read_pairs(
-    files: AtomicFiles,
-    names: _Names,
-    users: dict[str, int],
-    items: dict[str, int],
+def _read_inter(
+    file: Path,
+    columns: Columns,
+    where: Where | None,
     min_rating: float | None,
-) -> Pairs:
-    headers = {file: read_header(file) for file in files.inter.values()}
-    timed = all(names.time in header for header in headers.values())
-    columns = [names.user, names.item]
-    columns += [names.time] if timed else []
-    columns += [names.rating] if min_rating is not None else []
-    # Arrays of the machine's numbers: lists of millions take ten times as much.
-    pairs, part, times = array('q'), array('b'), array('d')
-    for code, file in files.inter.items():
-        if 'item_id_list' in headers[file]:
-            raise ValueError(
-                f"'{file}' must contain an interaction in each row (got histories in "
-                f"'item_id_list'). Fetch the files that are not for sequences"
-            )
-        for row in read_cells(file, columns):
-            if min_rating is not None:
-                value = as_number(file, names.rating, row[-1])
-                if value < min_rating:
-                    continue
-            if not row[0] or not row[1]:
-                raise ValueError(f"'{file}' must contain ids in each row (got {row})")
-            pairs.append(users.setdefault(row[0], len(users)))
-            pairs.append(items.setdefault(row[1], len(items)))
-            part.append(code)
-            if timed:
-                times.append(as_number(file, names.time, row[2]))
-    if not part:
-        raise ValueError(f"'{files.folder}' must contain interactions (got none)")
-    edges = np.array(pairs, np.int64).reshape(-1, 2).T
-    time = np.array(times) if timed else None
-    if time is not None and (time == time.astype(np.int64)).all():
-        time = time.astype(np.int64)
-    return Pairs(edges, np.array(part, np.int64), time)
-
-
-def _build(
-    folder: Path,
-    pairs: Pairs,
-    users: dict[str, int],
-    items: dict[str, int],
-    user_coded: dict[str, Coded],
-    item_coded: dict[str, Coded],
-) -> HeteroData:
-    user_x, user_masks = _pad(user_coded, len(users))
-    item_x, item_masks = _pad(item_coded, len(items))
-    try:
-        return build_graph(
-            pairs.edges,
-            item_features=item_x,
-            user_features=user_x,
-            item_masks=item_masks,
-            user_masks=user_masks,
-            user_ids=list(users),
-            item_ids=list(items),
-            edge_time=pairs.time,
-            edge_weight=pairs.weight,
+    is_part: bool,
+) -> Interactions:
+    if 'item_id_list' in read_types(file):
+        raise ValueError(
+            f"'{file}' must contain an interaction in each row (got histories in "
+            f"'item_id_list'). Fetch the files that are not for sequences"
         )
-    except ValueError as error:
-        raise ValueError(f"'{folder}' does not fit together: {error}") from error
+    table = read_atomic(file, list(dict.fromkeys(columns.names(where))))
+    return read_interactions(
+        table, columns, where=where, min_rating=min_rating, may_be_empty=is_part
+    )
 
 
 def _pad(
     coded: dict[str, Coded], count: int
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]:
-    """Rows of nothing for nodes that only the interactions know, and the masks of
-    those columns that lack something.
+    """Rows of zeros for nodes that only the interactions have, and the masks of
+    columns with missing rows.
     """
     features, masks = {}, {}
     for name, (x, mask) in coded.items():
         extra = count - len(x)
         features[name] = np.pad(x, ((0, extra), (0, 0)))
-        there = np.pad(mask, (0, extra))
-        if not there.all():
-            masks[name] = there
+        present = np.pad(mask, (0, extra))
+        if not present.all():
+            masks[name] = present
     return features, masks

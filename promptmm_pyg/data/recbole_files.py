@@ -1,6 +1,7 @@
 """RecBole's atomic files: tab-separated, with the type of a column in its name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from promptmm_pyg.data.mmrec import find_inter_file
 from promptmm_pyg.data.split import TEST, TRAIN, VAL
+from promptmm_pyg.data.tables import Table, read_text
 
 KINDS = ('token', 'token_seq', 'float', 'float_seq')
 _MANY_TOKENS = 10_000
@@ -20,20 +22,24 @@ class Coded(NamedTuple):
     mask: np.ndarray[Any, Any]  # [N], true where the cell is not empty
 
 
+def first_line(path: Path) -> str:
+    """The first line of a file."""
+    with path.open(encoding='utf-8-sig', errors='replace') as file:
+        return file.readline().rstrip('\r\n')
+
+
 def is_atomic(path: Path) -> bool:
-    """Whether the first line of a file names types, as no other format does."""
-    with path.open(encoding='utf-8', errors='replace') as file:
-        return ':' in file.readline()
+    """Whether the first line of a file has types, as no other format does."""
+    return ':' in first_line(path)
 
 
-def read_header(path: Path) -> dict[str, str]:
+def read_types(path: Path) -> dict[str, str]:
     """The type of each column, in the order of the columns.
 
     Raises:
-        ValueError: If a column has no type or another, or a name stands twice.
+        ValueError: If a column has no known type, or two have one name.
     """
-    with path.open(encoding='utf-8', errors='replace') as file:
-        line = file.readline().rstrip('\r\n')
+    line = first_line(path)
     cells = [cell.rpartition(':')[::2] for cell in line.split('\t')]
     kinds = dict(cells)
     if any(not name or kind not in KINDS for name, kind in cells):
@@ -46,62 +52,40 @@ def read_header(path: Path) -> dict[str, str]:
     return kinds
 
 
-def check_columns(path: Path, header: dict[str, str], names: Sequence[str]) -> None:
-    """Raises unless the file has those columns."""
-    missing = [name for name in names if name not in header]
+def inter_header(folder: Path, layout: str) -> list[str]:
+    """The columns that all files of interactions of a folder have.
+
+    Args:
+        folder: The folder.
+        layout: ``'recbole'``, where names have types, or ``'mmrec'``.
+    """
+    if layout == 'mmrec':
+        return first_line(find_inter_file(folder)).split('\t')
+    headers = [list(read_types(x)) for x in find_atomic_files(folder).inter.values()]
+    return [name for name in headers[0] if all(name in header for header in headers)]
+
+
+def read_atomic(path: Path, columns: Sequence[str] | None = None) -> Table:
+    """The table of an atomic file, with the names of columns without their types.
+
+    Raises:
+        ValueError: If the file is damaged, or lacks a column.
+    """
+    types = read_types(path)
+    missing = [name for name in columns or () if name not in types]
     if missing:
         raise ValueError(
-            f"'{path}' must have the columns {missing} (got {list(header)})"
+            f"'{path}' must have the columns {missing} (got {list(types)})"
         )
-
-
-def read_cells(path: Path, names: Sequence[str]) -> Iterator[list[str]]:
-    """The cells of those columns, row by row; empty lines are left out.
-
-    Raises:
-        ValueError: If a column is not there, or a row has not a cell for each.
-    """
-    header = read_header(path)
-    check_columns(path, header, names)
-    order = list(header)
-    chosen = [order.index(name) for name in names]
-    try:
-        with path.open(encoding='utf-8', newline='\n') as file:
-            next(file)
-            for number, line in enumerate(file, 2):
-                cells = line.rstrip('\r\n').split('\t')
-                if len(cells) == len(order):
-                    yield [cells[i].strip() for i in chosen]
-                elif line.strip():
-                    raise ValueError(
-                        f"'{path}' must contain {len(order)} cells in each row (got "
-                        f'{len(cells)} in line {number}). If it is truncated, fetch '
-                        f'the file again'
-                    )
-    except UnicodeDecodeError as error:
-        raise ValueError(f"'{path}' must be text in UTF-8 (got {error})") from error
-
-
-def as_number(path: Path, name: str, cell: str) -> float:
-    """A cell as a finite number.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    try:
-        number = float(cell)
-    except ValueError:
-        number = float('nan')
-    if not np.isfinite(number):
-        raise ValueError(
-            f"'{path}' must contain numbers in the column '{name}' (got {cell!r})"
-        )
-    return number
+    chosen = None if columns is None else [f'{name}:{types[name]}' for name in columns]
+    table = read_text(path, chosen, separator='\t', quotes=False)
+    names = [name.rpartition(':')[0] for name in table.columns]
+    return replace(table, data=table.data.rename_columns(names), header=list(types))
 
 
 def code_column(path: Path, name: str, kind: str, cells: Sequence[str]) -> Coded:
     """A column as numbers: ``float`` is one, ``float_seq`` a vector, ``token`` and
-    ``token_seq`` mark which of the sorted tokens are there.
+    ``token_seq`` mark which of the sorted tokens a cell has.
 
     Raises:
         ValueError: If numbers are none, vectors are not of one length, there are
@@ -122,13 +106,13 @@ def code_column(path: Path, name: str, kind: str, cells: Sequence[str]) -> Coded
             )
         x = np.zeros((len(cells), lengths[0]), np.float32)
         for i, part in filled:
-            x[i] = [as_number(path, name, cell) for cell in part]
+            x[i] = [_as_number(path, name, cell) for cell in part]
         return Coded(x, mask)
     tokens = sorted({token for _, part in filled for token in part})
     if len(tokens) > _MANY_TOKENS:
         raise ValueError(
             f"'{path}' must contain at most {_MANY_TOKENS} different tokens in the "
-            f"column '{name}' (got {len(tokens)}). Take it for text: see "
+            f"column '{name}' (got {len(tokens)}). Read it as text with "
             f"'read_recbole_texts'"
         )
     place = {token: i for i, token in enumerate(tokens)}
@@ -136,6 +120,18 @@ def code_column(path: Path, name: str, kind: str, cells: Sequence[str]) -> Coded
     for i, part in filled:
         x[i, [place[token] for token in part]] = 1.0
     return Coded(x, mask)
+
+
+def _as_number(path: Path, name: str, cell: str) -> float:
+    try:
+        number = float(cell)
+    except ValueError:
+        number = float('nan')
+    if not np.isfinite(number):
+        raise ValueError(
+            f"'{path}' must contain numbers in the column '{name}' (got {cell!r})"
+        )
+    return number
 
 
 _PARTS = {

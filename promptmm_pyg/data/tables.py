@@ -67,7 +67,7 @@ class Table:
         fix = f'. Name yours with {option}' if option else ''
         raise ValueError(
             f"{self.name!r} must have a column '{column}' (got "
-            f'{header_text(self.header)}){fix}{separator_hint(self.header)}'
+            f'{header_text(self.header)}){fix}{header_hint(self.header)}'
         )
 
     def keep(self, mask: NumpyArray) -> 'Table':
@@ -196,14 +196,16 @@ def header_text(columns: Sequence[str]) -> str:
     return f'{shown} and {more} more' if more > 0 else str(shown)
 
 
-def separator_hint(columns: Sequence[str]) -> str:
-    """The end of a message about columns, where the header was not separated."""
-    if len(columns) != 1 or columns[0].isidentifier():
-        return ''
-    return (
-        '. The header is one column: name the character between the cells with '
-        "'separator' (--separator)"
-    )
+def header_hint(columns: Sequence[str]) -> str:
+    """The end of a message about a column that is missing: what a strange header is."""
+    if len(columns) == 1 and not columns[0].isidentifier():
+        return (
+            '. The header is one column: name the character between the cells with '
+            "'separator' (--separator)"
+        )
+    if any(not not_a_number(name) for name in columns if name):
+        return '. If the first line is data, put a line of column names above it'
+    return ''
 
 
 def require_arrow(caller: str) -> None:
@@ -239,7 +241,6 @@ def read_file(
     *,
     separator: str | None = None,
     encoding: str | None = None,
-    quotes: bool = True,
     caller: str = 'read_table',
 ) -> Table:
     """The table of a file, by its suffix.
@@ -251,8 +252,6 @@ def read_file(
         separator: The character between cells. (default: recognized among comma, tab,
             semicolon and ``|``)
         encoding: The encoding of a text. (default: ``'utf-8'``, with or without BOM)
-        quotes: Whether double quotes surround cells that contain the separator.
-            (default: ``True``)
         caller: For the message about missing packages. (default: ``'read_table'``)
 
     Raises:
@@ -272,8 +271,34 @@ def read_file(
         data = _read_json(path, wanted, encoding)
         header = (wanted and read_header(path, encoding=encoding)) or data.column_names
         return Table(str(path), data, header, path, None, encoding)
+    return read_text(path, wanted, separator=separator, encoding=encoding)
+
+
+def read_text(
+    path: Path,
+    columns: Sequence[str] | None = None,
+    *,
+    separator: str | None = None,
+    encoding: str = 'utf-8',
+    quotes: bool = True,
+) -> Table:
+    """The table of a file of separated cells, whatever its suffix is.
+
+    Args:
+        path: The file.
+        columns: As in :func:`read_file`.
+        separator: As in :func:`read_file`.
+        encoding: The encoding. (default: ``'utf-8'``)
+        quotes: Whether double quotes surround cells that contain the separator.
+            (default: ``True``)
+
+    Raises:
+        ValueError: If it is damaged.
+        ImportError: If the packages of the extra ``frames`` are missing.
+    """
+    require_arrow('read_table')
     text = _TextTable(path, separator, encoding, quotes)
-    data = text.read(wanted)
+    data = text.read(columns)
     return Table(str(path), data, text.header, path, text.separator, encoding)
 
 
@@ -376,7 +401,8 @@ def _unreadable(path: Path, error: Exception, encoding: str) -> ValueError:
         where = '' if line is None else f' in line {line}'
         return ValueError(
             f"'{path}' must be text in {encoding} (got other bytes{where}). Name its "
-            f"encoding, often cp1252 or utf-16, with 'encoding' (--encoding)"
+            f"encoding, often cp1252 or utf-16, with 'encoding' (--encoding), or write "
+            f'it in UTF-8'
         )
     return ValueError(
         f"'{path}' must be a whole {_kind(path)[0]} table (got {problem[:300]}). If "
@@ -449,7 +475,7 @@ class _TextTable:
             return own
         return max(widths, key=lambda separator: widths[separator])
 
-    def read(self, columns: list[str] | None) -> 'pa.Table':
+    def read(self, columns: Sequence[str] | None) -> 'pa.Table':
         """The columns as text; those that are missing are left out."""
         import pyarrow as pa
         from pyarrow import csv as arrow_csv

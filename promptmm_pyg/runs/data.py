@@ -28,13 +28,13 @@ from promptmm_pyg.data import (
     ITEM,
     USER,
     Split,
-    load_dataset,
     make_synthetic_dataset,
     modality_mask_dict,
     modality_x_dict,
     read_recbole_texts,
 )
-from promptmm_pyg.data.load import SPLIT_METHODS
+from promptmm_pyg.data.interactions import item_column
+from promptmm_pyg.data.load import apply_split, read_resolved
 from promptmm_pyg.data.tables import read_file
 from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.transforms import (
@@ -119,24 +119,13 @@ def load_split(config: Mapping[str, Any]) -> Split:
 def _load(config: Mapping[str, Any]) -> Split:
     if config['format'] == 'synthetic':
         graph = make_synthetic_dataset(**config['synthetic'])
-        return _apply_split(graph, config['split'])
-    is_table = config['format'] == 'table'
-    for name in ('user', 'item', 'split') if is_table else ():
+        return apply_split(config['split'], graph)
+    options = {key: value for key, value in config.items() if key != 'content'}
+    for name in ('user', 'item', 'split') if config['format'] == 'table' else ():
         _ = config[name]  # Nothing of a damaged configuration is guessed.
-    names = ('format', 'user', 'item', 'features', 'masks', 'duplicates', 'min_rating')
-    options = {name: config[name] for name in names if name in config}
-    if is_table:
-        ids = config['item_ids']
-        options['item_ids'] = None if ids is None else read_ids(ids)
-        options['time'] = config['time'] or ''
-    if 'split' in config:
-        options['split'] = lambda graph: _apply_split(graph, config['split'])
-    return load_dataset(config['path'], **options)
-
-
-def _apply_split(graph: HeteroData, config: Mapping[str, Any]) -> Split:
-    options = {key: value for key, value in config.items() if key != 'method'}
-    return SPLIT_METHODS[config['method']](graph, **options)
+    if options.get('item_ids') is not None:
+        options['item_ids'] = read_ids(options['item_ids'], options['encoding'])
+    return read_resolved(options)
 
 
 def hash_split(split: Split) -> str:
@@ -179,9 +168,15 @@ def read_ids(path: str | Path, encoding: str | None = None) -> list[str]:
 
 
 def read_titles(
-    path: str | Path, item: str, title: str, encoding: str | None = None
+    path: str | Path, item: str | None, title: str, encoding: str | None = None
 ) -> dict[str, str]:
     """Titles by the text of the raw item id, from a table with both columns.
+
+    Args:
+        path: The table.
+        item: The column of item ids. (``None``: recognized by its name)
+        title: The column of titles.
+        encoding: The encoding of the file. (default: ``'utf-8'``)
 
     Raises:
         RunError: If the file is missing.
@@ -189,9 +184,9 @@ def read_titles(
     """
     if not Path(path).is_file():
         raise RunError(f"there is no file '{path}' of titles")
-    table = read_file(path, (item, title), encoding=encoding, caller='--titles')
+    table = read_file(path, encoding=encoding, caller='--titles')
     table.check_column(title, '--title-column')
-    ids = table.ids(item, '--item-column')
+    ids = table.ids(item_column(table, item), '--item-column')
     names = [str(raw) for raw in ids.values.to_pylist()]
     titles = table.texts(title).to_pylist()
     pairs = zip(ids.codes.tolist(), titles, strict=True)
@@ -204,7 +199,13 @@ def contents_of(config: Mapping[str, Any]) -> Mapping[Any, str | Path | None]:
         return folder_contents(config['path'], config['kind'])
     if config['kind'] == 'recbole':
         return read_recbole_texts(config['path'], [config['column']])
-    return table_contents(config['path'], config['column'], item=config['item'])
+    return table_contents(
+        config['path'],
+        config['column'],
+        item=config['item'],
+        separator=config.get('separator'),
+        encoding=config.get('encoding'),
+    )
 
 
 def encode(

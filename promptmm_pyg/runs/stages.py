@@ -375,7 +375,7 @@ def _titles_of(run: Run, titles: Mapping[Any, str] | None) -> Mapping[Any, str] 
     source = run.config['titles']
     if source is None:
         return titles
-    by_text = read_titles(source['path'], source['item'], source['title'])
+    by_text = read_titles(**source)
     item_ids = run.data.val[ITEM].raw_id.tolist()
     return {raw: by_text[str(raw)] for raw in item_ids if str(raw) in by_text}
 

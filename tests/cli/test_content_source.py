@@ -7,7 +7,6 @@ import torch
 
 from promptmm_pyg.cli import build_parser, main
 from promptmm_pyg.cli.data import data_config
-from promptmm_pyg.cli.parsing import UserError
 from promptmm_pyg.content import HashingTextEncoder
 from promptmm_pyg.data import INTERACTS, read_table, split_per_user
 from promptmm_pyg.runs.data import load_split
@@ -114,14 +113,14 @@ def test_a_recbole_folder_with_a_split_keeps_it(recbole):
         (recbole / f'toy.{name}.inter').write_text('\n'.join([head, *part]) + '\n')
     split = load(recbole)
     assert [g[INTERACTS].edge_label_index.size(1) for g in split] == [9, 3, 3]
-    with pytest.raises(UserError, match='already has a split'):
+    with pytest.raises(ValueError, match='which came with a split'):
         config(recbole, '--split', 'time')
 
 
 def test_without_times_one_is_left_out_by_chance(recbole):
     (recbole / 'toy.inter').write_text('user_id:token\titem_id:token\nu\ta\n')
     assert config(recbole, '--split', 'leave-one-out')['split']['by'] == 'random'
-    with pytest.raises(UserError, match='--split time requires'):
+    with pytest.raises(ValueError, match='--time-column'):
         config(recbole, '--split', 'time')
 
 
@@ -181,8 +180,11 @@ def test_runs_from_before_have_no_contents(table):
         (['{table}', '--images', 'no'], r"--images must name a folder .got 'no'"),
         (['{table}', '--text', 'no.csv:a'], '--text names a file that does not exist'),
         (['{layout}', '--text', 'title'], 'which has no columns of its own'),
-        (['{table}', '--min-rating', '3'], '--min-rating is for RecBole folders'),
-        (['{layout}', '--min-rating', '3'], '--min-rating is for RecBole folders'),
+        (
+            ['{table}', '--min-rating', '3'],
+            '--min-rating. requires a column of ratings',
+        ),
+        (['{layout}', '--min-rating', '3'], "must be left out for the layout 'mmssl'"),
         (
             ['{table}', '--text', 'title', '--features', 'text={table}'],
             "--features must not name 'text'",
@@ -191,7 +193,7 @@ def test_runs_from_before_have_no_contents(table):
 )
 def test_mistakes_are_named(table, files, argv, match):
     words = [word.format(table=table, layout=files.layout) for word in argv]
-    with pytest.raises(UserError, match=match):
+    with pytest.raises(ValueError, match=match):
         config(*words)
 
 

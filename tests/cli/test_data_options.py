@@ -114,8 +114,14 @@ def test_masks_can_be_turned_off(files):
     ('argv', 'match'),
     [
         (['nowhere'], "there is no file or folder 'nowhere'"),
-        (['{layout}', '--split', 'time'], 'already has a split'),
-        (['{table}', '--split', 'time'], 'requires --time-column'),
+        (
+            ['{layout}', '--split', 'time'],
+            "(--split) must be left out for the layout 'mmssl', which comes with",
+        ),
+        (
+            ['{table}', '--split', 'time'],
+            "Name their column with 'time' (--time-column)",
+        ),
         (['{table}', '--features', 'x=no.csv'], "does not exist: 'no.csv'"),
         (['{table}', '--features', 'x'], 'NAME=VALUE'),
         (['{table}', '--format', 'parquet'], "invalid choice: 'parquet'"),

@@ -89,7 +89,7 @@ def test_sources_are_checked(trained_on_texts, texts, more, tmp_path, fails):
     words = ['add-items', trained_on_texts]
     assert '--features NAME=FILE, --text SOURCE or --images' in fails(*words)
     assert 'must contain new items' in fails(*words, '--text', texts)
-    assert "FILE.csv:COLUMN (got 'title')" in fails(*words, '--text', 'title')
+    assert "FILE:COLUMN (got 'title')" in fails(*words, '--text', 'title')
     np.save(tmp_path / 'x.npy', np.ones((2, 1024)))
     both = ['--text', more, '--features', f'text={tmp_path / "x.npy"}']
     assert 'Pass one of them' in fails(*words, *both)

@@ -16,8 +16,7 @@ from promptmm_pyg.cli.parsing import (
     selected_options,
 )
 from promptmm_pyg.data import (
-    read_dataset,
-    read_table,
+    load_dataset,
     split_by_time,
     split_cold_items,
     split_per_user,
@@ -63,12 +62,11 @@ def test_defaults_are_those_of_the_signatures(argv, function, names):
 
 def test_renamed_options_keep_their_defaults():
     args = build_parser().parse_args(['train', 'x', '--out', 'r'])
-    prompt, table = defaults(AddModalityPCA), defaults(read_table)
+    prompt = defaults(AddModalityPCA)
     assert args.prompt_dim == prompt['out_channels']
     assert args.prompt_combine == prompt['combine']
-    assert args.user_column == table['user']
-    assert args.item_column == table['item']
-    assert args.duplicates == defaults(read_dataset)['duplicates']
+    assert args.user_column == defaults(load_dataset)['user']
+    assert args.duplicates == defaults(load_dataset)['duplicates']
     student = build_parser().parse_args(['distill', 'r'])
     assert student.embedding_dim == defaults(LightGCN)['embedding_dim']
 

@@ -145,7 +145,7 @@ def test_texts_are_no_features(tmp_path):
 
 def test_features_need_the_id_column(tmp_path):
     path = write(FRAME, tmp_path / 'log.csv')
-    write(TEXT.rename(columns={'item_id': 'sku'}), tmp_path / 'text.csv')
+    write(TEXT.rename(columns={'item_id': 'code'}), tmp_path / 'text.csv')
     with pytest.raises(ValueError, match=r"text\.csv' must have a column 'item_id'"):
         read_table(path, features={'text': 'text.csv'})
 
