@@ -34,7 +34,7 @@ from promptmm_pyg.ranking import ApproximateItems, SeenItems, rank_items
 from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training import TrainingConfig
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
-from tests.models.contract import CONTENT
+from tests.models.setting import CONTENT
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 

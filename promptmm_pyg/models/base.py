@@ -167,7 +167,7 @@ class GraphRecommender(FromData, torch.nn.Module):
 
     def losses(self, output: Any, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch: ``bpr`` of the embeddings, and ``l2``, half the
-        squared norm of the rows of an example (:attr:`l2_tables`), averaged over the
+        squared norm of the rows of an example (``l2_tables``), averaged over the
         batch.
 
         Args:
@@ -182,7 +182,7 @@ class GraphRecommender(FromData, torch.nn.Module):
         return {'bpr': self.bpr(x_dict, batch), 'l2': self.l2(tables, batch, *users)}
 
     def bpr(self, x_dict: Mapping[NodeType, Tensor], batch: Triplets) -> Tensor:
-        """BPR of the embeddings of users and items, see :func:`bpr_of`."""
+        """BPR of the embeddings of users and items."""
         return bpr_of(x_dict, self.user, self.item, batch)
 
     def l2(
@@ -214,7 +214,7 @@ class GraphRecommender(FromData, torch.nn.Module):
         views: Callable[[NodeType, Tensor], tuple[Tensor, Tensor]],
         temperature: float,
     ) -> Tensor:
-        """InfoNCE in both directions (:func:`contrast`) between two views of the
+        """InfoNCE in both directions between two views of the
         distinct users of a batch, and of its distinct positives, ``[2]``.
 
         Args:

@@ -191,10 +191,12 @@ class SpectralFusion(torch.nn.Module):
         super().__init__()
         self.modalities = modalities
         num = channels // 2 + 1
-        # Real pairs: fused optimizers do not support complex parameters.
-        self.filters = torch.nn.ParameterDict(
-            {m: torch.nn.Parameter(torch.empty(num, 2)) for m in modalities}
-        )
+        # Real pairs: fused optimizers do not support complex parameters. With a prefix:
+        # a modality may have the name of a method of modules.
+        self.filters = torch.nn.ParameterDict()
+        for modality in modalities:
+            weight = torch.nn.Parameter(torch.empty(num, 2))
+            self.filters[f'filter_{modality}'] = weight
         self.fusion_filter = torch.nn.Parameter(torch.empty(num, 2))
         self.reset_parameters()
 
@@ -209,7 +211,7 @@ class SpectralFusion(torch.nn.Module):
         # There is no Fourier transform in half precision.
         dtype = torch.promote_types(x.dtype, torch.float)
         spectra = torch.fft.rfft(x.to(dtype), norm='ortho')  # [M, N, D // 2 + 1]
-        filters = torch.stack([self.filters[m].to(dtype) for m in self.modalities])
+        filters = torch.stack([x.to(dtype) for x in self.filters.values()])
         single = spectra * torch.view_as_complex(filters).unsqueeze(1)
         fusion = torch.view_as_complex(self.fusion_filter.to(dtype))
         single, fused = (

@@ -1,67 +1,63 @@
-"""A small graph with isolated nodes, three modalities on its items, and what a model
-of the field looks like with dense matrices.
-"""
+"""A small graph with isolated nodes, features of its items, and naive references."""
 
 import torch
 import torch.nn.functional as F
 
 from promptmm_pyg.loader import Triplets
-from tests.nn.graphs import (
-    ITEM_USER,
-    NUM_NODES,
-    USER_ITEM,
-    dense,
-    edges,
-    features,
-    weights,
+from promptmm_pyg.models import MODELS
+from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.nn import csr_pair_dict
+from tests.nn.graphs import NUM_NODES, USER_ITEM, dense, edges, features, weights
+
+CONTENT = [cls for cls in MODELS.values() if issubclass(cls, ContentRecommender)]
+WIDTHS = {'audio': 3, 'image': 6, 'text': 9, 'type': 5}
+# A user twice, a positive twice, a positive that is a negative of another user.
+BATCH = Triplets(
+    torch.tensor([0, 0, 2, 3, 1]),
+    torch.tensor([3, 0, 5, 5, 3]),
+    torch.tensor([1, 4, 0, 6, 2]),
 )
-
-WIDTH = 4
-
-
-def make_features(modalities=('audio', 'image', 'text')):
-    widths = {'audio': 3, 'image': 6, 'text': 9}
-    return {
-        m: {'item': features(widths[m], seed=place)}
-        for place, m in enumerate(modalities)
-    }
+ONE = Triplets(*(x[:1] for x in BATCH))
 
 
-def make(cls, modalities=('audio', 'image', 'text'), *, start=None, **kwargs):
-    torch.manual_seed(0)
-    kwargs.setdefault('embedding_dim', WIDTH)
-    features = make_features(modalities)
-    if start is not None:
-        kwargs['prompt_start_dict'] = start
-    return cls(NUM_NODES, features, edge_type=USER_ITEM, **kwargs)
+def operators():
+    return csr_pair_dict(edges(), weights(), num_nodes_dict=NUM_NODES)
 
 
-def make_batch():
-    """Users and positives that repeat."""
-    return Triplets(
-        torch.tensor([0, 0, 2, 3, 1]),
-        torch.tensor([3, 0, 5, 5, 3]),
-        torch.tensor([1, 4, 2, 6, 0]),
-    )
+def make_features(*modalities, num=7):
+    names = modalities or ('audio', 'image', 'text')
+    return {m: {'item': features(WIDTHS[m], seed=WIDTHS[m], num=num)} for m in names}
 
 
-def one_row(batch):
-    return Triplets(*(x[:1] for x in batch))
+def make(cls, *modalities, seed=0, **kwargs):
+    """A model of the small graph, by default with the features of three modalities."""
+    torch.manual_seed(seed)
+    kwargs.setdefault('embedding_dim', 4)
+    kwargs.setdefault('modality_x_dict', make_features(*modalities))
+    return cls(NUM_NODES, edge_type=USER_ITEM, **kwargs)
 
 
-def dense_neighbors(x, k):
-    """Every row's ``k`` nearest others, symmetrically normalized, by loops."""
-    num = x.size(0)
-    out = torch.zeros(num, num)
-    for row in range(num):
-        cosine = F.cosine_similarity(x[row][None], x)
-        cosine[row] = -torch.inf
-        out[row, cosine.topk(k).indices] = 1.0
-    scale = out.sum(dim=1).rsqrt()
-    return scale[:, None] * out * scale
+def detached(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def dense_knn(x, k, weighted=True):
+    """The normalized graph of nearest neighbors, ``[i, j]`` from ``j`` to ``i``."""
+    graph = torch.zeros(len(x), len(x))
+    for i in range(len(x)):
+        if not x[i].any():
+            continue
+        others = [j for j in range(len(x)) if j != i and x[j].any()]
+        cosine = {j: float(torch.cosine_similarity(x[i], x[j], dim=0)) for j in others}
+        for j in sorted(others, key=lambda j: (-cosine[j], j))[:k]:
+            graph[i, j] = max(cosine[j], 0.0) if weighted else 1.0
+    degree = graph.sum(dim=1)
+    scale = torch.where(degree > 0, degree.clamp_min(1e-30).rsqrt(), 0.0)
+    return scale[:, None] * graph * scale
 
 
 def dense_smooth(user, item, num_layers, A=None):
+    """LightGCN by dense matrices: the mean over layers."""
     A = dense() if A is None else A
     users, items = [user], [item]
     for _ in range(num_layers):
@@ -70,7 +66,7 @@ def dense_smooth(user, item, num_layers, A=None):
 
 
 def naive_contrast(anchor, positive, temperature):
-    """InfoNCE both ways, one row at a time."""
+    """InfoNCE in both directions, one row at a time."""
     losses = []
     for a, p in ((anchor, positive), (positive, anchor)):
         for row in range(len(a)):
@@ -79,7 +75,7 @@ def naive_contrast(anchor, positive, temperature):
     return torch.stack(losses).mean()
 
 
-def naive_bpr(x_dict, batch):
+def naive_bpr(x_dict, batch=BATCH):
     losses = []
     for user, positive, negative in zip(*(x.tolist() for x in batch), strict=True):
         row = x_dict['user'][user]
@@ -88,13 +84,13 @@ def naive_bpr(x_dict, batch):
     return torch.stack(losses).mean()
 
 
-def naive_l2(x_dict, batch):
-    rows = [
+def naive_l2(x_dict, batch=BATCH):
+    return squared_norm(
         x_dict['user'][batch.user],
         x_dict['item'][batch.positive],
         x_dict['item'][batch.negative],
-    ]
-    return sum(row.square().sum() for row in rows) / (2 * len(batch.user))
+    )
 
 
-__all__ = ['ITEM_USER', 'NUM_NODES', 'USER_ITEM', 'dense', 'edges', 'weights']
+def squared_norm(*rows):
+    return sum(x.square().sum() for x in rows) / (2 * rows[0].size(0))

@@ -3,15 +3,17 @@ import torch
 
 from promptmm_pyg.models._graphs import bipartite, reverse_type
 from tests.models.setting import (
+    dense_smooth,
+)
+from tests.nn.graphs import (
     ITEM_USER,
     NUM_NODES,
     USER_ITEM,
     dense,
-    dense_smooth,
     edges,
+    features,
     weights,
 )
-from tests.nn.graphs import features
 
 
 def convert(edge_index_dict, edge_weight_dict=None):

@@ -4,7 +4,14 @@ import torch.nn.functional as F
 
 from promptmm_pyg.models.bm3 import BM3
 from promptmm_pyg.targets import TeacherOutput
-from tests.models.world import batch, detached, item_features, make, naive_l2, operators
+from tests.models.setting import (
+    BATCH,
+    detached,
+    make,
+    make_features,
+    operators,
+    squared_norm,
+)
 from tests.nn.graphs import dense
 
 
@@ -20,7 +27,7 @@ def latent(model, num_layers=2):
 
 
 def feature_latent(model, modality):
-    p, x = detached(model), item_features()
+    p, x = detached(model), make_features()
     weight = p[f'features.lins.lin_{modality}.weight']
     return x[modality]['item'] @ weight.t() + p[f'features.lins.lin_{modality}.bias']
 
@@ -49,20 +56,20 @@ def test_forward_is_the_predictor_on_dense_propagation_and_projection():
 
 def test_terms_equal_the_formulas_without_dropout():
     model = make(BM3).eval()
-    rows = batch()
+    rows = BATCH
     terms = model.losses(model(operators()), rows)
     user_h, item_h = latent(model)
     u, i = user_h[rows.user], item_h[rows.positive]
     torch.testing.assert_close(
         terms['reconstruction'], gap(online(model, u), i) + gap(online(model, i), u)
     )
-    features = [feature_latent(model, m)[rows.positive] for m in item_features()]
+    features = [feature_latent(model, m)[rows.positive] for m in make_features()]
     alignment = [gap(online(model, f), i) for f in features]
     masked = [gap(online(model, f), f) for f in features]
     torch.testing.assert_close(terms['alignment'], sum(alignment) / 3)
     torch.testing.assert_close(terms['masked'], sum(masked) / 3)
     p = detached(model)
-    expected = naive_l2(
+    expected = squared_norm(
         p['embeddings.tables.user'][rows.user],
         p['embeddings.tables.item'][rows.positive],
     )
@@ -71,7 +78,7 @@ def test_terms_equal_the_formulas_without_dropout():
 
 def test_negatives_take_no_part():
     model = make(BM3).eval()
-    output, rows = model(operators()), batch()
+    output, rows = model(operators()), BATCH
     other = rows._replace(negative=torch.full_like(rows.negative, 2))
     for a, b in zip(
         model.losses(output, rows).values(),
@@ -84,7 +91,7 @@ def test_negatives_take_no_part():
 def test_targets_are_dropped_out_in_training_only():
     model = make(BM3, dropout=0.6)
     model(operators())
-    rows = batch()
+    rows = BATCH
     user, item, features = model.train()._targets(rows.user, rows.positive)
     for target in (user, item, features['text']):
         assert bool((target == 0).any())
@@ -104,18 +111,10 @@ def test_no_gradient_flows_through_targets():
             for m, x_dict in output.modality_x_dict.items()
         },
     )
-    terms = model.losses(constant, batch())
+    terms = model.losses(constant, BATCH)
     assert [name for name, term in terms.items() if term.requires_grad] == ['l2']
 
 
-def test_errors_and_repr():
-    assert str(make(BM3, 'text')) == (
-        'BM3(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
-        "ProjectedFeatures({'text': 3}), num_layers=2, dropout=0.3)"
-    )
-    with pytest.raises(ValueError, match=r"'num_layers' must be positive"):
-        make(BM3, num_layers=0)
-    with pytest.raises(ValueError, match=r"'dropout' must be in \[0, 1\)"):
-        make(BM3, dropout=1.0)
+def test_losses_must_follow_a_call():
     with pytest.raises(RuntimeError, match='must follow a call'):
-        make(BM3).losses(TeacherOutput({}, {}), batch())
+        make(BM3).losses(TeacherOutput({}, {}), BATCH)

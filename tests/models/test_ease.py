@@ -70,16 +70,3 @@ def test_a_large_catalogue_is_refused_with_the_memory_it_takes():
     with pytest.raises(ValueError, match='max_items=6 items'):
         EASE(NUM_NODES, edge_type=USER_ITEM, max_items=6)
     EASE(NUM_NODES, edge_type=USER_ITEM, max_items=7)
-
-
-def test_errors_and_repr():
-    model = EASE(NUM_NODES, edge_type=USER_ITEM)
-    assert str(model) == 'EASE(l2=250.0)'
-    with pytest.raises(RuntimeError, match='not fitted'):
-        model.scores(torch.tensor([0]))
-    with pytest.raises(RuntimeError, match='not fitted'):
-        model.as_output(2)
-    with pytest.raises(ValueError, match=r"'l2' must be positive"):
-        EASE(NUM_NODES, edge_type=USER_ITEM, l2=0.0)
-    with pytest.raises(ValueError, match='two different node types'):
-        EASE(NUM_NODES, edge_type=('user', 'likes', 'song'))

@@ -6,7 +6,7 @@ import torch
 from promptmm_pyg import models
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.models import PromptMM
-from tests.models.contract import BATCH, CONTENT, operators
+from tests.models.setting import BATCH, CONTENT, operators
 from tests.nn.graphs import NUM_NODES, USER_ITEM
 
 OWN_LOSSES = [*CONTENT, models.PromptMMPlus]

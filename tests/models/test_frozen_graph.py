@@ -7,7 +7,7 @@ from promptmm_pyg.models._graphs import (
     max_edges,
     mean_edges,
 )
-from tests.models.setting import dense_neighbors
+from tests.models.setting import dense_knn
 from tests.nn.graphs import features
 
 
@@ -17,7 +17,7 @@ def as_dense(edges, num_nodes=7):
 
 def test_layers_are_powers_and_gradients_the_transpose():
     edges = item_edges(features(4), 3)
-    S = dense_neighbors(features(4), 3)
+    S = dense_knn(features(4), 3, weighted=False)
     x = features(2, seed=1).requires_grad_()
     graph = FrozenGraph(edges, 7, num_layers=2)
     torch.testing.assert_close(graph(x), S @ S @ x)

@@ -1,7 +1,14 @@
 import torch
 
 from promptmm_pyg.models import PromptMM
-from tests.models.setting import NUM_NODES, edges, make_features, weights
+from tests.models.setting import (
+    make_features,
+)
+from tests.nn.graphs import (
+    NUM_NODES,
+    edges,
+    weights,
+)
 
 
 def make(cls):

@@ -2,29 +2,22 @@ import pytest
 import torch
 
 from promptmm_pyg.models.lattice import LATTICE
-from tests.models.contract import (
+from tests.models.setting import (
     BATCH,
-    ModelContract,
-    bpr_by_hand,
-    build,
     dense_knn,
     dense_smooth,
-    half_norm_by_hand,
-    item_x_dict,
+    make,
+    make_features,
+    naive_bpr,
+    naive_l2,
     operators,
 )
-from tests.nn.graphs import dense, features
+from tests.nn.graphs import features
 
 
-class TestLATTICE(ModelContract):
-    cls = LATTICE
-    options = {'num_neighbors': 2}  # noqa: RUF012
-    in_no_term = {'modality_logits'}  # noqa: RUF012
-
-
-def make(**kwargs):
+def build(**kwargs):
     kwargs.setdefault('num_neighbors', 2)
-    model = build(LATTICE, **kwargs)
+    model = make(LATTICE, 'image', 'text', **kwargs)
     with torch.no_grad():
         model.modality_logits.copy_(torch.tensor([0.3, -0.5]))
     return model
@@ -38,12 +31,12 @@ def unit(x):
 @pytest.mark.parametrize('frozen_weight', [0.0, 0.7])
 @pytest.mark.parametrize('mode', [True, False])
 def test_forward_equals_dense_matrices(num_item_layers, frozen_weight, mode):
-    model = make(num_item_layers=num_item_layers, frozen_weight=frozen_weight)
+    model = build(num_item_layers=num_item_layers, frozen_weight=frozen_weight)
     output = model.train(mode)(operators())
     ids = model.embeddings()
-    user, item = dense_smooth(dense(), ids['user'], ids['item'], 2)
+    user, item = dense_smooth(ids['user'], ids['item'], 2)
     graphs = [
-        frozen_weight * dense_knn(item_x_dict()[name]['item'], 2)
+        frozen_weight * dense_knn(make_features('image', 'text')[name]['item'], 2)
         + (1 - frozen_weight) * dense_knn(x.detach(), 2)
         for name, x in model.features().items()
     ]
@@ -63,12 +56,12 @@ def test_forward_equals_dense_matrices(num_item_layers, frozen_weight, mode):
 
 def test_projections_get_the_gradient_of_their_graph():
     # Against a graph of dense cosines on the same neighbors.
-    model = make(num_modalities=2, frozen_weight=0.0).eval()
+    model = build(frozen_weight=0.0).eval()
     with torch.no_grad():
         model.modality_logits.copy_(torch.tensor([60.0, 0.0]))  # The image alone.
     weight = features(4, seed=7)
     lin = model.features.lins['lin_image']
-    x = item_x_dict()['image']['item']
+    x = make_features('image', 'text')['image']['item']
 
     def reference():
         z = unit(lin(x))
@@ -99,7 +92,7 @@ def same(a, b):
 
 
 def test_neighbors_stay_within_an_epoch_and_are_found_anew_in_the_next():
-    model = make().train()
+    model = build().train()
     model(operators())
     first = neighbors(model)
     turn_projection(model, 3)
@@ -111,7 +104,7 @@ def test_neighbors_stay_within_an_epoch_and_are_found_anew_in_the_next():
 
 
 def test_neighbors_are_found_anew_when_asked_to():
-    model = make().train()
+    model = build().train()
     model(operators())
     first = neighbors(model)
     turn_projection(model, 3)
@@ -121,7 +114,7 @@ def test_neighbors_are_found_anew_when_asked_to():
 
 
 def test_neighbors_are_found_anew_at_the_interval():
-    model = make(refresh_interval=2).train()
+    model = build(refresh_interval=2).train()
     model(operators())
     first = neighbors(model)
     turn_projection(model, 3)
@@ -138,48 +131,36 @@ def test_neighbors_are_found_anew_at_the_interval():
 
 
 def test_eval_depends_on_the_parameters_alone():
-    model = make(frozen_weight=0.0).train()
+    model = build(frozen_weight=0.0).train()
     model(operators())
     model.training = False  # As `soft_targets` puts it in eval mode.
     before = model(operators()).x_dict['item']
     turn_projection(model, 3)
     out = model(operators()).x_dict['item']
     assert not torch.allclose(out, before)
-    other = make(frozen_weight=0.0).eval()
+    other = build(frozen_weight=0.0).eval()
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(operators()).x_dict['item'], out)
 
 
 def test_items_without_content_keep_what_light_gcn_says():
-    x_dict = item_x_dict()
+    x_dict = make_features('image', 'text')
     for features_dict in x_dict.values():
         features_dict['item'][3] = 0.0
-    model = make(modality_x_dict=x_dict)
+    model = build(modality_x_dict=x_dict)
     for name in ('lin_image', 'lin_text'):
         torch.nn.init.normal_(model.features.lins[name].bias)
     ids = model.embeddings()
-    _, item = dense_smooth(dense(), ids['user'], ids['item'], 2)
+    _, item = dense_smooth(ids['user'], ids['item'], 2)
     out = model(operators()).x_dict['item']
     torch.testing.assert_close(out[3], item[3])
     assert not torch.allclose(out[0], item[0])
 
 
 def test_terms_equal_loops_over_the_batch():
-    model = make()
+    model = build()
     output = model(operators())
     terms = model.losses(output, BATCH)
-    torch.testing.assert_close(terms['bpr'], bpr_by_hand(*output.x_dict.values()))
-    expected = half_norm_by_hand(*model.embeddings().values())
+    torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict))
+    expected = naive_l2(model.embeddings())
     torch.testing.assert_close(terms['l2'], expected)
-
-
-def test_errors_and_repr():
-    assert str(make()) == (
-        'LATTICE(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
-        "ProjectedFeatures({'image': 3, 'text': 4}), num_layers=2, num_neighbors=2)"
-    )
-    for name in ('num_item_layers', 'num_neighbors', 'refresh_interval'):
-        with pytest.raises(ValueError, match=f"'{name}' must be positive"):
-            build(LATTICE, **{name: 0})
-    with pytest.raises(ValueError, match=r"'frozen_weight' must be in \[0, 1\)"):
-        build(LATTICE, frozen_weight=1.0)

@@ -2,19 +2,14 @@ import pytest
 import torch
 
 from promptmm_pyg.models.mmgcn import MMGCN
-from tests.models.contract import (
+from tests.models.setting import (
     BATCH,
-    ModelContract,
-    bpr_by_hand,
-    build,
-    half_norm_by_hand,
+    make,
+    naive_bpr,
+    naive_l2,
     operators,
 )
 from tests.nn.graphs import dense
-
-
-class TestMMGCN(ModelContract):
-    cls = MMGCN
 
 
 def phi(x, slope=0.01):
@@ -23,7 +18,7 @@ def phi(x, slope=0.01):
 
 @pytest.mark.parametrize('num_layers', [1, 2])
 def test_forward_equals_dense_matrices(num_layers):
-    model = build(MMGCN, num_layers=num_layers, negative_slope=0.2)
+    model = make(MMGCN, 'image', 'text', num_layers=num_layers, negative_slope=0.2)
     ids = model.embeddings()
     views = []
     for m, features in enumerate(model.features().values()):
@@ -49,19 +44,11 @@ def test_forward_equals_dense_matrices(num_layers):
 
 
 def test_terms_equal_loops_over_the_batch():
-    model = build(MMGCN)
+    model = make(MMGCN, 'image', 'text')
     output = model(operators())
     terms = model.losses(output, BATCH)
-    torch.testing.assert_close(terms['bpr'], bpr_by_hand(*output.x_dict.values()))
+    torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict))
     ids = model.embeddings()
     users = torch.cat([ids['user'], model.tastes()['user']], dim=1)
-    torch.testing.assert_close(terms['l2'], half_norm_by_hand(users, ids['item']))
-
-
-def test_errors_and_repr():
-    assert str(build(MMGCN)) == (
-        'MMGCN(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
-        "ProjectedFeatures({'image': 3, 'text': 4}), num_layers=2)"
-    )
-    with pytest.raises(ValueError, match="'negative_slope' must be zero or more"):
-        build(MMGCN, negative_slope=-1.0)
+    expected = naive_l2({'user': users, 'item': ids['item']})
+    torch.testing.assert_close(terms['l2'], expected)

@@ -4,16 +4,18 @@ import torch.nn.functional as F
 
 from promptmm_pyg.models.mmssl import MMSSL
 from tests.models.setting import (
-    dense,
+    BATCH,
+    ONE,
     dense_smooth,
-    edges,
     make,
-    make_batch,
     make_features,
     naive_bpr,
     naive_contrast,
     naive_l2,
-    one_row,
+)
+from tests.nn.graphs import (
+    dense,
+    edges,
     weights,
 )
 
@@ -77,7 +79,7 @@ def test_agrees_with_its_formulas_written_with_dense_matrices():
 
 def test_terms_equal_loops_over_the_batch():
     model = make(MMSSL, **OPTIONS).eval()
-    out, batch = model(edges(), weights()), make_batch()
+    out, batch = model(edges(), weights()), BATCH
     terms = model.losses(out, batch)
     torch.testing.assert_close(terms['bpr'], naive_bpr(out.x_dict, batch))
     torch.testing.assert_close(terms['l2'], naive_l2(out.x_dict, batch))
@@ -89,7 +91,7 @@ def test_terms_equal_loops_over_the_batch():
         for view in naive_attention(model, views)
     ]
     torch.testing.assert_close(terms['contrast'], torch.stack(losses).mean())
-    assert model.losses(out, one_row(batch))['contrast'] == 0
+    assert model.losses(out, ONE)['contrast'] == 0
 
 
 @pytest.mark.parametrize(
@@ -106,3 +108,8 @@ def test_dropout_acts_on_the_reduced_features_while_training():
     model = make(MMSSL, dropout=0.9, **OPTIONS).train()
     first, second = (model(edges(), weights()).modality_x_dict for _ in range(2))
     assert not torch.equal(first['text']['user'], second['text']['user'])
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="'num_heads' must divide the width 4"):
+        make(MMSSL, num_heads=3)

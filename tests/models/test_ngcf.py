@@ -1,9 +1,14 @@
-import pytest
 import torch
 import torch.nn.functional as F
 
 from promptmm_pyg.models.ngcf import NGCF
-from tests.models.world import batch, detached, naive_bpr, naive_l2, operators
+from tests.models.setting import (
+    BATCH,
+    detached,
+    naive_bpr,
+    naive_l2,
+    operators,
+)
 from tests.nn.graphs import NUM_NODES, USER_ITEM, dense
 
 
@@ -33,13 +38,9 @@ def test_forward_is_the_papers_matrix_form():
 def test_terms_equal_loops_over_the_batch():
     model = make().eval()
     output = model(operators())
-    terms = model.losses(output, batch())
-    user, positive, negative = batch()
-    user_x, item_x = output.x_dict['user'], output.x_dict['item']
-    torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict, batch()))
-    torch.testing.assert_close(
-        terms['l2'], naive_l2(user_x[user], item_x[positive], item_x[negative])
-    )
+    terms = model.losses(output, BATCH)
+    torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict, BATCH))
+    torch.testing.assert_close(terms['l2'], naive_l2(output.x_dict))
 
 
 def test_dropout_acts_on_layers_and_leaves_the_ids():
@@ -48,15 +49,3 @@ def test_dropout_acts_on_layers_and_leaves_the_ids():
     x = model(operators()).x_dict['user'].detach()
     assert torch.equal(x[:, :4], model.embeddings()['user'].detach())
     assert float((x[:, 4:] == 0).float().mean()) > 0.5
-
-
-def test_errors_and_repr():
-    assert str(make()) == (
-        'NGCF(NodeEmbeddings(user=5, item=7, embedding_dim=4), num_layers=3)'
-    )
-    with pytest.raises(ValueError, match=r"'num_layers' must be positive"):
-        make(num_layers=0)
-    with pytest.raises(ValueError, match=r"'dropout' must be in \[0, 1\)"):
-        make(dropout=1.0)
-    with pytest.raises(ValueError, match=r"'negative_slope' must be zero or more"):
-        make(negative_slope=-0.1)

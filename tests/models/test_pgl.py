@@ -5,19 +5,21 @@ from promptmm_pyg.models.pgl import PGL
 from promptmm_pyg.nn import csr_pair_dict
 from promptmm_pyg.nn.dropout import dropout
 from tests.models.setting import (
-    ITEM_USER,
-    NUM_NODES,
-    USER_ITEM,
-    dense,
-    dense_neighbors,
+    BATCH,
+    dense_knn,
     dense_smooth,
-    edges,
     make,
-    make_batch,
     make_features,
     naive_bpr,
     naive_contrast,
     naive_l2,
+)
+from tests.nn.graphs import (
+    ITEM_USER,
+    NUM_NODES,
+    USER_ITEM,
+    dense,
+    edges,
     weights,
 )
 
@@ -29,7 +31,7 @@ def expected_x(model, A):
     x = {m: v['item'] for m, v in make_features().items()}
     reduced = [model.features.lins[f'lin_{m}'](v) for m, v in x.items()]
     start = torch.cat([model.item_ids()['item'], *reduced], dim=-1)
-    S = torch.stack([dense_neighbors(v, K) for v in x.values()]).mean(dim=0)
+    S = torch.stack([dense_knn(v, K, weighted=False) for v in x.values()]).mean(dim=0)
     user, item = dense_smooth(model.user_blocks()['user'], start, 2, A)
     return {'user': user, 'item': item + S @ S @ start}
 
@@ -92,7 +94,7 @@ def test_what_is_known_of_a_graph_is_found_once_and_anew_for_another():
 
 def test_terms_equal_loops_over_the_batch():
     model = make(PGL, mask_rate=0.4, temperature=0.5, **OPTIONS).eval()
-    out, batch = model(edges(), weights()), make_batch()
+    out, batch = model(edges(), weights()), BATCH
     torch.manual_seed(5)
     terms = model.losses(out, batch)
     torch.testing.assert_close(terms['bpr'], naive_bpr(out.x_dict, batch))

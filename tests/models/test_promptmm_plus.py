@@ -12,21 +12,24 @@ from promptmm_pyg.models.promptmm_plus import PromptMMPlus, content_reliability
 from promptmm_pyg.nn import csr_pair_dict
 from promptmm_pyg.training import TrainingConfig
 from tests.models.setting import (
+    BATCH,
+    ONE,
+    dense_knn,
+    make,
+    make_features,
+    naive_contrast,
+)
+from tests.models.test_content_trust import SIZE, make_world, operator
+from tests.nn.graphs import (
+    EDGE_INDEX,
     ITEM_USER,
     NUM_NODES,
     USER_ITEM,
     dense,
-    dense_neighbors,
     edges,
-    make,
-    make_batch,
-    make_features,
-    naive_contrast,
-    one_row,
+    features,
     weights,
 )
-from tests.models.test_content_trust import SIZE, make_world, operator
-from tests.nn.graphs import EDGE_INDEX, features
 from tests.training.setting import make_split, make_student
 
 K, GAMMA = 3, 0.5
@@ -51,9 +54,9 @@ def make_start():
     return {'user': features(2, seed=6, num=5), 'item': features(2, seed=7)}
 
 
-def make_plus(modalities=('audio', 'image', 'text'), **kwargs):
-    kwargs.setdefault('start', make_start())
-    return make(PromptMMPlus, modalities, **kwargs)
+def make_plus(*modalities, **kwargs):
+    kwargs.setdefault('prompt_start_dict', make_start())
+    return make(PromptMMPlus, *modalities, **kwargs)
 
 
 def graph():
@@ -67,7 +70,7 @@ def unit_sum(out, key):
 @pytest.mark.parametrize('start', [None, make_start()])
 @pytest.mark.parametrize('training', [True, False])
 def test_without_options_it_is_the_teacher_bit_for_bit(start, training):
-    plus = make(PromptMMPlus, start=start, dropout=0.3, num_layers=3)
+    plus = make(PromptMMPlus, prompt_start_dict=start, dropout=0.3, num_layers=3)
     torch.manual_seed(0)
     teacher = PromptMM(
         NUM_NODES,
@@ -93,7 +96,7 @@ def test_without_options_it_is_the_teacher_bit_for_bit(start, training):
 
 def test_terms_are_those_of_training_and_the_alignment():
     plus = make_plus(alignment_weight=0.2).eval()
-    out, batch = plus(edges(), weights()), make_batch()
+    out, batch = plus(edges(), weights()), BATCH
     terms = plus.losses(out, batch)
     alignment = terms.pop('alignment')
     torch.testing.assert_close(terms, plus.teacher.losses(out, batch))
@@ -103,13 +106,13 @@ def test_terms_are_those_of_training_and_the_alignment():
         rest = out.x_dict[key] - GAMMA * part
         losses.append(naive_contrast(rest[rows], part[rows], 0.2))
     torch.testing.assert_close(alignment, torch.stack(losses).mean())
-    assert plus.losses(out, one_row(batch))['alignment'] == 0
+    assert plus.losses(out, ONE)['alignment'] == 0
 
 
 def test_terms_without_prompt_and_without_modalities_are_those_of_training():
     for modalities in ((), ('text',)):
-        plus = make(PromptMMPlus, modalities).eval()
-        out, batch = plus(edges(), weights()), make_batch()
+        plus = make(PromptMMPlus, *modalities).eval()
+        out, batch = plus(edges(), weights()), BATCH
         terms = plus.losses(out, batch)
         assert terms.pop('alignment') == 0
         torch.testing.assert_close(terms, plus.teacher.losses(out, batch))
@@ -150,7 +153,7 @@ def naive_neighbors(x_dict, views):
     )
     brought = []
     for m, x in make_features().items():
-        S = dense_neighbors(x['item'], K)
+        S = dense_knn(x['item'], K, weighted=False)
         own = ids + GAMMA * F.normalize(views[m]['item'], dim=-1)
         brought.append(S @ S @ own)
     item = 0.3 * sum(brought) / len(brought)
@@ -396,7 +399,7 @@ def test_errors_of_options_without_modalities():
         ('denoise', True),
     ):
         with pytest.raises(ValueError, match=f"'{name}' requires 'modality_x_dict'"):
-            make_plus((), **{name: option})
+            make_plus(modality_x_dict={}, **{name: option})
     only = {'age': {'user': features(2, num=5)}}
     with pytest.raises(ValueError, match=r"'denoise' requires.*'age': \['user'\]"):
         PromptMMPlus(NUM_NODES, only, edge_type=USER_ITEM, denoise=True)

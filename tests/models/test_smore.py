@@ -3,16 +3,18 @@ import torch
 
 from promptmm_pyg.models.smore import SMORE
 from tests.models.setting import (
-    dense,
-    dense_neighbors,
+    BATCH,
+    dense_knn,
     dense_smooth,
-    edges,
     make,
-    make_batch,
     make_features,
     naive_bpr,
     naive_contrast,
     naive_l2,
+)
+from tests.nn.graphs import (
+    dense,
+    edges,
     weights,
 )
 
@@ -46,7 +48,7 @@ def naive_parts(model):
     x = {m: v['item'] for m, v in make_features().items()}
     lins = [model.features.lins[f'lin_{m}'] for m in x]
     reduced = [lin(v) for lin, v in zip(lins, x.values(), strict=True)]
-    graphs = [dense_neighbors(v, K) for v in x.values()]
+    graphs = [dense_knn(v, K, weighted=False) for v in x.values()]
     graphs.append(torch.stack(graphs).amax(dim=0))
     ids = model.embeddings()
     A, items = dense(), []
@@ -88,7 +90,7 @@ def test_agrees_with_its_formulas_written_with_dense_matrices():
 
 def test_terms_equal_loops_over_the_batch():
     model = make(SMORE, **OPTIONS).eval()
-    out, batch = model(edges(), weights()), make_batch()
+    out, batch = model(edges(), weights()), BATCH
     content, side = naive_parts(model)
     terms = model.losses(out, batch)
     torch.testing.assert_close(terms['bpr'], naive_bpr(out.x_dict, batch))

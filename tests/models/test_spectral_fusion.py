@@ -44,7 +44,7 @@ def test_a_filter_belongs_to_its_modality():
     layer, x = make()
     all_pass(layer)
     with torch.no_grad():
-        layer.filters['m1'].zero_()
+        layer.filters['filter_m1'].zero_()
     single, joint = layer(x)
     torch.testing.assert_close(single[0], x[0])
     assert (single[1] == 0).all()

@@ -2,14 +2,14 @@ import torch
 
 from promptmm_pyg.functional import score_all
 from promptmm_pyg.models.vbpr import VBPR
-from tests.models.world import (
-    batch,
+from tests.models.setting import (
+    BATCH,
     detached,
-    item_features,
     make,
+    make_features,
     naive_bpr,
-    naive_l2,
     operators,
+    squared_norm,
 )
 
 
@@ -22,7 +22,7 @@ def biased():
 
 def test_one_inner_product_is_the_papers_sum():
     model = biased()
-    p, x = detached(model), item_features()
+    p, x = detached(model), make_features()
     tastes = p['tastes.tables.user'].split(4, dim=1)
     expected = p['item_bias'].t() + p['embeddings.tables.user'] @ (
         p['embeddings.tables.item'].t()
@@ -38,11 +38,11 @@ def test_one_inner_product_is_the_papers_sum():
 
 def test_a_modality_holds_tastes_and_projections():
     model = biased()
-    p, x = detached(model), item_features()
+    p, x = detached(model), make_features()
     views = model().modality_x_dict
-    assert list(views) == ['image', 'text', 'type']
+    assert list(views) == ['audio', 'image', 'text']
     text = views['text']
-    torch.testing.assert_close(text['user'], p['tastes.tables.user'][:, 4:8])
+    torch.testing.assert_close(text['user'], p['tastes.tables.user'][:, 8:])
     weight = p['features.lins.lin_text.weight'][:4]
     torch.testing.assert_close(text['item'], x['text']['item'] @ weight.t())
 
@@ -50,24 +50,17 @@ def test_a_modality_holds_tastes_and_projections():
 def test_terms_equal_loops_over_the_batch():
     model = biased()
     output = model()
-    terms = model.losses(output, batch())
+    terms = model.losses(output, BATCH)
     p = detached(model)
-    user, positive, negative = batch()
+    user, positive, negative = BATCH
     ids, bias = p['embeddings.tables.item'], p['item_bias']
-    torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict, batch()))
-    expected = naive_l2(
+    torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict, BATCH))
+    expected = squared_norm(
         p['embeddings.tables.user'][user],
         p['tastes.tables.user'][user],
         *(table[index] for table in (ids, bias) for index in (positive, negative)),
     )
     torch.testing.assert_close(terms['l2'], expected)
-    rows = [p[f'features.lins.lin_{m}.weight'] for m in item_features()]
+    rows = [p[f'features.lins.lin_{m}.weight'] for m in make_features()]
     halves = [weight.square().sum(1).mean() / 2 for weight in rows]
     torch.testing.assert_close(terms['projection_l2'], sum(halves) / 3)
-
-
-def test_repr():
-    assert str(make(VBPR, 'text')) == (
-        'VBPR(NodeEmbeddings(user=5, item=7, embedding_dim=4), '
-        "ProjectedFeatures({'text': 3}))"
-    )
