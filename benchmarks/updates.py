@@ -29,19 +29,18 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg import Recommender, evaluate
-from promptmm_pyg.benchmark.result import spread, versions, write_result
+from promptmm_pyg.benchmark.result import versions, write_result
+from promptmm_pyg.benchmark.stats import spread
 from promptmm_pyg.data import INTERACTS, build_graph
 from promptmm_pyg.evaluation import paired_bootstrap
 from promptmm_pyg.runs import distill_run, train_run
 
 RESULTS = Path(__file__).parent / 'results'
+REFERENCE = 'retraining'
 METRICS = ('Recall@20', 'NDCG@20')
 SEEDS = (0, 1, 2)
-TRAIN = {'learning_rate': 3e-3, 'batch_size': 2048, 'epochs': 200, 'patience': 10}
-PARAMS: dict[str, dict[str, Any]] = {
-    'ml100k': {'l2': 1e-2, 'student_l2': 1e-3, 'learning_rate': 3e-3},
-    'office': {'l2': 1e-2, 'student_l2': 1e-3, 'learning_rate': 3e-3},
-}
+TRAIN = {'learning_rate': 1e-2, 'batch_size': 2048, 'epochs': 100, 'patience': 5}
+L2 = {'teacher': 1e-2, 'student': 1e-3}
 Rows = list[tuple[str, str]]
 
 
@@ -104,10 +103,9 @@ def write_data(source: Path, name: str, out: Path) -> tuple[dict[str, Rows], Any
     return parts, (new_ids, features)
 
 
-def config(name: str, out: Path, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def config(out: Path, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of teacher and student."""
-    params = PARAMS[name]
-    options = {**TRAIN, 'learning_rate': params['learning_rate'], 'seed': seed}
+    options = {**TRAIN, 'seed': seed}
     features = {x.stem: str(x) for x in out.glob('*.npy')}
     data = {
         'format': 'table',
@@ -119,11 +117,11 @@ def config(name: str, out: Path, seed: int) -> tuple[dict[str, Any], dict[str, A
         'features': features,
         'split': {'method': 'per-user', 'val_ratio': 0.1, 'test_ratio': 0.0},
     }
-    teacher = {'data': data, 'train': options, 'loss_weights': {'l2': params['l2']}}
+    teacher = {'data': data, 'train': options, 'loss_weights': {'l2': L2['teacher']}}
     student = {
         'embedding_dim': 32,
         'train': options,
-        'loss_weights': {'l2': params['student_l2']},
+        'loss_weights': {'l2': L2['student']},
         'distill': {'baseline': False},
     }
     return teacher, student
@@ -193,7 +191,7 @@ def measure(name: str, source: Path, seeds: tuple[int, ...]) -> dict[str, Any]:
             out = Path(folder)
             parts, (new_ids, features) = write_data(source, name, out)
             task = Task(parts)
-            teacher, student = config(name, out, seed)
+            teacher, student = config(out, seed)
             run = train_run(out / 'run', teacher, progress=False)
             distill_run(run, student, progress=False)
             run.refit(progress=False)
@@ -221,7 +219,7 @@ def measure(name: str, source: Path, seeds: tuple[int, ...]) -> dict[str, Any]:
         'seeds': list(seeds),
         'protocol': {
             'train': TRAIN,
-            **PARAMS[name],
+            'l2': L2,
             'interactions': {part: len(pairs) for part, pairs in parts.items()},
             'test_users': int(results['update'][0].users.numel()),
             'epochs': epochs,
@@ -233,8 +231,11 @@ def measure(name: str, source: Path, seeds: tuple[int, ...]) -> dict[str, Any]:
                     x: spread([r.metrics[x] for r in results[key]]) for x in METRICS
                 },
                 'seconds': spread(seconds[key]),
-                'diff_vs_retraining': {
-                    x: interval(results[key], results['retraining'], x) for x in METRICS
+                **{
+                    f'diff_vs_{REFERENCE} {x}': interval(
+                        results[key], results[REFERENCE], x
+                    )
+                    for x in METRICS
                 },
             }
             for key in results

@@ -198,7 +198,7 @@ def update_run(
         user: The column of user ids. (default: that of the run)
         item: The column of item ids. (default: that of the run)
         epochs: Passes over the new interactions. (default: ``10``)
-        l2: Weight of the squared norms. (default: ``0.01``)
+        l2: Weight of the squared norms. (default: ``0.001``)
         seed: Seed of replay, order and negatives. (default: ``0``)
 
     Raises:

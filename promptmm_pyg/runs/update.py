@@ -15,9 +15,9 @@ from promptmm_pyg.serving.fold_in import FoldIn
 from promptmm_pyg.training import LazyAdamW
 
 EPOCHS = 10
-L2 = 0.01
+L2 = 1e-3
 # Of the root mean square of the item embeddings: Adam moves a number by about this.
-RATE = 0.03
+RATE = 0.02
 _BATCH = 1024
 _SAMPLE = 1000  # Known rows that calibrate the start of new ones.
 
@@ -45,7 +45,7 @@ def update_recommender(
         recommender: The present model. It is not changed.
         pairs: Raw ids of users and items; known pairs are ignored.
         epochs: Passes over the new interactions. (default: ``10``)
-        l2: Weight of the squared norms. (default: ``0.01``)
+        l2: Weight of the squared norms. (default: ``0.001``)
         seed: Seed of replay, order and negatives. (default: ``0``)
 
     Returns:
