@@ -135,8 +135,12 @@ class Task:
         self.users = {raw: row for row, raw in enumerate(sorted({u for u, _ in known}))}
         self.items = {raw: row for row, raw in enumerate(sorted({i for _, i in known}))}
         seen = self._edges(known)
-        sizes = {'num_users': len(self.users), 'num_items': len(self.items)}
-        self.graph = build_graph(seen, duplicates='first', **sizes)
+        self.graph = build_graph(
+            seen,
+            num_users=len(self.users),
+            num_items=len(self.items),
+            duplicates='first',
+        )
         self.graph[INTERACTS].edge_label_index = self._edges(parts['later'])
 
     def _edges(self, pairs: Rows) -> Tensor:

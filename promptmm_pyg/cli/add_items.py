@@ -29,7 +29,8 @@ its row be zeros or NaN. Files with ids of their own (.csv, .parquet) may list t
 in any order. If texts or images were encoded in training, --text and --images encode
 those of the new items in the same way.
 
-'promptmm distill RUN --overwrite' makes the recommender anew, without these items."""
+'promptmm refit RUN' trains on these items, too. 'promptmm distill RUN --overwrite'
+makes the recommender anew, without them."""
 EXAMPLE = """\
 example:
   promptmm add-items runs/mine --text texts/
@@ -111,10 +112,12 @@ def run(args: argparse.Namespace) -> int:
             f'without features, or with fewer than ten items that have them'
         )
     new, titles = read_new(args, recommender)
-    recommender.add_items(
-        new.ids, new.modality_x, modality_mask=new.modality_mask, titles=titles
-    )
-    recommender.save(target)
+    options: dict[str, Any] = {'modality_mask': new.modality_mask, 'titles': titles}
+    if args.out is None and not is_recommender(args.folder):
+        recommender = Run(args.folder).add_items(new.ids, new.modality_x, **options)
+    else:
+        recommender.add_items(new.ids, new.modality_x, **options)
+        recommender.save(target)
     items = 'item' if len(new.ids) == 1 else 'items'
     print(f'{len(new.ids)} {items} added, {recommender.num_items} in total')
     for part in mapper.maps:

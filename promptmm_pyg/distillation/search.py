@@ -79,20 +79,20 @@ def search(
         own = copy.deepcopy(teacher)  # Its prompt may be tuned.
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', LastEpochWarning)
-            result = run(
+            tried = run(
                 copy.deepcopy(student),
                 own,
                 loss_weights={**weights, 'l2': penalty},
                 config=replace(_in_folder(config, number), learning_rate=rate),
             )
         trial = {'learning_rate': rate, 'l2': penalty}
-        trial['student'] = result.history.best_value
+        trial['student'] = tried.history.best_value
         if best is None or trial['student'] > trials[best[0]]['student']:
-            best, best_teacher = (number, result), own
-        if result.baseline_history is not None:
-            trial['baseline'] = result.baseline_history.best_value
+            best, best_teacher = (number, tried), own
+        if tried.baseline_history is not None:
+            trial['baseline'] = tried.baseline_history.best_value
             if baseline is None or trial['baseline'] > trials[baseline[0]]['baseline']:
-                baseline = number, result
+                baseline = number, tried
         trials.append(trial)
     run_on_rank0(lambda: _copy_logs(config, best[0], baseline and baseline[0]))
     student.load_state_dict(best[1].student.state_dict())

@@ -89,7 +89,7 @@ def refit_run(
     run = Run(run) if isinstance(run, str | Path) else run
     run.check()
     configs = {'teacher': run.config, 'student': run.student_config}
-    state = {
+    state: dict[str, Any] = {
         'made_by': 'refit',
         'epochs': {name: _best_epoch(run, name) for name in configs},
         'updates': len(_updates(run)),
@@ -249,11 +249,29 @@ def update_run(
     return counts
 
 
+def add_items_run(
+    run: Run,
+    ids: Sequence[Any],
+    features: Mapping[str, Any],
+    *,
+    modality_mask: Mapping[str, Any] | None = None,
+    titles: Mapping[Any, str] | None = None,
+) -> Recommender:
+    """Adds new items to the served recommender and records them."""
+    run.check()
+    with exclusive(run.path):
+        recommender = run.recommender()
+        recommender.add_items(ids, features, modality_mask=modality_mask, titles=titles)
+        _record(run, [], ids, features, modality_mask)
+        recommender.save(run.served_dir)
+    return recommender
+
+
 def _read(run: Run, new: Any, user: str | None, item: str | None) -> HeteroData:
     """The graph of a table that is read as the run's data."""
     config = run.config['data']
     given = config if config['format'] == 'table' else {}
-    columns = {
+    columns: dict[str, Any] = {
         'user': user or given.get('user', 'user_id'),
         'item': item or given.get('item', 'item_id'),
     }
@@ -264,7 +282,12 @@ def _read(run: Run, new: Any, user: str | None, item: str | None) -> HeteroData:
     if not Path(new).is_file():
         raise RunError(f"'new' must be a table of interactions (got no file '{new}')")
     nothing = {'method': 'per-user', 'val_ratio': 0.0, 'test_ratio': 0.0}
-    plain = {'features': {}, 'content': [], 'item_ids': None, 'time': None}
+    plain: dict[str, Any] = {
+        'features': {},
+        'content': [],
+        'item_ids': None,
+        'time': None,
+    }
     config = {**given, **plain, **columns, 'format': 'table', 'path': str(new)}
     return load_split({**config, 'duplicates': 'first', 'split': nothing}).train
 
@@ -307,7 +330,7 @@ def _record(
     users = list(dict.fromkeys(user for user, _ in pairs))
     rows = [{raw: row for row, raw in enumerate(ids)} for ids in (users, items)]
     index = [[rows[0][user], rows[1][item]] for user, item in pairs]
-    tensors = {'edge_index': torch.tensor(index).view(-1, 2).t()}
+    tensors = {'edge_index': torch.tensor(index, dtype=torch.long).view(-1, 2).t()}
     for name, x in (features or {}).items():
         tensors[f'x_{name}'] = torch.as_tensor(x).float()
     for name, mask in (modality_mask or {}).items():
@@ -342,7 +365,11 @@ def _everything(split: Split, updates: Sequence[Path]) -> HeteroData:
             of = rows[key]
             new.append([of.setdefault(raw, len(of)) for raw in ids[f'{key}_ids']])
         index = tensors.pop('edge_index')
-        edges.append(torch.stack([torch.tensor(new[k])[index[k]] for k in (0, 1)]))
+        edges.append(
+            torch.stack(
+                [torch.tensor(new[k], dtype=torch.long)[index[k]] for k in (0, 1)]
+            )
+        )
         added.append((new[1], tensors))
     features, masks = _grown_features(train, {key: len(of) for key, of in rows.items()})
     for items, tensors in added:

@@ -321,6 +321,27 @@ class Run:
 
         return update_run(self, new, **options)
 
+    def add_items(self, ids: Any, features: Mapping[str, Any], **options: Any) -> Any:
+        """Adds new items to the served recommender from their features, without
+        training, and records them for the next :meth:`refit`.
+
+        Args:
+            ids: Raw ids that are not in the catalogue.
+            features: ``[N, F_m]`` by modality.
+            **options: ``modality_mask`` and ``titles`` of
+                :meth:`~promptmm_pyg.serving.Recommender.add_items`.
+
+        Returns:
+            The recommender with the new items.
+
+        Raises:
+            RunError: If the run has no recommender.
+            ValueError: As :meth:`~promptmm_pyg.serving.Recommender.add_items`.
+        """
+        from promptmm_pyg.runs.final import add_items_run
+
+        return add_items_run(self, ids, features, **options)
+
     def finish(self) -> str:
         """Ends an interrupted training with its best epoch so far, as if patience had
         run out, and returns what was interrupted, ``'teacher'`` or ``'student'``.

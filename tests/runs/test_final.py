@@ -166,6 +166,17 @@ def test_new_items_have_features_after_an_update_and_a_refit(refitted):
     assert refitted.final['updates'] == 1
 
 
+def test_added_items_are_part_of_the_next_refit(run):
+    x = run.data.val['item'].x_text[:1].numpy() + 1.0
+    run.add_items(['added'], {'text': x}, titles={'added': 'An item'})
+    assert run.recommender().item_ids[-1] == 'added'
+    run.refit(progress=False)
+    final = run.recommender()
+    assert final.item_ids[-1] == 'added'
+    assert final.titles['added'] == 'An item'
+    assert seen_pairs(final) == all_pairs(run)
+
+
 def test_a_second_update_adds_to_the_first(run):
     rows = new_rows(run)
     run.update(pd.DataFrame(rows[:2], columns=['user_id', 'item_id']))
