@@ -181,6 +181,8 @@ def fold_in_new(recommender: Recommender, new: Rows) -> dict[str, Tensor]:
             histories.setdefault(user, []).append(item)
     item_ids = {str(raw) for raw in recommender.item_ids}
     some = {u: items for u, items in histories.items() if item_ids & set(items)}
+    if not some:
+        return {}
     x = recommender.fold_in(list(some.values()), unknown='ignore')
     return dict(zip(some, x, strict=True))
 
