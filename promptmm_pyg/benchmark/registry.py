@@ -18,13 +18,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice
-from promptmm_pyg.data import (
-    INTERACTS,
-    ITEM,
-    USER,
-    modality_mask_dict,
-    modality_x_dict,
-)
+from promptmm_pyg.data import INTERACTS, ITEM, modality_x_dict
 from promptmm_pyg.models import MODELS
 from promptmm_pyg.models.base import ClosedForm
 from promptmm_pyg.nn import ChunkedFeatures
@@ -247,35 +241,26 @@ def split_params(model: str, params: Params) -> SplitParams:
 def build(model: str, train: HeteroData, arguments: Params) -> Any:
     """A model for a prepared graph; one in closed form is fitted.
 
-    Features and the start of the prompt are those of the graph, without further
-    transforms. Beside arguments of the constructor there are ``prompt=False`` (no
-    prompt), ``masks=True`` (the model knows which features are missing),
-    ``feature_dtype`` and ``product_dtype`` (features in half precision, and the
-    products with them).
+    Beside arguments of the constructor there are ``prompt=False`` (no prompt),
+    ``masks=True`` (the model knows which features are missing), ``feature_dtype`` and
+    ``product_dtype`` (features in half precision, and the products with them).
     """
     is_trained(model)
     cls: Any = MODELS[model]
     arguments = dict(arguments)
     dtype = arguments.pop('feature_dtype', None)
     products = arguments.pop('product_dtype', None)
-    prompt, masks = arguments.pop('prompt', True), arguments.pop('masks', False)
-    if cls.reads_features:
-        features = modality_x_dict(train)
-        if dtype is not None:
-            features = {
-                name: {ITEM: _in_half(x_dict[ITEM], dtype, products)}
-                for name, x_dict in features.items()
-            }
-        arguments['modality_x_dict'] = features
+    if dtype is not None:
+        arguments['modality_x_dict'] = {
+            name: {ITEM: _in_half(x_dict[ITEM], dtype, products)}
+            for name, x_dict in modality_x_dict(train).items()
+        }
     if cls.reads_prompt:
-        start = {key: train[key].prompt_start for key in (USER, ITEM)}
-        arguments['prompt_start_dict'] = start if prompt else None
-        arguments['modality_mask_dict'] = modality_mask_dict(train) if masks else None
-    out = cls(
-        {key: train[key].num_nodes for key in (USER, ITEM)},
-        edge_type=INTERACTS,
-        **arguments,
-    )
+        if not arguments.pop('prompt', True):
+            arguments['prompt_start_dict'] = None
+        if not arguments.pop('masks', False):
+            arguments['modality_mask_dict'] = None
+    out = cls.from_data(train, **arguments)
     if isinstance(out, ClosedForm):
         out.fit(train[INTERACTS].edge_index)
     return out
