@@ -119,7 +119,9 @@ def test_nothing_to_draw_is_an_error(plot):
 
 
 def test_a_curve_without_the_metric_is_an_error():
-    with pytest.raises(ValueError, match=r"requires 'MRR@5' among the .* of 'teacher'"):
+    with pytest.raises(
+        ValueError, match=r"must have 'MRR@5' among the .* of 'teacher'"
+    ):
         plot_learning_curves(CURVES, 'MRR@5')
 
 
@@ -210,7 +212,7 @@ def test_a_score_of_zero_can_be_drawn():
 
 @pytest.mark.parametrize('panels', [{}, {'by part': []}])
 def test_no_parts_are_an_error(panels):
-    with pytest.raises(ValueError, match="'panels' requires at least one part each"):
+    with pytest.raises(ValueError, match="'panels' must have at least one part each"):
         plot_explanation(panels)
 
 
@@ -286,14 +288,17 @@ def test_places_without_a_table_are_empty():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'x_dict': {}}, "'x_dict' requires tables of the same nodes, one at least"),
+        ({'x_dict': {}}, "'x_dict' must have one or more tables of the same nodes"),
         ({'x_dict': {'a': table(2), 'b': table(2)[:3]}}, "'b': 3"),
-        ({'x_dict': {'a': table(2)[:0]}}, "'x_dict' requires tables"),
-        ({'labels': ['a']}, r"'labels' requires one entry a row \(got 1 for 9 rows\)"),
+        ({'x_dict': {'a': table(2)[:0]}}, "'x_dict' must have one or more"),
+        (
+            {'labels': ['a']},
+            r"'labels' must have one entry per row \(got 1 for 9 rows\)",
+        ),
         ({'max_points': 0}, r"'max_points' must be positive \(got 0\)"),
         (
             {'mask_dict': {'text': torch.zeros(9, dtype=torch.bool)}},
-            r"'mask_dict' requires 9 entries .* for 'text' \(got 9 with 0\)",
+            r"'mask_dict' must have 9 entries, .* for 'text' \(got 9 with 0\)",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else '',

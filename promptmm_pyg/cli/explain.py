@@ -22,7 +22,7 @@ Split the score of an item for a user exactly: by ids, each modality and the pro
 (interaction terms are split equally, as Shapley values are), by the user's items, and
 by the item's users. Each table adds up to the score. The further columns of the last
 two tables show the parts of the user's (the item's) embedding. The share of a neighbor
-includes what reached it from further nodes.
+includes the earlier hops through it.
 
 The teacher is explained by default; a student has ids only. --map draws the items by
 each part of the model on two principal axes, colored by their number of users."""
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         _explain(args, explainer, run.data.train, _names(run))
     if args.map is not None:
         _draw_map(args.map, explainer, run.data.train, args.model)
-        log(args.map, args.json)
+        _log(args.map, args.json)
     return 0
 
 
@@ -142,7 +142,7 @@ def _explain(
         print(explanation.summary(args.k, names))
     if args.out is not None:
         _draw(args.out, explanation, names, args.k)
-        log(args.out, args.json)
+        _log(args.out, args.json)
 
 
 def _rank(scores: Tensor, seen: Tensor, item: int) -> tuple[int, int]:
@@ -231,22 +231,11 @@ def _draw(path: str, explanation: Explanation, names: _Names, k: int) -> None:
         (explanation.item_side, "by the item's users"),
     ):
         if side.n_id_dict:
-            panels[head] = _bars(side, names, k)
+            rows = side.rows(k, names)
+            panels[head] = [(name, float(values.sum())) for name, values in rows]
     user, item = names(USER, explanation.user), names(ITEM, explanation.item)
     title = f'{item}  for  {user}:  {explanation.score:.3f}'
     save_figure(plot_explanation(panels, title), path)
-
-
-def _bars(side: Side, names: _Names, k: int) -> list[tuple[str, float]]:
-    top = [
-        (names(kind, node), float(values.sum())) for kind, node, values in side.top(k)
-    ]
-    own = float(side.own.sum())
-    num_others = side.num_neighbors - len(top)
-    if num_others:
-        rest = side.total - own - sum(value for _, value in top)
-        top.append((f'{num_others} other{"s" * (num_others > 1)}', rest))
-    return [*top, (f'the {side.node_type} itself', own)]
 
 
 def _draw_map(path: str, explainer: Explainer, train: HeteroData, model: str) -> None:
@@ -268,7 +257,7 @@ def _draw_map(path: str, explainer: Explainer, train: HeteroData, model: str) ->
     save_figure(figure, path)
 
 
-def log(path: str, quiet: bool) -> None:
+def _log(path: str, quiet: bool) -> None:
     """Prints the path of a file."""
     if not quiet:
         print(f'\nwritten to {path}')

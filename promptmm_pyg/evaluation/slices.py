@@ -39,24 +39,32 @@ def slice_by_item_popularity(
         bounds: The lower bounds, ascending; 1, 5 and 20 give the buckets ``'0'``,
             ``'1-4'``, ``'5-19'`` and ``'20+'``. (default: 1, 5 and 20)
     """
-    num_users, num_items = data[USER].num_nodes, data[ITEM].num_nodes
+    num_items = data[ITEM].num_nodes
     _check_graph(evaluation, num_items)
     names = _names(bounds)
-    item_bucket = _bucket(data[INTERACTS].edge_index[1].cpu(), num_items, bounds)
-    user, item = positives(data)
-    rows = torch.full((num_users,), -1)
-    rows[evaluation.users] = torch.arange(evaluation.users.numel())
+    bucket = _bucket(data[INTERACTS].edge_index[1].cpu(), num_items, bounds)
+    return {
+        name: slice_by_items(evaluation, data, bucket == number)
+        for number, name in enumerate(names)
+    }
 
-    slices = {}
-    for number, name in enumerate(names):
-        inside = item_bucket[item] == number
-        users, row = torch.unique(user[inside], return_inverse=True)
-        ranking = _rows(evaluation.ranking, rows[users])
-        per_user = metrics_per_user(
-            ranking.item_index, row, item[inside], num_items, evaluation.ks
-        )
-        slices[name] = Evaluation(per_user, users, num_items, ranking)
-    return slices
+
+def slice_by_items(
+    evaluation: Evaluation, data: HeteroData, mask: Tensor
+) -> Evaluation:
+    """The evaluation of the positives whose item is in ``mask`` ``[num_items]``, and of
+    the users with such a positive.
+    """
+    user, item = (index.cpu() for index in positives(data))
+    rows = torch.full((data[USER].num_nodes,), -1)
+    rows[evaluation.users] = torch.arange(evaluation.users.numel())
+    inside = mask[item]
+    users, row = torch.unique(user[inside], return_inverse=True)
+    ranking = _rows(evaluation.ranking, rows[users])
+    per_user = metrics_per_user(
+        ranking.item_index, row, item[inside], evaluation.num_items, evaluation.ks
+    )
+    return Evaluation(per_user, users, evaluation.num_items, ranking)
 
 
 def slice_by_history(

@@ -176,19 +176,19 @@ class Explainer:
         """The embedding of one node by source, ``[S, D]``."""
         x = self.x_dict[node_type]
         out = x.new_zeros(len(self.sources), x.size(1), dtype=torch.double)
-        for place, (_, flow, scale) in self._channels:
+        for source, (_, flow, scale) in self._channels:
             if node_type in flow.total:
                 total = flow.total[node_type][node].double()
-                out[place] += scale[node_type][node].double() * total
+                out[source] += scale[node_type][node].double() * total
         return out
 
     def _side(self, node_type: NodeType, node: int, other: Tensor) -> Side:
         """The score by the parts of one end's embedding."""
         own = other.new_zeros(len(self.sources))
-        for place, (_, flow, scale) in self._channels:
+        for source, (_, flow, scale) in self._channels:
             if node_type in flow.own:
                 vector = scale[node_type][node] * flow.own[node_type][node]
-                own[place] += vector.double() @ other
+                own[source] += vector.double() @ other
         n_id_dict: dict[EdgeType, Tensor] = {}
         value_dict: dict[EdgeType, Tensor] = {}
         for edge_type, adj in self._adj_dict.items():
@@ -198,10 +198,10 @@ class Explainer:
             n_id, weight = _neighbors(adj, node, self.x_dict[dst].dtype)
             index = n_id.to(other.device)
             values = other.new_zeros(n_id.numel(), len(self.sources))
-            for place, (_, flow, scale) in self._channels:
+            for source, (_, flow, scale) in self._channels:
                 if src in flow.message:
                     products = flow.message[src][index].double() @ other
-                    values[:, place] += scale[dst][node].double() * products
+                    values[:, source] += scale[dst][node].double() * products
             n_id_dict[edge_type] = n_id.cpu()
             value_dict[edge_type] = weight.cpu()[:, None] * values.cpu()
         return Side(node_type, int(node), own.cpu(), n_id_dict, value_dict)
@@ -282,8 +282,8 @@ def _flow(
     total = dict(own)
     for (src, _, dst), adj in adj_dict.items():
         if src in message:
-            moved = matmul_in_blocks(adj, message[src])
-            total[dst] = total[dst] + moved if dst in total else moved
+            hop = matmul_in_blocks(adj, message[src])
+            total[dst] = total[dst] + hop if dst in total else hop
     return _Flow(own, message, total)
 
 
@@ -339,7 +339,7 @@ def _neighbors(adj: CSRPair, node: int, dtype: torch.dtype) -> tuple[Tensor, Ten
     """The unique neighbors of a node, and the sums of their edge weights."""
     matrix, _ = adj.matrices(dtype)
     start, end = matrix.crow_indices()[node : node + 2].tolist()
-    n_id, place = matrix.col_indices()[start:end].long().unique(return_inverse=True)
+    n_id, inverse = matrix.col_indices()[start:end].long().unique(return_inverse=True)
     weight = torch.zeros(n_id.numel(), dtype=torch.double, device=n_id.device)
-    weight.index_add_(0, place, matrix.values()[start:end].double())
+    weight.index_add_(0, inverse, matrix.values()[start:end].double())
     return n_id, weight

@@ -63,6 +63,22 @@ class Side(NamedTuple):
         order = values.sum(dim=1).abs().argsort(descending=True, stable=True)
         return [(types[p], int(n_id[p]), values[p]) for p in order[:k].tolist()]
 
+    def rows(self, k: int, label: Label = _row) -> list[tuple[str, Tensor]]:
+        """Name and values ``[S]`` of the ``k`` top neighbors, of the other neighbors
+        together, and of the node itself; their sum is the score.
+
+        Args:
+            k: The number of neighbors.
+            label: The name of a node, from its type and row. (default: type and row)
+        """
+        top = self.top(k)
+        rows = [(label(node_type, node), values) for node_type, node, values in top]
+        num_others = self.num_neighbors - len(top)
+        if num_others:
+            rest = self.by_source - self.own - sum(values for _, values in rows)
+            rows.append((f'{num_others} other{"s" * (num_others > 1)}', rest))
+        return [*rows, (f'the {self.node_type} itself', self.own)]
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -149,14 +165,7 @@ class Explanation:
     def _side_table(
         self, side: Side, head: str, k: int, label: Label, digits: int
     ) -> str:
-        top = side.top(k)
-        lines = [(label(node_type, node), values) for node_type, node, values in top]
-        others = side.num_neighbors - len(top)
-        if others:
-            rest = side.by_source - side.own - sum(x for _, _, x in top)
-            lines.append((f'{others} other{"s" if others > 1 else ""}', rest))
-        lines.append((f'the {side.node_type} itself', side.own))
-        lines.append(('sum', side.by_source))
+        lines = [*side.rows(k, label), ('sum', side.by_source)]
         single = len(self.sources) == 1
         rows = [
             (name, float(values.sum()), *([] if single else values.tolist()))

@@ -102,20 +102,20 @@ def line_chart(
             for epoch, value in zip(curve.epochs, curve.values, strict=True)
         ]
         color = f'c{colors[name]}'
-        drawn = ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
-        shapes.append(Shape('polyline', {'class': f'line {color}', 'points': drawn}))
+        path = ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
+        shapes.append(Shape('polyline', {'class': f'line {color}', 'points': path}))
         if len(points) == 1:  # A line through one point is invisible.
             shapes.append(_circle(points[0], 3, f'dot {color}'))
         if curve.best is not None:
             best = points[curve.epochs.index(curve.best)]
             shapes.append(_circle(best, 5, f'ring {color}'))
     shapes.append(_text((left + WIDTH) / 2, height - 4, 'epoch', 'middle'))
-    turned = {
+    rotated = {
         'class': 'label',
         'text-anchor': 'middle',
         'transform': f'translate(12 {bottom / 2:.0f}) rotate(-90)',
     }
-    return Chart(height, [*shapes, Shape('text', turned, y)], label)
+    return Chart(height, [*shapes, Shape('text', rotated, y)], label)
 
 
 def bar_chart(
@@ -184,10 +184,10 @@ def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Shape:
 
 
 def _circle(center: tuple[float, float], radius: int, style: str) -> Shape:
-    middle = _rounded({'cx': center[0], 'cy': center[1]})
-    return Shape('circle', {'class': style, **middle, 'r': radius})
+    position = _rounded({'cx': center[0], 'cy': center[1]})
+    return Shape('circle', {'class': style, **position, 'r': radius})
 
 
 def _text(x: float, y: float, text: str, anchor: str, style: str = 'label') -> Shape:
-    place = _rounded({'x': x, 'y': y})
-    return Shape('text', {'class': style, **place, 'text-anchor': anchor}, text)
+    position = _rounded({'x': x, 'y': y})
+    return Shape('text', {'class': style, **position, 'text-anchor': anchor}, text)

@@ -1,11 +1,11 @@
-"""What a report shows, as plain values: no tensor, no path, no HTML."""
+"""The content of a report as plain values, without tensors, paths and HTML."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
 class Bar(NamedTuple):
-    """A value and, where it is known, its 95% interval."""
+    """A value and, where known, its 95% interval."""
 
     value: float
     low: float | None = None
@@ -44,9 +44,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """An evaluation as the run recorded it: metrics by model and name, and the one
-    ``metric`` that is drawn.
-    """
+    """A recorded evaluation: metrics by model and name, and the ``metric`` of the chart."""
 
     split: str
     num_users: int
@@ -97,7 +95,7 @@ class Latency(NamedTuple):
 
 
 class Item(NamedTuple):
-    """An item as a reader sees it; ``held_out`` if it is a validation positive."""
+    """A listed item; ``held_out`` if it is a validation positive."""
 
     raw_id: str
     title: str | None
@@ -116,7 +114,7 @@ class Example(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """Something that the run does not contain, and the command that adds it."""
+    """A missing part of the run, and the command that adds it."""
 
     what: str
     command: str | None
@@ -129,7 +127,7 @@ class Report:
     Args:
         name: Name of the run.
         made: Date of the report.
-        missing: What the run does not contain.
+        missing: Missing parts of the run.
         facts: Sizes of the data set.
         monitor: The metric of ``curves``.
         curves: Validation metric by model.

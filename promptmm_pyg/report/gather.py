@@ -24,8 +24,7 @@ from promptmm_pyg.evaluation import (
     slice_by_history,
     slice_by_item_popularity,
 )
-from promptmm_pyg.evaluation.metrics import metrics_per_user, positives
-from promptmm_pyg.ranking import Ranking
+from promptmm_pyg.evaluation.slices import slice_by_items
 from promptmm_pyg.report.content import (
     Bar,
     Comparison,
@@ -39,8 +38,8 @@ from promptmm_pyg.report.content import (
 Evaluations = Mapping[str, Evaluation]
 Log = list[dict[str, Any]]
 _SAMPLES = 1000
-_ENOUGH = 20  # A bootstrap over fewer users is not informative.
-_ROWS = 65_536  # Features may be memory-mapped: they are read in chunks.
+_MIN_USERS = 20  # A bootstrap over fewer users is not informative.
+_CHUNK = 65_536  # Rows; features may be memory-mapped.
 _SPLITS = {'val': 'validation', 'test': 'test'}
 
 
@@ -62,8 +61,8 @@ def read_log(path: Path) -> Log:
 
 
 def shared_metric(logs: Mapping[str, Log], preferred: str) -> str:
-    """``preferred`` if every validated model has it, else the first that all of them
-    have; empty if there is none.
+    """``preferred`` if every validated model has it, else the first common metric;
+    empty if there is none.
     """
     keys = [
         list(record['validation'])
@@ -121,8 +120,7 @@ def drawn_metric(content: Mapping[str, Any], name: str = 'Recall') -> str:
 
 
 def agrees(content: Mapping[str, Any], results: Evaluations) -> bool:
-    """Whether a recorded evaluation is that of these models, not of earlier ones.
-
+    """Whether a recorded evaluation has the metrics of these models, up to rounding.
     Models of only one of the two are ignored.
     """
     for name, result in results.items():
@@ -148,7 +146,6 @@ def comparison(
     }
     for name, result in (results or {}).items():
         if name in bars:
-            # The value stays the recorded one.
             bars[name] = bars[name]._replace(**_interval(result.per_user[metric]))
     reads = content.get('test_reads', [])
     return Comparison(
@@ -169,7 +166,7 @@ def comparison(
 
 
 def _interval(values: Tensor) -> dict[str, float]:
-    if values.numel() < _ENOUGH:
+    if values.numel() < _MIN_USERS:
         return {}
     result = paired_bootstrap(values, torch.zeros_like(values), num_samples=_SAMPLES)
     return {'low': result.low, 'high': result.high}
@@ -240,7 +237,7 @@ def missing_rows(data: HeteroData) -> dict[str, Tensor]:
     missing = {}
     for name, x_dict in modality_x_dict(data).items():
         if ITEM in x_dict:
-            chunks = x_dict[ITEM].split(_ROWS)
+            chunks = x_dict[ITEM].split(_CHUNK)
             present = torch.cat([x.any(dim=-1).cpu() for x in chunks])
             mask = masks.get(name, {}).get(ITEM)
             missing[name] = ~(present if mask is None else present & mask.cpu())
@@ -248,8 +245,8 @@ def missing_rows(data: HeteroData) -> dict[str, Tensor]:
 
 
 def slice_by_missing(evaluation: Evaluation, data: HeteroData) -> dict[str, Evaluation]:
-    """The evaluation of the positives whose item has every modality, and for each
-    modality of those whose item lacks it. Empty groups of items are left out.
+    """The evaluation of the positives whose item has every modality, and per modality
+    of those whose item lacks it. Empty groups of items are left out.
 
     Args:
         evaluation: Result of :func:`~promptmm_pyg.evaluation.evaluate`.
@@ -262,23 +259,10 @@ def slice_by_missing(evaluation: Evaluation, data: HeteroData) -> dict[str, Eval
     groups = {'has every modality': ~any_missing}
     groups |= {f'lacks {name}': mask for name, mask in missing.items()}
     return {
-        name: _slice_items(evaluation, data, group)
+        name: slice_by_items(evaluation, data, group)
         for name, group in groups.items()
         if group.any()
     }
-
-
-def _slice_items(evaluation: Evaluation, data: HeteroData, mask: Tensor) -> Evaluation:
-    user, item = (index.cpu() for index in positives(data))
-    rows = torch.full((data.num_nodes_dict[USER],), -1)
-    rows[evaluation.users] = torch.arange(evaluation.users.numel())
-    inside = mask[item]
-    users, row = torch.unique(user[inside], return_inverse=True)
-    ranking = Ranking(*(x[rows[users]] for x in evaluation.ranking))
-    per_user = metrics_per_user(
-        ranking.item_index, row, item[inside], evaluation.num_items, evaluation.ks
-    )
-    return Evaluation(per_user, users, evaluation.num_items, ranking)
 
 
 def part_shares(parts: Mapping[str, Tensor]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from promptmm_pyg.report.content import Bar, Comparison, Report, Slice
 
 GENERATOR = '<meta name="generator" content="promptmm_pyg report">'
 """Part of every report; marks a file as one."""
-# Markup that passed the escaping would still find nothing to load or to run.
+# A second protection beside escaping: nothing is loaded or run.
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
@@ -25,7 +25,7 @@ def render(report: Report) -> str:
     text of the data is escaped.
 
     Args:
-        report: What to show. Empty parts are left out.
+        report: The content. Empty parts are left out.
 
     Example:
         >>> page = render(Report('<b>', '2026-01-01'))

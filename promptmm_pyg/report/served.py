@@ -43,10 +43,10 @@ def examples(
     if not order:
         return []
     last = len(order) - 1
-    chosen = {0: 'most active', len(order) // 2: 'median', last: 'least active'}
+    positions = {0: 'most active', len(order) // 2: 'median', last: 'least active'}
     result = []
-    for place, why in chosen.items():
-        row = order[place]
+    for position, why in positions.items():
+        row = order[position]
         history = seen.pairs(torch.tensor([row]))[1].tolist()
         raw_ids = [recommender.item_ids[item] for item in history]
         user = recommender.user_ids[row]
@@ -84,7 +84,7 @@ def interleaved(
     machine affects all of them alike.
 
     Args:
-        calls: What to time. Each is called once before the first round.
+        calls: The timed functions. Each is called once before the first round.
         repeats: Maximum number of rounds. (default: ``25``)
         budget: No round starts after this many seconds, once there are three rounds.
             (default: ``5.0``)
@@ -93,9 +93,9 @@ def interleaved(
     for call in calls.values():
         call()
     seconds: dict[Key, list[float]] = {name: [] for name in calls}
-    begin = clock()
+    started = clock()
     for finished in range(repeats):
-        if finished >= 3 and clock() - begin > budget:
+        if finished >= 3 and clock() - started > budget:
             break
         for name, call in calls.items():
             start = clock()

@@ -29,15 +29,14 @@ def plot_embedding_map(
     Args:
         x_dict: Tables ``[N, D]`` of the same nodes by name, as by modality; widths may
             differ.
-        labels: A word or a number for each node, shown as color; of more than six
-            words the five most frequent have their own. (default: ``None``)
-        label_name: What labels are. (default: nothing)
+        labels: A word or a number per node, shown as color; of more than six words
+            the five most frequent have a color of their own. (default: ``None``)
+        label_name: Title of the legend. (default: none)
         mask_dict: ``[N]``, bool, by name: rows that exist. (default: all)
-        title: Title. (default: nothing)
-        max_points: How many nodes are drawn at most, chosen at random.
+        title: Title. (default: none)
+        max_points: Maximum number of drawn nodes, sampled at random.
             (default: ``5000``)
-        seed: Seed of that choice and of the order in which points cover each other.
-            (default: ``0``)
+        seed: Seed of the sample and of the drawing order. (default: ``0``)
 
     Raises:
         ValueError: If there is no table or row, sizes differ or a table is not finite.
@@ -57,7 +56,7 @@ def plot_embedding_map(
     drawn = figure.axes[: len(x_dict)]
     for ax in figure.axes[len(x_dict) :]:
         ax.remove()
-    colors.explain(figure, drawn, label_name)
+    colors.add_legend(figure, drawn, label_name)
     if title:
         figure.suptitle(title, fontsize=12)
     return figure
@@ -74,20 +73,20 @@ def _check_map(
     sizes = {name: x.size(0) for name, x in x_dict.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise ValueError(
-            f"'x_dict' requires tables of the same nodes, one at least (got {sizes})"
+            f"'x_dict' must have one or more tables of the same nodes (got {sizes})"
         )
     num_nodes = next(iter(sizes.values()))
     if labels is not None and len(labels) != num_nodes:
         raise ValueError(
-            f"'labels' requires one entry a row (got {len(labels)} for {num_nodes} "
+            f"'labels' must have one entry per row (got {len(labels)} for {num_nodes} "
             f'rows)'
         )
     for name in x_dict:
         mask = masks.get(name)
         if mask is not None and (len(mask) != num_nodes or not bool(mask.any())):
             raise ValueError(
-                f"'mask_dict' requires {num_nodes} entries with one row there at least "
-                f"for '{name}' (got {len(mask)} with {int(mask.sum())})"
+                f"'mask_dict' must have {num_nodes} entries, one or more true, for "
+                f"'{name}' (got {len(mask)} with {int(mask.sum())})"
             )
     return num_nodes
 
@@ -129,7 +128,7 @@ class _PointColors:
         # Counts have long tails, and zeros.
         return SymLogNorm(1.0, vmin=low, vmax=high if high > low else low + 1)
 
-    def explain(self, figure: 'Figure', axes: Sequence['Axes'], name: str) -> None:
+    def add_legend(self, figure: 'Figure', axes: Sequence['Axes'], name: str) -> None:
         if self.numbers is not None:
             from matplotlib.cm import ScalarMappable
             from matplotlib.ticker import ScalarFormatter
@@ -164,14 +163,14 @@ def _scatter(
 ) -> None:
     from promptmm_pyg.explain.pca_map import pca_map
 
-    there = list(range(x.size(0)))
+    present = list(range(x.size(0)))
     if mask is not None:
-        there = [node for node, here in enumerate(mask.tolist()) if here]
+        present = mask.nonzero().view(-1).tolist()
         x = x[mask.to(x.device)]
-    found = pca_map(x)
-    row_of = {node: row for row, node in enumerate(there)}
+    coordinates = pca_map(x)
+    row_of = {node: row for row, node in enumerate(present)}
     nodes = [node for node in shown if node in row_of]
-    points = found.points[[row_of[node] for node in nodes]].tolist()
+    points = coordinates.points[[row_of[node] for node in nodes]].tolist()
     size = max(3.0, min(22.0, 6000.0 / max(1, len(nodes))))
     ax.scatter(
         [point[0] for point in points],
@@ -182,8 +181,8 @@ def _scatter(
         edgecolors='0.35',
         **colors.of(nodes),
     )
-    ax.set_title(f'{name} ({len(there)} rows)', fontsize=10.5)
-    first, second = found.share
+    ax.set_title(f'{name} ({len(present)} rows)', fontsize=10.5)
+    first, second = coordinates.share
     ax.set_xlabel(f'axis 1: {first:.0%} of variance', fontsize=8.5)
     ax.set_ylabel(f'axis 2: {second:.0%}', fontsize=8.5)
     ax.set_xticks([])

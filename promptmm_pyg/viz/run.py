@@ -37,13 +37,13 @@ def plot_learning_curves(
     *,
     ax: 'Axes | None' = None,
 ) -> 'Axes':
-    """Draws a validation metric over the epochs: a line per model, and a ring at its
+    """Draws a validation metric over the epochs: a line per model, with a mark at its
     best epoch.
 
     Args:
         curves: Records by name of the model.
-        metric: Which metric. (default: ``'Recall@20'``)
-        ax: Where to draw. (default: a figure of its own)
+        metric: The metric. (default: ``'Recall@20'``)
+        ax: Axes. (default: those of a new figure)
 
     Raises:
         ValueError: If there is no model, or one was never validated on the metric.
@@ -61,9 +61,8 @@ def plot_learning_curves(
         ]
         if not points:
             raise ValueError(
-                f"'curves' requires '{metric}' among the validation metrics of "
-                f"'{name}' "
-                f"(got none). Name one that was monitored with 'metric'"
+                f"'curves' must have '{metric}' among the validation metrics of "
+                f"'{name}' (got none). Set 'metric' to a monitored one"
             )
         epochs, values = zip(*points, strict=True)
         color = colors[name]
@@ -95,12 +94,12 @@ def plot_metric_bars(
     ax: 'Axes | None' = None,
     colors: Mapping[str, str] | None = None,
 ) -> 'Axes':
-    """Draws a bar a model with its interval and its value above.
+    """Draws one bar per model with its interval and its value above.
 
     Args:
         bars: Values with intervals by name of the model.
-        metric: What they are values of. (default: ``'Recall@20'``)
-        ax: Where to draw. (default: a figure of its own)
+        metric: Title of the axis. (default: ``'Recall@20'``)
+        ax: Axes. (default: those of a new figure)
         colors: Color by name. (default: in the order of the bars)
 
     Raises:
@@ -112,28 +111,28 @@ def plot_metric_bars(
     for name, bar in bars.items():
         if not bar.low <= bar.value <= bar.high:
             raise ValueError(
-                f"'bars' requires each value inside its interval (got {bar} for "
+                f"'bars' must have each value inside its interval (got {bar} for "
                 f"'{name}')"
             )
     ax = new_axes('plot_metric_bars') if ax is None else ax
     colors = colors or colors_of(bars)
-    places = range(len(bars))
+    positions = range(len(bars))
     values = [bar.value for bar in bars.values()]
     errors = [
         [b.value - b.low for b in bars.values()],
         [b.high - b.value for b in bars.values()],
     ]
-    ax.bar(places, values, color=[colors[name] for name in bars], width=0.65)
-    ax.errorbar(places, values, yerr=errors, fmt='none', ecolor='black', capsize=5)
-    for place, bar in zip(places, bars.values(), strict=True):
+    ax.bar(positions, values, color=[colors[name] for name in bars], width=0.65)
+    ax.errorbar(positions, values, yerr=errors, fmt='none', ecolor='black', capsize=5)
+    for x, bar in enumerate(bars.values()):
         ax.annotate(
             f'{bar.value:.3f}',
-            (place, bar.high),
+            (x, bar.high),
             xytext=(0, 5),
             textcoords='offset points',
             ha='center',
         )
-    ax.set_xticks(list(places), list(bars))
+    ax.set_xticks(list(positions), list(bars))
     ax.set_ylabel(metric)
     ax.set_ylim(0, 1.15 * max(bar.high for bar in bars.values()) or 1)
     tidy(ax)
@@ -166,7 +165,7 @@ def plot_explanation(
 
     Args:
         panels: Names and values by heading, drawn from the top.
-        title: Title. (default: nothing)
+        title: Title. (default: none)
 
     Raises:
         ValueError: If there is no panel, or one without parts.
@@ -174,11 +173,11 @@ def plot_explanation(
     """
     if not panels or not all(panels.values()):
         raise ValueError(
-            f"'panels' requires at least one part each (got "
+            f"'panels' must have at least one part each (got "
             f'{ {name: len(parts) for name, parts in panels.items()} })'
         )
-    most = max(len(parts) for parts in panels.values())
-    size = 0.8 + 4.6 * len(panels), 1.5 + 0.38 * (most + 1)
+    num_bars = max(len(parts) for parts in panels.values())
+    size = 0.8 + 4.6 * len(panels), 1.5 + 0.38 * (num_bars + 1)
     figure = figure_of(new_axes('plot_explanation', *size, columns=len(panels)))
     totals = [sum(value for _, value in parts) for parts in panels.values()]
     values = [value for parts in panels.values() for _, value in parts] + totals
@@ -190,7 +189,7 @@ def plot_explanation(
         _draw_parts(ax, [*parts, ('sum', total)])
         ax.set_title(name, loc='left', fontsize=10.5)
         ax.set_xlim(low - margin if low < 0 else 0.0, high + margin)
-        ax.set_ylim(most + 0.6, -0.6)
+        ax.set_ylim(num_bars + 0.6, -0.6)
     if title:
         figure.suptitle(textwrap.fill(title, 40 * len(panels)), fontsize=12)
     return figure
@@ -198,12 +197,12 @@ def plot_explanation(
 
 def _draw_parts(ax: 'Axes', parts: Sequence[tuple[str, float]]) -> None:
     last = len(parts) - 1
-    for place, (_, value) in enumerate(parts):
+    for y, (_, value) in enumerate(parts):
         color = COLORS[0] if value >= 0 else COLORS[1]
-        ax.barh(place, value, color='0.45' if place == last else color, height=0.66)
+        ax.barh(y, value, color='0.45' if y == last else color, height=0.66)
         ax.annotate(
             f'{value:+.2g}' if 0 < abs(value) < 0.01 else f'{value:+.3f}',
-            (value, place),
+            (value, y),
             xytext=(4 if value >= 0 else -4, 0),
             textcoords='offset points',
             ha='left' if value >= 0 else 'right',
