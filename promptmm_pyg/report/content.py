@@ -44,7 +44,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A recorded evaluation: metrics by model and name, and the ``metric`` of the chart."""
+    """A recorded evaluation: metrics by model, and the ``metric`` of the chart."""
 
     split: str
     num_users: int
