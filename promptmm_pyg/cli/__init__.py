@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import os
 import shlex
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from promptmm_pyg import __version__
-from promptmm_pyg.cli.parsing import Parser, UserError
+from promptmm_pyg.cli.parsing import Parser, UserError, printable
 
 __all__ = ['main']
 
@@ -30,6 +31,7 @@ Then, with your own data:
   promptmm refit runs/mine                   train the final model on everything
   promptmm update runs/mine new.csv          continue it with new interactions
   promptmm recommend runs/mine --users 7 42  recommend items to users
+  promptmm similar runs/mine --items 31 8    find items that are alike
   promptmm add-items runs/mine --features text=new.csv  add items without training
   promptmm explain runs/mine --user 7        explain a score
   promptmm report runs/mine                  write one page about the run
@@ -56,6 +58,7 @@ COMMANDS = {
     'update': ('update', 'continue the model with new interactions'),
     'evaluate': ('evaluate', 'evaluate all models of a run'),
     'recommend': ('recommend', 'recommend items'),
+    'similar': ('similar', 'similar items'),
     'add-items': ('add_items', 'add new items without training'),
     'demo': ('demo', 'all steps once, on synthetic data'),
     'compare': ('compare', 'compare runs'),
@@ -109,11 +112,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     show = '--traceback' in argv
+    _prepare_streams()
     try:
         args = build_parser(command_of(argv)).parse_args(argv)
         if args.run is None:
             raise UserError("a command is required. See 'promptmm --help'")
-        return _run(args)
+        status = _run(args)
+        sys.stdout.flush()  # A closed pipe raises here, not when Python ends.
+        return status
     except KeyboardInterrupt:
         print(f'\npromptmm: interrupted. {_how_to_resume(argv)}', file=sys.stderr)
         return 130
@@ -127,8 +133,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if show:
             raise
         message = ' '.join(format_error(error).split()) or type(error).__name__
-        print(f'promptmm: error: {message}', file=sys.stderr)
+        print(f'promptmm: error: {printable(message)}', file=sys.stderr)
         return 2
+
+
+def _prepare_streams() -> None:
+    """Makes output possible where a stream is closed or its encoding is narrow."""
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, io.StringIO())
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from promptmm_pyg.cli.evaluate import difference_lines, format_table
 from promptmm_pyg.cli.parsing import QUIET, UserError, add_flags
-from promptmm_pyg.cli.recommend import recommend, recommendation_table
+from promptmm_pyg.cli.recommend import entries, recommendation_table
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
 from promptmm_pyg.models import LightGCN
@@ -167,7 +167,10 @@ def _print_recommendations(run: Run) -> None:
     user = str(train_graph[USER].raw_id[int(most_active)])
     taste = _tastes(run.data, USER)[user]
     print(f'\nfive recommendations for {user}, the most active user, who has {taste}')
-    print(recommendation_table(recommend(run.recommender(), [user], None, 5)))
+    recommender = run.recommender()
+    lists = recommender.recommend([user], 5)
+    results = entries([user], lists, recommender.titles, 'user')
+    print(recommendation_table(results))
 
 
 def _read_log(folder: Path) -> list[dict[str, Any]]:

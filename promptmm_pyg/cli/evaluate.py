@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg.cli.parsing import printable
 from promptmm_pyg.evaluation import (
     Evaluation,
     Interval,
@@ -129,7 +130,7 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return '-'
-    return f'{value:.4f}' if isinstance(value, float) else str(value)
+    return f'{value:.4f}' if isinstance(value, float) else printable(str(value))
 
 
 def interval_text(interval: Interval) -> str:

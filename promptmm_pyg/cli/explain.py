@@ -11,11 +11,12 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.cli.parsing import UserError, add_flags
-from promptmm_pyg.cli.recommend import typed_ids
+from promptmm_pyg.cli.selection import known_ids
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.explain import Explainer, Explanation, Side
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import read_titles
+from promptmm_pyg.serving import RawIds
 
 DESCRIPTION = """\
 Split the score of an item for a user exactly: by ids, each modality and the prompt
@@ -51,8 +52,8 @@ class _Names:
         return raw if title is None else f'{raw}  {title}'
 
     def row(self, option: str, node_type: str, text: str) -> int:
-        ids = self.ids[node_type]
-        return ids.index(typed_ids(option, [text], ids)[0])
+        ids = RawIds(node_type, self.ids[node_type], len(self.ids[node_type]))
+        return ids.find(known_ids(option, [text], ids, strict=False))[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

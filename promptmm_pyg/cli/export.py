@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         """
 --faiss-factory NAME [Flat]  description of the index for faiss, such as 'HNSW32'; Flat
   is exact
--k N [10]  items per user of --torch-export
+-k N  items per user of --torch-export (default: 10, or all if there are fewer)
 --include-seen  --torch-export: also items that the user has interacted with
 --overwrite  replace files""",
     )
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     recommender = load_recommender(args.folder)
     if args.torch_export is not None:
-        check_k(args.k, recommender)
+        args.k = check_k(args.k, recommender)
     if args.embeddings is not None:
         for path in recommender.export_embeddings(args.embeddings):
             log(path)

@@ -29,12 +29,28 @@ LENGTH = {
     'validate_every': 'epochs between two validations',
 }
 QUIET = '--quiet  show no progress bar'
+# Not printable, but part of words: two joiners and the no-break space.
+_HARMLESS = '\u200c\u200d\xa0'
 # These say what to do with the settings, and may not be in a file of settings.
 _ACTIONS = ('help', 'config', 'print_config', 'dry_run', 'resume', 'overwrite')
 
 
 class UserError(ValueError):
     """A mistake in what the user typed; only its message is shown."""
+
+
+def printable(text: str) -> str:
+    """A text without characters that control a terminal; they are shown escaped.
+
+    Example:
+        >>> print(printable('caf\xe9 \x1b[31m'))
+        café \\x1b[31m
+    """
+    return ''.join(x if x.isprintable() or x in _HARMLESS else _escape(x) for x in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode('unicode_escape').decode('ascii')
 
 
 class Parser(argparse.ArgumentParser):

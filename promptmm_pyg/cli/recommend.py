@@ -2,20 +2,52 @@
 
 import argparse
 import json
-import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from promptmm_pyg.cli.evaluate import format_table
+from promptmm_pyg.cli.lists import (
+    MEMORY,
+    add_output,
+    block_size,
+    check_output,
+    columns_of,
+    id_type,
+    write_file,
+)
 from promptmm_pyg.cli.parsing import UserError, add_flags
+from promptmm_pyg.cli.selection import (
+    Pairs,
+    add_item_filters,
+    add_strict,
+    check_item_filters,
+    find_ids,
+    item_filters,
+    known_ids,
+    log,
+    read_pair_texts,
+    read_pairs,
+    read_texts,
+)
 from promptmm_pyg.runs import Run
-from promptmm_pyg.runs.data import read_ids
-from promptmm_pyg.serving import Recommender
+from promptmm_pyg.serving import Recommendations, Recommender
 
 DESCRIPTION = """\
-Print the best items for each user, by your own ids. Items that a user has interacted
-with, in any part of the data, are left out unless --include-seen is given. For a user
-who was not in the data, pass the items of their history: --history, once per user.
+Print the best items for each user, by your own ids, or write them to a file with the
+columns user, rank, item, score and, if titles are known, title. Items that a user has
+interacted with, in any part of the data, are left out unless --include-seen is given.
+For a user who was not in the data, pass the items of their history: --history, once per
+user. --pairs scores given pairs instead; scores are comparable for one user only.
+
+Files of pairs (--pairs, --candidates, --exclude) are tables with columns of user and
+item ids. Ids are matched as they are written. Unknown ones are left out and counted on
+stderr; it is an error if no id is known, or with --strict if one is not.
+
+--out writes block by block, so memory does not grow with the number of users, and
+replaces FILE once it is complete. In .csv, an apostrophe precedes titles and text ids
+that a spreadsheet would run as a formula (they start with = + - @ or a tab, and are no
+numbers) unless --verbatim is given; .jsonl and .parquet hold all text as it is.
 
 For many users or items: --memory-limit ranks in blocks within a limit, with the same
 lists; --approximate compares with a part of the items only, and --recall measures what
@@ -25,16 +57,40 @@ example:
   promptmm recommend runs/tiktok --users 7 42 -k 5
   promptmm recommend runs/tiktok --users 7 --deny sold_out.txt --json
   promptmm recommend runs/tiktok --history 31 8 205
+  promptmm recommend runs/tiktok --all-users --out lists.parquet
+  promptmm recommend runs/tiktok --users-file users.txt --exclude bought.csv \\
+      --where stock=1 --where brand=a,b --item-table items.csv --out lists.csv
+  promptmm recommend runs/tiktok --candidates shortlist.csv --out lists.jsonl
+  promptmm recommend runs/tiktok --pairs pairs.csv --out scores.csv
   promptmm recommend runs/tiktok --users 7 42 --approximate --recall"""
 _NPROBE = 32
+_PAIRS = 2**16  # Scored and written at once.
 FOLDER = 'folder of a run with a student, or a recommender'
+
+
+class _Request(NamedTuple):
+    """For whom to rank, and what belongs to single users."""
+
+    keys: list[Any]
+    """User ids, or names of new users."""
+    histories: list[list[Any]] | None
+    """The items of new users."""
+    pairs: dict[str, Pairs]
+    """Items of known users: ``exclude`` and ``candidates``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds all options."""
     parser.add_argument('folder', metavar='RUN', help=FOLDER)
-    whom = parser.add_mutually_exclusive_group(required=True)
-    add_flags(whom, '--users ID...  raw ids of users')
+    whom = parser.add_argument_group('for whom').add_mutually_exclusive_group()
+    add_flags(
+        whom,
+        """
+--users ID...  raw ids of users
+--users-file FILE  raw ids of users, one per line
+--all-users  every user; with --out
+--pairs FILE  score these pairs of users and items""",
+    )
     whom.add_argument(
         '--history',
         nargs='+',
@@ -42,19 +98,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='ID',
         help='raw ids of the items of a new user, may be repeated for further users',
     )
-    add_flags(parser, '-k N [10]  items per user')
-    add_flags(parser, '--include-seen  also items that the user has interacted with')
+    add_flags(parser, '-k N  items per user (default: 10, or all if there are fewer)')
+    add_strict(parser)
+    add_item_filters(parser)
     add_flags(
-        parser.add_mutually_exclusive_group(),
+        parser.add_argument_group('which items of a user'),
         """
---allow FILE  only these items, one raw id per line
---deny FILE  none of these items, one raw id per line""",
+--include-seen  also items that the user has interacted with
+--exclude FILE  none of these pairs of users and items
+--candidates FILE  only these pairs; without another option for whom, their users
+--user-column NAME  column of user ids in files of pairs (default: user or user_id)""",
     )
-    add_flags(parser, '--json  print JSON')
+    add_output(parser, 'the lists')
     add_flags(
         parser.add_argument_group('many users or items'),
         f"""
---memory-limit SIZE  limit of the memory of the ranking, such as '2GiB' (default: none)
+--memory-limit SIZE  limit of the memory of the ranking, such as '2GiB' (default: none;
+  48 MiB with --out)
 --approximate  search an index for the best items; it is built first and needs faiss
 --nprobe N  clusters of items that --approximate compares with a user; more find more
   (default: {_NPROBE})
@@ -64,36 +124,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table, or JSON."""
+    """Prints a table, or JSON, or writes a file."""
     _check(args)
     recommender = load_recommender(args.folder)
-    check_k(args.k, recommender)
-    options: dict[str, Any] = {
-        'exclude_seen': not args.include_seen,
-        'allow': _read('--allow', args.allow, recommender),
-        'deny': _read('--deny', args.deny, recommender),
-    }
+    if args.pairs is not None:
+        return _score(args, recommender)
+    args.k = check_k(args.k, recommender)
+    request = _read_request(args, recommender)
+    options: dict[str, Any] = item_filters(args, recommender)
+    options['exclude_seen'] = not args.include_seen
     index = None
     if args.approximate:
         index = recommender.index_items(nprobe=args.nprobe or _NPROBE)
-    ranking: dict[str, Any] = {'memory_limit': args.memory_limit, 'index': index}
-    users, histories = args.users, args.history
-    results = recommend(recommender, users, histories, args.k, **options, **ranking)
+    blocks = _rank(args, recommender, request, {**options, 'index': index})
+    titles, ids = recommender.titles, recommender.users
+    if args.out is not None:
+        types = {'user': str if request.histories else id_type(ids), 'rank': int}
+        types |= {'item': id_type(recommender.items), 'score': float}
+        types |= {'title': str} if titles else {}
+        columns = ((len(keys), columns_of(keys, x, titles)) for keys, x in blocks)
+        write_file(args, types, columns, len(request.keys), 'users')
+    else:
+        results = [x for block in blocks for x in entries(*block, titles, 'user')]
+        for entry, history in zip(results, request.histories or (), strict=False):
+            entry['history'] = history
+        print(json.dumps(results) if args.json else recommendation_table(results))
     if args.recall and index is not None:
-        ids = typed_ids('--users', args.users, recommender.user_ids)
-        recall = recommender.index_recall(index, ids, args.k, **options)
-        print(
+        recall = recommender.index_recall(index, request.keys, args.k, **options)
+        log(
             f'{min(index.nprobe, index.num_lists)} of {index.num_lists} clusters '
             f'compared: {recall.mean():.2%} of the exact items found, at least '
-            f'{recall.min():.2%} per user',
-            file=sys.stderr,
+            f'{recall.min():.2%} per user'
         )
-    print(json.dumps(results) if args.json else recommendation_table(results))
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
     """Raises before any work is done."""
+    whom = ('users', 'users_file', 'history', 'pairs', 'candidates')
+    if not args.all_users and all(getattr(args, name) is None for name in whom):
+        raise UserError(
+            'one of --users, --users-file, --all-users, --history, --candidates and '
+            '--pairs is required'
+        )
+    check_output(args)
+    check_item_filters(args)
+    if args.all_users and args.out is None:
+        raise UserError('--all-users requires --out FILE')
     if args.memory_limit is not None and args.approximate:
         raise UserError('--memory-limit and --approximate exclude each other')
     if args.nprobe is not None and args.nprobe < 1:
@@ -103,15 +180,37 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f'--{name} requires --approximate')
     if args.recall and args.users is None:
         raise UserError('--recall requires --users')
+    _check_pairs(args)
 
 
-def check_k(k: int, recommender: Recommender) -> None:
-    """Raises unless there are ``k`` items."""
-    if not 1 <= k <= recommender.num_items:
+def _check_pairs(args: argparse.Namespace) -> None:
+    for name in ('candidates', 'exclude'):
+        if getattr(args, name) is not None and args.history is not None:
+            raise UserError(f'--{name} and --history exclude each other')
+    if args.candidates is not None and (args.approximate or args.memory_limit):
         raise UserError(
-            f'-k must be between 1 and {recommender.num_items}, the number of items '
-            f'(got {k})'
+            '--candidates must be given without --approximate and --memory-limit: '
+            'only the candidates are scored'
         )
+    if args.pairs is not None:
+        for name in ('allow', 'deny', 'exclude', 'candidates', 'approximate'):
+            if getattr(args, name):
+                raise UserError(f'--{name} and --pairs exclude each other')
+
+
+def check_k(k: int | None, recommender: Recommender) -> int:
+    """The length of lists: at most the number of items.
+
+    Args:
+        k: The option ``-k``. (default: 10, or the number of items)
+        recommender: Its catalogue is the limit.
+    """
+    most = recommender.num_items
+    if k is not None and not 1 <= k <= most:
+        raise UserError(
+            f'-k must be between 1 and {most}, the number of items (got {k})'
+        )
+    return min(10, most) if k is None else k
 
 
 def load_recommender(folder: str | Path) -> Recommender:
@@ -129,75 +228,128 @@ def is_recommender(folder: str | Path) -> bool:
     return (Path(folder) / 'ids.json').is_file()
 
 
-def recommend(
-    recommender: Recommender,
-    users: list[str] | None,
-    histories: list[list[str]] | None,
-    k: int,
-    **options: Any,
-) -> list[dict[str, Any]]:
-    """The items of each user with rank, score and title, best first."""
-    entries: list[dict[str, Any]]
-    if users is not None:
-        ids = typed_ids('--users', users, recommender.user_ids)
-        lists = recommender.recommend(ids, k, **options)
-        entries = [{'user': user} for user in ids]
+def _read_request(args: argparse.Namespace, recommender: Recommender) -> _Request:
+    if args.history is not None:
+        return _read_histories(args, recommender)
+    pairs = {
+        name: read_pairs(f'--{name}', args, recommender)
+        for name in ('exclude', 'candidates')
+        if getattr(args, name) is not None
+    }
+    users = recommender.users
+    if args.all_users:
+        keys = recommender.user_ids
+    elif args.users is not None:
+        keys = known_ids('--users', args.users, users, strict=args.strict)
+    elif args.users_file is not None:
+        texts = read_texts(args.users_file)
+        keys = known_ids('--users-file', texts, users, strict=args.strict)
     else:
-        items = recommender.item_ids
-        ids = [typed_ids('--history', history, items) for history in histories or ()]
-        lists = recommender.recommend_from_history(ids, k, **options)
-        entries = [
-            {'user': f'new {number}', 'history': history}
-            for number, history in enumerate(ids, start=1)
-        ]
-    for entry, row, scores in zip(entries, lists.ids, lists.scores, strict=True):
-        entry['items'] = _items(recommender, row.tolist(), scores.tolist())
-    return entries
+        keys = list(pairs['candidates'])
+    if not keys:
+        raise UserError(f"there are no users in '{args.users_file or args.candidates}'")
+    if args.candidates is not None:
+        empty = sum(key not in pairs['candidates'] for key in keys)
+        if empty:
+            log(f'warning: --candidates: {empty} of {len(keys)} users have none')
+    return _Request(keys, None, pairs)
 
 
-def _items(
-    recommender: Recommender, ids: list[Any], scores: list[float]
+def _read_histories(args: argparse.Namespace, recommender: Recommender) -> _Request:
+    texts = [text for history in args.history for text in history]
+    known = iter(find_ids('--history', texts, recommender.items, strict=args.strict))
+    histories = {
+        f'new {number}': [x for x in (next(known) for _ in history) if x is not None]
+        for number, history in enumerate(args.history, start=1)
+    }
+    for name in [name for name, history in histories.items() if not history]:
+        log(f"warning: --history: no item of user '{name}' is known, no list")
+        del histories[name]
+    return _Request(list(histories), list(histories.values()), {})
+
+
+def _rank(
+    args: argparse.Namespace,
+    recommender: Recommender,
+    request: _Request,
+    options: dict[str, Any],
+) -> Iterator[tuple[list[Any], Recommendations]]:
+    """The lists of some users at a time."""
+    size = block_size(args.k)
+    limit = args.memory_limit
+    if limit is None and args.out and options['index'] is None:
+        # Enough for the lists and the seen items of each block.
+        most = max(recommender.seen.num_seen.tolist(), default=0)
+        limit = MEMORY + 120 * size * args.k + 48 * most
+    for start in range(0, len(request.keys), size):
+        keys = request.keys[start : start + size]
+        if request.histories is not None:
+            histories = request.histories[start : start + size]
+            yield (
+                keys,
+                recommender.recommend_from_history(
+                    histories, args.k, memory_limit=limit, **options
+                ),
+            )
+            continue
+        own: dict[str, Any] = {
+            name: {key: pairs[key] for key in keys if key in pairs}
+            for name, pairs in request.pairs.items()
+        }
+        own['memory_limit'] = None if 'candidates' in own else limit
+        yield keys, recommender.recommend(keys, args.k, **options, **own)
+
+
+def _score(args: argparse.Namespace, recommender: Recommender) -> int:
+    """Scores the pairs of a file; those with unknown ids have no score."""
+    users, items = read_pair_texts('--pairs', args)
+    for texts, ids in ((users, recommender.users), (items, recommender.items)):
+        find_ids('--pairs', texts, ids, strict=args.strict)
+    total = len(users)
+
+    def blocks() -> Iterator[tuple[int, list[list[Any]]]]:
+        for start in range(0, total, _PAIRS):
+            pair = [texts[start : start + _PAIRS] for texts in (users, items)]
+            scores = recommender.score(*pair, unknown='ignore').tolist()
+            yield len(scores), [*pair, scores]
+
+    if args.out is not None:
+        types = {'user': str, 'item': str, 'score': float}
+        write_file(args, types, blocks(), total, 'pairs')
+        return 0
+    rows = [row for _, columns in blocks() for row in zip(*columns, strict=True)]
+    if args.json:
+        names = ('user', 'item', 'score')
+        valid = [(u, i, None if score != score else score) for u, i, score in rows]
+        print(json.dumps([dict(zip(names, row, strict=True)) for row in valid]))
+    else:
+        print(format_table(['user', 'item', 'score'], rows))
+    return 0
+
+
+def entries(
+    keys: Sequence[Any], lists: Recommendations, titles: dict[Any, str], key: str
 ) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = []
-    for item, score in zip(ids, scores, strict=True):
-        if item is None:  # Fewer items than asked for.
-            break
-        entry = {'rank': len(items) + 1, 'item': item, 'score': score}
-        if item in recommender.titles:
-            entry['title'] = recommender.titles[item]
-        items.append(entry)
-    return items
+    """The items of each user (or item, by ``key``) with rank, score and title."""
+    results: list[dict[str, Any]] = [{key: name, 'items': []} for name in keys]
+    numbers, *columns = columns_of(range(len(keys)), lists, titles)
+    for number, rank, item, score, *title in zip(numbers, *columns, strict=True):
+        entry = {'rank': rank, 'item': item, 'score': score}
+        if title and title[0] is not None:
+            entry['title'] = title[0]
+        results[number]['items'].append(entry)
+    return results
 
 
-def recommendation_table(results: list[dict[str, Any]]) -> str:
+def recommendation_table(
+    results: list[dict[str, Any]], key: str = 'user', item: str = 'item'
+) -> str:
     """One line per item, with a column of titles where one is known."""
-    entries = [
-        (result['user'], entry) for result in results for entry in result['items']
-    ]
-    has_titles = any('title' in entry for _, entry in entries)
-    head = ['user', 'rank', 'item', 'score', *(['title'] if has_titles else [])]
+    lines = [(result[key], entry) for result in results for entry in result['items']]
+    has_titles = any('title' in entry for _, entry in lines)
+    head = [key, 'rank', item, 'score', *(['title'] if has_titles else [])]
     rows = []
-    for user, entry in entries:
-        line = [str(user), entry['rank'], str(entry['item']), entry['score']]
+    for name, entry in lines:
+        line = [str(name), entry['rank'], str(entry['item']), entry['score']]
         rows.append([*line, entry.get('title', '')] if has_titles else line)
     return format_table(head, rows)
-
-
-def _read(option: str, path: str | None, recommender: Recommender) -> list[Any] | None:
-    if path is None:
-        return None
-    ids = [str(raw) for raw in read_ids(path)]
-    return typed_ids(option, ids, recommender.item_ids)
-
-
-def typed_ids(option: str, ids: list[str], known: list[Any]) -> list[Any]:
-    """Ids of text with the type that they have in the data."""
-    by_text = {str(raw): raw for raw in known}
-    unknown = [text for text in ids if text not in by_text]
-    if unknown:
-        examples = ', '.join(str(raw) for raw in known[:3])
-        raise UserError(
-            f"{option} requires ids of the training data (got '{unknown[0]}', "
-            f'{len(unknown)} unknown in total; known are {examples}, ...)'
-        )
-    return [by_text[text] for text in ids]

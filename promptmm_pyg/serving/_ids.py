@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal, TypeGuard, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ RawId = str | int
 Ids = Sequence[RawId] | np.ndarray
 Unknown = Literal['raise', 'ignore']
 _PLAIN = (str, int)
+_SHOWN = 3
 _FEW = 1000  # So many ids are compared with each unknown one.
 _LONGEST = 64  # Longer texts have no close matches.
 _DIGITS = 4300  # Python converts no longer text to an integer.
@@ -112,17 +114,20 @@ class RawIds:
         text = str(raw)
         if len(text) > _LONGEST:
             return []
-        if len(self.ids) <= _FEW:
-            known = {str(raw): raw for raw in self.ids}
-            return [known[match] for match in get_close_matches(text, known)]
+        few = len(self.ids) <= _FEW
+        edits = () if few else _edits(text, self._alphabet)
         rows: dict[int, None] = {}
-        for variant in _variants(text, self._alphabet):
+        for variant in chain(_spellings(text), edits):
             row = self._find(variant)
             if row >= 0:
                 rows[row] = None
-            if len(rows) == 3:
+            if len(rows) == _SHOWN:
                 break
-        return [self.ids[row] for row in rows]
+        if few:
+            known = {str(raw): row for row, raw in enumerate(self.ids)}
+            close = get_close_matches(text, known, n=_SHOWN)
+            rows |= dict.fromkeys(known[match] for match in close)
+        return [self.ids[row] for row in rows][:_SHOWN]
 
     @cached_property
     def _alphabet(self) -> list[str]:
@@ -175,12 +180,16 @@ def _plain_ids(name: str, ids: Iterable[object]) -> list[RawId]:
     return [str(raw) if isinstance(raw, str) else int(raw) for raw in values]
 
 
-def _variants(text: str, alphabet: list[str]) -> Iterator[str]:
-    """Texts that differ from ``text`` in a way that people often miss."""
+def _spellings(text: str) -> Iterator[str]:
+    """Texts that differ in blanks, case or leading zeros."""
     bare = text.strip()
-    yield from (bare, text.lower(), text.upper(), text.title())
+    yield from (bare, bare.lower(), bare.upper(), bare.title())
     yield from (bare.lstrip('0') or '0', *(bare.zfill(n) for n in range(2, 13)))
-    cuts = [(text[:n], text[n:]) for n in range(len(text) + 1)]
+
+
+def _edits(text: str, alphabet: list[str]) -> Iterator[str]:
+    """Texts that differ in one character; too many if there are one or two."""
+    cuts = [(text[:n], text[n:]) for n in range(len(text) + 1)] if len(text) > 2 else []
     yield from (head + tail[1:] for head, tail in cuts if tail)
     yield from (h + t[1] + t[0] + t[2:] for h, t in cuts if len(t) > 1)
     yield from (h + x + t[1:] for h, t in cuts if t for x in alphabet)

@@ -12,6 +12,7 @@ COMMANDS = [
     ['distill'],
     ['evaluate'],
     ['recommend'],
+    ['similar'],
     ['add-items'],
     ['demo'],
     ['compare'],
@@ -58,8 +59,8 @@ def test_an_unknown_option_names_the_help_to_read(fails):
 
 
 def test_an_option_may_not_be_abbreviated(fails):
-    message = fails('recommend', 'runs/x', '--user', '1')
-    assert 'one of the arguments --users --history is required' in message
+    message = fails('recommend', 'runs/x', '--users', '1', '--mem', '1GiB')
+    assert 'unrecognized arguments: --mem 1GiB' in message
 
 
 def test_a_message_of_the_library_is_one_line(fails, monkeypatch):

@@ -19,7 +19,7 @@ def test_the_file_of_words_is_that_of_the_commands():
         (['promptmm', 'di'], ['distill']),
         (['promptmm', 'train', '--batch'], ['--batch-size']),
         (['promptmm', '--traceback', 'data', 'ch'], ['check']),
-        (['promptmm', 'recommend', 'runs/x', '--us'], ['--users']),
+        (['promptmm', 'recommend', 'runs/x', '--his'], ['--history']),
         (['promptmm', 'completion', '--x'], []),
     ],
 )

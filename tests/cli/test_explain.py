@@ -153,11 +153,11 @@ def test_json_stays_json_beside_a_map(trained, capsys, tmp_path):
         (['--user', 'u3', '--out', 'x.pdf'], '--out must end in .png'),
         (
             ['--user', 'nobody'],
-            "--user requires ids of the training data (got 'nobody'",
+            "--user must contain a known id (got 'nobody'",
         ),
         (
             ['--user', 'u3', '--item', 'none'],
-            '--item requires ids of the training data',
+            '--item must contain a known id',
         ),
     ],
     ids=str,

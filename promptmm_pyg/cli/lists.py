@@ -1,0 +1,235 @@
+"""Lists of recommendations as files, written block by block."""
+
+import argparse
+import csv
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from promptmm_pyg._utils import replacing
+from promptmm_pyg.cli.parsing import QUIET, UserError, add_flags
+from promptmm_pyg.serving import RawIds, Recommendations
+
+Columns = Sequence[Sequence[Any]]
+Write = Callable[[Columns], None]
+SUFFIXES = ('.parquet', '.csv', '.jsonl')
+MEMORY = 48 * 2**20
+"""Bytes of a block of rankings."""
+_ROWS = 2**14  # Rows of a block, and users of one at most:
+_USERS = 1024
+_GROUP = 2**14  # Rows of a row group of Parquet.
+_SECONDS = 5.0  # Between two lines of progress.
+_FORMULA = re.compile(r'[=+\-@\t\r]')
+_NUMBER = re.compile(r'[+-]?\d+(\.\d+)?')
+
+
+def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the options of the output."""
+    add_flags(
+        parser.add_argument_group('output'),
+        f"""
+--out FILE  write {what} to FILE.parquet, FILE.csv or FILE.jsonl, block by block
+--overwrite  replace FILE
+--verbatim  .csv: no apostrophe before text that a spreadsheet would run as a formula
+{QUIET}
+--json  print JSON""",
+    )
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Raises before any work is done."""
+    if args.out is None:
+        for name in ('overwrite', 'verbatim'):
+            if getattr(args, name):
+                raise UserError(f'--{name} requires --out')
+        return
+    path = Path(args.out)
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--out must end in {', '.join(SUFFIXES)} (got '{path}')")
+    if args.json:
+        raise UserError('--json and --out exclude each other. Write FILE.jsonl')
+    if args.verbatim and path.suffix != '.csv':
+        raise UserError(f"--verbatim requires --out FILE.csv (got '{path}')")
+    if path.is_dir():
+        raise UserError(f"--out must be a file (got the folder '{path}')")
+    if path.exists() and not args.overwrite:
+        raise UserError(
+            f"'{path}' exists already. Choose another --out, or pass --overwrite"
+        )
+    if path.suffix == '.parquet':
+        _arrow()
+
+
+def block_size(k: int) -> int:
+    """The number of users whose lists of length ``k`` are ranked at once."""
+    return max(1, min(_USERS, _ROWS // k))
+
+
+def columns_of(
+    keys: Sequence[Any], lists: Recommendations, titles: dict[Any, str]
+) -> list[list[Any]]:
+    """Key, rank, item, score and, if any is known, title of each recommended item."""
+    valid = lists.scores > -float('inf')
+    rows, ranks = valid.nonzero()
+    items = lists.ids[valid].tolist()
+    columns = [
+        [keys[row] for row in rows.tolist()],
+        (ranks + 1).tolist(),
+        items,
+        lists.scores[valid].tolist(),
+    ]
+    return [*columns, [titles.get(item) for item in items]] if titles else columns
+
+
+def id_type(ids: RawIds) -> type:
+    """The type of a column of ids: integers if all are and have 64 bits, else text."""
+    values: Any = ids.ids
+    if set(map(type, values)) == {int} and max(map(abs, values)) < 2**63:
+        return int
+    return str
+
+
+def write_file(
+    args: argparse.Namespace,
+    types: dict[str, type],
+    blocks: Iterable[tuple[int, Columns]],
+    total: int,
+    unit: str,
+) -> None:
+    """Writes blocks of columns to ``--out``, atomically and with progress.
+
+    Args:
+        args: The options of :func:`add_output`.
+        types: The type of each column.
+        blocks: The number of units of each block, and its columns.
+        total: The number of units of all blocks.
+        unit: The name of a unit, in the plural.
+    """
+    path, start, num_rows = Path(args.out), time.perf_counter(), 0
+    writer = {'.csv': _csv, '.jsonl': _jsonl, '.parquet': _parquet}[path.suffix]
+    with (
+        replacing(path) as temporary,
+        writer(temporary, types, args.verbatim) as write,
+        _progress(total, unit, quiet=args.quiet) as advance,
+    ):
+        for size, columns in blocks:
+            write(columns)
+            num_rows += len(columns[0])
+            advance(size)
+    seconds = time.perf_counter() - start
+    print(f'written: {path} ({num_rows:,} rows, {total:,} {unit}, {seconds:.1f} s)')
+
+
+@contextmanager
+def _progress(total: int, unit: str, *, quiet: bool) -> Iterator[Callable[[int], Any]]:
+    """A bar on a terminal, else a line now and then."""
+    if quiet or sys.stderr.isatty():
+        with tqdm(total=total, unit=f' {unit}', disable=quiet) as bar:
+            yield bar.update
+        return
+    done, last = 0, time.monotonic()
+
+    def advance(size: int) -> None:
+        nonlocal done, last
+        done += size
+        if time.monotonic() - last >= _SECONDS:
+            last = time.monotonic()
+            print(f'{done:,} of {total:,} {unit}', file=sys.stderr, flush=True)
+
+    yield advance
+
+
+@contextmanager
+def _csv(path: Path, types: dict[str, type], verbatim: bool) -> Iterator[Write]:
+    with path.open('w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(types)
+        formats = [_csv_format(kind, verbatim) for kind in types.values()]
+
+        def write(columns: Columns) -> None:
+            pairs = zip(formats, columns, strict=True)
+            writer.writerows(zip(*(map(f, column) for f, column in pairs), strict=True))
+
+        yield write
+
+
+def _csv_format(kind: type, verbatim: bool) -> Callable[[Any], Any]:
+    if kind is float:
+        return lambda x: '' if x is None or x != x else f'{x:.9g}'  # Single precision.
+    return (lambda x: x) if verbatim or kind is int else escape_formula
+
+
+def escape_formula(value: Any) -> Any:
+    """An apostrophe before text that a spreadsheet would run as a formula.
+
+    Numbers are left as they are, also negative ones that are text.
+
+    Example:
+        >>> escape_formula('=1+1'), escape_formula('-3.5'), escape_formula('a=b')
+        ("'=1+1", '-3.5', 'a=b')
+    """
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    return value if _NUMBER.fullmatch(value) else f"'{value}"
+
+
+@contextmanager
+def _jsonl(path: Path, types: dict[str, type], verbatim: bool) -> Iterator[Write]:
+    del verbatim
+    with path.open('w', encoding='utf-8') as file:
+
+        def write(columns: Columns) -> None:
+            for row in zip(*columns, strict=True):
+                values = (None if x != x else x for x in row)
+                entry = dict(zip(types, values, strict=True))
+                file.write(f'{json.dumps(entry, ensure_ascii=False)}\n')
+
+        yield write
+
+
+@contextmanager
+def _parquet(path: Path, types: dict[str, type], verbatim: bool) -> Iterator[Write]:
+    del verbatim
+    pa, pq = _arrow()
+    kinds = {int: pa.int64(), float: pa.float32(), str: pa.string()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in types.items()])
+    tables: list[Any] = []
+    with pq.ParquetWriter(path, schema) as writer:
+
+        def flush() -> None:
+            writer.write_table(pa.concat_tables(tables), row_group_size=_GROUP)
+            tables.clear()
+
+        def write(columns: Columns) -> None:
+            arrays = []
+            for (name, kind), values in zip(types.items(), columns, strict=True):
+                if kind is str:
+                    values = [x if x is None else str(x) for x in values]
+                column = schema.field(name).type
+                arrays.append(pa.array(values, type=column, from_pandas=True))
+            tables.append(pa.Table.from_arrays(arrays, schema=schema))
+            if sum(table.num_rows for table in tables) >= _GROUP:
+                flush()
+
+        yield write
+        if tables:
+            flush()
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise ImportError(
+            "--out FILE.parquet requires 'pyarrow'. Install it with 'pip install "
+            "promptmm_pyg[frames]', or write FILE.csv or FILE.jsonl"
+        ) from error
+    return pa, pq
