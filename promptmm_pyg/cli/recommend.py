@@ -28,9 +28,9 @@ from promptmm_pyg.cli.selection import (
     log,
     read_pair_texts,
     read_pairs,
-    read_texts,
 )
 from promptmm_pyg.runs import Run
+from promptmm_pyg.runs.data import read_ids
 from promptmm_pyg.serving import Recommendations, Recommender
 
 DESCRIPTION = """\
@@ -219,7 +219,7 @@ def load_recommender(folder: str | Path) -> Recommender:
         return Recommender.load(folder)
     run = Run.open(folder)
     if run.final:
-        print(run.describe_final(), file=sys.stderr)
+        log(run.describe_final())
     return run.recommender()
 
 
@@ -242,7 +242,7 @@ def _read_request(args: argparse.Namespace, recommender: Recommender) -> _Reques
     elif args.users is not None:
         keys = known_ids('--users', args.users, users, strict=args.strict)
     elif args.users_file is not None:
-        texts = read_texts(args.users_file)
+        texts = read_ids(args.users_file, args.encoding)
         keys = known_ids('--users-file', texts, users, strict=args.strict)
     else:
         keys = list(pairs['candidates'])

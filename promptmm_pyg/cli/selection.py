@@ -1,12 +1,11 @@
 """Users and items from the command line and from files, by known ids."""
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from promptmm_pyg.cli.parsing import UserError, add_flags, printable
+from promptmm_pyg.data.tables import Table, read_file
 from promptmm_pyg.runs.data import read_ids
 from promptmm_pyg.serving import RawIds, Recommender
 from promptmm_pyg.serving._ids import RawId
@@ -37,7 +36,8 @@ def add_item_filters(parser: argparse.ArgumentParser) -> None:
         group,
         """
 --item-table FILE  table of items for --where, such as items.csv
---item-column NAME  column of item ids in tables (default: item or item_id)""",
+--item-column NAME  column of item ids in tables (default: item or item_id)
+--encoding NAME  encoding of all text files, such as cp1252 (default: utf-8)""",
     )
 
 
@@ -62,7 +62,9 @@ def item_filters(
     """The arguments ``allow`` or ``deny`` of a recommendation."""
     items = recommender.items
     lists = {
-        name: known_ids(f'--{name}', read_texts(path), items, strict=args.strict)
+        name: known_ids(
+            f'--{name}', read_ids(path, args.encoding), items, strict=args.strict
+        )
         for name, path in (('allow', args.allow), ('deny', args.deny))
         if path is not None
     }
@@ -87,8 +89,11 @@ def _matching_items(args: argparse.Namespace) -> list[str]:
         column, _, values = text.partition('=')
         allowed = set(values.split(','))
         conditions[column] = conditions.get(column, allowed) & allowed
-    item = id_column('item', args.item_column, args.item_table)
-    ids, *columns = read_columns(args.item_table, [item, *conditions], '--where')
+    table = read_file(args.item_table, encoding=args.encoding, caller='--item-table')
+    for name in conditions:
+        table.check_column(name)
+    columns = [_texts(table, name) for name in conditions]
+    ids = _texts(table, _id_column('item', args.item_column, table))
     matches = [True] * len(ids)
     for (name, allowed), column in zip(conditions.items(), columns, strict=True):
         unknown = sorted(allowed - set(column))
@@ -101,11 +106,6 @@ def _matching_items(args: argparse.Namespace) -> list[str]:
         pairs = zip(matches, column, strict=True)
         matches = [match and value in allowed for match, value in pairs]
     return [raw for raw, match in zip(ids, matches, strict=True) if match]
-
-
-def read_texts(path: str) -> list[str]:
-    """The ids of a file, one per line, as text."""
-    return [str(raw) for raw in read_ids(path)]
 
 
 def read_pairs(
@@ -129,11 +129,10 @@ def read_pairs(
 def read_pair_texts(option: str, args: argparse.Namespace) -> list[list[str]]:
     """The ids of users and items in the file of an option, as text."""
     path = getattr(args, option.removeprefix('--'))
-    names = [
-        id_column('user', args.user_column, path),
-        id_column('item', args.item_column, path),
-    ]
-    return read_columns(path, names, option)
+    table = read_file(path, encoding=args.encoding, caller=option)
+    names = {'user': args.user_column, 'item': args.item_column}
+    columns = [_id_column(kind, name, table) for kind, name in names.items()]
+    return [_texts(table, column) for column in columns]
 
 
 def known_ids(
@@ -182,41 +181,18 @@ def _examples(ids: RawIds) -> str:
     return ', '.join([*(f"'{raw}'" for raw in ids.ids[:_SHOWN]), '...'])
 
 
-def id_column(kind: str, name: str | None, path: str) -> str:
+def _id_column(kind: str, name: str | None, table: Table) -> str:
     """The column of ids in a table: the given one, or the first usual name."""
-    if name is not None:
-        return name
-    columns = read_header(path)
     usual = _COLUMNS[kind]
-    found = next((x for x in usual if x in columns), None)
-    if found is None:
-        raise UserError(
-            f"'{path}' must have a column '{usual[0]}' or '{usual[1]}' (got "
-            f'{columns}). Name yours with --{kind}-column'
-        )
-    return found
+    found = next((x for x in usual if x in table.header), usual[0])
+    column = name or found
+    table.check_column(column, f'--{kind}-column')
+    table.ids(column)  # Raises where one is missing.
+    return column
 
 
-def read_header(path: str) -> list[str]:
-    """The columns of a table."""
-    if not Path(path).is_file():
-        raise UserError(f"there is no file '{path}'")
-    with Path(path).open(encoding='utf-8-sig', newline='') as file:
-        return next(csv.reader(file), [])
-
-
-def read_columns(path: str, names: Sequence[str], option: str) -> list[list[str]]:
-    """Columns of a table as text."""
-    header = read_header(path)
-    missing = [name for name in names if name not in header]
-    if missing:
-        raise UserError(
-            f"{option}: '{path}' must have a column '{missing[0]}' (got {header})"
-        )
-    places = [header.index(name) for name in names]
-    with Path(path).open(encoding='utf-8-sig', newline='') as file:
-        rows = list(csv.reader(file))[1:]
-    return [[row[place] for row in rows] for place in places]
+def _texts(table: Table, column: str) -> list[str]:
+    return [text or '' for text in table.texts(column).to_pylist()]
 
 
 def log(text: str) -> None:

@@ -28,8 +28,8 @@ from promptmm_pyg.cli.selection import (
     check_item_filters,
     item_filters,
     known_ids,
-    read_texts,
 )
+from promptmm_pyg.runs.data import read_ids
 from promptmm_pyg.serving import Recommendations, Recommender
 
 DESCRIPTION = """\
@@ -73,9 +73,8 @@ def run(args: argparse.Namespace) -> int:
     if args.all_items:
         keys = recommender.item_ids
     else:
-        from_file = args.items is None
-        texts = read_texts(args.items_file) if from_file else args.items
-        option = '--items-file' if from_file else '--items'
+        texts = args.items or read_ids(args.items_file, args.encoding)
+        option = '--items' if args.items else '--items-file'
         keys = known_ids(option, texts, items, strict=args.strict)
         if not keys:
             raise UserError(f"there are no items in '{args.items_file}'")

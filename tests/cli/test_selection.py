@@ -207,7 +207,7 @@ def test_items_are_filtered_by_columns(served, conditions, allow, capsys):
             ['--where', 'n=1', '--item-table', 'other.csv', '--item-column', 'id'],
             '--where must match known items',
         ),
-        (['--exclude', 'items.csv'], "'user' or 'user_id' (got"),
+        (['--exclude', 'items.csv'], 'Name yours with --user-column'),
         (['--exclude', 'items.csv', '--user-column', 'who'], "a column 'who' (got"),
         (['--candidates', 'c.csv', '--approximate'], '--candidates must be given with'),
     ],
