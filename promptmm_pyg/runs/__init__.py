@@ -3,8 +3,9 @@
 from promptmm_pyg.runs.data import Prepared, RunError, prepare
 from promptmm_pyg.runs.evaluation import evaluate_run
 from promptmm_pyg.runs.final import Update, refit_run, update_run
+from promptmm_pyg.runs.finish import finish_run
 from promptmm_pyg.runs.run import Run
-from promptmm_pyg.runs.stages import distill_run, finish_run, train_run
+from promptmm_pyg.runs.stages import distill_run, train_run
 from promptmm_pyg.runs.update import update_recommender
 
 __all__ = [

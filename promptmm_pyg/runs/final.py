@@ -2,12 +2,11 @@
 
 import datetime
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data import (
@@ -15,22 +14,18 @@ from promptmm_pyg.data import (
     ITEM,
     USER,
     Split,
-    build_graph,
-    modality_mask_dict,
-    modality_x_dict,
+    load_dataset,
 )
 from promptmm_pyg.data.frames import from_frame
-from promptmm_pyg.runs.data import RunError, hash_split, load_split, prepare
+from promptmm_pyg.runs.data import RunError, hash_split, prepare
 from promptmm_pyg.runs.folder import (
     exclusive,
-    load_tensors,
     read_json,
-    remove,
-    save_tensors,
     staged,
     where,
     write_json,
 )
+from promptmm_pyg.runs.record import merge_all, record_update, updates_of
 from promptmm_pyg.runs.run import Run
 from promptmm_pyg.runs.stages import (
     CPU,
@@ -45,7 +40,6 @@ from promptmm_pyg.runs.update import EPOCHS, L2, NothingNewError, update_recomme
 from promptmm_pyg.serving import Recommender
 
 _INTEGER = r'0|-?[1-9]\d*'
-_TENSORS = 'interactions.safetensors'
 
 
 class Update(NamedTuple):
@@ -92,10 +86,10 @@ def refit_run(
     state: dict[str, Any] = {
         'made_by': 'refit',
         'epochs': {name: _best_epoch(run, name) for name in configs},
-        'updates': len(_updates(run)),
+        'updates': len(updates_of(run)),
     }
     with exclusive(run.path):
-        graph = _everything(run.read_split(), _updates(run))
+        graph = merge_all(run.read_split(), updates_of(run))
         everything = Split(graph, graph, graph)
         state |= {'data_sha256': hash_split(everything)}
         if resume:
@@ -233,13 +227,13 @@ def update_run(
             items_with_features=len(item_ids),
         )
         # First: after a kill from here on, a refit has them, and another update.
-        _record(run, pairs, item_ids, features, modality_mask)
+        record_update(run, pairs, item_ids, features, modality_mask)
         state = {'epochs': {}, **run.final}
         with staged(run.path, 'final', resume=False) as folder:
             after.save(folder / 'final' / 'recommender')
             state |= {
                 'made_by': 'update',
-                'updates': len(_updates(run)),
+                'updates': len(updates_of(run)),
                 'users': after.num_users,
                 'items': after.num_items,
                 'interactions': after.seen.col.numel(),
@@ -262,34 +256,35 @@ def add_items_run(
     with exclusive(run.path):
         recommender = run.recommender()
         recommender.add_items(ids, features, modality_mask=modality_mask, titles=titles)
-        _record(run, [], ids, features, modality_mask)
+        record_update(run, [], ids, features, modality_mask)
         recommender.save(run.served_dir)
     return recommender
 
 
 def _read(run: Run, new: Any, user: str | None, item: str | None) -> HeteroData:
     """The graph of a table that is read as the run's data."""
-    config = run.config['data']
-    given = config if config['format'] == 'table' else {}
-    columns: dict[str, Any] = {
-        'user': user or given.get('user', 'user_id'),
-        'item': item or given.get('item', 'item_id'),
+    config = dict(run.config['data'])
+    config |= {'user': user or config.get('user'), 'item': item or config.get('item')}
+    names = ['user', 'item', 'rating', 'min_rating', 'where']
+    is_file = isinstance(new, str | Path)
+    if is_file:
+        names += ['encoding', 'separator']
+        if not Path(new).is_file():
+            raise RunError(f"'new' must be a table (got no file '{new}')")
+    options: dict[str, Any] = {
+        name: config[name] for name in names if config.get(name) is not None
     }
-    if not isinstance(new, str | Path):
-        names = ('rating', 'min_rating', 'where')
-        options = {name: given[name] for name in names if name in given}
-        return from_frame(new, **columns, **options, duplicates='first')
-    if not Path(new).is_file():
-        raise RunError(f"'new' must be a table of interactions (got no file '{new}')")
-    nothing = {'method': 'per-user', 'val_ratio': 0.0, 'test_ratio': 0.0}
-    plain: dict[str, Any] = {
-        'features': {},
-        'content': [],
-        'item_ids': None,
-        'time': None,
-    }
-    config = {**given, **plain, **columns, 'format': 'table', 'path': str(new)}
-    return load_split({**config, 'duplicates': 'first', 'split': nothing}).train
+    options['duplicates'] = 'first'
+    if not is_file:
+        return from_frame(new, **options)
+    unsplit = load_dataset(
+        new,
+        format='table',
+        time='',
+        split=lambda graph: Split(graph, graph, graph),
+        **options,
+    )
+    return unsplit.train
 
 
 def _typed_pairs(graph: HeteroData, recommender: Recommender) -> list[tuple[Any, Any]]:
@@ -311,119 +306,3 @@ def _typed_pairs(graph: HeteroData, recommender: Recommender) -> list[tuple[Any,
         rows = graph[INTERACTS].edge_index[row].tolist()
         columns.append([raw[number] for number in rows])
     return list(zip(*columns, strict=True))
-
-
-def _updates(run: Run) -> list[Path]:
-    """The folders of the recorded updates, the oldest first."""
-    return sorted((run.path / 'updates').glob('[0-9]*'))
-
-
-def _record(
-    run: Run,
-    pairs: Sequence[tuple[Any, Any]],
-    item_ids: Iterable[Any],
-    features: Mapping[str, Any] | None,
-    modality_mask: Mapping[str, Any] | None,
-) -> None:
-    """Writes the new data of an update."""
-    items = list(dict.fromkeys([*item_ids, *(item for _, item in pairs)]))
-    users = list(dict.fromkeys(user for user, _ in pairs))
-    rows = [{raw: row for row, raw in enumerate(ids)} for ids in (users, items)]
-    index = [[rows[0][user], rows[1][item]] for user, item in pairs]
-    tensors = {'edge_index': torch.tensor(index, dtype=torch.long).view(-1, 2).t()}
-    for name, x in (features or {}).items():
-        tensors[f'x_{name}'] = torch.as_tensor(x).float()
-    for name, mask in (modality_mask or {}).items():
-        tensors[f'mask_{name}'] = torch.as_tensor(mask)
-    folder = run.path / 'updates' / f'{len(_updates(run)) + 1:06d}'
-    unfinished = folder.with_name(f'.{folder.name}')
-    remove(unfinished)
-    save_tensors(unfinished / _TENSORS, tensors)
-    write_json(unfinished / 'ids.json', {'user_ids': users, 'item_ids': items})
-    unfinished.rename(folder)
-
-
-def _tensors_of(folder: Path) -> dict[str, Tensor]:
-    fix = f"Remove '{folder}' and update with its interactions again"
-    return load_tensors(folder / _TENSORS, fix)
-
-
-def _everything(split: Split, updates: Sequence[Path]) -> HeteroData:
-    """One graph of all interactions and features."""
-    train = split.train
-    rows = {
-        key: {raw: row for row, raw in enumerate(train[key].raw_id.tolist())}
-        for key in (USER, ITEM)
-    }
-    edges = [train[INTERACTS].edge_index]
-    edges += [graph[INTERACTS].edge_label_index for graph in split[1:]]
-    added: list[tuple[list[int], dict[str, Tensor]]] = []
-    for folder in updates:
-        ids, tensors = read_json(folder / 'ids.json'), _tensors_of(folder)
-        new = []
-        for key in (USER, ITEM):
-            of = rows[key]
-            new.append([of.setdefault(raw, len(of)) for raw in ids[f'{key}_ids']])
-        index = tensors.pop('edge_index')
-        edges.append(
-            torch.stack(
-                [torch.tensor(new[k], dtype=torch.long)[index[k]] for k in (0, 1)]
-            )
-        )
-        added.append((new[1], tensors))
-    features, masks = _grown_features(train, {key: len(of) for key, of in rows.items()})
-    for items, tensors in added:
-        _fill(features[ITEM], masks[ITEM], items, tensors)
-    graph = build_graph(
-        torch.cat(edges, 1),
-        item_features=features[ITEM],
-        user_features=features[USER],
-        item_masks=masks[ITEM],
-        user_masks=masks[USER],
-        user_ids=list(rows[USER]),
-        item_ids=list(rows[ITEM]),
-        duplicates='first',
-    )
-    graph[INTERACTS].edge_label_index = graph[INTERACTS].edge_index[:, :0]
-    return graph
-
-
-_ByType = dict[str, dict[str, Tensor]]  # Node type, modality.
-
-
-def _grown_features(
-    train: HeteroData, sizes: Mapping[str, int]
-) -> tuple[_ByType, _ByType]:
-    """Features and masks with rows of zeros, which are missing, for new nodes."""
-    features: _ByType = {USER: {}, ITEM: {}}
-    masks: _ByType = {USER: {}, ITEM: {}}
-    present = modality_mask_dict(train)
-    for name, x_of in modality_x_dict(train).items():
-        for key, x in x_of.items():
-            features[key][name] = _grow(x, sizes[key])
-            full = torch.ones(x.size(0), dtype=torch.bool)
-            mask = present.get(name, {}).get(key, full)
-            if mask is not full or sizes[key] > x.size(0):
-                masks[key][name] = _grow(mask, sizes[key])
-    return features, masks
-
-
-def _fill(
-    features: dict[str, Tensor],
-    masks: dict[str, Tensor],
-    items: Sequence[int],
-    tensors: Mapping[str, Tensor],
-) -> None:
-    """Writes the features of an update into the rows of its first items."""
-    for name in features.keys() & {key.removeprefix('x_') for key in tensors}:
-        x = tensors[f'x_{name}']
-        rows = torch.tensor(items[: x.size(0)])
-        features[name][rows] = x
-        if name in masks:
-            full = torch.ones(rows.numel(), dtype=torch.bool)
-            masks[name][rows] = tensors.get(f'mask_{name}', full)
-
-
-def _grow(x: Tensor, size: int) -> Tensor:
-    """A copy with rows of zeros at the end."""
-    return torch.cat([x, x.new_zeros(size - x.size(0), *x.shape[1:])])

@@ -349,7 +349,7 @@ class Run:
         Raises:
             RunError: If no training was interrupted, or no epoch was validated.
         """
-        from promptmm_pyg.runs.stages import finish_run
+        from promptmm_pyg.runs.finish import finish_run
 
         return finish_run(self)
 

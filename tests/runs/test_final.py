@@ -265,6 +265,19 @@ def test_a_new_item_of_new_users_alone_starts_at_zero_and_is_trained():
     assert np.isfinite(model.recommend('a', 3).scores).all()
 
 
+def test_a_run_on_a_folder_is_updated_from_a_table(files, tmp_path):
+    run = tmp_path / 'run'
+    words = ['--no-prompt', '--epochs', '1', '--quiet', '--out', str(run)]
+    assert main(['train', files.layout, *words]) == 0
+    assert main(['distill', str(run), '--epochs', '1', '--quiet']) == 0
+    write_csv(tmp_path / 'new.csv', ['userId', 'itemId'], [('40', '3'), ('1', '59')])
+    assert main(['update', str(run), str(tmp_path / 'new.csv')]) == 0
+    assert Run(run).recommender().user_ids[-2:] == ['39', '40']
+    assert (
+        Run(run).update(pd.DataFrame({'user_id': ['1'], 'item_id': [58]})) is not None
+    )
+
+
 def test_integers_stay_integers_and_text_is_refused(files, tmp_path, fails):
     edges = torch.cat(list(files.edges.values()), 1).t().numpy()
     columns = ['user_id', 'item_id']

@@ -1,0 +1,95 @@
+"""The end of an interrupted training with its best epoch so far."""
+
+from pathlib import Path
+from typing import Any
+
+from promptmm_pyg.runs.data import RunError
+from promptmm_pyg.runs.folder import exclusive, staged, where
+from promptmm_pyg.runs.run import MODEL, Run
+from promptmm_pyg.runs.stages import (
+    load_data,
+    make_recommender,
+    save_student,
+    titles_of,
+    train_student,
+    train_teacher,
+    training_config,
+)
+from promptmm_pyg.training.checkpoint import load_state
+from promptmm_pyg.training.loop import CHECKPOINT
+
+
+def finish_run(run: Run | str | Path) -> str:
+    """Ends an interrupted training with its best epoch so far, as if patience had run
+    out. The checkpoint stays, so that ``resume`` can still continue it.
+
+    Args:
+        run: A run whose training was interrupted.
+
+    Returns:
+        ``'teacher'`` or ``'student'``, whichever was interrupted.
+
+    Raises:
+        RunError: If no training was interrupted, or no epoch was validated.
+    """
+    run = Run(run) if isinstance(run, str | Path) else run
+    run.check()
+    with exclusive(run.path):
+        part = next((x for x in ('student', 'teacher') if _is_unfinished(run, x)), None)
+        if part is None:
+            raise RunError(
+                f"'{run.path}' must have an interrupted training (got none). See "
+                f"'promptmm evaluate {run.path}'"
+            )
+        with staged(run.path, part, resume=True) as folder:
+            target = Run(folder)
+            if part == 'teacher':
+                _finish_teacher(target)
+            else:
+                _finish_student(run, target)
+    run.check()
+    return part
+
+
+def _is_unfinished(run: Run, part: str) -> bool:
+    folder = where(run.path, part) / part
+    return any(folder.rglob(CHECKPOINT)) and not (folder / MODEL).is_file()
+
+
+def _finish_teacher(target: Run) -> None:
+    config = target.read_config()
+    data, digest = load_data(config)
+    if digest != config['data_sha256']:
+        raise RunError(
+            f"the data have changed since '{target.path}' was trained. Restore them, "
+            f'or train again'
+        )
+    _check_validated(target.teacher_dir)
+    # Every checkpoint has an epoch: none is added, and the best one is restored.
+    how = training_config(config, target.teacher_dir, True, False, epochs=1)
+    train_teacher(target, config, data, how)
+
+
+def _finish_student(run: Run, target: Run) -> None:
+    config, options = target.student_config, dict[str, Any]()
+    trials = sorted(target.student_dir.glob(f'trials/*/{CHECKPOINT}'))
+    _check_validated(trials[0].parent if trials else target.student_dir)
+    if trials:
+        options['tune'] = len(trials)
+    baselines = [target.baseline_dir, *target.student_dir.glob('trials/*/baseline')]
+    if not any((folder / CHECKPOINT).is_file() for folder in baselines):
+        options['baseline'] = False
+    how = training_config(config, target.student_dir, True, False, epochs=1)
+    result = train_student(config, run.teacher(), run.data, how, **options)
+    recommender = make_recommender(run.data, result.student, titles_of(run, None))
+    save_student(target, config, result, recommender)
+
+
+def _check_validated(folder: Path) -> None:
+    """Raises unless the checkpoint in ``folder`` has a best epoch."""
+    state = load_state(folder / CHECKPOINT)
+    if not state['stopping']['best_epoch']:
+        raise RunError(
+            f"'{folder}' must have a validated epoch (got none of "
+            f'{len(state["records"])}). Continue the training with --resume'
+        )
