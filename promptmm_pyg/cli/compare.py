@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg.cli.evaluate import format_table, interval_text
-from promptmm_pyg.cli.parsing import UserError, add_flags
+from promptmm_pyg.cli.parsing import UserError, add_flags, print_json
 from promptmm_pyg.cli.system import bytes_text
 from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.data.schema import fingerprint
@@ -23,11 +23,17 @@ DESCRIPTION = """\
 Show runs side by side: the settings in which they differ, their validation metrics, and
 the size of their models. Every other run is compared with the first one: differences
 with 95% intervals from resampling users, if both runs rank the same items for the same
-users; if they do not, the reason. Test is not read."""
+users; if they do not, the reason. Test is not read.
+
+--json prints one object: runs, a list of run, settings, validation (by model and
+metric), parameters, bytes (by model) and recommender_bytes; and differences, a list of
+of (both runs), no_intervals_because (or null) and intervals (by model and metric:
+difference, low, high, confidence)."""
 EXAMPLE = """\
 example:
   promptmm compare runs/tiktok runs/wide
-  promptmm compare runs/one runs/two runs/three -k 10"""
+  promptmm compare runs/one runs/two runs/three -k 10
+  promptmm compare runs/one runs/two --json > runs.json"""
 _MODELS = ('teacher', 'student', 'baseline')
 
 
@@ -75,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     first, *others = [load_summary(run) for run in runs]
     results = [differences(first, other, args.k) for other in others]
     if args.json:
-        print(json.dumps(_as_json(first, others, results), indent=2))
+        print_json(_as_json(first, others, results))
         return 0
     print(_settings_table([first, *others]))
     print(f'\nvalidation\n{_metric_table([first, *others])}')

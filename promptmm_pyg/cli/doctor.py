@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from promptmm_pyg.cli.parsing import Parser, add_flags
+from promptmm_pyg.cli.parsing import Parser, add_flags, print_json
 from promptmm_pyg.cli.system import GIB, available_memory, bytes_text, cores
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.models.inference import get_embeddings
@@ -27,11 +27,15 @@ Check what the program needs: versions, optional packages with the line that ins
 them, cores, memory, GPUs, whether a folder can be written, and a small self test that
 trains, saves and loads. Each problem comes with its fix.
 
-The exit status is 1 if there is a problem; notes alone give 0."""
+The exit status is 1 if there is a problem; notes alone give 0.
+
+--json prints one object: checks, a list of level ('ok', 'note' or 'problem'), about,
+text and fix; and the numbers of problems and notes."""
 EXAMPLE = """\
 example:
   promptmm doctor
-  promptmm doctor --out /data/runs"""
+  promptmm doctor --out /data/runs
+  promptmm doctor --json > machine.json"""
 _PACKAGE = 'promptmm_pyg'
 EXTRAS = {
     'frames': 'tables in .csv and .parquet',
@@ -61,7 +65,10 @@ class Check(NamedTuple):
 def add_arguments(parser: Parser) -> None:
     """Adds all options."""
     add_flags(
-        parser, '--out FOLDER [runs]  folder to check for writing; it need not exist'
+        parser,
+        """
+--out FOLDER [runs]  folder to check for writing; it need not exist
+--json  print JSON""",
     )
 
 
@@ -80,14 +87,18 @@ def run(args: argparse.Namespace) -> int:
     for group in groups:
         for check in group():
             checks.append(check)
-            print(f'{check.level:<8} {check.about}: {check.text}')
-            if check.fix:
-                print(f'{"":<8} fix: {check.fix}')
-    counts = dict.fromkeys(('problem', 'note'), 0)
-    for check in checks:
-        if check.level != 'ok':
-            counts[check.level] += 1
-    print('\n' + ', '.join(f'{n} {name}{"s" * (n != 1)}' for name, n in counts.items()))
+            if not args.json:
+                print(f'{check.level:<8} {check.about}: {check.text}')
+                if check.fix:
+                    print(f'{"":<8} fix: {check.fix}')
+    levels = [check.level for check in checks]
+    counts = {name: levels.count(name) for name in ('problem', 'note')}
+    if args.json:
+        totals = {f'{name}s': count for name, count in counts.items()}
+        print_json({'checks': [check._asdict() for check in checks], **totals})
+    else:
+        texts = [f'{n} {name}{"s" * (n != 1)}' for name, n in counts.items()]
+        print('\n' + ', '.join(texts))
     return 1 if counts['problem'] else 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.cli.parsing import printable
+from promptmm_pyg.cli.parsing import add_flags, print_json, printable
 from promptmm_pyg.evaluation import (
     Evaluation,
     Interval,
@@ -27,11 +27,17 @@ Below: 95% intervals of differences, from resampling users; and the metrics for 
 items (with training interactions) and cold ones (without).
 
 Make all choices on validation, the default. Test should be read once, at the end: each
-evaluation on it is recorded in evaluation-test.json."""
+evaluation on it is recorded in evaluation-test.json.
+
+--json prints one object: split, num_users, num_items, file (where it is recorded),
+embedding_dim (by model), metrics (by model and metric), differences (by pair and
+metric: difference, low, high, confidence), slices (by model, warm and cold),
+baseline_tuned (null without a baseline) and, for test, test_reads."""
 EXAMPLE = """\
 example:
   promptmm evaluate runs/tiktok
-  promptmm evaluate runs/tiktok --eval-split test"""
+  promptmm evaluate runs/tiktok --eval-split test
+  promptmm evaluate runs/tiktok --json > metrics.json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='val',
         help='which held-out interactions (default: val)',
     )
+    add_flags(parser, '--json  print JSON')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,12 +58,20 @@ def run(args: argparse.Namespace) -> int:
     results = run.evaluate(args.eval_split)
     graph = getattr(run.data, args.eval_split)
     first = next(iter(results.values()))
+    file = run.evaluation_file(args.eval_split)
+    recorded = read_json(file)
+    tuned = None
+    if 'baseline' in results:
+        tuned = bool(run.metrics('baseline').get('tuned'))
+    if args.json:
+        facts = {'num_items': first.num_items, 'file': str(file)}
+        print_json({**recorded, **facts, 'baseline_tuned': tuned})
+        return 0
     name = {'val': 'validation', 'test': 'test'}[args.eval_split]
     print(f'{name}: {first.users.numel()} users, {first.num_items} items\n')
-    file = run.evaluation_file(args.eval_split)
-    print(metric_table(results, read_json(file)['embedding_dim']))
+    print(metric_table(results, recorded['embedding_dim']))
     print('\n'.join(difference_lines(results, PAIRS)))
-    if 'baseline' in results and not run.metrics('baseline').get('tuned'):
+    if tuned is False:
         print('baseline: not tuned, see promptmm distill --tune')
     print(_slice_table(results, graph))
     print(f'\nwritten to {file}')

@@ -7,6 +7,7 @@ import argparse
 import difflib
 import inspect
 import json
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,20 @@ _ACTIONS = ('help', 'config', 'print_config', 'dry_run', 'resume', 'overwrite')
 
 class UserError(ValueError):
     """A mistake in what the user typed; only its message is shown."""
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document; numbers that are not finite are ``null``."""
+    print(json.dumps(_without_nan(value), indent=2, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    is_broken = isinstance(value, float) and not math.isfinite(value)
+    return None if is_broken else value
 
 
 def printable(text: str) -> str:

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -174,3 +175,17 @@ def test_one_is_counted_as_one(monkeypatch, capsys, number, text):
         monkeypatch.setattr(doctor, f'check_{name}', list)
     assert main(['doctor']) == 0
     assert capsys.readouterr().out.endswith(f'\n0 problems, {number} {text}\n')
+
+
+def test_json_is_one_document(tmp_path, capsys):
+    assert main(['doctor', '--json', '--out', str(tmp_path)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ['checks', 'problems', 'notes']
+    assert all(list(x) == ['level', 'about', 'text', 'fix'] for x in document['checks'])
+    assert document['problems'] == 0
+    names = [x['about'] for x in document['checks']]
+    assert {'python', 'torch', 'self test', 'writing'} <= set(names)
+    (tmp_path / 'file').touch()
+    words = ['doctor', '--json', '--out', str(tmp_path / 'file')]
+    assert main(words) == 1
+    assert json.loads(capsys.readouterr().out)['problems'] == 1

@@ -178,3 +178,20 @@ def test_data_that_are_gone_are_a_mistake(files, tmp_path, fails):
     main(['train', str(data), '--out', run, '--epochs', '1', '--quiet'])
     shutil.rmtree(data)
     assert "'path' must exist" in fails('evaluate', run)
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_json_is_one_document_of_what_is_recorded(distilled, copy_of, capsys, split):
+    run = copy_of(distilled)
+    capsys.readouterr()
+    assert main(['evaluate', str(run), '--json', '--eval-split', split]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    file = run / f'evaluation-{split}.json'
+    facts = {'num_items': 60, 'file': str(file), 'baseline_tuned': False}
+    assert document == {**json.loads(file.read_text()), **facts}
+    assert set(document) - {'test_reads'} == {
+        *('split', 'num_users', 'embedding_dim', 'metrics', 'differences', 'slices'),
+        *facts,
+    }
+    assert ('note: test should be read once' in err) == (split == 'test')

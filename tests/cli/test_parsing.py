@@ -1,5 +1,6 @@
 import argparse
 import inspect
+import json
 
 import pytest
 
@@ -13,6 +14,8 @@ from promptmm_pyg.cli.parsing import (
     add_options,
     loss_weights,
     named,
+    print_json,
+    printable,
     selected_options,
 )
 from promptmm_pyg.data import (
@@ -188,3 +191,24 @@ def test_flags_are_read_as_they_are_printed():
     assert 'raw ids, several' in parser.format_help()
     with pytest.raises(ValueError, match="must hold lines '--flag METAVAR  help'"):
         add_flags(parser, 'no flag')
+
+
+def test_json_has_no_numbers_that_are_not_finite(capsys):
+    print_json({'a': [float('nan'), 1.5], 'b': (float('inf'), True, None, 'x')})
+    out = capsys.readouterr().out
+    assert json.loads(out) == {'a': [None, 1.5], 'b': [None, True, None, 'x']}
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('plain Ünïcode 漢字 🎬', 'plain Ünïcode 漢字 🎬'),
+        ('\x1b]0;title\x07', '\\x1b]0;title\\x07'),
+        ('a\r\nb\tc\x00', 'a\\r\\nb\\tc\\x00'),
+        ('\x9b31m\u2028\u202e', '\\x9b31m\\u2028\\u202e'),
+        ('क्\u200dष\xa0x', 'क्\u200dष\xa0x'),
+        ('\ud800', '\\ud800'),
+    ],
+)
+def test_control_characters_are_escaped(text, expected):
+    assert printable(text) == expected
