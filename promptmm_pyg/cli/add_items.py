@@ -2,7 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +12,10 @@ import numpy as np
 from promptmm_pyg.cli.data import content_folder, text_source
 from promptmm_pyg.cli.parsing import UserError, add_flags, named
 from promptmm_pyg.cli.recommend import FOLDER, is_recommender, load_recommender
-from promptmm_pyg.data.frames import feature_rows, load_item_features
+from promptmm_pyg.data.columns import ColumnEncoding, encode_columns
 from promptmm_pyg.data.interactions import item_column
+from promptmm_pyg.data.nodes import feature_matrix, load_feature_file, unique_ids
+from promptmm_pyg.data.tables import read_file
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import contents_of, encode, read_ids, read_titles
 from promptmm_pyg.serving import FeatureMapper, Recommender
@@ -86,6 +89,9 @@ def add_new_item_options(group: Any) -> None:
   files <item id>.jpg, .png, ...; known items in it are ignored
 --ids FILE  raw ids of the new items, one per line, in the order of .npy rows (default:
   those of the tables)
+--item-table FILE  table of the new items with the --item-columns of training, which are
+  encoded in the same way; known items in it are ignored
+--padding-row  leave out the first row of .npy features
 --titles FILE  table with the item column and titles
 --title-column NAME [title]  column of titles""",
     )
@@ -93,15 +99,16 @@ def add_new_item_options(group: Any) -> None:
 
 def has_features(args: argparse.Namespace) -> bool:
     """Whether a source of features is given."""
-    return bool(args.features or args.text is not None or args.images is not None)
+    sources = (args.text, args.images, args.item_table)
+    return bool(args.features or any(source is not None for source in sources))
 
 
 def run(args: argparse.Namespace) -> int:
     """Adds the items and prints their number."""
     if not has_features(args):
         raise UserError(
-            'features of the new items are required: --features NAME=FILE, --text '
-            'SOURCE or --images FOLDER'
+            'features of the new items are required: --features NAME=FILE, '
+            '--item-table FILE, --text SOURCE or --images FOLDER'
         )
     target = _target(args)
     recommender = load_recommender(args.folder)
@@ -169,12 +176,15 @@ def _read(
         for option in _MODALITIES
         if getattr(args, option) is not None
     }
+    encoded: dict[str, tuple[list[Any], Array]] = {}
+    if args.item_table is not None:
+        encoded = _encode_columns(args, recommender.item_ids)
     files: dict[str, Path] = {}
     for name, file in args.features:
-        if name in contents:
+        if name in contents or name in encoded:
             raise UserError(
-                f"--features must not name '{name}', the name of the encoded contents. "
-                f'Pass one of them'
+                f"--features must not name '{name}', the name of encoded contents or "
+                f'columns. Pass one of them'
             )
         if name not in mapper.channels:
             raise UserError(
@@ -182,7 +192,14 @@ def _read(
                 f"of training (got '{name}')"
             )
         files[name] = Path(file)
-    new = read_new_features(files, args.ids, args.item_column, contents)
+    config = _run_config(args.folder)
+    names = config.get('feature_columns', {})
+    drop = config.get('data', {}).get('drop_columns') or ()
+    tables = {
+        name: _load(file, args, names.get(f'item.x_{name}'), drop)
+        for name, file in files.items()
+    }
+    new = read_new_features(tables | contents, args.ids, encoded)
     known = recommender.item_ids
     ids = [_typed(raw, known) for raw in new.ids]
     old = set(known).intersection(ids)
@@ -251,18 +268,66 @@ def _training_content(option: str, folder: str) -> dict[str, Any]:
     )
 
 
+def _run_config(folder: str) -> dict[str, Any]:
+    """The settings of a run; empty for a recommender on its own."""
+    return {} if is_recommender(folder) else Run.open(folder).config
+
+
+def _encode_columns(
+    args: argparse.Namespace, known: list[Any]
+) -> dict[str, tuple[list[Any], Array]]:
+    """Ids and rows of the items that are new, by modality; NaN where a cell is empty
+    or has no known category.
+    """
+    encodings = {
+        key.removeprefix('item.x_'): ColumnEncoding.from_dict(values)
+        for key, values in _run_config(args.folder).get('column_encodings', {}).items()
+        if key.startswith('item.x_')
+    }
+    if not encodings:
+        raise UserError(
+            f'--item-table requires the folder of a run that was trained with '
+            f"--item-columns (got '{args.folder}'). Pass --features"
+        )
+    table = read_file(args.item_table)
+    column = item_column(table, args.item_column)
+    old = {str(raw) for raw in known}
+    encoded = encode_columns(table, column, encodings=encodings)
+    rows = {}
+    for name, x in encoded.x.items():
+        ids = encoded.ids[name].to_pylist()
+        new = np.array([str(raw) not in old for raw in ids], dtype=bool)
+        rows[name] = ([raw for raw in ids if str(raw) not in old], x[new])
+        unknown = int(np.isnan(rows[name][1]).any(axis=1).sum())
+        if unknown:
+            print(
+                f'warning: {unknown} new items have no value in the column '
+                f"'{encodings[name].column}' that training had: it is treated as "
+                f'missing',
+                file=sys.stderr,
+            )
+    if not any(ids for ids, _ in rows.values()):
+        raise UserError(
+            f"--item-table must contain new items (got '{args.item_table}', where all "
+            f'are known)'
+        )
+    return rows
+
+
 def read_new_features(
-    files: Mapping[str, Path],
+    tables: Mapping[str, tuple[list[Any], Array]],
     ids_file: str | None,
-    item: str | None,
-    contents: Mapping[str, tuple[list[Any], Array]] | None = None,
+    encoded: Mapping[str, tuple[list[Any], Array]] | None = None,
 ) -> NewFeatures:
-    """Reads the features of new items."""
-    tables = dict(contents or {})
-    for name, file in files.items():
-        if not file.is_file():
-            raise UserError(f"--features names a file that does not exist: '{file}'")
-        tables[name] = _load(file, ids_file, item)
+    """The features of new items, in one order.
+
+    Args:
+        tables: Ids and rows by modality; rows of zeros are missing.
+        ids_file: A file of all ids. (``None``: those of the tables)
+        encoded: Further ones, where only rows of NaN are missing. (default: none)
+    """
+    encoded = encoded or {}
+    tables = {**tables, **encoded}
     if ids_file is not None:
         ids = read_ids(ids_file)
     else:
@@ -272,7 +337,7 @@ def read_new_features(
     _check_unique(ids, '--ids')
     modality_x, masks = {}, {}
     for name, (own, x) in tables.items():
-        modality_x[name], masks[name] = _in_order(name, own, x, ids)
+        modality_x[name], masks[name] = _in_order(name, own, x, ids, name in encoded)
     without = ~np.stack(list(masks.values())).any(axis=0)
     if without.any():
         raise UserError(
@@ -289,29 +354,43 @@ def _check_unique(ids: list[Any], where: str) -> None:
 
 
 def _load(
-    file: Path, ids_file: str | None, item: str | None
+    file: Path,
+    args: argparse.Namespace,
+    columns: list[str] | None = None,
+    drop: Sequence[str] = (),
 ) -> tuple[list[Any], Array]:
-    """The ids of a file and one row for each."""
-    content = load_item_features(file)
+    """The ids of a file and one row for each, with the columns of training."""
+    if not file.is_file():
+        raise UserError(f"--features names a file that does not exist: '{file}'")
+    content = load_feature_file(file, padding_row=args.padding_row)
     if isinstance(content, np.ndarray):
-        if ids_file is None:
+        if args.ids is None:
             raise UserError(f"'{file}' has no ids of its own: pass --ids FILE")
-        own, x = read_ids(ids_file), content
+        own, x = read_ids(args.ids), content
         if len(own) != len(x):
             raise UserError(
                 f"'{file}' must have a row for each of the {len(own)} --ids (got "
                 f'{len(x)})'
             )
-    else:
-        values, x = feature_rows(content, item_column(content, item))
-        own = values.to_pylist()
-    return own, x.astype(np.float32)
+        return own, x.astype(np.float32)
+    column = item_column(content, args.item_column)
+    ids = unique_ids(content, column).to_pylist()
+    x, names = feature_matrix(content, column, drop, may_be_empty=True)
+    if columns is not None and names is not None and list(names) != columns:
+        missing = [name for name in columns if name not in names]
+        if missing:
+            raise UserError(
+                f"'{file}' must have the columns of training (got {list(names)[:10]}, "
+                f'without {missing[:10]})'
+            )
+        x = x[:, [names.index(name) for name in columns]]
+    return ids, x
 
 
 def _in_order(
-    name: str, own: list[Any], x: Array, ids: list[Any]
+    name: str, own: list[Any], x: Array, ids: list[Any], zeros: bool
 ) -> tuple[Array, Array]:
-    """Rows and masks in the order of ``ids``."""
+    """Rows and masks in the order of ``ids``; rows of zeros are missing, or values."""
     by_text = {str(raw): row for row, raw in enumerate(own)}
     unknown = set(by_text) - {str(raw) for raw in ids}
     if unknown:
@@ -319,11 +398,11 @@ def _in_order(
             f"the features of '{name}' must be of items in --ids (got those of "
             f"'{min(unknown)}', {len(unknown)} unknown in total)"
         )
-    out = np.zeros((len(ids), x.shape[1]), dtype=np.float32)
+    out = np.full((len(ids), x.shape[1]), np.nan if zeros else 0, dtype=np.float32)
     rows = np.array([by_text.get(str(raw), -1) for raw in ids])
     out[rows >= 0] = x[rows[rows >= 0]]
     gaps = np.isnan(out)
-    mask = (out != 0).any(axis=1) & ~gaps.all(axis=1)
+    mask = ~gaps.all(axis=1) & (zeros | (out != 0).any(axis=1))
     broken = mask & gaps.any(axis=1)
     if broken.any():
         raise UserError(

@@ -1,6 +1,7 @@
 """``promptmm data check``, and the options of every command that reads a data set."""
 
 import argparse
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,15 +22,18 @@ from promptmm_pyg.cli.parsing import (
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
+    Issue,
     Split,
     modality_mask_dict,
     modality_x_dict,
     split_per_user,
-    validate,
 )
 from promptmm_pyg.data.build import DUPLICATES
 from promptmm_pyg.data.load import FORMATS, SPLIT_METHODS, resolve
+from promptmm_pyg.data.problems import collect_errors
+from promptmm_pyg.data.split import held_out
 from promptmm_pyg.data.tables import is_table_name
+from promptmm_pyg.runs.check import data_issues
 from promptmm_pyg.runs.data import HASHING, load_split
 
 DESCRIPTION = EXAMPLE = None
@@ -55,11 +59,22 @@ _OPTIONS = {
     'rating': 'rating_column',
     'min_rating': 'min_rating',
     'weight': 'weight_column',
-    'item_ids': 'item_ids',
+    'split_column': 'split_column',
+    'item_columns': 'item_columns',
+    'user_columns': 'user_columns',
+    'list_separator': 'list_separator',
+    'drop_columns': 'drop_columns',
     'duplicates': 'duplicates',
     'separator': 'separator',
     'encoding': 'encoding',
     'split': 'split',
+}
+# Options of `load_dataset` that are paths.
+_PATHS = {
+    'val': 'val_file',
+    'test': 'test_file',
+    'item_table': 'item_table',
+    'user_table': 'user_table',
 }
 _SPLIT = {
     'val_ratio': 'share of the interactions (cold-items: of the items) held out for '
@@ -84,45 +99,117 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(
         check,
         """
+--json  print one JSON object
 --item-graph FILE  also check a graph among items for leaks: .npy, integers [2, E], the
   items (counted from zero) of each edge""",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the report; returns 1 if the data have errors."""
+    """Prints the report; returns 1 if the data have errors, 2 if they are not read."""
     config = data_config(args)
-    split = load_split(config)
+    with collect_errors() as unread:
+        try:
+            split = load_split(config)
+        except ValueError as error:
+            if not unread:
+                raise
+            raise UserError('; '.join([*unread, str(error)])) from error
     if args.item_graph is not None:
         split.train[ITEM, 'given', ITEM].edge_index = _read_edges(args.item_graph)
-    print(f"'{args.path}' read as {config['format']}")
-    print(describe(split))
-    issues = validate(split, raise_on_error=False)
-    for issue in issues:
-        print(f'\n{issue.level}: {issue.where}: {issue.problem}')
-        print(f'  fix: {issue.fix}')
-    num_errors = sum(issue.level == 'error' for issue in issues)
-    print(f'\n{num_errors} errors, {len(issues) - num_errors} warnings')
-    return 1 if num_errors else 0
+    issues = [_as_issue(message) for message in unread]
+    issues += [*data_issues(split, config), *_issues_of_defaults(split)]
+    issues.sort(key=lambda issue: issue.level)
+    if args.json:
+        print(json.dumps(_as_json(split, config, issues), indent=2))
+    else:
+        print(f"'{args.path}' read as {config['format']}")
+        print(describe(split))
+        for issue in issues:
+            print(f'\n{issue.level}: {issue.where}: {issue.problem}')
+            print(f'  fix: {issue.fix}')
+        num_errors = sum(issue.level == 'error' for issue in issues)
+        print(f'\n{num_errors} errors, {len(issues) - num_errors} warnings')
+    if unread:
+        return 2
+    return 1 if any(issue.level == 'error' for issue in issues) else 0
 
 
-def describe(split: Split) -> str:
-    """The counts of a split and a table of its modalities."""
-    counts = split.train.num_nodes_dict
-    parts = {'train': split.train[INTERACTS].edge_index}
-    for name in ('val', 'test'):
-        parts[name] = getattr(split, name)[INTERACTS].edge_label_index
-    lines = [f'{count} {node_type}s' for node_type, count in counts.items()]
-    lines.append(
-        'interactions: ' + ', '.join(f'{x.size(1)} {name}' for name, x in parts.items())
-    )
+def _as_issue(message: str) -> Issue:
+    """An error of reading; its last sentences are the fix."""
+    problem, _, fix = message.partition('). ')
+    return Issue('error', 'reading', f'{problem})' if fix else message, fix)
+
+
+def _issues_of_defaults(split: Split) -> list[Issue]:
+    """What the defaults of ``promptmm train`` require of the data."""
+    from promptmm_pyg.training import TrainingConfig
+
+    issues = []
+    if not any(ITEM in x_of for x_of in modality_x_dict(split.train).values()):
+        problem = 'no item has any, and the prompt of the teacher requires them'
+        fix = (
+            'Pass --features, --item-columns, --text or --images, or --no-prompt to '
+            'train on ids alone'
+        )
+        issues.append(Issue('warning', 'features', problem, fix))
+    num_items = int(split.train[ITEM].num_nodes)
+    name, _, cutoff = TrainingConfig().monitor.partition('@')
+    if num_items < int(cutoff):
+        problem = (
+            f'{num_items} are fewer than the cutoff of the default {name}@{cutoff}'
+        )
+        fix = f'Train with --monitor {name}@{num_items} or less'
+        issues.append(Issue('warning', 'items', problem, fix))
+    return issues
+
+
+def _parts(split: Split) -> dict[str, int]:
+    """The number of interactions in each part."""
+    train, *others = split
+    sizes = [train[INTERACTS].edge_index.size(1)]
+    sizes += [graph[INTERACTS].edge_label_index.size(1) for graph in others]
+    return dict(zip(Split._fields, sizes, strict=True))
+
+
+def _modalities(split: Split) -> list[dict[str, Any]]:
+    """Name, node type, width and missing share of each modality."""
     masks = modality_mask_dict(split.train)
     rows = []
     for modality, x_of in modality_x_dict(split.train).items():
         for node_type, x in x_of.items():
             mask = masks.get(modality, {}).get(node_type)
             missing = 0.0 if mask is None else 1 - float(mask.float().mean())
-            rows.append([modality, f'{node_type}s', x.size(1), f'{missing:.1%}'])
+            row = {'name': modality, 'of': node_type, 'width': x.size(1)}
+            rows.append({**row, 'missing': missing})
+    return rows
+
+
+def _as_json(
+    split: Split, config: Mapping[str, Any], issues: Sequence[Issue]
+) -> dict[str, Any]:
+    counts = split.train.num_nodes_dict
+    return {
+        'path': config['path'],
+        'format': config['format'],
+        'counts': {f'{node_type}s': int(n) for node_type, n in counts.items()},
+        'parts': _parts(split),
+        'held_out': held_out(split)._asdict(),
+        'modalities': _modalities(split),
+        'issues': [issue._asdict() for issue in issues],
+    }
+
+
+def describe(split: Split) -> str:
+    """The counts of a split and a table of its modalities."""
+    counts = split.train.num_nodes_dict
+    lines = [f'{count} {node_type}s' for node_type, count in counts.items()]
+    parts = ', '.join(f'{size} {name}' for name, size in _parts(split).items())
+    lines += [f'interactions: {parts}', str(held_out(split))]
+    rows = [
+        [row['name'], f'{row["of"]}s', row['width'], f'{row["missing"]:.1%}']
+        for row in _modalities(split)
+    ]
     head = ['modality', 'of', 'width', 'missing']
     return '\n'.join([*lines, format_table(head, rows) if rows else 'no modalities'])
 
@@ -181,7 +268,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help='folders only: treat feature rows of zeros as missing, or use all rows '
         '(default: zero-rows)',
     )
+    add_flags(group, '--padding-row  leave out the first row of .npy features')
     _add_content_options(parser.add_argument_group('texts and images of the items'))
+    _add_column_options(parser.add_argument_group('columns and features of tables'))
     _add_table_options(parser.add_argument_group('tables, RecBole and MMRec'))
 
 
@@ -213,7 +302,6 @@ def _add_table_options(group: Group) -> None:
     add_flags(
         group,
         """
---item-ids FILE  raw ids of all items, one per line, in the order of .npy rows
 --separator CHAR  character between the cells of the table, or 'tab' (default:
   recognized among comma, tab, semicolon and |)
 --encoding NAME  of tables and lists of ids, such as cp1252 (default: utf-8)""",
@@ -226,6 +314,43 @@ def _add_table_options(group: Group) -> None:
         '(default: per-user)',
     )
     add_options(group, split_per_user, _SPLIT, _SPLIT_NAMES)
+    add_flags(
+        group,
+        """
+--split-column NAME  column of a given split: train, val (valid, validation) or test
+--val-file FILE  interactions for validation; PATH then has those for training
+--test-file FILE  interactions for test, likewise""",
+    )
+
+
+def _add_column_options(group: Group) -> None:
+    add_flags(
+        group,
+        """
+--item-columns NAME...  columns of items that become features: numbers, lists of
+  numbers, and categories; 'NAME:category' where that is not recognized (RecBole:
+  columns of the .item file)
+--item-table FILE  table of items with the --item-columns (default: PATH)
+--user-columns NAME...  columns of users that become features
+--user-table FILE  table of users with the --user-columns (default: PATH)
+--list-separator CHAR  character between several categories of one cell, such as '|'
+--drop-columns NAME...  columns of feature tables to leave out""",
+    )
+    group.add_argument(
+        '--user-features',
+        action='extend',
+        nargs='+',
+        default=[],
+        type=named,
+        metavar='NAME=FILE',
+        help='user features by modality, as --features (default: none)',
+    )
+    add_flags(
+        group,
+        """
+--item-ids FILE  raw ids of all items, one per line, in the order of .npy rows
+--user-ids FILE  raw ids of all users, likewise""",
+    )
 
 
 def _add_content_options(group: Group) -> None:
@@ -250,7 +375,10 @@ def data_config(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"there is no file or folder '{path}'")
     is_table = args.format == 'table' or (args.format == 'auto' and path.is_file())
     base = path.parent if is_table else path
-    features = {name: _feature_path(file, base) for name, file in args.features}
+    features = {name: _path('features', file, base) for name, file in args.features}
+    user_features = {
+        name: _path('user-features', file, base) for name, file in args.user_features
+    }
     empty = [name for name, file in features.items() if file is None]
     if empty and is_table:
         raise UserError(
@@ -262,8 +390,14 @@ def data_config(args: argparse.Namespace) -> dict[str, Any]:
     options['masks'] = None if args.masks == 'none' else args.masks
     if args.separator in ('tab', r'\t'):
         options['separator'] = '\t'
-    if args.item_ids is not None:
-        options['item_ids'] = str(Path(args.item_ids).resolve())
+    options['user_features'] = user_features or None
+    options['padding_row'] = args.padding_row or None
+    for name, dest in _PATHS.items():
+        file = getattr(args, dest)
+        options[name] = file and _path(dest.replace('_', '-'), file, base)
+    for name in ('item_ids', 'user_ids'):
+        file = getattr(args, name)
+        options[name] = file and str(Path(file).resolve())
     config = resolve(
         path.resolve(),
         args.format,
@@ -286,12 +420,13 @@ def _where(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]] | None:
     return where or None
 
 
-def _feature_path(file: str, base: Path) -> str | None:
+def _path(option: str, file: str, base: Path) -> str | None:
+    """The absolute path of a file of the current folder, or of that of the data."""
     if not file:
         return None
     path = Path(file) if Path(file).exists() else base / file
     if not path.is_file():
-        raise UserError(f"--features names a file that does not exist: '{file}'")
+        raise UserError(f"--{option} names a file that does not exist: '{file}'")
     return str(path.resolve())
 
 

@@ -459,6 +459,16 @@ _DATA = {
     'separator': 'separator',
     'encoding': 'encoding',
     'item_ids': 'item-ids',
+    'user_ids': 'user-ids',
+    'split_column': 'split-column',
+    'val': 'val-file',
+    'test': 'test-file',
+    'item_table': 'item-table',
+    'item_columns': 'item-columns',
+    'user_table': 'user-table',
+    'user_columns': 'user-columns',
+    'list_separator': 'list-separator',
+    'drop_columns': 'drop-columns',
 }
 _SPLIT = {
     'method': 'split',
@@ -507,6 +517,8 @@ def _data_flags(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     flags = {flag: config[key] for key, flag in _DATA.items() if key in config}
     flags['features'] = {k: file or '' for k, file in config['features'].items()}
+    flags['padding-row'] = bool(config.get('padding_row'))
+    flags['user-features'] = config.get('user_features') or {}
     if 'masks' in config:
         flags['masks'] = config['masks'] or 'none'
     where = config.get('where') or {}

@@ -1,10 +1,11 @@
 """Columns of a table as features: numbers, vectors, categories, lists of categories."""
 
 import hashlib
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -93,6 +94,70 @@ def fit_column(table: Table, name: str, separator: str | None = None) -> ColumnE
     return ColumnEncoding(column, kind, HASH_WIDTH, None, separator)
 
 
+class Encoded(NamedTuple):
+    """Columns of a table as modalities."""
+
+    ids: dict[str, 'pa.Array']
+    """The ids of the rows of each modality."""
+    x: dict[str, NumpyArray]
+    """Rows ``[N, width]``, NaN where missing."""
+    encodings: dict[str, ColumnEncoding]
+
+
+def encode_columns(
+    table: Table,
+    id_column: str,
+    names: Sequence[str] = (),
+    separator: str | None = None,
+    encodings: Mapping[str, ColumnEncoding] | None = None,
+) -> Encoded:
+    """Returns columns of a table of items or users as a modality each.
+
+    An id may have several rows, as in a table of interactions: its first value counts.
+
+    Args:
+        table: The table.
+        id_column: The column of ids.
+        names: The columns, as in :func:`fit_column`.
+        separator: As in :func:`fit_column`. (default: none)
+        encodings: Encodings by modality, in place of ``names``. (default: fitted)
+
+    Raises:
+        ValueError: As :func:`fit_column`, or if two columns give one name.
+    """
+    if encodings is None:
+        fitted = [fit_column(table, name, separator) for name in names]
+        encodings = {re.sub(r'\W', '_', x.column): x for x in fitted}
+        if len(encodings) < len(fitted):
+            raise ValueError(
+                f'columns must have different names of letters, digits and underscores '
+                f'(got {[x.column for x in fitted]}). Rename one'
+            )
+    coded = table.ids(id_column)
+    ids, rows = {}, {}
+    for modality, encoding in encodings.items():
+        mask = _first_values(table, encoding.column, coded.codes)
+        x, present = encode_column(table.keep(mask), encoding)
+        x[~present] = np.nan
+        ids[modality], rows[modality] = coded.values.take(coded.codes[mask]), x
+    return Encoded(ids, rows, dict(encodings))
+
+
+def _first_values(table: Table, column: str, codes: NumpyArray) -> NumpyArray:
+    """Boolean ``[N]``: the first row of each id that is not empty there."""
+    import pyarrow.compute as pc
+
+    table.check_column(column)
+    cells = table.data.column(column)
+    filled = cells.is_valid().to_numpy().astype(bool)
+    if is_text(cells.type):
+        filled &= pc.fill_null(pc.not_equal(cells, ''), False).to_numpy().astype(bool)
+    rows = np.flatnonzero(filled)
+    mask = np.zeros(len(table), dtype=bool)
+    mask[rows[np.unique(codes[rows], return_index=True)[1]]] = True
+    return mask
+
+
 def encode_column(
     table: Table, encoding: ColumnEncoding
 ) -> tuple[NumpyArray, NumpyArray]:
@@ -141,7 +206,7 @@ def _kind(table: Table, column: str) -> Kind:
     import pyarrow.compute as pc
 
     kind = table.data.schema.field(column).type
-    if _is_list(kind):
+    if is_list(kind):
         inner = kind.value_type
         is_number = pa.types.is_integer(inner) or pa.types.is_floating(inner)
         lengths = pc.list_value_length(table.data.column(column)).drop_null()
@@ -161,7 +226,8 @@ def _kind(table: Table, column: str) -> Kind:
     return 'number'
 
 
-def _is_list(kind: 'pa.DataType') -> bool:
+def is_list(kind: 'pa.DataType') -> bool:
+    """Whether a type of Arrow is lists."""
     import pyarrow as pa
 
     return bool(
@@ -195,7 +261,7 @@ def _check_numbers(table: Table, column: str) -> NumpyArray:
 def _vectors(table: Table, column: str) -> NumpyArray:
     """Lists of numbers as a matrix, NaN where a list is missing."""
     cells = table.data.column(column)
-    if not _is_list(cells.type):
+    if not is_list(cells.type):
         raise ValueError(
             f"{table.name!r} must contain lists of numbers in the column '{column}' "
             f'(got {cells.type})'
@@ -219,7 +285,7 @@ def _marks(
     import pyarrow.compute as pc
 
     cells = table.data.column(column).combine_chunks()
-    if _is_list(cells.type):
+    if is_list(cells.type):
         if pa.types.is_fixed_size_list(cells.type):
             cells = cells.cast(pa.large_list(cells.type.value_type))
         rows, flat = pc.list_parent_indices(cells), pc.list_flatten(cells)

@@ -20,7 +20,10 @@ _SUFFIX = '_feat.npy'
 
 
 def load_features(
-    folder: Path, places: Iterable[Path], features: FeaturePaths | None
+    folder: Path,
+    places: Iterable[Path],
+    features: FeaturePaths | None,
+    padding_row: bool = False,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Returns ``{modality: array}`` of every ``<modality>_feat.npy`` found.
 
@@ -29,6 +32,8 @@ def load_features(
         places: The folders to look into; the first that has a modality wins.
         features: Paths to add or put in place of those found; ``None`` as a
             path leaves a modality out.
+        padding_row: Whether the first row of each array is padding, which is left out.
+            (default: ``False``)
     """
     paths: dict[str, Path] = {}
     for place in places:
@@ -39,7 +44,8 @@ def load_features(
         paths.pop(name, None)
         if given is not None:
             paths[name] = folder / given
-    return {name: load_array(path) for name, path in sorted(paths.items())}
+    start = int(padding_row)
+    return {name: load_array(path)[start:] for name, path in sorted(paths.items())}
 
 
 def load_array(path: Path) -> np.ndarray[Any, Any]:

@@ -1,36 +1,25 @@
 """Graphs from data frames and from single tables on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.build import DUPLICATES, Duplicates, Ids, build_graph
-from promptmm_pyg.data.features import load_array
-from promptmm_pyg.data.ids import (
-    IdColumn,
-    from_ids,
-    positions,
-    sorted_union,
-    to_raw_ids,
-    unify,
-)
+from promptmm_pyg.data.columns import parse_column
 from promptmm_pyg.data.interactions import (
     Columns,
+    Interactions,
     Where,
-    item_column,
+    join_parts,
     read_interactions,
 )
+from promptmm_pyg.data.nodes import DroppedColumns, Features, Nodes, load_feature_file
+from promptmm_pyg.data.split import PARTS, TEST, TRAIN, VAL
 from promptmm_pyg.data.tables import Table, as_table, read_file
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-NumpyArray = np.ndarray[Any, Any]
-Features = Mapping[str, Any]
 
 
 def from_frame(
@@ -43,8 +32,17 @@ def from_frame(
     min_rating: float | None = None,
     weight: str | None = None,
     where: Where | None = None,
+    split_column: str | None = None,
+    val: Any = None,
+    test: Any = None,
     item_features: Features | None = None,
     user_features: Features | None = None,
+    item_table: Any = None,
+    item_columns: Sequence[str] = (),
+    user_table: Any = None,
+    user_columns: Sequence[str] = (),
+    list_separator: str | None = None,
+    drop_columns: Sequence[str] = (),
     item_ids: Ids | None = None,
     user_ids: Ids | None = None,
     without_interactions: Literal['keep', 'drop'] = 'keep',
@@ -72,10 +70,27 @@ def from_frame(
             model uses them. (default: none)
         where: ``{column: value}`` or ``{column: [value, ...]}``: rows with other values
             are left out. Values are compared as text. (default: all rows)
+        split_column: The column of parts of a given split (``train``, ``val`` or
+            ``valid`` or ``validation``, ``test``), stored as ``part`` on the
+            interactions for :func:`~promptmm_pyg.data.split_by_part`. (default: none)
+        val: The interactions for validation, a frame like ``interactions``, which then
+            has those for training; stored likewise. (default: none)
+        test: The interactions for test, likewise. (default: none)
         item_features: ``{modality: table}``: a frame with the column ``item`` (of
             pandas, also with the ids as index) and otherwise numbers, or an array with
             one row for each of ``item_ids``. (default: none)
         user_features: The same for users.
+        item_table: A frame with the column ``item`` and ``item_columns``.
+            (default: ``interactions``, where the first value of an item counts)
+        item_columns: Columns that become a modality each: numbers as they are, lists of
+            numbers as vectors, other values as categories (one column each up to 64,
+            beyond hashed with signs). ``'zip:category'`` names the kind where it is not
+            recognized. (default: none)
+        user_table: The same for users.
+        user_columns: The same for users.
+        list_separator: The character between several categories of one cell.
+            (default: a cell is one category)
+        drop_columns: Columns of feature tables to leave out. (default: none)
         item_ids: All items, in the order in which to number them.
             (default: the sorted ids of interactions and feature frames)
         user_ids: All users, likewise.
@@ -94,13 +109,27 @@ def from_frame(
     """
     check_choice('without_interactions', without_interactions, ('keep', 'drop'))
     check_choice('duplicates', duplicates, DUPLICATES)
-    columns = Columns(user, item, time, rating, weight)
-    table = as_table(interactions, 'interactions', columns.names(where))
-    rows = read_interactions(table, columns, where=where, min_rating=min_rating)
+    columns = Columns(user, item, time, rating, weight, split_column)
+    table = _with_columns(
+        interactions, columns.names(where), item_columns, user_columns
+    )
+    rows = _read_rows(table, columns, where, min_rating, {VAL: val, TEST: test})
+    drop = DroppedColumns(drop_columns)
     keep = without_interactions == 'keep'
-    users = _Side('user', user, rows.users, user_ids, user_features, keep)
-    items = _Side('item', item, rows.items, item_ids, item_features, keep)
-    return build_graph(
+    users = Nodes('user', user, rows.users, user_ids, keep=keep, drop=drop)
+    items = Nodes('item', item, rows.items, item_ids, keep=keep, drop=drop)
+    users.add_features(user_features)
+    items.add_features(item_features)
+    for nodes, own, names in (
+        (users, user_table, user_columns),
+        (items, item_table, item_columns),
+    ):
+        own = table if own is None else as_table(own, f'{nodes.node_type}_table')
+        nodes.add_columns(own, names, list_separator)
+    drop.check()
+    users.align()
+    items.align()
+    data = build_graph(
         np.stack([users.position, items.position]),
         item_features=items.features,
         user_features=users.features,
@@ -110,219 +139,92 @@ def from_frame(
         item_ids=items.ids,
         edge_time=rows.time,
         edge_weight=rows.weight,
+        edge_part=rows.part,
         duplicates=duplicates,
     )
+    data.feature_columns, data.column_encodings = {}, {}
+    users.describe(data)
+    items.describe(data)
+    return data
 
 
-class _Side:
-    """One node type: its ids, and interactions and features by position."""
-
-    def __init__(
-        self,
-        node_type: str,
-        column: str,
-        mentioned: IdColumn,
-        ids: Ids | None,
-        features: Features | None,
-        keep: bool,
-    ) -> None:
-        self.node_type = node_type
-        given = None if ids is None else from_ids(f'{node_type}_ids', ids)
-        tables = {
-            name: self._read(name, column, value, given)
-            for name, value in (features or {}).items()
-        }
-        names = [own for own, _ in tables.values()]
-        if given is None:
-            first, *others = unify(mentioned.values, names)
-            index = sorted_union([first, *(others if keep else [])])
-        else:
-            first, index, *others = unify(mentioned.values, [given, *names])
-        place = positions(first, index)
-        if (place < 0).any():
-            unknown = first[int((place < 0).argmax())].as_py()
-            raise ValueError(
-                f"'{node_type}_ids' must contain every {node_type} of the "
-                f'interactions (got none like {unknown!r})'
-            )
-        self.ids = to_raw_ids(index)
-        self.position = place[mentioned.codes]
-        self.features: dict[str, NumpyArray] = {}
-        self.masks: dict[str, NumpyArray] = {}
-        for own, (name, (_, x)) in zip(others, tables.items(), strict=True):
-            self._align(name, positions(index, own), x)
-
-    def _read(
-        self, name: str, column: str, value: Any, ids: 'pa.Array | None'
-    ) -> tuple['pa.Array', NumpyArray]:
-        """The ids of a feature table and its rows."""
-        what = f"{self.node_type}_features['{name}']"
-        if isinstance(value, np.ndarray):
-            if ids is None or value.ndim != 2 or len(value) != len(ids):
-                expected = 'no ids' if ids is None else f'{len(ids)} ids'
-                raise ValueError(
-                    f'"{what}" is an array, so it must have one row for each of '
-                    f"'{self.node_type}_ids' (got shape {list(value.shape)} and "
-                    f"{expected}). Pass '{self.node_type}_ids', or a frame with the "
-                    f"column '{column}'"
-                )
-            return ids, value
-        if not isinstance(value, Table):
-            value = as_table(_with_id_column(value, column), what)
-        return feature_rows(value, item_column(value, column))
-
-    def _align(self, name: str, row: NumpyArray, x: NumpyArray) -> None:
-        present = row >= 0
-        if not present.any():
-            raise ValueError(
-                f'"{self.node_type}_features[\'{name}\']" must share ids with '
-                f'the interactions (got none in common). Compare how they are written'
-            )
-        # Row -1 stands for no row: whatever is read from it, the mask hides it.
-        aligned = np.asarray(x, dtype=np.float32)[row]
-        present &= ~np.isnan(aligned).all(axis=1)
-        self.features[name] = aligned
-        if not present.all():
-            self.masks[name] = present
+def _with_columns(frame: Any, names: Sequence[str], *columns: Sequence[str]) -> Table:
+    """The table of interactions with columns of users and items, if it has them."""
+    every = [name for group in columns for name in group]
+    every += [parse_column(name)[0] for name in every]
+    return as_table(frame, 'interactions', [*names, *every])
 
 
-def _with_id_column(frame: Any, column: str) -> Any:
-    """The frame, with the index of pandas as its id column if it has no other."""
-    if hasattr(frame, 'reset_index') and column not in getattr(frame, 'columns', ()):
-        return frame.reset_index(names=column)
-    return frame
-
-
-def feature_rows(table: Table, column: str) -> tuple['pa.Array', NumpyArray]:
-    """The ids of a feature table, each once, and its other columns as one matrix.
-
-    Args:
-        table: One row per node: numbers, or one column of lists of one length.
-        column: The column of ids.
-
-    Raises:
-        ValueError: If the column is missing, an id is missing or repeated, or other
-            columns are not numbers.
-    """
-    return unique_ids(table, column), _matrix(table, column)
-
-
-def unique_ids(table: Table, column: str) -> 'pa.Array':
-    """The ids of a table with one row per node.
-
-    Raises:
-        ValueError: If the column is missing, or an id is missing or repeated.
-    """
-    coded = table.ids(column, _ID_OPTION)
-    if len(coded.values) < len(coded.codes):
-        first = np.unique(coded.codes, return_index=True)[1]
-        row = int(np.setdiff1d(np.arange(len(coded.codes)), first)[0])
+def _read_rows(
+    table: Table,
+    columns: Columns,
+    where: Where | None,
+    min_rating: float | None,
+    others: Mapping[int, Any],
+) -> Interactions:
+    """The interactions of one table, or of one table per part."""
+    options: dict[str, Any] = {'where': where, 'min_rating': min_rating}
+    if all(frame is None for frame in others.values()):
+        return read_interactions(table, columns, **options)
+    if columns.part is not None:
         raise ValueError(
-            f'{table.name!r} must contain each id once (got '
-            f'{coded.values[int(coded.codes[row])].as_py()!r} again in '
-            f'{table.at(row)}). Drop or average the repeated rows'
+            f"'split_column' (--split-column) must be left out with 'val' and 'test' "
+            f'(--val-file, --test-file) (got {columns.part!r})'
         )
-    return coded.values.take(coded.codes)
+    parts = {TRAIN: read_interactions(table, columns, **options)}
+    for code, frame in others.items():
+        if frame is not None:
+            other = as_table(frame, PARTS[code], columns.names(where))
+            parts[code] = read_interactions(
+                other, columns, may_be_empty=True, **options
+            )
+    return join_parts(parts)
 
 
-_ID_OPTION = "'item' (--item-column)"
-
-
-def _matrix(table: Table, column: str) -> NumpyArray:
-    """All columns but that of the ids, as numbers."""
-    names = [name for name in table.columns if name != column]
-    if len(names) == 1:
-        lists = _list_rows(table, names[0])
-        if lists is not None:
-            return lists
-    x = np.empty((len(table), len(names)), dtype=np.float32)
-    texts = []
-    for i, name in enumerate(names):
-        try:
-            x[:, i] = table.numbers(name)
-        except ValueError:
-            texts.append(name)
-    if texts or not names:
-        raise ValueError(
-            f"{table.name!r} must have numeric columns only beside '{column}' (got "
-            f'{texts[:10]}). Turn them into numbers, or encode texts with '
-            f"'encode_content' (--text FILE:COLUMN)"
-        )
-    return x
-
-
-def _list_rows(table: Table, name: str) -> NumpyArray | None:
-    """A column of lists as a matrix; ``None`` if it has no lists."""
-    import pyarrow as pa
-
-    cells = table.data.column(name)
-    kind = cells.type
-    if not (
-        pa.types.is_list(kind)
-        or pa.types.is_large_list(kind)
-        or pa.types.is_fixed_size_list(kind)
-    ):
-        return None
-    rows = cells.to_pylist()
-    width = max((len(row) for row in rows if row is not None), default=0)
-    empty = [np.nan] * width  # A missing row.
-    try:
-        return np.array([row or empty for row in rows], dtype=np.float32)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f'{table.name!r} must contain lists of numbers of one length in the '
-            f"column '{name}' (got {error})"
-        ) from error
+_COLUMNS = {name: name for name in ('user', 'item', 'time', 'rating', 'weight')}
+_COLUMNS['part'] = 'split_column'
 
 
 def read_table(
-    path: str | Path,
+    path: str | Path | Any,
     *,
-    user: str = 'user_id',
-    item: str = 'item_id',
-    time: str | None = None,
-    rating: str | None = None,
-    min_rating: float | None = None,
-    weight: str | None = None,
-    where: Where | None = None,
-    features: Mapping[str, str | Path] | None = None,
-    item_ids: Ids | None = None,
-    without_interactions: Literal['keep', 'drop'] = 'keep',
-    duplicates: Duplicates = 'error',
+    val: str | Path | Any = None,
+    test: str | Path | Any = None,
+    features: Mapping[str, Any] | None = None,
+    user_features: Mapping[str, Any] | None = None,
+    item_table: str | Path | Any = None,
+    user_table: str | Path | Any = None,
+    padding_row: bool = False,
     separator: str | None = None,
     encoding: str | None = None,
+    **options: Any,
 ) -> HeteroData:
     """Returns the graph, not split, of a table of interactions on disk.
 
-    Ids in CSV, TSV and TXT are text, exactly as written: ``007`` is not ``7``.
+    Ids in CSV, TSV and TXT are text, exactly as written: ``007`` is not ``7``. Each
+    file may also be a frame.
 
     Args:
         path: A ``.csv``, ``.tsv``, ``.txt`` or ``.jsonl`` file (also with ``.gz`` or
             ``.zst``), or ``.parquet``; one row per interaction.
-        user: The column of user ids. (default: ``'user_id'``)
-        item: The column of item ids, here and in feature tables.
-            (default: ``'item_id'``)
-        time: The column of times: numbers or dates, in a text as in ISO 8601
-            (``2026-03-01 17:30``). (default: no times)
-        rating: As in :func:`~promptmm_pyg.data.from_frame`. (default: none)
-        min_rating: As in :func:`~promptmm_pyg.data.from_frame`.
-            (default: all count)
-        weight: As in :func:`~promptmm_pyg.data.from_frame`. (default: none)
-        where: As in :func:`~promptmm_pyg.data.from_frame`. (default: all rows)
-        features: ``{modality: file}``, relative to the table's folder: a
-            table with the ``item`` column and numbers (or, in Parquet and JSON
-            lines, one column of lists), or an ``.npy`` with one row for
-            each of ``item_ids``. (default: none)
-        item_ids: All items, in the order of the ``.npy`` rows.
-            (default: the sorted ids found)
-        without_interactions: As in :func:`~promptmm_pyg.data.from_frame`.
-            (default: ``'keep'``)
-        duplicates: ``'error'``, ``'first'``, ``'last'`` or ``'sum'``, as in
-            :func:`~promptmm_pyg.data.build_graph`. (default: ``'error'``)
-        separator: The character between the cells of ``path``.
+        val: A file of interactions for validation, as in
+            :func:`~promptmm_pyg.data.from_frame`. (default: none)
+        test: A file of interactions for test. (default: none)
+        features: Item features ``{modality: file}``, relative to the table's folder: a
+            table with the ``item`` column and numbers (or, in Parquet and JSON lines,
+            one column of lists), or an ``.npy`` with one row for each of
+            ``item_ids``. (default: none)
+        user_features: The same for users.
+        item_table: A file with ``item_columns``. (default: ``path``)
+        user_table: A file with ``user_columns``. (default: ``path``)
+        padding_row: Whether the first row of ``.npy`` features is padding, which is
+            left out. (default: ``False``)
+        separator: The character between the cells of the tables of interactions.
             (default: recognized among comma, tab, semicolon and ``|``)
         encoding: The encoding of all texts, such as ``'cp1252'``.
             (default: ``'utf-8'``)
+        **options: Further options of :func:`~promptmm_pyg.data.from_frame`: columns,
+            ``min_rating``, ``where``, ``duplicates`` and others.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -330,36 +232,34 @@ def read_table(
             not fit together. Messages name file and line.
         ImportError: If the packages of the extra ``frames`` are missing.
     """
-    path = Path(path)
-    columns = Columns(user, item, time, rating, weight).names(where)
-    table = read_file(path, columns, separator=separator, encoding=encoding)
-    tables = {
-        name: load_item_features(path.parent / file, encoding)
-        for name, file in (features or {}).items()
-    }
+    chosen = {key: options[name] for key, name in _COLUMNS.items() if name in options}
+    columns = Columns(**chosen).names(options.get('where'))
+    own = [*options.get('item_columns', ()), *options.get('user_columns', ())]
+    own += [parse_column(name)[0] for name in own]
+    base, source = Path(), path
+    if isinstance(path, str | Path):
+        base, source = Path(path).parent, Path(path).name
+
+    def read(file: Any, names: Sequence[str] | None, cells: str | None) -> Any:
+        if not isinstance(file, str | Path):
+            return file
+        return read_file(base / file, names, separator=cells, encoding=encoding)
+
+    def read_features(files: Mapping[str, Any] | None) -> Features:
+        return {
+            name: load_feature_file(base / file, encoding, padding_row)
+            if isinstance(file, str | Path)
+            else file
+            for name, file in (files or {}).items()
+        }
+
     return from_frame(
-        table,
-        user=user,
-        item=item,
-        time=time,
-        rating=rating,
-        min_rating=min_rating,
-        weight=weight,
-        where=where,
-        item_features=tables,
-        item_ids=item_ids,
-        without_interactions=without_interactions,
-        duplicates=duplicates,
+        read(source, [*columns, *own], separator),
+        val=read(val, columns, separator),
+        test=read(test, columns, separator),
+        item_features=read_features(features),
+        user_features=read_features(user_features),
+        item_table=read(item_table, None, None),
+        user_table=read(user_table, None, None),
+        **options,
     )
-
-
-def load_item_features(path: Path, encoding: str | None = None) -> Table | NumpyArray:
-    """Features in an ``.npy`` file, or a table of them.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it is damaged or of another kind.
-    """
-    if path.suffix == '.npy':
-        return load_array(path)
-    return read_file(path, encoding=encoding)

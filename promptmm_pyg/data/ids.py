@@ -165,8 +165,9 @@ def join_columns(
     import pyarrow.compute as pc
 
     arrays = [] if known is None else [known]
-    arrays += [column.values.cast(pa.large_string()) for column in columns]
-    index = pc.unique(pa.chunked_array(arrays, pa.large_string()))
+    arrays += [column.values for column in columns]
+    arrays = unify(arrays[0], arrays[1:])
+    index = pc.unique(pa.chunked_array(arrays, arrays[0].type))
     codes = [positions(column.values, index)[column.codes] for column in columns]
     return index, np.concatenate(codes)
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from promptmm_pyg.data.ids import IdColumn, is_text
+from promptmm_pyg.data.ids import IdColumn, is_text, join_columns
+from promptmm_pyg.data.split import part_codes
 from promptmm_pyg.data.tables import Table, header_text, not_a_number
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Columns(NamedTuple):
     time: str | None = None
     rating: str | None = None
     weight: str | None = None
+    part: str | None = None
 
     def names(self, where: Where | None = None) -> list[str]:
         """All columns to read."""
@@ -54,18 +56,25 @@ def recognize(header: Sequence[str], name: str) -> str | None:
     return next((by_name[x] for x in _USUAL[name] if x in by_name), None)
 
 
-def item_column(table: Table, item: str | None) -> str:
-    """The column of item ids in a table of features, titles or texts: that of the
-    interactions, else one with a usual name.
+def id_column(table: Table, node_type: str, column: str | None) -> str:
+    """The column of user or item ids in a table of features, titles or texts: that of
+    the interactions, else one with a usual name.
     """
-    if item is None or item not in table.header:
-        item = recognize(table.header, 'item') or item or 'item_id'
-    return item
+    if column is None or column not in table.header:
+        column = recognize(table.header, node_type) or column or f'{node_type}_id'
+    return column
+
+
+def item_column(table: Table, item: str | None) -> str:
+    """The column of item ids, as :func:`id_column` finds it."""
+    return id_column(table, 'item', item)
 
 
 def option(name: str) -> str:
     """What names a column, in Python and on the command line."""
-    return f"'{name}' (--{name}-column)"
+    name = 'split_column' if name == 'part' else name
+    flag = name.replace('_', '-') if name.endswith('column') else f'{name}-column'
+    return f"'{name}' (--{flag})"
 
 
 class Interactions(NamedTuple):
@@ -75,6 +84,27 @@ class Interactions(NamedTuple):
     items: IdColumn
     time: NumpyArray | None
     weight: NumpyArray | None
+    part: NumpyArray | None = None
+
+
+def join_parts(parts: Mapping[int, Interactions]) -> Interactions:
+    """The interactions of several tables as those of one.
+
+    Args:
+        parts: The rows of each part of a split by its code.
+    """
+    rows = list(parts.values())
+    users, user_codes = join_columns([x.users for x in rows])
+    items, item_codes = join_columns([x.items for x in rows])
+    times = [x.time for x in rows if x.time is not None]
+    weights = [x.weight for x in rows if x.weight is not None]
+    return Interactions(
+        IdColumn(user_codes, users),
+        IdColumn(item_codes, items),
+        np.concatenate(times) if len(times) == len(rows) else None,
+        np.concatenate(weights) if len(weights) == len(rows) else None,
+        np.repeat([*parts], [len(x.users.codes) for x in rows]),
+    )
 
 
 def read_interactions(
@@ -116,7 +146,19 @@ def read_interactions(
         table.ids(columns.item, option('item')),
         time,
         weight,
+        None if columns.part is None else _parts(table, columns.part),
     )
+
+
+def _parts(table: Table, column: str) -> NumpyArray:
+    """The part of the split that each row belongs to."""
+    coded = IdColumn.encode(table.texts(column))
+    assert coded is not None
+    values = coded.values.to_pylist()
+    if (coded.codes < 0).any():
+        values.append(None)  # At the place -1.
+    name = f"the column '{column}' (--split-column) of {table.name!r}"
+    return part_codes(name, values).numpy()[coded.codes]
 
 
 def select_interactions(

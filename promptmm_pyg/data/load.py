@@ -1,6 +1,7 @@
 """One way in: from a folder or a table on disk to a split."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +18,19 @@ from promptmm_pyg.data.recbole import read_recbole
 from promptmm_pyg.data.recbole_files import find_atomic_files, inter_header, is_atomic
 from promptmm_pyg.data.split import (
     Split,
+    split_by_part,
     split_by_time,
     split_cold_items,
     split_leave_one_out,
     split_per_user,
 )
-from promptmm_pyg.data.tables import header_hint, header_text, read_header
+from promptmm_pyg.data.tables import (
+    Table,
+    as_table,
+    header_hint,
+    header_text,
+    read_header,
+)
 
 Format = Literal['auto', 'diffmm', 'mmssl', 'mmrec', 'recbole']
 
@@ -48,12 +56,18 @@ _SIGNS = {
 SplitMethod = Literal['per-user', 'leave-one-out', 'time', 'cold-items']
 FORMATS = ('auto', 'diffmm', 'mmssl', 'mmrec', 'recbole', 'table')
 # The options that a format has, beside those of all.
-_ALL = ('features', 'duplicates')
+_ALL = ('features', 'duplicates', 'padding_row')
 _ROWS = ('rating', 'min_rating', 'weight', 'where')
 _COLUMNS = ('user', 'item', 'time')
+_NODES = ('item_columns', 'user_columns')
+_TABLES = (
+    *('split_column', 'val', 'test', 'user_features', 'item_table', 'user_table'),
+    *('list_separator', 'drop_columns', 'item_ids', 'user_ids'),
+    *('separator', 'encoding', 'split'),
+)
 _OPTIONS: dict[str, tuple[str, ...]] = {
-    'table': (*_COLUMNS, *_ROWS, 'item_ids', 'separator', 'encoding', 'split'),
-    'recbole': (*_COLUMNS, *_ROWS, 'masks', 'split'),
+    'table': (*_COLUMNS, *_ROWS, *_NODES, *_TABLES),
+    'recbole': (*_COLUMNS, *_ROWS, *_NODES, 'masks', 'split'),
     'mmrec': (*_ROWS, 'masks'),
     'mmssl': ('masks',),
     'diffmm': ('masks',),
@@ -61,6 +75,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 _FLAGS = {
     name: f'{name}-column' for name in ('user', 'item', 'time', 'rating', 'weight')
 }
+_FLAGS |= {'val': 'val-file', 'test': 'test-file'}
 SPLIT_METHODS: dict[str, Callable[..., Split]] = {
     'per-user': split_per_user,
     'leave-one-out': split_leave_one_out,
@@ -141,7 +156,7 @@ def _fits(name: str, path: Path) -> bool:
 
 
 def load_dataset(
-    path: str | Path,
+    path: str | Path | Any,
     format: str = 'auto',  # noqa: A002
     *,
     user: str | None = None,
@@ -151,8 +166,20 @@ def load_dataset(
     min_rating: float | None = None,
     weight: str | None = None,
     where: Where | None = None,
-    features: Mapping[str, str | Path | None] | None = None,
+    split_column: str | None = None,
+    val: str | Path | Any = None,
+    test: str | Path | Any = None,
+    features: Mapping[str, Any] | None = None,
+    user_features: Mapping[str, Any] | None = None,
+    item_table: str | Path | Any = None,
+    item_columns: Sequence[str] | None = None,
+    user_table: str | Path | Any = None,
+    user_columns: Sequence[str] | None = None,
+    list_separator: str | None = None,
+    drop_columns: Sequence[str] | None = None,
+    padding_row: bool = False,
     item_ids: Ids | None = None,
+    user_ids: Ids | None = None,
     masks: Masks = 'zero-rows',
     duplicates: Duplicates = 'error',
     separator: str | None = None,
@@ -171,7 +198,8 @@ def load_dataset(
     text as written, or the integers of Parquet and JSON.
 
     Args:
-        path: A folder or a table.
+        path: A folder or a table. This and other tables may also be frames, as in
+            :func:`~promptmm_pyg.data.from_frame`.
         format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'``, ``'recbole'``, ``'table'``, or
             ``'auto'`` to recognize it. (default: ``'auto'``)
         user: The column of user ids, tables and RecBole. (default: recognized by its
@@ -188,12 +216,32 @@ def load_dataset(
             model uses them. (default: none)
         where: ``{column: value}`` or ``{column: [value, ...]}``: interactions with
             other values are left out. (default: all count)
+        split_column: The column of the parts of a given split: ``train``, ``val`` (or
+            ``valid``, ``validation``) and ``test``, tables only. (default: none)
+        val: A table of interactions for validation; ``path`` then has those for
+            training. (default: none)
+        test: A table of interactions for test, likewise. (default: none)
         features: Item features ``{modality: file}``, relative to the folder; ``.npy``
             with one row per item or, for tables, also a table with the item column.
             For a folder these are added to every ``<modality>_feat.npy`` found, and
             ``None`` as a file leaves a modality out. (default: what the folder has)
+        user_features: User features ``{modality: file}``, likewise; tables only.
+        item_table: A table with the item column and ``item_columns``, tables only.
+            (default: the table of interactions)
+        item_columns: Columns of items that become a modality each, as in
+            :func:`~promptmm_pyg.data.from_frame`; of RecBole, those of the ``.item``
+            file. (default: none; of RecBole, vectors)
+        user_table: A table with the user column and ``user_columns``, tables only.
+            (default: the table of interactions)
+        user_columns: The same for users. (default: none)
+        list_separator: The character between several categories of one cell, tables
+            only. (default: a cell is one category)
+        drop_columns: Columns of feature tables to leave out. (default: none)
+        padding_row: Whether the first row of ``.npy`` features is padding, which is
+            left out. (default: ``False``)
         item_ids: All items in the order of ``.npy`` rows, tables only.
             (default: the sorted ids found)
+        user_ids: The same for users.
         masks: Folders only: ``'zero-rows'`` treats feature rows of zeros as missing,
             ``None`` reads every row as it is. (default: ``'zero-rows'``)
         duplicates: What to do with repeated pairs: ``'error'``, ``'first'``,
@@ -203,7 +251,8 @@ def load_dataset(
             among comma, tab, semicolon and ``|``)
         encoding: The encoding of tables, such as ``'cp1252'``. (default: ``'utf-8'``)
         split: How to hold interactions out of data without a split: ``'per-user'``,
-            ``'leave-one-out'`` (the last ones where there are times, else at random),
+            ``'leave-one-out'`` (the last ones where there are times, else at random
+            with a warning),
             ``'time'``, ``'cold-items'``, or a function from the graph to a
             :class:`Split`. (default: ``'per-user'``)
         val_ratio: Share held out for validation. (default: ``0.1``)
@@ -231,8 +280,20 @@ def load_dataset(
         'min_rating': min_rating,
         'weight': weight,
         'where': where,
+        'split_column': split_column,
+        'val': val,
+        'test': test,
         'features': features,
+        'user_features': user_features,
+        'item_table': item_table,
+        'item_columns': item_columns,
+        'user_table': user_table,
+        'user_columns': user_columns,
+        'list_separator': list_separator,
+        'drop_columns': drop_columns,
+        'padding_row': padding_row or None,
         'item_ids': item_ids,
+        'user_ids': user_ids,
         'masks': masks,
         'duplicates': duplicates,
         'separator': separator,
@@ -240,11 +301,19 @@ def load_dataset(
         'split': split,
     }
     ratios = {'val_ratio': val_ratio, 'test_ratio': test_ratio, 'seed': seed}
-    return read_resolved(resolve(path, format, options, ratios))
+    resolved = resolve(path, format, options, ratios)
+    method = resolved.get('split')
+    if isinstance(method, Mapping) and method.get('by') == 'random':
+        warnings.warn(
+            "split='leave-one-out' without times holds out random interactions, not "
+            "the latest. Name the column of times with 'time'",
+            stacklevel=2,
+        )
+    return read_resolved(resolved)
 
 
 def resolve(
-    path: str | Path,
+    path: str | Path | Any,
     format: str,  # noqa: A002
     options: Mapping[str, Any],
     ratios: Mapping[str, Any],
@@ -262,12 +331,15 @@ def resolve(
         FileNotFoundError: As in :func:`load_dataset`.
         ValueError: If an option does not fit the data, or a column is not recognized.
     """
-    path = Path(path)
     check_choice('format', format, FORMATS)
-    if not path.exists():
-        raise FileNotFoundError(f"'path' must exist (got '{path}')")
-    if format == 'auto':
-        format = 'table' if path.is_file() else detect_format(path)  # noqa: A001
+    if not isinstance(path, str | Path):
+        path, format = as_table(path, 'path'), 'table'  # noqa: A001
+    else:
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"'path' must exist (got '{path}')")
+        if format == 'auto':
+            format = 'table' if path.is_file() else detect_format(path)  # noqa: A001
     known = _OPTIONS[format]
     for name, value in options.items():
         # Every data set has a default for missing rows; only folders use it.
@@ -277,37 +349,43 @@ def resolve(
             flag = _FLAGS.get(name, name.replace('_', '-'))
             raise ValueError(
                 f"'{name}' (--{flag}) must be left out for {what} (got {value!r} for "
-                f"'{path}')"
+                f"'{_name(path)}')"
             )
-    resolved = {'path': path, 'format': format}
+    resolved: dict[str, Any] = {'path': path, 'format': format}
     resolved |= {name: options.get(name) for name in (*known, *_ALL)}
     if 'rating' in known:
-        _resolve_columns(path, format, resolved)
+        _resolve_columns(path, resolved)
     if 'split' in known:
         _resolve_split(path, resolved, ratios)
     return resolved
 
 
-def _resolve_columns(path: Path, format: str, options: dict[str, Any]) -> None:  # noqa: A002
+def _name(path: Path | Table) -> str:
+    return path.name if isinstance(path, Table) else str(path)
+
+
+def _resolve_columns(path: Path | Table, options: dict[str, Any]) -> None:
     """Replaces the columns that are not given by those recognized."""
     if options['rating'] is not None and options['min_rating'] is None:
         raise ValueError(
             f"'rating' (--rating-column) requires 'min_rating' (--min-rating) (got "
             f'{options["rating"]!r} alone)'
         )
-    if format == 'table':
+    if isinstance(path, Table):
+        header = list(path.header)
+    elif options['format'] == 'table':
         header = read_header(path, options['separator'], options['encoding'])
     else:
-        header = inter_header(path, format)
+        header = inter_header(path, options['format'])
     for name in _COLUMNS if 'user' in options else ():
         if options[name] is None:
             options[name] = recognize(header, name)
         if options[name] is None:
             if name != 'time':
                 raise ValueError(
-                    f"'{path}' must have a column of {name} ids with a usual name such "
-                    f"as '{name}_id' (got {header_text(header)}). Name yours with "
-                    f"'{name}' (--{name}-column){header_hint(header)}"
+                    f"'{_name(path)}' must have a column of {name} ids with a usual "
+                    f"name such as '{name}_id' (got {header_text(header)}). Name yours "
+                    f"with '{name}' (--{name}-column){header_hint(header)}"
                 )
             options[name] = ''
     if options['min_rating'] is not None and options['rating'] is None:
@@ -315,17 +393,30 @@ def _resolve_columns(path: Path, format: str, options: dict[str, Any]) -> None: 
         if options['rating'] is None:
             raise ValueError(
                 f"'min_rating' (--min-rating) requires a column of ratings with a "
-                f"usual name such as 'rating' (got {header_text(header)} in '{path}'). "
-                f"Name yours with 'rating' (--rating-column)"
+                f"usual name such as 'rating' (got {header_text(header)} in "
+                f"'{_name(path)}'). Name yours with 'rating' (--rating-column)"
             )
 
 
 def _resolve_split(
-    path: Path, options: dict[str, Any], ratios: Mapping[str, Any]
+    path: Path | Table, options: dict[str, Any], ratios: Mapping[str, Any]
 ) -> None:
-    """Replaces the name of a split by its options; no split where one came."""
+    """Replaces the name of a split by its options; no split where one is given."""
     method = options['split']
-    if options['format'] == 'recbole' and find_atomic_files(path).came_with_split:
+    given = [x for x in ('split_column', 'val', 'test') if options.get(x) is not None]
+    if given:
+        if method is not None:
+            flag = _FLAGS.get(given[0], 'split-column')
+            raise ValueError(
+                f"'split' (--split) must be left out with a given split, "
+                f"'{given[0]}' (--{flag}) (got {method!r})"
+            )
+        return
+    if (
+        isinstance(path, Path)
+        and options['format'] == 'recbole'
+        and find_atomic_files(path).came_with_split
+    ):
         if method is not None:
             raise ValueError(
                 f"'split' (--split) must be left out for '{path}', which came with a "
@@ -358,13 +449,14 @@ def read_resolved(resolved: Mapping[str, Any]) -> Split:
         resolved: Its result; ``item_ids`` may also be the path of a file, one id per
             line.
     """
-    options = dict(resolved)
-    path, name = Path(options.pop('path')), options.pop('format')
+    options = {
+        key: value
+        for key, value in resolved.items()
+        if value is not None or key in ('masks', 'split', 'time')
+    }
+    path, name = options.pop('path'), options.pop('format')
     if 'time' in options:
         options['time'] = options['time'] or None
-    for column in ('rating', 'encoding', 'separator'):
-        if options.get(column) is None:
-            options.pop(column, None)  # The reader's default.
     if name != 'table':
         if name == 'recbole' and options['split'] is not None:
             options['split'] = partial(apply_split, options['split'])
@@ -374,9 +466,11 @@ def read_resolved(resolved: Mapping[str, Any]) -> Split:
 
 
 def apply_split(
-    split: Callable[[HeteroData], Split] | Mapping[str, Any], graph: HeteroData
+    split: Callable[[HeteroData], Split] | Mapping[str, Any] | None, graph: HeteroData
 ) -> Split:
-    """The split of a graph by a function, or by a method and its options."""
+    """The split of a graph by a function, by a method and its options, or as given."""
+    if split is None:
+        return split_by_part(graph)
     if callable(split):
         return split(graph)
     options = {key: value for key, value in split.items() if key != 'method'}

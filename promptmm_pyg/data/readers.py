@@ -6,18 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._utils import check_choice
-from promptmm_pyg.data.build import (
-    DUPLICATES,
-    Duplicates,
-    build_graph,
-    check_size,
-    merge_repeats,
-)
+from promptmm_pyg.data.build import Duplicates, build_graph, check_size
 from promptmm_pyg.data.features import (
     FeaturePaths,
     Masks,
@@ -67,6 +58,7 @@ class _Options(NamedTuple):
     features: FeaturePaths | None
     masks: Masks
     duplicates: Duplicates
+    padding_row: bool
 
 
 def read_diffmm(
@@ -75,6 +67,7 @@ def read_diffmm(
     features: FeaturePaths | None = None,
     masks: Masks = 'zero-rows',
     duplicates: Duplicates = 'error',
+    padding_row: bool = False,
 ) -> Split:
     """Returns the split of a DiffMM folder: ``trnMat.pkl``, ``valMat.pkl`` and
     ``tstMat.pkl`` (scipy matrices, read without running the pickle) and every
@@ -92,6 +85,8 @@ def read_diffmm(
         duplicates: what to do with repeated pairs, as in
             :func:`~promptmm_pyg.data.build_graph`; ``'first'`` keeps a pair in the
             first part that has it (training, validation, test). (default: ``'error'``)
+        padding_row: Whether the first row of features is padding, which is left out.
+            (default: ``False``)
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -100,7 +95,7 @@ def read_diffmm(
     """
     folder = _folder(path)
     files = [_existing(folder / name) for name in _DIFFMM]
-    options = _Options(features, masks, duplicates)
+    options = _Options(features, masks, duplicates, padding_row)
     return _from_matrices(folder, [folder], files, options)
 
 
@@ -110,6 +105,7 @@ def read_mmssl(
     features: FeaturePaths | None = None,
     masks: Masks = 'zero-rows',
     duplicates: Duplicates = 'error',
+    padding_row: bool = False,
 ) -> Split:
     """Returns the split of an MMSSL, LATTICE or PromptMM folder:
     ``train.json``, ``val.json``, ``test.json`` (``{user: [items]}``), or the
@@ -124,6 +120,7 @@ def read_mmssl(
         features: As in :func:`read_diffmm`.
         masks: As in :func:`read_diffmm`.
         duplicates: As in :func:`read_diffmm`.
+        padding_row: As in :func:`read_diffmm`.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -131,7 +128,7 @@ def read_mmssl(
             not fit together.
     """
     folder = _folder(path)
-    options = _Options(features, masks, duplicates)
+    options = _Options(features, masks, duplicates, padding_row)
     places = [place for place in (folder, folder / '5-core') if place.is_dir()]
     for place in places:
         if (place / 'train.json').is_file():
@@ -155,6 +152,7 @@ def read_mmrec(
     features: FeaturePaths | None = None,
     masks: Masks = 'zero-rows',
     duplicates: Duplicates = 'error',
+    padding_row: bool = False,
     min_rating: float | None = None,
     rating: str = 'rating',
     weight: str | None = None,
@@ -173,6 +171,7 @@ def read_mmrec(
         features: As in :func:`read_diffmm`.
         masks: As in :func:`read_diffmm`.
         duplicates: As in :func:`read_diffmm`.
+        padding_row: As in :func:`read_diffmm`.
         min_rating: As in :func:`~promptmm_pyg.data.from_frame`. (default: all count)
         rating: The column of ratings, for ``min_rating``. (default: ``'rating'``)
         weight: As in :func:`~promptmm_pyg.data.from_frame`. (default: none)
@@ -184,7 +183,7 @@ def read_mmrec(
             not fit together.
     """
     folder = _folder(path)
-    options = _Options(features, masks, duplicates)
+    options = _Options(features, masks, duplicates, padding_row)
     pairs = read_inter_file(
         find_inter_file(folder),
         where=where,
@@ -254,7 +253,7 @@ def _build(
     """
     if pairs.edges.size == 0:
         raise ValueError(f"'{folder}' must contain interactions (got none)")
-    arrays = load_features(folder, places, options.features)
+    arrays = load_features(folder, places, options.features, options.padding_row)
     counts = list(shape or (pairs.edges.max(axis=1) + 1).tolist())
     rows = max((len(x) for x in arrays.values()), default=0)
     if shape is None:  # Items without interactions have features.
@@ -268,7 +267,7 @@ def _build(
             raise ValueError(f"'{folder}': {error}") from error
         numbers = [str(i) for i in range(count)]
         ids.append(read_mapping(folder, node_type, count) if mapped else numbers)
-    graph, part = build_graph_of(
+    graph = build_graph_of(
         folder,
         pairs,
         options.duplicates,
@@ -277,13 +276,13 @@ def _build(
         user_ids=ids[0],
         item_ids=ids[1],
     )
-    return split_by_part(graph, part)
+    return split_by_part(graph)
 
 
 def build_graph_of(
     folder: Path, pairs: Pairs, duplicates: Duplicates, **options: Any
-) -> tuple[HeteroData, Tensor]:
-    """The graph of all parts of a data set, and the part of each interaction.
+) -> HeteroData:
+    """The graph of all parts of a data set.
 
     Args:
         folder: The data set, for messages.
@@ -291,20 +290,14 @@ def build_graph_of(
         duplicates: What to do with repeated pairs, also across parts.
         **options: For :func:`~promptmm_pyg.data.build_graph`.
     """
-    check_choice('duplicates', duplicates, DUPLICATES)
-    edges, part = torch.from_numpy(pairs.edges), torch.from_numpy(pairs.part)
-    columns = [None if x is None else torch.from_numpy(x) for x in pairs[2:]]
-    if duplicates != 'error' and edges.size(1):
-        size = int(edges[1].max()) + 1
-        merged = merge_repeats(edges, size, duplicates, *columns)
-        assert not isinstance(merged, int)
-        columns = [merged.time, merged.weight]
-        if merged.rows is not None:
-            edges, part = edges[:, merged.rows], part[merged.rows]
     try:
-        graph = build_graph(
-            edges, edge_time=columns[0], edge_weight=columns[1], **options
+        return build_graph(
+            pairs.edges,
+            edge_time=pairs.time,
+            edge_weight=pairs.weight,
+            edge_part=pairs.part,
+            duplicates=duplicates,
+            **options,
         )
     except ValueError as error:
         raise ValueError(f"'{folder}' does not fit together: {error}") from error
-    return graph, part

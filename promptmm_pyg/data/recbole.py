@@ -15,7 +15,6 @@ from promptmm_pyg.data.features import (
     load_features,
     zero_row_masks,
 )
-from promptmm_pyg.data.frames import unique_ids
 from promptmm_pyg.data.ids import join_columns, to_raw_ids
 from promptmm_pyg.data.interactions import (
     Columns,
@@ -24,9 +23,9 @@ from promptmm_pyg.data.interactions import (
     read_interactions,
 )
 from promptmm_pyg.data.mmrec import Pairs
+from promptmm_pyg.data.nodes import unique_ids
 from promptmm_pyg.data.readers import build_graph_of
 from promptmm_pyg.data.recbole_files import (
-    AtomicFiles,
     Coded,
     code_column,
     find_atomic_files,
@@ -34,6 +33,7 @@ from promptmm_pyg.data.recbole_files import (
     read_atomic,
     read_types,
 )
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.data.split import Split, split_by_part
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def read_recbole(
     features: FeaturePaths | None = None,
     masks: Masks = 'zero-rows',
     duplicates: Duplicates = 'error',
+    padding_row: bool = False,
     user: str = 'user_id',
     item: str = 'item_id',
     time: str | None = 'timestamp',
@@ -75,9 +76,9 @@ def read_recbole(
         path: The folder.
         split: How to split a single ``.inter``, for example
             :func:`~promptmm_pyg.data.split_per_user`. (default: an error)
-        item_columns: Columns of ``.item`` to take.
+        item_columns: Columns of ``.item`` to read.
             (default: every ``float_seq``)
-        user_columns: Columns of ``.user`` to take. (default: none)
+        user_columns: Columns of ``.user`` to read. (default: none)
         min_rating: The least rating that counts as an interaction; others are left
             out. (default: all count)
         where: As in :func:`~promptmm_pyg.data.from_frame`. (default: all rows)
@@ -86,6 +87,7 @@ def read_recbole(
             leaves a modality out. (default: all that is found)
         masks: As in :func:`~promptmm_pyg.data.read_diffmm`, for ``.npy`` files.
         duplicates: As in :func:`~promptmm_pyg.data.read_diffmm`.
+        padding_row: As in :func:`~promptmm_pyg.data.read_diffmm`.
         user: The column of user ids. (default: ``'user_id'``)
         item: The column of item ids. (default: ``'item_id'``)
         time: The column of times, if there is one. (default: ``'timestamp'``)
@@ -116,7 +118,8 @@ def read_recbole(
     items, item_coded = _read_nodes(files.item, item, item_columns)
     for name in [name for name, file in (features or {}).items() if file is None]:
         item_coded.pop(name, None)
-    _add_arrays(files, item_coded, 0 if items is None else len(items), features, masks)
+    arrays = load_features(files.folder, [files.folder], features, padding_row)
+    _add_arrays(item_coded, 0 if items is None else len(items), arrays, masks)
     tables = {
         code: _read_inter(file, columns, where, min_rating, files.came_with_split)
         for code, file in files.inter.items()
@@ -135,7 +138,7 @@ def read_recbole(
     pairs = Pairs(np.stack([users_of, items_of]), part, times, weights)
     user_x, user_masks = _pad(user_coded, len(user_ids))
     item_x, item_masks = _pad(item_coded, len(item_ids))
-    graph, code = build_graph_of(
+    graph = build_graph_of(
         files.folder,
         pairs,
         duplicates,
@@ -146,7 +149,10 @@ def read_recbole(
         user_ids=to_raw_ids(user_ids),
         item_ids=to_raw_ids(item_ids),
     )
-    return split(graph) if split is not None else split_by_part(graph, code)
+    if split is None:
+        return split_by_part(graph)
+    del graph[INTERACTS].part
+    return split(graph)
 
 
 def read_recbole_texts(
@@ -203,13 +209,11 @@ def _read_nodes(
 
 
 def _add_arrays(
-    files: AtomicFiles,
     coded: dict[str, Coded],
     num_rows: int,
-    features: FeaturePaths | None,
+    arrays: dict[str, np.ndarray[Any, Any]],
     masks: Masks,
 ) -> None:
-    arrays = load_features(files.folder, [files.folder], features)
     present = zero_row_masks(arrays, masks)
     for name, x in arrays.items():
         if len(x) != num_rows:

@@ -14,7 +14,8 @@ A graph is a :class:`~torch_geometric.data.HeteroData` with
 * on the graph of a split, its positives as ``edge_label_index`` of ``('user',
   'interacts', 'item')``;
 * where features were read from named columns, their names in ``feature_columns``
-  (``{'item.x_text': ('price', 'size')}``).
+  (``{'item.x_text': ('price', 'size')}``), and where columns were encoded, how, in
+  ``column_encodings``.
 """
 
 import copy
@@ -59,6 +60,17 @@ def feature_columns(
     names = getattr(data, 'feature_columns', {}).get(f'{node_type}.x_{modality}')
     width = data[node_type][f'x_{modality}'].size(-1)
     return names if names is not None and len(names) == width else None
+
+
+def is_encoded(data: HeteroData, node_type: str, modality: str) -> bool:
+    """Whether a modality is one encoded column of a table, such as a category.
+
+    Args:
+        data: A graph with features.
+        node_type: The node type that has the modality.
+        modality: The name of the modality.
+    """
+    return f'{node_type}.x_{modality}' in getattr(data, 'column_encodings', {})
 
 
 def without_raw_ids(data: HeteroData) -> HeteroData:

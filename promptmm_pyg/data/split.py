@@ -1,7 +1,7 @@
 """Training, validation and test graphs: given parts, or interactions held out."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -140,11 +140,11 @@ def _check_part(part: Tensor | None, num_edges: int) -> None:
         )
 
 
-def part_codes(name: str, values: np.ndarray[Any, Any]) -> Tensor:
-    """The labels ``[E]`` of :func:`split_by_part` from names of parts.
+def part_codes(name: str, values: Sequence[Any]) -> Tensor:
+    """The labels ``[N]`` of :func:`split_by_part` for names of parts.
 
     Args:
-        name: The name of the column in messages.
+        name: The column in messages.
         values: ``'train'``, ``'val'`` (``'valid'``, ``'validation'``, ``'dev'``) or
             ``'test'`` in any case, or 0, 1 and 2.
 
@@ -152,17 +152,16 @@ def part_codes(name: str, values: np.ndarray[Any, Any]) -> Tensor:
         ValueError: If a value is something else.
     """
     known = {**_PART_NAMES, **{str(code): code for code in range(len(PARTS))}}
-    distinct, position = np.unique(values.astype(str), return_inverse=True)
-    codes = [known.get(value.strip().casefold(), -1) for value in distinct.tolist()]
-    unknown = [value for value, code in zip(distinct, codes, strict=True) if code < 0]
+    codes = [known.get(str(value).strip().casefold(), -1) for value in values]
+    unknown = [x for x, code in zip(values, codes, strict=True) if code < 0]
     if unknown:
-        shown = ', '.join(f"'{value}'" for value in unknown[:10])
+        shown = ', '.join(repr(x) for x in dict.fromkeys(unknown[:10]))
         more = f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''
         raise ValueError(
             f"{name} must contain 'train', 'val' ('valid', 'validation') and 'test' "
             f'(got {shown}{more}). Rename these values, or leave out their rows'
         )
-    return torch.tensor(codes, dtype=torch.long)[torch.from_numpy(position).view(-1)]
+    return torch.tensor(codes, dtype=torch.long)
 
 
 def shared_pairs(

@@ -16,6 +16,7 @@ from promptmm_pyg.data.schema import (
     REV_INTERACTS,
     USER,
     feature_columns,
+    is_encoded,
     modality_mask_dict,
     modality_x_dict,
 )
@@ -301,7 +302,7 @@ def check_modality(data: HeteroData, node_type: str, modality: str) -> list[Find
         return [('warning', 'has no row that is present', 'Leave the modality out')]
     columns = feature_columns(data, node_type, modality)
     return [
-        *_check_rows(data, node_type, x, present.to(x.device)),
+        *_check_rows(data, node_type, modality, present.to(x.device)),
         *_check_columns(x[present.to(x.device)], columns),
     ]
 
@@ -318,8 +319,11 @@ _FEW_ROWS = 5  # Fewer rows are a row number or padding by chance.
 
 
 def _check_rows(
-    data: HeteroData, node_type: str, x: Tensor, present: Tensor
+    data: HeteroData, node_type: str, modality: str, present: Tensor
 ) -> Iterator[Finding]:
+    if is_encoded(data, node_type, modality):
+        return  # Categories repeat, and zero is a number.
+    x = data[node_type][f'x_{modality}']
     is_zero = ~x.any(dim=-1)
     zeros = present[is_zero[present]]
     is_padded = bool(is_zero[0]) and int(is_zero.sum()) == 1

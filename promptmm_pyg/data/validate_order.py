@@ -18,6 +18,7 @@ from torch_geometric.data import HeteroData
 from promptmm_pyg.data.schema import (
     INTERACTS,
     ITEM,
+    is_encoded,
     modality_mask_dict,
     modality_x_dict,
 )
@@ -95,7 +96,8 @@ def check_order(name: str, data: HeteroData) -> list[Issue]:
 
 def _modalities(data: HeteroData) -> Iterator[tuple[str, Modality]]:
     for modality, x_of in modality_x_dict(data).items():
-        if ITEM in x_of:
+        # Encoded columns were joined by id.
+        if ITEM in x_of and not is_encoded(data, ITEM, modality):
             x = x_of[ITEM].detach().cpu()
             mask = modality_mask_dict(data).get(modality, {}).get(ITEM)
             present = torch.ones(x.size(0)) if mask is None else mask.cpu()

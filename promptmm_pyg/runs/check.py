@@ -42,13 +42,12 @@ def _split_issues(split: Split, method: Any) -> list[Issue]:
         )
         fix = 'Name the column of times (--time-column), if there is one'
         issues.append(Issue('warning', 'split', problem, fix))
-    requested = [options.get(name) for name in ('val_ratio', 'test_ratio')]
-    if options.get('method') not in ('per-user', 'time') or None in requested:
+    if options.get('method') not in ('per-user', 'time'):
         return issues
     shares = held_out(split)
-    differences = [abs(a - b) for a, b in zip(shares[:2], requested, strict=True)]
-    if max(differences) > _TOLERANCE:
-        problem = f'{shares}; requested {requested[0]:.1%} and {requested[1]:.1%}'
+    val, test = options.get('val_ratio', 0.1), options.get('test_ratio', 0.1)
+    if max(abs(shares.val - val), abs(shares.test - test)) > _TOLERANCE:
+        problem = f'{shares}; requested {val:.1%} and {test:.1%}'
         fix = (
             'Users with few interactions have at least one in each part, and at least '
             'one in training: metrics are those of this split'

@@ -111,7 +111,10 @@ def train_run(
             old = Run(where(run.path, 'teacher')).read_config()
             check_resume(config, old, subject='options and data of the run')
         with staged(run.path, 'teacher', resume=resume) as folder:
-            write_json(folder / 'config.json', {**config, 'versions': versions()})
+            write_json(
+                folder / 'config.json',
+                {**config, **_columns(data), 'versions': versions()},
+            )
             how = training_config(config, folder / 'teacher', resume, progress)
             train_teacher(Run(folder), config, data, how, device)
     run.data = data
@@ -393,6 +396,12 @@ def best_epoch(history: History) -> dict[str, Any]:
         'num_epochs': history.num_epochs,
         'validation': record['validation'],
     }
+
+
+def _columns(data: Prepared) -> dict[str, Any]:
+    """How columns of tables became features, so that new items are encoded alike."""
+    names = ('feature_columns', 'column_encodings')
+    return {name: getattr(data.train, name, {}) for name in names}
 
 
 def versions() -> dict[str, str]:

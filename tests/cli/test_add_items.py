@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.cli.add_items import read_new_features
+from promptmm_pyg.cli.add_items import _load, read_new_features
 from promptmm_pyg.serving import Recommender
 
 
@@ -209,7 +210,8 @@ def test_without_a_feature_path_nothing_is_added(tmp_path, fails):
 def test_rows_without_a_feature_are_zeros_behind_a_mask(tmp_path):
     (tmp_path / 'a.csv').write_text('item_id,x,y\n50,1,2\n51,,\n52,0,0\n')
     (tmp_path / 'b.csv').write_text('item_id,z\n50,3\n51,4\n52,5\n')
-    files = {'a': tmp_path / 'a.csv', 'b': tmp_path / 'b.csv'}
-    new = read_new_features(files, None, 'item_id')
+    args = Namespace(item_column='item_id', ids=None, padding_row=False)
+    tables = {name: _load(tmp_path / f'{name}.csv', args) for name in ('a', 'b')}
+    new = read_new_features(tables, None)
     assert new.modality_x['a'].tolist() == [[1, 2], [0, 0], [0, 0]]
     assert new.modality_mask['a'].tolist() == [True, False, False]

@@ -198,7 +198,7 @@ def test_a_frame_without_rows_is_refused():
         (
             {},
             {'item_features': {'t': TEXT.replace(4.0, np.nan)}},
-            r'NaN or infinity in 1 rows',
+            r"gaps in \['q'\] of 1 items",
         ),
     ],
 )

@@ -76,7 +76,8 @@ def test_times_are_recognized_and_used(tmp_path):
     path = write_csv(tmp_path)
     graph = read_table(path, time='timestamp')
     same(load_dataset(path, split='leave-one-out'), split_leave_one_out(graph))
-    without = load_dataset(path, split='leave-one-out', time='')
+    with pytest.warns(UserWarning, match='random interactions, not the latest'):
+        without = load_dataset(path, split='leave-one-out', time='')
     same(without, split_leave_one_out(graph, by='random'))
     assert 'time' not in without.train[INTERACTS]
     with pytest.raises(ValueError, match="'split' must not be 'time' without times"):
