@@ -424,8 +424,8 @@ def placed_embeddings(x_dict: XDict, graph: HeteroData) -> XDict | None:
 
     Args:
         x_dict: The embeddings of a model.
-        graph: A graph with the training interactions as message edges, and features as
-            they were read.
+        graph: The graph of validation, with the training interactions as message edges
+            and features as they were read.
     """
     train = graph[INTERACTS].edge_index.cpu()
     counts = (
@@ -450,6 +450,7 @@ def placed_embeddings(x_dict: XDict, graph: HeteroData) -> XDict | None:
         user_x,
         item_x,
         train,
+        validation=graph[INTERACTS].edge_label_index.cpu(),
         feature_mapper=mapper,
         modality_x=features,
         modality_mask=masks,

@@ -200,17 +200,29 @@ class Recommender:
                 warnings.warn(f'no items can be added later: {error}', stacklevel=2)
         if place_cold:
             reads_features = getattr(model, 'reads_features', False)
-            recommender._place_cold(train, features, masks, not reads_features)
+            validation = getattr(data, 'val', None)
+            if validation is not None:
+                validation = validation[INTERACTS].edge_label_index.cpu()
+            recommender._place_cold(
+                train, validation, features, masks, items=not reads_features
+            )
         return recommender
 
     def _place_cold(
-        self, train: Tensor, features: Features, masks: Features, items: bool
+        self,
+        train: Tensor,
+        validation: Tensor | None,
+        features: Features,
+        masks: Features,
+        *,
+        items: bool,
     ) -> None:
         placement = place_cold(
             self.user_x,
             self.item_x,
             train,
             known=self.seen,
+            validation=validation,
             feature_mapper=self.feature_mapper,
             modality_x=features,
             modality_mask=masks,

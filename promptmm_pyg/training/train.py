@@ -218,10 +218,12 @@ def negative_pool(items: Tensor | None, train: HeteroData) -> Tensor | None:
     with yet is no evidence of dislike, and as a negative it would be pushed behind all
     others.
     """
+    num_items = int(train[ITEM].num_nodes)
     if items is not None:
-        return items
+        every = torch.arange(num_items, device=items.device)
+        return None if torch.equal(items, every) else items
     user, item = train[INTERACTS].edge_index
-    warm = torch.bincount(item, minlength=int(train[ITEM].num_nodes)) > 0
+    warm = torch.bincount(item, minlength=num_items) > 0
     num_warm = int(warm.sum())
     if num_warm == warm.numel() or int(torch.bincount(user).max()) >= num_warm:
         return None

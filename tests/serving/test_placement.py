@@ -1,5 +1,7 @@
 """Users and items without training interactions."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -162,3 +164,71 @@ def test_models_that_read_features_keep_their_new_items(cold):
     recommender = Recommender.from_model(model, cold)
     assert torch.equal(recommender.item_x, get_embeddings(model, cold.train)['item'])
     assert recommender.placed['items_by_features'] == 0
+
+
+def test_scale_and_offset_are_the_best_of_a_naive_search(tables):
+    user_x, item_x, features = tables
+    generator = torch.Generator().manual_seed(3)
+    user_x = torch.randn(40, 3, generator=generator)
+    edges = torch.stack([torch.arange(120) % 40, torch.arange(120) % 12])
+    positives = torch.stack([torch.arange(40), 12 + torch.arange(40) % 3])
+    mapper = FeatureMapper.fit(
+        features,
+        item_x,
+        user_x=user_x,
+        seen=SeenItems.from_edge_index(edges, 40, 15),
+    )
+    options = {'feature_mapper': mapper, 'modality_x': features}
+    raw = place_cold(user_x, item_x, edges, **options)
+    placed = place_cold(user_x, item_x, edges, validation=positives, **options)
+    assert (raw.scale, raw.offset) == (1.0, 0.0)
+    assert placed.offset > 0
+
+    users, mean = user_x.double(), item_x[:12].mean(0).double()
+    direction = torch.linalg.lstsq(users, torch.ones(40, 1).double()).solution[:, 0]
+    direction *= (user_x @ item_x[:12].t()).std()
+    seen = set(map(tuple, edges.t().tolist()))
+
+    def gain(scale, offset):
+        x = item_x.double().clone()
+        x[12:] = mean + scale * (raw.item_x[12:].double() - mean) + offset * direction
+        total = 0.0
+        for user, item in positives.t().tolist():
+            scores = (x @ users[user]).tolist()
+            rank = 1 + sum(
+                scores[other] > scores[item] + 1e-9
+                for other in range(15)
+                if (user, other) not in seen
+            )
+            total += 1 / np.log2(1 + rank)
+        return total
+
+    grid = itertools.product((1.0, 1.5, 2.0, 3.0), (-1, -0.5, 0, 0.5, 1, 1.5, 2, 3))
+    best = max(gain(*setting) for setting in grid)
+    assert gain(placed.scale, placed.offset) == pytest.approx(best, rel=0.01)
+    expected = mean + placed.scale * (raw.item_x[12:].double() - mean)
+    expected += placed.offset * direction
+    torch.testing.assert_close(placed.item_x[12:].double(), expected, rtol=1e-3, atol=0)
+
+
+def test_few_new_positives_choose_nothing(tables, mapper):
+    user_x, item_x, features = tables
+    placed = place_cold(
+        user_x,
+        item_x,
+        TRAIN,
+        validation=torch.tensor([[0, 1], [12, 13]]),
+        feature_mapper=mapper,
+        modality_x=features,
+    )
+    assert (placed.scale, placed.offset) == (1.0, 0.0)
+
+
+def test_validation_raises_new_items_that_everybody_goes_on_to(cold):
+    student = trained_student(cold)
+    recall = []
+    for data in (cold.train, cold):
+        model = Recommender.from_model(student, data)
+        x_dict = {'user': model.user_x, 'item': model.item_x}
+        recall.append(evaluate(x_dict, cold.test, ks=(20,)).metrics['Recall@20'])
+    assert recall[1] > recall[0] + 0.1
