@@ -91,7 +91,7 @@ def build_parser(command: str | None = None) -> Parser:
         if command in (None, name):
             module = import_module(f'promptmm_pyg.cli.{module_name}')
             child.description, child.epilog = module.DESCRIPTION, module.EXAMPLE
-            child.set_defaults(run=module.run)
+            child.set_defaults(run=module.run, command=name)
             module.add_arguments(child)
     parser.set_defaults(run=None)
     return parser
@@ -152,10 +152,10 @@ def _run(args: argparse.Namespace) -> int:
         # Users cannot act on these.
         warnings.filterwarnings('ignore', message='Sparse CSR tensor support')
         warnings.filterwarnings('ignore', message='Sparse invariant checks')
-        if 'torch' in sys.modules:
+        if 'torch' in sys.modules and args.command != 'data':
             from promptmm_pyg.training import tune_allocator
 
-            tune_allocator()
+            tune_allocator()  # 'data check' takes no step, and returns its memory.
         status: int = args.run(args)
     return status
 

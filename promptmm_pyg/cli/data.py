@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from promptmm_pyg.cli.evaluate import format_table
 from promptmm_pyg.cli.parsing import (
     Group,
     UserError,
@@ -210,8 +209,12 @@ def describe(split: Split) -> str:
         [row['name'], f'{row["of"]}s', row['width'], f'{row["missing"]:.1%}']
         for row in _modalities(split)
     ]
+    if not rows:
+        return '\n'.join([*lines, 'no modalities'])
+    from promptmm_pyg.cli.evaluate import format_table
+
     head = ['modality', 'of', 'width', 'missing']
-    return '\n'.join([*lines, format_table(head, rows) if rows else 'no modalities'])
+    return '\n'.join([*lines, format_table(head, rows)])
 
 
 def _read_edges(path: str) -> torch.Tensor:

@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NumpyArray = np.ndarray[Any, Any]
+_MAX_BYTES = 2**31 - 1  # Of the texts of an Arrow array with 32-bit offsets.
 _INTEGER = r'^(0|-?[1-9][0-9]*)$'
 
 
 class IdColumn(NamedTuple):
     """A column of ids."""
 
-    codes: NumpyArray  # [N], int64; -1 where the cell is null
+    codes: NumpyArray  # [N], int32; -1 where the cell is null
     values: 'pa.Array'  # Distinct ids by first mention: int64 or large_string
 
     @classmethod
@@ -34,7 +35,8 @@ class IdColumn(NamedTuple):
             is_whole = pa.types.is_decimal(kind) and kind.scale == 0
             if not (is_text(kind) or is_whole or pa.types.is_null(kind)):
                 return None
-            values = values.cast(pa.large_string())
+            if not pa.types.is_string(kind) or values.nbytes >= _MAX_BYTES:
+                values = values.cast(pa.large_string())
         return _from_dictionary(values.dictionary_encode())
 
     def missing(self) -> NumpyArray:
@@ -44,21 +46,25 @@ class IdColumn(NamedTuple):
             import pyarrow.compute as pc
 
             blank = pc.index(self.values, value='').as_py()
-            empty |= self.codes == (blank if blank >= 0 else len(self.values))
+            if blank >= 0:
+                empty |= self.codes == blank
         return empty
 
 
 def _from_dictionary(values: 'pa.ChunkedArray') -> IdColumn:
+    """The ids of a column whose chunks have one dictionary."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    values = values.unify_dictionaries()
     if values.num_chunks == 0:
-        return IdColumn(np.zeros(0, np.int64), pa.array([], pa.large_string()))
+        return IdColumn(np.zeros(0, np.int32), pa.array([], pa.large_string()))
     distinct = values.chunk(0).dictionary
-    codes = np.concatenate(
-        [pc.fill_null(x.indices.cast(pa.int64()), -1).to_numpy() for x in values.chunks]
-    )
+    codes = np.empty(len(values), np.int32)
+    start = 0
+    for chunk in values.chunks:
+        indices = pc.fill_null(chunk.indices.cast(pa.int32()), -1)
+        codes[start : start + len(indices)] = indices.to_numpy()
+        start += len(indices)
     if pa.types.is_uint64(distinct.type) and (pc.max(distinct).as_py() or 0) >= 2**63:
         distinct = distinct.cast(pa.large_string())
     target = pa.large_string() if is_text(distinct.type) else pa.int64()
@@ -173,13 +179,12 @@ def join_columns(
 
 
 def positions(values: 'pa.Array', index: 'pa.Array') -> NumpyArray:
-    """The place of each id in ``index``, -1 where there is none."""
-    import pyarrow as pa
+    """The place of each id in ``index``, int32, -1 where there is none."""
     import pyarrow.compute as pc
 
     kind = index.type
     places = pc.index_in(values.cast(kind), value_set=index)
-    return pc.fill_null(places.cast(pa.int64()), -1).to_numpy()  # type: ignore[no-any-return]
+    return pc.fill_null(places, -1).to_numpy()  # type: ignore[no-any-return]
 
 
 def to_raw_ids(values: 'pa.Array') -> NumpyArray:

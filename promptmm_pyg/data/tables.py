@@ -138,7 +138,8 @@ class Table:
                 f'{values.type})'
             )
         array: NumpyArray = values.to_numpy()
-        return array.astype(np.float64 if array.dtype.kind == 'f' else np.int64)
+        kind = np.float64 if array.dtype.kind == 'f' else np.int64
+        return array.astype(kind, copy=False)
 
     def _parse(self, column: str, values: 'pa.ChunkedArray') -> 'pa.ChunkedArray':
         import pyarrow as pa
@@ -494,7 +495,7 @@ class _TextTable:
                 ),
                 arrow_csv.ConvertOptions(
                     include_columns=names or self.header[:1],
-                    column_types=dict.fromkeys(self.header, pa.large_string()),
+                    column_types=dict.fromkeys(self.header, pa.string()),
                     strings_can_be_null=False,
                     null_values=[],
                 ),

@@ -64,16 +64,15 @@ def test_an_option_may_not_be_abbreviated(fails):
 
 
 def test_a_message_of_the_library_is_one_line(fails, monkeypatch):
-    def broken(path, **options):
+    def broken(*args):
         raise ValueError('first\n- second')
 
-    monkeypatch.setattr('promptmm_pyg.runs.data.load_dataset', broken)
-    monkeypatch.setattr('promptmm_pyg.cli.data.detect_format', str)
+    monkeypatch.setattr('promptmm_pyg.cli.data.resolve', broken)
     assert fails('data', 'check', '.') == 'promptmm: error: first - second'
 
 
 def test_a_missing_package_is_a_mistake(fails, files, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'pandas', None)
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
     assert 'promptmm_pyg[frames]' in fails('data', 'check', files.table)
 
 
