@@ -38,8 +38,8 @@ def finish_run(run: Run | str | Path) -> str:
         part = next((x for x in ('student', 'teacher') if _is_unfinished(run, x)), None)
         if part is None:
             raise RunError(
-                f"'{run.path}' must have an interrupted training (got none). See "
-                f"'promptmm evaluate {run.path}'"
+                f"'{run.path}' must have an interrupted training with a complete "
+                f"epoch (got none). See 'promptmm evaluate {run.path}'"
             )
         with staged(run.path, part, resume=True) as folder:
             target = Run(folder)

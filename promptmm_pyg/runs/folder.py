@@ -12,11 +12,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from promptmm_pyg._utils import replacing
 from promptmm_pyg.runs.data import RunError
+from promptmm_pyg.training.checkpoint import write_tensors
 from promptmm_pyg.training.loop import CHECKPOINT
 
 LOCK = '.lock'
@@ -180,8 +181,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, atomically."""
     copies = {key: x.detach().cpu().clone() for key, x in tensors.items()}
-    with replacing(path) as temporary:
-        save_file({key: x.contiguous() for key, x in copies.items()}, temporary)
+    write_tensors(path, {key: x.contiguous() for key, x in copies.items()})
 
 
 def load_tensors(path: Path, fix: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,8 +28,25 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, '', tensors)
     metadata = {'format': _FORMAT, 'state': json.dumps(skeleton)}
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(
+    path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Writes a safetensors file atomically.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk.
+    """
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(
+                f"'{path}' cannot be written ({error}). Check the free space of the "
+                f'disk'
+            ) from error
 
 
 def load_state(path: str | Path) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def test_a_search_is_finished_with_the_trials_it_has(trained, copy_of, interrupt
 
 def test_a_run_without_an_interrupted_training_is_a_mistake(distilled, fails):
     message = fails('finish', distilled)
-    assert 'must have an interrupted training (got none)' in message
+    assert 'with a complete epoch (got none)' in message
 
 
 def test_an_epoch_must_be_validated(trained, copy_of, interrupted, fails):

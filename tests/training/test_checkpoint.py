@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from promptmm_pyg.training import load_state, save_state
@@ -82,3 +83,16 @@ def test_errors(tmp_path):
     save_file({'x': torch.ones(1)}, path)
     with pytest.raises(ValueError, match='must be a saved training state'):
         load_state(path)
+
+
+def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):
+    save_state(tmp_path / 'x', {'a': torch.ones(1)})
+
+    def fail(*_, **__):
+        raise SafetensorError('I/O error: No space left on device (os error 28)')
+
+    monkeypatch.setattr('promptmm_pyg.training.checkpoint.save_file', fail)
+    with pytest.raises(OSError, match=r"/x' cannot be written .*No space left"):
+        save_state(tmp_path / 'x', {'a': torch.zeros(1)})
+    assert torch.equal(load_state(tmp_path / 'x')['a'], torch.ones(1))
+    assert [path.name for path in tmp_path.iterdir()] == ['x']
