@@ -111,9 +111,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             split = load_split(config)
         except ValueError as error:
-            if not unread:
-                raise
-            raise UserError('; '.join([*unread, str(error)])) from error
+            return _report_unread(args, config, [*unread, str(error)])
     if args.item_graph is not None:
         split.train[ITEM, 'given', ITEM].edge_index = _read_edges(args.item_graph)
     issues = [_as_issue(message) for message in unread]
@@ -132,6 +130,18 @@ def run(args: argparse.Namespace) -> int:
     if unread:
         return 2
     return 1 if any(issue.level == 'error' for issue in issues) else 0
+
+
+def _report_unread(
+    args: argparse.Namespace, config: Mapping[str, Any], errors: list[str]
+) -> int:
+    """Reports data that are not read; returns 2."""
+    if not args.json:
+        raise UserError('; '.join(errors))
+    issues = [_as_issue(message)._asdict() for message in errors]
+    about = {'path': config['path'], 'format': config['format'], 'issues': issues}
+    print(json.dumps(about, indent=2))
+    return 2
 
 
 def _as_issue(message: str) -> Issue:

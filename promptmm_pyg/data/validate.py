@@ -84,10 +84,18 @@ def check_split(split: Split) -> list[Issue]:
     if in_range(split.train[INTERACTS].edge_index, node_counts(split.train)):
         issues += _check_parts(split) + _check_negatives(split.train)
         issues += _check_times(split)
-    if not any(issue.level == 'error' for issue in issues):
+    if all(_is_comparable(graph, split.train) for graph in split):
         issues += check_other_edges(split) + _check_coverage(split)
+    if not any(issue.level == 'error' for issue in issues):
         issues += check_order('train', split.train)
     return issues
+
+
+def _is_comparable(graph: HeteroData, train: HeteroData) -> bool:
+    """Whether the interactions of a part are among the nodes of training."""
+    counts = node_counts(train)
+    edges = (graph[INTERACTS].edge_index, graph[INTERACTS].edge_label_index)
+    return node_counts(graph) == counts and all(in_range(x, counts) for x in edges)
 
 
 def _check_parts(split: Split) -> list[Issue]:
@@ -272,22 +280,22 @@ def _check_times(split: Split) -> list[Issue]:
         return []
     time = torch.cat([store.edge_label_time for store in parts]).double()
     edges = torch.cat([store.edge_label_index for store in parts], dim=1)
-    now = datetime.datetime.now(datetime.UTC).timestamp()
-    latest = now + _YEAR
+    latest = datetime.datetime.now(datetime.UTC).timestamp() + _YEAR
+    unit = _unit_of(float(time.median()), latest)
     issues = []
 
     def add(chosen: Tensor, what: str, fix: str) -> None:
         first = chosen.nonzero().view(-1)[:1]
         if first.numel():
             pair = pair_name(split.train, *edges[:, first].view(-1))
-            value = f'{float(time[first]):.15g}'
-            problem = f'{int(chosen.sum())} of {time.numel()} times {what} (the first: '
-            problem += f'{value}, {pair})'
+            problem = (
+                f'{int(chosen.sum())} of {time.numel()} times {what} (the first: '
+                f'{_time_text(float(time[first]), unit)}, {pair})'
+            )
             issues.append(Issue('warning', 'interactions: time', problem, fix))
 
     fix = 'Correct them or remove these rows: splits by time use them as they are'
     add(time < 0, 'are negative', fix)
-    unit = _unit_of(float(time.median()), latest)
     if unit is None:
         return issues
     scale = _UNITS[unit]
@@ -305,6 +313,18 @@ def _check_times(split: Split) -> list[Issue]:
     future = (time > latest * scale) & ~other_unit
     add(future, 'are more than a year in the future', fix)
     return issues
+
+
+def _time_text(value: float, unit: str | None) -> str:
+    """A number, and the date that it is."""
+    if unit is None:
+        return f'{value:.15g}'
+    start = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    try:
+        date = start + datetime.timedelta(seconds=value / _UNITS[unit])
+    except OverflowError:
+        return f'{value:.15g}'
+    return f'{value:.15g}, {date.date()}'
 
 
 def _unit_of(value: float, latest: float) -> str | None:

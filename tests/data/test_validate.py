@@ -389,9 +389,9 @@ def test_plausible_times_have_no_warning():
         ([SECONDS * 1000] * 3, '3 of 40 times are in milliseconds since 1970 where'),
         ([SECONDS * 10**9], '1 of 40 times are in nanoseconds since 1970 where most'),
         ([SECONDS * 1000] * 39, '1 of 40 times are in seconds since 1970 where most'),
-        ([0, 0], '2 of 40 times are 0 among seconds since 1970 (the first: 0, '),
+        ([0, 0], '2 of 40 times are 0 among seconds since 1970 (the first: 0, 1970-'),
         ([4_000_000_000], '1 of 40 times are more than a year in the future'),
-        ([-5], "1 of 40 times are negative (the first: -5, user 'u0', item 0)"),
+        ([-5], "1 of 40 times are negative (the first: -5, 1969-12-31, user 'u0'"),
     ],
 )
 def test_implausible_times_have_a_warning(times, problem):
