@@ -35,7 +35,7 @@ class Dataset:
 
     name: str
     load: Params = field(default_factory=dict)
-    """Arguments of ``load_dataset``."""
+    """Arguments of ``load_dataset``; ``file`` is a table in the folder."""
     synthetic: Params | None = None
     """Arguments of ``make_synthetic_dataset``, for data that need no files."""
     prompt_channels: int = 32
@@ -65,7 +65,8 @@ class Dataset:
                 f"'data' must be the folder of {self.name!r} (got none). Name it with "
                 f'--data'
             )
-        return load_dataset(self.folder, **self.load)
+        options = dict(self.load)
+        return load_dataset(self.folder / options.pop('file', ''), **options)
 
     def read_graph(self) -> HeteroData:
         """The synthetic graph before it is split."""

@@ -361,7 +361,8 @@ def _add_column_options(group: Group) -> None:
     add_flags(
         group,
         """
---item-ids FILE  raw ids of all items, one per line, in the order of .npy rows
+--item-ids FILE  raw ids of all items in the order of .npy rows: one per line, or a
+  table with their column
 --user-ids FILE  raw ids of all users, likewise""",
     )
 

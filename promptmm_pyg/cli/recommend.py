@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from promptmm_pyg.cli.evaluate import format_table
 from promptmm_pyg.cli.lists import (
     MEMORY,
@@ -248,11 +250,25 @@ def _read_request(args: argparse.Namespace, recommender: Recommender) -> _Reques
         keys = list(pairs['candidates'])
     if not keys:
         raise UserError(f"there are no users in '{args.users_file or args.candidates}'")
+    _note_average(keys, recommender)
     if args.candidates is not None:
         empty = sum(key not in pairs['candidates'] for key in keys)
         if empty:
             log(f'warning: --candidates: {empty} of {len(keys)} users have none')
     return _Request(keys, None, pairs)
+
+
+def _note_average(keys: list[Any], recommender: Recommender) -> None:
+    """Names users whose list is not theirs."""
+    rows = torch.as_tensor(recommender.users.rows('users', keys))
+    empty = recommender.seen.num_seen[rows] == 0
+    if int(empty.sum()) > 0 and bool(recommender.seen.col.numel()):
+        first = keys[int(empty.nonzero()[0])]
+        log(
+            f'note: {int(empty.sum())} of {len(keys)} users have no known interactions '
+            f'(the first: {first!r}): they get the list of the average user, in which '
+            f'popular items lead'
+        )
 
 
 def _read_histories(args: argparse.Namespace, recommender: Recommender) -> _Request:

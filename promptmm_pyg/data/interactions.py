@@ -1,13 +1,21 @@
 """Interactions in a table: rows by rating and by value, ids, times and weights."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from promptmm_pyg.data.ids import IdColumn, is_text, join_columns
 from promptmm_pyg.data.split import part_codes
-from promptmm_pyg.data.tables import Table, header_text, not_a_number
+from promptmm_pyg.data.tables import (
+    Table,
+    header_text,
+    is_table_name,
+    not_a_number,
+    read_file,
+    read_header,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,6 +76,44 @@ def id_column(table: Table, node_type: str, column: str | None) -> str:
 def item_column(table: Table, item: str | None) -> str:
     """The column of item ids, as :func:`id_column` finds it."""
     return id_column(table, 'item', item)
+
+
+def read_id_order(
+    path: Path,
+    node_type: str,
+    column: str | None,
+    *,
+    separator: str | None = None,
+    encoding: str | None = None,
+) -> list[Any]:
+    """All ids in the order of a file: a table with their column, or a text with one id
+    per line.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is not text in the encoding, or its table is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"'{node_type}_ids' (--{node_type}-ids) must be a file of ids, one per "
+            f"line, or a table with their column (got '{path}')"
+        )
+    if is_table_name(path):
+        header = read_header(path, separator, encoding)
+        name = column if column in header else recognize(header, node_type)
+        if name is not None:
+            table = read_file(path, [name], separator=separator, encoding=encoding)
+            coded = table.ids(name)
+            return list(coded.values.take(coded.codes).to_pylist())
+    try:
+        text = path.read_bytes().decode(encoding or 'utf-8-sig')
+    except (UnicodeError, LookupError) as error:
+        raise ValueError(
+            f"'{path}' must be text in {encoding or 'UTF-8'} (got {error}). Name its "
+            f"encoding with 'encoding' (--encoding), or write it in UTF-8"
+        ) from error
+    lines = (line.removesuffix('\r') for line in text.split('\n'))
+    return [line for line in lines if line]
 
 
 def option(name: str) -> str:

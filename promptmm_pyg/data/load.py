@@ -12,7 +12,7 @@ from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.build import Duplicates, Ids
 from promptmm_pyg.data.features import FeaturePaths, Masks
 from promptmm_pyg.data.frames import read_table
-from promptmm_pyg.data.interactions import Where, recognize
+from promptmm_pyg.data.interactions import Where, read_id_order, recognize
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
 from promptmm_pyg.data.recbole import read_recbole
 from promptmm_pyg.data.recbole_files import find_atomic_files, inter_header, is_atomic
@@ -178,8 +178,8 @@ def load_dataset(
     list_separator: str | None = None,
     drop_columns: Sequence[str] | None = None,
     padding_row: bool = False,
-    item_ids: Ids | None = None,
-    user_ids: Ids | None = None,
+    item_ids: Ids | str | Path | None = None,
+    user_ids: Ids | str | Path | None = None,
     masks: Masks = 'zero-rows',
     duplicates: Duplicates = 'error',
     separator: str | None = None,
@@ -239,7 +239,8 @@ def load_dataset(
         drop_columns: Columns of feature tables to leave out. (default: none)
         padding_row: Whether the first row of ``.npy`` features is padding, which is
             left out. (default: ``False``)
-        item_ids: All items in the order of ``.npy`` rows, tables only.
+        item_ids: All items in the order of ``.npy`` rows: ids, or a file with one per
+            line or a table with their column; tables only.
             (default: the sorted ids found)
         user_ids: The same for users.
         masks: Folders only: ``'zero-rows'`` treats feature rows of zeros as missing,
@@ -446,8 +447,7 @@ def read_resolved(resolved: Mapping[str, Any]) -> Split:
     """Reads the data that :func:`resolve` described.
 
     Args:
-        resolved: Its result; ``item_ids`` may also be the path of a file, one id per
-            line.
+        resolved: Its result.
     """
     options = {
         key: value
@@ -462,7 +462,21 @@ def read_resolved(resolved: Mapping[str, Any]) -> Split:
             options['split'] = partial(apply_split, options['split'])
         return _READERS[name](path, **options)
     split = options.pop('split')
+    for name, node_type in (('item_ids', 'item'), ('user_ids', 'user')):
+        if isinstance(options.get(name), str | Path):
+            options[name] = read_id_order(
+                _beside(path, options[name]),
+                node_type,
+                options[node_type],
+                separator=options.get('separator'),
+                encoding=options.get('encoding'),
+            )
     return apply_split(split, read_table(path, **options))
+
+
+def _beside(path: Any, file: str | Path) -> Path:
+    """A file relative to the folder of a table."""
+    return Path(path).parent / file if isinstance(path, str | Path) else Path(file)
 
 
 def apply_split(

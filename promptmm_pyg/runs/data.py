@@ -123,9 +123,6 @@ def _load(config: Mapping[str, Any]) -> Split:
     options = {key: value for key, value in config.items() if key != 'content'}
     for name in ('user', 'item', 'split') if config['format'] == 'table' else ():
         _ = config[name]  # Nothing of a damaged configuration is guessed.
-    for name in ('item_ids', 'user_ids'):
-        if options.get(name) is not None:
-            options[name] = read_ids(options[name], options['encoding'])
     return read_resolved(options)
 
 

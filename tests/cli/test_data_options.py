@@ -138,7 +138,7 @@ def test_masks_can_be_turned_off(files):
         (['{table}', '--text', 'no/texts'], 'folder that does not exist'),
         (['{table}', '--features', 'text={titles}'], "(got ['title'])"),
         (['{table}', '--item-graph', '{table}'], 'Objects are never loaded'),
-        (['{table}', '--item-ids', '/'], "no file '/' of ids"),
+        (['{table}', '--item-ids', '/'], "(got '/')"),
     ],
 )
 def test_what_does_not_fit_is_a_mistake(

@@ -165,3 +165,20 @@ def test_tiktok_needs_no_argument():
     data = load_dataset(Path(os.environ['PROMPTMM_DATA']) / 'tiktok')
     assert data.train['user'].num_nodes == 9308
     assert set(modality_x_dict(data.train)) == {'audio', 'image'}
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('ids.txt', 'b\n007\na\n'),
+        ('ids.csv', 'b\r\n007\r\na\r\n'),
+        ('items.csv', 'title,item_id\nB,b\nSeven,007\nA,a\n'),
+        ('items.jsonl', '{"item": "b"}\n{"item": "007"}\n{"item": "a"}\n'),
+    ],
+)
+def test_the_order_of_items_is_that_of_a_file(tmp_path, name, text):
+    rows = [f'u{n},{item}' for n in range(12) for item in ('a', 'b')]
+    (tmp_path / 'clicks.csv').write_text('user,item\n' + '\n'.join(rows))
+    (tmp_path / name).write_text(text, newline='')
+    data = load_dataset(tmp_path / 'clicks.csv', item_ids=name)
+    assert data.train['item'].raw_id.tolist() == ['b', '007', 'a']
