@@ -1,4 +1,4 @@
-"""The documentation: it builds, says everything, and what it shows is so."""
+"""The documentation builds, is complete, and its code prints its output."""
 
 import inspect
 import os
@@ -38,7 +38,7 @@ NUMBER = re.compile(r'[-+]?\d+\.\d+')
 
 
 class Block(NamedTuple):
-    """A fenced block of a page, and what the page says that it prints."""
+    """A fenced block of a page, and its output on the page."""
 
     kind: str
     code: str
@@ -92,7 +92,7 @@ def test_there_are_five_tutorials():
 
 @pytest.mark.parametrize('path', TUTORIALS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings('ignore::UserWarning')
-def test_a_tutorial_prints_what_it_says(path, monkeypatch, tmp_path):
+def test_a_tutorial_prints_its_output(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {'__name__': '__main__'}
     shown = 0
@@ -152,7 +152,7 @@ def site(tmp_path_factory):
         capture_output=True,
         text=True,
         timeout=900,
-        # Any address that the build asked for would be refused.
+        # The build must not use the network.
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'https_proxy': 'http://0.0.0.0:9'},
     )
     assert done.returncode == 0, done.stderr
@@ -190,7 +190,7 @@ def test_every_public_name_is_described(package):
             assert (value.__doc__ or '').strip(), name
 
 
-def test_commands_say_what_they_say_when_asked(site):
+def test_the_page_of_commands_has_their_help(site):
     page = (site / 'api' / 'commands.html').read_text()
     for command in ('train', 'distill', 'evaluate', 'recommend', 'data check'):
         assert f'usage: promptmm {command}' in page
@@ -235,7 +235,7 @@ def test_what_a_page_names_exists(path):
 
 
 @pytest.mark.parametrize('path', DECISIONS, ids=lambda path: path.stem)
-def test_a_decision_says_what_it_has_to(path):
+def test_a_decision_has_its_five_parts(path):
     text = path.read_text()
     parts = re.findall(r'^\*\*(\w+)\.\*\*', text, re.MULTILINE)
     assert parts == ['Decision', 'Why', 'Rejected', 'Consequence', 'Where']

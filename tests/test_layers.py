@@ -193,7 +193,7 @@ def test_the_light_layers_load_neither_pyg_nor_pandas():
     assert out.stdout.strip() == '[]'
 
 
-def test_the_table_does_not_go_round_in_circles():
+def test_the_table_has_no_cycles():
     graph = {
         layer: {target.split('.')[0] for target in may.layers | may.deferred_layers}
         - {NAME}

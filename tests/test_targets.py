@@ -23,7 +23,7 @@ def test_an_output_needs_no_prompt():
     assert TeacherOutput({}, {}).prompt_dict == {}
 
 
-def test_from_output_cuts_every_gradient_and_keeps_the_values():
+def test_from_output_detaches_and_copies_the_values():
     output = TableTeacher().eval()()
     targets = SoftTargets.from_output(output)
 
@@ -36,7 +36,7 @@ def test_from_output_cuts_every_gradient_and_keeps_the_values():
     )
 
 
-def test_an_output_keeps_its_gradients():
+def test_an_output_has_gradients():
     output = TableTeacher()()
     SoftTargets.from_output(output)
     assert output.x_dict['item'].requires_grad
@@ -57,7 +57,7 @@ def test_dropout_does_not_reach_the_targets():
     )
 
 
-def test_the_teacher_is_asked_once_with_the_arguments_given():
+def test_the_teacher_is_called_once_with_the_given_arguments():
     teacher = TableTeacher()
     targets = soft_targets(teacher, 2.0, shift=3.0)
     assert teacher.calls == 1
@@ -101,7 +101,7 @@ def test_evaluating_reaches_every_part():
         assert not teacher.drop.training
 
 
-def test_a_teacher_needs_to_return_its_output():
+def test_a_teacher_must_return_its_output():
     with pytest.raises(TypeError, match=r"'teacher' must .* \(got 'Tensor'\). Wrap"):
         soft_targets(torch.nn.Identity(), torch.ones(1))
 

@@ -1,4 +1,4 @@
-"""Soft targets that were saved say what the teacher said."""
+"""Soft targets on disk."""
 
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def test_loading_maps_the_file_and_writing_leaves_it_as_it_is(saved):
     path, targets, train, _ = saved
     loaded = load_targets(path, train)
     maps = Path('/proc/self/maps')
-    if maps.is_file():  # Linux says what is mapped.
+    if maps.is_file():  # Linux only.
         assert str(path) in maps.read_text()
     loaded.x_dict['user'].zero_()
     again = load_targets(path, train)
@@ -123,7 +123,7 @@ def test_targets_without_modalities_are_saved_too(saved):
     assert load_targets(path, train).modality_x_dict == {}
 
 
-def test_targets_of_other_data_are_refused(saved):
+def test_targets_of_other_data_are_an_error(saved):
     path, _, train, _ = saved
     other = split_per_user(make_synthetic_dataset(60, 40, 4, seed=1)).train
     with pytest.raises(
@@ -143,20 +143,20 @@ def test_targets_that_do_not_fit_the_data_are_not_saved(saved):
         save_targets(path, short, train)
 
 
-def test_a_missing_file_says_so(saved):
+def test_a_missing_file_is_an_error(saved):
     _, _, train, _ = saved
     with pytest.raises(FileNotFoundError, match="'path' must be saved targets"):
         load_targets('nowhere', train)
 
 
-def test_a_truncated_file_is_refused(saved):
+def test_a_truncated_file_is_an_error(saved):
     path, _, train, _ = saved
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match='truncated or no safetensors file'):
         load_targets(path, train)
 
 
-def test_a_file_of_another_kind_is_refused(saved):
+def test_a_file_of_another_format_is_an_error(saved):
     path, _, train, _ = saved
     save_file({'a': torch.zeros(1)}, path)
     with pytest.raises(ValueError, match='of format None'):

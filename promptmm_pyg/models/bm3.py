@@ -122,10 +122,6 @@ class BM3(ContentRecommender):
 
         All are averaged over the batch. Negatives are not used.
 
-        Args:
-            output: The output of the last call.
-            batch: User, positive and negative items ``[B]``.
-
         Raises:
             RuntimeError: If the model was never called.
         """

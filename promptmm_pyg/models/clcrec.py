@@ -120,10 +120,6 @@ class CLCRec(ContentRecommender):
           training) contents;
         * ``content_id``: from the content of a positive to its id;
         * ``l2``: half the squared norm of the id rows of an example, averaged.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
         """
         user, positive, negative = batch
         id_dict = self.embeddings()

@@ -142,10 +142,6 @@ class FREEDOM(ContentRecommender):
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch: ``bpr`` and ``l2`` of the final embeddings, and
         ``modality_bpr`` of the modalities' vectors, averaged over modalities.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
         """
         views = output.modality_x_dict.values()
         losses = [self.bpr(x_dict, batch) for x_dict in views]

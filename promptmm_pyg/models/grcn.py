@@ -111,7 +111,6 @@ class GRCN(ContentRecommender):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         super().reset_parameters()
         torch.nn.init.ones_(self.user_confidence)
         torch.nn.init.ones_(self.item_confidence)

@@ -108,7 +108,6 @@ class LATTICE(ContentRecommender):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         super().reset_parameters()
         torch.nn.init.zeros_(self.modality_logits)
         self.refresh()

@@ -142,10 +142,6 @@ class MGCN(ContentRecommender):
         r"""``bpr``, ``l2`` and ``contrast`` of one batch: InfoNCE in both directions
         between behavior and the mean of :math:`\mathbf{c}^m`, over the distinct users
         of the batch, plus that over its distinct positives.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
         """
 
         def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:

@@ -126,12 +126,7 @@ class MMSSL(ContentRecommender):
         return self.modality_weight * l2_normalize(views).sum(dim=0)
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr``, ``l2`` and ``contrast`` of one batch.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
-        """
+        """``bpr``, ``l2`` and ``contrast`` of one batch."""
         index = batch.user.unique()
         views = torch.stack(
             [output.modality_x_dict[m][self.user][index] for m in self.modalities]

@@ -165,12 +165,7 @@ class PGL(ContentRecommender):
         return Bipartite(subgraph, subgraph.t())
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr``, ``l2`` and ``contrast`` of one batch; the masks are drawn here.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
-        """
+        """``bpr``, ``l2`` and ``contrast`` of one batch; the masks are drawn here."""
 
         def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
             x = output.x_dict[key][nodes]

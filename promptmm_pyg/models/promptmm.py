@@ -178,7 +178,6 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         )
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         self.embeddings.reset_parameters()
         for name in self.prompt_names:
             self.get_prompt(name).reset_parameters()
@@ -228,10 +227,6 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         ``prompt_bpr`` of the prompts; ``modality_bpr``, averaged over modalities;
         ``modality_l2``, half the mean squared norm of the modality vectors. The losses
         of a prompt or of modalities are zero for a model without.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
         """
         views = list(output.modality_x_dict.values())
         norms = [

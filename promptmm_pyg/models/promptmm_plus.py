@@ -205,7 +205,6 @@ class PromptMMPlus(GraphRecommender):
         return self.teacher.prompt_enabled
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         self.teacher.reset_parameters()
 
     def forward(
@@ -287,10 +286,6 @@ class PromptMMPlus(GraphRecommender):
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch: those of :meth:`PromptMM.losses`, and ``alignment``,
         zero if it is disabled.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
         """
         return {
             **self.teacher.losses(output, batch),

@@ -142,10 +142,6 @@ class SLMRec(ContentRecommender):
         ``alignment``, each the mean over the distinct users of the batch plus that over
         its distinct positives.
 
-        Args:
-            output: The output of the last call.
-            batch: User, positive and negative items ``[B]``.
-
         Raises:
             RuntimeError: If the model was never called.
         """

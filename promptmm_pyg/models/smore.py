@@ -146,12 +146,7 @@ class SMORE(ContentRecommender):
         return torch.stack(views).sum(dim=0) / (len(views) + 1)
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr``, ``l2`` and ``contrast`` of one batch.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
-        """
+        """``bpr``, ``l2`` and ``contrast`` of one batch."""
 
         def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
             parts = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]

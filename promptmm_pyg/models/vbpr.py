@@ -76,7 +76,6 @@ class VBPR(ContentRecommender):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         super().reset_parameters()
         torch.nn.init.zeros_(self.item_bias)
 
@@ -102,10 +101,6 @@ class VBPR(ContentRecommender):
         of an example (:math:`\boldsymbol{\gamma}, \boldsymbol{\theta}, \beta`),
         averaged over the batch; ``projection_l2``, half the mean squared row of
         :math:`[\mathbf{E}_m; \boldsymbol{\beta}_m]`, averaged over modalities.
-
-        Args:
-            output: The output of the model.
-            batch: User, positive and negative items ``[B]``.
         """
         id_dict = self.embeddings()
         user_rows = (

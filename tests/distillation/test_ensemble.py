@@ -121,7 +121,7 @@ def test_modality_vectors_are_carried_under_both_names():
         assert torch.equal(kept['item'], target.modality_x_dict['text']['item'])
 
 
-def test_the_best_items_are_ranked_anew_without_training_items():
+def test_the_best_items_are_ranked_without_training_items():
     teachers, train = make_teachers(), make_graph()
     teachers['wide'] = teachers['wide']._replace(
         top=topk_targets(teachers['wide'], train, 4)

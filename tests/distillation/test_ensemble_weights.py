@@ -154,7 +154,7 @@ def test_what_is_far_down_every_list_does_not_matter():
     assert result == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_minimum_is_found_where_steps_may_go_much_too_far():
+def test_the_minimum_is_reached_where_full_steps_overshoot():
     # Each teacher points at one item of fifty, mostly the right one; both are wrong
     # about user 8. Once the softmax is decided, nothing curves.
     users = torch.arange(10)
@@ -174,7 +174,7 @@ def test_the_minimum_is_found_where_steps_may_go_much_too_far():
     assert weights == pytest.approx(other_solver(targets, train, val), abs=1e-4)
 
 
-def test_nearly_all_weight_goes_to_the_teacher_that_knows():
+def test_nearly_all_weight_goes_to_the_informative_teacher():
     tables, (train, val) = make_world()
     weights = fit_ensemble_weights(as_targets(tables[2], tables[0]), train, val)
     assert weights['b'] > 0.9

@@ -35,12 +35,12 @@ def test_at_its_own_width_or_above_it_is_the_teacher(width):
     assert torch.equal(out['item'], x_dict['item'])
 
 
-def test_fewer_nodes_than_the_width_asked_for():
+def test_fewer_nodes_than_the_width():
     x_dict = {'user': make_tables()['user'][:2], 'item': make_tables()['item']}
     torch.testing.assert_close(scores(truncate_embeddings(x_dict, 4)), scores(x_dict))
 
 
-def test_keeps_the_type_and_leaves_the_input_alone():
+def test_the_type_is_that_of_the_input_which_is_unchanged():
     x_dict = make_tables(torch.float)
     before = {key: x.clone() for key, x in x_dict.items()}
     assert truncate_embeddings(x_dict, 2)['item'].dtype == torch.float

@@ -174,7 +174,7 @@ def test_is_the_sequential_procedure():
         assert (holm(p) <= alpha).nonzero().view(-1).tolist() == sorted(rejected)
 
 
-def test_takes_tensors_of_any_precision_and_leaves_them():
+def test_tensors_of_any_precision_are_accepted_and_unchanged():
     p = torch.tensor([0.5, 0.125])
     assert holm(p).tolist() == [0.5, 0.25]
     assert p.tolist() == [0.5, 0.125]

@@ -134,7 +134,7 @@ def test_shifting_all_scores_changes_nothing(problem):
             torch.testing.assert_close(got[key], value)
 
 
-def test_padding_never_counts_as_the_last_item_of_the_row_before():
+def test_padding_is_never_the_last_item_of_the_row_before():
     # Row 1 is all padding; -1 in it is the flat number of (row 0, last item).
     item_index = torch.tensor([[0, 1], [-1, -1]])
     row, item = torch.tensor([0, 1]), torch.tensor([2, 0])
@@ -257,7 +257,7 @@ def test_a_bound_on_memory_leaves_the_metrics_alone(problem):
     assert bounded.metrics == expected.metrics
 
 
-def test_a_bound_that_cannot_be_kept_is_refused(problem):
+def test_a_memory_limit_that_is_too_small_is_an_error(problem):
     seen, held_out, x_dict, scores = problem
     data = make_graph(seen, held_out)
     with pytest.raises(ValueError, match=r"'memory_limit' must be at least \d+ bytes"):

@@ -109,7 +109,7 @@ def test_the_mask_equals_a_naive_loop():
                 assert not counts
                 continue
             if from_top and item == 0 and -1 in top[user].tolist():
-                continue  # Item 0 or padding: cannot be told apart here.
+                continue  # Item 0 or padding.
             expected = (user, item) not in known and item not in counted
             assert counts == expected
             counted |= {item} if counts else set()
@@ -142,7 +142,7 @@ def test_a_repeated_candidate_counts_at_its_first_place():
     assert lists.mask[0, :41].tolist() == [True, True] + [False] * 39
 
 
-def test_every_list_keeps_a_negative():
+def test_every_list_has_a_negative():
     for seed in range(20):
         lists = make_mixed(seed, num_uniform=1)[-1]
         assert (lists.mask & ~lists.target_mask).any(dim=1).all()
@@ -199,7 +199,7 @@ def test_columns_come_from_their_sources():
         assert (known | (drawn == 0)).all()
 
 
-def test_all_favorites_are_taken_when_as_many_are_asked_for():
+def test_all_top_items_are_drawn_with_as_many_draws():
     sampler, users, positives, g = make_batch()
     top = make_top(1).abs()
     lists = mixed_candidates(

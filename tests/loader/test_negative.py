@@ -21,7 +21,7 @@ def draw(sampler, users, num_negatives=None, seed=0):
     return sampler.sample(torch.tensor(users), num_negatives, g)
 
 
-def test_never_a_positive_and_every_other_item():
+def test_negatives_are_never_positives_and_include_every_other_item():
     edges = make_edges()
     sampler = ExactNegativeSampler(edges, num_users=20, num_items=30)
     draws = draw(sampler, range(20), 2000)
@@ -30,7 +30,7 @@ def test_never_a_positive_and_every_other_item():
         assert set(draws[user].tolist()) == set(range(30)) - seen
 
 
-def test_uniform_over_what_is_left():
+def test_negatives_are_uniform():
     # User 1 has seen 0, 3, 4 and 9 of ten items.
     edges = torch.tensor([[1, 1, 1, 1, 0], [9, 0, 4, 3, 5]])
     sampler = ExactNegativeSampler(edges, num_users=2, num_items=10)
@@ -141,7 +141,7 @@ def test_a_user_who_has_seen_everything_is_named():
         draw(sampler, [0, 1])
 
 
-def test_other_users_may_be_asked_for_when_one_has_seen_everything():
+def test_other_users_are_sampled_if_one_has_all_items():
     edges = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 2]])
     sampler = ExactNegativeSampler(edges, num_users=2, num_items=3)
     assert draw(sampler, [0] * 100).unique().tolist() == [1, 2]

@@ -119,7 +119,7 @@ def naive_nodes(seeds, num_hops):
 
 
 @pytest.mark.parametrize('num_hops', [1, 2, 3])
-def test_all_neighbors_are_found_by_a_loop_over_the_edges_too(num_hops):
+def test_all_neighbors_equal_a_loop_over_the_edges(num_hops):
     seeds = {'user': [2], 'item': [6, 7]}
     sampler = make_sampler([-1] * num_hops)
     batch = sampler.sample({key: ids(*nodes) for key, nodes in seeds.items()})
@@ -204,7 +204,7 @@ def test_dropped_pairs_leave_the_other_sums_right_on_average():
         assert abs(sums[edge] / trials - 1) < bound(0.4, trials) * 2.5
 
 
-def test_another_direction_keeps_a_dropped_pair():
+def test_a_pair_is_dropped_in_its_direction_only():
     sampler = make_sampler([-1])
     batch = sampler.sample(
         {'user': ids(0), 'item': ids(5)}, {TO_USER: torch.tensor([[5], [0]])}

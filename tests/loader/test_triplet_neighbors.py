@@ -94,7 +94,7 @@ def test_dropped_messages_are_the_targets_and_no_other():
     assert into_seeds - less[REV_INTERACTS].edge_index.size(1) == 32
 
 
-def test_a_graph_without_weights_gives_those_that_make_up_for_the_rest():
+def test_a_graph_without_weights_has_those_of_rescale():
     train, _, _ = make_split()
     batch = next(iter(make_loader(train, num_neighbors=[-1])))
     assert (batch[INTERACTS].edge_weight == 1).all()

@@ -79,7 +79,7 @@ def test_every_epoch_has_its_own_order_and_negatives():
 
 
 def test_a_batch_mixes_users():
-    # Interactions are kept by user inside; the order of an epoch must not show it.
+    # Interactions are sorted by user inside, but not in an epoch.
     first = next(iter(make_loader()))
     assert (first.user.diff() < 0).any()
 
@@ -127,7 +127,7 @@ def test_a_state_does_not_move_with_the_loader():
     torch.testing.assert_close(state['generator'], before)
 
 
-def test_users_count_the_same_when_asked():
+def test_users_are_drawn_uniformly_with_user_uniform():
     # User 1 has 1 interaction, user 2 has 9, user 0 none.
     edges = torch.tensor([[1] + [2] * 9, [5, *range(9)]])
     loader = make_loader(edges, num_users=3, num_items=20, user_uniform=True)
@@ -185,7 +185,7 @@ def test_a_user_without_a_negative_is_named_before_training():
         make_loader(edges, num_users=2, num_items=2)
 
 
-def test_there_needs_to_be_an_interaction():
+def test_there_must_be_an_interaction():
     with pytest.raises(
         ValueError, match="'edge_index' must have at least one interaction"
     ):
@@ -199,7 +199,7 @@ def test_ids_need_to_be_in_range():
         make_loader(torch.tensor([[0], [30]]))
 
 
-def test_the_batch_size_needs_to_be_positive():
+def test_the_batch_size_must_be_positive():
     with pytest.raises(ValueError, match=r"'batch_size' must .* \(got 0\)"):
         make_loader(batch_size=0)
 

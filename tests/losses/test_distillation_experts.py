@@ -190,7 +190,7 @@ def test_experts_start_different():
     assert not torch.equal(first[0].weight, second[0].weight)
 
 
-def test_reset_parameters_draws_everything_anew():
+def test_reset_parameters_redraws_everything():
     module = make_experts()
     before = copy.deepcopy(module.state_dict())
     torch.manual_seed(1)

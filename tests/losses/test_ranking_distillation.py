@@ -113,7 +113,7 @@ def test_equal_beliefs_cost_the_same_whatever_the_weights():
 
 
 def test_a_short_decay_does_not_underflow():
-    # exp(-200) has no float32; the only item that weighs stands at place 2.
+    # exp(-200) is zero in float32; the only weight is at position 2.
     student = torch.tensor([[5.0, 0.0, 5.0]])
     loss = ranking_distillation_loss(student, torch.tensor([[1, 9, 3]]), decay=0.01)
     torch.testing.assert_close(loss, torch.tensor(math.log(2)))

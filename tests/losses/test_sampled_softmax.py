@@ -113,7 +113,7 @@ def test_small_losses_keep_their_digits():
     torch.testing.assert_close(loss, torch.tensor(2 * math.exp(-30)), atol=0, rtol=1e-5)
 
 
-def test_probabilities_in_place_of_their_logarithms_are_found():
+def test_probabilities_in_place_of_their_logarithms_are_an_error():
     match = r"'negative_log_q' must be zero or less \(got up to 0.5\)"
     with pytest.raises(ValueError, match=match):
         sampled_softmax_loss(*make_scores(), negative_log_q=torch.full((5,), 0.5))

@@ -43,7 +43,7 @@ def test_a_reverse_that_is_missing_is_the_transpose():
     torch.testing.assert_close(graph.to_user @ torch.eye(7), dense())
 
 
-def test_the_reverse_is_found_by_name_or_alone():
+def test_the_reverse_is_found_by_name_or_if_it_is_the_only_one():
     other = ('item', 'read_by', 'user')
     assert reverse_type([USER_ITEM, other, ITEM_USER], USER_ITEM) == ITEM_USER
     assert reverse_type([USER_ITEM, other], USER_ITEM) == other

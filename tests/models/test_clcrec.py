@@ -75,7 +75,7 @@ def test_terms_equal_loops_over_the_batch():
     torch.testing.assert_close(terms['l2'], expected)
 
 
-def test_in_training_content_stands_in_for_ids():
+def test_in_training_content_replaces_ids():
     model = make(CLCRec, temperature=0.5, hybrid_rate=1.0).train()
     rows = BATCH
     terms = model.losses(model(operators()), rows)
@@ -86,7 +86,7 @@ def test_in_training_content_stands_in_for_ids():
     torch.testing.assert_close(terms['user_item'], expected)
 
 
-def test_the_rate_of_the_stand_in_is_kept():
+def test_content_replaces_ids_at_the_hybrid_rate():
     model = make(CLCRec, hybrid_rate=0.3).train()
     torch.manual_seed(0)
     mixed = model._hybrid(torch.zeros(4000, 2), torch.ones(4000, 2))

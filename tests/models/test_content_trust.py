@@ -70,7 +70,7 @@ def make_world(share=0.4, seed=0, num_users=SIZE[0], num_items=SIZE[1], num_tast
 @pytest.mark.parametrize('seed', [0, 1])
 def test_trust_agrees_with_a_loop(num_rounds, seed):
     x, index, _ = make_world(0.4, seed, num_users=90, num_items=60, num_tastes=12)
-    index = index[:, index[1] != 3]  # Taken by nobody.
+    index = index[:, index[1] != 3]  # Without users.
     x += 1.0  # Not centered.
     x[5] = 0.0
     weight = 0.2 + torch.rand(
@@ -93,7 +93,7 @@ def test_the_posterior_by_hand():
     torch.testing.assert_close(out, torch.tensor(expected))
 
 
-def test_share_and_distance_of_two_kinds_are_found_from_their_moments():
+def test_the_parameters_of_the_mixture_follow_from_its_moments():
     g = torch.Generator().manual_seed(0)
     own = torch.rand(200_000, generator=g) < 0.7
     z = torch.randn(own.numel(), generator=g) + 1.5 * own
@@ -108,7 +108,7 @@ def test_all_is_trusted_where_chance_explains_what_differs(z):
     assert torch.equal(_content_trust._posterior(torch.tensor(z)), torch.ones(2))
 
 
-def test_foreign_content_is_found_and_the_rest_is_kept():
+def test_wrong_content_has_low_and_other_content_high_reliability():
     x, index, foreign = make_world()
     trust = content_reliability(x, operator(index))
     assert trust[foreign].mean() < 0.25
@@ -120,7 +120,7 @@ def test_nearly_all_is_trusted_where_all_content_is_its_own():
     assert content_reliability(x, operator(index)).mean() > 0.97
 
 
-def test_content_that_tells_nothing_is_hardly_told_apart():
+def test_uninformative_content_has_nearly_equal_reliability():
     x, index, _ = make_world(share=0.0)
     g = torch.Generator().manual_seed(1)
     trust = content_reliability(torch.randn(x.shape, generator=g), operator(index), 1)
@@ -148,7 +148,7 @@ def test_length_of_content_scale_of_edges_and_order_of_items_do_not_matter():
 
 def test_items_without_anything_to_compare_get_the_mean_of_the_others():
     x, index, _ = make_world()
-    index = index[:, index[1] != 7]  # Taken by nobody.
+    index = index[:, index[1] != 7]  # Without users.
     x[9] = 0.0
     trust = content_reliability(x, operator(index))
     known = torch.ones(200, dtype=torch.bool)

@@ -63,7 +63,7 @@ def test_is_evaluated_and_teaches():
     assert 'pairwise' in result.history.records[0]['losses']
 
 
-def test_a_large_catalogue_is_refused_with_the_memory_it_takes():
+def test_a_large_catalogue_is_an_error_with_its_memory():
     # 16 bytes * 40000^2 = 23.8 GiB.
     with pytest.raises(ValueError, match=r'max_items=20000 .*40000.*23\.8 GiB'):
         EASE({'user': 2, 'item': 40000}, edge_type=USER_ITEM)

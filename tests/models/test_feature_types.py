@@ -71,14 +71,14 @@ def test_so_is_a_prompts_start(dtype):
     torch.testing.assert_close(*outs, atol=1e-4, rtol=1e-3)
 
 
-def test_complex_numbers_are_refused():
+def test_complex_numbers_are_an_error():
     with pytest.raises(TypeError, match='features must be real numbers'):
         models.VBPR(NUM_NODES, item_features(torch.cfloat), edge_type=USER_ITEM)
 
 
 @pytest.mark.parametrize('dtype', [torch.float, torch.double, torch.half])
 @pytest.mark.parametrize('cls', OWN_LOSSES)
-def test_features_that_are_not_finite_are_told_before_training(cls, dtype):
+def test_features_that_are_not_finite_are_an_error_before_training(cls, dtype):
     features = item_features(dtype)
     features['text']['item'][2, 1] = float('nan')
     features['text']['item'][3, 0] = float('inf')

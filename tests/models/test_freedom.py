@@ -78,7 +78,7 @@ def test_forward_in_training_equals_dense_matrices_on_what_is_left():
     torch.testing.assert_close(output.x_dict['item'], item, atol=1e-5, rtol=1e-5)
 
 
-def test_edges_stay_until_the_next_epoch_or_until_asked():
+def test_edges_are_sampled_once_per_epoch_and_by_resample():
     model, adj_dict = build(prune_ratio=0.5).train(), operators()
     for renew in (model.train, model.resample):
         drawn = []
@@ -90,7 +90,7 @@ def test_edges_stay_until_the_next_epoch_or_until_asked():
         assert any(not torch.equal(drawn[0], other) for other in drawn)
 
 
-def test_another_graph_is_drawn_from_anew():
+def test_another_graph_is_sampled_again():
     model = build(prune_ratio=0.5).train()
     model(operators())
     other = csr_pair_dict(

@@ -28,7 +28,7 @@ def test_operator_sums_items_per_user():
     torch.testing.assert_close(operator.t() @ (dense() @ x), dense().t() @ dense() @ x)
 
 
-def test_histories_follow_the_users_asked_for():
+def test_histories_follow_the_given_users():
     users = torch.tensor([2, 4, 0, 2])
     place, item = Interactions(EDGE_INDEX, 5, 7).histories(users)
     out = torch.zeros(4, 7)

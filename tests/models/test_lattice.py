@@ -91,7 +91,7 @@ def same(a, b):
     return all(torch.equal(a[m], b[m]) for m in a)
 
 
-def test_neighbors_stay_within_an_epoch_and_are_found_anew_in_the_next():
+def test_neighbors_are_searched_once_per_epoch():
     model = build().train()
     model(operators())
     first = neighbors(model)
@@ -103,7 +103,7 @@ def test_neighbors_stay_within_an_epoch_and_are_found_anew_in_the_next():
     assert not same(neighbors(model), first)
 
 
-def test_neighbors_are_found_anew_when_asked_to():
+def test_refresh_searches_neighbors_again():
     model = build().train()
     model(operators())
     first = neighbors(model)
@@ -113,7 +113,7 @@ def test_neighbors_are_found_anew_when_asked_to():
     assert not same(neighbors(model), first)
 
 
-def test_neighbors_are_found_anew_at_the_interval():
+def test_neighbors_are_searched_again_at_the_interval():
     model = build(refresh_interval=2).train()
     model(operators())
     first = neighbors(model)
@@ -143,7 +143,7 @@ def test_eval_depends_on_the_parameters_alone():
     assert torch.equal(other(operators()).x_dict['item'], out)
 
 
-def test_items_without_content_keep_what_light_gcn_says():
+def test_items_without_content_have_light_gcn_vectors():
     x_dict = make_features('image', 'text')
     for features_dict in x_dict.values():
         features_dict['item'][3] = 0.0

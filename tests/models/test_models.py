@@ -408,7 +408,7 @@ def test_a_modality_may_have_the_name_of_a_method(case):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_a_graph_without_edges_is_fine(case):
+def test_a_graph_without_edges_has_finite_embeddings(case):
     empty = {key: index[:, :0] for key, index in edges().items()}
     for mode in (True, False):
         assert all_finite(x_dict_of(build(case).train(mode)(empty)).values())
@@ -467,7 +467,7 @@ def test_absent_features_of_an_item_leave_everything_finite(case):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_a_reset_draws_every_parameter_anew_from_the_seed(case):
+def test_a_reset_redraws_every_parameter_from_the_seed(case):
     model, other = build(case), build(case)
     with torch.no_grad():
         for p in other.parameters():

@@ -81,7 +81,7 @@ def test_training_on_the_local_part_is_a_normalized_draw_of_edges():
     assert not torch.allclose(model(pairs).x_dict['user'], out.x_dict['user'])
 
 
-def test_what_is_known_of_a_graph_is_found_once_and_anew_for_another():
+def test_what_is_computed_per_graph_is_cached_for_the_last_one():
     model = make(PGL, subgraph='global', rank=2, **OPTIONS).train()
     first, fewer = graph(), {key: x[:, :4] for key, x in edges().items()}
     before = model(first)

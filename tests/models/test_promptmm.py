@@ -71,7 +71,7 @@ def test_agrees_with_the_paper_written_with_dense_matrices(num_prompt_tokens):
 
 
 @pytest.mark.parametrize(('num_layers', 'num_modality_layers'), [(1, 2), (5, 1)])
-def test_hops_go_on_from_where_they_are(num_layers, num_modality_layers):
+def test_every_hop_starts_from_the_last(num_layers, num_modality_layers):
     teacher = make_teacher(
         dropout=0.0,
         num_layers=num_layers,

@@ -46,7 +46,7 @@ def simple_trust(x, adj):
 
 @pytest.fixture
 def trust(monkeypatch):
-    """Gates that differ on few items, where two kinds could not be told apart."""
+    """Gates that differ on few items, where the mixture has one component."""
     monkeypatch.setattr(promptmm_plus, 'content_reliability', simple_trust)
 
 
@@ -69,7 +69,7 @@ def unit_sum(out, key):
 
 @pytest.mark.parametrize('start', [None, make_start()])
 @pytest.mark.parametrize('training', [True, False])
-def test_without_options_it_is_the_teacher_bit_for_bit(start, training):
+def test_without_options_it_equals_the_teacher_bit_for_bit(start, training):
     plus = make(PromptMMPlus, prompt_start_dict=start, dropout=0.3, num_layers=3)
     torch.manual_seed(0)
     teacher = PromptMM(
@@ -161,7 +161,7 @@ def naive_neighbors(x_dict, views):
 
 
 @pytest.mark.usefixtures('trust')
-def test_features_of_items_are_gated_before_they_travel():
+def test_features_of_items_are_gated_before_propagation():
     plus = make_plus(denoise=True).eval()
     index = torch.cat([EDGE_INDEX, torch.tensor([[0, 0, 1, 2], [1, 5, 5, 6]])], dim=1)
     given = {USER_ITEM: index, ITEM_USER: index.flip([0])}
@@ -176,7 +176,7 @@ def test_features_of_items_are_gated_before_they_travel():
 
 
 @pytest.mark.usefixtures('trust')
-def test_content_that_is_not_trusted_reaches_nobody():
+def test_content_with_gate_zero_is_not_propagated():
     plus = make_plus(denoise=True).eval()
     index = torch.cat([EDGE_INDEX, torch.tensor([[2, 2], [2, 4]])], dim=1)
     given = {USER_ITEM: index, ITEM_USER: index.flip([0])}
@@ -232,7 +232,7 @@ def make_copy(plus):
 
 
 @pytest.mark.usefixtures('trust')
-def test_gates_are_found_once_per_graph_and_by_every_copy_anew():
+def test_gates_are_computed_once_per_graph_and_copy():
     plus = make_plus(denoise=True).eval()
     pairs = graph()
     plus(pairs)
@@ -251,7 +251,7 @@ def test_gates_are_found_once_per_graph_and_by_every_copy_anew():
 
 
 @pytest.mark.usefixtures('trust')
-def test_gates_see_the_whole_graph_in_training_too():
+def test_gates_use_all_edges_in_training():
     plus = make_plus(denoise=True, edge_dropout=0.5, dropout=0.0).train()
     pairs = graph()
     plus(pairs)
@@ -278,7 +278,7 @@ def test_features_of_users_are_not_gated():
     assert not torch.equal(outputs[0]['text']['user'], outputs[1]['text']['user'])
 
 
-def test_errors_of_a_graph_without_the_edges_gates_are_found_on():
+def test_errors_of_denoise_without_edges():
     plus = make_plus(denoise=True)
     with pytest.raises(ValueError, match=r"'edge_index_dict' must have .* for denoise"):
         plus({ITEM_USER: edges()[ITEM_USER], ('user', 'x', 'item'): EDGE_INDEX})
@@ -310,7 +310,7 @@ def test_absent_items_have_no_neighbors():
     assert changed.tolist() == [True] * 6 + [False]
 
 
-def test_masks_are_the_teachers_too():
+def test_masks_are_passed_to_the_teacher():
     mask = torch.tensor([True] * 5 + [False] * 2)
     masks = {'text': {'item': mask}}
     plus = make_plus(modality_mask_dict=masks, missing='token').eval()
@@ -338,7 +338,7 @@ def test_features_of_users_travel_but_have_no_item_graph():
     assert plus(edges(), weights()).x_dict['user'].isfinite().all()
 
 
-def test_fewer_edges_are_seen_in_training_and_all_in_eval():
+def test_edges_are_dropped_in_training_only():
     plus = make_plus(edge_dropout=0.5, dropout=0.0, **GRAPH)
     pairs = graph()
     torch.manual_seed(2)
@@ -362,7 +362,7 @@ def test_the_reverse_may_have_a_name_of_its_own():
     torch.testing.assert_close(out, plus(edges()), rtol=0, atol=0)
 
 
-def test_its_prompt_is_the_teachers_and_can_be_tuned_jointly():
+def test_its_prompt_is_that_of_the_teacher_and_tuned_jointly():
     train, val, _ = make_split()
     torch.manual_seed(0)
     plus = PromptMMPlus(
@@ -409,7 +409,7 @@ def test_errors_of_options_without_modalities():
         PromptMMPlus(NUM_NODES, only, edge_type=USER_ITEM, item_graph_weight=0.1)
 
 
-def test_errors_of_edges_that_cannot_be_left_out():
+def test_errors_of_edge_dropout_without_a_reverse():
     plus = make_plus(edge_dropout=0.5).train()
     index = edges()[ITEM_USER]
     given = {**edges(), ('item', 'a', 'user'): index, ('item', 'b', 'user'): index}
@@ -428,7 +428,7 @@ def test_alignment_over_a_batch_of_one_item_is_that_of_users():
     torch.testing.assert_close(plus.losses(out, batch)['alignment'], expected)
 
 
-def test_item_graphs_are_found_again_by_their_features(tmp_path):
+def test_item_graphs_are_cached_by_their_features(tmp_path):
     outputs = [
         make_plus(item_graph_weight=0.5, **folder).eval()(edges(), weights())
         for folder in ({}, {'graph_folder': tmp_path}, {'graph_folder': tmp_path})

@@ -83,7 +83,7 @@ def test_terms_equal_loops_over_the_batch(augmentation):
     torch.testing.assert_close(terms['alignment'], aligned, atol=1e-5, rtol=1e-5)
 
 
-def test_masks_hide_whole_rows_at_their_rate_and_scale_none():
+def test_masks_zero_rows_at_their_rate_without_scaling():
     model = make(SLMRec, 'image', 'text', augmentation='mask', augmentation_ratio=0.3)
     torch.manual_seed(0)
     out = model._augment(torch.ones(20_000, 3))

@@ -103,7 +103,7 @@ def test_terms_equal_loops_over_the_batch():
     torch.testing.assert_close(terms['contrast'], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_an_item_without_interactions_hears_from_its_neighbors():
+def test_an_item_without_interactions_has_vectors_of_its_neighbors():
     out = make(SMORE, **OPTIONS).eval()(edges(), weights())
     assert out.modality_x_dict['text']['item'][6].abs().sum() > 0
     assert (out.modality_x_dict['text']['user'][4] == 0).all()

@@ -55,7 +55,7 @@ def test_loaded_tables_are_copies():
     assert (source['user'] == 1).all()
 
 
-def test_start_has_the_standard_deviation_asked_for():
+def test_initial_tables_have_the_given_standard_deviation():
     torch.manual_seed(0)
     tables = NodeEmbeddings({'user': 1000}, 64, init_std=0.3)
     assert abs(float(tables()['user'].detach().std()) - 0.3) < 0.01
@@ -99,7 +99,7 @@ def test_one_hop_less_is_not_the_graph():
     assert (part['user'][0] - whole['user'][2]).abs().max() > 1e-4
 
 
-def test_tables_are_looked_up_where_asked():
+def test_rows_are_looked_up_by_id():
     student = MatrixFactorization(NUM_NODES, embedding_dim=4)
     n_id = {'user': torch.tensor([3, 0]), 'item': torch.tensor([], dtype=torch.long)}
     out = student(n_id_dict=n_id)
@@ -107,7 +107,7 @@ def test_tables_are_looked_up_where_asked():
     assert out['item'].shape == (0, 4)
 
 
-def test_sparse_gradients_are_the_dense_ones_while_they_are_asked_for():
+def test_sparse_gradients_equal_the_dense_ones_within_the_block():
     student = LightGCN(NUM_NODES, embedding_dim=4)
     batch = around({'user': torch.tensor([1]), 'item': torch.tensor([0])}, 2)
     table = student.embeddings.tables['item']

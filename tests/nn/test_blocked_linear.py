@@ -164,7 +164,7 @@ def test_projections_of_half_features_are_those_of_their_values(index):
     assert not list(ours.buffers())
 
 
-def test_a_model_of_the_field_takes_half_features():
+def test_a_baseline_accepts_half_precision_features():
     x = {'text': {'item': features(9, seed=3).half()}}
     model = VBPR(NUM_NODES, x, edge_type=('user', 'interacts', 'item'), embedding_dim=4)
     model(edges()).x_dict['item'].sum().backward()
@@ -266,7 +266,7 @@ def test_a_teacher_on_half_features_is_near_the_teacher_on_single_ones():
     torch.testing.assert_close(run(rounded)[0], ours)
 
 
-def test_another_prompt_of_a_teacher_on_blocks_knows_the_features():
+def test_another_prompt_of_a_teacher_on_blocks_uses_the_features():
     outs = []
     for as_features in (lambda x: x, lambda x: ChunkedFeatures(x, block_rows=2)):
         teacher = make_teacher(as_features).eval()

@@ -9,7 +9,7 @@ def ones(*size, **kwargs):
 
 
 @pytest.mark.parametrize('p', [0.2, 0.5, 0.9])
-def test_as_many_entries_are_dropped_as_asked_for(p):
+def test_entries_are_dropped_at_the_given_rate(p):
     torch.manual_seed(0)
     out = dropout(ones(500, 400), p)
     share = float((out == 0).float().mean())
@@ -71,7 +71,7 @@ def test_everything_is_dropped():
 
 
 @pytest.mark.parametrize('p', [-0.1, 1.5])
-def test_a_rate_that_is_none_is_refused(p):
+def test_an_invalid_rate_is_an_error(p):
     with pytest.raises(ValueError, match='between 0 and 1'):
         dropout(ones(3), p)
 

@@ -53,7 +53,7 @@ def test_the_layout_of_the_features_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize('damage', [b'', b'not a tensor', None])
-def test_a_damaged_file_is_computed_anew(tmp_path, damage):
+def test_a_damaged_file_is_computed_again(tmp_path, damage):
     expected = cached_knn_graph(tmp_path, X, 3)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()

@@ -49,7 +49,7 @@ def test_two_edge_types_into_one_node_type_add_up():
     torch.testing.assert_close(out['user'], y + A @ x + A @ A.t() @ y)
 
 
-def test_rows_are_asked_for_in_order_and_in_blocks():
+def test_rows_are_computed_in_order_and_in_blocks():
     asked = []
 
     def rows(n_id):
@@ -79,6 +79,6 @@ def test_recall_in_blocks_has_value_and_gradient_of_the_plain_product(
     torch.testing.assert_close(*grads)
 
 
-def test_a_block_of_no_row_is_refused():
+def test_the_block_size_must_be_positive():
     with pytest.raises(ValueError, match="'block_size' must be positive"):
         matmul_in_blocks(operator(dense()), features(3), 0)

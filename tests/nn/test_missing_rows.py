@@ -43,7 +43,7 @@ def test_what_an_absent_row_holds_never_matters():
     assert x.grad.isfinite().all()
 
 
-def test_dropout_takes_whole_rows_at_its_rate_and_scales_none():
+def test_dropout_drops_rows_at_its_rate_without_scaling():
     torch.manual_seed(0)
     x = torch.ones(20_000, 3)
     out = MissingRows(3, dropout=0.3)(x)

@@ -81,7 +81,7 @@ def test_parameters_and_kilobytes_by_hand():
     assert one.kilobytes == (one.num_parameters + 5 * 3 + 7 * 3) * 4 / 1000
 
 
-def test_reset_draws_maps_and_gates_anew():
+def test_reset_redraws_maps_and_gates():
     prompt = SoftPrompt({'item': features(3)}, 4, num_tokens=2)
     before = {key: x.clone() for key, x in prompt.named_parameters()}
     prompt.reset_parameters()

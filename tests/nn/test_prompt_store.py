@@ -140,7 +140,7 @@ def test_loaded_values_outlive_the_file_and_keep_the_dtype(tmp_path):
         (TokenPrompt(4), r"class='TokenPrompt' \(got class='SoftPrompt'"),
     ],
 )
-def test_a_prompt_of_another_class_or_size_is_refused(tmp_path, target, match):
+def test_a_prompt_of_another_class_or_size_is_an_error(tmp_path, target, match):
     path = tmp_path / 'prompt.safetensors'
     save_prompt(path, SoftPrompt(make_start(), 4))
     before = {key: x.clone() for key, x in target.state_dict().items()}
@@ -157,7 +157,7 @@ def test_a_prompt_of_another_class_or_size_is_refused(tmp_path, target, match):
         (TokenPrompt(3, conditioned=True), r'conditioned=True \(got conditioned=False'),
     ],
 )
-def test_tokens_of_another_size_are_refused(tmp_path, target, match):
+def test_tokens_of_another_size_are_an_error(tmp_path, target, match):
     path = tmp_path / 'prompt.safetensors'
     save_prompt(path, TokenPrompt(3))
     with pytest.raises(ValueError, match=match):
@@ -177,7 +177,7 @@ def test_errors_of_files(tmp_path):
         load_prompt(path, prompt)
 
 
-def test_a_file_without_one_of_the_tensors_is_refused(tmp_path):
+def test_a_file_without_one_of_the_tensors_is_an_error(tmp_path):
     path, prompt = tmp_path / 'prompt.safetensors', TokenPrompt(3)
     del prompt._parameters['tokens']
     save_prompt(path, prompt)

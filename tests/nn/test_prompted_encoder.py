@@ -164,7 +164,7 @@ def test_the_input_is_left_as_it_is():
     assert torch.equal(x, features(6))
 
 
-def test_reset_gives_given_tokens_back_and_draws_random_ones_anew():
+def test_reset_restores_given_tokens_and_redraws_random_ones():
     tokens = features(6, num=4)
     prompt = TokenPrompt(6, 4, init=tokens)
     tokens.zero_()  # No memory is shared with the caller.

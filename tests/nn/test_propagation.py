@@ -48,7 +48,7 @@ def test_converted_once_or_at_every_call_is_the_same():
     torch.testing.assert_close(conv(x_dict, pairs), conv(x_dict, edges(), weights()))
 
 
-def test_node_without_edges_keeps_its_row():
+def test_a_node_without_edges_has_its_own_row_only():
     x_dict = make_x()
     out = HeteroPropagation(2)(x_dict, edges(), weights())
     torch.testing.assert_close(out['user'][4], x_dict['user'][4] / 3)

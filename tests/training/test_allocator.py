@@ -42,7 +42,7 @@ def glibc():
 
 
 @pytest.mark.skipif(not glibc(), reason='the C library is not glibc')
-def test_a_large_tensor_takes_the_memory_of_the_one_before():
+def test_a_large_tensor_reuses_freed_memory():
     given_back = faults('default')
     assert given_back > 10 * 2**14 / 16  # At least, if pages are of 64 KiB.
     assert faults('keep') < given_back / 10
@@ -61,7 +61,7 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
 
 @pytest.mark.parametrize(('answers', 'expected'), [((1, 1), True), ((1, 0), False)])
-def test_says_whether_the_c_library_agreed(monkeypatch, answers, expected):
+def test_returns_whether_the_option_was_set(monkeypatch, answers, expected):
     told, left = [], list(answers)
 
     class Library:

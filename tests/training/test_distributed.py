@@ -107,7 +107,7 @@ def test_only_rank_0_writes(several):
         ('targets', 'teacher'),
     ],
 )
-def test_processes_that_are_called_differently_are_refused(several, rank, given, named):
+def test_processes_with_different_arguments_are_an_error(several, rank, given, named):
     assert several[rank]['disagreements'][given].startswith(
         f"ValueError: '{named}' must be the same in all processes (got another one "
         f'at ranks [1] than at rank 0). Use'

@@ -24,7 +24,7 @@ def test_best_state_is_a_copy():
     assert stopping.best_state['x'] == 0
 
 
-def test_state_goes_on_where_it_was_taken():
+def test_state_continues_where_it_was_saved():
     source, target = EarlyStopping(patience=2), EarlyStopping(patience=2)
     source.update(0.5, 1, {'x': torch.ones(1)})
     source.update(0.4, 2, {'x': torch.zeros(1)})

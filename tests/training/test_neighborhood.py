@@ -39,7 +39,7 @@ def states_differ(a, b):
     )
 
 
-def test_with_all_neighbors_a_student_takes_the_steps_of_the_whole_graph():
+def test_with_all_neighbors_a_student_equals_training_on_the_whole_graph():
     data = make_split()
     config = replace(QUICK, learning_rate=0.05, batch_size=50)
     whole, part = (make_student(data.train, cls=LightGCN).double() for _ in range(2))
@@ -51,7 +51,7 @@ def test_with_all_neighbors_a_student_takes_the_steps_of_the_whole_graph():
     assert a.best_value == b.best_value
 
 
-def test_with_all_neighbors_a_teacher_takes_the_steps_of_the_whole_graph():
+def test_with_all_neighbors_a_teacher_equals_training_on_the_whole_graph():
     data = make_split()
     # `modality_l2`, a mean over all nodes, becomes one over those of the batch.
     weights = {'modality_l2': 0.0}

@@ -48,7 +48,7 @@ def run(cls, index_of_step, seed=1, **settings):
 
 
 @pytest.mark.parametrize('weight_decay', [0.0, 0.2])
-def test_rows_of_every_step_go_where_adamw_takes_them(weight_decay):
+def test_rows_of_every_step_equal_adamw(weight_decay):
     steps = [[0, 2, 5], [2, 0], [0, 1, 2], [2, 0, 4]]
     ours = run(LazyAdamW, steps, weight_decay=weight_decay)
     theirs = run(torch.optim.AdamW, steps, weight_decay=weight_decay)
@@ -186,7 +186,7 @@ def test_a_scaled_loss_is_scaled_back_by_its_scaler():
     assert (tables[0][3] != make_table(dtype=torch.float)[3]).all()
 
 
-def test_a_gradient_that_is_sparse_in_single_entries_is_refused():
+def test_a_gradient_that_is_sparse_in_two_dimensions_is_an_error():
     table = make_table()
     table.grad = torch.eye(6, 3, dtype=torch.double).to_sparse()
     with pytest.raises(ValueError, match=r"'params' must .* \(got 2"):
@@ -233,7 +233,7 @@ def test_sparse_and_dense_gradients_of_one_table_add_up():
     torch.testing.assert_close(table.grad, other.grad)
 
 
-def test_a_model_that_computes_its_embeddings_is_refused():
+def test_a_model_that_computes_its_embeddings_is_an_error():
     data = make_split()
     config = TrainingConfig(optimizer='lazy')
     with pytest.raises(ValueError, match="'optimizer' must be 'dense' for 'LightGCN'"):

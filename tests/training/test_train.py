@@ -326,7 +326,7 @@ def test_a_loss_that_is_not_finite_leaves_the_parameters_unchanged():
     assert torch.equal(weight.detach(), torch.ones(2))
 
 
-def test_a_model_that_is_not_finite_is_refused():
+def test_a_model_that_is_not_finite_is_an_error():
     data = make_split()
     model = make_teacher(data.train)
     with torch.no_grad():
@@ -362,7 +362,7 @@ def test_a_model_that_is_not_finite_is_refused():
         ),
     ],
 )
-def test_a_config_with_a_bad_value_is_refused(options, message):
+def test_a_config_with_a_bad_value_is_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**options)
 
@@ -385,7 +385,7 @@ def test_errors_before_training(tmp_path):
         train(model, data)
 
 
-def test_a_run_that_was_started_on_a_gpu_is_refused(tmp_path):
+def test_a_run_that_was_started_on_a_gpu_is_an_error(tmp_path):
     data = make_split()
     config = TrainingConfig(epochs=1, run_dir=tmp_path, progress=False)
     train(make_student(data.train), data, config=config)
