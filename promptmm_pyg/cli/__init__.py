@@ -171,7 +171,8 @@ def format_error(error: Exception) -> str:
 
 
 def _how_to_resume(argv: list[str]) -> str:
-    words = [word for word in argv if word not in ('--overwrite', '--resume')]
+    words = argv
     if {'train', 'distill', 'refit'} & set(argv[:2]):
+        words = [word for word in argv if word not in ('--overwrite', '--resume')]
         words.append('--resume')
     return f'Continue with: {shlex.join(["promptmm", *words])}'

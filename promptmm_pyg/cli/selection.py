@@ -68,6 +68,8 @@ def item_filters(
         for name, path in (('allow', args.allow), ('deny', args.deny))
         if path is not None
     }
+    if lists.get('allow') == []:
+        raise UserError(f"there are no items in '{args.allow}'")
     if not args.where:
         return lists
     rows = {row for row in items.find(_matching_items(args)) if row >= 0}

@@ -112,7 +112,7 @@ class RawIds:
         those that differ in one character, in case, in blanks or in leading zeros.
         """
         text = str(raw)
-        if len(text) > _LONGEST:
+        if not 0 < len(text.strip()) <= _LONGEST:
             return []
         few = len(self.ids) <= _FEW
         edits = () if few else _edits(text, self._alphabet)

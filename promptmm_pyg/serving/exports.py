@@ -14,6 +14,7 @@ from promptmm_pyg.serving._ids import RawId
 from promptmm_pyg.serving._tables import Tables
 
 _CHUNK = 65_536  # Rows of a table written at once.
+_MAX_TEXT = 2**32  # Bytes of an array of ids.
 
 
 class TopItems(torch.nn.Module):
@@ -124,22 +125,23 @@ def write_embeddings(path: Path, tables: Tables) -> list[Path]:
     """
     if path.suffix not in ('.npz', '.parquet'):
         raise ValueError(f"'path' must end in '.npz' or '.parquet' (got '{path}')")
-    users = _id_array('user_ids', tables.users.ids)
-    items = _id_array('item_ids', tables.items.ids)
+    users, items = tables.users.ids, tables.items.ids
+    kinds = _id_kind('user_ids', users), _id_kind('item_ids', items)
     if path.suffix == '.npz':
+        arrays = _id_array('user_ids', users), _id_array('item_ids', items)
         with replacing(path) as temporary, temporary.open('wb') as file:
             np.savez(
                 file,
-                user_ids=users,
+                user_ids=arrays[0],
                 user_x=_array(tables.user_x),
-                item_ids=items,
+                item_ids=arrays[1],
                 item_x=_array(tables.item_x),
             )
         return [path]
-    titles = [tables.titles.get(raw) for raw in tables.items.ids]
+    titles = [tables.titles.get(raw) for raw in items]
     paths = [path.with_suffix(f'.{name}.parquet') for name in ('users', 'items')]
-    _write_parquet(paths[0], users, tables.user_x, None)
-    _write_parquet(paths[1], items, tables.item_x, titles)
+    _write_parquet(paths[0], users, kinds[0], tables.user_x, None)
+    _write_parquet(paths[1], items, kinds[1], tables.item_x, titles)
     return paths
 
 
@@ -168,26 +170,44 @@ def _array(x: Tensor) -> np.ndarray:
     return np.ascontiguousarray(x.float().cpu().numpy())
 
 
-def _id_array(name: str, ids: list[RawId]) -> np.ndarray:
-    """Numbers or text, never objects, which would require pickle."""
-    kinds = {type(raw) for raw in ids}
+def _id_kind(name: str, ids: list[RawId]) -> type:
+    """Integers of 64 bits or text, which other programs read without pickle."""
+    kinds: set[type] = set(map(type, ids))
     if len(kinds) > 1:
         raise ValueError(
             f"'{name}' must contain only numbers or only text to be exported (got "
             f'{next(raw for raw in ids if type(raw) is int)!r} and '
             f'{next(raw for raw in ids if type(raw) is str)!r})'
         )
-    try:
-        return np.array(ids, dtype=np.str_ if kinds == {str} else np.int64)
-    except OverflowError as error:
+    if kinds == {int}:
+        largest = max(ids, key=lambda raw: abs(int(raw)))
+        if not -(2**63) <= int(largest) < 2**63:
+            raise ValueError(
+                f"'{name}' must contain numbers of 64 bits to be exported "
+                f'(got {largest})'
+            )
+    return kinds.pop() if kinds else int
+
+
+def _id_array(name: str, ids: list[RawId]) -> np.ndarray:
+    """An array of ids; text only if the array keeps it and does not fill memory."""
+    texts = [raw for raw in ids if isinstance(raw, str)]
+    # Each cell is as long as the longest one, and final NULs are lost.
+    size = 4 * len(ids) * max(map(len, texts), default=0)
+    if size > _MAX_TEXT or any(raw.endswith('\0') for raw in texts):
         raise ValueError(
-            f"'{name}' must contain numbers of 64 bits to be exported "
-            f'(got {max(ids, key=lambda raw: abs(int(raw)))})'
-        ) from error
+            f"'{name}' must contain short ids without a final NUL for '.npz' (got "
+            f"{len(ids)} ids, {size:,} bytes as an array). Export '.parquet'"
+        )
+    return np.array(ids, dtype=np.str_ if texts else np.int64)
 
 
 def _write_parquet(
-    path: Path, ids: np.ndarray, x: Tensor, titles: list[str | None] | None
+    path: Path,
+    ids: list[RawId],
+    kind: type,
+    x: Tensor,
+    titles: list[str | None] | None,
 ) -> None:
     try:
         import pyarrow as pa
@@ -197,8 +217,7 @@ def _write_parquet(
             "'Recommender.export_embeddings' requires 'pyarrow' for '.parquet'. "
             "Install it with 'pip install promptmm_pyg[frames]'"
         ) from error
-    text = ids.dtype.kind == 'U'
-    fields = [('id', pa.string() if text else pa.int64())]
+    fields = [('id', pa.string() if kind is str else pa.int64())]
     fields.append(('embedding', pa.list_(pa.float32(), x.size(1))))
     if titles is not None:
         fields.append(('title', pa.string()))
@@ -208,7 +227,7 @@ def _write_parquet(
             rows = slice(start, start + _CHUNK)
             flat = pa.array(_array(x[rows]).reshape(-1))
             columns = [
-                pa.array(ids[rows].tolist(), type=schema.field('id').type),
+                pa.array(ids[rows], type=schema.field('id').type),
                 pa.FixedSizeListArray.from_arrays(flat, x.size(1)),
             ]
             if titles is not None:

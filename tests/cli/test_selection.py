@@ -231,3 +231,10 @@ def test_an_empty_file_of_users_is_a_mistake(served, fails):
     (served / 'none.txt').write_text('')
     message = fails('recommend', 'served', '--users-file', 'none.txt')
     assert "there are no users in 'none.txt'" in message
+    words = ['--users', '1', '--allow', 'none.txt']
+    assert "there are no items in 'none.txt'" in fails('recommend', 'served', *words)
+
+
+def test_an_empty_file_of_denied_items_denies_none(served, capsys):
+    (served / 'none.txt').write_text('')
+    assert recommend(capsys, '--users', '1', '--deny', 'none.txt') == (lists([1]), '')

@@ -172,6 +172,19 @@ def test_parquet_is_read_by_pandas(tmp_path, monkeypatch, chunk):
     np.testing.assert_array_equal(np.stack(items['embedding']), model.item_x.numpy())
 
 
+@pytest.mark.parametrize('raw', ['x' * 10_000_000, 'a\0'])
+def test_text_that_an_array_cannot_hold_is_refused_and_kept_by_parquet(tmp_path, raw):
+    parquet = pytest.importorskip('pyarrow.parquet', reason="requires 'frames'")
+    x = torch.ones(200, 1)
+    ids = [raw, *map(str, range(199))]
+    model = Recommender(x, x, user_ids=ids, item_ids=range(200), seen=None)
+    with pytest.raises(ValueError, match=r"'user_ids' must contain short ids without"):
+        model.export_embeddings(tmp_path / 'x.npz')
+    assert list(tmp_path.iterdir()) == []
+    paths = model.export_embeddings(tmp_path / 'x.parquet')
+    assert parquet.read_table(paths[0])['id'].to_pylist() == ids
+
+
 def test_parquet_of_no_users_has_its_columns(tmp_path):
     parquet = pytest.importorskip('pyarrow.parquet')
     model = Recommender(

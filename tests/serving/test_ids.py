@@ -86,6 +86,11 @@ def test_the_closest_of_many_ids_are_suggested(many, raw, expected):
         assert expected in close
 
 
+@pytest.mark.parametrize('raw', ['', '  ', 'x' * 65])
+def test_nothing_resembles_an_empty_or_a_very_long_id(raw):
+    assert raw_ids(0, 'x').close_matches(raw) == []
+
+
 def test_leading_zeros_are_suggested():
     ids = RawIds('items', range(2000), 2000)
     assert ids.close_matches('00042')[0] == 42
