@@ -22,6 +22,7 @@ from benchmarks.studies.corruption import Corruption
 from benchmarks.studies.distillation import Distillation
 from benchmarks.studies.ensemble import Ensemble
 from benchmarks.studies.main import Main
+from benchmarks.updates import updates_table
 from promptmm_pyg.benchmark import KINDS, Experiment
 from promptmm_pyg.benchmark.experiments import experiment_class
 from promptmm_pyg.benchmark.result import load_result
@@ -39,7 +40,7 @@ STUDIES: dict[str, type[Experiment]] = {
     'main': Main,
     'variants': Corruption,
 }
-TIMINGS = {'speed': speed_table, 'scale': scale_table}
+TABLES = {'speed': speed_table, 'scale': scale_table, 'updates': updates_table}
 
 
 def study(kind: str) -> type[Experiment]:
@@ -51,7 +52,7 @@ def render(path: Path) -> str:
     """The tables of a result file."""
     result = load_result(path)
     kind = result['kind']
-    return TIMINGS[kind](result) if kind in TIMINGS else study(kind).table(result)
+    return TABLES[kind](result) if kind in TABLES else study(kind).table(result)
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -30,9 +30,8 @@ from torch import Tensor
 
 from promptmm_pyg import Recommender, evaluate
 from promptmm_pyg.benchmark.result import versions, write_result
-from promptmm_pyg.benchmark.stats import spread
+from promptmm_pyg.benchmark.stats import difference, spread
 from promptmm_pyg.data import INTERACTS, build_graph
-from promptmm_pyg.evaluation import paired_bootstrap
 from promptmm_pyg.runs import distill_run, train_run
 
 RESULTS = Path(__file__).parent / 'results'
@@ -238,8 +237,8 @@ def measure(name: str, source: Path, seeds: tuple[int, ...]) -> dict[str, Any]:
                 },
                 'seconds': spread(seconds[key]),
                 **{
-                    f'diff_vs_{REFERENCE} {x}': interval(
-                        results[key], results[REFERENCE], x
+                    f'diff_vs_{REFERENCE} {x}': difference(
+                        *([r.per_user[x] for r in results[k]] for k in (key, REFERENCE))
                     )
                     for x in METRICS
                 },
@@ -252,11 +251,28 @@ def measure(name: str, source: Path, seeds: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def interval(a: list[Any], b: list[Any], metric: str) -> dict[str, float]:
-    """The difference of two models, paired over users and seeds."""
-    left, right = (torch.stack([r.per_user[metric] for r in x]) for x in (a, b))
-    result = paired_bootstrap(left, right, resample_seeds=len(a) > 1)
-    return {key: getattr(result, key) for key in ('difference', 'low', 'high')}
+def updates_table(result: dict[str, Any]) -> str:
+    """The table of a result: metrics, their differences from retraining, and times."""
+    head = ['', *METRICS, *(f'{x} - {REFERENCE}' for x in METRICS), 'CPU seconds']
+    lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
+    for row in result['rows']:
+        cells = [row['name']]
+        for metric in METRICS:
+            value = row['test'][metric]
+            cells.append(f'{value["mean"]:.4f} ± {value["std"]:.4f}')
+        for metric in METRICS:
+            x = row[f'diff_vs_{REFERENCE} {metric}']
+            text = f'{x["difference"]:+.4f} [{x["low"]:+.4f}, {x["high"]:+.4f}]'
+            cells.append('' if row['name'] == REFERENCE else text)
+        cells.append(f'{row["seconds"]["mean"]:.2f}')
+        lines.append(f'| {" | ".join(cells)} |')
+    protocol = result['protocol']
+    counts = ', '.join(f'{n:,} {part}' for part, n in protocol['interactions'].items())
+    return (
+        f'**{result["dataset"]}**, {counts} interactions, {protocol["test_users"]} '
+        f'test users, mean ± standard deviation of {len(result["seeds"])} seeds\n\n'
+        + '\n'.join(lines)
+    )
 
 
 def main() -> None:
