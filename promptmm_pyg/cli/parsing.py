@@ -76,6 +76,7 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault('allow_abbrev', False)
         super().__init__(*args, **kwargs)
         self.reads_config = False
+        self.config_file: str | None = None
 
     def parse_known_args(  # type: ignore[override]
         self,
@@ -84,7 +85,7 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parses, after the file of ``--config``; unknown options are errors."""
         if self.reads_config:
-            use_config_file(self, args or ())
+            args = with_config_file(self, list(args or ()))
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown and self._subparsers is None:
             name = unknown[0].partition('=')[0]
@@ -94,6 +95,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing the usage."""
+        if self.config_file is not None:
+            message += f" (with the settings in '{self.config_file}')"
         end = '' if message.endswith('?') else '.'
         raise UserError(f"{message}{end} See '{self.prog} --help'")
 
@@ -312,53 +315,32 @@ def add_config_options(parser: Parser) -> None:
     parser.set_defaults(parser=parser)
 
 
-def use_config_file(parser: Parser, argv: Sequence[str]) -> None:
-    """Makes the settings of the file in ``--config``, if any, the parser's defaults."""
+def with_config_file(parser: Parser, argv: list[str]) -> list[str]:
+    """The words of the file in ``--config``, if any, before those typed, which win."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument('--config')
-    if list(argv)[-1:] == ['--config']:
-        return  # The parser itself reports the missing value.
-    path = finder.parse_known_args(list(argv))[0].config
+    if argv[-1:] == ['--config']:
+        return argv  # The parser itself reports the missing value.
+    path = finder.parse_known_args(argv)[0].config
     if path is None:
-        return
+        return argv
+    parser.config_file = path
     known = _settings(parser)
-    given: list[argparse.Action] = []
     words: list[str] = []
-    last: list[str] = []  # Everything after '--' is positional.
     for name, value in read_settings(path).items():
         key = name.replace('_', '-')
         if key not in known:
             raise UserError(_unknown(path, name, list(known)))
-        if value is not None:
-            given.append(known[key])
-            new = _words(path, key, known[key], value)
-            (words if known[key].option_strings else last).extend(new)
-    values = _parse(parser, path, given, words + last)
-    for action, value in zip(given, values, strict=True):
-        action.default, action.required = value, False
-        if not action.option_strings:
-            action.nargs = '?'
-
-
-def _parse(
-    parser: Parser, path: str, given: list[argparse.Action], words: list[str]
-) -> list[Any]:
-    """The values of words that may lack what the parser requires."""
-    required = [action for action in parser._actions if action.required]
-    nargs = [action.nargs for action in required]
-    for action in required:
-        action.required = False
-        if not action.option_strings:
-            action.nargs = '?'
-    parser.reads_config = False
-    try:
-        parsed, _ = parser.parse_known_args(words)
-    except UserError as error:
-        raise UserError(f"'{path}': {error}") from error
-    finally:
-        for action, old in zip(required, nargs, strict=True):
-            action.required, action.nargs = True, old
-    return [getattr(parsed, action.dest) for action in given]
+        action = known[key]
+        if value is None:
+            continue
+        if action.option_strings:
+            words += _words(path, key, action, value)
+        else:
+            action.nargs, action.default = '?', _word(f"'{path}': '{key}'", value)
+            action.required = False
+    # An option of one word: the last one of the file may accept several.
+    return [*words, f'--config={path}', *argv]
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -422,8 +404,6 @@ def _words(path: str, key: str, action: argparse.Action, value: Any) -> Iterator
             yield f'--{key}'
         elif isinstance(action, argparse.BooleanOptionalAction):
             yield f'--no-{key}'
-    elif not action.option_strings:
-        yield from ('--', _word(name, value))
     elif isinstance(value, list) and action.nargs == '+' and action.type is not named:
         yield from (f'--{key}', *(_word(name, inner) for inner in value))
     else:
