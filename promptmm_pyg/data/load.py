@@ -30,6 +30,7 @@ from promptmm_pyg.data.tables import (
     header_hint,
     header_text,
     read_header,
+    release_memory,
 )
 
 Format = Literal['auto', 'diffmm', 'mmssl', 'mmrec', 'recbole']
@@ -471,7 +472,9 @@ def read_resolved(resolved: Mapping[str, Any]) -> Split:
                 separator=options.get('separator'),
                 encoding=options.get('encoding'),
             )
-    return apply_split(split, read_table(path, **options))
+    graph = read_table(path, **options)
+    release_memory()
+    return apply_split(split, graph)
 
 
 def _beside(path: Any, file: str | Path) -> Path:

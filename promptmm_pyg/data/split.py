@@ -214,7 +214,9 @@ def split_per_user(
     num_val = _held_out(count, val_ratio)
     num_test = num_test.minimum((count - 1 - (num_val > 0).long()).clamp(min=0))
     num_val = num_val.minimum(count - 1 - num_test)
-    return split_by_part(data, _last_ranks(rank, count, num_val, num_test))
+    part = _last_ranks(rank, count, num_val, num_test)
+    del rank, count, num_val, num_test  # As large as the graph.
+    return split_by_part(data, part)
 
 
 def split_leave_one_out(
@@ -455,7 +457,7 @@ def _at_least_one(share: float, ratio: float) -> float:
 def _last_ranks(
     rank: Tensor, count: Tensor, num_val: Tensor, num_test: Tensor
 ) -> Tensor:
-    part = torch.zeros_like(rank)
+    part = torch.zeros_like(rank, dtype=torch.int8)
     part[rank >= count - num_test - num_val] = VAL
     part[rank >= count - num_test] = TEST
     return part

@@ -221,6 +221,13 @@ def require_arrow(caller: str) -> None:
         ) from error
 
 
+def release_memory() -> None:
+    """Returns the memory of tables that are no longer used to the system."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+
+
 def is_table_name(path: str | Path) -> bool:
     """Whether a file's name ends as that of a table."""
     return _kind(Path(path))[0] in SUFFIXES

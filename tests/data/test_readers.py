@@ -7,6 +7,7 @@ import torch
 
 from promptmm_pyg.data import (
     INTERACTS,
+    load_dataset,
     read_dataset,
     read_diffmm,
     read_mmrec,
@@ -374,3 +375,85 @@ def test_a_folder_of_many_files_is_named_in_short(tmp_path):
         (tmp_path / f'{n:02}.txt').touch()
     with pytest.raises(FileNotFoundError, match=r"'09\.txt', 'and 20 more'\]"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('lists', 'what'),
+    [
+        ({'30000000': [1]}, r"'num_users' .*30000000"),
+        ({'0': [10**12]}, r"'num_items' .*1000000000000"),
+        ({str(10**12): [10**12]}, r"'num_users'"),
+    ],
+)
+def test_numbers_out_of_proportion_are_refused_in_lists(tmp_path, lists, what):
+    for part in ('train', 'val', 'test'):
+        rest = {'0': [0]} if part == 'train' else {}
+        content = {**rest, **lists} if part == 'train' else {}
+        (tmp_path / f'{part}.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf'{what}.*Number users and items from zero'):
+        read_mmssl(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'row', ['30000000\t1', '1\t1000000000000', '1\t1e12', '1\t1e17']
+)
+def test_numbers_out_of_proportion_are_refused_in_mmrec(tmp_path, row):
+    content = f'userID\titemID\tx_label\n0\t0\t0\n{row}\t0\n'
+    (tmp_path / 'toys.inter').write_text(content)
+    with pytest.raises(ValueError, match=r'toys.inter|from zero'):
+        read_mmrec(tmp_path)
+
+
+def test_matrices_out_of_proportion_are_refused(tmp_path):
+    for name in ('trnMat', 'valMat', 'tstMat'):
+        matrix = sparse.coo_matrix(([1.0], ([0], [0])), shape=(30_000_000, 5))
+        (tmp_path / f'{name}.pkl').write_bytes(pickle.dumps(matrix))
+    with pytest.raises(ValueError, match=r"'num_users' must be at most 100 times"):
+        read_diffmm(tmp_path)
+
+
+def test_items_with_features_need_no_interactions(tmp_path):
+    for part in ('train', 'val', 'test'):
+        lists = {'0': [3]} if part == 'train' else {}
+        (tmp_path / f'{part}.json').write_text(json.dumps(lists))
+    np.save(tmp_path / 'text_feat.npy', np.ones((200_000, 1), np.float32))
+    assert read_mmssl(tmp_path).train['item'].num_nodes == 200_000
+
+
+@pytest.mark.parametrize('duplicates', ['first', 'last', 'sum'])
+def test_repeats_across_parts_are_merged(tmp_path, duplicates):
+    rows = ['0\t0\t0\t5', '0\t1\t0\t6', '0\t1\t1\t7', '1\t0\t2\t8', '1\t0\t1\t9']
+    content = '\n'.join(['userID\titemID\tx_label\ttimestamp', *rows])
+    (tmp_path / 'toys.inter').write_text(content)
+    split = read_mmrec(tmp_path, duplicates=duplicates)
+    edges = [graph[INTERACTS].edge_label_index.t().tolist() for graph in split]
+    times = [graph[INTERACTS].edge_label_time.tolist() for graph in split]
+    if duplicates == 'last':  # By time, and in one part in any case.
+        assert edges == [[[0, 0]], [[0, 1], [1, 0]], []]
+        assert times == [[5], [7, 9], []]
+    else:
+        assert edges == [[[0, 0], [0, 1]], [[1, 0]], []]
+        assert times == (
+            [[5, 6], [9], []] if duplicates == 'first' else [[5, 7], [9], []]
+        )
+    if duplicates == 'sum':
+        assert split.train[INTERACTS].weight.tolist() == [1.0, 2.0]
+
+
+def test_mmrec_rows_are_selected(tmp_path):
+    rows = ['0\t0\t0\t5\ta', '0\t1\t0\t2\ta', '0\t2\t1\t4\tb', '1\t0\t2\t3\ta']
+    content = '\n'.join(['userID\titemID\tx_label\trating\tkind', *rows])
+    (tmp_path / 'toys.inter').write_text(content)
+
+    def edges(**options):
+        split = load_dataset(tmp_path, **options)
+        return [graph[INTERACTS].edge_label_index.t().tolist() for graph in split]
+
+    assert edges(min_rating=4) == [[[0, 0]], [[0, 2]], []]
+    assert edges(where={'kind': 'a'}) == [[[0, 0], [0, 1]], [], [[1, 0]]]
+    split = load_dataset(tmp_path, weight='rating')
+    assert split.train[INTERACTS].weight.tolist() == [5.0, 2.0]
+    with pytest.raises(ValueError, match=r"'where' .*'c'"):
+        edges(where={'kind': 'c'})
+    with pytest.raises(ValueError, match=r"must be left out for the layout 'mmrec'"):
+        edges(user='userID')
