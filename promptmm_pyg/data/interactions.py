@@ -8,9 +8,9 @@ import numpy as np
 
 from promptmm_pyg.data.ids import IdColumn, is_text, join_columns
 from promptmm_pyg.data.split import part_codes
+from promptmm_pyg.data.table_files import header_text
 from promptmm_pyg.data.tables import (
     Table,
-    header_text,
     is_table_name,
     not_a_number,
     read_file,

@@ -24,11 +24,11 @@ from promptmm_pyg.data.split import (
     split_leave_one_out,
     split_per_user,
 )
+from promptmm_pyg.data.table_files import header_text
 from promptmm_pyg.data.tables import (
     Table,
     as_table,
     header_hint,
-    header_text,
     read_header,
     release_memory,
 )

@@ -24,7 +24,8 @@ from promptmm_pyg.data.schema import (
     modality_x_dict,
 )
 from promptmm_pyg.data.split import Split
-from promptmm_pyg.data.tables import Table, header_text, read_text
+from promptmm_pyg.data.table_files import header_text
+from promptmm_pyg.data.tables import Table, read_text
 
 _REQUIRED = ('userID', 'itemID', 'x_label')
 

@@ -20,7 +20,8 @@ from promptmm_pyg.data.ids import (
 )
 from promptmm_pyg.data.interactions import id_column
 from promptmm_pyg.data.problems import data_error
-from promptmm_pyg.data.tables import Table, as_table, header_text, read_file
+from promptmm_pyg.data.table_files import header_text
+from promptmm_pyg.data.tables import Table, as_table, read_file
 
 if TYPE_CHECKING:
     import pyarrow as pa

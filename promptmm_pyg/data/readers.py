@@ -35,19 +35,25 @@ def read_user_lists(path: Path) -> np.ndarray[Any, Any]:
     """
     try:
         lists = json.loads(path.read_bytes())
-        users = np.array([int(user) for user in lists], dtype=np.int64)
+        users = np.array([_number(user) for user in lists], dtype=np.int64)
         counts = [len(items) for items in lists.values()]
         items = np.array(list(chain.from_iterable(lists.values())))
         if not len(items):
             return np.zeros((2, 0), dtype=np.int64)
         if items.dtype.kind not in 'iu' or items.ndim != 1:
             raise ValueError('items that are not whole numbers')
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"'{path}' must contain '{{\"user\": [item, ...]}}' with whole numbers "
             f'(got {error}). If it is truncated, fetch the file again'
         ) from error
     return np.stack([np.repeat(users, counts), items.astype(np.int64)])
+
+
+def _number(user: str) -> int:
+    if str(int(user)) != user:  # '07' and '7' are not one user.
+        raise ValueError(f'the user {user!r}')
+    return int(user)
 
 
 _PARTS = ('train', 'val', 'test')

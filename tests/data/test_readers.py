@@ -457,3 +457,13 @@ def test_mmrec_rows_are_selected(tmp_path):
         edges(where={'kind': 'c'})
     with pytest.raises(ValueError, match=r"must be left out for the layout 'mmrec'"):
         edges(user='userID')
+
+
+@pytest.mark.parametrize(
+    'content', ['{"7": [1], "07": [2]}', '{"1_0": [1]}', '[' * 100_000, '{"7": [1.5]}']
+)
+def test_users_of_lists_are_numbers_as_written(tmp_path, content):
+    for part in ('train', 'val', 'test'):
+        (tmp_path / f'{part}.json').write_text(content)
+    with pytest.raises(ValueError, match=r"train.json' must contain .*whole numbers"):
+        read_mmssl(tmp_path)

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from promptmm_pyg.data import (
     INTERACTS,
     MultiModalDataset,
+    load_dataset,
     read_dataset,
     read_recbole,
     read_recbole_texts,
@@ -364,3 +365,41 @@ def test_the_ml100k_that_recbole_ships():
     assert liked.train[INTERACTS].edge_index.size(1) == 55_375
     texts = read_recbole_texts(folder, ['movie_title', 'class'])
     assert texts['1'] == "Toy Story Animation Children's Comedy"
+
+
+def test_rows_are_selected_and_weighted(tmp_path):
+    rows = ['u\ta\t5\tview\t2', 'u\tb\t1\tbuy\t3', 'v\ta\t4\tbuy\t1', 'v\tb\t2\tbuy\t7']
+    head = 'user_id:token\titem_id:token\trating:float\tkind:token\tcount:float'
+    (tmp_path / 'toy.inter').write_text('\n'.join([head, *rows]) + '\n')
+
+    def read(**options):
+        graph = load_dataset(tmp_path, split=lambda graph: (graph,), **options)[0]
+        users, items = (x.numpy() for x in graph[INTERACTS].edge_index)
+        names = graph['user'].raw_id[users], graph['item'].raw_id[items]
+        return graph, [''.join(pair) for pair in zip(*names, strict=True)]
+
+    assert read(min_rating=4)[1] == ['ua', 'va']
+    assert read(where={'kind': 'buy'})[1] == ['ub', 'va', 'vb']
+    assert read(where={'kind': 'buy'}, min_rating=2)[1] == ['va', 'vb']
+    assert read(weight='count')[0][INTERACTS].weight.tolist() == [2.0, 3.0, 1.0, 7.0]
+    with pytest.raises(ValueError, match=r"'where' .*'sold'"):
+        read(where={'kind': 'sold'})
+    (tmp_path / 'toy.inter').write_text('\n'.join([head, *rows, rows[0]]) + '\n')
+    with pytest.raises(ValueError, match='the first is user u, item a'):
+        read()
+    graph, pairs = read(weight='count', duplicates='sum')
+    assert pairs == ['ua', 'ub', 'va', 'vb']
+    assert graph[INTERACTS].weight.tolist() == [4.0, 3.0, 1.0, 7.0]
+
+
+def test_ids_are_as_written_in_all_files(tmp_path):
+    ids = ['007', '7', ' 7', 'NA', '1.0', '"q"', 'Ünal']
+    rows = '\n'.join(f'{x}\t{x}' for x in ids)
+    (tmp_path / 'toy.inter').write_text(f'user_id:token\titem_id:token\n{rows}\n')
+    items = '\n'.join(f'{x}\t{n}.5' for n, x in enumerate(ids))
+    (tmp_path / 'toy.item').write_text(f'item_id:token\tx:float_seq\n{items}\n')
+    graph = load_dataset(tmp_path, split=lambda graph: (graph,))[0]
+    assert graph['user'].raw_id.tolist() == graph['item'].raw_id.tolist() == ids
+    assert graph['item'].x_x[:, 0].tolist() == [n + 0.5 for n in range(len(ids))]
+    texts = read_recbole_texts(tmp_path, ['x'])
+    assert list(texts) == ids
