@@ -32,7 +32,7 @@ LENGTH = {
 QUIET = '--quiet  show no progress bar'
 # Not printable, but part of words: two joiners and the no-break space.
 _HARMLESS = '\u200c\u200d\xa0'
-# These say what to do with the settings, and may not be in a file of settings.
+# What to do with the settings; not allowed in a file of settings.
 _ACTIONS = ('help', 'config', 'print_config', 'dry_run', 'resume', 'overwrite')
 
 

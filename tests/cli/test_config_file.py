@@ -25,13 +25,13 @@ def parse(*words):
     return build_parser().parse_args(list(words))
 
 
-def test_a_file_gives_what_was_not_typed(written):
+def test_a_file_replaces_defaults(written):
     path = written({'path': 'x', 'out': 'r', 'epochs': 7, 'dropout': 0.25})
     args = parse('train', '--config', path)
     assert (args.path, args.out, args.epochs, args.dropout) == ('x', 'r', 7, 0.25)
 
 
-def test_what_is_typed_wins(written):
+def test_typed_options_win(written):
     path = written({'path': 'x', 'out': 'r', 'epochs': 7, 'split': 'time'})
     args = parse('train', 'y', f'--config={path}', '--out', 's', '--epochs', '8')
     assert (args.path, args.out, args.epochs, args.split) == ('y', 's', 8, 'time')
@@ -75,7 +75,7 @@ def test_null_is_the_default(written):
     assert parse('distill', '--config', path).epochs == parse('distill', 'r').epochs
 
 
-def test_what_neither_says_is_still_required(written, fails):
+def test_required_options_may_come_from_either(written, fails):
     path = written({'epochs': 3})
     assert 'required: PATH, --out' in fails('train', '--config', path)
     assert 'required: PATH' in fails('train', '--config', path, '--out', 'r')
@@ -135,7 +135,7 @@ def test_the_configuration_of_a_run_gives_that_run_again(files, tmp_path, split)
     assert run_config(parse('train', '--config', str(path), '--out', 'r')) == config
 
 
-def test_so_does_that_of_a_folder_without_a_prompt(files, tmp_path):
+def test_the_configuration_of_a_folder_gives_that_run_again(files, tmp_path):
     words = ['train', files.layout, '--out', 'r', '--no-prompt', '--masks', 'none']
     words += ['--features', 'text=', '--text', f'{files.titles}:title']
     config = run_config(parse(*words))
@@ -144,7 +144,7 @@ def test_so_does_that_of_a_folder_without_a_prompt(files, tmp_path):
     assert run_config(parse('train', '--config', str(path), '--out', 'r')) == config
 
 
-def test_so_does_that_of_a_student(tmp_path):
+def test_the_configuration_of_a_student_gives_that_student_again(tmp_path):
     words = ['distill', 'r', '--student', 'mf', '--embedding-dim', '5', '--no-baseline']
     words += ['--list-views', 'fused', '--loss-weight', 'listwise=0', '--top-k', '9']
     config = student_config(parse(*words))
@@ -153,7 +153,7 @@ def test_so_does_that_of_a_student(tmp_path):
     assert student_config(parse('distill', 's', '--config', str(path))) == config
 
 
-def test_made_up_data_have_no_options(written, fails):
+def test_synthetic_data_have_no_options(written, fails):
     config = {'data': {'format': 'synthetic'}, 'teacher': {}, 'weights': {}}
     message = fails('train', '--config', written({**config, 'prompt': None}))
     assert 'synthetic data' in message
@@ -177,7 +177,7 @@ def test_what_is_printed_gives_the_same_settings(files, written, capsys):
     assert json.loads(out)['loss-weight']['l2'] == 0.5
 
 
-def test_printing_does_nothing_else(distilled, capsys):
+def test_print_config_writes_nothing(distilled, capsys):
     before = {path: path.stat().st_mtime_ns for path in distilled.rglob('*')}
     assert main(['distill', str(distilled), '--overwrite', '--print-config']) == 0
     assert json.loads(capsys.readouterr().out)['folder'] == str(distilled)
@@ -188,6 +188,6 @@ def test_a_file_may_hold_every_setting_of_its_command():
     for words in (['train', 'x', '--out', 'r'], ['distill', 'r']):
         args = parse(*words)
         dests = {action.dest for action in args.parser._actions}
-        deeds = {'help', 'config', 'print_config', 'dry_run', 'resume', 'overwrite'}
-        found = json.loads(config_text(argparse.Namespace(**vars(args))))
-        assert {key.replace('-', '_') for key in found} == dests - deeds
+        actions = {'help', 'config', 'print_config', 'dry_run', 'resume', 'overwrite'}
+        names = json.loads(config_text(argparse.Namespace(**vars(args))))
+        assert {key.replace('-', '_') for key in names} == dests - actions

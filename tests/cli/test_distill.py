@@ -30,7 +30,7 @@ def same(a, b):
     return set(a) == set(b) and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_run_holds_all_that_was_promised(distilled):
+def test_a_run_has_all_files(distilled):
     names = {str(path.relative_to(distilled)) for path in distilled.rglob('*.*')}
     each = ('model.safetensors', 'log.jsonl', 'checkpoint.safetensors', 'metrics.json')
     expected = {f'student/{name}' for name in each}
@@ -41,7 +41,7 @@ def test_a_run_holds_all_that_was_promised(distilled):
     assert expected <= names
 
 
-def test_student_and_control_are_those_the_library_trains(distilled):
+def test_student_and_baseline_are_those_of_the_library(distilled):
     folder, _, data = load(distilled)
     student = json.loads((distilled / 'student' / 'config.json').read_text())
     module = build_student(student, data.train)
@@ -78,7 +78,7 @@ def test_the_recommender_knows_all_interactions_and_titles(distilled):
     assert served.titles['i3'] == 'The i3'
 
 
-def test_the_recommender_takes_new_items_by_features_as_they_come(distilled):
+def test_new_items_have_features_that_are_not_standardized(distilled):
     _, _, data = load(distilled)
     served = Recommender.load(distilled / 'recommender')
     x = data.val['item'].x_text
@@ -94,7 +94,7 @@ def test_the_recommender_takes_new_items_by_features_as_they_come(distilled):
     assert not torch.allclose(data.train['item'].x_text, x)
 
 
-def test_a_run_without_features_has_no_feature_path(files, tmp_path):
+def test_a_run_without_features_has_no_feature_mapper(files, tmp_path):
     run = tmp_path / 'run'
     words = ['--no-prompt', '--epochs', '1', '--quiet', '--out', str(run)]
     assert main(['train', files.table, *words]) == 0
@@ -102,7 +102,7 @@ def test_a_run_without_features_has_no_feature_path(files, tmp_path):
     assert Recommender.load(run / 'recommender').feature_mapper is None
 
 
-def test_too_few_items_for_a_feature_path_are_a_warning(
+def test_too_few_items_for_a_feature_mapper_are_a_warning(
     trained, copy_of, capsys, monkeypatch
 ):
     monkeypatch.setattr('promptmm_pyg.serving._feature_fit.MIN_ITEMS', 1000)
@@ -133,7 +133,7 @@ def test_results_name_both_and_the_next_step(trained, copy_of, capsys):
     assert lines[2] == f'next: promptmm evaluate {run}'
 
 
-def test_the_control_can_be_left_out(trained, copy_of, capsys):
+def test_the_baseline_can_be_left_out(trained, copy_of, capsys):
     run = copy_of(trained)
     assert main(['distill', str(run), *DISTILL, '--no-baseline']) == 0
     assert 'baseline: ' not in capsys.readouterr().out
@@ -152,14 +152,14 @@ def test_a_joint_prompt_changes_the_targets_and_not_the_teacher(trained, copy_of
     assert tables['student']['item'].size() == tables['teacher']['item'].size()
 
 
-def test_a_frozen_teacher_is_copied_as_it_is(trained, copy_of):
+def test_at_equal_width_the_truncated_teacher_is_the_teacher(trained, copy_of):
     run = copy_of(trained)
     assert main(['distill', str(run), *DISTILL, '--embedding-dim', '8']) == 0
     tables = Run(run).embeddings()
     assert same(tables['truncated_teacher'], tables['teacher'])
 
 
-def test_tables_of_another_width_are_cut_to_the_students(distilled):
+def test_the_truncated_teacher_has_the_width_of_the_student(distilled):
     tables = Run(distilled).embeddings()
     names = {'teacher', 'student', 'baseline', 'truncated_teacher', 'served'}
     assert set(tables) == names
@@ -210,7 +210,7 @@ def test_options_reach_the_student_and_its_losses(trained, copy_of):
 
 
 @pytest.mark.parametrize('name', ['student', 'baseline'])
-def test_an_interrupted_run_goes_on_to_the_same_models(
+def test_an_interrupted_run_continues_to_the_same_models(
     trained, distilled, copy_of, monkeypatch, name
 ):
     run = copy_of(trained)
@@ -241,28 +241,28 @@ def test_a_student_is_overwritten_on_purpose(distilled, copy_of):
     assert same(model(run, 'teacher'), model(distilled, 'teacher'))
 
 
-def test_going_on_needs_a_student(trained, fails):
+def test_resume_requires_a_student(trained, fails):
     assert 'no student to continue' in fails('distill', trained, *DISTILL, '--resume')
 
 
-def test_going_on_with_other_options_is_refused(distilled, fails):
+def test_resume_with_other_options_is_refused(distilled, fails):
     words = ['distill', distilled, *DISTILL, '--gamma', '3', '--resume']
     assert '--resume requires the options' in fails(*words)
 
 
-def test_going_on_for_fewer_epochs_is_refused(distilled, fails):
+def test_resume_for_fewer_epochs_is_refused(distilled, fails):
     words = ['distill', distilled, *DISTILL, '--epochs', '1', '--resume']
     assert 'may raise --epochs, not lower it (was 2, is 1)' in fails(*words)
 
 
-def test_both_go_on_for_more_epochs(distilled, copy_of):
+def test_resume_continues_both_for_more_epochs(distilled, copy_of):
     run = copy_of(distilled)
     assert main(['distill', str(run), *DISTILL, '--epochs', '3', '--resume']) == 0
     for folder in (run / 'student', run / 'student' / 'baseline'):
         assert len((folder / 'log.jsonl').read_text().splitlines()) == 3
 
 
-def test_a_teacher_that_is_not_finished_cannot_teach(trained, copy_of, fails):
+def test_an_interrupted_teacher_cannot_teach(trained, copy_of, fails):
     run = copy_of(trained)
     (run / 'teacher' / 'model.safetensors').unlink()
     message = fails('distill', run, *DISTILL)
@@ -315,7 +315,7 @@ def test_a_student_draws_its_start_from_the_seed(trained):
     assert get_embeddings(first, data.inputs)['item'].size(1) == 3
 
 
-def test_a_student_is_of_the_kind_asked_for(trained):
+def test_the_kind_of_the_student_is_an_option(trained):
     _, _, data = load(trained)
     config = {'embedding_dim': 3, 'num_layers': 1, 'train': {'seed': 0}}
     plain = build_student({**config, 'student': 'mf'}, data.train)

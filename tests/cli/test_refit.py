@@ -50,7 +50,7 @@ def test_refit_then_update_then_recommend(run, new, capsys):
     assert ', 1 updates included' in err
 
 
-def test_without_a_final_model_nothing_is_said(run, capsys):
+def test_without_a_final_model_there_is_no_note(run, capsys):
     assert recommended(run, 'u1', capsys)[1] == ''
 
 

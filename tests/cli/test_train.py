@@ -68,7 +68,7 @@ def test_options_reach_the_teacher(trained):
     assert config['teacher']['embedding_dim'] == 8
 
 
-def test_the_log_has_a_line_an_epoch_and_the_best_is_kept_in_metrics(trained):
+def test_the_log_has_a_line_per_epoch_and_metrics_have_the_best(trained):
     lines = (trained / 'teacher' / 'log.jsonl').read_text().splitlines()
     values = [json.loads(line)['validation']['Recall@20'] for line in lines]
     metrics = json.loads((trained / 'teacher' / 'metrics.json').read_text())
@@ -177,7 +177,7 @@ def test_a_run_is_overwritten_on_purpose(files, distilled, copy_of):
 def test_data_with_errors_are_not_trained_on(files, tmp_path, fails, monkeypatch):
     from promptmm_pyg.data import Issue
 
-    found = [Issue('error', 'val', 'leaks', 'Take it out')]
+    found = [Issue('error', 'val', 'leaks', 'Remove it')]
     monkeypatch.setattr('promptmm_pyg.runs.check.validate', lambda split, **_: found)
     message = fails(*argv(files, tmp_path / 'run'))
     assert '1 errors; the first: val: leaks' in message
@@ -242,7 +242,7 @@ def test_a_value_out_of_range_is_a_mistake(files, tmp_path, fails, more, match):
 
 
 @pytest.mark.parametrize('start', ['pca', 'ica', 'random'])
-def test_the_prompt_starts_from_what_was_asked_for(files, tmp_path, start):
+def test_the_prompt_starts_as_its_options_name(files, tmp_path, start):
     run = tmp_path / 'run'
     options = ['--prompt-start', start, '--prompt-dim', '3', '--num-prompt-tokens', '2']
     assert main(argv(files, run, *options, '--epochs', '1')) == 0

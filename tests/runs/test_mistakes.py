@@ -73,13 +73,13 @@ def test_resume_of_a_teacher_names_the_option_too(distilled, files, fails):
     assert f"('data.features.text' was {files.text}, is None)" in message
 
 
-def test_a_folder_that_is_taken_is_named_before_contents_are_encoded(
+def test_a_folder_in_use_is_an_error_before_contents_are_encoded(
     distilled, files, tmp_path, fails, monkeypatch
 ):
     def never(*_):
         raise AssertionError('too late')
 
     monkeypatch.setattr('promptmm_pyg.runs.stages.load_split', never)
-    (tmp_path / 'mine.txt').write_text('x')
+    (tmp_path / 'notes.txt').write_text('x')
     assert 'is not a run' in fails('train', files.table, '--out', tmp_path)
     assert 'holds a run. Choose' in fails('train', files.table, '--out', distilled)

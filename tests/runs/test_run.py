@@ -26,7 +26,7 @@ def test_tensors_come_back_also_when_they_share_memory(tmp_path):
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['x']
 
 
-def test_missing_tensors_say_what_to_do(tmp_path):
+def test_missing_tensors_raise_with_a_fix(tmp_path):
     with pytest.raises(RunError, match=r'there is no .*x.\. Train it'):
         load_tensors(tmp_path / 'x', 'Train it')
 
