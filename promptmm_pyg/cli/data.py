@@ -21,6 +21,7 @@ from promptmm_pyg.cli.parsing import (
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
+    USER,
     Issue,
     Split,
     modality_mask_dict,
@@ -282,7 +283,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         '(default: zero-rows)',
     )
     add_flags(group, '--padding-row  leave out the first row of .npy features')
-    _add_content_options(parser.add_argument_group('texts and images of the items'))
+    _add_content_options(parser.add_argument_group('texts and images'))
     _add_column_options(parser.add_argument_group('columns and features of tables'))
     _add_table_options(parser.add_argument_group('tables, RecBole and MMRec'))
 
@@ -374,6 +375,8 @@ def _add_content_options(group: Group) -> None:
 --text SOURCE  texts: a folder of files <item id>.txt, a column of the table (RecBole:
   of the .item file), or FILE:COLUMN, a table with the item column
 --images FOLDER  images: a folder of files <item id>.jpg, .png, ...
+--user-text SOURCE  texts of users: a folder of files <user id>.txt, or FILE:COLUMN, a
+  table with the user column
 --text-encoder NAME [{HASHING}]  'hashing', which needs no package, or a model or folder
   of sentence-transformers
 --image-encoder NAME [vgg16]  a classifier of torchvision, or 'timm:NAME'
@@ -450,6 +453,14 @@ def _content_config(args: argparse.Namespace, data: Mapping[str, Any]) -> list[A
     if args.text is not None:
         config = {'modality': 'text', 'encoder': args.text_encoder}
         configs.append(config | _text_source(args.text, data))
+    if args.user_text is not None:
+        source = text_source(args.user_text, data.get('user'), data.get('encoding'))
+        if source is None:
+            raise UserError(
+                f"--user-text must be a folder or FILE:COLUMN (got '{args.user_text}')"
+            )
+        config = {'modality': 'user_text', 'encoder': args.text_encoder}
+        configs.append({**config, **source, 'node_type': USER})
     if args.images is not None:
         config = {'modality': 'image', 'encoder': args.image_encoder}
         configs.append(config | content_folder('images', args.images))

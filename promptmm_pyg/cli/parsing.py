@@ -508,11 +508,16 @@ def _data_flags(config: Mapping[str, Any]) -> dict[str, Any]:
     for content in config.get('content', []):
         if content['modality'] == 'image':
             flags['images'] = content['path']
+        elif content['modality'] == 'user_text':
+            in_table = content['kind'] == 'table'
+            column = f':{content["column"]}' if in_table else ''
+            flags['user-text'] = f'{content["path"]}{column}'
         elif content['kind'] == 'table':
             flags['text'] = f'{content["path"]}:{content["column"]}'
         else:
             flags['text'] = content['path' if content['kind'] == 'text' else 'column']
-        flags[f'{content["modality"]}-encoder'] = content['encoder']
+        name = content['modality'].removeprefix('user_')
+        flags[f'{name}-encoder'] = content['encoder']
         if content['cache'] is not None:
             flags['content-cache'] = content['cache']
     return flags

@@ -325,16 +325,16 @@ def _check_repeats(
     table: Table, column: str, num_rows: int, tokens: Sequence[str]
 ) -> None:
     """Raises for text that is different in nearly every row, and warns of lists."""
-    listed = {
-        mark: sum(mark in token for token in tokens) / len(tokens)
-        for mark in _SEPARATORS
-    }
-    mark, share = max(listed.items(), key=lambda pair: pair[1])
-    hint = (
-        f"Split its lists with list_separator='{mark}' (--list-separator '{mark}')"
-        if share > 0.5
-        else ''
-    )
+    hint = ''
+    for mark in _SEPARATORS:
+        parts = [part.strip() for token in tokens for part in token.split(mark)]
+        is_list = len(parts) > 1.5 * len(tokens) and len(set(parts)) < 0.6 * len(parts)
+        if is_list:
+            hint = (
+                f"Split its lists with list_separator='{mark}' (--list-separator "
+                f"'{mark}')"
+            )
+            break
     if len(tokens) > 0.8 * num_rows:
         fix = hint or (
             f"Encode text with '--text {table.name}:{column}' ('encode_content'), or "
@@ -348,6 +348,6 @@ def _check_repeats(
     if hint:
         warnings.warn(
             f"the column '{column}' of {table.name!r} has {len(tokens)} different "
-            f"values, most with '{mark}'. {hint}",
+            f'values, most of them lists. {hint}',
             stacklevel=2,
         )

@@ -112,7 +112,8 @@ def load_split(config: Mapping[str, Any]) -> Split:
     split = _load(config)
     for content in config.get('content', []):
         rows = encode(content, contents_of(content))
-        split = join_content(split, rows, content['modality'])
+        node_type = content.get('node_type', ITEM)
+        split = join_content(split, rows, content['modality'], node_type=node_type)
     return split
 
 
@@ -228,7 +229,7 @@ def encode(
 
 
 def _encoder(modality: str, name: str) -> ContentEncoder:
-    if modality == 'text':
+    if modality in ('text', 'user_text'):
         is_hashing = name == HASHING
         return HashingTextEncoder() if is_hashing else SentenceTransformerEncoder(name)
     if name.startswith('timm:'):

@@ -30,8 +30,11 @@ def shop(tmp_path_factory):
     ]
     rows[7], rows[9] = ('i07', '', 'brand 7', 1), ('i09', 'War', 'brand 9', '')
     write_csv(folder / 'items.csv', ['item_id', 'genre', 'brand', 'price'], rows)
-    rows = [(user, 20 + n % 30, 'fm'[n % 2]) for n, user in enumerate(users)]
-    write_csv(folder / 'users.csv', ['user_id', 'age', 'gender'], rows)
+    rows = [
+        (user, 20 + n % 30, 'fm'[n % 2], f'I like {GENRES[n % 5]} and tea {n}')
+        for n, user in enumerate(users)
+    ]
+    write_csv(folder / 'users.csv', ['user_id', 'age', 'gender', 'bio'], rows)
     rows = []
     for n, user in enumerate(users):
         liked = [item for item in items if GENRES[n % 5] in genres[item]]
@@ -55,7 +58,8 @@ def words(shop):
 @pytest.fixture(scope='module')
 def run(shop, tmp_path_factory):
     path = tmp_path_factory.mktemp('runs') / 'shop'
-    assert main(['train', *words(shop), '--out', str(path), *TRAIN]) == 0
+    texts = ['--user-text', f'{shop / "users.csv"}:bio']
+    assert main(['train', *words(shop), *texts, '--out', str(path), *TRAIN]) == 0
     assert main(['distill', str(path), *DISTILL]) == 0
     return path
 
@@ -94,9 +98,22 @@ def test_the_python_call_reads_the_same(shop):
 
 def test_the_run_uses_users_and_items(run):
     data = Run.open(run).data.train
-    assert {'x_age', 'x_gender'} <= set(data['user'].keys())
+    assert {'x_age', 'x_gender', 'x_user_text'} <= set(data['user'].keys())
+    assert 'x_user_text' not in data['item']
     assert main(['evaluate', str(run)]) == 0
     assert main(['recommend', str(run), '--users', 'u03', '-k', '2']) == 0
+
+
+def test_the_settings_of_a_run_give_the_same_settings(run, tmp_path, capsys):
+    config = run / 'config.json'
+    argv = ['train', '--config', str(config), '--out', str(tmp_path), '--print-config']
+    capsys.readouterr()
+    assert main(argv) == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert settings['item-columns'] == ['genre', 'brand', 'price']
+    assert settings['user-text'].endswith('users.csv:bio')
+    assert settings['split-column'] == 'part'
+    assert settings['list-separator'] == '|'
 
 
 def test_new_items_are_encoded_as_those_of_training(run, tmp_path, capsys):

@@ -160,6 +160,12 @@ def test_unusable_columns_are_refused(columns, match):
         encode(**columns)
 
 
+def test_commas_in_sentences_are_no_lists():
+    cells = [f'Ink {n}, black, for printer {n}, {n} pages' for n in range(90)]
+    with pytest.raises(ValueError, match=r"Encode text with '--text items.csv:a'"):
+        encode(a=cells)
+
+
 def test_text_can_be_hashed_on_request():
     cells = [f'A long story {n}' for n in range(90)]
     assert encode('a:category', a=cells)[0].width == HASH_WIDTH
@@ -167,7 +173,7 @@ def test_text_can_be_hashed_on_request():
 
 def test_lists_without_a_separator_have_a_warning():
     cells = [f'Drama|{n % 70}' for n in range(210)]
-    with pytest.warns(UserWarning, match="70 different values, most with '|'"):
+    with pytest.warns(UserWarning, match='70 different values, most of them lists'):
         encode(a=cells)
 
 
