@@ -90,9 +90,14 @@ class RawIds:
             unknown: Whether unknown ids ``'raise'`` or have row -1 (``'ignore'``).
 
         Raises:
+            TypeError: If there are no ids.
             ValueError: If an id is unknown.
         """
         check_choice('unknown', unknown, ('raise', 'ignore'))
+        if isinstance(ids, bytes) or not (is_id(ids) or isinstance(ids, Iterable)):
+            raise TypeError(
+                f"'{name}' must be an id or a sequence of ids (got {ids!r})"
+            )
         ids = as_list(ids)
         rows = self.find(ids)
         if unknown == 'raise' and -1 in rows:

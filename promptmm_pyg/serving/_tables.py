@@ -57,6 +57,11 @@ class Tables:
         if isinstance(seen, Tensor | np.ndarray):
             edges = torch.as_tensor(seen)
             seen = SeenItems.from_edge_index(edges, num_users, num_items)
+        if not isinstance(seen, SeenItems):
+            raise TypeError(
+                "'seen' must be edges [2, E], SeenItems or None (got "
+                f"'{type(seen).__name__}')"
+            )
         if (seen.num_users, seen.num_items) != (num_users, num_items):
             raise ValueError(
                 "'seen' must cover the users and items of the embeddings (got "
@@ -156,11 +161,14 @@ def _table(name: str, x: Tensor | np.ndarray) -> Tensor:
         raise TypeError(
             f"'{name}' must be a tensor or an array (got '{type(x).__name__}')"
         )
-    x = torch.as_tensor(x).detach().clone()
-    if x.dim() != 2 or not x.is_floating_point():
+    is_float = (
+        x.dtype.kind == 'f' if isinstance(x, np.ndarray) else x.is_floating_point()
+    )
+    if x.ndim != 2 or not is_float:
         raise ValueError(
             f"'{name}' must be a floating point matrix (got {list(x.shape)}, {x.dtype})"
         )
+    x = torch.as_tensor(x).detach().clone()
     if not x.isfinite().all():
         raise ValueError(f"'{name}' must be finite (got NaN or infinity)")
     return x

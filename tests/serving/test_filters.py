@@ -221,3 +221,20 @@ def test_tables_are_tensors_or_arrays():
         Recommender([[1.0]], torch.eye(1), user_ids=[1], item_ids=[1], seen=None)
     with pytest.raises(ValueError, match="'item_x' must be a floating point matrix"):
         Recommender(x, x.astype(int), seen=None, **options)
+    with pytest.raises(ValueError, match="'item_x' must be a floating point matrix"):
+        Recommender(x, x.astype(object), seen=None, **options)
+    with pytest.raises(TypeError, match=r"'seen' must be edges \[2, E\], SeenItems or"):
+        Recommender(x, x, seen=[(0, 1)], **options)
+
+
+@pytest.mark.parametrize('users', [None, 1.5, b'u0'])
+def test_what_is_no_id_is_a_type_error(model, users):
+    for call in (
+        lambda: model.recommend(users),
+        lambda: model.score(users, 100),
+        lambda: model.recommend('u0', deny=users) if users else model.recommend(users),
+    ):
+        with pytest.raises(
+            TypeError, match=r'must be an id or a sequence of ids \(got'
+        ):
+            call()
