@@ -302,7 +302,7 @@ def test_saving_over_a_file_raises(tmp_path):
         random_recommender().save(path)
 
 
-def test_an_unknown_user_is_told_the_closest_ones(checkerboard):
+def test_the_closest_ids_of_an_unknown_user_are_named(checkerboard):
     with pytest.raises(ValueError, match=r"'users'.*'usr 4'.*closest.*'user 4'"):
         checkerboard.recommend('usr 4')
     with pytest.raises(ValueError, match=r"got '?zzz'?\). The model has no"):

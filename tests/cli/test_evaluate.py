@@ -95,7 +95,7 @@ def test_an_empty_slice_is_null_and_a_dash(files, tmp_path, capsys):
     assert row.split()[-1] == '-'
 
 
-def test_validation_is_the_default_and_says_so(distilled, copy_of, capsys):
+def test_validation_is_the_default_and_named(distilled, copy_of, capsys):
     run = copy_of(distilled)
     assert main(['evaluate', str(run)]) == 0
     out, err = capsys.readouterr()
@@ -135,7 +135,7 @@ def test_a_teacher_alone_can_be_evaluated(trained, copy_of, capsys):
     assert 'differences' not in out
 
 
-def test_without_a_control_two_columns_are_left(trained, copy_of, capsys):
+def test_without_a_baseline_two_columns_remain(trained, copy_of, capsys):
     run = copy_of(trained)
     more = ['--epochs', '1', '--embedding-dim', '8', '--no-baseline', '--quiet']
     main(['distill', str(run), *more])

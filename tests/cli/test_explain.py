@@ -81,14 +81,14 @@ def test_the_rank_is_among_what_the_user_has_not_seen(distilled, loaded, capsys)
     assert best['rank'] == 1
 
 
-def test_without_an_item_the_students_first_recommendation_is_told(distilled, capsys):
+def test_without_an_item_the_first_recommendation_is_explained(distilled, capsys):
     ids, scores = Recommender.load(distilled / 'recommender').recommend('u7', 1)
     found = explain(distilled, capsys, '--user', 'u7', '--model', 'student')
     assert found['item'] == ids[0]
     assert found['score'] == pytest.approx(float(scores[0]), abs=1e-5)
 
 
-def test_an_item_of_the_history_is_said_to_be_one(trained, loaded, capsys):
+def test_an_item_of_the_history_is_marked(trained, loaded, capsys):
     graph, _ = loaded
     item = graph['item'].raw_id[history(graph, 'u3')[0]]
     out = text(trained, capsys, '--user', 'u3', '--item', item)

@@ -74,7 +74,7 @@ def test_the_data_come_back_from_mmrec_without_a_student(trained, tmp_path):
         assert set(map(tuple, a.t().tolist())) == set(map(tuple, b.t().tolist()))
 
 
-def test_nothing_asked_for_is_a_mistake(distilled, fails):
+def test_an_output_is_required(distilled, fails):
     message = fails('export', distilled)
     assert 'Pass one or more of --embeddings, --faiss, --torch-export, --mmrec' in (
         message

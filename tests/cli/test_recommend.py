@@ -13,11 +13,11 @@ def recommend(run, capsys, *words):
     return json.loads(capsys.readouterr().out)
 
 
-def test_json_is_what_the_recommender_says(distilled, capsys):
-    found = recommend(distilled, capsys, '--users', 'u3', 'u0', '-k', '4')
+def test_json_has_the_lists_of_the_recommender(distilled, capsys):
+    results = recommend(distilled, capsys, '--users', 'u3', 'u0', '-k', '4')
     lists = Recommender.load(distilled / 'recommender').recommend(['u3', 'u0'], 4)
-    assert [row['user'] for row in found] == ['u3', 'u0']
-    for row, ids, scores in zip(found, lists.ids, lists.scores, strict=True):
+    assert [row['user'] for row in results] == ['u3', 'u0']
+    for row, ids, scores in zip(results, lists.ids, lists.scores, strict=True):
         assert [x['item'] for x in row['items']] == ids.tolist()
         assert [x['score'] for x in row['items']] == scores.tolist()
         assert [x['rank'] for x in row['items']] == [1, 2, 3, 4]
@@ -56,12 +56,12 @@ def test_integer_ids_stay_integers(tmp_path, capsys):
     )
     (tmp_path / 'deny.txt').write_text('90\n')
     words = ['--users', '9', '-k', '3', '--deny', str(tmp_path / 'deny.txt')]
-    found = recommend(tmp_path, capsys, *words)
-    assert found[0]['user'] == 9
-    assert [x['item'] for x in found[0]['items']] == [70, 80]
+    results = recommend(tmp_path, capsys, *words)
+    assert results[0]['user'] == 9
+    assert [x['item'] for x in results[0]['items']] == [70, 80]
 
 
-def test_seen_items_are_left_out_unless_asked_for(distilled, capsys):
+def test_seen_items_are_left_out_by_default(distilled, capsys):
     served = Recommender.load(distilled / 'recommender')
     row = served.user_ids.index('u2')
     start, end = served.seen.rowptr[row : row + 2].tolist()
@@ -113,15 +113,15 @@ def test_what_does_not_fit_is_a_mistake(distilled, fails, words, match):
     assert match in fails('recommend', distilled, *words)
 
 
-def test_new_users_get_what_the_recommender_says_of_their_histories(distilled, capsys):
+def test_new_users_get_the_lists_of_their_histories(distilled, capsys):
     words = ['--history', 'i3', 'i5', '--history', 'i0', '-k', '4']
-    found = recommend(distilled, capsys, *words)
+    results = recommend(distilled, capsys, *words)
     lists = Recommender.load(distilled / 'recommender').recommend_from_history(
         [['i3', 'i5'], ['i0']], 4
     )
-    assert [row['user'] for row in found] == ['new 1', 'new 2']
-    assert [row['history'] for row in found] == [['i3', 'i5'], ['i0']]
-    for row, ids, scores in zip(found, lists.ids, lists.scores, strict=True):
+    assert [row['user'] for row in results] == ['new 1', 'new 2']
+    assert [row['history'] for row in results] == [['i3', 'i5'], ['i0']]
+    for row, ids, scores in zip(results, lists.ids, lists.scores, strict=True):
         assert [x['item'] for x in row['items']] == ids.tolist()
         assert [x['score'] for x in row['items']] == scores.tolist()
 
@@ -132,8 +132,8 @@ def test_lists_and_seen_items_concern_new_users_too(distilled, tmp_path, capsys)
     assert [x['item'] for x in recommend(distilled, capsys, *words)[0]['items']] == [
         'i2'
     ]
-    found = recommend(distilled, capsys, *words, '--include-seen')
-    assert {x['item'] for x in found[0]['items']} == {'i1', 'i2'}
+    results = recommend(distilled, capsys, *words, '--include-seen')
+    assert {x['item'] for x in results[0]['items']} == {'i1', 'i2'}
 
 
 def test_the_table_names_new_users_by_number(distilled, capsys):
@@ -148,9 +148,9 @@ def test_integer_histories_stay_integers(tmp_path, capsys):
     Recommender(x, x, user_ids=[7, 8, 9], item_ids=[70, 80, 90], seen=None).save(
         tmp_path
     )
-    found = recommend(tmp_path, capsys, '--history', '70', '-k', '3')
-    assert found[0]['history'] == [70]
-    assert [x['item'] for x in found[0]['items']] == [80, 90]
+    results = recommend(tmp_path, capsys, '--history', '70', '-k', '3')
+    assert results[0]['history'] == [70]
+    assert [x['item'] for x in results[0]['items']] == [80, 90]
 
 
 def test_a_run_without_a_student_names_the_next_step(trained, fails):
@@ -176,23 +176,23 @@ def test_a_bound_on_memory_gives_the_same_lists(distilled, capsys):
     assert items[0] == items[1]
 
 
-def test_an_index_finds_the_items_and_recall_says_so(distilled, capsys):
+def test_an_index_finds_the_items_and_recall_is_printed(distilled, capsys):
     pytest.importorskip('faiss', reason="requires the extra 'ann'")
     words = ['--users', 'u3', 'u0', '-k', '4']
     exact = recommend(distilled, capsys, *words)
     more = ['--approximate', '--nprobe', '60', '--recall', '--json']
     assert main(['recommend', str(distilled), *words, *more]) == 0
     out, err = capsys.readouterr()
-    found = json.loads(out)
-    items = [[[x['item'] for x in row['items']] for row in y] for y in (exact, found)]
+    results = json.loads(out)
+    items = [[[x['item'] for x in row['items']] for row in y] for y in (exact, results)]
     assert items[0] == items[1]
-    assert 'clusters compared: 100.00% of the exact items found' in err
+    assert 'clusters compared: 100.00% of the exact items results' in err
 
 
 def test_an_index_serves_new_users_too(distilled, capsys):
     pytest.importorskip('faiss', reason="requires the extra 'ann'")
-    found = recommend(distilled, capsys, '--history', 'i1', 'i2', '--approximate')
-    assert len(found[0]['items']) == 10
+    results = recommend(distilled, capsys, '--history', 'i1', 'i2', '--approximate')
+    assert len(results[0]['items']) == 10
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from promptmm_pyg.cli.evaluate import format_table, interval_text
 from promptmm_pyg.evaluation import Interval
 
 
-def test_text_stands_left_and_numbers_right():
+def test_text_is_left_aligned_and_numbers_right_aligned():
     rows = [['a', 1, 'long text'], ['bbb', 100, 'x']]
     assert format_table(['n', 'count', 'what'], rows) == (
         'n    count  what\na        1  long text\nbbb    100  x'

@@ -47,7 +47,7 @@ def sizes(**changes):
     return Sizes(**default | changes)
 
 
-def test_a_large_budget_leaves_the_blocks_as_asked():
+def test_a_large_budget_does_not_change_the_blocks():
     assert plan(sizes(), 2**40, 128, 100_000) == (128, 100_000)
     assert plan(sizes(), 2**40, 1024, 100_000) == (500, 100_000)
 

@@ -82,7 +82,7 @@ def test_the_module_moves_and_keeps_its_tables():
     assert module.double()(torch.tensor([1]))[1].dtype == torch.double
 
 
-def test_a_module_stands_alone():
+def test_a_module_is_independent():
     seen = SeenItems.from_edge_index(torch.tensor([[0], [1]]), 2, 3)
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     index, scores = TopItems(x[:2], x, 3, seen=seen)(torch.tensor([0, 1]))

@@ -149,7 +149,7 @@ def test_the_gain_is_that_of_items_the_map_was_not_fitted_on(synthetic):
     assert real.gain > 1.2 * real.baseline
 
 
-def test_of_equal_penalties_the_largest_is_taken(synthetic):
+def test_of_equal_penalties_the_largest_is_chosen(synthetic):
     model, _ = synthetic()
     nothing = {'text': torch.ones(60, 3)}
     part = fit(model, nothing, penalties=[0.1, 10.0, 1.0]).maps[0]
@@ -229,7 +229,7 @@ def test_the_seed_chooses_what_is_held_out(synthetic):
     assert gains[0] == gains[1] != gains[2]
 
 
-def test_half_precision_and_arrays_are_taken(synthetic):
+def test_half_precision_and_arrays_are_accepted(synthetic):
     model, features = synthetic()
     path = fit(model, features)
     rows = {name: x[:5] for name, x in features.items()}

@@ -169,7 +169,7 @@ def test_with_seen_items_the_history_comes_back():
     assert sorted(ids) == [f'i{n}' for n in range(9)]
 
 
-def test_an_id_that_stands_twice_counts_twice():
+def test_a_repeated_id_counts_twice():
     model = served()
     twice = model.fold_in(['i1', 'i2', 'i2'])
     torch.testing.assert_close(twice, model.fold_in(['i1', 'i2'], weights=[1, 2]))
@@ -310,6 +310,6 @@ def test_other_mistakes_are_refused():
         model.recommend_from_history(['i1'], allow=['i1'], deny=['i2'])
 
 
-def test_an_unknown_user_is_told_of_it():
+def test_the_error_of_an_unknown_user_names_the_fix():
     with pytest.raises(ValueError, match="'recommend_from_history' ranks by the items"):
         served().recommend('zzz')
