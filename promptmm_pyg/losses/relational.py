@@ -187,21 +187,19 @@ def topology_kd_loss(
         >>> topology_kd_loss(x, torch.ones(2, 3))
         tensor(0.5000)
     """
-    student_x, teacher_x = as_row_pair(student_x, teacher_x)
-    gap = _squared_gap(l2_normalize(student_x), l2_normalize(teacher_x))
-    return reduce(gap.mean(dim=-1), reduction)
+    student, teacher = (l2_normalize(x) for x in as_row_pair(student_x, teacher_x))
+    error = _squared_error(student, teacher, student, teacher)
+    return reduce(error.mean(dim=-1), reduction)
 
 
-def _squared_gap(
-    student: Tensor,
-    teacher: Tensor,
-    student_other: Tensor | None = None,
-    teacher_other: Tensor | None = None,
+def _squared_error(
+    student: Tensor, teacher: Tensor, student_other: Tensor, teacher_other: Tensor
 ) -> Tensor:
-    """Squared gap of the products with the other rows (default: with themselves)."""
-    gap = inner_products(student, student if student_other is None else student_other)
-    other = teacher if teacher_other is None else teacher_other
-    return (gap - inner_products(teacher, other)).square()
+    """The squared error of the student's inner products with other rows."""
+    gap = inner_products(student, student_other) - inner_products(
+        teacher, teacher_other
+    )
+    return gap.square()
 
 
 class TopologyKDLoss(Loss):
@@ -255,10 +253,10 @@ def hierarchical_topology_kd_loss(
     teacher_group = _unit_centroids(teacher_x, member_of)
     student, teacher = l2_normalize(student_x), l2_normalize(teacher_x)
 
-    to_groups = _squared_gap(student, teacher, student_group, teacher_group)  # [N, G]
-    among_rows = _squared_gap(student, teacher)  # [N, N]
-    alike = group.unsqueeze(0) == group.unsqueeze(1)
-    within = (among_rows * alike).sum(dim=-1) / alike.sum(dim=-1)
+    to_groups = _squared_error(student, teacher, student_group, teacher_group)  # [N, G]
+    among_rows = _squared_error(student, teacher, student, teacher)  # [N, N]
+    same_group = group.unsqueeze(0) == group.unsqueeze(1)
+    within = (among_rows * same_group).sum(dim=-1) / same_group.sum(dim=-1)
     return reduce(to_groups.mean(dim=-1) + within, reduction)
 
 

@@ -596,14 +596,3 @@ def contrast(anchor: Tensor, positive: Tensor, temperature: float) -> Tensor:
     if anchor.size(0) < 2:
         return anchor.new_zeros(())
     return info_nce_loss(anchor, positive, temperature, symmetric=True)
-
-
-def check_both_ways(edge_types: Iterable[EdgeType], user: str, item: str) -> None:
-    """Raises unless edges lead from users to items and from items to users."""
-    edge_types = list(edge_types)
-    ends = {(src, dst) for src, _, dst in edge_types}
-    if not {(user, item), (item, user)} <= ends:
-        raise ValueError(
-            f"'edge_index_dict' must have edges from {user!r} to {item!r} and back "
-            f"(got {edge_types}). Add reverse edges with 'T.ToUndirected()'"
-        )

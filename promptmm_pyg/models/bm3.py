@@ -12,7 +12,7 @@ from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import scaled_cosine_loss, squared_norm
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
-from promptmm_pyg.models.base import ContentRecommender, check_both_ways
+from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
@@ -94,7 +94,6 @@ class BM3(ContentRecommender):
         self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
         self.adj_dict = self.operators(edge_index_dict, edge_weight_dict)
-        check_both_ways(self.adj_dict, self.user, self.item)
         h_dict = self._latent(self.adj_dict)
         x_dict = {key: self.predictor(h) for key, h in h_dict.items()}
         modality_x_dict = {

@@ -6,7 +6,7 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
-from promptmm_pyg.models.base import ContentRecommender, check_both_ways
+from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
@@ -68,7 +68,6 @@ class LightGCNM(ContentRecommender):
     ) -> TeacherOutput:
         adj_dict = self.operators(edge_index_dict, edge_weight_dict)
         id_dict = self.embeddings()
-        check_both_ways(adj_dict, self.user, self.item)
         check_reached(id_dict, adj_dict)
         blocks: Blocks = {key: {_ID: x} for key, x in id_dict.items()}
         for modality, x in self.features().items():

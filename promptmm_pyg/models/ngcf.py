@@ -7,7 +7,7 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
-from promptmm_pyg.models.base import GraphRecommender, check_both_ways
+from promptmm_pyg.models.base import GraphRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
@@ -86,7 +86,6 @@ class NGCF(GraphRecommender):
     ) -> TeacherOutput:
         adj_dict = self.operators(edge_index_dict, edge_weight_dict)
         x_dict = self.embeddings()
-        check_both_ways(adj_dict, self.user, self.item)
         check_reached(x_dict, adj_dict)
         layers = {key: [x] for key, x in x_dict.items()}
         for sum_lin, product_lin in zip(self.sum_lins, self.product_lins, strict=True):

@@ -309,7 +309,7 @@ class PromptMM(PromptedFeatures, GraphRecommender):
     def _own_rows(self, modality: str, node_type: NodeType, block_size: int) -> Tensor:
         key = f'{modality}__{node_type}'
         prompt = self._prompt_of(node_type)
-        recall = self._recall(key, node_type, whole=False)
+        recall = self._recall(key, node_type, all_nodes=False)
         return rows_in_blocks(
             lambda n_id: self._encode(
                 key,

@@ -106,7 +106,9 @@ class PromptedFeatures(FeatureStore, PromptHolder[SoftPrompt]):
         prompt = self.active_prompt
         return prompt if prompt is not None and node_type in prompt.lins else None
 
-    def _recall(self, key: str, node_type: NodeType, *, whole: bool) -> Tensor | None:
+    def _recall(
+        self, key: str, node_type: NodeType, *, all_nodes: bool
+    ) -> Tensor | None:
         r"""The recall :math:`\mathbf{Q}` of a modality by the prompts of all nodes."""
         prompt = self._prompt_of(node_type)
         if prompt is None:
@@ -116,7 +118,7 @@ class PromptedFeatures(FeatureStore, PromptHolder[SoftPrompt]):
             x = self.feature_rows(key)
             if isinstance(x, ChunkedFeatures):
                 return cross(prompt.rows(node_type), x)
-            return None if whole else recall_in_blocks(prompt, node_type, x)
+            return None if all_nodes else recall_in_blocks(prompt, node_type, x)
         statistics = PromptStatistics(
             self.get_buffer(f'cross_{key}'), self.get_buffer(f'total_{key}')
         )
@@ -131,7 +133,7 @@ class PromptedFeatures(FeatureStore, PromptHolder[SoftPrompt]):
         recall: Tensor | None = None,
     ) -> Tensor:
         if prompt is not None and recall is None:
-            recall = self._recall(key, node_type, whole=n_id is None)
+            recall = self._recall(key, node_type, all_nodes=n_id is None)
         x = self.feature_rows(key, n_id)
         out: Tensor = self.encoders[key](x, prompt, recall)
         if key in self.missing_rows:

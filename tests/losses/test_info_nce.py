@@ -110,19 +110,6 @@ def test_descent_brings_student_rows_to_their_teachers():
     torch.testing.assert_close(cosine.argmax(dim=1), torch.arange(6))
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize('temperature', [1e-4, 0.2])
-def test_finite_for_extreme_values(dtype, temperature):
-    # Squares and quotients beyond the largest half.
-    anchor = torch.tensor([[1e4, -1e4], [1e4, 1e4]], dtype=dtype, requires_grad=True)
-    positive = torch.tensor([[-1e4, 1e4], [0.0, 1e4]], dtype=dtype, requires_grad=True)
-    loss = info_nce_loss(anchor, positive, temperature, symmetric=True)
-    loss.backward()
-    assert loss.isfinite()
-    assert anchor.grad.isfinite().all()
-    assert positive.grad.isfinite().all()
-
-
 def test_zero_rows_have_cosine_zero_and_a_finite_gradient():
     anchor = torch.zeros(3, 4, requires_grad=True)
     loss = info_nce_loss(anchor, make_rows(3)[1].float())
@@ -139,15 +126,6 @@ def test_one_row_has_no_negative():
 def test_rows_must_have_two_axes():
     with pytest.raises(ValueError, match=r"'anchor' must be \[B, D\]"):
         info_nce_loss(torch.ones(4), torch.ones(4))
-
-
-def test_shapes_must_agree():
-    with pytest.raises(ValueError, match=r"'positive' .*\[6, 4\] and \[5, 4\]"):
-        info_nce_loss(torch.ones(6, 4), torch.ones(5, 4))
-    with pytest.raises(
-        ValueError, match=r"'group' must have one id .*\[5\] and \[6, 4\]"
-    ):
-        info_nce_loss(*make_rows(), group=torch.arange(5))
 
 
 def test_every_row_must_have_a_negative():
