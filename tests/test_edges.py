@@ -8,7 +8,7 @@ import torch
 from promptmm_pyg.data import INTERACTS, make_synthetic_dataset, split_per_user
 from promptmm_pyg.loader import ExactNegativeSampler
 from promptmm_pyg.models import EASE, GraphFilter, ItemKNN
-from promptmm_pyg.models._interactions import Interactions
+from promptmm_pyg.models.closed_form import Interactions
 from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.transforms import AddBipartiteNorm, AddModalityPCA

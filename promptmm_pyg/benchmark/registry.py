@@ -20,7 +20,7 @@ from torch_geometric.data import HeteroData
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data import INTERACTS, ITEM, modality_x_dict
 from promptmm_pyg.models import MODELS
-from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.nn import ChunkedFeatures
 from promptmm_pyg.training import TrainingConfig
 

@@ -25,7 +25,8 @@ from promptmm_pyg.distillation.objective import (
 from promptmm_pyg.distillation.search import search
 from promptmm_pyg.distillation.truncate import truncate_embeddings
 from promptmm_pyg.loader import CandidateLists, Triplets
-from promptmm_pyg.models.base import ClosedForm, bpr_of
+from promptmm_pyg.models.base import bpr_of
+from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import SoftTargets, TeacherOutput, soft_targets
 from promptmm_pyg.training.config import TrainingConfig

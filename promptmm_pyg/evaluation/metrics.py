@@ -20,7 +20,7 @@ from torch_geometric.metrics.link_pred import LinkPredMetricData
 from promptmm_pyg._distributed import map_sharded
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
-from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.ranking import Ranking, ScoreFn, SeenItems, rank_items
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from promptmm_pyg.models.base import ClosedForm, GraphRecommender
+from promptmm_pyg.models.base import GraphRecommender
 from promptmm_pyg.models.bm3 import BM3
 from promptmm_pyg.models.clcrec import CLCRec
+from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.ease import EASE
 from promptmm_pyg.models.freedom import FREEDOM
 from promptmm_pyg.models.graph_filter import GraphFilter

@@ -8,8 +8,7 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive
 from promptmm_pyg.data.schema import INTERACTS
-from promptmm_pyg.models._interactions import Interactions, Product
-from promptmm_pyg.models.base import ClosedForm
+from promptmm_pyg.models.closed_form import ClosedForm, Interactions, Product
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 

@@ -21,8 +21,8 @@ from promptmm_pyg.models._graphs import (
     WeightDict,
     mean_edges,
 )
-from promptmm_pyg.models._interactions import LowRank, truncated_svd
 from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.models.closed_form import LowRank, truncated_svd
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout

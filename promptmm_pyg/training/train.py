@@ -14,7 +14,8 @@ from promptmm_pyg.data.split import Split
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.functional import sparse_gradients
 from promptmm_pyg.loader import TripletLoader, Triplets
-from promptmm_pyg.models.base import ClosedForm, GraphRecommender, bpr_and_l2
+from promptmm_pyg.models.base import GraphRecommender, bpr_and_l2
+from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training.config import TrainingConfig

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.models._interactions import Interactions
+from promptmm_pyg.models.closed_form import Interactions
 from tests.nn.graphs import EDGE_INDEX
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.models._interactions import LowRank, truncated_svd
+from promptmm_pyg.models.closed_form import LowRank, truncated_svd
 from promptmm_pyg.nn import CSRPair
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.models._interactions import low_rank
+from promptmm_pyg.models.closed_form import low_rank
 
 
 def matrix(rows=30, cols=20):

@@ -1,17 +1,125 @@
-"""The interactions of closed-form models, and low-rank operators."""
+"""The base of models in closed form, their interactions, and low-rank operators."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_ids, check_positive, checked_edges
+from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.models.base import FromData, check_features, node_types
+from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
+from promptmm_pyg.targets import TeacherOutput
 
+Fitted = TypeVar('Fitted')
 Product = Callable[[Tensor], Tensor]
 
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 8
+
+
+class ClosedForm(FromData, ABC, Generic[Fitted]):
+    """The base of models that are fitted in closed form, without training steps.
+
+    Args:
+        num_nodes_dict: The number of nodes per node type.
+        modality_x_dict: Features ``{modality: {node_type: [N_t, F_m]}}``; a model that
+            reads none ignores them. (default: ``None``)
+        edge_type: ``(user, relation, item)``, the interactions.
+            (default: ``INTERACTS``)
+        embedding_dim: The default width of :meth:`as_output`. (default: ``64``)
+
+    Raises:
+        ValueError: If a size does not fit.
+        TypeError: If ``modality_x_dict`` is not a dictionary.
+    """
+
+    def __init__(
+        self,
+        num_nodes_dict: dict[NodeType, int],
+        modality_x_dict: Features | None = None,
+        edge_type: EdgeType = INTERACTS,
+        embedding_dim: int = 64,
+    ) -> None:
+        check_features(modality_x_dict)
+        check_positive('embedding_dim', embedding_dim)
+        self.user, self.item = node_types(num_nodes_dict, edge_type)
+        for key in (self.user, self.item):
+            check_positive(f"num_nodes_dict['{key}']", num_nodes_dict[key])
+        self.edge_type = edge_type
+        self.embedding_dim = embedding_dim
+        self.num_users = num_nodes_dict[self.user]
+        self.num_items = num_nodes_dict[self.item]
+        self._fitted: Fitted | None = None
+
+    @abstractmethod
+    def fit(self, edge_index: Tensor) -> Self:
+        """Fits the model to the training interactions and returns it.
+
+        Args:
+            edge_index: (user, item) pairs ``[2, E]``; repeats count once.
+
+        Raises:
+            ValueError: If an index is out of bounds.
+        """
+
+    @abstractmethod
+    def scores(self, users: Tensor) -> Tensor:
+        """The scores of every item, for :func:`~promptmm_pyg.ranking.rank_items` and
+        :func:`~promptmm_pyg.evaluation.evaluate`.
+
+        Args:
+            users: Users ``[B]``.
+
+        Returns:
+            Scores ``[B, num_items]``.
+
+        Raises:
+            RuntimeError: If the model is not fitted.
+            ValueError: If an index is out of bounds.
+        """
+
+    def as_output(self, width: int | None = None, seed: int = 0) -> TeacherOutput:
+        """Embeddings of the given width whose inner products are closest to the scores
+        of all users, for distillation and serving (truncated SVD; the dense scores are
+        never computed).
+
+        Args:
+            width: The width of the embeddings. (default: ``embedding_dim``)
+            seed: Seed of the decomposition. (default: ``0``)
+
+        Raises:
+            RuntimeError: If the model is not fitted.
+            ValueError: If ``width`` exceeds the number of users or items.
+        """
+        user_x, item_x = self._low_rank(width, seed)
+        return TeacherOutput({self.user: user_x, self.item: item_x}, {})
+
+    def _low_rank(self, width: int | None, seed: int) -> tuple[Tensor, Tensor]:
+        product, transposed, device = self._products()
+        return low_rank(
+            product,
+            transposed,
+            (self.num_users, self.num_items),
+            self.embedding_dim if width is None else width,
+            seed=seed,
+            device=device,
+        )
+
+    @abstractmethod
+    def _products(self) -> tuple[Product, Product, torch.device]:
+        """The scores of all users as an operator: the product with item vectors, that
+        of the transpose with user vectors, and the device of both.
+        """
+
+    def _state(self) -> Fitted:
+        if self._fitted is None:
+            raise RuntimeError("the model is not fitted. Call 'fit(edge_index)' first")
+        return self._fitted
 
 
 class Interactions:
