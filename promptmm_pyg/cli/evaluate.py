@@ -2,11 +2,12 @@
 
 import argparse
 import math
+import os
 from collections.abc import Mapping, Sequence
 
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.cli.parsing import add_flags, print_json, printable
+from promptmm_pyg.cli.parsing import UserError, add_flags, print_json, printable
 from promptmm_pyg.evaluation import (
     Evaluation,
     Interval,
@@ -55,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison and writes it to the run."""
     run = Run.open(args.folder)
+    if not os.access(run.path, os.W_OK):
+        name = run.evaluation_file(args.eval_split).name
+        raise UserError(
+            f"'{run.path}' must be writable, since its {name} is written (got a "
+            f'read-only folder). Copy the run, or change its permissions'
+        )
     results = run.evaluate(args.eval_split)
     graph = getattr(run.data, args.eval_split)
     first = next(iter(results.values()))
@@ -125,7 +132,10 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         model    Recall@20
         student     0.2500
     """
-    cells = [list(head), *([_cell(value) for value in row] for row in rows)]
+    cells = [
+        [printable(name) for name in head],
+        *([_cell(value) for value in row] for row in rows),
+    ]
     columns = range(len(head))
     widths = [max(len(row[column]) for row in cells) for column in columns]
     numeric = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.cli.parsing import UserError, add_flags
+from promptmm_pyg.cli.parsing import UserError, add_flags, printable
 from promptmm_pyg.cli.selection import known_ids
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.explain import Explainer, Explanation, Side
@@ -49,7 +49,7 @@ class _Names:
     def full(self, node_type: str, node: int) -> str:
         raw = str(self.ids[node_type][node])
         title = self.titles.get(raw) if node_type == ITEM else None
-        return raw if title is None else f'{raw}  {title}'
+        return printable(raw if title is None else f'{raw}  {title}')
 
     def row(self, option: str, node_type: str, text: str) -> int:
         ids = RawIds(node_type, self.ids[node_type], len(self.ids[node_type]))

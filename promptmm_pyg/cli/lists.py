@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from promptmm_pyg._utils import replacing
-from promptmm_pyg.cli.parsing import QUIET, UserError, add_flags
+from promptmm_pyg.cli.parsing import QUIET, UserError, add_flags, printable
 from promptmm_pyg.serving import RawIds, Recommendations
 
 Columns = Sequence[Sequence[Any]]
@@ -124,7 +124,8 @@ def write_file(
             num_rows += len(columns[0])
             advance(size)
     seconds = time.perf_counter() - start
-    print(f'written: {path} ({num_rows:,} rows, {total:,} {unit}, {seconds:.1f} s)')
+    text = f'{path} ({num_rows:,} rows, {total:,} {unit}, {seconds:.1f} s)'
+    print(printable(f'written: {text}'))
 
 
 @contextmanager

@@ -195,3 +195,9 @@ def test_json_is_one_document_of_what_is_recorded(distilled, copy_of, capsys, sp
         *facts,
     }
     assert ('note: test should be read once' in err) == (split == 'test')
+
+
+def test_a_read_only_run_is_a_mistake_before_any_work(distilled, fails, monkeypatch):
+    monkeypatch.setattr('os.access', lambda path, mode: False)
+    message = fails('evaluate', distilled)
+    assert f"'{distilled}' must be writable, since its evaluation-val.json" in message

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from promptmm_pyg.cli import main
+from promptmm_pyg.cli.explain import _Names
 from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.runs.run import Run
 from promptmm_pyg.serving import Recommender
@@ -189,3 +190,9 @@ def test_a_long_title_is_cut_in_tables_only(trained, copy_of, capsys, tmp_path):
     cut = [line for line in lines if 'xxx...' in line]
     assert cut
     assert all(line.split('  ')[1].endswith('...') for line in cut)
+
+
+def test_control_characters_of_ids_and_titles_are_shown_escaped():
+    ids = {'user': ['\x1b[31mu'], 'item': ['i\n']}
+    names = _Names(ids, {'i\n': 'T\x07'})
+    assert [names('user', 0), names('item', 0)] == ['\\x1b[31mu', 'i\\n  T\\x07']

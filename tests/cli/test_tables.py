@@ -22,3 +22,8 @@ def test_an_interval_beside_zero_is_clear():
 def test_an_interval_around_zero_is_not():
     text = interval_text(Interval(-0.01, -0.05, 0.02, 0.95))
     assert text == '-0.0100  [-0.0500, +0.0200]  no significant difference'
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    table = format_table(['\x1b[2J'], [['a\nb'], ['\x9b']])
+    assert table == '\\x1b[2J\na\\nb\n\\x9b'
