@@ -90,7 +90,7 @@ def measure(repeats: int, width: int) -> dict[str, Any]:
 
 
 def roofline_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """Time taken beside what the bandwidth alone would need; nothing without rows."""
+    """Measured time beside the time at full bandwidth; nothing without rows."""
     if not rows:
         return []
     cells = [
@@ -120,7 +120,7 @@ def speed_table(result: dict[str, Any]) -> str:
     for title, times in result['sections'].items():
         ours = 1.0
         for name, value in times.items():
-            if '(ours)' in name:  # Stands first in its group.
+            if '(ours)' in name:  # The first of its group.
                 ours = value['median_ms']
             rate = f', {value["per_second"]:,.0f}/s' if 'per_second' in value else ''
             lines.append(

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.filters import do_filesizeformat
 
 from promptmm_pyg.report import charts
 from promptmm_pyg.report.content import Bar, Comparison, Report, Slice
@@ -63,16 +64,9 @@ def file_size(count: int | None) -> str:
 
     Example:
         >>> file_size(12), file_size(3 << 20), file_size(None)
-        ('12 B', '3.0 MiB', '–')
+        ('12 Bytes', '3.0 MiB', '–')
     """
-    if count is None:
-        return '–'
-    value, unit = float(count), 'B'
-    for larger in ('KiB', 'MiB', 'GiB', 'TiB'):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f'{count} B' if unit == 'B' else f'{value:.1f} {unit}'
+    return '–' if count is None else do_filesizeformat(count, binary=True)
 
 
 def _environment() -> Environment:

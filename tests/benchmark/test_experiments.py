@@ -124,13 +124,13 @@ def test_differences_can_be_computed_again_from_the_per_user_values(suite):
 
 
 def test_a_suite_continues_from_the_trainings_of_a_smaller_one(suite, tmp_path):
-    _, whole = suite
+    _, complete = suite
     _, *options = SUITE
     run(tiny('suite', *options, 'models=["Popularity","LightGCN"]'), tmp_path)
     files = set((tmp_path / 'work').iterdir())
     result = run(tiny('suite', *SUITE), tmp_path)
     assert files < set((tmp_path / 'work').iterdir())
-    for one, two in zip(whole['rows'], result['rows'], strict=True):
+    for one, two in zip(complete['rows'], result['rows'], strict=True):
         for key in ('name', 'test', 'validation', 'diff_vs_LightGCN', 'best_params'):
             assert one.get(key) == two.get(key)
 

@@ -153,10 +153,10 @@ def test_a_closed_form_has_one_seed_and_no_embeddings(bench):
 
 def test_the_search_starts_at_the_defaults_and_continues_from_the_cache(tmp_path):
     space = SEARCH_SPACES['MatrixFactorization']
-    whole = tiny_bench(tmp_path / 'a').search(MF, space, 4)
+    complete = tiny_bench(tmp_path / 'a').search(MF, space, 4)
     first = tiny_bench(tmp_path / 'b').search(MF, space, 2)
     again = tiny_bench(tmp_path / 'b').search(MF, space, 4)
-    params = [row['params'] for row in whole]
+    params = [row['params'] for row in complete]
     assert params[:2] == space.first_trials(trained=True)
     assert [row['params'] for row in again] == params
     assert [row['seconds'] for row in again[:2]] == [row['seconds'] for row in first]

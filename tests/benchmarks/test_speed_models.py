@@ -115,8 +115,8 @@ def checkerboard():
     """Even users like even items; no user has seen all of them."""
     generator = torch.Generator().manual_seed(0)
     alike = torch.arange(USERS)[:, None] % 2 == torch.arange(ITEMS) % 2
-    kept = torch.rand(USERS, ITEMS, generator=generator) < 0.8
-    return Graph(USERS, ITEMS, (alike & kept).nonzero().t().contiguous())
+    visible = torch.rand(USERS, ITEMS, generator=generator) < 0.8
+    return Graph(USERS, ITEMS, (alike & visible).nonzero().t().contiguous())
 
 
 def agreement(tables):

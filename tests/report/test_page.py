@@ -199,7 +199,7 @@ def test_a_missing_number_is_a_dash():
 
 @pytest.mark.parametrize(
     ('count', 'text'),
-    [(0, '0 B'), (1023, '1023 B'), (1024, '1.0 KiB'), (5 << 40, '5.0 TiB')],
+    [(0, '0 Bytes'), (1023, '1023 Bytes'), (1024, '1.0 KiB'), (5 << 40, '5.0 TiB')],
 )
 def test_bytes_have_a_unit(count, text):
     assert file_size(count) == text
