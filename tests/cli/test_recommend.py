@@ -186,7 +186,7 @@ def test_an_index_finds_the_items_and_recall_is_printed(distilled, capsys):
     results = json.loads(out)
     items = [[[x['item'] for x in row['items']] for row in y] for y in (exact, results)]
     assert items[0] == items[1]
-    assert 'clusters compared: 100.00% of the exact items results' in err
+    assert 'clusters compared: 100.00% of the exact items found' in err
 
 
 def test_an_index_serves_new_users_too(distilled, capsys):
