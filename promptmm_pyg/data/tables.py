@@ -363,17 +363,23 @@ def as_table(frame: Any, name: str, columns: Sequence[str] | None = None) -> Tab
             f'{type(frame).__name__})'
         ) from error
     known = native.collect_schema().names()
-    names = [x for x in known if columns is None or x in columns]
+    names = [x for x in known if columns is None or str(x) in columns]
+    header = [str(column) for column in known]
+    twice = [column for column in header if header.count(column) > 1]
+    if twice:
+        raise ValueError(
+            f'{name!r} must name each column once (got {twice[0]!r} {len(twice)} times)'
+        )
     if isinstance(native, nw.LazyFrame):
         data = native.select(names).collect('pyarrow').to_native()
-        return Table(name, data, known)
+        return Table(name, data, header)
     if columns is not None and not names:
         names = known[:1]  # The number of rows.
     cells = {}
     for column in names:
         series = native.get_column(column)
         try:
-            cells[column] = series.to_arrow()
+            cells[str(column)] = series.to_arrow()
         except (pa.ArrowException, TypeError, OverflowError):
-            cells[column] = as_arrow(series.to_list())
-    return Table(name, pa.table(cells), known)
+            cells[str(column)] = as_arrow(series.to_list())
+    return Table(name, pa.table(cells), header)

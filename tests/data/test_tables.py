@@ -246,6 +246,24 @@ def test_frames_of_every_library(name, build):
         from_frame(build(), time='when')
 
 
+def test_columns_may_have_numbers_as_names():
+    clicks = pd.DataFrame({0: ['a', 'b'], 1: [7, 8]})
+    features = pd.DataFrame(np.eye(2), index=[7, 8], columns=[5, 6])
+    graph = from_frame(clicks, user='0', item='1', item_features={'x': features})
+    assert graph['item'].raw_id.tolist() == [7, 8]
+    assert graph['item'].x_x.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    with pytest.raises(ValueError, match=r"each column once \(got '1' 2 times"):
+        from_frame(
+            clicks, user='0', item='1', item_features={'x': clicks.assign(**{'1': 0})}
+        )
+
+
+def test_columns_of_frames_have_one_name_each():
+    frame = pd.DataFrame([['a', 7, 8]], columns=['user_id', 'item_id', 'item_id'])
+    with pytest.raises(ValueError, match=r'item_id'):
+        from_frame(frame)
+
+
 def test_what_is_no_frame_is_refused():
     with pytest.raises(TypeError, match=r"'interactions' must be a frame .*got list"):
         from_frame([1, 2])
