@@ -32,6 +32,7 @@ from promptmm_pyg import Recommender, evaluate
 from promptmm_pyg.benchmark.result import versions, write_result
 from promptmm_pyg.benchmark.stats import difference, spread
 from promptmm_pyg.data import INTERACTS, build_graph
+from promptmm_pyg.data.load import resolve
 from promptmm_pyg.runs import distill_run, train_run
 
 RESULTS = Path(__file__).parent / 'results'
@@ -106,16 +107,14 @@ def config(out: Path, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of teacher and student."""
     options = {**TRAIN, 'seed': seed}
     features = {x.stem: str(x) for x in out.glob('*.npy')}
-    data = {
-        'format': 'table',
-        'path': str(out / 'old.csv'),
-        'user': 'user_id',
-        'item': 'item_id',
-        'time': None,
-        'item_ids': str(out / 'items.txt'),
-        'features': features,
-        'split': {'method': 'per-user', 'val_ratio': 0.1, 'test_ratio': 0.0},
-    }
+    columns = {'user': 'user_id', 'item': 'item_id', 'features': features}
+    data = resolve(
+        out / 'old.csv',
+        'table',
+        {**columns, 'item_ids': str(out / 'items.txt')},
+        {'val_ratio': 0.1, 'test_ratio': 0.0, 'seed': 0},
+    )
+    data['path'] = str(data['path'])
     teacher = {'data': data, 'train': options, 'loss_weights': {'l2': L2['teacher']}}
     student = {
         'embedding_dim': 32,
