@@ -49,12 +49,12 @@ class Block(NamedTuple):
 def blocks(text: str) -> Iterator[Block]:
     """The blocks that run, each with the ``text`` block that follows it."""
     fenced = list(re.finditer(r'^```(\w+)\n(.*?)^```$', text, re.DOTALL | re.MULTILINE))
-    for place, found in enumerate(fenced):
-        if found[1] in ('python', 'bash'):
+    for place, result in enumerate(fenced):
+        if result[1] in ('python', 'bash'):
             after = fenced[place + 1] if place + 1 < len(fenced) else None
             printed = after[2] if after is not None and after[1] == 'text' else None
             yield Block(
-                found[1], found[2], text[: found.start()].count('\n') + 2, printed
+                result[1], result[2], text[: result.start()].count('\n') + 2, printed
             )
 
 
@@ -74,15 +74,15 @@ def run(block: Block, names: dict[str, object], page: str) -> str:
     return out.getvalue()
 
 
-def agree(said: str, printed: str) -> bool:
+def agree(expected: str, printed: str) -> bool:
     """Whether two texts are equal but for spaces, ``...`` and close numbers."""
-    words = [NUMBER.sub('#', text).split() for text in (said, printed)]
+    words = [NUMBER.sub('#', text).split() for text in (expected, printed)]
     pattern = ' '.join(map(re.escape, words[0])).replace(re.escape('...'), '.*')
     if re.fullmatch(pattern, ' '.join(words[1]), re.DOTALL) is None:
         return False
-    if '...' in said:
+    if '...' in expected:
         return True
-    pairs = zip(NUMBER.findall(said), NUMBER.findall(printed), strict=True)
+    pairs = zip(NUMBER.findall(expected), NUMBER.findall(printed), strict=True)
     return all(abs(float(a) - float(b)) <= TOLERANCE for a, b in pairs)
 
 
@@ -98,9 +98,9 @@ def test_a_tutorial_prints_its_output(path, monkeypatch, tmp_path):
     shown = 0
     for block in blocks(path.read_text()):
         printed = run(block, names, str(path))
-        said = block.printed or ''
-        assert agree(said, printed), f'{path}:{block.line} prints\n{printed}'
-        shown += bool(said)
+        expected = block.printed or ''
+        assert agree(expected, printed), f'{path}:{block.line} prints\n{printed}'
+        shown += bool(expected)
     assert shown >= 3
 
 
@@ -132,11 +132,11 @@ def test_the_page_of_runs_prints_what_it_shows(monkeypatch, tmp_path):
 
 def packages() -> dict[str, list[str]]:
     """The public names of every subpackage but the command line."""
-    found = {'index': list(promptmm_pyg.__all__)}
+    result = {'index': list(promptmm_pyg.__all__)}
     for module in pkgutil.iter_modules(promptmm_pyg.__path__):
         if module.ispkg and module.name != 'cli':
-            found[module.name] = import_module(f'promptmm_pyg.{module.name}').__all__
-    return found
+            result[module.name] = import_module(f'promptmm_pyg.{module.name}').__all__
+    return result
 
 
 @pytest.fixture(scope='module')
@@ -256,7 +256,7 @@ def test_every_difference_to_the_released_code_names_a_file_and_a_test():
 
 
 @pytest.mark.parametrize(
-    ('said', 'printed', 'same'),
+    ('expected', 'printed', 'same'),
     [
         ('a 0.50', 'a 0.53', True),
         ('a 0.50', 'a 0.60', False),
@@ -268,5 +268,5 @@ def test_every_difference_to_the_released_code_names_a_file_and_a_test():
         ('', 'a', False),
     ],
 )
-def test_texts_agree_but_for_close_numbers(said, printed, same):
-    assert agree(said, printed) is same
+def test_texts_agree_but_for_close_numbers(expected, printed, same):
+    assert agree(expected, printed) is same

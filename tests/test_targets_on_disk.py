@@ -83,15 +83,17 @@ def test_saved_best_items_are_not_ranked_again(saved, monkeypatch, top_k):
     monkeypatch.setattr(
         CandidateSampler, '_best', lambda *_: pytest.fail('ranked again')
     )
-    kept = CandidateSampler(candidates, train, load_targets(path, train), seed=0)
-    assert torch.equal(fresh._teacher_top, kept._teacher_top.long())
+    selected = CandidateSampler(candidates, train, load_targets(path, train), seed=0)
+    assert torch.equal(fresh._teacher_top, selected._teacher_top.long())
 
 
 def test_lists_deeper_than_what_is_saved_are_ranked_again(saved):
     path, targets, train, _ = saved
     candidates = CandidateSampling(num_teacher_topk=2, top_k=9)
-    kept = CandidateSampler(candidates, train, load_targets(path, train), seed=0)
-    assert torch.equal(kept._teacher_top, topk_targets(targets, train, 9).item_index)
+    selected = CandidateSampler(candidates, train, load_targets(path, train), seed=0)
+    assert torch.equal(
+        selected._teacher_top, topk_targets(targets, train, 9).item_index
+    )
 
 
 def test_loading_maps_the_file_and_writing_leaves_it_as_it_is(saved):

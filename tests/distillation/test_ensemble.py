@@ -117,8 +117,8 @@ def test_modality_vectors_are_carried_under_both_names():
     mixed = ensemble_targets(teachers, {'wide': 1.0, 'narrow': 1.0})
     assert list(mixed.modality_x_dict) == ['wide/text', 'narrow/text']
     for name, target in teachers.items():
-        kept = mixed.modality_x_dict[f'{name}/text']
-        assert torch.equal(kept['item'], target.modality_x_dict['text']['item'])
+        selected = mixed.modality_x_dict[f'{name}/text']
+        assert torch.equal(selected['item'], target.modality_x_dict['text']['item'])
 
 
 def test_the_best_items_are_ranked_without_training_items():

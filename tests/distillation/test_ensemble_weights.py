@@ -99,13 +99,13 @@ def test_likelihood_and_derivatives_equal_a_loop_over_positives(batch_size, top_
 
 
 def other_solver(targets, train, val, top_k=None):
-    found = minimize(
+    actual = minimize(
         lambda x: float(naive(targets, train, val, torch.from_numpy(x), top_k)),
         [0.5] * len(targets),
         bounds=[(0, None)] * len(targets),
         options={'ftol': 1e-15, 'gtol': 1e-8},
     )
-    return dict(zip(targets, (found.x / found.x.sum()).tolist(), strict=True))
+    return dict(zip(targets, (actual.x / actual.x.sum()).tolist(), strict=True))
 
 
 @pytest.mark.parametrize('top_k', [None, 6])
@@ -191,12 +191,12 @@ def test_a_teacher_that_is_wrong_gets_exactly_nothing():
 
 def test_equal_teachers_share_and_are_as_likely_as_one():
     tables, (train, val) = make_world()
-    one, two = as_targets(tables[0]), as_targets(tables[0], tables[0])
-    weights = fit_ensemble_weights(two, train, val)
+    first, second = as_targets(tables[0]), as_targets(tables[0], tables[0])
+    weights = fit_ensemble_weights(second, train, val)
     assert weights == pytest.approx({'a': 0.5, 'b': 0.5})
     both = [2.0 * weight for weight in weights.values()]
-    expected = value(one, train, val, [2.0])
-    assert value(two, train, val, both) == pytest.approx(expected)
+    expected = value(first, train, val, [2.0])
+    assert value(second, train, val, both) == pytest.approx(expected)
 
 
 def test_the_mixture_predicts_better_than_each_of_its_teachers():

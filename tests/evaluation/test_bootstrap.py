@@ -28,11 +28,11 @@ def test_a_constant_gain_has_no_spread_since_users_are_paired():
 
 def test_swapping_the_models_mirrors_the_interval():
     a, b = per_user(mean=0.3), per_user(seed=1)
-    one, other = paired_bootstrap(a, b), paired_bootstrap(b, a)
-    assert one.difference == pytest.approx(-other.difference)
-    assert one.low == pytest.approx(-other.high)
-    assert one.high == pytest.approx(-other.low)
-    assert one.significant
+    first, other = paired_bootstrap(a, b), paired_bootstrap(b, a)
+    assert first.difference == pytest.approx(-other.difference)
+    assert first.low == pytest.approx(-other.high)
+    assert first.high == pytest.approx(-other.low)
+    assert first.significant
     assert other.significant
 
 
@@ -112,11 +112,11 @@ def test_equal_seeds_give_equal_intervals():
 
 def test_chunks_do_not_matter(monkeypatch):
     a, b = per_user(num_users=20), per_user(num_users=20, seed=1)
-    whole = paired_bootstrap(a, b, num_samples=101)
+    entire = paired_bootstrap(a, b, num_samples=101)
     monkeypatch.setattr('promptmm_pyg.evaluation.bootstrap._CHUNK', 50)
     parts = paired_bootstrap(a, b, num_samples=101)
-    assert parts.low == pytest.approx(whole.low)
-    assert parts.high == pytest.approx(whole.high)
+    assert parts.low == pytest.approx(entire.low)
+    assert parts.high == pytest.approx(entire.high)
 
 
 def test_one_user_has_no_spread():

@@ -35,50 +35,50 @@ def make_graph(num_positives, seed=0):
 
 def test_history_slices_recombine_to_the_whole():
     data, _, _, scores = make_graph(num_positives=3)
-    whole = evaluate(scores.__getitem__, data, ks=KS)
-    slices = slice_by_history(whole, data, bounds=(1, 5, 10))
+    full = evaluate(scores.__getitem__, data, ks=KS)
+    slices = slice_by_history(full, data, bounds=(1, 5, 10))
     assert list(slices) == ['0', '1-4', '5-9', '10+']
     assert all(part.users.numel() > 0 for part in slices.values())
-    for key, value in whole.metrics.items():
+    for key, value in full.metrics.items():
         total = sum(p.metrics[key] * p.users.numel() for p in slices.values())
-        assert total / whole.users.numel() == pytest.approx(value)
+        assert total / full.users.numel() == pytest.approx(value)
 
 
 def test_history_slices_hold_the_users_they_name():
     data, seen, _, scores = make_graph(num_positives=3)
-    whole = evaluate(scores.__getitem__, data, ks=KS)
-    slices = slice_by_history(whole, data, bounds=(1, 5))
+    full = evaluate(scores.__getitem__, data, ks=KS)
+    slices = slice_by_history(full, data, bounds=(1, 5))
     length = seen.sum(1)
     assert torch.equal(slices['0'].users, (length == 0).nonzero().view(-1))
     assert torch.equal(slices['5+'].users, (length >= 5).nonzero().view(-1))
     rows = slices['1-4'].users  # Every user has positives here: row == user.
-    assert torch.equal(slices['1-4'].ranking.item_index, whole.ranking.item_index[rows])
+    assert torch.equal(slices['1-4'].ranking.item_index, full.ranking.item_index[rows])
     for key, value in slices['1-4'].per_user.items():
-        assert torch.equal(value, whole.per_user[key][rows])
+        assert torch.equal(value, full.per_user[key][rows])
 
 
 def test_popularity_slices_hold_the_positives_they_name():
     data, seen, held_out, scores = make_graph(num_positives=3)
-    whole = evaluate(scores.__getitem__, data, ks=KS)
+    full = evaluate(scores.__getitem__, data, ks=KS)
     count = seen.sum(0)
-    slices = slice_by_item_popularity(whole, data, bounds=(1, 14))
+    slices = slice_by_item_popularity(full, data, bounds=(1, 14))
     assert list(slices) == ['0', '1-13', '14+']
     inside = (count == 0, (count > 0) & (count < 14), count >= 14)
     for part, items in zip(slices.values(), inside, strict=True):
         relevant = held_out & items
         assert torch.equal(part.users, relevant.any(1).nonzero().view(-1))
         for row, user in enumerate(part.users.tolist()):
-            listed = whole.ranking.item_index[user, :5]
+            listed = full.ranking.item_index[user, :5]
             expected = relevant[user, listed].sum() / relevant[user].sum()
             assert part.per_user['Recall@5'][row] == pytest.approx(float(expected))
 
 
 def test_item_slices_recombine_where_each_user_has_one_positive():
     data, _, _, scores = make_graph(num_positives=1)
-    whole = evaluate(scores.__getitem__, data, ks=KS)
-    slices = slice_by_item_popularity(whole, data, bounds=(1, 14)).values()
+    full = evaluate(scores.__getitem__, data, ks=KS)
+    slices = slice_by_item_popularity(full, data, bounds=(1, 14)).values()
     assert sum(part.users.numel() for part in slices) == 30
-    for key, value in whole.metrics.items():
+    for key, value in full.metrics.items():
         total = sum(
             part.metrics[key] * part.users.numel()
             for part in slices
@@ -89,12 +89,12 @@ def test_item_slices_recombine_where_each_user_has_one_positive():
 
 def test_hits_of_item_slices_add_up():
     data, _, _, scores = make_graph(num_positives=4)
-    whole = evaluate(scores.__getitem__, data, ks=KS)
+    full = evaluate(scores.__getitem__, data, ks=KS)
     hits = sum(
         float(part.per_user['Precision@5'].sum())
-        for part in slice_by_cold_start(whole, data).values()
+        for part in slice_by_cold_start(full, data).values()
     )
-    assert hits == pytest.approx(float(whole.per_user['Precision@5'].sum()))
+    assert hits == pytest.approx(float(full.per_user['Precision@5'].sum()))
 
 
 def test_cold_positives_are_those_never_seen_in_training():
@@ -109,13 +109,13 @@ def test_cold_positives_are_those_never_seen_in_training():
 
 def test_an_empty_slice_has_no_users_and_no_mean():
     data, _, _, scores = make_graph(num_positives=3)
-    whole = evaluate(scores.__getitem__, data, ks=KS)
-    part = slice_by_history(whole, data, bounds=(100,))['100+']
+    full = evaluate(scores.__getitem__, data, ks=KS)
+    part = slice_by_history(full, data, bounds=(100,))['100+']
     assert part.users.numel() == 0
     assert math.isnan(part.metrics['Recall@5'])
-    part = slice_by_item_popularity(whole, data, bounds=(100,))['100+']
+    part = slice_by_item_popularity(full, data, bounds=(100,))['100+']
     assert part.users.numel() == 0
-    assert set(part.metrics) == set(whole.metrics)
+    assert set(part.metrics) == set(full.metrics)
     assert math.isnan(part.metrics['NDCG@2'])
 
 
@@ -123,19 +123,19 @@ def test_users_without_positives_shift_no_row():
     data, _, held_out, scores = make_graph(num_positives=3)
     held_out[:7] = False
     data[INTERACTS].edge_label_index = held_out.nonzero().t()
-    whole = evaluate(scores.__getitem__, data, ks=KS)
-    part = slice_by_item_popularity(whole, data, bounds=(1,))['1+']
-    listed = whole.ranking.item_index[part.users - 7]
+    full = evaluate(scores.__getitem__, data, ks=KS)
+    part = slice_by_item_popularity(full, data, bounds=(1,))['1+']
+    listed = full.ranking.item_index[part.users - 7]
     assert torch.equal(part.ranking.item_index, listed)
 
 
 @pytest.mark.parametrize('slice_by', [slice_by_history, slice_by_item_popularity])
 def test_errors(slice_by):
     data, _, _, scores = make_graph(num_positives=3)
-    whole = evaluate(scores.__getitem__, data, ks=KS)
+    full = evaluate(scores.__getitem__, data, ks=KS)
     for bounds in ((), (0, 5), (5, 5), (-1,)):
         with pytest.raises(ValueError, match=r"'bounds' must contain positive"):
-            slice_by(whole, data, bounds=bounds)
+            slice_by(full, data, bounds=bounds)
     data['item'].num_nodes = 26
     with pytest.raises(ValueError, match=r"'data'.*\(got 26 items instead of 25\)"):
-        slice_by(whole, data)
+        slice_by(full, data)

@@ -85,21 +85,21 @@ def test_rows_of_a_batch_are_those_of_the_whole_graph(kind):
         if kind == 'student'
         else PromptMM(sizes, modality_x_dict(train), embedding_dim=4).eval()
     )
-    whole = model(normalized_adj_dict(train))
+    full = model(normalized_adj_dict(train))
     for batch in make_loader(train):
         n_id = batch.collect('n_id')
         part = model(batch.edge_index_dict, batch.collect('edge_weight'), n_id)
         here = triplets_of(batch)
-        there = (
+        present = (
             n_id['user'][here.user],
             n_id['item'][here.positive],
             n_id['item'][here.negative],
         )
         if kind == 'teacher':
             assert model.losses(part, here)['bpr'].isfinite()
-            a, b = rows_of(part.x_dict, here), rows_of(whole.x_dict, there)
+            a, b = rows_of(part.x_dict, here), rows_of(full.x_dict, present)
         else:
-            a, b = rows_of(part, here), rows_of(whole, there)
+            a, b = rows_of(part, here), rows_of(full, present)
         torch.testing.assert_close(a, b)
 
 
@@ -124,11 +124,11 @@ def expected_shares(num_neighbors):
         for user, item in PAIRS.t().tolist():
             target = user if side == 0 else item
             # Seeds are drawn for; others if the seed of the other side found them.
-            found = 1.0
+            result = 1.0
             if target != 0:
                 linked = ((PAIRS[side] == target) & (PAIRS[1 - side] == 0)).any()
-                found = float(share[1 - side][0]) if linked else 0.0
-            values.append(found * float(share[side][target]))
+                result = float(share[1 - side][0]) if linked else 0.0
+            values.append(result * float(share[side][target]))
         shares[key] = torch.tensor(values)
     return shares
 

@@ -51,9 +51,9 @@ def test_every_set_is_equally_likely(size, number):
     drawn = distinct_below(torch.full((trials,), size), number, g).sort(dim=0).values
     sets = list(itertools.combinations(range(size), number))
     share = 1 / len(sets)
-    for one in sets:
-        found = (drawn == torch.tensor(one)[:, None]).all(dim=0).float().mean()
-        assert abs(float(found) - share) < bound(share, trials), one
+    for first in sets:
+        result = (drawn == torch.tensor(first)[:, None]).all(dim=0).float().mean()
+        assert abs(float(result) - share) < bound(share, trials), first
 
 
 def test_as_many_as_there_are_is_all_of_them():
@@ -128,9 +128,9 @@ def test_all_neighbors_equal_a_loop_over_the_edges(num_hops):
     for key in SIZES:
         assert set(batch[key].n_id.tolist()) == expected[key]
     for edge_type, edge_index in EDGES.items():
-        kept = [int(v) in inner[edge_type[2]] for v in edge_index[1]]
+        selected = [int(v) in inner[edge_type[2]] for v in edge_index[1]]
         assert batch[edge_type].e_id.sort().values.tolist() == [
-            place for place, keep in enumerate(kept) if keep
+            place for place, keep in enumerate(selected) if keep
         ]
 
 

@@ -36,8 +36,8 @@ def test_triplets_are_those_of_the_triplet_loader(user_uniform):
     )
     assert len(ours) == len(theirs) > 1
     for batch, expected in zip(ours, theirs, strict=True):
-        found = in_the_graph(batch, triplets_of(batch))
-        for a, b in zip(found, expected, strict=True):
+        result = in_the_graph(batch, triplets_of(batch))
+        for a, b in zip(result, expected, strict=True):
             assert torch.equal(a, b)
 
 
@@ -52,9 +52,9 @@ def test_nodes_of_the_triplets_stand_first():
 def test_messages_are_training_edges_with_the_weights_of_the_whole_graph():
     split = make_split()
     train = AddBipartiteNorm()(split[0])
-    asked = pairs(split[1][INTERACTS].edge_label_index)
+    requested = pairs(split[1][INTERACTS].edge_label_index)
     known = pairs(train[INTERACTS].edge_index)
-    assert not known & asked
+    assert not known & requested
     # The validation graph carries the answers beside the messages.
     val = AddBipartiteNorm()(split[1])
     for batch in make_loader(val, rescale=False):
@@ -86,10 +86,10 @@ def test_targets_are_messages_unless_they_are_dropped():
 
 
 def test_dropped_messages_are_the_targets_and_no_other():
-    kept = next(iter(make_loader(num_neighbors=[-1, -1])))
+    selected = next(iter(make_loader(num_neighbors=[-1, -1])))
     less = next(iter(make_loader(num_neighbors=[-1], drop_targets=True)))
-    seeds = kept['user'].num_sampled_nodes[0]
-    target = kept[REV_INTERACTS].edge_index[1]
+    seeds = selected['user'].num_sampled_nodes[0]
+    target = selected[REV_INTERACTS].edge_index[1]
     into_seeds = int((target < seeds).sum())
     assert into_seeds - less[REV_INTERACTS].edge_index.size(1) == 32
 

@@ -52,8 +52,10 @@ def test_the_reverse_is_found_by_name_or_if_it_is_the_only_one():
 
 
 def test_other_edge_types_are_left_alone():
-    more = {**edges(), ('item', 'like', 'item'): 'nothing'}
-    torch.testing.assert_close(convert(more, weights()).to_user @ torch.eye(7), dense())
+    extended = {**edges(), ('item', 'like', 'item'): 'nothing'}
+    torch.testing.assert_close(
+        convert(extended, weights()).to_user @ torch.eye(7), dense()
+    )
 
 
 def test_an_edge_type_that_is_missing_is_an_error():

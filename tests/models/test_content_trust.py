@@ -33,7 +33,7 @@ def naive_trust(x, A, num_rounds=2):
     content = unit[(x != 0).any(dim=1)]
     trust = torch.ones(len(x))
     for _ in range(num_rounds):
-        found = {}
+        result = {}
         for i in range(len(x)):
             others = torch.zeros(x.size(1))
             for j in range(len(x)):
@@ -41,12 +41,12 @@ def naive_trust(x, A, num_rounds=2):
                     others += (A[:, i] * A[:, j]).sum() * trust[j] * unit[j]
             if others.abs().sum() > 0 and x[i].abs().sum() > 0:
                 any_item = content @ others
-                found[i] = (unit[i] @ others - any_item.mean()) / any_item.std(
+                result[i] = (unit[i] @ others - any_item.mean()) / any_item.std(
                     correction=0
                 )
-        if found:
-            posterior = naive_posterior(torch.stack(list(found.values())))
-            known = dict(zip(found, posterior, strict=True))
+        if result:
+            posterior = naive_posterior(torch.stack(list(result.values())))
+            known = dict(zip(result, posterior, strict=True))
             rest = posterior.mean()
             trust = torch.stack([known.get(i, rest) for i in range(len(x))])
     return trust

@@ -17,11 +17,11 @@ def as_dense(adj):
 @pytest.mark.parametrize('keep_ratio', [0.01, 0.5, 0.8, 1.0])
 def test_a_subgraph_is_normalized_and_its_transpose_agrees(keep_ratio):
     torch.manual_seed(0)
-    whole = as_dense(make_adj())
+    full = as_dense(make_adj())
     part = EdgeSampler(make_adj()).sample(keep_ratio)
     A = (as_dense(part) > 0).float()
     assert part.num_edges == A.sum() == max(1, round(keep_ratio * 6))
-    assert (whole >= A).all()
+    assert (full >= A).all()
     degrees = A.sum(dim=1, keepdim=True) * A.sum(dim=0, keepdim=True)
     expected = torch.where(A > 0, degrees.clamp_min(1).rsqrt(), 0.0)
     torch.testing.assert_close(as_dense(part), expected)

@@ -46,9 +46,9 @@ def loss_and_gradients(cls, dtype):
 )
 @pytest.mark.parametrize('cls', OWN_LOSSES)
 def test_a_step_is_that_of_the_same_numbers_in_single_precision(cls, dtype):
-    found, expected = (loss_and_gradients(cls, x) for x in (dtype, torch.float))
+    result, expected = (loss_and_gradients(cls, x) for x in (dtype, torch.float))
     assert len(expected) > 1
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,10 @@ def test_features_that_are_not_finite_are_an_error_before_training(cls, dtype):
     features = item_features(dtype)
     features['text']['item'][2, 1] = float('nan')
     features['text']['item'][3, 0] = float('inf')
-    told = r"'modality_x_dict\['text'\]\['item'\]' requires finite .*got 2 of 35 values"
-    with pytest.raises(ValueError, match=told):
+    messages = (
+        r"'modality_x_dict\['text'\]\['item'\]' requires finite .*got 2 of 35 values"
+    )
+    with pytest.raises(ValueError, match=messages):
         cls(NUM_NODES, features, edge_type=USER_ITEM, embedding_dim=4)
 
 

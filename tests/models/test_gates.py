@@ -39,7 +39,7 @@ def test_a_gate_of_zero_is_the_same_as_no_content():
 def test_gates_of_a_part_are_those_of_its_nodes():
     gate_dict = {'text__item': torch.arange(7.0)}
     teacher = make(PromptMM)
-    whole = teacher(edges(), weights(), gate_dict=gate_dict).x_dict
+    full = teacher(edges(), weights(), gate_dict=gate_dict).x_dict
     # All nodes, items the other way round.
     n_id_dict = {'user': torch.arange(5), 'item': torch.arange(7).flip(0)}
     turned = {
@@ -49,5 +49,5 @@ def test_gates_of_a_part_are_those_of_its_nodes():
         for (src, name, dst), (a, b) in edges().items()
     }
     part = teacher(turned, weights(), n_id_dict, gate_dict).x_dict
-    torch.testing.assert_close(part['item'].flip(0), whole['item'])
-    torch.testing.assert_close(part['user'], whole['user'])
+    torch.testing.assert_close(part['item'].flip(0), full['item'])
+    torch.testing.assert_close(part['user'], full['user'])

@@ -89,11 +89,11 @@ def test_narrow_tables_are_the_truncated_svd_of_the_walks():
 
 def test_repeated_edges_count_once():
     twice = torch.cat([EDGE_INDEX, EDGE_INDEX[:, :2]], dim=1)
-    one, two = (
+    first, second = (
         GraphFilter(NUM_NODES, edge_type=USER_ITEM).fit(edges)
         for edges in (EDGE_INDEX, twice)
     )
-    assert torch.equal(one.scores(ALL), two.scores(ALL))
+    assert torch.equal(first.scores(ALL), second.scores(ALL))
 
 
 def test_a_user_without_a_history_scores_nothing():

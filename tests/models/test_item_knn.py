@@ -29,13 +29,13 @@ def naive_similarity(edge_index, k, shrink):
         users[i].add(u)
     out = torch.zeros(25, 25)
     for i in range(25):
-        found = []
+        actual = []
         for j in range(25):
             shared = len(users[i] & users[j])
             if i != j and shared:
                 norm = math.sqrt(len(users[i]) * len(users[j])) + shrink
-                found.append((-np.float32(shared / norm), j))
-        for value, j in sorted(found)[:k]:
+                actual.append((-np.float32(shared / norm), j))
+        for value, j in sorted(actual)[:k]:
             out[i, j] = -float(value)
     return out
 

@@ -19,8 +19,8 @@ def make_adj(num_users=30, num_items=20):
 @pytest.mark.parametrize('rank', [1, 3, 50])
 def test_it_is_the_truncated_singular_value_decomposition(rank):
     adj = make_adj()
-    whole = adj @ torch.eye(30)
-    u, s, vh = torch.linalg.svd(whole, full_matrices=False)
+    full = adj @ torch.eye(30)
+    u, s, vh = torch.linalg.svd(full, full_matrices=False)
     expected = (u[:, :rank] * s[:rank]) @ vh[:rank]
     part = truncated_svd(adj, rank)
     torch.testing.assert_close(part @ torch.eye(30), expected, atol=1e-3, rtol=1e-3)

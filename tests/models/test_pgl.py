@@ -85,9 +85,9 @@ def test_what_is_computed_per_graph_is_cached_for_the_last_one():
     model = make(PGL, subgraph='global', rank=2, **OPTIONS).train()
     first, fewer = graph(), {key: x[:, :4] for key, x in edges().items()}
     before = model(first)
-    found = model._low_rank._last
+    result = model._low_rank._last
     model(first)
-    assert model._low_rank._last is found
+    assert model._low_rank._last is result
     other = model(csr_pair_dict(fewer, num_nodes_dict=NUM_NODES))
     assert not torch.allclose(other.x_dict['user'], before.x_dict['user'])
 

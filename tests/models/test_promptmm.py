@@ -150,11 +150,11 @@ def test_no_matrix_as_large_as_the_prompted_features_is_made():
 
 def test_dropout_acts_in_training_only():
     teacher = make_teacher(dropout=0.5)
-    one, two = (teacher(edges(), weights()).x_dict['item'] for _ in range(2))
-    assert not torch.equal(one, two)
+    initial, second = (teacher(edges(), weights()).x_dict['item'] for _ in range(2))
+    assert not torch.equal(initial, second)
     teacher.eval()
-    one, two = (teacher(edges(), weights()).x_dict['item'] for _ in range(2))
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    initial, second = (teacher(edges(), weights()).x_dict['item'] for _ in range(2))
+    torch.testing.assert_close(initial, second, rtol=0, atol=0)
 
 
 def test_state_dict_round_trip():
@@ -467,17 +467,17 @@ def test_rows_and_gradients_of_a_neighborhood_are_those_of_the_graph(kwargs):
     part = teacher(
         batch.edge_index_dict, batch.collect('edge_weight'), batch.collect('n_id')
     )
-    whole = teacher(edges(), {key: w.double() for key, w in weights().items()})
+    full = teacher(edges(), {key: w.double() for key, w in weights().items()})
     grads = []
     for output, index in (
-        (whole, seeds),
+        (full, seeds),
         (part, {key: slice(ids.numel()) for key, ids in seeds.items()}),
     ):
         views = [output.x_dict, output.prompt_dict, *output.modality_x_dict.values()]
         rows = [{key: x[index[key]] for key, x in view.items()} for view in views]
         loss = sum(x.pow(3).sum() for view in rows for x in view.values())
         grads.append(torch.autograd.grad(loss, teacher.parameters()))
-        if output is whole:
+        if output is full:
             expected = rows
     torch.testing.assert_close(rows, expected)
     torch.testing.assert_close(grads[1], grads[0])

@@ -38,8 +38,8 @@ GRAPH = {'item_graph_weight': 0.3, 'num_item_layers': 2, 'num_neighbors': K}
 
 def simple_trust(x, adj):
     """A gate of features and graph; ``adj`` may be dense. Item 1 is trusted not."""
-    taken = adj.t() @ torch.ones(5, 1) if adj.shape[0] == 5 else adj @ torch.ones(5, 1)
-    out = (x.sum(dim=1) + taken[:, 0]).sigmoid()
+    degree = adj.t() @ torch.ones(5, 1) if adj.shape[0] == 5 else adj @ torch.ones(5, 1)
+    out = (x.sum(dim=1) + degree[:, 0]).sigmoid()
     out[1] = 0.0
     return out
 
@@ -236,11 +236,11 @@ def test_gates_are_computed_once_per_graph_and_copy():
     plus = make_plus(denoise=True).eval()
     pairs = graph()
     plus(pairs)
-    kept = plus._gates(pairs[USER_ITEM])
-    known = dict(kept)
+    selected = plus._gates(pairs[USER_ITEM])
+    known = dict(selected)
     plus(pairs)
-    assert plus._gates(pairs[USER_ITEM]) is kept
-    assert all(kept[key] is gate for key, gate in known.items())
+    assert plus._gates(pairs[USER_ITEM]) is selected
+    assert all(selected[key] is gate for key, gate in known.items())
     twin = make_copy(plus)
     twin.teacher.x_text__item.neg_()
     twin.teacher.x_text__item[0] *= -1

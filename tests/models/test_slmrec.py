@@ -42,8 +42,8 @@ def test_forward_equals_dense_matrices(num_layers):
 
 def changed_by_hand(x, augmentation, ratio):
     if augmentation == 'drop':
-        kept = dropout(torch.ones_like(x), ratio)
-        return x * kept
+        selected = dropout(torch.ones_like(x), ratio)
+        return x * selected
     return x * (torch.rand(len(x), 1) >= ratio)
 
 

@@ -68,7 +68,7 @@ def test_reset_and_repr():
 def test_half_precision_is_filtered_in_single():
     layer, x = make()
     expected = layer(x.bfloat16().float())
-    found = layer.bfloat16()(x.bfloat16())
-    for half, single in zip(found, expected, strict=True):
+    result = layer.bfloat16()(x.bfloat16())
+    for half, single in zip(result, expected, strict=True):
         assert half.dtype == torch.bfloat16
         torch.testing.assert_close(half.float(), single, atol=0.02, rtol=0.02)

@@ -71,9 +71,9 @@ def test_rows_and_gradients_of_a_neighborhood_are_those_of_the_graph(num_layers)
     part = student(
         batch.edge_index_dict, batch.collect('edge_weight'), batch.collect('n_id')
     )
-    whole = student(edges(), weights())
+    full = student(edges(), weights())
     grads = []
-    for x_dict, index in ((whole, seeds), (part, {key: slice(2) for key in seeds})):
+    for x_dict, index in ((full, seeds), (part, {key: slice(2) for key in seeds})):
         rows = {key: x_dict[key][index[key]] for key in seeds}
         grads.append(
             torch.autograd.grad(
@@ -81,7 +81,7 @@ def test_rows_and_gradients_of_a_neighborhood_are_those_of_the_graph(num_layers)
             )
         )
     for key, index in seeds.items():
-        torch.testing.assert_close(part[key][:2], whole[key][index])
+        torch.testing.assert_close(part[key][:2], full[key][index])
     torch.testing.assert_close(grads[1], grads[0])
     assert all(grad.any() for grad in grads[0])
 
@@ -95,8 +95,8 @@ def test_one_hop_less_is_not_the_graph():
     part = student(
         batch.edge_index_dict, batch.collect('edge_weight'), batch.collect('n_id')
     )
-    whole = student(edges(), weights())
-    assert (part['user'][0] - whole['user'][2]).abs().max() > 1e-4
+    full = student(edges(), weights())
+    assert (part['user'][0] - full['user'][2]).abs().max() > 1e-4
 
 
 def test_rows_are_looked_up_by_id():
@@ -143,9 +143,9 @@ def test_errors_of_parts_and_blocks():
         student.inference(edges(), block_size=0)
     with pytest.raises(ValueError, match=r"points to \['user'\]"):
         student.inference({USER_ITEM: edges()[USER_ITEM]})
-    whole = {ITEM_USER: edges()[ITEM_USER], USER_ITEM: edges()[USER_ITEM]}
+    full = {ITEM_USER: edges()[ITEM_USER], USER_ITEM: edges()[USER_ITEM]}
     with pytest.raises(ValueError, match="'edge_index' requires source ids"):
-        student(whole, n_id_dict={key: torch.arange(2) for key in NUM_NODES})
+        student(full, n_id_dict={key: torch.arange(2) for key in NUM_NODES})
 
 
 def test_errors_and_repr():

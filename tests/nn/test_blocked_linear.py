@@ -27,11 +27,11 @@ def matrix(num=7, width=5, seed=0, dtype=torch.double):
 def test_products_are_those_of_the_whole_matrix(block_rows, mask):
     x, weight, left = matrix(), matrix(2, seed=1), matrix(7, 3, seed=2)
     blocks = ChunkedFeatures(x, mask, block_rows)
-    whole = x if mask is None else x * mask[:, None]
-    torch.testing.assert_close(project(blocks, weight), whole @ weight.t())
-    torch.testing.assert_close(cross(left, blocks), left.t() @ whole)
-    assert blocks.present().tolist() == (whole != 0).any(dim=1).tolist()
-    assert torch.equal(blocks.whole(torch.double, torch.device('cpu')), whole)
+    full = x if mask is None else x * mask[:, None]
+    torch.testing.assert_close(project(blocks, weight), full @ weight.t())
+    torch.testing.assert_close(cross(left, blocks), left.t() @ full)
+    assert blocks.present().tolist() == (full != 0).any(dim=1).tolist()
+    assert torch.equal(blocks.whole(torch.double, torch.device('cpu')), full)
 
 
 def test_absent_rows_are_never_read():
@@ -98,18 +98,18 @@ def test_a_layer_in_half_precision_sums_its_gradient_in_single():
 def test_products_in_bfloat16_are_those_of_rounded_factors(mask):
     x = matrix(dtype=torch.float).bfloat16()
     blocks = ChunkedFeatures(x, mask, 3, products=torch.bfloat16)
-    whole = (x if mask is None else x * mask[:, None]).float()
+    full = (x if mask is None else x * mask[:, None]).float()
     weight = matrix(2, seed=1, dtype=torch.float).requires_grad_()
     out = project(blocks, weight)
     assert out.dtype == torch.float
-    rounded = whole @ weight.detach().bfloat16().float().t()
+    rounded = full @ weight.detach().bfloat16().float().t()
     # Nothing but what comes out is rounded: to eight bits.
     torch.testing.assert_close(out.detach(), rounded, rtol=2**-8, atol=1e-6)
     assert torch.equal(out, out.bfloat16().float())
     grad = matrix(7, 2, seed=4, dtype=torch.float)
     out.backward(grad)
-    expected = grad.bfloat16().float().t() @ whole
-    size = grad.abs().t() @ whole.abs()  # Of what cancels in the sums of blocks.
+    expected = grad.bfloat16().float().t() @ full
+    size = grad.abs().t() @ full.abs()  # Of what cancels in the sums of blocks.
     assert ((weight.grad - expected).abs() <= 2**-8 * size).all()
 
 
@@ -231,14 +231,14 @@ def run(teacher, n_id_dict=None, index=None):
 @pytest.mark.parametrize('num_prompt_tokens', [1, 3])
 def test_a_teacher_on_blocks_equals_the_teacher_in_memory(num_prompt_tokens, masked):
     options = {'num_prompt_tokens': num_prompt_tokens, 'masked': masked}
-    whole = make_teacher(lambda x: x, **options)
+    full = make_teacher(lambda x: x, **options)
     blocks = make_teacher(lambda x: ChunkedFeatures(x, block_rows=2), **options)
-    for a, b in zip(run(blocks), run(whole), strict=True):
+    for a, b in zip(run(blocks), run(full), strict=True):
         torch.testing.assert_close(a, b)
-    assert set(blocks.state_dict()) == set(whole.state_dict())
+    assert set(blocks.state_dict()) == set(full.state_dict())
     assert not any(name.startswith('x_') for name, _ in blocks.named_buffers())
-    found = blocks.inference(edges(), weights(), block_size=3)
-    torch.testing.assert_close(found, whole.inference(edges(), weights()))
+    result = blocks.inference(edges(), weights(), block_size=3)
+    torch.testing.assert_close(result, full.inference(edges(), weights()))
 
 
 @pytest.mark.parametrize('num_prompt_tokens', [1, 3])
@@ -250,16 +250,16 @@ def test_a_part_of_the_graph_is_the_same_on_blocks(num_prompt_tokens):
         ('user', 'interacts', 'item'): edge_index,
         ('item', 'rev_interacts', 'user'): edge_index.flip([0]),
     }
-    whole = make_teacher(lambda x: x, num_prompt_tokens)
+    full = make_teacher(lambda x: x, num_prompt_tokens)
     blocks = make_teacher(lambda x: ChunkedFeatures(x, block_rows=2), num_prompt_tokens)
-    ours, theirs = run(blocks, part, index), run(whole, part, index)
+    ours, theirs = run(blocks, part, index), run(full, part, index)
     torch.testing.assert_close(ours, theirs)
 
 
 def test_a_teacher_on_half_features_is_near_the_teacher_on_single_ones():
     # Features near one in size: 2 ** -11 each, a few thousandths after all sums.
-    whole, half = make_teacher(lambda x: x), make_teacher(lambda x: x.half())
-    (ours, ours_grad), (theirs, theirs_grad) = run(half), run(whole)
+    full, half = make_teacher(lambda x: x), make_teacher(lambda x: x.half())
+    (ours, ours_grad), (theirs, theirs_grad) = run(half), run(full)
     torch.testing.assert_close(ours.x_dict, theirs.x_dict, rtol=5e-3, atol=5e-3)
     torch.testing.assert_close(ours_grad, theirs_grad, rtol=2e-2, atol=2e-2)
     rounded = make_teacher(lambda x: x.half().float())

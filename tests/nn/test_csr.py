@@ -124,8 +124,8 @@ def test_torch_sparse_tensor_gives_the_same_product():
 
 def test_mirrored_edge_types_share_memory():
     pairs = csr_pair_dict(edges(), weights(), num_nodes_dict=NUM_NODES)
-    there, back = (pairs[key].matrices(torch.float) for key in (USER_ITEM, ITEM_USER))
-    assert there[0].values().data_ptr() == back[1].values().data_ptr()
+    forward, back = (pairs[key].matrices(torch.float) for key in (USER_ITEM, ITEM_USER))
+    assert forward[0].values().data_ptr() == back[1].values().data_ptr()
     x = features(3)
     torch.testing.assert_close(pairs[ITEM_USER] @ x, dense() @ x)
 

@@ -14,9 +14,9 @@ def test_entries_are_dropped_at_the_given_rate(p):
     out = dropout(ones(500, 400), p)
     share = float((out == 0).float().mean())
     assert abs(share - p) < 4 * (p * (1 - p) / out.numel()) ** 0.5
-    kept = out[out != 0]
-    assert (kept == kept[0]).all()
-    assert float(kept[0]) == pytest.approx(1 / (1 - p), rel=2**-13)
+    selected = out[out != 0]
+    assert (selected == selected[0]).all()
+    assert float(selected[0]) == pytest.approx(1 / (1 - p), rel=2**-13)
 
 
 def test_the_mean_is_that_of_the_input_at_a_rate_that_is_rounded():

@@ -12,12 +12,12 @@ from tests.nn.graphs import features
 def naive(x, k, mask=None, weighted=False):
     """{(source, target): weight before it is normalized}, by loops."""
     present = [True] * len(x) if mask is None else mask.tolist()
-    there = [i for i in range(len(x)) if present[i] and bool((x[i] != 0).any())]
+    indices = [i for i in range(len(x)) if present[i] and bool((x[i] != 0).any())]
     edges = {}
-    for i in there:
+    for i in indices:
         cosines = {
             j: float(torch.cosine_similarity(x[i].double(), x[j].double(), dim=0))
-            for j in there
+            for j in indices
             if j != i
         }
         best = sorted(cosines, key=lambda j: (-round(cosines[j], 6), j))[:k]
@@ -51,9 +51,9 @@ def test_equals_loops_over_all_pairs(k, block_size, weighted):
 def test_neighbors_equal_those_of_scikit_learn():
     x = features(6, num=60)
     edge_index, _ = knn_graph(x, 5, block_size=16)
-    found = NearestNeighbors(n_neighbors=5, metric='cosine').fit(x).kneighbors()[1]
+    result = NearestNeighbors(n_neighbors=5, metric='cosine').fit(x).kneighbors()[1]
     ours = edge_index[0].view(60, 5).sort().values
-    assert torch.equal(ours, torch.from_numpy(found).sort().values)
+    assert torch.equal(ours, torch.from_numpy(result).sort().values)
     assert torch.equal(edge_index[1], torch.arange(60).repeat_interleave(5))
 
 

@@ -56,10 +56,10 @@ def test_the_layout_of_the_features_does_not_matter(tmp_path):
 def test_a_damaged_file_is_computed_again(tmp_path, damage):
     expected = cached_knn_graph(tmp_path, X, 3)
     (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-8] if damage is None else damage)
+    full = path.read_bytes()
+    path.write_bytes(full[:-8] if damage is None else damage)
     torch.testing.assert_close(cached_knn_graph(tmp_path, X, 3), expected)
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == full
 
 
 def test_the_folder_is_made_and_bad_features_leave_no_file(tmp_path):

@@ -38,8 +38,8 @@ def test_hops_are_summed_as_with_dense_matrices():
     torch.testing.assert_close(out['item'], 0.5 * x + A.t() @ A @ x)
     torch.testing.assert_close(out['user'], A @ x + A @ A.t() @ A @ x)
     assert torch.equal(x, features(3))
-    one = sum_of_hops({'item': x}, adj, 1, start_weight=0.0)
-    assert set(one) == {'user'}
+    first = sum_of_hops({'item': x}, adj, 1, start_weight=0.0)
+    assert set(first) == {'user'}
 
 
 def test_two_edge_types_into_one_node_type_add_up():
@@ -50,15 +50,15 @@ def test_two_edge_types_into_one_node_type_add_up():
 
 
 def test_rows_are_computed_in_order_and_in_blocks():
-    asked = []
+    requested = []
 
     def rows(n_id):
-        asked.append(n_id.tolist())
+        requested.append(n_id.tolist())
         return n_id[:, None] * 2
 
     out = rows_in_blocks(rows, 5, device=torch.device('cpu'), block_size=2)
     assert out.view(-1).tolist() == [0, 2, 4, 6, 8]
-    assert asked == [[0, 1], [2, 3], [4]]
+    assert requested == [[0, 1], [2, 3], [4]]
 
 
 @pytest.mark.parametrize('num_tokens', [1, 3])

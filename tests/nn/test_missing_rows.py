@@ -47,10 +47,10 @@ def test_dropout_drops_rows_at_its_rate_without_scaling():
     torch.manual_seed(0)
     x = torch.ones(20_000, 3)
     out = MissingRows(3, dropout=0.3)(x)
-    kept = out[:, 0] == 1
-    assert torch.equal(out, kept[:, None].float().expand(-1, 3))
+    selected = out[:, 0] == 1
+    assert torch.equal(out, selected[:, None].float().expand(-1, 3))
     # Five standard deviations of the mean of 20,000 draws.
-    assert abs(kept.float().mean() - 0.7) < 5 * (0.21 / 20_000) ** 0.5
+    assert abs(selected.float().mean() - 0.7) < 5 * (0.21 / 20_000) ** 0.5
 
 
 def test_dropout_puts_the_token_and_never_revives_an_absent_row():

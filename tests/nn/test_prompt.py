@@ -75,10 +75,10 @@ def test_a_start_of_ones_makes_the_prompt_static():
 
 def test_parameters_and_kilobytes_by_hand():
     start_dict = {'user': features(3, num=5), 'item': features(3, seed=1)}
-    one, three = SoftPrompt(start_dict, 4), SoftPrompt(start_dict, 4, num_tokens=3)
-    assert one.num_parameters == 2 * (3 * 4 + 4)
+    first, three = SoftPrompt(start_dict, 4), SoftPrompt(start_dict, 4, num_tokens=3)
+    assert first.num_parameters == 2 * (3 * 4 + 4)
     assert three.num_parameters == 2 * (3 * 12 + 12 + 3 * 3 + 3)
-    assert one.kilobytes == (one.num_parameters + 5 * 3 + 7 * 3) * 4 / 1000
+    assert first.kilobytes == (first.num_parameters + 5 * 3 + 7 * 3) * 4 / 1000
 
 
 def test_reset_redraws_maps_and_gates():

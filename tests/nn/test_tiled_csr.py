@@ -91,11 +91,11 @@ def test_number_of_tiles(dense, monkeypatch):
     num_edges = matrix.values().numel()
     assert 4 * 2 * SIZE[1] <= num_edges < 8 * 2 * SIZE[1]  # Worth four tiles.
     tiled, x = TiledCSR(matrix, tile=True), features()
-    found = []
+    result = []
     for rows_held in (30, 29, 15, 14, 8, 4, 1):
         monkeypatch.setattr(tiled_csr, 'TILE_BYTES', 24 * rows_held)
-        found.append(tiled._num_tiles(x))
-    assert found == [1, 2, 2, 4, 4, 4, 4]
+        result.append(tiled._num_tiles(x))
+    assert result == [1, 2, 2, 4, 4, 4, 4]
     monkeypatch.setattr(tiled_csr, 'TILE_BYTES', 24 * 30)
     assert tiled._num_tiles(x.double()) == 2
     # A matrix with less than four edges in a row is left as it is.
@@ -126,11 +126,11 @@ def test_product_is_added_to_what_is_there(dense, dtype):
     x = features(dtype)
     for adj, matrix in ((pair_of(dense), dense), (pair_of(dense).t(), dense.t())):
         source = x if matrix is dense else x[: SIZE[1]]
-        there = torch.ones(matrix.size(0), x.size(1), dtype=dtype)
-        assert adj.add_product_(there, source) is there
-        torch.testing.assert_close(there, matrix.to(dtype) @ source + 1)
+        existing = torch.ones(matrix.size(0), x.size(1), dtype=dtype)
+        assert adj.add_product_(existing, source) is existing
+        torch.testing.assert_close(existing, matrix.to(dtype) @ source + 1)
     with pytest.raises(ValueError, match=r"'x' must have shape \[30, F\]"):
-        pair_of(dense).add_product_(there, x[1:])
+        pair_of(dense).add_product_(existing, x[1:])
 
 
 @pytest.mark.usefixtures('small_cache')

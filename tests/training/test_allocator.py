@@ -62,17 +62,17 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
 @pytest.mark.parametrize(('answers', 'expected'), [((1, 1), True), ((1, 0), False)])
 def test_returns_whether_the_option_was_set(monkeypatch, answers, expected):
-    told, left = [], list(answers)
+    messages, left = [], list(answers)
 
     class Library:
         gnu_get_libc_version = None
 
         @staticmethod
         def mallopt(option, value):
-            told.append((option, value))
+            messages.append((option, value))
             return left.pop(0)
 
     monkeypatch.setattr(optim.sys, 'platform', 'linux')
     monkeypatch.setattr(optim.ctypes, 'CDLL', lambda _: Library)
     assert tune_allocator() is expected
-    assert told == [(-4, 0), (-1, 2**31 - 1)]
+    assert messages == [(-4, 0), (-1, 2**31 - 1)]

@@ -42,11 +42,11 @@ def states_differ(a, b):
 def test_with_all_neighbors_a_student_equals_training_on_the_whole_graph():
     data = make_split()
     config = replace(QUICK, learning_rate=0.05, batch_size=50)
-    whole, part = (make_student(data.train, cls=LightGCN).double() for _ in range(2))
-    a = train(whole, data, config=config, loss_weights=WEIGHTS)
+    full, part = (make_student(data.train, cls=LightGCN).double() for _ in range(2))
+    a = train(full, data, config=config, loss_weights=WEIGHTS)
     config = replace(config, num_neighbors=[-1, -1])
     b = train(part, data, config=config, loss_weights=WEIGHTS)
-    assert_same_state(part, whole)
+    assert_same_state(part, full)
     assert states_differ(part, make_student(data.train, cls=LightGCN).double())
     assert a.best_value == b.best_value
 

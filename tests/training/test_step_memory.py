@@ -82,9 +82,9 @@ def features(seed=2):
 @pytest.mark.parametrize('tokens', [1, 3])
 def test_a_step_makes_nothing_of_the_size_of_the_features(tokens, masked, shared):
     # [D, F], the weight of the reduction and its moments, is the largest there is.
-    found = largest(features(), tokens=tokens, masked=masked, shared=shared)
-    assert found <= max(4 * WIDTH, ITEMS * 12)
-    assert found < FULL / 10
+    result = largest(features(), tokens=tokens, masked=masked, shared=shared)
+    assert result <= max(4 * WIDTH, ITEMS * 12)
+    assert result < FULL / 10
 
 
 def test_the_watch_sees_the_prompted_features_of_the_naive_form():
@@ -103,8 +103,8 @@ def test_features_on_disk_are_read_in_blocks_from_the_start(
 ):
     save_features(tmp_path / 'x', features(), precision=precision, block_rows=8)
     x = ChunkedFeatures(open_features(tmp_path / 'x'), block_rows=8)
-    found = largest(x, tokens=tokens, masked=masked, build=True)
-    assert found <= max(8, 4) * WIDTH
+    result = largest(x, tokens=tokens, masked=masked, build=True)
+    assert result <= max(8, 4) * WIDTH
 
 
 def test_saving_holds_one_block_at_a_time(tmp_path):
