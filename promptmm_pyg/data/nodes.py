@@ -158,7 +158,7 @@ class Nodes:
                 f'"{self.node_type}_features[\'{name}\']" must share ids with '
                 f'the interactions (got none in common). Compare how they are written'
             )
-        # Row -1 stands for no row: whatever is read from it, the mask hides it.
+        # Row -1 is no row: the mask hides what is read from it.
         x = np.asarray(rows.x, dtype=np.float32)[row]
         gaps = np.isnan(x)
         present &= ~gaps.all(axis=1)

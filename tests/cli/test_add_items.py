@@ -11,6 +11,7 @@ import torch
 from promptmm_pyg.cli import main
 from promptmm_pyg.cli.add_items import _load, read_new_features
 from promptmm_pyg.serving import Recommender
+from tests.cli.conftest import write_csv
 
 
 @pytest.fixture
@@ -44,6 +45,22 @@ def test_new_items_are_placed_by_their_features(distilled, copy_of, new_text, ca
     expected = old.feature_mapper({'text': torch.from_numpy(x)})
     torch.testing.assert_close(new.item_x[-2:], expected)
     assert new.card['metrics'] == old.card['metrics']
+
+
+def test_columns_may_be_in_another_order(distilled, new_text, tmp_path, fails):
+    path, _ = new_text
+    with path.open(newline='') as file:
+        head, *rows = csv.reader(file)
+    out = [tmp_path / name for name in ('given', 'reordered')]
+    add(distilled, '--features', f'text={path}', '--out', out[0])
+    other = tmp_path / 'other.csv'
+    write_csv(other, [*head[::-1], 'more'], [[*row[::-1], 0] for row in rows])
+    add(distilled, '--features', f'text={other}', '--out', out[1])
+    given, reordered = (Recommender.load(folder).item_x for folder in out)
+    torch.testing.assert_close(reordered, given)
+    write_csv(other, head[:-1], [row[:-1] for row in rows])
+    argv = ['add-items', distilled, '--features', f'text={other}']
+    assert f'must have the columns of training (got {head[1:-1]}' in fails(*argv)
 
 
 def test_new_items_are_recommended(distilled, copy_of, new_text, tmp_path, capsys):

@@ -25,9 +25,9 @@ def make_split(**ids):
 
 
 def assert_same(first, second):
-    for mine, theirs in zip(first, second, strict=True):
-        assert mine.to_dict().keys() == theirs.to_dict().keys()
-        for one, other in zip(mine.stores, theirs.stores, strict=True):
+    for graph, expected in zip(first, second, strict=True):
+        assert graph.to_dict().keys() == expected.to_dict().keys()
+        for one, other in zip(graph.stores, expected.stores, strict=True):
             assert set(one.keys()) == set(other.keys())
             for key, value in one.items():
                 if isinstance(value, np.ndarray):

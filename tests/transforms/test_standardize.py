@@ -76,9 +76,9 @@ def test_present_rows_need_to_be_finite(bad):
     edges = torch.tensor([[0, 1], [0, 4]])
     data['user', 'interacts', 'item'].edge_index = edges
     data['item', 'rev_interacts', 'user'].edge_index = edges.flip([0])
-    told = r"'data\['item'\].x_text' requires finite features \(got 1 of 15 values"
+    message = r"'data\['item'\].x_text' requires finite features \(got 1 of 15 values"
     for transform in (StandardizeModalities(), AddModalityPCA(2)):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             transform(data)
     data['item'].mask_text = torch.arange(5) != 1
     out = AddModalityPCA(2)(StandardizeModalities()(data))
