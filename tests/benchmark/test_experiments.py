@@ -174,8 +174,7 @@ def test_the_command_runs_a_configuration_and_prints_a_result(tmp_path, capsys):
 
 KIND_OF_MINE = """
 from dataclasses import dataclass
-from promptmm_pyg.benchmark import Experiment
-from promptmm_pyg.benchmark.entries import Arm, Entry
+from promptmm_pyg.benchmark import Arm, Entry, Experiment
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Experiment):
