@@ -19,6 +19,7 @@ _COMPRESSED = {'.gz': 'gzip', '.zst': 'zstd'}
 SEPARATORS = (',', '\t', ';', '|')
 PEEK = 50  # Rows that separators and types are recognized by.
 _BLOCK = 2**22
+_MAX_CELL = 2**31 - 1  # Python's own limit is 128 KiB.
 # No table of distinct interactions has so many rows per byte, no text compresses so
 # well: such files are damaged, or made to fill the memory.
 _ROWS_PER_BYTE, _FREE_ROWS = 100, 10**7
@@ -51,7 +52,7 @@ class _Stream(io.RawIOBase):
 
         self._path = path
         self._limit = max(_FREE_BYTES, _BYTES_PER_BYTE * path.stat().st_size)
-        self._size = 0
+        self._size = self.num_quotes = 0
         self._file = pa.input_stream(str(path), compression=kind_of(path)[1])
         is_utf8 = encoding in ('utf-8', 'utf-8-sig', 'ascii')
         self._decoder = None if is_utf8 else codecs.getincrementaldecoder(encoding)()
@@ -69,6 +70,11 @@ class _Stream(io.RawIOBase):
         return len(content)
 
     def read(self, size: int = -1) -> bytes:
+        content = self._decoded(size)
+        self.num_quotes += content.count(b'"')
+        return content
+
+    def _decoded(self, size: int) -> bytes:
         content = self._file.read(_BLOCK if size is None or size < 0 else size)
         self._size += len(content)
         if self._size > self._limit:
@@ -80,7 +86,7 @@ class _Stream(io.RawIOBase):
             return cast(bytes, content)
         text = self._decoder.decode(content, final=not content)
         if content and not text:
-            return self.read(size)
+            return self._decoded(size)
         return text.encode()
 
 
@@ -152,6 +158,7 @@ class TextTable:
             )
 
     def _split(self, lines: Iterable[str], separator: str) -> Iterator[list[str]]:
+        csv.field_size_limit(_MAX_CELL)
         if not self.quotes:
             return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
         return csv.reader(lines, delimiter=separator)
@@ -180,9 +187,10 @@ class TextTable:
         names = self.header
         if columns is not None:
             names = [name for name in self.header if name in columns]
+        stream = _Stream(self.path, self.encoding)
         try:
             table = arrow_csv.read_csv(
-                _Stream(self.path, self.encoding),
+                stream,
                 arrow_csv.ReadOptions(block_size=_BLOCK),
                 arrow_csv.ParseOptions(
                     delimiter=self.separator,
@@ -198,7 +206,27 @@ class TextTable:
             )
         except (ValueError, OSError) as error:
             raise self._explain(error) from error
+        if self.quotes and stream.num_quotes % 2:
+            self._check_quotes()
         return table.select(names)
+
+    def _check_quotes(self) -> None:
+        """Raises if the last cell begins with a quote that does not end: it may have
+        many rows.
+        """
+        previous = 0
+        with _open_text(self.path, self.encoding) as file:
+            reader = csv.reader(file, delimiter=self.separator, strict=True)
+            try:
+                for _ in reader:
+                    previous = reader.line_num
+            except csv.Error as error:
+                if 'end of data' in str(error):
+                    raise ValueError(
+                        f"'{self.path}' must close each quoted cell (got a quote that "
+                        f'is open to the end, in the row from line {previous + 1}). '
+                        f'Remove the quote, or write it twice in a quoted cell'
+                    ) from error
 
     def _explain(self, error: Exception) -> ValueError:
         """The error with the line of the first row of another width."""

@@ -93,6 +93,8 @@ def test_separators_are_recognized(tmp_path, separator, suffix):
         ('user_id|item_id|title\nu|i|a, b\nv|j|c\n', '|'),
         ('user_id,item_id\n"a;b",i\nc,"j;k"\n', ','),
         ('user_id\n007\n7\n', ','),
+        ('user_id;item_id\n' + 'Z' * 200_000 + ';i\n', ';'),
+        ('user_id,item_id\nu,5" disk\n', ','),
         ('user_id,item_id,title\nu,i,"two\nlines; of text"\n', ','),
     ],
 )
@@ -167,6 +169,11 @@ def test_an_encoding_must_exist(tmp_path):
             'a.csv',
             'user_id,item_id,timestamp\nu,i,2026-03-01\nv,i,\n',
             r'1 missing, the first in line 3',
+        ),
+        (
+            'a.csv',
+            'user_id,item_id\nu,i\nv,"j\nw,k\n',
+            r'open to the end, .*from line 3',
         ),
         ('a.csv', b'user_id,item_id\nu,i\nv\xe9,j\n', r'utf-8 .*in line 3'),
         ('a.jsonl', '{"user_id": "a", "item_id"', r'one JSON object per line .*line 1'),
