@@ -43,23 +43,23 @@ def folder_contents(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"'folder' must be a folder (got '{folder}')")
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         hidden = path.name.startswith('.')
         if hidden or path.suffix.lower() not in _SUFFIXES[kind] or not path.is_file():
             continue
-        if path.stem in found:
+        if path.stem in paths:
             raise ValueError(
                 f"'{folder}' must contain one file for each id (got "
-                f"'{found[path.stem].name}' and '{path.name}'). Keep one"
+                f"'{paths[path.stem].name}' and '{path.name}'). Keep one"
             )
-        found[path.stem] = path
-    if not found:
+        paths[path.stem] = path
+    if not paths:
         raise FileNotFoundError(
             f"'{folder}' must contain files named by raw id that end in "
             f'{", ".join(_SUFFIXES[kind])} (got none)'
         )
-    return found
+    return paths
 
 
 def table_contents(
@@ -108,8 +108,8 @@ def join_content(
     """Returns the graph, or the split, with ``x_<modality>`` and
     ``mask_<modality>`` on its items.
 
-    A node takes the row whose id reads like its raw id: ``7`` and ``'7'`` are one,
-    since ids that come from names of files are text. A node without a row is
+    A node has the row whose id is written like its raw id: ``7`` matches ``'7'``,
+    since ids from names of files are text. A node without a row is
     marked as absent. Rows of other ids are left out. What was there before is
     shared, not copied, and not changed.
 
@@ -120,7 +120,7 @@ def join_content(
         node_type: ``'item'`` or ``'user'``. (default: ``'item'``)
 
     Raises:
-        ValueError: If the name is no identifier or taken, if the nodes have no
+        ValueError: If the name is no identifier or in use, if the nodes have no
             raw ids, if two rows are of one id, or if no id is shared.
     """
     check_choice('node_type', node_type, NODE_TYPES)
@@ -162,14 +162,14 @@ def _align(
             )
     ids = [str(name) for name in graph[node_type].raw_id.tolist()]
     index = np.array([place.get(name, -1) for name in ids])
-    there = index >= 0
-    if not there.any():
+    present = index >= 0
+    if not present.any():
         raise ValueError(
             f"'rows' must share ids with the {node_type}s (got "
             f'{[str(name) for name in rows.ids[:3]]} for {ids[:3]}). Name files and '
             f'rows by raw id'
         )
-    there[there] = rows.mask[index[there]]
+    present[present] = rows.mask[index[present]]
     x = np.zeros((len(ids), rows.x.shape[1]), np.float32)
-    x[there] = rows.x[index[there]]
-    return torch.from_numpy(x), torch.from_numpy(there)
+    x[present] = rows.x[index[present]]
+    return torch.from_numpy(x), torch.from_numpy(present)

@@ -50,7 +50,7 @@ def build_graph(
             the second, each counted from zero.
         num_users: The number of users. (default: the number of user ids, else
             of user feature rows, else the largest user plus one)
-        num_items: The number of items, found in the same way.
+        num_items: The number of items, likewise.
         item_features: ``{modality: [num_items, width]}``; stored as float32.
             (default: none)
         user_features: ``{modality: [num_users, width]}``. (default: none)

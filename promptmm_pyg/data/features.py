@@ -29,9 +29,9 @@ def load_features(
 
     Args:
         folder: Where relative paths in ``features`` start.
-        places: The folders to look into; the first that has a modality wins.
-        features: Paths to add or put in place of those found; ``None`` as a
-            path leaves a modality out.
+        places: The folders to search; the first that has a modality is used.
+        features: Paths to add to those found or to replace them; ``None``
+            leaves a modality out.
         padding_row: Whether the first row of each array is padding, which is left out.
             (default: ``False``)
     """
@@ -73,7 +73,7 @@ def zero_row_masks(
     if masks is None:
         return {}
     present = {name: (x != 0).any(axis=1) for name, x in features.items()}
-    return {name: there for name, there in present.items() if not there.all()}
+    return {name: mask for name, mask in present.items() if not mask.all()}
 
 
 FORMAT = 'promptmm_pyg.features.v1'
@@ -82,7 +82,7 @@ Rows = Tensor | np.ndarray[Any, Any]
 
 _NAME = 'x'
 _CODES = {'float16': 'F16', 'bfloat16': 'BF16', 'float32': 'F32'}
-_HEADER = 1024  # Bytes; written last, in the place kept for it.
+_HEADER = 1024  # Bytes; written last, in the place reserved for it.
 _BLOCK_NUMBERS = 2**22
 
 
@@ -97,15 +97,15 @@ def save_features(
     """Writes a feature matrix to one safetensors file, some rows at a time, and returns
     the SHA-256 of what it holds.
 
-    With ``'float16'`` a number keeps eleven bits: its error is at most ``2 ** -11`` of
-    it, or ``2 ** -25`` where that is more. ``'bfloat16'`` keeps eight bits and has the
+    With ``'float16'`` a number has eleven bits: its error is at most ``2 ** -11`` of
+    it, or ``2 ** -25`` where that is more. ``'bfloat16'`` has eight bits and has the
     range of ``float32``.
 
     Args:
         path: The file to write; it appears whole or not at all.
         x: The features ``[N, F]``: a tensor, an array (also one that
             :func:`numpy.load` maps into memory), or blocks of rows one after another,
-            for a matrix that exists nowhere as a whole.
+            for a matrix that does not fit into memory.
         precision: ``'float16'``, ``'bfloat16'`` or ``'float32'``.
             (default: ``'float16'``)
         belongs_to: What the row numbers mean, such as the
@@ -147,13 +147,13 @@ def save_features(
         if num_rows == 0:
             raise ValueError("'x' requires at least one row (got none)")
         digest.update(json.dumps([num_rows, width]).encode())
-        about = {
+        metadata = {
             'format': FORMAT,
             'sha256': digest.hexdigest(),
             'belongs_to': belongs_to,
         }
         file.seek(0)
-        file.write(_header(about, _CODES[precision], (num_rows, cast(int, width))))
+        file.write(_header(metadata, _CODES[precision], (num_rows, cast(int, width))))
     return digest.hexdigest()
 
 
@@ -188,11 +188,11 @@ def open_features(
         raise FileNotFoundError(f"'path' must be saved features (got {str(path)!r})")
     try:
         with safe_open(path, framework='pt') as file:
-            about = file.metadata() or {}
-            if about.get('format') != FORMAT:
+            metadata = file.metadata() or {}
+            if metadata.get('format') != FORMAT:
                 raise ValueError(
                     f"'path' must be saved features (got {str(path)!r} of format "
-                    f'{about.get("format")!r})'
+                    f'{metadata.get("format")!r})'
                 )
             x: Tensor = file.get_tensor(_NAME)
     except SafetensorError as error:
@@ -202,13 +202,13 @@ def open_features(
         ) from error
     wanted = {'belongs_to': belongs_to, 'sha256': sha256}
     for name, value in wanted.items():
-        if value is not None and about[name] != value:
+        if value is not None and metadata[name] != value:
             raise ValueError(
                 f"'{name}' must be that of the features in {str(path)!r}, "
-                f'{about[name]!r} (got {value!r}). Save the features again, or open '
+                f'{metadata[name]!r} (got {value!r}). Save the features again, or open '
                 f'the file of this data set'
             )
-    if verify and _digest(x) != about['sha256']:
+    if verify and _digest(x) != metadata['sha256']:
         raise ValueError(
             f'{str(path)!r} is not what was written (its content has another SHA-256). '
             f'Save the features again'
@@ -248,10 +248,10 @@ def _bytes(block: Tensor, dtype: torch.dtype, start: int) -> bytes:
     return stored.view(torch.uint8).numpy().tobytes()
 
 
-def _header(about: dict[str, str], code: str, shape: tuple[int, int]) -> bytes:
+def _header(metadata: dict[str, str], code: str, shape: tuple[int, int]) -> bytes:
     num_bytes = shape[0] * shape[1] * (4 if code == 'F32' else 2)
     described = {
-        '__metadata__': about,
+        '__metadata__': metadata,
         _NAME: {'dtype': code, 'shape': list(shape), 'data_offsets': [0, num_bytes]},
     }
     text = json.dumps(described).encode()
@@ -259,7 +259,7 @@ def _header(about: dict[str, str], code: str, shape: tuple[int, int]) -> bytes:
     if len(text) > room:
         raise ValueError(
             f"'belongs_to' must be a short name, such as a fingerprint (got "
-            f'{len(about["belongs_to"])} characters)'
+            f'{len(metadata["belongs_to"])} characters)'
         )
     return room.to_bytes(8, 'little') + text.ljust(room)
 

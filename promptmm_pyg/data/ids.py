@@ -17,7 +17,7 @@ class IdColumn(NamedTuple):
     """A column of ids."""
 
     codes: NumpyArray  # [N], int32; -1 where the cell is null
-    values: 'pa.Array'  # Distinct ids by first mention: int64 or large_string
+    values: 'pa.Array'  # Distinct ids: int64 or large_string
 
     @classmethod
     def encode(cls, values: 'pa.Array | pa.ChunkedArray') -> 'IdColumn | None':
@@ -27,6 +27,12 @@ class IdColumn(NamedTuple):
         if isinstance(values, pa.Array):
             values = pa.chunked_array([values])
         kind = values.type
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            try:  # Text of writers that do not mark it as such.
+                values = values.cast(pa.large_string())
+            except pa.ArrowInvalid:
+                return None
+            kind = values.type
         if pa.types.is_dictionary(kind):
             if is_text(kind.value_type) or pa.types.is_integer(kind.value_type):
                 return _from_dictionary(_reencode(values))

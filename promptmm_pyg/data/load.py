@@ -109,8 +109,8 @@ def read_dataset(
             (default: ``'auto'``)
         features: ``{modality: file}`` to add or replace, ``{modality: None}``
             to leave out. (default: all ``<modality>_feat.npy``)
-        masks: ``'zero-rows'`` takes rows of nothing but zeros for missing;
-            ``None`` takes every row as it is. (default: ``'zero-rows'``)
+        masks: ``'zero-rows'`` treats rows of zeros as missing, ``None``
+            reads every row as it is. (default: ``'zero-rows'``)
         duplicates: As in :func:`~promptmm_pyg.data.build_graph`; ``'first'`` keeps a
             pair in the first part that has it. (default: ``'error'``)
 
@@ -129,17 +129,17 @@ def detect_format(folder: Path) -> str:
     """The name of the format of a folder, by its files."""
     if not folder.is_dir():
         raise FileNotFoundError(f"'path' must be a folder (got '{folder}')")
-    found = [
+    formats = [
         name
         for name, signs in _SIGNS.items()
         if any(_fits(name, path) for sign in signs for path in folder.glob(sign))
     ]
-    if len(found) > 1:
+    if len(formats) > 1:
         raise ValueError(
-            f"'{folder}' must contain one format (got files of {found}). Choose with "
-            f"format='{found[0]}'"
+            f"'{folder}' must contain one format (got files of {formats}). Choose with "
+            f"format='{formats[0]}'"
         )
-    if not found:
+    if not formats:
         wanted = '; '.join(f'{k}: {", ".join(v)}' for k, v in _SIGNS.items())
         names = sorted(path.name for path in folder.iterdir())
         if len(names) > 10:
@@ -148,7 +148,7 @@ def detect_format(folder: Path) -> str:
             f"'{folder}' must contain a known format (looked for {wanted}; got "
             f"{names}). Single tables are read by 'read_table' and named by their file"
         )
-    return found[0]
+    return formats[0]
 
 
 def _fits(name: str, path: Path) -> bool:

@@ -46,18 +46,18 @@ def find_inter_file(folder: Path) -> Path:
         FileNotFoundError: If there is none.
         ValueError: If there is more than one.
     """
-    found = sorted(folder.glob('*.inter'))
-    if not found:
+    paths = sorted(folder.glob('*.inter'))
+    if not paths:
         names = sorted(path.name for path in folder.iterdir())
         raise FileNotFoundError(
             f"'{folder}' must contain one '<name>.inter' (got {names})"
         )
-    if len(found) > 1:
+    if len(paths) > 1:
         raise ValueError(
             f"'{folder}' must contain one '<name>.inter' (got "
-            f'{[path.name for path in found]}). Keep one'
+            f'{[path.name for path in paths]}). Keep one'
         )
-    return found[0]
+    return paths[0]
 
 
 def read_inter_file(
@@ -143,7 +143,7 @@ def read_mapping(folder: Path, node_type: str, count: int) -> list[str]:
     Args:
         folder: The folder of a data set.
         node_type: Whose ids.
-        count: How many nodes there are at least; more in a table are nodes too.
+        count: The smallest number of nodes; more in a table are nodes, too.
 
     Raises:
         ValueError: If the table is damaged, or not one id for each number.
@@ -152,7 +152,7 @@ def read_mapping(folder: Path, node_type: str, count: int) -> list[str]:
     if not path.is_file():
         return [str(i) for i in range(count)]
     try:
-        # Not by `splitlines`, which takes more than line feeds for breaks.
+        # Not by `splitlines`, which also splits at other characters than line feeds.
         head, *lines = path.read_text(encoding='utf-8').split('\n')
         column = _HEADS[node_type][1]
         names = head.rstrip('\r').replace(',', '\t').split('\t')
@@ -179,24 +179,24 @@ def read_mapping(folder: Path, node_type: str, count: int) -> list[str]:
 def write_mmrec(split: Split, folder: str | Path, *, name: str | None = None) -> Path:
     """Writes a split as MMRec reads it, and returns the folder.
 
-    It holds ``<name>.inter`` (numbers of users and items, ``x_label`` 0, 1 or 2,
+    It has ``<name>.inter`` (numbers of users and items, ``x_label`` 0, 1 or 2,
     and times, if all interactions have them), ``<modality>_feat.npy`` (float32, a
     row an item) and ``u_id_mapping.csv`` and ``i_id_mapping.csv`` from raw ids to
     numbers. :func:`~promptmm_pyg.data.read_mmrec` gives the same split back, raw
     ids as text. The folder appears whole or not at all.
 
-    MMRec has no masks: it writes zeros for what is missing, and so is done here.
+    MMRec has no masks: missing rows are zeros.
 
     Args:
         split: The three graphs.
-        folder: The folder to make; it may be there if it is empty.
+        folder: The folder to make, new or empty.
         name: The data set's name. (default: the folder's)
 
     Raises:
-        FileExistsError: If the folder is there and holds something.
-        ValueError: If MMRec has no place for what is in the split: features of
-            users, rows of zeros that are not missing, raw ids with a tab or line
-            break; if the name is a path, or nothing is in training.
+        FileExistsError: If the folder is not empty.
+        ValueError: If MMRec cannot store the split (features of users, rows of
+            zeros that are not missing, raw ids with a tab or line break), if the name
+            is a path, or training is empty.
     """
     folder = Path(folder).absolute()
     name = folder.name if name is None else name
@@ -237,13 +237,13 @@ def _features(data: HeteroData) -> dict[str, np.ndarray[Any, Any]]:
             )
         x = x_of[ITEM].detach().cpu().float()
         mask = modality_mask_dict(data).get(modality, {}).get(ITEM)
-        there = torch.ones(len(x), dtype=torch.bool) if mask is None else mask.cpu()
-        x = x.masked_fill(~there.unsqueeze(-1), 0.0)
-        unclear = int((there & ~x.any(dim=-1)).sum())
+        present = torch.ones(len(x), dtype=torch.bool) if mask is None else mask.cpu()
+        x = x.masked_fill(~present.unsqueeze(-1), 0.0)
+        unclear = int((present & ~x.any(dim=-1)).sum())
         if unclear:
             raise ValueError(
                 f"'split' must mark rows of zeros as missing (got {unclear} in "
-                f"'x_{modality}'), since MMRec takes them for that. Set them to false "
+                f"'x_{modality}'), which they mean in MMRec. Set them to false "
                 f"in 'mask_{modality}'"
             )
         features[modality] = np.ascontiguousarray(x.numpy())

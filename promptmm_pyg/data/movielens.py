@@ -26,7 +26,7 @@ def from_movielens(
     """Returns the graph, not split, of what PyG's ``MovieLens`` or ``MovieLens1M``
     holds: ``data = from_movielens(MovieLens1M(root)[0])``.
 
-    Movies become items and keep their features under one name: genres, and for
+    Movies become items, with their features under one name: genres, and for
     ``MovieLens`` the title's embedding before them. PyG numbers movies and users
     and drops their ids, so raw ids are the numbers as text, unless given.
 
@@ -42,15 +42,15 @@ def from_movielens(
 
     Raises:
         ValueError: If the graph is no MovieLens, came with test ratings, lacks
-            what an option asks for, or no rating is high enough.
+            what an option requires, or no rating is high enough.
     """
     if 'edge_label_index' in _ratings_store(data):
         raise ValueError(
             "'data' must come without test ratings (it has an "
             "'edge_label_index'). Keep them with 'split_movielens'"
         )
-    kept = _high_enough(data, min_rating)
-    return _build(data, kept, item_modality, user_modality, item_ids, user_ids)
+    rated = _high_enough(data, min_rating)
+    return _build(data, rated, item_modality, user_modality, item_ids, user_ids)
 
 
 def split_movielens(
@@ -90,8 +90,8 @@ def split_movielens(
             "'data' must come with test ratings (it has no 'edge_label_index'). "
             "Split 'from_movielens(data)' yourself"
         )
-    kept = _high_enough(data, min_rating)
-    graph = _build(data, kept, item_modality, user_modality, item_ids, user_ids)
+    rated = _high_enough(data, min_rating)
+    graph = _build(data, rated, item_modality, user_modality, item_ids, user_ids)
     test = store.edge_label_index
     if min_rating is not None:
         test = test[:, store.edge_label >= min_rating]
@@ -124,18 +124,18 @@ def _high_enough(data: HeteroData, min_rating: float | None) -> Tensor:
     name = 'rating' if 'rating' in store else 'edge_label'
     if name not in store:
         raise ValueError("'min_rating' requires ratings on the edges (got none)")
-    kept: Tensor = store[name] >= min_rating
-    if not bool(kept.any()):
+    rated: Tensor = store[name] >= min_rating
+    if not bool(rated.any()):
         raise ValueError(
             f"'min_rating' must keep a rating (got {min_rating}, the highest is "
             f'{store[name].max()})'
         )
-    return kept
+    return rated
 
 
 def _build(
     data: HeteroData,
-    kept: Tensor,
+    rated: Tensor,
     item_modality: str,
     user_modality: str | None,
     item_ids: Ids | None,
@@ -150,12 +150,12 @@ def _build(
     counts = [int(data[key].num_nodes) for key in ('user', 'movie')]
     ids: list[Sequence[str]] = [[str(i) for i in range(count)] for count in counts]
     return build_graph(
-        store.edge_index[:, kept],
+        store.edge_index[:, rated],
         item_features={item_modality: data['movie'].x},
         user_features=user_features,
         user_ids=ids[0] if user_ids is None else user_ids,
         item_ids=ids[1] if item_ids is None else item_ids,
         num_users=counts[0],
         num_items=counts[1],
-        edge_time=store.time[kept] if 'time' in store else None,
+        edge_time=store.time[rated] if 'time' in store else None,
     )

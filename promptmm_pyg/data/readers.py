@@ -83,11 +83,11 @@ def read_diffmm(
 
     Args:
         path: The folder.
-        features: ``{modality: file}``, relative to the folder, to add or to
-            put in place of what is found; ``None`` leaves a modality out.
-            (default: all that is found)
-        masks: ``'zero-rows'`` takes rows of nothing but zeros for missing;
-            ``None`` takes every row as it is. (default: ``'zero-rows'``)
+        features: ``{modality: file}``, relative to the folder, to add to
+            those found or to replace them; ``None`` leaves a modality out.
+            (default: all in the folder)
+        masks: ``'zero-rows'`` treats rows of zeros as missing, ``None``
+            reads every row as it is. (default: ``'zero-rows'``)
         duplicates: what to do with repeated pairs, as in
             :func:`~promptmm_pyg.data.build_graph`; ``'first'`` keeps a pair in the
             first part that has it (training, validation, test). (default: ``'error'``)
@@ -96,7 +96,7 @@ def read_diffmm(
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, holds something else, or the files do
+        ValueError: If a file is damaged, is of another kind, or the files do
             not fit together.
     """
     folder = _folder(path)
@@ -118,7 +118,7 @@ def read_mmssl(
     pickled matrices ``train_mat``, ``val_mat``, ``test_mat``, and every
     ``<modality>_feat.npy``; all in the folder or in ``5-core`` under it.
 
-    Where both are there, the json files are read. Raw ids are the numbers in
+    Where a folder has both, the json files are read. Raw ids are the numbers in
     the files, as strings.
 
     Args:
@@ -130,7 +130,7 @@ def read_mmssl(
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, holds something else, or the files do
+        ValueError: If a file is damaged, is of another kind, or the files do
             not fit together.
     """
     folder = _folder(path)
@@ -185,7 +185,7 @@ def read_mmrec(
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, holds something else, or the files do
+        ValueError: If a file is damaged, is of another kind, or the files do
             not fit together.
     """
     folder = _folder(path)

@@ -159,16 +159,16 @@ class AtomicFiles(NamedTuple):
 def find_atomic_files(folder: Path) -> AtomicFiles:
     """The files of a folder.
 
-    A file of all interactions beside the files of a split is left alone.
+    A file of all interactions is ignored if there are files of a split.
 
     Raises:
         FileNotFoundError: If the folder, the interactions or a part is missing.
-        ValueError: If there are two files for one purpose.
+        ValueError: If a file occurs twice.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"'path' must be a folder (got '{folder}')")
-    found = sorted(folder.glob('*.inter'))
-    parts = _parts_of(folder, found)
+    paths = sorted(folder.glob('*.inter'))
+    parts = _parts_of(folder, paths)
     return AtomicFiles(
         folder,
         dict(sorted(parts.items())) or {TRAIN: find_inter_file(folder)},
@@ -178,9 +178,9 @@ def find_atomic_files(folder: Path) -> AtomicFiles:
     )
 
 
-def _parts_of(folder: Path, found: list[Path]) -> dict[int, Path]:
+def _parts_of(folder: Path, paths: list[Path]) -> dict[int, Path]:
     parts: dict[int, Path] = {}
-    for path in found:
+    for path in paths:
         name, _, part = path.name.removesuffix('.inter').rpartition('.')
         code = _PARTS.get(part)
         if not name or code is None:
@@ -202,10 +202,10 @@ def _parts_of(folder: Path, found: list[Path]) -> dict[int, Path]:
 
 
 def _at_most_one(folder: Path, suffix: str) -> Path | None:
-    found = sorted(folder.glob(f'*{suffix}'))
-    if len(found) > 1:
+    paths = sorted(folder.glob(f'*{suffix}'))
+    if len(paths) > 1:
         raise ValueError(
             f"'{folder}' must contain one '<name>{suffix}' (got "
-            f'{[path.name for path in found]}). Keep one'
+            f'{[path.name for path in paths]}). Keep one'
         )
-    return found[0] if found else None
+    return paths[0] if paths else None

@@ -100,6 +100,12 @@ def test_integers_beyond_64_bits_are_text(tmp_path, suffix):
     assert {str(2**63), '5'} <= set(raw_id)
 
 
+def test_bytes_of_text_are_text(tmp_path):
+    column = pa.array(['é'.encode(), b'7'])
+    graph = from_frame(pa.table({'user_id': column, 'item_id': [1, 2]}))
+    assert graph['user'].raw_id.tolist() == ['7', 'é']
+
+
 def test_integers_meet_the_same_ids_written_as_text(tmp_path):
     path = write(tmp_path / 'clicks.parquet', [7, 10, 3])
     write_csv(tmp_path / 'x.csv', [('item_id', 'a'), ('10', '1'), ('8', '2')])
@@ -128,6 +134,7 @@ def test_given_ids_are_compared_as_text(tmp_path):
     [
         (pa.array([1.0, 2.0]), r'integers or text .*\(got double\)'),
         (pa.array([True, False]), r'integers or text .*\(got bool\)'),
+        (pa.array([b'a', b'\xe9']), r'integers or text .*\(got binary\)'),
         (pa.array(['a', '']), '1 empty, the first in row 2'),
         (pa.array([None, 5]), '1 empty, the first in row 1'),
         (pa.array(['a', None]).dictionary_encode(), '1 empty, the first in row 2'),
