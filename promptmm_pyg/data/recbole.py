@@ -149,6 +149,12 @@ def read_recbole(
         user_ids=to_raw_ids(user_ids),
         item_ids=to_raw_ids(item_ids),
     )
+    graph.column_encodings = {
+        f'{node_type}.x_{name}': column.encoding.to_dict()
+        for node_type, coded in (('user', user_coded), ('item', item_coded))
+        for name, column in coded.items()
+        if column.encoding is not None
+    }
     if split is None:
         return split_by_part(graph)
     del graph[INTERACTS].part
@@ -249,7 +255,7 @@ def _pad(
     columns with missing rows.
     """
     features, masks = {}, {}
-    for name, (x, mask) in coded.items():
+    for name, (x, mask, _) in coded.items():
         extra = count - len(x)
         features[name] = np.pad(x, ((0, extra), (0, 0)))
         present = np.pad(mask, (0, extra))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from promptmm_pyg.data.columns import ColumnEncoding
 from promptmm_pyg.data.mmrec import find_inter_file
 from promptmm_pyg.data.split import TEST, TRAIN, VAL
 from promptmm_pyg.data.tables import Table, read_text
@@ -20,6 +21,7 @@ class Coded(NamedTuple):
 
     x: np.ndarray[Any, Any]  # [N, width], float32
     mask: np.ndarray[Any, Any]  # [N], true where the cell is not empty
+    encoding: ColumnEncoding | None = None  # For items that come later
 
 
 def first_line(path: Path) -> str:
@@ -107,7 +109,8 @@ def code_column(path: Path, name: str, kind: str, cells: Sequence[str]) -> Coded
         x = np.zeros((len(cells), lengths[0]), np.float32)
         for i, part in filled:
             x[i] = [_as_number(path, name, cell) for cell in part]
-        return Coded(x, mask)
+        is_number = kind == 'float'
+        return Coded(x, mask, ColumnEncoding(name, 'number', 1) if is_number else None)
     tokens = sorted({token for _, part in filled for token in part})
     if len(tokens) > _MANY_TOKENS:
         raise ValueError(
@@ -119,7 +122,9 @@ def code_column(path: Path, name: str, kind: str, cells: Sequence[str]) -> Coded
     x = np.zeros((len(cells), len(tokens)), np.float32)
     for i, part in filled:
         x[i, [place[token] for token in part]] = 1.0
-    return Coded(x, mask)
+    separator = ' ' if kind.endswith('_seq') else None
+    encoding = ColumnEncoding(name, 'category', len(tokens), tuple(tokens), separator)
+    return Coded(x, mask, encoding)
 
 
 def _as_number(path: Path, name: str, cell: str) -> float:

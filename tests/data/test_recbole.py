@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.testing import assert_close
@@ -19,6 +20,8 @@ from promptmm_pyg.data import (
     split_per_user,
     validate,
 )
+from promptmm_pyg.data.columns import ColumnEncoding, encode_column
+from promptmm_pyg.data.tables import Table
 
 HEAD = 'user_id:token\titem_id:token\trating:float\ttimestamp:float\n'
 PARTS = {
@@ -152,6 +155,13 @@ def test_columns_of_every_type_become_modalities(tmp_path):
     assert train['user'].x_age.tolist() == [[1], [0], [0]]
     assert train['user'].mask_age.tolist() == [True, False, False]
     assert 'x_emb' not in item
+    # New items are encoded alike.
+    kind = ColumnEncoding.from_dict(train.column_encodings['item.x_kind'])
+    cells = pa.table({'kind': ['shoe', 'hat'], 'name': ['Red Lamp', 'Green']})
+    table = Table('new.csv', cells, cells.column_names)
+    assert encode_column(table, kind)[0].tolist() == [[0, 1], [0, 0]]
+    name = ColumnEncoding.from_dict(train.column_encodings['item.x_name'])
+    assert encode_column(table, name)[0].tolist() == [[1, 1, 0], [0, 0, 0]]
 
 
 def test_files_of_features_have_a_row_for_each_line_of_items(tmp_path):
