@@ -235,7 +235,10 @@ def suite_arm(model: str, training: Params, width: int) -> Arm:
     """How the suite trains a model."""
     if not is_trained(model):
         return Arm(model)
-    return Arm(model, {'embedding_dim': width}, training)
+    params: dict[str, Any] = {'embedding_dim': width}
+    if model == 'PromptMM':
+        params['isolated_features'] = False  # As in the paper.
+    return Arm(model, params, training)
 
 
 def by_validation(result: Result) -> list[dict[str, Any]]:

@@ -45,8 +45,7 @@ TEACHER = {
     'num_layers': 'graph layers of the id embeddings',
     'num_modality_layers': 'pairs of hops of the feature propagation',
     'modality_weight': 'weight of the features in the final embeddings',
-    'self_loop_weight': "weight of a node's own features beside its neighbors'; a "
-    'positive one lets items without interactions be recommended',
+    'self_loop_weight': "weight of a node's own features beside its neighbors'",
     'prompt_id_weight': 'weight of the prompt in the id embeddings',
     'prompt_feature_weight': 'weight of the prompt in the feature encoder',
     'num_prompt_tokens': 'number of prompt tokens',

@@ -324,6 +324,13 @@ def _normalized(
         source: _flow(start_dict, adj_dict, hops, teacher.self_loop_weight)
         for source, start_dict in starts.items()
     }
+    for name, start_dict in starts.items():
+        isolated = teacher._isolated_rows(start_dict, adj_dict)
+        for key, (rows, x) in isolated.items():
+            flow = flows[name]
+            own = torch.zeros_like(start_dict[key])
+            flow.own[key] = own.index_copy(0, rows, x)
+            flow.total[key] = flow.total[key].index_copy(0, rows, x)
     sums: _Rows = {}
     for flow in flows.values():
         for key, x in flow.total.items():

@@ -26,7 +26,12 @@ from promptmm_pyg.nn._features import (
 )
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
-from promptmm_pyg.nn.layerwise import BLOCK, rows_in_blocks, sum_of_hops
+from promptmm_pyg.nn.layerwise import (
+    BLOCK,
+    isolated_nodes,
+    rows_in_blocks,
+    sum_of_hops,
+)
 from promptmm_pyg.nn.modality_encoder import Missing
 from promptmm_pyg.nn.prompt import SoftPrompt
 from promptmm_pyg.nn.prompted_features import PromptedFeatures
@@ -53,7 +58,9 @@ class PromptMM(PromptedFeatures, GraphRecommender):
 
     where :math:`\mathbf{f}_v^m` is the sum over hops of modality :math:`m` at node
     :math:`v`. With ``self_loop_weight`` :math:`> 0` it includes the node's own
-    projected features; without, a node without edges has no modality part.
+    projected features. With ``isolated_features`` a node without edges, where the paper
+    has no modality part, has its own projected features: a new item is ranked by its
+    content. All other nodes are those of the paper.
 
     Features are buffers that are not saved; what the prompt needs of them is computed
     once, in the constructor.
@@ -89,6 +96,8 @@ class PromptMM(PromptedFeatures, GraphRecommender):
             (default: ``1``)
         modality_weight: :math:`\gamma`. (default: ``0.5``)
         self_loop_weight: Weight of a node's own features. (default: ``0.0``)
+        isolated_features: Whether nodes without edges have their own features; with
+            ``self_loop_weight`` they always have. (default: ``True``)
         prompt_id_weight: :math:`\mu`. (default: ``0.1``)
         prompt_feature_weight: Weight of the prompt in the modality encoders.
             (default: ``1.0``)
@@ -136,6 +145,7 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         num_modality_layers: int = 1,
         modality_weight: float = 0.5,
         self_loop_weight: float = 0.0,
+        isolated_features: bool = True,
         prompt_id_weight: float = 0.1,
         prompt_feature_weight: float = 1.0,
         dropout: float = 0.2,
@@ -160,6 +170,7 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         self.num_modality_layers = num_modality_layers
         self.modality_weight = modality_weight
         self.self_loop_weight = self_loop_weight
+        self.isolated_features = isolated_features
         self.prompt_id_weight = prompt_id_weight
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
         self._hold_prompt(
@@ -280,16 +291,19 @@ class PromptMM(PromptedFeatures, GraphRecommender):
             for x in x_dict.values():
                 x.div_(self.num_layers + 1)
             for modality, node_types in self.modalities.items():
+                own = {
+                    key: self._own_rows(modality, key, block_size) for key in node_types
+                }
+                isolated = self._isolated_rows(own, adj_dict)
                 sums = sum_of_hops(
-                    {
-                        key: self._own_rows(modality, key, block_size)
-                        for key in node_types
-                    },
+                    own,
                     adj_dict,
                     2 * self.num_modality_layers,
                     start_weight=self.self_loop_weight,
                     block_size=block_size,
                 )
+                for key, (rows, x) in isolated.items():
+                    sums[key][rows] = x
                 for key, x in sums.items():
                     x_dict[key].add_(l2_normalize(x), alpha=self.modality_weight)
         return x_dict
@@ -356,6 +370,7 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         self, x_dict: dict[NodeType, Tensor], adj_dict: dict[EdgeType, CSRPair]
     ) -> dict[NodeType, Tensor]:
         """The sum over hops per node type."""
+        isolated = self._isolated_rows(x_dict, adj_dict)
         sums = {
             key: self.self_loop_weight * x
             for key, x in x_dict.items()
@@ -367,7 +382,19 @@ class PromptMM(PromptedFeatures, GraphRecommender):
             x_dict = {key: named['x'] for key, named in blocks.items() if named}
             for key, x in x_dict.items():
                 sums[key] = sums[key] + x if key in sums else x
+        for key, (rows, x) in isolated.items():
+            sums[key] = sums[key].index_copy(0, rows, x)
         return sums
+
+    def _isolated_rows(
+        self, x_dict: dict[NodeType, Tensor], adj_dict: dict[EdgeType, CSRPair]
+    ) -> dict[NodeType, tuple[Tensor, Tensor]]:
+        """The nodes without edges, which no hop reaches, and their own features."""
+        if self.self_loop_weight or not self.isolated_features:
+            return {}
+        reached = {dst for _, _, dst in adj_dict}
+        rows = {key: isolated_nodes(adj_dict, key) for key in x_dict if key in reached}
+        return {key: (n_id, x_dict[key][n_id]) for key, n_id in rows.items()}
 
     def __repr__(self) -> str:
         return (

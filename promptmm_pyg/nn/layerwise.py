@@ -78,6 +78,12 @@ def sum_of_hops(
     return sums
 
 
+def isolated_nodes(adj_dict: dict[EdgeType, CSRPair], node_type: NodeType) -> Tensor:
+    """The nodes of a type that no edge of any type points to, ``[n]``."""
+    degrees = [x.row_degree() for key, x in adj_dict.items() if key[2] == node_type]
+    return (torch.stack(degrees).sum(0) == 0).nonzero().view(-1)
+
+
 def rows_in_blocks(
     rows: Callable[[Tensor], Tensor],
     num_rows: int,

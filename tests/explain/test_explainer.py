@@ -48,6 +48,7 @@ def outputs(model):
 
 VARIANTS = [
     {},
+    {'isolated_features': False},
     {'prompt': False},
     {'self_loop_weight': 0.3},
     {'num_layers': 5, 'num_modality_layers': 2},
@@ -206,7 +207,8 @@ def test_the_model_keeps_its_mode_and_its_dropout_is_off():
 
 
 def test_a_node_without_edges_is_its_id_and_the_shift_of_its_prompt():
-    explanation = teacher_explainer().explain(DEAD_USER, DEAD_ITEM)
+    teacher = make_teacher(isolated_features=False)
+    explanation = teacher_explainer(teacher).explain(DEAD_USER, DEAD_ITEM)
     assert explanation.by_source['image'] == 0.0
     assert explanation.by_source['text'] == 0.0
     assert explanation.by_source['id'] != 0.0

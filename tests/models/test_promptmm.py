@@ -43,6 +43,7 @@ def test_agrees_with_the_paper_written_with_dense_matrices(num_prompt_tokens):
         prompt_feature_weight=0.7,
         num_layers=2,
         num_prompt_tokens=num_prompt_tokens,
+        isolated_features=False,
     )
     A = dense()
     if num_prompt_tokens == 1:
@@ -96,11 +97,30 @@ def test_converted_operators_give_the_same_output():
     torch.testing.assert_close(teacher(pairs), teacher(edges(), weights()))
 
 
-def test_self_weight_reaches_items_without_edges():
-    without = make_teacher().eval()(edges(), weights()).modality_x_dict['image']
-    own = make_teacher(self_loop_weight=1.0).eval()(edges(), weights())
-    assert (without['item'][6] == 0).all()
-    assert own.modality_x_dict['image']['item'][6].abs().sum() > 0
+@pytest.mark.parametrize('inference', [False, True])
+def test_items_without_edges_have_their_own_features(inference):
+    paper = make_teacher(isolated_features=False).eval()
+    teacher = make_teacher().eval()
+    teacher.load_state_dict(paper.state_dict())
+    isolated = (dense() == 0).all(0)
+    assert isolated.any()
+
+    def outputs(model):
+        if inference:
+            return model.inference(edges(), weights())
+        return model(edges(), weights()).x_dict
+
+    before, after = outputs(paper), outputs(teacher)
+    assert torch.equal(after['item'][~isolated], before['item'][~isolated])
+    reached = (dense() != 0).any(1)
+    assert torch.equal(after['user'][reached], before['user'][reached])
+    prompt = teacher.prompt()['item']
+    own = [
+        F.normalize(naive_encode(teacher, modality, 'item', prompt), dim=-1)
+        for modality in ('audio', 'image', 'text')
+    ]
+    expected = before['item'] + 0.5 * sum(own)
+    torch.testing.assert_close(after['item'][isolated], expected[isolated])
 
 
 def test_without_prompt_no_prompt_parameters_exist():

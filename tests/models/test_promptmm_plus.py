@@ -56,6 +56,7 @@ def make_start():
 
 def make_plus(*modalities, **kwargs):
     kwargs.setdefault('prompt_start_dict', make_start())
+    kwargs.setdefault('isolated_features', False)  # As the dense matrices below.
     return make(PromptMMPlus, *modalities, **kwargs)
 
 
@@ -313,7 +314,9 @@ def test_absent_items_have_no_neighbors():
 def test_masks_are_passed_to_the_teacher():
     mask = torch.tensor([True] * 5 + [False] * 2)
     masks = {'text': {'item': mask}}
-    plus = make_plus(modality_mask_dict=masks, missing='token').eval()
+    plus = make_plus(
+        modality_mask_dict=masks, missing='token', isolated_features=True
+    ).eval()
     torch.manual_seed(0)
     teacher = PromptMM(
         NUM_NODES,
