@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +28,7 @@ CONFIG = 'config.json'
 MAX_BYTES = 16 * 2**30
 _MAX_CONFIG = 2**16
 _FILES = (TENSORS, IDS, CARD)
+_NEXT = '.next'
 
 
 class Artifact(NamedTuple):
@@ -43,10 +47,11 @@ class _Entry(NamedTuple):
 
 
 def write_artifact(path: Path, artifact: Artifact) -> None:
-    """Writes tensors, ids and card, then the configuration with their checksums.
+    """Writes tensors, ids, card and the configuration with their checksums.
 
-    Each file is replaced atomically. A crash between two of them leaves checksums
-    that do not match, which :func:`read_artifact` refuses.
+    They are written to a folder inside, which is renamed to ``.next`` once it is
+    complete. From then on it is the artifact, until its files have replaced those of
+    ``path``. A crash at any time leaves the old or the new artifact.
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"'path' must be a folder (got the file '{path}')")
@@ -69,13 +74,78 @@ def write_artifact(path: Path, artifact: Artifact) -> None:
     # People may edit the page: it has no checksum and is never read.
     contents[README] = markdown(artifact.card).encode()
     contents[CONFIG] = json.dumps(config, indent=2).encode()
-    for name, content in contents.items():
+    with _lock(path):
+        _move_into_place(path)  # What an interrupted writer has left.
+        for stale in path.glob('.*.tmp'):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        staging = path / f'.{uuid4().hex}.tmp'
+        staging.mkdir()
+        try:
+            for name, content in contents.items():
+                (staging / name).write_bytes(content)
+            staging.rename(path / _NEXT)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        _move_into_place(path)
+
+
+def _move_into_place(path: Path) -> None:
+    new = path / _NEXT
+    if not new.is_dir():
+        return
+    for name in (*_FILES, README, CONFIG):
         with replacing(path / name) as temporary:
-            temporary.write_bytes(content)
+            try:
+                os.link(new / name, temporary)
+            except OSError:  # Not every file system has links.
+                shutil.copyfile(new / name, temporary)
+    shutil.rmtree(new.rename(path / f'.{uuid4().hex}.tmp'), ignore_errors=True)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One writer at a time, where the system has such locks; they end with it."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_artifact(path: Path, max_bytes: int) -> Artifact:
-    """Reads what :func:`write_artifact` wrote."""
+    """Reads what :func:`write_artifact` wrote, also while it writes."""
+    while True:
+        state, folder = _state(path), path
+        if state[0] is not None and not (path / _NEXT).is_symlink():
+            folder = path / _NEXT
+        try:
+            return _read_folder(folder, max_bytes)
+        except (ValueError, OSError):
+            if state == _state(path):
+                raise
+
+
+def _state(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """What differs after another process has written the artifact."""
+    state: list[tuple[int, int] | None] = []
+    for file in (path / _NEXT / CONFIG, path / CONFIG):
+        try:
+            status = file.stat()
+        except OSError:
+            state.append(None)
+        else:
+            state.append((status.st_ino, status.st_mtime_ns))
+    return tuple(state)
+
+
+def _read_folder(path: Path, max_bytes: int) -> Artifact:
     contents = {}
     for name, entry in _read_config(path / CONFIG).items():
         contents[name] = _read(path / name, max_bytes, entry)
