@@ -20,11 +20,11 @@ from promptmm_pyg.serving import RawIds, Recommendations
 Columns = Sequence[Sequence[Any]]
 Write = Callable[[Columns], None]
 SUFFIXES = ('.parquet', '.csv', '.jsonl')
-MEMORY = 48 * 2**20
+MEMORY = 32 * 2**20
 """Bytes of a block of rankings."""
 _ROWS = 2**14  # Rows of a block, and users of one at most:
 _USERS = 1024
-_GROUP = 2**14  # Rows of a row group of Parquet.
+_GROUP = 2**13  # The fewest rows of a row group of Parquet.
 _SECONDS = 5.0  # Between two lines of progress.
 _FORMULA = re.compile(r'[=+\-@\t\r]')
 _NUMBER = re.compile(r'[+-]?\d+(\.\d+)?')
@@ -205,7 +205,7 @@ def _parquet(path: Path, types: dict[str, type], verbatim: bool) -> Iterator[Wri
     with pq.ParquetWriter(path, schema) as writer:
 
         def flush() -> None:
-            writer.write_table(pa.concat_tables(tables), row_group_size=_GROUP)
+            writer.write_table(pa.concat_tables(tables))
             tables.clear()
 
         def write(columns: Columns) -> None:

@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument_group('many users or items'),
         f"""
 --memory-limit SIZE  limit of the memory of the ranking, such as '2GiB' (default: none;
-  48 MiB with --out)
+  32 MiB with --out)
 --approximate  search an index for the best items; it is built first and needs faiss
 --nprobe N  clusters of items that --approximate compares with a user; more find more
   (default: {_NPROBE})
