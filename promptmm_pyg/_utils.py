@@ -1,12 +1,16 @@
 """Argument checks and atomic files, shared by every subpackage."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import torch
 from torch import Tensor
+
+T = TypeVar('T')
 
 
 def check_positive(name: str, value: float) -> None:
@@ -95,18 +99,22 @@ def check_finite_features(name: str, blocks: Iterable[Tensor]) -> None:
 
 
 def read_safetensors(
-    path: str | Path, kind: str, what: str
-) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata of a safetensors file and its tensors, which are memory-mapped.
+    path: str | Path,
+    kind: str,
+    what: str,
+    parse: Callable[[dict[str, str], dict[str, Tensor]], T],
+) -> T:
+    """Reads a safetensors file of this package.
 
     Args:
         path: The file.
         kind: The value that the metadata must have as ``format``.
         what: The file in words, for errors.
+        parse: Returns the content from the metadata and the memory-mapped tensors.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated or of another format.
+        ValueError: If the file is truncated, damaged or of another format.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -120,11 +128,12 @@ def read_safetensors(
                     f"'path' must be {what} (got {str(path)!r} of format "
                     f'{metadata.get("format")!r})'
                 )
-            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return parse(metadata, tensors)
+    except (SafetensorError, JSONDecodeError, LookupError, TypeError) as error:
         raise ValueError(
             f"'path' must be {what} (got {str(path)!r}, truncated or no safetensors "
-            f'file: {error}). Delete it and save it again'
+            f'file: {error!r}). Delete it and save it again'
         ) from error
 
 

@@ -201,23 +201,28 @@ def load_targets(path: str | Path, data: HeteroData) -> SoftTargets:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated, of another format, or of other data.
     """
-    metadata, tensors = read_safetensors(path, FORMAT, 'saved targets')
-    current, saved = fingerprint(data), metadata['data']
+    saved, targets = read_safetensors(path, FORMAT, 'saved targets', _parse)
+    current = fingerprint(data)
     if saved != current:
         raise ValueError(
             f"'data' must be the graph of the targets in {str(path)!r} (got "
             f'data {current[:12]}, targets of {saved[:12]}). Run the teacher again and '
             f'save its targets'
         )
-    x_dict: dict[str, Tensor] = {}
-    modality_x_dict: dict[str, dict[str, Tensor]] = {}
-    top: dict[str, Tensor] = {}
+    return targets
+
+
+def _parse(
+    metadata: dict[str, str], tensors: dict[str, Tensor]
+) -> tuple[str, SoftTargets]:
+    """The fingerprint of the data, and the targets."""
+    parts: dict[str, Any] = {_FINAL: {}, _MODALITY: {}, _TOP: {}}
     for i, values in enumerate(json.loads(metadata['entries'])):
         entry, x = _Entry(*values), tensors[str(i)]
-        if entry.part == _FINAL:
-            x_dict[entry.node_type] = x
-        elif entry.part == _MODALITY:
-            modality_x_dict.setdefault(entry.name, {})[entry.node_type] = x
+        if entry.part == _MODALITY:
+            parts[_MODALITY].setdefault(entry.name, {})[entry.node_type] = x
         else:
-            top[entry.name] = x
-    return SoftTargets(x_dict, modality_x_dict, Ranking(**top) if top else None)
+            key = entry.name if entry.part == _TOP else entry.node_type
+            parts[entry.part][key] = x
+    top = Ranking(**parts[_TOP]) if parts[_TOP] else None
+    return metadata['data'], SoftTargets(parts[_FINAL], parts[_MODALITY], top)

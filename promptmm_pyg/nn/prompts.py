@@ -209,8 +209,12 @@ def load_prompt(
             another format, or its prompt is of another class or size.
     """
     prompt = _prompt_of(module, name)
-    metadata, state = read_safetensors(path, _FORMAT, 'a saved prompt')
-    description = json.loads(metadata.get('prompt', '{}'))
+    description, state = read_safetensors(
+        path,
+        _FORMAT,
+        'a saved prompt',
+        lambda metadata, tensors: (json.loads(metadata['prompt']), tensors),
+    )
     for key, expected in _description(prompt).items():
         if description.get(key) != expected:
             raise ValueError(

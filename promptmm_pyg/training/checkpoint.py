@@ -56,11 +56,14 @@ def load_state(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated or of another kind.
     """
-    metadata, tensors = read_safetensors(path, _FORMAT, 'a saved training state')
-    # Clones, as the file may be overwritten later.
-    tensors = {key: x.clone() for key, x in tensors.items()}
-    state: dict[str, Any] = _rebuild(json.loads(metadata['state']), tensors)
-    return state
+
+    def parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, Any]:
+        # Clones, as the file may be overwritten later.
+        tensors = {key: x.clone() for key, x in tensors.items()}
+        state: dict[str, Any] = _rebuild(json.loads(metadata['state']), tensors)
+        return state
+
+    return read_safetensors(path, _FORMAT, 'a saved training state', parse)
 
 
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
