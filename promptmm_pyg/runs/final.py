@@ -26,7 +26,7 @@ from promptmm_pyg.runs.folder import (
     write_json,
 )
 from promptmm_pyg.runs.record import merge_all, record_update, updates_of
-from promptmm_pyg.runs.run import Run
+from promptmm_pyg.runs.run import Run, settings_of
 from promptmm_pyg.runs.stages import (
     CPU,
     check_resume,
@@ -129,7 +129,8 @@ def _best_epoch(run: Run, name: str) -> int:
             f"'{run.path}' must have a trained {name} (got none). Train it with "
             f"'promptmm {command} {run.path}'"
         )
-    return int(run.metrics(name)['best_epoch'])
+    with settings_of(run.folders()[name] / 'metrics.json'):
+        return int(run.metrics(name)['best_epoch'])
 
 
 def _settings(run: Run, name: str) -> dict[str, Any]:

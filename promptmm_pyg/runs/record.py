@@ -24,7 +24,7 @@ from promptmm_pyg.runs.folder import (
     save_tensors,
     write_json,
 )
-from promptmm_pyg.runs.run import Run
+from promptmm_pyg.runs.run import Run, settings_of
 
 _TENSORS = 'interactions.safetensors'
 
@@ -74,19 +74,17 @@ def merge_all(split: Split, updates: Sequence[Path]) -> HeteroData:
     }
     edges = [train[INTERACTS].edge_index]
     edges += [graph[INTERACTS].edge_label_index for graph in split[1:]]
-    added: list[tuple[list[int], dict[str, Tensor]]] = []
+    added: list[tuple[Tensor, dict[str, Tensor]]] = []
     for folder in updates:
-        ids, tensors = read_json(folder / 'ids.json'), _tensors_of(folder)
-        new = []
-        for key in (USER, ITEM):
-            of = rows[key]
-            new.append([of.setdefault(raw, len(of)) for raw in ids[f'{key}_ids']])
-        index = tensors.pop('edge_index')
-        edges.append(
-            torch.stack(
-                [torch.tensor(new[k], dtype=torch.long)[index[k]] for k in (0, 1)]
-            )
-        )
+        with settings_of(folder / 'ids.json', ValueError):
+            ids, tensors = read_json(folder / 'ids.json'), _tensors_of(folder)
+            new = []
+            for key in (USER, ITEM):
+                of = rows[key]
+                numbers = [of.setdefault(raw, len(of)) for raw in ids[f'{key}_ids']]
+                new.append(torch.tensor(numbers, dtype=torch.long))
+            index = tensors.pop('edge_index')
+            edges.append(torch.stack([new[k][index[k]] for k in (0, 1)]))
         added.append((new[1], tensors))
     features, masks = _grown_features(train, {key: len(of) for key, of in rows.items()})
     for items, tensors in added:
@@ -128,13 +126,13 @@ def _grown_features(
 def _fill(
     features: dict[str, Tensor],
     masks: dict[str, Tensor],
-    items: Sequence[int],
+    items: Tensor,
     tensors: Mapping[str, Tensor],
 ) -> None:
     """Writes the features of an update into the rows of its first items."""
     for name in features.keys() & {key.removeprefix('x_') for key in tensors}:
         x = tensors[f'x_{name}']
-        rows = torch.tensor(items[: x.size(0)])
+        rows = items[: x.size(0)]
         features[name][rows] = x
         if name in masks:
             full = torch.ones(rows.numel(), dtype=torch.bool)

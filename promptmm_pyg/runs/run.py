@@ -211,12 +211,15 @@ class Run:
 
     def describe_final(self) -> str:
         """One line about the final model."""
-        final = self.final
-        updates = f', {final["updates"]} updates included' if final['updates'] else ''
-        return (
-            f'final model: {final["made_by"]} of {final["date"]} on '
-            f'{final["interactions"]} interactions{updates}'
-        )
+        with settings_of(self.final_dir / 'config.json'):
+            final = self.final
+            count, updates = final['updates'], ''
+            if count:
+                updates = f', {count} update{"s" * (count > 1)} included'
+            return (
+                f'final model: {final["made_by"]} of {final["date"]} on '
+                f'{final["interactions"]} interactions{updates}'
+            )
 
     @property
     def served_dir(self) -> Path:

@@ -47,7 +47,7 @@ def test_refit_then_update_then_recommend(run, new, capsys):
     items, err = recommended(run, 'newcomer', capsys)
     assert len(items) == 3
     assert f'update of {Run(run).final["date"]} on {count + 10} inter' in err
-    assert ', 1 updates included' in err
+    assert ', 1 update included' in err
 
 
 def test_without_a_final_model_there_is_no_note(run, capsys):
@@ -86,6 +86,24 @@ def test_added_items_are_in_the_served_recommender(run, files, tmp_path):
     assert main(['add-items', str(run), *words]) == 0
     assert Run(run).recommender().item_ids[-1] == 'added'
     assert 'added' not in Run(run).recommender(final=False).item_ids
+
+
+@pytest.mark.parametrize('content', ['{', '{}', '[]', '{"updates": "x"}'])
+def test_a_damaged_final_model_is_an_error(run, new, fails, content):
+    assert main(['update', str(run), new]) == 0
+    (run / 'final' / 'config.json').write_text(content)
+    words = ['recommend', run, '--users', 'u1']
+    if content in ('{}', '[]'):
+        assert main([str(word) for word in words]) == 0
+    else:
+        assert "final/config.json' is damaged" in fails(*words)
+
+
+@pytest.mark.parametrize('content', ['{', '{}', '{"user_ids": [], "item_ids": []}'])
+def test_a_damaged_update_is_an_error(run, new, fails, content):
+    assert main(['update', str(run), new]) == 0
+    (run / 'updates' / '000001' / 'ids.json').write_text(content)
+    assert "ids.json' is damaged" in fails('refit', run)
 
 
 def test_refit_continues_with_resume_only(run, fails):
