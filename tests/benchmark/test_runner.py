@@ -129,7 +129,11 @@ def test_validation_chooses_and_test_is_read_once(bench, monkeypatch):
     monkeypatch.setattr(runner, 'evaluate', observed)
     trials = {'l2': 0.01}, {'l2': 0.1}
     entry = Entry('mf', MF, trials, factors={'width': 4})
-    bench.runs(entry)
+    closed_form = Entry('EASE', Arm('EASE'), ({'l2': 1.0}, {'l2': 10.0}))
+    given = Entry('cut', truncated(teacher(bench), 4))
+    for untested in (entry, closed_form, given):
+        bench.runs(untested)
+    assert reads
     assert not any(reads)
     for _ in range(2):
         row = bench.row(entry)
