@@ -23,7 +23,7 @@ _MAX_CELL = 2**31 - 1  # Python's own limit is 128 KiB.
 # No table of distinct interactions has so many rows per byte, no text compresses so
 # well: such files are damaged, or made to fill the memory.
 _ROWS_PER_BYTE, _FREE_ROWS = 100, 10**7
-_BYTES_PER_BYTE, _FREE_BYTES = 200, 2**28
+_BYTES_PER_BYTE, _FREE_BYTES = 100, 2**28
 
 
 def header_text(columns: Sequence[str]) -> str:
@@ -41,6 +41,10 @@ def kind_of(path: Path) -> tuple[str, str | None]:
         suffixes.pop()
     kind = suffixes[-1] if suffixes else ''
     return ('' if kind == '.parquet' and compression else kind), compression
+
+
+class _TooLargeError(ValueError):
+    """A small file has too much text."""
 
 
 class _Stream(io.RawIOBase):
@@ -78,9 +82,10 @@ class _Stream(io.RawIOBase):
         content = self._file.read(_BLOCK if size is None or size < 0 else size)
         self._size += len(content)
         if self._size > self._limit:
-            raise ValueError(
-                f'more than {self._limit >> 20} MiB, decompressed from '
-                f'{self._path.stat().st_size} bytes. Decompress the file first'
+            raise _TooLargeError(
+                f"'{self._path}' must have at most {_BYTES_PER_BYTE} bytes of text per "
+                f'byte, as all tables have (got more than {self._limit >> 20} MiB in '
+                f'{self._path.stat().st_size} bytes). Decompress the file first'
             )
         if self._decoder is None:
             return cast(bytes, content)
@@ -97,6 +102,8 @@ def _open_text(path: Path, encoding: str) -> io.TextIOWrapper:
 
 def _unreadable(path: Path, error: Exception, encoding: str) -> ValueError:
     """The error of a text that is damaged or in another encoding."""
+    if isinstance(error, _TooLargeError):
+        return error
     problem = str(error).strip()
     is_code = isinstance(error, UnicodeError) or 'UTF8' in problem.replace('-', '')
     if is_code:
@@ -204,6 +211,8 @@ class TextTable:
                     null_values=[],
                 ),
             )
+        except _TooLargeError:
+            raise
         except (ValueError, OSError) as error:
             raise self._explain(error) from error
         if self.quotes and stream.num_quotes % 2:
@@ -325,6 +334,8 @@ def read_json(path: Path, columns: list[str] | None, encoding: str) -> 'pa.Table
                 ),
             )
             table.validate(full=True)
+        except _TooLargeError:
+            raise
         except (ValueError, OSError):  # Row by row, for the types or the message.
             pass
         else:
@@ -343,7 +354,7 @@ def json_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
                     if not isinstance(row, dict):
                         raise TypeError(f'a {type(row).__name__}')
                     yield row
-    except UnicodeError as error:
+    except (UnicodeError, _TooLargeError) as error:
         raise _unreadable(path, error, encoding) from error
     except (ValueError, TypeError, RecursionError, OSError) as error:
         raise ValueError(

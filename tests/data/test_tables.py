@@ -363,10 +363,19 @@ def test_a_parquet_file_of_more_rows_than_can_be_is_refused(tmp_path, monkeypatc
         load_dataset(path)
 
 
-def test_a_compressed_text_of_more_bytes_than_can_be_is_refused(tmp_path, monkeypatch):
-    path = write(tmp_path / 'clicks.csv.gz', text([('u', 'i', 1, 1)] * 10**6))
+@pytest.mark.parametrize('kind', ['.csv', '.jsonl'])
+def test_a_compressed_text_of_more_bytes_than_can_be_is_refused(
+    tmp_path, monkeypatch, kind
+):
+    content = text([('u', 'i', 1, 1)] * 10**6)
+    if kind == '.jsonl':
+        content = '{"user_id": 1, "item_id": 2}\n' * 10**6
+    path = write(tmp_path / f'clicks{kind}.gz', content)
     monkeypatch.setattr('promptmm_pyg.data.table_files._FREE_BYTES', 2**20)
-    with pytest.raises(ValueError, match=r'decompressed .*Decompress the file first'):
+    with pytest.raises(
+        ValueError,
+        match=r'at most 100 bytes of text per byte.*Decompress the file first',
+    ):
         load_dataset(path)
 
 
