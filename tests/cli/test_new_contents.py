@@ -87,7 +87,7 @@ def test_a_run_without_such_contents_is_refused(
 
 def test_sources_are_checked(trained_on_texts, texts, more, tmp_path, fails):
     words = ['add-items', trained_on_texts]
-    assert '--features NAME=FILE, --text SOURCE or --images' in fails(*words)
+    assert '--item-table FILE, --text SOURCE or --images' in fails(*words)
     assert 'must contain new items' in fails(*words, '--text', texts)
     assert "FILE:COLUMN (got 'title')" in fails(*words, '--text', 'title')
     np.save(tmp_path / 'x.npy', np.ones((2, 1024)))
