@@ -231,12 +231,13 @@ def test_a_failed_write_leaves_the_older_model(tmp_path, monkeypatch):
     older = random_recommender()
     older.save(tmp_path)
 
-    def fail(self, target):
+    def fail(self, content):
         raise OSError('disk full')
 
-    monkeypatch.setattr('pathlib.Path.replace', fail)
-    with pytest.raises(OSError, match='disk full'):
-        random_recommender(seed=1).save(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr('pathlib.Path.write_bytes', fail)
+        with pytest.raises(OSError, match='disk full'):
+            random_recommender(seed=1).save(tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
     torch.testing.assert_close(Recommender.load(tmp_path).user_x, older.user_x)
 

@@ -26,7 +26,7 @@ def served(tmp_path):
         torch.randn(6, 3, generator=generator),
         user_ids=[3, 1, 2, 5, 4],
         item_ids=[*TITLES, '007', 'last'],
-        seen=torch.tensor([[0, 0, 3], [1, 2, 5]]),
+        seen=torch.tensor([[0, 0, 1, 2, 3, 4], [1, 2, 5, 5, 5, 5]]),
         titles=titles,
     ).save(tmp_path / 'served')
     return tmp_path / 'served'

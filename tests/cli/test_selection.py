@@ -19,7 +19,7 @@ def served(tmp_path, monkeypatch):
         torch.randn(5, 3, generator=generator),
         user_ids=[1, 2, 3, 4],
         item_ids=ITEMS,
-        seen=torch.tensor([[0], [0]]),
+        seen=torch.tensor([[0, 1, 2, 3], [0, 4, 4, 4]]),
     ).save(tmp_path / 'served')
     monkeypatch.chdir(tmp_path)
     return tmp_path
