@@ -9,8 +9,8 @@ from promptmm_pyg.runs import Run, update_run
 
 DESCRIPTION = """\
 Continue the served model of RUN with the interactions of a table: a short training of
-the rows of new interactions and of as many replayed old ones, which costs a few percent
-of a full training. Rows of the table that are known are ignored.
+the rows of new interactions and of as many replayed old ones, which costs about a
+percent of a full training. Rows of the table that are known are ignored.
 
 New users start from their history. New items start from their users; with --features,
 --text or --images, from their features (items without interactions, too).

@@ -52,7 +52,7 @@ def update_recommender(
         A recommender with the new users and items behind the known ones.
 
     Raises:
-        NothingNewError: If no pair is new.
+        ValueError: If no pair is new.
     """
     check_positive('epochs', epochs)
     users = _numbered(recommender.user_ids, (user for user, _ in pairs))
