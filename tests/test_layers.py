@@ -57,8 +57,18 @@ LAYERS = {
         deferred_packages=frozenset({'torch_geometric'}),
     ),
     'data': May({'_utils'}, {*PYG, 'numpy', 'safetensors'}),
+    '_progress': May(set(), {'tqdm'}),
     'content': May(
-        {*('_utils', 'data.interactions', 'data.schema', 'data.split', 'data.tables')},
+        {
+            *(
+                '_progress',
+                '_utils',
+                'data.interactions',
+                'data.schema',
+                'data.split',
+                'data.tables',
+            )
+        },
         {*PYG, *CORE},
     ),
     'transforms': May({'_utils', 'data.schema'}, PYG),
@@ -77,7 +87,9 @@ LAYERS = {
         {'_utils', '_distributed', 'functional', 'ranking', 'models', 'data.schema'},
         PYG,
     ),
-    'training': May({*MODELS, '_distributed', 'models'}, {*PYG, 'safetensors', 'tqdm'}),
+    'training': May(
+        {*MODELS, '_distributed', '_progress', 'models'}, {*PYG, 'safetensors'}
+    ),
     'distillation': May({*MODELS, '_distributed', 'models', 'training'}, PYG),
     'explain': May(
         {'_utils', 'data.schema', 'nn', 'models', 'targets', 'functional'}, PYG
@@ -93,13 +105,13 @@ LAYERS = {
     ),
     'benchmark': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
-        | {'viz'},
+        | {'_progress', 'viz'},
         {*PYG, *CORE},
         OPTIONAL | {'optuna'},
     ),
     'cli': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
-        | {'viz', 'explain', 'report', 'runs', 'benchmark'},
+        | {'_progress', 'viz', 'explain', 'report', 'runs', 'benchmark'},
         {*PYG, *CORE},
     ),
 }

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from promptmm_pyg._progress import Progress
 from promptmm_pyg.benchmark.config import BenchmarkConfig, Dataset
 from promptmm_pyg.benchmark.experiments import (
     make_experiment,
@@ -87,7 +87,9 @@ def _fill_cache(
             max_tasks_per_child=1,
         ) as pool:
             done = pool.map(train, stage)
-            list(tqdm(done, total=len(stage), unit='model', disable=None))
+            with Progress(len(stage), dataset.name, unit='model') as progress:
+                for _ in done:
+                    progress.update()
 
 
 def _train_entry(

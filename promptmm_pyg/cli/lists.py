@@ -4,15 +4,13 @@ import argparse
 import csv
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from promptmm_pyg._progress import Progress
 from promptmm_pyg._utils import replacing
 from promptmm_pyg.cli.parsing import QUIET, UserError, add_flags, printable
 from promptmm_pyg.serving import RawIds, Recommendations
@@ -25,7 +23,6 @@ MEMORY = 32 * 2**20
 _ROWS = 2**14  # Rows of a block, and users of one at most:
 _USERS = 1024
 _GROUP = 2**13  # The fewest rows of a row group of Parquet.
-_SECONDS = 5.0  # Between two lines of progress.
 _FORMULA = re.compile(r'[=+\-@\t\r]')
 _NUMBER = re.compile(r'[+-]?\d+(\.\d+)?')
 
@@ -117,34 +114,15 @@ def write_file(
     with (
         replacing(path) as temporary,
         writer(temporary, types, args.verbatim) as write,
-        _progress(total, unit, quiet=args.quiet) as advance,
+        Progress(total, unit=unit.removesuffix('s'), disable=args.quiet) as progress,
     ):
         for size, columns in blocks:
             write(columns)
             num_rows += len(columns[0])
-            advance(size)
+            progress.update(size)
     seconds = time.perf_counter() - start
     text = f'{path} ({num_rows:,} rows, {total:,} {unit}, {seconds:.1f} s)'
     print(printable(f'written: {text}'))
-
-
-@contextmanager
-def _progress(total: int, unit: str, *, quiet: bool) -> Iterator[Callable[[int], Any]]:
-    """A bar on a terminal, else a line now and then."""
-    if quiet or sys.stderr.isatty():
-        with tqdm(total=total, unit=f' {unit}', disable=quiet) as bar:
-            yield bar.update
-        return
-    done, last = 0, time.monotonic()
-
-    def advance(size: int) -> None:
-        nonlocal done, last
-        done += size
-        if time.monotonic() - last >= _SECONDS:
-            last = time.monotonic()
-            print(f'{done:,} of {total:,} {unit}', file=sys.stderr, flush=True)
-
-    yield advance
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
+from promptmm_pyg._progress import Progress
 from promptmm_pyg._utils import check_positive, replacing
 from promptmm_pyg.content.encoder import ContentEncoder, Rows
 from promptmm_pyg.content.hashing import HashingTextEncoder
@@ -211,7 +211,7 @@ def _encode_all(
 ) -> dict[bytes, Rows]:
     done: dict[bytes, Rows] = {}
     fresh: dict[bytes, Rows] = {}  # Not yet on disk.
-    bar = tqdm(total=len(todo), desc='encoding', unit='item', disable=not progress)
+    bar = Progress(len(todo), 'encoding', unit='item', disable=not progress)
     try:
         with bar:
             for keys, batch in _batches(todo, encoder, batch_size):

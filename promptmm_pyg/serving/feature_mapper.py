@@ -139,7 +139,7 @@ class FeatureMapper:
         modality_x: Features,
         modality_mask: Features | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As :meth:`__call__`, but items without a modality get zeros and are ``True``
+        """As the call itself, but items without a modality get zeros and are ``True``
         in the second tensor, ``[N]``.
         """
         features, present = check_features(modality_x, modality_mask, self.channels)

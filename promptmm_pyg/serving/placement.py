@@ -115,10 +115,10 @@ def place_cold(
     scale, offset = 1.0, 0.0
     if validation is not None and by_features.any():
         seen = SeenItems.from_edge_index(train.cpu(), num_users, num_items)
-        items = _Items(user_x, placed_x, cold_item, by_features)
-        scale, offset = items.calibrate(validation.cpu(), seen)
+        predicted = _Predicted(user_x, placed_x, cold_item, by_features)
+        scale, offset = predicted.calibrate(validation.cpu(), seen)
         if (scale, offset) != (1.0, 0.0):
-            placed_x = items.at(scale, offset).to(placed_x)
+            placed_x = predicted.at(scale, offset).to(placed_x)
     if not isinstance(known, SeenItems):
         known = SeenItems.from_edge_index(
             (train if known is None else known).cpu(), num_users, num_items
@@ -162,7 +162,7 @@ def _items(
     return item_x, by_features
 
 
-class _Items:
+class _Predicted:
     """Predicted items among the others, at any scale and offset."""
 
     def __init__(
@@ -188,7 +188,8 @@ class _Items:
         return out
 
     def _moved(self, x: Tensor, scale: float, offset: float) -> Tensor:
-        return self.mean + scale * (x - self.mean) + offset * self.direction
+        moved: Tensor = self.mean + scale * (x - self.mean) + offset * self.direction
+        return moved
 
     def calibrate(self, positives: Tensor, seen: SeenItems) -> tuple[float, float]:
         """The best scale and offset for the positives (user, item), ``[2, E]``."""

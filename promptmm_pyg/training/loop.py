@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from promptmm_pyg._distributed import (
     all_reduce_sum,
@@ -19,6 +18,7 @@ from promptmm_pyg._distributed import (
     run_on_rank0,
     shard_rows,
 )
+from promptmm_pyg._progress import Progress
 from promptmm_pyg.loader import CandidateLists, TripletLoader, Triplets
 from promptmm_pyg.losses import weighted_sum
 from promptmm_pyg.training.checkpoint import load_state, save_state
@@ -259,13 +259,12 @@ def fit(
     run = _Run(module, optimizer, loader, stopping, dict(stateful or {}), config)
     records = run.start()
     parallel, sparse = data_parallel(module, step)
-    bar = tqdm(
-        total=config.epochs,
-        initial=len(records),
-        desc=name,
+    bar = Progress(
+        config.epochs,
+        name,
         unit='epoch',
+        initial=len(records),
         disable=not config.progress or rank_and_size()[0] > 0,
-        dynamic_ncols=True,
     )
     with bar:
         for epoch in range(len(records) + 1, config.epochs + 1):
@@ -329,14 +328,13 @@ def _check_processes(loader: TripletLoader, config: TrainingConfig) -> None:
 
 
 def _show(
-    bar: 'tqdm[Any]', record: dict[str, Any], stopping: EarlyStopping, monitor: str
+    bar: Progress, record: dict[str, Any], stopping: EarlyStopping, monitor: str
 ) -> None:
     shown = {'loss': f'{record["loss"]:.4f}'}
     if 'validation' in record:
         shown[monitor] = f'{record["validation"][monitor]:.4f}'
         shown['best'] = f'{stopping.best_value:.4f}@{stopping.best_epoch}'
-    bar.set_postfix(shown, refresh=False)
-    bar.update()
+    bar.update(values=shown)
 
 
 class _Run:
