@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = '0.1.0'
 
 if TYPE_CHECKING:
-    from promptmm_pyg.data import load_dataset, read_dataset, read_table, split_per_user
+    from promptmm_pyg.data import load_dataset, read_table, split_per_user
     from promptmm_pyg.distillation import distill
     from promptmm_pyg.evaluation import evaluate, paired_bootstrap
     from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
@@ -43,7 +43,6 @@ _HOMES = {
     'load_prompt': 'nn',
     'load_targets': 'targets',
     'paired_bootstrap': 'evaluation',
-    'read_dataset': 'data',
     'read_table': 'data',
     'save_prompt': 'nn',
     'save_targets': 'targets',
@@ -69,7 +68,6 @@ __all__ = [
     'load_prompt',
     'load_targets',
     'paired_bootstrap',
-    'read_dataset',
     'read_table',
     'save_prompt',
     'save_targets',

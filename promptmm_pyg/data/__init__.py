@@ -4,7 +4,7 @@ from promptmm_pyg.data.build import build_graph
 from promptmm_pyg.data.dataset import MultiModalDataset
 from promptmm_pyg.data.features import open_features, save_features
 from promptmm_pyg.data.frames import from_frame, read_table
-from promptmm_pyg.data.load import load_dataset, read_dataset
+from promptmm_pyg.data.load import load_dataset
 from promptmm_pyg.data.mmrec import write_mmrec
 from promptmm_pyg.data.movielens import from_movielens, split_movielens
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
@@ -56,7 +56,6 @@ __all__ = [
     'modality_mask_dict',
     'modality_x_dict',
     'open_features',
-    'read_dataset',
     'read_diffmm',
     'read_mmrec',
     'read_mmssl',

@@ -17,7 +17,7 @@ from torch_geometric.data import HeteroData, InMemoryDataset
 from promptmm_pyg._utils import replacing
 from promptmm_pyg.data.build import Duplicates
 from promptmm_pyg.data.features import FeaturePaths, Masks
-from promptmm_pyg.data.load import Format, read_dataset
+from promptmm_pyg.data.load import load_dataset
 from promptmm_pyg.data.schema import INTERACTS, NODE_TYPES, REV_INTERACTS
 from promptmm_pyg.data.split import Split
 
@@ -126,7 +126,7 @@ _READ = (
 class MultiModalDataset(InMemoryDataset):
     """The three graphs of a distributed data set: training, validation, test.
 
-    The folder is read once by :func:`~promptmm_pyg.data.read_dataset`, then loaded from
+    The folder is read once by :func:`~promptmm_pyg.data.load_dataset`, then loaded from
     a copy under ``root/processed``. The name of the copy is a hash of the source files
     and of all options, so a changed source is read again. The copy is safetensors and
     JSON: PyG's own cache is a pickle, which can execute code when it is loaded;
@@ -137,9 +137,9 @@ class MultiModalDataset(InMemoryDataset):
         source: The data set's own folder, which is only read.
         format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'``, ``'recbole'`` or
             ``'auto'``. (default: ``'auto'``)
-        features: As in :func:`~promptmm_pyg.data.read_dataset`.
-        masks: As in :func:`~promptmm_pyg.data.read_dataset`.
-        duplicates: As in :func:`~promptmm_pyg.data.read_dataset`.
+        features: As in :func:`~promptmm_pyg.data.load_dataset`.
+        masks: As in :func:`~promptmm_pyg.data.load_dataset`.
+        duplicates: As in :func:`~promptmm_pyg.data.load_dataset`.
         transform: Called with a graph at each access. (default: none)
         force_reload: Whether to read the source in any case.
             (default: ``False``)
@@ -153,7 +153,7 @@ class MultiModalDataset(InMemoryDataset):
         self,
         root: str | Path,
         source: str | Path,
-        format: Format = 'auto',  # noqa: A002
+        format: str = 'auto',  # noqa: A002
         *,
         features: FeaturePaths | None = None,
         masks: Masks = 'zero-rows',
@@ -182,7 +182,7 @@ class MultiModalDataset(InMemoryDataset):
 
     def process(self) -> None:
         """Reads the source and writes the copy."""
-        split = read_dataset(self.source, **self.options)
+        split = load_dataset(self.source, **self.options)
         save_split(split, Path(self.processed_dir) / self.key)
 
     def _process(self) -> None:

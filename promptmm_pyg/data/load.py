@@ -10,7 +10,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.build import Duplicates, Ids
-from promptmm_pyg.data.features import FeaturePaths, Masks
+from promptmm_pyg.data.features import Masks
 from promptmm_pyg.data.frames import read_table
 from promptmm_pyg.data.interactions import Where, read_id_order, recognize
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
@@ -32,8 +32,6 @@ from promptmm_pyg.data.tables import (
     read_header,
     release_memory,
 )
-
-Format = Literal['auto', 'diffmm', 'mmssl', 'mmrec', 'recbole']
 
 _READERS: dict[str, Callable[..., Split]] = {
     'diffmm': read_diffmm,
@@ -85,46 +83,6 @@ SPLIT_METHODS: dict[str, Callable[..., Split]] = {
 }
 
 
-def read_dataset(
-    path: str | Path,
-    format: Format = 'auto',  # noqa: A002
-    *,
-    features: FeaturePaths | None = None,
-    masks: Masks = 'zero-rows',
-    duplicates: Duplicates = 'error',
-) -> Split:
-    """Returns the split that a folder came with, whichever format it is in.
-
-    A distributed split is never split again. See
-    :func:`~promptmm_pyg.data.read_diffmm`,
-    :func:`~promptmm_pyg.data.read_mmssl`,
-    :func:`~promptmm_pyg.data.read_mmrec` and
-    :func:`~promptmm_pyg.data.read_recbole`; the last also splits a folder that
-    came without one.
-
-    Args:
-        path: The folder.
-        format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'``, ``'recbole'``, or
-            ``'auto'`` to recognize it by its files.
-            (default: ``'auto'``)
-        features: ``{modality: file}`` to add or replace, ``{modality: None}``
-            to leave out. (default: all ``<modality>_feat.npy``)
-        masks: ``'zero-rows'`` treats rows of zeros as missing, ``None``
-            reads every row as it is. (default: ``'zero-rows'``)
-        duplicates: As in :func:`~promptmm_pyg.data.build_graph`; ``'first'`` keeps a
-            pair in the first part that has it. (default: ``'error'``)
-
-    Raises:
-        FileNotFoundError: If the folder or a file is missing, or no format
-            fits.
-        ValueError: If two formats fit, a file is damaged, or there is no split.
-    """
-    check_choice('format', format, ('auto', *_READERS))
-    chosen = detect_format(Path(path)) if format == 'auto' else format
-    reader = _READERS[chosen]
-    return reader(path, features=features, masks=masks, duplicates=duplicates)
-
-
 def detect_format(folder: Path) -> str:
     """The name of the format of a folder, by its files."""
     if not folder.is_dir():
@@ -146,7 +104,7 @@ def detect_format(folder: Path) -> str:
             names = [*names[:10], f'and {len(names) - 10} more']
         raise FileNotFoundError(
             f"'{folder}' must contain a known format (looked for {wanted}; got "
-            f"{names}). Single tables are read by 'read_table' and named by their file"
+            f'{names}). Name a table by its file'
         )
     return formats[0]
 
@@ -274,35 +232,10 @@ def load_dataset(
         >>> data.train['item'].num_nodes
         7
     """
-    options = {
-        'user': user,
-        'item': item,
-        'time': time,
-        'rating': rating,
-        'min_rating': min_rating,
-        'weight': weight,
-        'where': where,
-        'split_column': split_column,
-        'val': val,
-        'test': test,
-        'features': features,
-        'user_features': user_features,
-        'item_table': item_table,
-        'item_columns': item_columns,
-        'user_table': user_table,
-        'user_columns': user_columns,
-        'list_separator': list_separator,
-        'drop_columns': drop_columns,
-        'padding_row': padding_row or None,
-        'item_ids': item_ids,
-        'user_ids': user_ids,
-        'masks': masks,
-        'duplicates': duplicates,
-        'separator': separator,
-        'encoding': encoding,
-        'split': split,
-    }
-    ratios = {'val_ratio': val_ratio, 'test_ratio': test_ratio, 'seed': seed}
+    options: dict[str, Any] = dict(locals())
+    del options['path'], options['format']
+    options['padding_row'] = padding_row or None
+    ratios = {name: options.pop(name) for name in ('val_ratio', 'test_ratio', 'seed')}
     resolved = resolve(path, format, options, ratios)
     method = resolved.get('split')
     if isinstance(method, Mapping) and method.get('by') == 'random':

@@ -29,13 +29,13 @@ def source(tmp_path):
 def reads(monkeypatch):
     """One entry for each time the source itself is read."""
     calls = []
-    real = module.read_dataset
+    real = module.load_dataset
 
     def counting(*args, **kwargs):
         calls.append(kwargs)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(module, 'read_dataset', counting)
+    monkeypatch.setattr(module, 'load_dataset', counting)
     return calls
 
 

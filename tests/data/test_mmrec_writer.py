@@ -7,7 +7,7 @@ from promptmm_pyg.data import (
     INTERACTS,
     MultiModalDataset,
     build_graph,
-    read_dataset,
+    load_dataset,
     read_mmrec,
     split_by_part,
     write_mmrec,
@@ -83,7 +83,7 @@ def test_the_files_are_those_of_mmrec(tmp_path):
 
 def test_the_folder_is_recognised(tmp_path):
     folder = write_mmrec(split(), tmp_path / 'toys')
-    assert read_dataset(folder).train['item'].num_nodes == 4
+    assert load_dataset(folder).train['item'].num_nodes == 4
 
 
 def test_a_graph_without_raw_ids_and_features_is_written_too(tmp_path):

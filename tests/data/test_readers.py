@@ -8,7 +8,6 @@ import torch
 from promptmm_pyg.data import (
     INTERACTS,
     load_dataset,
-    read_dataset,
     read_diffmm,
     read_mmrec,
     read_mmssl,
@@ -115,7 +114,7 @@ def test_every_format_gives_its_own_split_back(tmp_path, write):
 
 
 def test_every_format_is_recognised(tmp_path, write):
-    split = read_dataset(write(tmp_path))
+    split = load_dataset(write(tmp_path))
     assert raw_labels(split.test) == [('1', '1'), ('2', '0')]
 
 
@@ -202,7 +201,7 @@ def test_no_interactions_are_an_error(tmp_path, write):
         FORMATS[write](tmp_path)
 
 
-@pytest.mark.parametrize('reader', [read_diffmm, read_mmssl, read_mmrec, read_dataset])
+@pytest.mark.parametrize('reader', [read_diffmm, read_mmssl, read_mmrec])
 def test_the_folder_has_to_be_there(tmp_path, reader):
     with pytest.raises(FileNotFoundError, match="'path' must be a folder"):
         reader(tmp_path / 'none')
@@ -341,21 +340,21 @@ def test_mmrec_needs_one_table(tmp_path):
 def test_two_formats_in_one_folder_ask_for_a_choice(tmp_path):
     write_mmrec(write_diffmm(tmp_path))
     with pytest.raises(ValueError, match=r"files of \['diffmm', 'mmrec'\].*Choose"):
-        read_dataset(tmp_path)
-    assert 'time' in read_dataset(tmp_path, 'mmrec').train[INTERACTS]
-    assert 'time' not in read_dataset(tmp_path, 'diffmm').train[INTERACTS]
+        load_dataset(tmp_path)
+    assert 'time' in load_dataset(tmp_path, 'mmrec').train[INTERACTS]
+    assert 'time' not in load_dataset(tmp_path, 'diffmm').train[INTERACTS]
 
 
 def test_no_known_format_lists_what_was_looked_for(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r'looked for diffmm: trnMat.pkl; mmssl'
     ):
-        read_dataset(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_an_unknown_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'format' must be one of 'auto', 'diffmm'"):
-        read_dataset(tmp_path, 'csv')
+        load_dataset(tmp_path, 'csv')
 
 
 def test_unknown_masks_are_refused(tmp_path):
@@ -374,7 +373,7 @@ def test_a_folder_of_many_files_is_named_in_short(tmp_path):
     for n in range(30):
         (tmp_path / f'{n:02}.txt').touch()
     with pytest.raises(FileNotFoundError, match=r"'09\.txt', 'and 20 more'\]"):
-        read_dataset(tmp_path)
+        load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from promptmm_pyg.data import (
     INTERACTS,
     MultiModalDataset,
     load_dataset,
-    read_dataset,
     read_recbole,
     read_recbole_texts,
     split_by_part,
@@ -212,11 +211,8 @@ def test_a_pair_in_two_parts_stays_where_it_is_first(tmp_path):
 
 
 def test_the_format_is_recognised(tmp_path):
-    split = read_dataset(write_parts(tmp_path))
+    split = load_dataset(write_parts(tmp_path))
     assert labels(split.val) == [('u1', 'a')]
-    (tmp_path / 'one').mkdir()
-    with pytest.raises(ValueError, match='or to be split'):
-        read_dataset(write_whole(tmp_path / 'one'))
 
 
 def test_a_copy_is_read_anew_when_the_items_change(tmp_path):
