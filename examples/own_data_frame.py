@@ -18,7 +18,7 @@ from promptmm_pyg import (
     split_per_user,
     train,
 )
-from promptmm_pyg.data import from_frame, validate
+from promptmm_pyg.data import read_table, validate
 
 
 def make_tables(rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -50,8 +50,8 @@ def main() -> None:
     args = parser.parse_args()
     interactions, sound = make_tables(args.rows)
 
-    graph = from_frame(
-        interactions, user='listener', item='song', item_features={'sound': sound}
+    graph = read_table(
+        interactions, user='listener', item='song', features={'sound': sound}
     )
     data = split_per_user(graph)
     validate(data, raise_on_error=True)  # Warns of unusual data.

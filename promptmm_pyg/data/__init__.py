@@ -3,7 +3,7 @@
 from promptmm_pyg.data.build import build_graph
 from promptmm_pyg.data.dataset import MultiModalDataset
 from promptmm_pyg.data.features import open_features, save_features
-from promptmm_pyg.data.frames import from_frame, read_table
+from promptmm_pyg.data.frames import read_table
 from promptmm_pyg.data.load import load_dataset
 from promptmm_pyg.data.mmrec import write_mmrec
 from promptmm_pyg.data.movielens import from_movielens, split_movielens
@@ -48,7 +48,6 @@ __all__ = [
     'build_graph',
     'checkerboard',
     'fingerprint',
-    'from_frame',
     'from_movielens',
     'load_dataset',
     'load_sparse_pickle',

@@ -158,7 +158,7 @@ def load_dataset(
 
     Args:
         path: A folder or a table. This and other tables may also be frames, as in
-            :func:`~promptmm_pyg.data.from_frame`.
+            :func:`~promptmm_pyg.data.read_table`.
         format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'``, ``'recbole'``, ``'table'``, or
             ``'auto'`` to recognize it. (default: ``'auto'``)
         user: The column of user ids, tables and RecBole. (default: recognized by its
@@ -188,7 +188,7 @@ def load_dataset(
         item_table: A table with the item column and ``item_columns``, tables only.
             (default: the table of interactions)
         item_columns: Columns of items that become a modality each, as in
-            :func:`~promptmm_pyg.data.from_frame`; of RecBole, those of the ``.item``
+            :func:`~promptmm_pyg.data.read_table`; of RecBole, those of the ``.item``
             file. (default: none; of RecBole, vectors)
         user_table: A table with the user column and ``user_columns``, tables only.
             (default: the table of interactions)

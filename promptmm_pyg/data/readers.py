@@ -178,10 +178,10 @@ def read_mmrec(
         masks: As in :func:`read_diffmm`.
         duplicates: As in :func:`read_diffmm`.
         padding_row: As in :func:`read_diffmm`.
-        min_rating: As in :func:`~promptmm_pyg.data.from_frame`. (default: all count)
+        min_rating: As in :func:`~promptmm_pyg.data.load_dataset`. (default: all count)
         rating: The column of ratings, for ``min_rating``. (default: ``'rating'``)
-        weight: As in :func:`~promptmm_pyg.data.from_frame`. (default: none)
-        where: As in :func:`~promptmm_pyg.data.from_frame`. (default: all rows)
+        weight: As in :func:`~promptmm_pyg.data.load_dataset`. (default: none)
+        where: As in :func:`~promptmm_pyg.data.load_dataset`. (default: all rows)
 
     Raises:
         FileNotFoundError: If a file is missing.

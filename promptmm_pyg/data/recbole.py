@@ -81,7 +81,7 @@ def read_recbole(
         user_columns: Columns of ``.user`` to read. (default: none)
         min_rating: The least rating that counts as an interaction; others are left
             out. (default: all count)
-        where: As in :func:`~promptmm_pyg.data.from_frame`. (default: all rows)
+        where: As in :func:`~promptmm_pyg.data.load_dataset`. (default: all rows)
         features: ``{modality: file}`` of ``.npy`` with a row for each line of
             ``.item``, to add to every ``<modality>_feat.npy`` found; ``None``
             leaves a modality out. (default: all that is found)
@@ -92,7 +92,7 @@ def read_recbole(
         item: The column of item ids. (default: ``'item_id'``)
         time: The column of times, if there is one. (default: ``'timestamp'``)
         rating: The column of ratings, for ``min_rating``. (default: ``'rating'``)
-        weight: As in :func:`~promptmm_pyg.data.from_frame`. (default: none)
+        weight: As in :func:`~promptmm_pyg.data.load_dataset`. (default: none)
 
     Raises:
         FileNotFoundError: If the folder or a file is missing.

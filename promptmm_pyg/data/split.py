@@ -373,7 +373,7 @@ def _times(data: HeteroData) -> Tensor:
     if 'time' not in data[INTERACTS]:
         raise ValueError(
             "'data' must have 'time' on its interactions (got none). Pass "
-            "'edge_time' to 'build_graph' or 'time' to 'from_frame'"
+            "'edge_time' to 'build_graph' or 'time' to 'read_table'"
         )
     time: Tensor = data[INTERACTS].time
     return time

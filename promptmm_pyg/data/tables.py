@@ -351,7 +351,7 @@ def as_table(frame: Any, name: str, columns: Sequence[str] | None = None) -> Tab
     """
     if isinstance(frame, Table):
         return frame
-    require_arrow('from_frame')
+    require_arrow('read_table')
     import narwhals as nw
     import pyarrow as pa
 

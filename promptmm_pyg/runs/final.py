@@ -16,7 +16,6 @@ from promptmm_pyg.data import (
     Split,
     load_dataset,
 )
-from promptmm_pyg.data.frames import from_frame
 from promptmm_pyg.runs.data import RunError, hash_split, prepare
 from promptmm_pyg.runs.folder import (
     exclusive,
@@ -267,8 +266,7 @@ def _read(run: Run, new: Any, user: str | None, item: str | None) -> HeteroData:
     config = dict(run.config['data'])
     config |= {'user': user or config.get('user'), 'item': item or config.get('item')}
     names = ['user', 'item', 'rating', 'min_rating', 'where']
-    is_file = isinstance(new, str | Path)
-    if is_file:
+    if isinstance(new, str | Path):
         names += ['encoding', 'separator']
         if not Path(new).is_file():
             raise RunError(f"'new' must be a table (got no file '{new}')")
@@ -276,8 +274,6 @@ def _read(run: Run, new: Any, user: str | None, item: str | None) -> HeteroData:
         name: config[name] for name in names if config.get(name) is not None
     }
     options['duplicates'] = 'first'
-    if not is_file:
-        return from_frame(new, **options)
     unsplit = load_dataset(
         new,
         format='table',

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptmm_pyg.data import INTERACTS, from_frame
+from promptmm_pyg.data import INTERACTS, read_table
 
 pd = pytest.importorskip('pandas')
 
@@ -37,29 +37,29 @@ def raw_pairs(graph):
 def test_the_raw_pairs_come_out_as_they_went_in():
     frame = make_frame()
     expected = list(zip(frame['user_id'], frame['item_id'], strict=True))
-    assert raw_pairs(from_frame(frame)) == expected
+    assert raw_pairs(read_table(frame)) == expected
 
 
 def test_nodes_are_numbered_in_sorted_order():
-    graph = from_frame(make_frame())
+    graph = read_table(make_frame())
     assert graph['user'].raw_id.tolist() == ['u1', 'u5', 'u9']
     assert graph['item'].raw_id.tolist() == ['b', 'c', 'd']
 
 
 def test_integer_ids_stay_integers():
-    graph = from_frame(make_frame(user_id=[10, 9, 10, -3]))
+    graph = read_table(make_frame(user_id=[10, 9, 10, -3]))
     assert graph['user'].raw_id.tolist() == [-3, 9, 10]
     assert graph['user'].raw_id.dtype.kind == 'i'
 
 
 def test_given_ids_set_the_order_and_add_nodes():
-    graph = from_frame(make_frame(), item_ids=['d', 'x', 'c', 'b'])
+    graph = read_table(make_frame(), item_ids=['d', 'x', 'c', 'b'])
     assert graph['item'].raw_id.tolist() == ['d', 'x', 'c', 'b']
     assert graph[INTERACTS].edge_index[1].tolist() == [3, 2, 0, 3]
 
 
 def test_features_find_their_item_and_the_rest_is_masked():
-    graph = from_frame(make_frame(), item_features={'text': TEXT})
+    graph = read_table(make_frame(), features={'text': TEXT})
     assert graph['item'].raw_id.tolist() == ['a', 'b', 'c', 'd']
     # 'b' has no row, the row of 'c' is NaN throughout.
     assert graph['item'].mask_text.tolist() == [True, False, False, True]
@@ -68,38 +68,36 @@ def test_features_find_their_item_and_the_rest_is_masked():
 
 
 def test_items_without_interactions_can_be_dropped():
-    graph = from_frame(
-        make_frame(), item_features={'text': TEXT}, without_interactions='drop'
+    graph = read_table(
+        make_frame(), features={'text': TEXT}, without_interactions='drop'
     )
     assert graph['item'].raw_id.tolist() == ['b', 'c', 'd']
     assert graph['item'].x_text[2].tolist() == [1.0, -2.0]
 
 
 def test_feature_rows_outside_of_the_given_ids_are_left_out():
-    graph = from_frame(
-        make_frame(), item_ids=['b', 'c', 'd'], item_features={'text': TEXT}
-    )
+    graph = read_table(make_frame(), item_ids=['b', 'c', 'd'], features={'text': TEXT})
     assert graph['item'].num_nodes == 3
 
 
 def test_no_mask_where_every_row_is_there():
     full = pd.DataFrame({'p': [1.0, 2.0, 3.0]}, index=['b', 'c', 'd'])
-    graph = from_frame(make_frame(), item_features={'text': full})
+    graph = read_table(make_frame(), features={'text': full})
     assert 'mask_text' not in graph['item']
 
 
 def test_arrays_are_aligned_with_the_given_ids():
-    graph = from_frame(
+    graph = read_table(
         make_frame(),
         item_ids=['d', 'c', 'b'],
-        item_features={'text': np.array([[1.0], [2.0], [3.0]])},
+        features={'text': np.array([[1.0], [2.0], [3.0]])},
     )
     assert graph['item'].x_text.tolist() == [[1.0], [2.0], [3.0]]
 
 
 def test_users_may_have_features():
     age = pd.DataFrame({'age': [30, 40]}, index=['u9', 'u1'])
-    graph = from_frame(make_frame(), user_features={'age': age})
+    graph = read_table(make_frame(), user_features={'age': age})
     assert graph['user'].x_age.tolist() == [[40.0], [0.0], [30.0]]
     assert graph['user'].mask_age.tolist() == [True, False, True]
 
@@ -107,13 +105,13 @@ def test_users_may_have_features():
 def test_categorical_and_object_ids_are_strings():
     frame = make_frame()
     for dtype in ('category', object):
-        assert raw_pairs(from_frame(frame.astype({'user_id': dtype}))) == raw_pairs(
-            from_frame(frame)
+        assert raw_pairs(read_table(frame.astype({'user_id': dtype}))) == raw_pairs(
+            read_table(frame)
         )
 
 
 def test_number_times_are_kept():
-    graph = from_frame(make_frame(), time='when')
+    graph = read_table(make_frame(), time='when')
     assert graph[INTERACTS].time.tolist() == [3, 1, 2, 4]
 
 
@@ -124,27 +122,27 @@ def test_dates_become_nanoseconds_in_utc(unit, zone):
     when = pd.Series(pd.to_datetime(seconds, unit='s')).dt.as_unit(unit)
     if zone is not None:
         when = when.dt.tz_localize('UTC').dt.tz_convert(zone)
-    graph = from_frame(make_frame(when=when), time='when')
+    graph = read_table(make_frame(when=when), time='when')
     assert graph[INTERACTS].time.tolist() == [x * 10**9 for x in seconds]
 
 
 def test_duplicates_are_dropped_on_request():
     frame = pd.concat([make_frame(), make_frame()])
-    graph = from_frame(frame, duplicates='first')
-    assert raw_pairs(graph) == raw_pairs(from_frame(make_frame()))
+    graph = read_table(frame, duplicates='first')
+    assert raw_pairs(graph) == raw_pairs(read_table(make_frame()))
     with pytest.raises(ValueError, match=r'got 4 repeated, .*user .*--duplicates'):
-        from_frame(frame)
+        read_table(frame)
 
 
 def test_a_repeated_pair_is_named_by_its_raw_ids():
     frame = pd.DataFrame({'user_id': ['z', 'a', 'a'], 'item_id': [7, 9, 9]})
     with pytest.raises(ValueError, match='the first is user a, item 9'):
-        from_frame(frame)
+        read_table(frame)
 
 
 def test_a_frame_without_rows_is_refused():
     with pytest.raises(ValueError, match='must contain at least one row'):
-        from_frame(make_frame().iloc[:0])
+        read_table(make_frame().iloc[:0])
 
 
 @pytest.mark.parametrize(
@@ -172,36 +170,36 @@ def test_a_frame_without_rows_is_refused():
         ({}, {'item_ids': ['b', 'c']}, r"'item_ids' must contain every item .*'d'"),
         (
             {},
-            {'item_features': {'t': np.ones((3, 2))}},
+            {'features': {'t': np.ones((3, 2))}},
             r'got shape \[3, 2\] and no ids',
         ),
         (
             {},
-            {'item_features': {'t': np.ones((2, 2))}, 'item_ids': list('bcd')},
+            {'features': {'t': np.ones((2, 2))}, 'item_ids': list('bcd')},
             r'got shape \[2, 2\] and 3 ids',
         ),
         (
             {},
-            {'item_features': {'t': pd.concat([TEXT, TEXT])}},
+            {'features': {'t': pd.concat([TEXT, TEXT])}},
             r"item_features\['t'\].*each id once \(got 'd' again in row 4\)",
         ),
         (
             {},
-            {'item_features': {'t': TEXT.assign(name=['x', 'y', 'z'])}},
+            {'features': {'t': TEXT.assign(name=['x', 'y', 'z'])}},
             r"numeric columns only beside 'item_id' \(got \['name'\]\)",
         ),
         (
             {},
-            {'item_features': {'t': TEXT.set_axis([1, 2, 3])}, 'item_ids': list('bcd')},
+            {'features': {'t': TEXT.set_axis([1, 2, 3])}, 'item_ids': list('bcd')},
             'must share ids .*how they are written',
         ),
         (
             {},
-            {'item_features': {'t': TEXT.replace(4.0, np.nan)}},
+            {'features': {'t': TEXT.replace(4.0, np.nan)}},
             r"gaps in \['q'\] of 1 items",
         ),
     ],
 )
 def test_errors_name_what_is_wrong(frame, options, message):
     with pytest.raises(ValueError, match=message):
-        from_frame(make_frame(**frame), **options)
+        read_table(make_frame(**frame), **options)

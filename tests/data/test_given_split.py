@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from promptmm_pyg.data import INTERACTS, from_frame, load_dataset, split_by_part
+from promptmm_pyg.data import INTERACTS, load_dataset, read_table, split_by_part
 
 ROWS = [
     ('ann', 'x', 'train'),
@@ -45,7 +45,7 @@ def test_a_column_of_parts_is_read_in_any_case(tmp_path):
     split = load_dataset(tmp_path / 'clicks.csv', split_column='part')
     assert parts(split) == EXPECTED
     assert parts(load_dataset(FRAME, split_column='part')) == EXPECTED
-    graph = from_frame(FRAME, split_column='part')
+    graph = read_table(FRAME, split_column='part')
     assert parts(split_by_part(graph)) == EXPECTED
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from promptmm_pyg.data import INTERACTS, from_frame, load_dataset, read_table
+from promptmm_pyg.data import INTERACTS, load_dataset, read_table
 from promptmm_pyg.data.ids import IdColumn, positions, sorted_union, to_raw_ids
 
 pa = pytest.importorskip('pyarrow')
@@ -74,7 +74,7 @@ def test_integers_stay_integers_where_the_file_has_types(tmp_path, suffix):
 @pytest.mark.parametrize('kind', ['int8', 'int32', 'uint16', 'uint64'])
 def test_integers_of_any_width_are_one_kind(kind):
     column = np.array([3, 1], dtype=kind)
-    graph = from_frame(pa.table({'user_id': column, 'item_id': column}))
+    graph = read_table(pa.table({'user_id': column, 'item_id': column}))
     assert graph['user'].raw_id.dtype == np.int64
 
 
@@ -84,7 +84,7 @@ def test_a_mixed_column_is_text_wherever_the_text_is(tmp_path, at):
     raw_id = read_table(write(tmp_path / 'clicks.jsonl', ids))['item'].raw_id
     assert set(raw_id) == {str(x) for x in ids}
     frame = pd.DataFrame({'user_id': ids, 'item_id': ids})
-    assert set(from_frame(frame)['item'].raw_id) == {str(x) for x in ids}
+    assert set(read_table(frame)['item'].raw_id) == {str(x) for x in ids}
 
 
 @pytest.mark.parametrize('suffix', ['.jsonl', '.parquet'])
@@ -102,7 +102,7 @@ def test_integers_beyond_64_bits_are_text(tmp_path, suffix):
 
 def test_bytes_of_text_are_text(tmp_path):
     column = pa.array(['é'.encode(), b'7'])
-    graph = from_frame(pa.table({'user_id': column, 'item_id': [1, 2]}))
+    graph = read_table(pa.table({'user_id': column, 'item_id': [1, 2]}))
     assert graph['user'].raw_id.tolist() == ['7', 'é']
 
 
@@ -142,7 +142,7 @@ def test_given_ids_are_compared_as_text(tmp_path):
 )
 def test_what_is_no_id_is_refused(column, match):
     with pytest.raises(ValueError, match=match):
-        from_frame(pa.table({'user_id': [1, 2], 'item_id': column}))
+        read_table(pa.table({'user_id': [1, 2], 'item_id': column}))
 
 
 @pytest.mark.parametrize('suffix', ['.csv', '.jsonl'])

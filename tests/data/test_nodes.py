@@ -1,11 +1,11 @@
-"""Feature tables and columns of users and items, through ``from_frame``."""
+"""Feature tables and columns of users and items, through ``read_table``."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from promptmm_pyg.data import from_frame, load_dataset, read_table
+from promptmm_pyg.data import load_dataset, read_table
 
 CLICKS = pd.DataFrame(
     {
@@ -21,7 +21,7 @@ FEATURES = pd.DataFrame(
 
 
 def graph(**options):
-    return from_frame(CLICKS, **options)
+    return read_table(CLICKS, **options)
 
 
 def test_columns_of_the_interactions_are_read_by_first_value():
@@ -65,9 +65,9 @@ def test_arrays_of_users_have_the_order_of_the_ids(tmp_path):
 
 
 def test_names_of_feature_columns_are_kept_and_columns_dropped():
-    data = graph(item_features={'f': FEATURES})
+    data = graph(features={'f': FEATURES})
     assert data.feature_columns == {'item.x_f': ('p', 'q')}
-    data = graph(item_features={'f': FEATURES}, drop_columns=['q'])
+    data = graph(features={'f': FEATURES}, drop_columns=['q'])
     assert data.feature_columns == {'item.x_f': ('p',)}
     assert data['item'].x_f.tolist() == [[1], [2], [3], [4]]
 
@@ -76,23 +76,23 @@ def test_names_of_feature_columns_are_kept_and_columns_dropped():
     ('options', 'match'),
     [
         (
-            {'item_features': {'f': FEATURES}, 'drop_columns': ['r']},
+            {'features': {'f': FEATURES}, 'drop_columns': ['r']},
             r"'drop_columns' \(--drop-columns\) must name .*got \['r'\], known are",
         ),
         (
-            {'item_features': {'f': FEATURES.assign(r=np.nan)}},
+            {'features': {'f': FEATURES.assign(r=np.nan)}},
             r"got none in \['r'\].*--drop-columns 'r'",
         ),
         (
-            {'item_features': {'f': FEATURES.assign(r=['x', 'y', 'z', 'x'])}},
+            {'features': {'f': FEATURES.assign(r=['x', 'y', 'z', 'x'])}},
             r"numeric columns only beside 'item_id' \(got \['r'\]\).*--item-columns",
         ),
         (
-            {'item_features': {'f': FEATURES.replace(2.0, np.nan)}},
+            {'features': {'f': FEATURES.replace(2.0, np.nan)}},
             r"gaps in \['p'\] of 1 items, the first is 'b'",
         ),
         (
-            {'item_features': {'color': FEATURES}, 'item_columns': ['color']},
+            {'features': {'color': FEATURES}, 'item_columns': ['color']},
             r"must not name a modality of the features \(got 'color'\)",
         ),
         ({'item_columns': ['nothing']}, "must have a column 'nothing'"),

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from promptmm_pyg.data import INTERACTS, from_frame, load_dataset, read_table
+from promptmm_pyg.data import INTERACTS, load_dataset, read_table
 from promptmm_pyg.data.tables import read_file
 
 pa = pytest.importorskip('pyarrow')
@@ -60,7 +60,7 @@ def same(ours, expected):
 @pytest.mark.parametrize('kind', [*KINDS, '.parquet', '.CSV'])
 def test_every_kind_of_file_gives_one_split(tmp_path, kind):
     frame = pd.DataFrame(ROWS, columns=HEADER)
-    graph = from_frame(
+    graph = read_table(
         frame, time='timestamp', rating='rating', min_rating=2, duplicates='first'
     )
     assert graph[INTERACTS].time.min() >= 10**18
@@ -244,36 +244,36 @@ def frames():
 @pytest.mark.parametrize(('name', 'build'), [*frames()])
 def test_frames_of_every_library(name, build):
     options = {'time': 'timestamp', 'weight': 'rating', 'where': {'user_id': 'u1'}}
-    graph = from_frame(build(), **options)
+    graph = read_table(build(), **options)
     assert graph['user'].raw_id.tolist() == ['u1']
     assert graph['item'].raw_id.tolist() == ['i1', 'i6']
     assert graph[INTERACTS].time.tolist() == [10**18 + 1, 10**18 + 6]
     assert graph[INTERACTS].weight.tolist() == [1.5, 1.5]
     with pytest.raises(ValueError, match=r"must have a column 'when'.*--time-column"):
-        from_frame(build(), time='when')
+        read_table(build(), time='when')
 
 
 def test_columns_may_have_numbers_as_names():
     clicks = pd.DataFrame({0: ['a', 'b'], 1: [7, 8]})
     features = pd.DataFrame(np.eye(2), index=[7, 8], columns=[5, 6])
-    graph = from_frame(clicks, user='0', item='1', item_features={'x': features})
+    graph = read_table(clicks, user='0', item='1', features={'x': features})
     assert graph['item'].raw_id.tolist() == [7, 8]
     assert graph['item'].x_x.tolist() == [[1.0, 0.0], [0.0, 1.0]]
     with pytest.raises(ValueError, match=r"each column once \(got '1' 2 times"):
-        from_frame(
-            clicks, user='0', item='1', item_features={'x': clicks.assign(**{'1': 0})}
+        read_table(
+            clicks, user='0', item='1', features={'x': clicks.assign(**{'1': 0})}
         )
 
 
 def test_columns_of_frames_have_one_name_each():
     frame = pd.DataFrame([['a', 7, 8]], columns=['user_id', 'item_id', 'item_id'])
     with pytest.raises(ValueError, match=r'item_id'):
-        from_frame(frame)
+        read_table(frame)
 
 
 def test_what_is_no_frame_is_refused():
     with pytest.raises(TypeError, match=r"'interactions' must be a frame .*got list"):
-        from_frame([1, 2])
+        read_table([1, 2])
 
 
 def test_feature_frames_have_ids_in_a_column_or_in_the_index():
@@ -281,7 +281,7 @@ def test_feature_frames_have_ids_in_a_column_or_in_the_index():
     by_index = pd.DataFrame({'x': [1.0, 2.0]}, index=['8', '7'])
     by_column = pa.table({'item_id': ['8', '7'], 'x': [1.0, 2.0]})
     for features in (by_index, by_column):
-        graph = from_frame(clicks, item_features={'x': features})
+        graph = read_table(clicks, features={'x': features})
         assert graph['item'].x_x.tolist() == [[2.0], [1.0]]
         assert graph['item'].raw_id.tolist() == [7, 8]
 
