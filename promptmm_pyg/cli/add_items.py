@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from promptmm_pyg.cli.data import content_folder, text_source
-from promptmm_pyg.cli.parsing import UserError, add_flags, named
+from promptmm_pyg.cli.parsing import UserError, add_flags
 from promptmm_pyg.cli.recommend import FOLDER, is_recommender, load_recommender
 from promptmm_pyg.data.columns import ColumnEncoding, encode_columns
 from promptmm_pyg.data.interactions import item_column
@@ -70,19 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_new_item_options(group: Any) -> None:
     """Adds the sources of the features of new items."""
-    group.add_argument(
-        '--features',
-        nargs='+',
-        action='extend',
-        default=[],
-        type=named,
-        metavar='NAME=FILE',
-        help='features of the new items by modality: a table (.csv, .tsv, .txt, '
-        '.jsonl, .parquet) with the item column, or .npy with one row per id of --ids',
-    )
     add_flags(
         group,
         """
+--features NAME=FILE...  features of the new items by modality: a table (.csv, .tsv,
+  .txt, .jsonl, .parquet) with the item column, or .npy with one row per id of --ids
 --text SOURCE  texts of the new items, for a run trained with --text: a folder of files
   <item id>.txt, or FILE:COLUMN with the item column; known items in it are ignored
 --images FOLDER  images of the new items, for a run trained with --images: a folder of

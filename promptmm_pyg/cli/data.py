@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from promptmm_pyg.cli.parsing import (
+    DATA_FLAGS,
     Group,
     UserError,
     add_flags,
     add_options,
-    named,
     selected_options,
 )
 from promptmm_pyg.data import (
@@ -51,30 +51,13 @@ example:
       --features text=plots.csv --split leave-one-out
   promptmm data check data/tiktok --item-graph bought_together.npy"""
 _FILES = '.csv, .tsv, .txt, .jsonl (also .gz, .zst) or .parquet'
-# Options of `load_dataset` by their names on the command line.
+# Options of `load_dataset` that are paths, and the destinations of the others.
+_PATHS = ('val', 'test', 'item_table', 'user_table')
+_NO_OPTIONS = ('path', 'format', 'item_ids', 'user_ids', *_PATHS)
 _OPTIONS = {
-    'user': 'user_column',
-    'item': 'item_column',
-    'time': 'time_column',
-    'rating': 'rating_column',
-    'min_rating': 'min_rating',
-    'weight': 'weight_column',
-    'split_column': 'split_column',
-    'item_columns': 'item_columns',
-    'user_columns': 'user_columns',
-    'list_separator': 'list_separator',
-    'drop_columns': 'drop_columns',
-    'duplicates': 'duplicates',
-    'separator': 'separator',
-    'encoding': 'encoding',
-    'split': 'split',
-}
-# Options of `load_dataset` that are paths.
-_PATHS = {
-    'val': 'val_file',
-    'test': 'test_file',
-    'item_table': 'item_table',
-    'user_table': 'user_table',
+    name: flag.replace('-', '_')
+    for name, flag in [*DATA_FLAGS.items(), ('split', 'split')]
+    if name not in _NO_OPTIONS
 }
 _SPLIT = {
     'val_ratio': 'share of the interactions (cold-items: of the items) held out for '
@@ -257,16 +240,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--format', choices=FORMATS, default='auto', help='(default: auto)'
     )
-    group.add_argument(
-        '--features',
-        action='extend',
-        nargs='+',
-        default=[],
-        type=named,
-        metavar='NAME=FILE',
-        help='item features by modality: .npy (one row per item), for tables also '
-        f'a table with the item column ({_FILES}). A folder also has its '
-        "<NAME>_feat.npy; 'NAME=' leaves one out (default: none)",
+    add_flags(
+        group,
+        f"""
+--features NAME=FILE...  item features by modality: .npy (one row per item), for tables
+  also a table with the item column ({_FILES}). A folder also has its
+  <NAME>_feat.npy; 'NAME=' leaves one out (default: none)
+--padding-row  leave out the first row of .npy features""",
     )
     group.add_argument(
         '--duplicates',
@@ -282,7 +262,6 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help='folders only: treat feature rows of zeros as missing, or use all rows '
         '(default: zero-rows)',
     )
-    add_flags(group, '--padding-row  leave out the first row of .npy features')
     _add_content_options(parser.add_argument_group('texts and images'))
     _add_column_options(parser.add_argument_group('columns and features of tables'))
     _add_table_options(parser.add_argument_group('tables, RecBole and MMRec'))
@@ -302,20 +281,9 @@ def _add_table_options(group: Group) -> None:
 --rating-column NAME  column of ratings for --min-rating (default: recognized by its
   name, such as rating)
 --weight-column NAME  column of weights, stored with the interactions; models do not use
-  them (default: none)""",
-    )
-    group.add_argument(
-        '--where',
-        action='append',
-        default=[],
-        type=named,
-        metavar='COLUMN=VALUE',
-        help='only interactions with this value, or one of VALUE,VALUE,..., in a '
-        'column; may be repeated for further columns (default: all)',
-    )
-    add_flags(
-        group,
-        """
+  them (default: none)
+--where COLUMN=VALUE  only interactions with this value, or one of VALUE,VALUE,..., in a
+  column; may be repeated for further columns (default: all)
 --separator CHAR  character between the cells of the table, or 'tab' (default:
   recognized among comma, tab, semicolon and |)
 --encoding NAME  of tables and lists of ids, such as cp1252 (default: utf-8)""",
@@ -348,20 +316,8 @@ def _add_column_options(group: Group) -> None:
 --user-columns NAME...  columns of users that become features
 --user-table FILE  table of users with the --user-columns (default: PATH)
 --list-separator CHAR  character between several categories of one cell, such as '|'
---drop-columns NAME...  columns of feature tables to leave out""",
-    )
-    group.add_argument(
-        '--user-features',
-        action='extend',
-        nargs='+',
-        default=[],
-        type=named,
-        metavar='NAME=FILE',
-        help='user features by modality, as --features (default: none)',
-    )
-    add_flags(
-        group,
-        """
+--drop-columns NAME...  columns of feature tables to leave out
+--user-features NAME=FILE...  user features by modality, as --features (default: none)
 --item-ids FILE  raw ids of all items in the order of .npy rows: one per line, or a
   table with their column
 --user-ids FILE  raw ids of all users, likewise""",
@@ -409,9 +365,10 @@ def data_config(args: argparse.Namespace) -> dict[str, Any]:
         options['separator'] = '\t'
     options['user_features'] = user_features or None
     options['padding_row'] = args.padding_row or None
-    for name, dest in _PATHS.items():
-        file = getattr(args, dest)
-        options[name] = file and _path(dest.replace('_', '-'), file, base)
+    for name in _PATHS:
+        flag = DATA_FLAGS[name]
+        file = getattr(args, flag.replace('-', '_'))
+        options[name] = file and _path(flag, file, base)
     for name in ('item_ids', 'user_ids'):
         file = getattr(args, name)
         options[name] = file and str(Path(file).resolve())

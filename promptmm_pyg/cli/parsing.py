@@ -102,7 +102,7 @@ class Parser(argparse.ArgumentParser):
 
 
 _FLAG = re.compile(
-    r'(?P<flag>--?[\w-]+)(?: (?P<metavar>[A-Z]\w*(?:\.\w+)*)(?P<many>\.{3})?)?'
+    r'(?P<flag>--?[\w-]+)(?: (?P<metavar>[A-Z]\w*(?:[.=]\w+)*)(?P<many>\.{3})?)?'
     r'(?: \[(?P<default>[^]]*)\])?  (?P<help>.*)'
 )
 _TYPES = {'N': int, 'X': float}
@@ -121,7 +121,8 @@ def add_flags(group: Any, text: str) -> None:
     """Adds options as they are printed: ``--flag METAVAR [default]  help``.
 
     ``N`` is an integer, ``X`` a number, any other metavar a text; ``METAVAR...`` takes
-    several; a flag without one is a switch. Indented lines continue the help.
+    several; ``NAME=VALUE`` is a pair, and the flag may be repeated; a flag without a
+    metavar is a switch. Indented lines continue the help.
 
     Example:
         >>> parser = Parser()
@@ -144,6 +145,10 @@ def add_flags(group: Any, text: str) -> None:
         default, help_text = match['default'], match['help']
         value_type: Any = _TYPES.get(match['metavar'], str)
         options: dict[str, Any] = {'nargs': '+'} if match['many'] else {}
+        if '=' in match['metavar']:
+            action = 'extend' if match['many'] else 'append'
+            options |= {'action': action, 'default': []}
+            value_type = named
         if default is not None:
             options['default'] = value_type(default)
             help_text = f'{help_text} (default: {default})'.lstrip()
@@ -426,30 +431,18 @@ def _word(name: str, value: Any) -> str:
 # The sections of config.json whose entries are options of the same name, and the
 # options of the other entries.
 _SECTIONS = ('teacher', 'distill', 'train', 'losses', 'candidates')
-_DATA = {
-    'path': 'path',
-    'format': 'format',
-    'duplicates': 'duplicates',
-    'min_rating': 'min-rating',
-    'user': 'user-column',
-    'item': 'item-column',
-    'time': 'time-column',
-    'rating': 'rating-column',
-    'weight': 'weight-column',
-    'separator': 'separator',
-    'encoding': 'encoding',
-    'item_ids': 'item-ids',
-    'user_ids': 'user-ids',
-    'split_column': 'split-column',
-    'val': 'val-file',
-    'test': 'test-file',
-    'item_table': 'item-table',
-    'item_columns': 'item-columns',
-    'user_table': 'user-table',
-    'user_columns': 'user-columns',
-    'list_separator': 'list-separator',
-    'drop_columns': 'drop-columns',
+# The names of options of `load_dataset` on the command line.
+DATA_FLAGS = {
+    name: name.replace('_', '-')
+    for name in (
+        *('path', 'format', 'duplicates', 'min_rating', 'separator', 'encoding'),
+        *('split_column', 'item_ids', 'item_table', 'item_columns'),
+        *('user_ids', 'user_table', 'user_columns', 'list_separator', 'drop_columns'),
+    )
 }
+for _name in ('user', 'item', 'time', 'rating', 'weight'):
+    DATA_FLAGS[_name] = f'{_name}-column'
+DATA_FLAGS |= {'val': 'val-file', 'test': 'test-file'}
 _SPLIT = {
     'method': 'split',
     'val_ratio': 'val-ratio',
@@ -495,7 +488,7 @@ def _data_flags(config: Mapping[str, Any]) -> dict[str, Any]:
             'the run is on synthetic data, which no option describes. Name the '
             'config.json of a run on your own data'
         )
-    flags = {flag: config[key] for key, flag in _DATA.items() if key in config}
+    flags = {flag: config[key] for key, flag in DATA_FLAGS.items() if key in config}
     flags['features'] = {k: file or '' for k, file in config['features'].items()}
     flags['padding-row'] = bool(config.get('padding_row'))
     flags['user-features'] = config.get('user_features') or {}
