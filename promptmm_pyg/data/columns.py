@@ -82,7 +82,7 @@ def fit_column(table: Table, name: str, separator: str | None = None) -> ColumnE
         _check_numbers(table, column)
         return ColumnEncoding(column, kind, 1)
     if kind == 'vector':
-        return ColumnEncoding(column, kind, _vectors(table, column).shape[1])
+        return ColumnEncoding(column, kind, vectors(table, column).shape[1])
     rows, _, tokens = _marks(table, column, separator)
     if not tokens:
         raise _empty(table, column)
@@ -178,7 +178,7 @@ def encode_column(
         x = _check_numbers(table, column)[:, None]
         return _without_gaps(x)
     if encoding.kind == 'vector':
-        x = _vectors(table, column)
+        x = vectors(table, column)
         if x.shape[1] != encoding.width:
             raise ValueError(
                 f'{table.name!r} must contain lists of {encoding.width} numbers in the '
@@ -258,7 +258,7 @@ def _check_numbers(table: Table, column: str) -> NumpyArray:
     return values
 
 
-def _vectors(table: Table, column: str) -> NumpyArray:
+def vectors(table: Table, column: str) -> NumpyArray:
     """Lists of numbers as a matrix, NaN where a list is missing."""
     cells = table.data.column(column)
     if not is_list(cells.type):
@@ -268,13 +268,16 @@ def _vectors(table: Table, column: str) -> NumpyArray:
         )
     rows = cells.to_pylist()
     widths = {len(row) for row in rows if row}
-    if len(widths) != 1:
+    if not widths:
+        raise _empty(table, column)
+    empty = [np.nan] * min(widths)
+    try:
+        return np.array([row or empty for row in rows], dtype=np.float32)
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f'{table.name!r} must contain lists of one length in the column '
-            f"'{column}' (got the lengths {sorted(widths)[:5]})"
-        )
-    empty = [np.nan] * widths.pop()
-    return np.array([row or empty for row in rows], dtype=np.float32)
+            f'{table.name!r} must contain lists of numbers of one length in the '
+            f"column '{column}' (got the lengths {sorted(widths)[:5]}: {error})"
+        ) from error
 
 
 def _marks(

@@ -105,6 +105,15 @@ def read_id_order(
             table = read_file(path, [name], separator=separator, encoding=encoding)
             coded = table.ids(name)
             return list(coded.values.take(coded.codes).to_pylist())
+    return read_lines(path, encoding)
+
+
+def read_lines(path: Path, encoding: str | None = None) -> list[str]:
+    """The lines of a text that are not empty, as written.
+
+    Raises:
+        ValueError: If it is not text in the encoding.
+    """
     try:
         text = path.read_bytes().decode(encoding or 'utf-8-sig')
     except (UnicodeError, LookupError) as error:

@@ -49,8 +49,14 @@ def from_movielens(
             "'data' must come without test ratings (it has an "
             "'edge_label_index'). Keep them with 'split_movielens'"
         )
-    rated = _high_enough(data, min_rating)
-    return _build(data, rated, item_modality, user_modality, item_ids, user_ids)
+    return _build(
+        data,
+        _high_enough(data, min_rating),
+        item_modality,
+        user_modality,
+        item_ids,
+        user_ids,
+    )
 
 
 def split_movielens(
@@ -59,15 +65,12 @@ def split_movielens(
     val_ratio: float = 0.1,
     seed: int = 0,
     min_rating: float | None = None,
-    item_modality: str = 'content',
-    user_modality: str | None = None,
-    item_ids: Ids | None = None,
-    user_ids: Ids | None = None,
+    **options: Any,
 ) -> Split:
     """Returns the split that PyG's ``MovieLens100K`` came with: its test ratings
     are the test, and validation is drawn from each user's others.
 
-    Test ratings have no times in PyG. See :func:`from_movielens` for the rest.
+    Test ratings have no times in PyG.
 
     Args:
         data: The graph of PyG.
@@ -75,10 +78,7 @@ def split_movielens(
             (default: ``0.1``)
         seed: Which draw. (default: ``0``)
         min_rating: As in :func:`from_movielens`; for test ratings too.
-        item_modality: As in :func:`from_movielens`.
-        user_modality: As in :func:`from_movielens`.
-        item_ids: As in :func:`from_movielens`.
-        user_ids: As in :func:`from_movielens`.
+        **options: Names of modalities and ids, as in :func:`from_movielens`.
 
     Raises:
         ValueError: As in :func:`from_movielens`, or if the graph has no test
@@ -90,8 +90,7 @@ def split_movielens(
             "'data' must come with test ratings (it has no 'edge_label_index'). "
             "Split 'from_movielens(data)' yourself"
         )
-    rated = _high_enough(data, min_rating)
-    graph = _build(data, rated, item_modality, user_modality, item_ids, user_ids)
+    graph = _build(data, _high_enough(data, min_rating), **options)
     test = store.edge_label_index
     if min_rating is not None:
         test = test[:, store.edge_label >= min_rating]
@@ -136,10 +135,10 @@ def _high_enough(data: HeteroData, min_rating: float | None) -> Tensor:
 def _build(
     data: HeteroData,
     rated: Tensor,
-    item_modality: str,
-    user_modality: str | None,
-    item_ids: Ids | None,
-    user_ids: Ids | None,
+    item_modality: str = 'content',
+    user_modality: str | None = None,
+    item_ids: Ids | None = None,
+    user_ids: Ids | None = None,
 ) -> HeteroData:
     store = data[_RATES]
     user_features = None

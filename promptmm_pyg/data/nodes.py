@@ -8,7 +8,7 @@ import numpy as np
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data.build import Ids
-from promptmm_pyg.data.columns import ColumnEncoding, encode_columns, is_list
+from promptmm_pyg.data.columns import ColumnEncoding, encode_columns, is_list, vectors
 from promptmm_pyg.data.features import load_array
 from promptmm_pyg.data.ids import (
     IdColumn,
@@ -251,10 +251,8 @@ def feature_matrix(
         ValueError: If there is no other column, or one is not numeric or is empty.
     """
     names = [name for name in table.columns if name != column and name not in drop]
-    if len(names) == 1:
-        lists = _list_rows(table, names[0])
-        if lists is not None:
-            return lists, None
+    if len(names) == 1 and is_list(table.data.column(names[0]).type):
+        return vectors(table, names[0]), None
     numbers: dict[str, NumpyArray] = {}
     texts = []
     for name in names:
@@ -287,23 +285,6 @@ def feature_matrix(
         )
     columns = [np.asarray(x, dtype=np.float32) for x in numbers.values()]
     return np.stack(columns, axis=1), tuple(numbers)
-
-
-def _list_rows(table: Table, name: str) -> NumpyArray | None:
-    """A column of lists as a matrix; ``None`` if it has no lists."""
-    cells = table.data.column(name)
-    if not is_list(cells.type):
-        return None
-    rows = cells.to_pylist()
-    width = max((len(row) for row in rows if row is not None), default=0)
-    empty = [np.nan] * width  # A missing row.
-    try:
-        return np.array([row or empty for row in rows], dtype=np.float32)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f'{table.name!r} must contain lists of numbers of one length in the '
-            f"column '{name}' (got {error})"
-        ) from error
 
 
 def load_feature_file(

@@ -33,7 +33,7 @@ from promptmm_pyg.data import (
     modality_x_dict,
     read_recbole_texts,
 )
-from promptmm_pyg.data.interactions import item_column
+from promptmm_pyg.data.interactions import item_column, read_lines
 from promptmm_pyg.data.load import apply_split, read_resolved
 from promptmm_pyg.data.tables import read_file
 from promptmm_pyg.models.inference import normalized_adj_dict
@@ -151,19 +151,12 @@ def read_ids(path: str | Path, encoding: str | None = None) -> list[str]:
     """The ids of a file, one per line, as written; empty lines are none.
 
     Raises:
-        RunError: If there is no such file, or it is not text.
+        RunError: If there is no such file.
+        ValueError: If it is not text in the encoding.
     """
     if not Path(path).is_file():
         raise RunError(f"there is no file '{path}' of ids, one per line")
-    try:
-        text = Path(path).read_bytes().decode(encoding or 'utf-8-sig')
-    except (UnicodeError, LookupError) as error:
-        raise RunError(
-            f"'{path}' must be text in {encoding or 'UTF-8'} (got {error}). Name its "
-            f'encoding with --encoding, or write it in UTF-8'
-        ) from error
-    lines = (line.removesuffix('\r') for line in text.split('\n'))
-    return [line for line in lines if line]
+    return read_lines(Path(path), encoding)
 
 
 def read_titles(

@@ -153,7 +153,7 @@ def test_ids_are_the_lines_of_a_file_as_written(tmp_path):
     assert read_ids(tmp_path / 'ids') == ['007', '7', ' 3 ', 'NA', '1e4']
     (tmp_path / 'ids').write_bytes(b'caf\xe9\n')
     assert read_ids(tmp_path / 'ids', 'latin-1') == ['café']
-    with pytest.raises(RunError, match='must be text in UTF-8'):
+    with pytest.raises(ValueError, match='must be text in UTF-8'):
         read_ids(tmp_path / 'ids')
 
 
