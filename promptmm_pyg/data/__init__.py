@@ -7,8 +7,7 @@ from promptmm_pyg.data.frames import read_table
 from promptmm_pyg.data.load import load_dataset
 from promptmm_pyg.data.mmrec import write_mmrec
 from promptmm_pyg.data.movielens import from_movielens, split_movielens
-from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
-from promptmm_pyg.data.recbole import read_recbole, read_recbole_texts
+from promptmm_pyg.data.recbole import read_recbole_texts
 from promptmm_pyg.data.safe_pickle import SparseMatrix, load_sparse_pickle
 from promptmm_pyg.data.schema import (
     INTERACTS,
@@ -55,10 +54,6 @@ __all__ = [
     'modality_mask_dict',
     'modality_x_dict',
     'open_features',
-    'read_diffmm',
-    'read_mmrec',
-    'read_mmssl',
-    'read_recbole',
     'read_recbole_texts',
     'read_table',
     'save_features',

@@ -142,15 +142,21 @@ class Interactions(NamedTuple):
     part: NumpyArray | None = None
 
 
-def join_parts(parts: Mapping[int, Interactions]) -> Interactions:
+def join_parts(
+    parts: Mapping[int, Interactions],
+    known_users: 'pa.Array | None' = None,
+    known_items: 'pa.Array | None' = None,
+) -> Interactions:
     """The interactions of several tables as those of one.
 
     Args:
         parts: The rows of each part of a split by its code.
+        known_users: Ids that come before those of the interactions. (default: none)
+        known_items: The same for items.
     """
     rows = list(parts.values())
-    users, user_codes = join_columns([x.users for x in rows])
-    items, item_codes = join_columns([x.items for x in rows])
+    users, user_codes = join_columns([x.users for x in rows], known_users)
+    items, item_codes = join_columns([x.items for x in rows], known_items)
     times = [x.time for x in rows if x.time is not None]
     weights = [x.weight for x in rows if x.weight is not None]
     return Interactions(

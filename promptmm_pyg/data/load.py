@@ -85,8 +85,6 @@ SPLIT_METHODS: dict[str, Callable[..., Split]] = {
 
 def detect_format(folder: Path) -> str:
     """The name of the format of a folder, by its files."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"'path' must be a folder (got '{folder}')")
     formats = [
         name
         for name, signs in _SIGNS.items()
@@ -150,8 +148,27 @@ def load_dataset(
 ) -> Split:
     """Returns the training, validation and test graphs of a data set on disk.
 
-    A folder in a published layout (DiffMM, MMSSL/LATTICE/PromptMM, MMRec, RecBole) is
-    recognized by its files, and a split that came with it is kept. A table of
+    A folder in a published layout is recognized by its files, and a split that came
+    with it is kept. All have ``<modality>_feat.npy``:
+
+    - DiffMM: ``trnMat.pkl``, ``valMat.pkl`` and ``tstMat.pkl``, scipy matrices, which
+      are read without running the pickle. Raw ids are the numbers, as text.
+    - MMSSL, LATTICE, PromptMM: ``train.json``, ``val.json`` and ``test.json``
+      (``{user: [items]}``), else the pickled matrices ``train_mat``, ``val_mat`` and
+      ``test_mat``; in the folder or in ``5-core`` under it. Raw ids likewise.
+    - MMRec: one ``<name>.inter``, tab-separated, with ``userID``, ``itemID``,
+      ``x_label`` (0, 1 or 2) and perhaps ``timestamp``. Raw ids are those of
+      ``u_id_mapping.csv`` and ``i_id_mapping.csv``, else the numbers.
+    - RecBole: atomic files. A split is ``<name>.train.inter``, ``.valid.inter`` (may be
+      missing) and ``.test.inter``, or ``.part1.inter`` to ``.part3.inter``; a single
+      ``<name>.inter`` is split by ``split``. Nodes are those of ``<name>.item`` and
+      ``<name>.user``, in that order, then others as the interactions mention them.
+      Features are in the order of ``.item``. Of columns, ``float_seq`` is a vector,
+      ``float`` a number, ``token`` and ``token_seq`` a mark for each of their tokens;
+      an empty cell is a missing row. Titles are better read by
+      :func:`~promptmm_pyg.data.read_recbole_texts` and encoded.
+
+    A table of
     interactions (``.csv``, ``.tsv``, ``.txt`` or ``.jsonl``, also with ``.gz`` or
     ``.zst``, or ``.parquet``; one row per interaction) is split by ``split``. Ids are
     text as written, or the integers of Parquet and JSON.
@@ -275,6 +292,8 @@ def resolve(
             raise FileNotFoundError(f"'path' must exist (got '{path}')")
         if format == 'auto':
             format = 'table' if path.is_file() else detect_format(path)  # noqa: A001
+        elif format != 'table':
+            _check_folder(path)
     known = _OPTIONS[format]
     for name, value in options.items():
         # Every data set has a default for missing rows; only folders use it.
@@ -394,7 +413,7 @@ def read_resolved(resolved: Mapping[str, Any]) -> Split:
     if name != 'table':
         if name == 'recbole' and options['split'] is not None:
             options['split'] = partial(apply_split, options['split'])
-        return _READERS[name](path, **options)
+        return _READERS[name](_check_folder(path), **options)
     split = options.pop('split')
     for name, node_type in (('item_ids', 'item'), ('user_ids', 'user')):
         if isinstance(options.get(name), str | Path):
@@ -408,6 +427,12 @@ def read_resolved(resolved: Mapping[str, Any]) -> Split:
     graph = read_table(path, **options)
     release_memory()
     return apply_split(split, graph)
+
+
+def _check_folder(path: str | Path) -> Path:
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"'path' must be a folder (got '{path}')")
+    return Path(path)
 
 
 def _beside(path: Any, file: str | Path) -> Path:

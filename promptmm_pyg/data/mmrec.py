@@ -182,7 +182,7 @@ def write_mmrec(split: Split, folder: str | Path, *, name: str | None = None) ->
     It has ``<name>.inter`` (numbers of users and items, ``x_label`` 0, 1 or 2,
     and times, if all interactions have them), ``<modality>_feat.npy`` (float32, a
     row an item) and ``u_id_mapping.csv`` and ``i_id_mapping.csv`` from raw ids to
-    numbers. :func:`~promptmm_pyg.data.read_mmrec` gives the same split back, raw
+    numbers. :func:`~promptmm_pyg.data.load_dataset` gives the same split back, raw
     ids as text. The folder appears whole or not at all.
 
     MMRec has no masks: missing rows are zeros.

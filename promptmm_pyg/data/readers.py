@@ -1,9 +1,10 @@
 """Distributed data sets with the split that they came with."""
 
 import json
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch_geometric.data import HeteroData
@@ -24,7 +25,7 @@ from promptmm_pyg.data.mmrec import (
 )
 from promptmm_pyg.data.safe_pickle import load_sparse_pickle
 from promptmm_pyg.data.schema import ITEM, NODE_TYPES
-from promptmm_pyg.data.split import Split, split_by_part
+from promptmm_pyg.data.split import PARTS, Split, split_by_part
 
 
 def read_user_lists(path: Path) -> np.ndarray[Any, Any]:
@@ -56,95 +57,39 @@ def _number(user: str) -> int:
     return int(user)
 
 
-_PARTS = ('train', 'val', 'test')
 _DIFFMM = ('trnMat.pkl', 'valMat.pkl', 'tstMat.pkl')
 
 
-class _Options(NamedTuple):
-    features: FeaturePaths | None
-    masks: Masks
-    duplicates: Duplicates
-    padding_row: bool
-
-
-def read_diffmm(
-    path: str | Path,
-    *,
-    features: FeaturePaths | None = None,
-    masks: Masks = 'zero-rows',
-    duplicates: Duplicates = 'error',
-    padding_row: bool = False,
-) -> Split:
-    """Returns the split of a DiffMM folder: ``trnMat.pkl``, ``valMat.pkl`` and
-    ``tstMat.pkl`` (scipy matrices, read without running the pickle) and every
-    ``<modality>_feat.npy``.
-
-    Raw ids are the row and column numbers, as strings.
+def read_diffmm(folder: Path, **options: Any) -> Split:
+    """The split of a DiffMM folder; its pickles are read without running them.
 
     Args:
-        path: The folder.
-        features: ``{modality: file}``, relative to the folder, to add to
-            those found or to replace them; ``None`` leaves a modality out.
-            (default: all in the folder)
-        masks: ``'zero-rows'`` treats rows of zeros as missing, ``None``
-            reads every row as it is. (default: ``'zero-rows'``)
-        duplicates: what to do with repeated pairs, as in
-            :func:`~promptmm_pyg.data.build_graph`; ``'first'`` keeps a pair in the
-            first part that has it (training, validation, test). (default: ``'error'``)
-        padding_row: Whether the first row of features is padding, which is left out.
-            (default: ``False``)
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, is of another kind, or the files do
-            not fit together.
+        folder: The folder.
+        **options: ``features``, ``masks``, ``duplicates`` and ``padding_row`` of
+            :func:`~promptmm_pyg.data.load_dataset`.
     """
-    folder = _folder(path)
     files = [_existing(folder / name) for name in _DIFFMM]
-    options = _Options(features, masks, duplicates, padding_row)
     return _from_matrices(folder, [folder], files, options)
 
 
-def read_mmssl(
-    path: str | Path,
-    *,
-    features: FeaturePaths | None = None,
-    masks: Masks = 'zero-rows',
-    duplicates: Duplicates = 'error',
-    padding_row: bool = False,
-) -> Split:
-    """Returns the split of an MMSSL, LATTICE or PromptMM folder:
-    ``train.json``, ``val.json``, ``test.json`` (``{user: [items]}``), or the
-    pickled matrices ``train_mat``, ``val_mat``, ``test_mat``, and every
-    ``<modality>_feat.npy``; all in the folder or in ``5-core`` under it.
-
-    Where a folder has both, the json files are read. Raw ids are the numbers in
-    the files, as strings.
+def read_mmssl(folder: Path, **options: Any) -> Split:
+    """The split of an MMSSL, LATTICE or PromptMM folder, of its json files if it has
+    matrices, too.
 
     Args:
-        path: The folder.
-        features: As in :func:`read_diffmm`.
-        masks: As in :func:`read_diffmm`.
-        duplicates: As in :func:`read_diffmm`.
-        padding_row: As in :func:`read_diffmm`.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, is of another kind, or the files do
-            not fit together.
+        folder: The folder.
+        **options: As in :func:`read_diffmm`.
     """
-    folder = _folder(path)
-    options = _Options(features, masks, duplicates, padding_row)
     places = [place for place in (folder, folder / '5-core') if place.is_dir()]
     for place in places:
         if (place / 'train.json').is_file():
-            files = [_existing(place / f'{part}.json') for part in _PARTS]
+            files = [_existing(place / f'{part}.json') for part in PARTS]
             parts = [read_user_lists(file) for file in files]
-            return _build(folder, places, _joined(parts), options)
+            return _build(folder, places, _joined(parts), **options)
     for place in places:
         for suffix in ('', '.pkl'):
             if (place / f'train_mat{suffix}').is_file():
-                files = [_existing(place / f'{part}_mat{suffix}') for part in _PARTS]
+                files = [_existing(place / f'{part}_mat{suffix}') for part in PARTS]
                 return _from_matrices(folder, places, files, options)
     raise FileNotFoundError(
         f"'{folder}' must contain train.json or train_mat, or have them in 5-core "
@@ -153,43 +98,24 @@ def read_mmssl(
 
 
 def read_mmrec(
-    path: str | Path,
+    folder: Path,
     *,
-    features: FeaturePaths | None = None,
-    masks: Masks = 'zero-rows',
-    duplicates: Duplicates = 'error',
-    padding_row: bool = False,
     min_rating: float | None = None,
     rating: str = 'rating',
     weight: str | None = None,
     where: Where | None = None,
+    **options: Any,
 ) -> Split:
-    """Returns the split of an MMRec folder: one ``<name>.inter`` (tab-separated
-    with ``userID``, ``itemID``, ``x_label`` 0, 1 or 2, and perhaps
-    ``timestamp``, the ``time`` of the interactions) and every ``<modality>_feat.npy``.
-
-    Raw ids are those of ``u_id_mapping.csv`` and ``i_id_mapping.csv`` if the folder has
-    them, else the numbers in the files, as strings. MMRec writes a row of zeros for
-    a missing feature, so such rows are masked by default.
+    """The split of an MMRec folder.
 
     Args:
-        path: The folder.
-        features: As in :func:`read_diffmm`.
-        masks: As in :func:`read_diffmm`.
-        duplicates: As in :func:`read_diffmm`.
-        padding_row: As in :func:`read_diffmm`.
+        folder: The folder.
         min_rating: As in :func:`~promptmm_pyg.data.load_dataset`. (default: all count)
         rating: The column of ratings, for ``min_rating``. (default: ``'rating'``)
         weight: As in :func:`~promptmm_pyg.data.load_dataset`. (default: none)
         where: As in :func:`~promptmm_pyg.data.load_dataset`. (default: all rows)
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, is of another kind, or the files do
-            not fit together.
+        **options: As in :func:`read_diffmm`.
     """
-    folder = _folder(path)
-    options = _Options(features, masks, duplicates, padding_row)
     pairs = read_inter_file(
         find_inter_file(folder),
         where=where,
@@ -197,14 +123,7 @@ def read_mmrec(
         rating=rating,
         weight=weight,
     )
-    return _build(folder, [folder], pairs, options, mapped=True)
-
-
-def _folder(path: str | Path) -> Path:
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"'path' must be a folder (got '{folder}')")
-    return folder
+    return _build(folder, [folder], pairs, mapped=True, **options)
 
 
 def _listing(folder: Path) -> list[str]:
@@ -221,7 +140,7 @@ def _existing(path: Path) -> Path:
 
 
 def _from_matrices(
-    folder: Path, places: list[Path], files: list[Path], options: _Options
+    folder: Path, places: list[Path], files: list[Path], options: Mapping[str, Any]
 ) -> Split:
     matrices = [load_sparse_pickle(file) for file in files]
     shapes = {file.name: m.shape for file, m in zip(files, matrices, strict=True)}
@@ -230,7 +149,8 @@ def _from_matrices(
             f"The matrices in '{folder}' must have one shape (got {shapes})"
         )
     parts = [np.stack([matrix.row, matrix.col]) for matrix in matrices]
-    return _build(folder, places, _joined(parts), options, matrices[0].shape)
+    pairs = _joined(parts)
+    return _build(folder, places, pairs, shape=matrices[0].shape, **options)
 
 
 def _joined(parts: list[np.ndarray[Any, Any]]) -> Pairs:
@@ -243,9 +163,13 @@ def _build(
     folder: Path,
     places: list[Path],
     pairs: Pairs,
-    options: _Options,
+    *,
     shape: tuple[int, int] | None = None,
     mapped: bool = False,
+    features: FeaturePaths | None = None,
+    masks: Masks = 'zero-rows',
+    duplicates: Duplicates = 'error',
+    padding_row: bool = False,
 ) -> Split:
     """The split of numbered users and items.
 
@@ -253,13 +177,16 @@ def _build(
         folder: The data set.
         places: The folders of its features.
         pairs: Its interactions.
-        options: How to read it.
         shape: The numbers of users and items. (default: from the largest ones)
         mapped: Whether tables in the folder have the raw ids. (default: ``False``)
+        features: As in :func:`~promptmm_pyg.data.load_dataset`, and the following.
+        masks: Whether rows of zeros are missing. (default: ``'zero-rows'``)
+        duplicates: What to do with repeated pairs. (default: ``'error'``)
+        padding_row: Whether first rows of features are padding. (default: ``False``)
     """
     if pairs.edges.size == 0:
         raise ValueError(f"'{folder}' must contain interactions (got none)")
-    arrays = load_features(folder, places, options.features, options.padding_row)
+    arrays = load_features(folder, places, features, padding_row)
     counts = list(shape or (pairs.edges.max(axis=1) + 1).tolist())
     rows = max((len(x) for x in arrays.values()), default=0)
     if shape is None:  # Items without interactions have features.
@@ -276,9 +203,9 @@ def _build(
     graph = build_graph_of(
         folder,
         pairs,
-        options.duplicates,
+        duplicates,
         item_features=arrays,
-        item_masks=zero_row_masks(arrays, options.masks),
+        item_masks=zero_row_masks(arrays, masks),
         user_ids=ids[0],
         item_ids=ids[1],
     )

@@ -15,11 +15,12 @@ from promptmm_pyg.data.features import (
     load_features,
     zero_row_masks,
 )
-from promptmm_pyg.data.ids import join_columns, to_raw_ids
+from promptmm_pyg.data.ids import to_raw_ids
 from promptmm_pyg.data.interactions import (
     Columns,
     Interactions,
     Where,
+    join_parts,
     read_interactions,
 )
 from promptmm_pyg.data.mmrec import Pairs
@@ -29,7 +30,6 @@ from promptmm_pyg.data.recbole_files import (
     Coded,
     code_column,
     find_atomic_files,
-    inter_header,
     read_atomic,
     read_types,
 )
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def read_recbole(
-    path: str | Path,
+    folder: Path,
     *,
     split: Callable[[HeteroData], Split] | None = None,
     item_columns: Sequence[str] | None = None,
@@ -54,65 +54,30 @@ def read_recbole(
     padding_row: bool = False,
     user: str = 'user_id',
     item: str = 'item_id',
-    time: str | None = 'timestamp',
+    time: str | None = None,
     rating: str | None = 'rating',
     weight: str | None = None,
 ) -> Split:
-    """Returns the split of a folder of RecBole's atomic files.
-
-    A split that came with the data, as ``<name>.train.inter``, ``.valid.inter``
-    and ``.test.inter`` or ``.part1.inter`` to ``.part3.inter``, is kept; without a
-    validation file that part is empty. A single ``<name>.inter`` is split by
-    ``split``. Nodes are those of ``<name>.item`` and ``<name>.user``, in that
-    order, then others as the interactions mention them; raw ids are text.
-    Interactions may have times.
-
-    Columns become modalities of their name: ``float_seq`` is a vector, ``float``
-    a single number, ``token`` and ``token_seq`` a mark for each of their tokens.
-    An empty cell is a missing row. Titles are better read by
-    :func:`~promptmm_pyg.data.read_recbole_texts` and encoded.
+    """The split of a folder of RecBole's atomic files.
 
     Args:
-        path: The folder.
-        split: How to split a single ``.inter``, for example
-            :func:`~promptmm_pyg.data.split_per_user`. (default: an error)
-        item_columns: Columns of ``.item`` to read.
-            (default: every ``float_seq``)
+        folder: The folder.
+        split: How to split a folder that came without one. (default: it came with one)
+        item_columns: Columns of ``.item`` to read. (default: every ``float_seq``)
         user_columns: Columns of ``.user`` to read. (default: none)
-        min_rating: The least rating that counts as an interaction; others are left
-            out. (default: all count)
-        where: As in :func:`~promptmm_pyg.data.load_dataset`. (default: all rows)
-        features: ``{modality: file}`` of ``.npy`` with a row for each line of
-            ``.item``, to add to every ``<modality>_feat.npy`` found; ``None``
-            leaves a modality out. (default: all that is found)
-        masks: As in :func:`~promptmm_pyg.data.read_diffmm`, for ``.npy`` files.
-        duplicates: As in :func:`~promptmm_pyg.data.read_diffmm`.
-        padding_row: As in :func:`~promptmm_pyg.data.read_diffmm`.
+        min_rating: As in :func:`~promptmm_pyg.data.load_dataset`, and the following.
+        where: Values of columns that a row must have. (default: all rows)
+        features: Files of features by modality. (default: all that is found)
+        masks: Whether rows of zeros are missing. (default: ``'zero-rows'``)
+        duplicates: What to do with repeated pairs. (default: ``'error'``)
+        padding_row: Whether first rows of features are padding. (default: ``False``)
         user: The column of user ids. (default: ``'user_id'``)
         item: The column of item ids. (default: ``'item_id'``)
-        time: The column of times, if there is one. (default: ``'timestamp'``)
+        time: The column of times. (default: none)
         rating: The column of ratings, for ``min_rating``. (default: ``'rating'``)
-        weight: As in :func:`~promptmm_pyg.data.load_dataset`. (default: none)
-
-    Raises:
-        FileNotFoundError: If the folder or a file is missing.
-        ValueError: If a file is damaged, a column is missing, files do not fit
-            together, or there is no split, or two.
+        weight: The column of weights. (default: none)
     """
-    files = find_atomic_files(Path(path))
-    if files.came_with_split and split is not None:
-        raise ValueError(
-            f"'split' must be None for '{path}': it came with a split, which is "
-            f'kept (got {split!r})'
-        )
-    if not files.came_with_split and split is None:
-        raise ValueError(
-            f"'{path}' must come with a split, or to be split (got one '.inter' "
-            f"and no 'split'). Pass for example read_recbole(path, "
-            f'split=split_per_user)'
-        )
-    if time is not None and time not in inter_header(Path(path), 'recbole'):
-        time = None
+    files = find_atomic_files(folder)
     columns = Columns(user, item, time, None if min_rating is None else rating, weight)
     users, user_coded = _read_nodes(files.user, user, user_columns)
     items, item_coded = _read_nodes(files.item, item, item_columns)
@@ -124,18 +89,15 @@ def read_recbole(
         code: _read_inter(file, columns, where, min_rating, files.came_with_split)
         for code, file in files.inter.items()
     }
-    user_ids, users_of = join_columns([rows.users for rows in tables.values()], users)
-    item_ids, items_of = join_columns([rows.items for rows in tables.values()], items)
-    times, weights = (
-        None if column is None else np.concatenate([x[i] for x in tables.values()])
-        for i, column in ((2, time), (3, weight))
-    )
+    rows = join_parts(tables, users, items)
+    times, user_ids, item_ids = rows.time, rows.users.values, rows.items.values
     if times is not None and (times == times.astype(np.int64)).all():
         times = times.astype(np.int64)
-    part = np.repeat([*tables], [len(rows.users.codes) for rows in tables.values()])
-    if not part.size:
+    if not rows.users.codes.size:
         raise ValueError(f"'{files.folder}' must contain interactions (got none)")
-    pairs = Pairs(np.stack([users_of, items_of]), part, times, weights)
+    edges = np.stack([rows.users.codes, rows.items.codes])
+    assert rows.part is not None
+    pairs = Pairs(edges, rows.part, times, rows.weight)
     user_x, user_masks = _pad(user_coded, len(user_ids))
     item_x, item_masks = _pad(item_coded, len(item_ids))
     graph = build_graph_of(

@@ -6,7 +6,7 @@ from promptmm_pyg.cli import build_parser
 from promptmm_pyg.cli.data import data_config
 from promptmm_pyg.data import (
     INTERACTS,
-    read_mmssl,
+    load_dataset,
     read_table,
     split_by_time,
     split_cold_items,
@@ -39,7 +39,7 @@ def same(a, b):
 
 
 def test_a_folder_keeps_the_split_it_came_with(files):
-    assert same(load(files.layout), read_mmssl(files.layout))
+    assert same(load(files.layout), load_dataset(files.layout))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.data import INTERACTS, read_mmrec
+from promptmm_pyg.data import INTERACTS, load_dataset
 from promptmm_pyg.runs.data import load_split
 from promptmm_pyg.runs.run import Run
 from promptmm_pyg.serving import Recommender
@@ -69,7 +69,7 @@ def test_the_data_come_back_from_mmrec_without_a_student(trained, tmp_path):
     folder = tmp_path / 'clicks'
     assert main(['export', str(trained), '--mmrec', str(folder)]) == 0
     split = load_split(Run(trained).read_config()['data'])
-    for found, expected in zip(read_mmrec(folder), split, strict=True):
+    for found, expected in zip(load_dataset(folder), split, strict=True):
         a, b = (graph[INTERACTS].edge_label_index for graph in (found, expected))
         assert set(map(tuple, a.t().tolist())) == set(map(tuple, b.t().tolist()))
 

@@ -8,7 +8,6 @@ from promptmm_pyg.data import (
     MultiModalDataset,
     build_graph,
     load_dataset,
-    read_mmrec,
     split_by_part,
     write_mmrec,
 )
@@ -36,7 +35,7 @@ def split(time=(5, 3, 4, 1, 2), ids=('b', 'a,1', 'c d', 'é'), **options):
 
 def test_what_is_written_is_read_back(tmp_path):
     before = split()
-    after = read_mmrec(write_mmrec(before, tmp_path / 'toys'))
+    after = load_dataset(write_mmrec(before, tmp_path / 'toys'))
     assert after.train['user'].raw_id.tolist() == ['30', '10', '20']
     assert after.train['item'].raw_id.tolist() == ['b', 'a,1', 'c d', 'é']
     for old, new in zip(before, after, strict=True):
@@ -51,7 +50,7 @@ def test_what_is_written_is_read_back(tmp_path):
 @pytest.mark.parametrize('time', [None, (0.5, 1.25, 1e9, 1e-7, 3.0)])
 def test_times_may_be_fractions_or_not_there(tmp_path, time):
     before = split(time=time)
-    after = read_mmrec(write_mmrec(before, tmp_path / 'toys'))
+    after = load_dataset(write_mmrec(before, tmp_path / 'toys'))
     if time is None:
         assert 'time' not in after.train[INTERACTS]
     else:
@@ -89,7 +88,7 @@ def test_the_folder_is_recognised(tmp_path):
 def test_a_graph_without_raw_ids_and_features_is_written_too(tmp_path):
     graph = build_graph(torch.tensor([[0, 1], [0, 0]]), num_users=4, num_items=3)
     whole = split_by_part(graph, torch.zeros(2).long())
-    after = read_mmrec(write_mmrec(whole, tmp_path / 'toys'))
+    after = load_dataset(write_mmrec(whole, tmp_path / 'toys'))
     assert after.train['user'].raw_id.tolist() == ['0', '1', '2', '3']
     assert after.train['item'].raw_id.tolist() == ['0', '1', '2']
 
@@ -152,7 +151,7 @@ def test_the_name_is_no_path(tmp_path, name):
 def test_tables_of_ids_may_come_in_any_order(tmp_path, text, ids):
     folder = write_mmrec(split(item_features={}, item_masks={}), tmp_path / 'toys')
     (folder / 'i_id_mapping.csv').write_text(text, newline='')
-    assert read_mmrec(folder).train['item'].raw_id.tolist() == ids
+    assert load_dataset(folder).train['item'].raw_id.tolist() == ids
 
 
 @pytest.mark.parametrize(
@@ -169,14 +168,14 @@ def test_tables_of_ids_are_checked(tmp_path, text, match):
     folder = write_mmrec(split(), tmp_path / 'toys')
     (folder / 'i_id_mapping.csv').write_text(text)
     with pytest.raises(ValueError, match=match):
-        read_mmrec(folder)
+        load_dataset(folder)
 
 
 def test_without_tables_ids_are_numbers(tmp_path):
     folder = write_mmrec(split(), tmp_path / 'toys')
     for node_type in 'ui':
         (folder / f'{node_type}_id_mapping.csv').unlink()
-    train = read_mmrec(folder).train
+    train = load_dataset(folder).train
     assert train['user'].raw_id.tolist() == ['0', '1']
     assert train['item'].raw_id.tolist() == ['0', '1', '2', '3']
 

@@ -8,12 +8,10 @@ import torch
 from promptmm_pyg.data import (
     INTERACTS,
     load_dataset,
-    read_diffmm,
-    read_mmrec,
-    read_mmssl,
     validate,
 )
 from promptmm_pyg.data.features import load_array
+from promptmm_pyg.data.load import read_resolved
 
 sparse = pytest.importorskip('scipy.sparse')
 
@@ -79,11 +77,11 @@ def write_mmrec(folder, pairs=PAIRS):
 
 
 FORMATS = {
-    write_diffmm: read_diffmm,
-    write_mmssl: read_mmssl,
-    write_lattice: read_mmssl,
-    write_promptmm: read_mmssl,
-    write_mmrec: read_mmrec,
+    write_diffmm: load_dataset,
+    write_mmssl: load_dataset,
+    write_lattice: load_dataset,
+    write_promptmm: load_dataset,
+    write_mmrec: load_dataset,
 }
 
 
@@ -201,17 +199,21 @@ def test_no_interactions_are_an_error(tmp_path, write):
         FORMATS[write](tmp_path)
 
 
-@pytest.mark.parametrize('reader', [read_diffmm, read_mmssl, read_mmrec])
-def test_the_folder_has_to_be_there(tmp_path, reader):
+@pytest.mark.parametrize('layout', ['diffmm', 'mmssl', 'mmrec', 'recbole'])
+def test_a_layout_is_a_folder(tmp_path, layout):
+    (tmp_path / 'file').touch()
     with pytest.raises(FileNotFoundError, match="'path' must be a folder"):
-        reader(tmp_path / 'none')
+        load_dataset(tmp_path / 'file', layout)
+    options = {'path': tmp_path / 'none', 'format': layout, 'split': None}
+    with pytest.raises(FileNotFoundError, match="'path' must be a folder"):
+        read_resolved(options)
 
 
 def test_the_folder_itself_comes_before_5_core(tmp_path):
     write_lattice(tmp_path)
     np.save(tmp_path / '5-core' / 'image_feat.npy', np.ones((4, 7)))
     np.save(tmp_path / '5-core' / 'text_feat.npy', np.ones((4, 5)))
-    item = read_mmssl(tmp_path).train['item']
+    item = load_dataset(tmp_path).train['item']
     assert item.x_image.shape == (4, 2)
     assert item.x_text.shape == (4, 5)
 
@@ -219,7 +221,7 @@ def test_the_folder_itself_comes_before_5_core(tmp_path):
 def test_names_of_features_become_attributes(tmp_path):
     write_diffmm(tmp_path)
     (tmp_path / 'image_feat.npy').rename(tmp_path / 'image-v2_feat.npy')
-    assert 'x_image_v2' in read_diffmm(tmp_path).train['item']
+    assert 'x_image_v2' in load_dataset(tmp_path).train['item']
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_matrices_need_one_shape(tmp_path):
     write_diffmm(tmp_path)
     (tmp_path / 'tstMat.pkl').write_bytes(pickle.dumps(matrix([(0, 1)], (9, 9))))
     with pytest.raises(ValueError, match=r"one shape \(got .*'tstMat.pkl': \(9, 9\)"):
-        read_diffmm(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_mmssl_says_what_it_looks_for(tmp_path):
@@ -267,23 +269,23 @@ def test_mmssl_says_what_it_looks_for(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"train\.json or train_mat.*\['notes\.txt'\]"
     ):
-        read_mmssl(tmp_path)
+        load_dataset(tmp_path, 'mmssl')
 
 
 @pytest.mark.parametrize('text', ['[1, 2]', '{"a": [1]}', '{"0": [0.5]}', '{"0": 3}'])
 def test_json_of_another_shape_is_named(tmp_path, text):
     (write_mmssl(tmp_path) / 'val.json').write_text(text)
     with pytest.raises(ValueError, match=r"val\.json' must contain"):
-        read_mmssl(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_users_with_empty_lists_are_fine(tmp_path):
     (write_mmssl(tmp_path) / 'val.json').write_text('{"0": [], "1": [2], "2": []}')
-    assert raw_labels(read_mmssl(tmp_path).val) == [('1', '2')]
+    assert raw_labels(load_dataset(tmp_path).val) == [('1', '2')]
 
 
 def test_mmrec_keeps_times_with_their_edges(tmp_path):
-    split = read_mmrec(write_mmrec(tmp_path))
+    split = load_dataset(write_mmrec(tmp_path))
     for graph in split:
         users, items = graph[INTERACTS].edge_label_index
         torch.testing.assert_close(
@@ -294,7 +296,7 @@ def test_mmrec_keeps_times_with_their_edges(tmp_path):
 def test_mmrec_without_times(tmp_path):
     write_mmrec(tmp_path)
     (tmp_path / 'toys.inter').write_text('x_label\tuserID\titemID\n0\t1\t2\n2\t1\t0\n')
-    split = read_mmrec(tmp_path)
+    split = load_dataset(tmp_path)
     assert raw_labels(split.test) == [('1', '0')]
     assert 'time' not in split.train[INTERACTS]
 
@@ -325,16 +327,16 @@ def test_mmrec_without_times(tmp_path):
 def test_mmrec_tables_are_checked(tmp_path, text, message):
     (write_mmrec(tmp_path) / 'toys.inter').write_text(text)
     with pytest.raises(ValueError, match=rf"toys\.inter' must .*{message}"):
-        read_mmrec(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_mmrec_needs_one_table(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"one '<name>\.inter' \(got \[\]\)"):
-        read_mmrec(tmp_path)
+        load_dataset(tmp_path, 'mmrec')
     write_mmrec(tmp_path)
     (tmp_path / 'more.inter').touch()
     with pytest.raises(ValueError, match=r"\['more\.inter', 'toys\.inter'\]\)"):
-        read_mmrec(tmp_path)
+        load_dataset(tmp_path, 'mmrec')
 
 
 def test_two_formats_in_one_folder_ask_for_a_choice(tmp_path):
@@ -359,7 +361,7 @@ def test_an_unknown_format_is_refused(tmp_path):
 
 def test_unknown_masks_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'masks' must be one of 'zero-rows', None"):
-        read_diffmm(write_diffmm(tmp_path), masks='nan')
+        load_dataset(write_diffmm(tmp_path), masks='nan')
 
 
 def test_other_files_are_no_advice_to_load_them_unsafely(tmp_path):
@@ -390,7 +392,7 @@ def test_numbers_out_of_proportion_are_refused_in_lists(tmp_path, lists, what):
         content = {**rest, **lists} if part == 'train' else {}
         (tmp_path / f'{part}.json').write_text(json.dumps(content))
     with pytest.raises(ValueError, match=rf'{what}.*Number users and items from zero'):
-        read_mmssl(tmp_path)
+        load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +402,7 @@ def test_numbers_out_of_proportion_are_refused_in_mmrec(tmp_path, row):
     content = f'userID\titemID\tx_label\n0\t0\t0\n{row}\t0\n'
     (tmp_path / 'toys.inter').write_text(content)
     with pytest.raises(ValueError, match=r'toys.inter|from zero'):
-        read_mmrec(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_matrices_out_of_proportion_are_refused(tmp_path):
@@ -408,7 +410,7 @@ def test_matrices_out_of_proportion_are_refused(tmp_path):
         matrix = sparse.coo_matrix(([1.0], ([0], [0])), shape=(30_000_000, 5))
         (tmp_path / f'{name}.pkl').write_bytes(pickle.dumps(matrix))
     with pytest.raises(ValueError, match=r"'num_users' must be at most 100 times"):
-        read_diffmm(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_items_with_features_need_no_interactions(tmp_path):
@@ -416,7 +418,7 @@ def test_items_with_features_need_no_interactions(tmp_path):
         lists = {'0': [3]} if part == 'train' else {}
         (tmp_path / f'{part}.json').write_text(json.dumps(lists))
     np.save(tmp_path / 'text_feat.npy', np.ones((200_000, 1), np.float32))
-    assert read_mmssl(tmp_path).train['item'].num_nodes == 200_000
+    assert load_dataset(tmp_path).train['item'].num_nodes == 200_000
 
 
 @pytest.mark.parametrize('duplicates', ['first', 'last', 'sum'])
@@ -424,7 +426,7 @@ def test_repeats_across_parts_are_merged(tmp_path, duplicates):
     rows = ['0\t0\t0\t5', '0\t1\t0\t6', '0\t1\t1\t7', '1\t0\t2\t8', '1\t0\t1\t9']
     content = '\n'.join(['userID\titemID\tx_label\ttimestamp', *rows])
     (tmp_path / 'toys.inter').write_text(content)
-    split = read_mmrec(tmp_path, duplicates=duplicates)
+    split = load_dataset(tmp_path, duplicates=duplicates)
     edges = [graph[INTERACTS].edge_label_index.t().tolist() for graph in split]
     times = [graph[INTERACTS].edge_label_time.tolist() for graph in split]
     if duplicates == 'last':  # By time, and in one part in any case.
@@ -465,4 +467,4 @@ def test_users_of_lists_are_numbers_as_written(tmp_path, content):
     for part in ('train', 'val', 'test'):
         (tmp_path / f'{part}.json').write_text(content)
     with pytest.raises(ValueError, match=r"train.json' must contain .*whole numbers"):
-        read_mmssl(tmp_path)
+        load_dataset(tmp_path)

@@ -12,7 +12,6 @@ from promptmm_pyg.data import (
     INTERACTS,
     MultiModalDataset,
     load_dataset,
-    read_recbole,
     read_recbole_texts,
     split_by_part,
     split_by_time,
@@ -66,25 +65,20 @@ def pairs_of(rows):
 
 
 def test_a_single_file_is_split_as_asked(tmp_path):
-    split = read_recbole(write_whole(tmp_path), split=all_of)
+    split = load_dataset(write_whole(tmp_path), split=all_of)
     assert labels(split.train) == pairs_of(
         [row for part in PARTS.values() for row in part]
     )
     assert split.train[INTERACTS].time.tolist() == [10, 20, 30, 40, 50, 60]
-    by_time = read_recbole(tmp_path, split=lambda g: split_by_time(g, 0.2, 0.2))
+    by_time = load_dataset(tmp_path, split=lambda g: split_by_time(g, 0.2, 0.2))
     assert labels(by_time.test) == [('u1', 'd')]
-
-
-def test_a_single_file_is_never_split_unasked(tmp_path):
-    with pytest.raises(ValueError, match=r'or to be split .*split=split_per_user'):
-        read_recbole(write_whole(tmp_path))
 
 
 @pytest.mark.parametrize(
     'names', [('train', 'valid', 'test'), ('part1', 'part2', 'part3')]
 )
 def test_a_split_that_came_with_the_data_is_kept(tmp_path, names):
-    split = read_recbole(write_parts(tmp_path, names))
+    split = load_dataset(write_parts(tmp_path, names))
     for part, graph in zip(PARTS.values(), split, strict=True):
         assert labels(graph) == pairs_of(part)
         assert graph[INTERACTS].edge_index.size(1) == 3
@@ -94,19 +88,19 @@ def test_a_split_that_came_with_the_data_is_kept(tmp_path, names):
 
 
 def test_the_whole_beside_the_parts_is_left_alone(tmp_path):
-    split = read_recbole(write_parts(write_whole(tmp_path)))
+    split = load_dataset(write_parts(write_whole(tmp_path)))
     assert labels(split.test) == pairs_of(PARTS['test'])
 
 
 def test_a_split_that_came_is_never_split_again(tmp_path):
-    with pytest.raises(ValueError, match=r"'split' must be None .*came with"):
-        read_recbole(write_parts(tmp_path), split=split_per_user)
+    with pytest.raises(ValueError, match=r"'split' .* must be left out .*came with"):
+        load_dataset(write_parts(tmp_path), split='per-user')
 
 
 def test_without_a_validation_file_that_part_is_empty(tmp_path):
     write_parts(tmp_path)
     (tmp_path / 'toy.valid.inter').unlink()
-    split = read_recbole(tmp_path)
+    split = load_dataset(tmp_path)
     assert labels(split.val) == []
     assert labels(split.test) == pairs_of(PARTS['test'])
 
@@ -115,23 +109,23 @@ def test_without_a_validation_file_that_part_is_empty(tmp_path):
 def test_a_missing_part_is_named(tmp_path, gone):
     (write_parts(tmp_path) / f'toy.{gone}.inter').unlink()
     with pytest.raises(FileNotFoundError, match=rf"without \['{gone}'\]"):
-        read_recbole(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_two_files_for_one_part_are_refused(tmp_path):
     write_parts(write_parts(tmp_path), ('part1', 'part2', 'part3'))
     with pytest.raises(ValueError, match='one file for each part'):
-        read_recbole(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_nodes_are_those_of_the_files_and_then_those_mentioned(tmp_path):
-    train = read_recbole(write_whole(tmp_path), split=all_of).train
+    train = load_dataset(write_whole(tmp_path), split=all_of).train
     assert train['item'].raw_id.tolist() == ['a', 'b', 'c', 'd']
     assert train['user'].raw_id.tolist() == ['u1', 'u3', 'u2']
 
 
 def test_vectors_are_taken_by_default_and_empty_cells_are_missing(tmp_path):
-    item = read_recbole(write_whole(tmp_path), split=all_of).train['item']
+    item = load_dataset(write_whole(tmp_path), split=all_of).train['item']
     rows = [[1, -2, 0.5], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
     assert_close(item.x_emb, torch.tensor(rows))
     assert item.mask_emb.tolist() == [True, True, False, False]
@@ -139,7 +133,7 @@ def test_vectors_are_taken_by_default_and_empty_cells_are_missing(tmp_path):
 
 
 def test_columns_of_every_type_become_modalities(tmp_path):
-    train = read_recbole(
+    train = load_dataset(
         write_whole(tmp_path),
         split=all_of,
         item_columns=['name', 'kind', 'price'],
@@ -168,23 +162,23 @@ def test_files_of_features_have_a_row_for_each_line_of_items(tmp_path):
     np.save(tmp_path / 'image_feat.npy', np.array([[1.0], [0], [2]]))
     np.save(tmp_path / 'more.npy', np.ones((3, 2)))
     features = {'more': 'more.npy', 'emb': None}
-    item = read_recbole(tmp_path, split=all_of, features=features).train['item']
+    item = load_dataset(tmp_path, split=all_of, features=features).train['item']
     assert item.x_image.tolist() == [[1], [0], [2], [0]]
     assert item.mask_image.tolist() == [True, False, True, False]
     assert item.mask_more.tolist() == [True, True, True, False]
     assert 'x_emb' not in item
-    plain = read_recbole(tmp_path, split=all_of, masks=None).train['item']
+    plain = load_dataset(tmp_path, split=all_of, masks=None).train['item']
     assert plain.mask_image.tolist() == [True, True, True, False]
 
 
 def test_files_of_features_of_another_length_are_refused(tmp_path):
     np.save(write_whole(tmp_path) / 'image_feat.npy', np.ones((4, 1)))
     with pytest.raises(ValueError, match='4 rows for 3 lines'):
-        read_recbole(tmp_path, split=all_of)
+        load_dataset(tmp_path, split=all_of)
 
 
 def test_low_ratings_are_left_out_of_every_part(tmp_path):
-    split = read_recbole(write_parts(tmp_path), min_rating=3)
+    split = load_dataset(write_parts(tmp_path), min_rating=3)
     assert labels(split.train) == [('u1', 'b'), ('u2', 'a')]
     assert labels(split.val) == [('u1', 'a')]
     assert labels(split.test) == [('u1', 'd')]
@@ -193,10 +187,10 @@ def test_low_ratings_are_left_out_of_every_part(tmp_path):
 
 def test_columns_may_have_other_names_and_no_times(tmp_path):
     (tmp_path / 'x.inter').write_text('iid:token\tuid:token\tt:float\na\tu\t0.5\n')
-    split = read_recbole(tmp_path, split=all_of, user='uid', item='iid')
+    split = load_dataset(tmp_path, split=all_of, user='uid', item='iid')
     assert labels(split.train) == [('u', 'a')]
     assert 'time' not in split.train[INTERACTS]
-    timed = read_recbole(tmp_path, split=all_of, user='uid', item='iid', time='t')
+    timed = load_dataset(tmp_path, split=all_of, user='uid', item='iid', time='t')
     assert timed.train[INTERACTS].time.tolist() == [0.5]
 
 
@@ -204,8 +198,8 @@ def test_a_pair_in_two_parts_stays_where_it_is_first(tmp_path):
     parts = {**PARTS, 'test': [*PARTS['test'], 'u1\tb\t1\t70']}
     write_parts(tmp_path, parts=parts)
     with pytest.raises(ValueError, match=r'does not fit together: .*contain each pair'):
-        read_recbole(tmp_path)
-    split = read_recbole(tmp_path, duplicates='first')
+        load_dataset(tmp_path)
+    split = load_dataset(tmp_path, duplicates='first')
     assert labels(split.test) == pairs_of(PARTS['test'])
     assert split.test[INTERACTS].edge_label_time.tolist() == [50, 60]
 
@@ -247,7 +241,7 @@ def test_texts_need_the_file_of_items(tmp_path):
         ('user_id\titem_id:token\n', 'columns like .item_id:token.'),
         ('user_id:token\titem_id:str\n', 'of the types'),
         ('user_id:token\tuser_id:token\n', 'name each column once'),
-        ('user_id:token\tiid:token\nu\ta\n', r"have the columns \['item_id'\]"),
+        ('user_id:token\tx:token\nu\ta\n', r"column of item ids .*\['user_id', 'x'\]"),
         (HEAD, 'must contain at least one row'),
         (HEAD + 'u\ta\t1\t2\nu\tb\t1\n', r'have 4 cells .*got 3 in line 3'),
         (HEAD + 'u\ta\t1\tx\n', r"numbers or dates .*'timestamp' \(got 'x' in line 2"),
@@ -265,13 +259,13 @@ def test_texts_need_the_file_of_items(tmp_path):
 def test_interactions_are_checked(tmp_path, text, match):
     (tmp_path / 'toy.inter').write_text(text)
     with pytest.raises(ValueError, match=match):
-        read_recbole(tmp_path, split=all_of)
+        load_dataset(tmp_path, split=all_of)
 
 
 def test_ratings_have_to_be_numbers(tmp_path):
     (tmp_path / 'toy.inter').write_text(HEAD + 'u\ta\tgood\t2\n')
     with pytest.raises(ValueError, match=r"the column 'rating' \(got 'good' in line 2"):
-        read_recbole(tmp_path, split=all_of, min_rating=1)
+        load_dataset(tmp_path, split=all_of, min_rating=1)
 
 
 def test_text_in_another_code_is_named(tmp_path):
@@ -279,7 +273,7 @@ def test_text_in_another_code_is_named(tmp_path):
         HEAD.encode() + 'u\té\t1\t2\n'.encode('cp1252')
     )
     with pytest.raises(ValueError, match='must be text in utf-8'):
-        read_recbole(tmp_path, split=all_of)
+        load_dataset(tmp_path, split=all_of)
 
 
 @pytest.mark.parametrize(
@@ -296,38 +290,36 @@ def test_text_in_another_code_is_named(tmp_path):
 def test_items_are_checked(tmp_path, item, columns, match):
     write_whole(tmp_path, item=item)
     with pytest.raises(ValueError, match=match):
-        read_recbole(tmp_path, split=all_of, item_columns=columns)
+        load_dataset(tmp_path, split=all_of, item_columns=columns)
 
 
 def test_too_many_tokens_are_text(tmp_path):
     rows = ''.join(f'{i}\tw{i}\n' for i in range(10_001))
     write_whole(tmp_path, item='item_id:token\tname:token\n' + rows)
     with pytest.raises(ValueError, match=r'10001.*read_recbole_texts'):
-        read_recbole(tmp_path, split=all_of, item_columns=['name'])
+        load_dataset(tmp_path, split=all_of, item_columns=['name'])
 
 
 def test_columns_need_their_file(tmp_path):
     with pytest.raises(ValueError, match=r"file with the columns \['user_id', 'age'\]"):
-        read_recbole(write_parts(tmp_path), user_columns=['age'])
+        load_dataset(write_parts(tmp_path), user_columns=['age'])
 
 
 def test_two_files_of_items_are_refused(tmp_path):
     write_whole(tmp_path)
     (tmp_path / 'b.item').write_text(ITEMS)
     with pytest.raises(ValueError, match=r"one '<name>\.item' .*'toy\.item'"):
-        read_recbole(tmp_path, split=all_of)
+        load_dataset(tmp_path, split=all_of)
 
 
-@pytest.mark.parametrize('read', [read_recbole, read_recbole_texts])
-def test_the_folder_has_to_be_there(tmp_path, read):
-    arguments = () if read is read_recbole else (['name'],)
+def test_texts_are_in_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="'path' must be a folder"):
-        read(tmp_path / 'no', *arguments)
+        read_recbole_texts(tmp_path / 'no', ['name'])
 
 
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"one '<name>\.inter' \(got \[\]\)"):
-        read_recbole(tmp_path)
+        load_dataset(tmp_path, 'recbole')
 
 
 def shipped_ml100k():
@@ -349,7 +341,7 @@ def shipped_ml100k():
 @pytest.mark.real_data
 def test_the_ml100k_that_recbole_ships():
     folder = shipped_ml100k()
-    split = read_recbole(
+    split = load_dataset(
         folder, split=split_per_user, item_columns=['class'], user_columns=['gender']
     )
     train = split.train
@@ -367,7 +359,7 @@ def test_the_ml100k_that_recbole_ships():
         for i in (graph[INTERACTS].edge_label_index.t() == pair).all(1).nonzero()
     ]
     assert times == [881250949]
-    liked = read_recbole(folder, split=all_of, min_rating=4)
+    liked = load_dataset(folder, split=all_of, min_rating=4)
     assert liked.train[INTERACTS].edge_index.size(1) == 55_375
     texts = read_recbole_texts(folder, ['movie_title', 'class'])
     assert texts['1'] == "Toy Story Animation Children's Comedy"

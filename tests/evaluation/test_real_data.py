@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptmm_pyg.data import INTERACTS, read_diffmm
+from promptmm_pyg.data import INTERACTS, load_dataset
 from promptmm_pyg.evaluation import evaluate, slice_by_cold_start
 
 pytestmark = pytest.mark.real_data
@@ -15,7 +15,7 @@ def test_graph():
     folder = os.environ.get('PROMPTMM_DATA')
     if not folder or not (Path(folder) / 'tiktok').is_dir():
         pytest.skip("PROMPTMM_DATA names no folder with 'tiktok/'")
-    return read_diffmm(Path(folder) / 'tiktok').test
+    return load_dataset(Path(folder) / 'tiktok').test
 
 
 def test_popularity_on_tiktok(test_graph):
