@@ -137,6 +137,19 @@ def read_safetensors(
         ) from error
 
 
+def check_folder(name: str, folder: Path) -> None:
+    """Raises if there is no such folder.
+
+    Args:
+        name: The name of the argument, for the message.
+        folder: Its value.
+    """
+    if not folder.exists():
+        raise FileNotFoundError(f"'{name}' must exist (got '{folder}')")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"'{name}' must be a folder (got the file '{folder}')")
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``, and renames it to ``path`` when the

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from promptmm_pyg import __version__
 from promptmm_pyg.cli.parsing import Parser, UserError, printable
@@ -152,12 +153,18 @@ def _run(args: argparse.Namespace) -> int:
         # Users cannot act on these.
         warnings.filterwarnings('ignore', message='Sparse CSR tensor support')
         warnings.filterwarnings('ignore', message='Sparse invariant checks')
+        warnings.showwarning = _show_warning
         if 'torch' in sys.modules and args.command != 'data':
             from promptmm_pyg.training import tune_allocator
 
             tune_allocator()  # 'data check' takes no step, and returns its memory.
         status: int = args.run(args)
     return status
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    text = printable(' '.join(str(message).split()))
+    print(f'warning: {text}', file=sys.stderr)
 
 
 def format_error(error: Exception) -> str:

@@ -259,7 +259,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         '--masks',
         choices=('zero-rows', 'none'),
         default='zero-rows',
-        help='folders only: treat feature rows of zeros as missing, or use all rows '
+        help='treat rows of zeros in .npy features as missing, or use all rows '
         '(default: zero-rows)',
     )
     _add_content_options(parser.add_argument_group('texts and images'))
@@ -371,7 +371,7 @@ def data_config(args: argparse.Namespace) -> dict[str, Any]:
         options[name] = file and _path(flag, file, base)
     for name in ('item_ids', 'user_ids'):
         file = getattr(args, name)
-        options[name] = file and str(Path(file).resolve())
+        options[name] = file and _path(name.replace('_', '-'), file, base)
     config = resolve(
         path.resolve(),
         args.format,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._utils import check_choice
+from promptmm_pyg._utils import check_choice, check_folder
 from promptmm_pyg.content.rows import ContentRows
 from promptmm_pyg.data.interactions import item_column
 from promptmm_pyg.data.schema import ITEM, NODE_TYPES
@@ -41,8 +41,7 @@ def folder_contents(
     """
     check_choice('kind', kind, _SUFFIXES)
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"'folder' must be a folder (got '{folder}')")
+    check_folder('folder', folder)
     paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         hidden = path.name.startswith('.')

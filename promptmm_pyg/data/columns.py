@@ -76,7 +76,7 @@ def fit_column(table: Table, name: str, separator: str | None = None) -> ColumnE
     column, kind = parse_column(name)
     if column not in table.header and name in table.header:
         column, kind = name, None
-    table.check_column(column)
+    table.check_column(column, _COLUMNS_OPTION)
     kind = kind or _kind(table, column)
     if kind == 'number':
         _check_numbers(table, column)
@@ -102,6 +102,12 @@ class Encoded(NamedTuple):
     x: dict[str, NumpyArray]
     """Rows ``[N, width]``, NaN where missing."""
     encodings: dict[str, ColumnEncoding]
+
+
+_COLUMNS_OPTION = (
+    "'item_columns' or 'user_columns' (--item-columns, --user-columns), or its table "
+    "with 'item_table' or 'user_table' (--item-table, --user-table)"
+)
 
 
 def encode_columns(

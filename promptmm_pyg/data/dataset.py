@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData, InMemoryDataset
 
-from promptmm_pyg._utils import replacing
+from promptmm_pyg._utils import check_folder, replacing
 from promptmm_pyg.data.build import Duplicates
 from promptmm_pyg.data.features import FeaturePaths, Masks
 from promptmm_pyg.data.load import load_dataset
@@ -205,8 +205,7 @@ class MultiModalDataset(InMemoryDataset):
 
 
 def _hash_source(source: Path, options: dict[str, Any]) -> str:
-    if not source.is_dir():
-        raise FileNotFoundError(f"'source' must be a folder (got '{source}')")
+    check_folder('source', source)
     files = {
         path
         for place in (source, source / '5-core')

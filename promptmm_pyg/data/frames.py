@@ -10,6 +10,7 @@ from torch_geometric.data import HeteroData
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.build import DUPLICATES, Duplicates, Ids, build_graph
 from promptmm_pyg.data.columns import parse_column
+from promptmm_pyg.data.features import Masks
 from promptmm_pyg.data.interactions import (
     Columns,
     Interactions,
@@ -44,6 +45,7 @@ def read_table(
     list_separator: str | None = None,
     drop_columns: Sequence[str] = (),
     padding_row: bool = False,
+    masks: Masks = 'zero-rows',
     item_ids: Ids | None = None,
     user_ids: Ids | None = None,
     without_interactions: Literal['keep', 'drop'] = 'keep',
@@ -99,6 +101,8 @@ def read_table(
         drop_columns: Columns of feature tables to leave out. (default: none)
         padding_row: As in :func:`~promptmm_pyg.data.load_dataset`.
             (default: ``False``)
+        masks: As in :func:`~promptmm_pyg.data.load_dataset`.
+            (default: ``'zero-rows'``)
         item_ids: All items, in the order in which to number them.
             (default: the sorted ids of interactions and feature tables)
         user_ids: All users, likewise.
@@ -152,7 +156,7 @@ def read_table(
     for nodes, files in ((users, user_features), (items, features)):
         nodes.add_features(
             {
-                name: load_feature_file(base / file, encoding, padding_row)
+                name: load_feature_file(base / file, encoding, padding_row, masks)
                 if isinstance(file, str | Path)
                 else file
                 for name, file in (files or {}).items()

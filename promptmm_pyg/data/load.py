@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._utils import check_choice
+from promptmm_pyg._utils import check_choice, check_folder
 from promptmm_pyg.data.build import Duplicates, Ids
 from promptmm_pyg.data.features import Masks
 from promptmm_pyg.data.frames import read_table
@@ -62,7 +62,7 @@ _NODES = ('item_columns', 'user_columns')
 _TABLES = (
     *('split_column', 'val', 'test', 'user_features', 'item_table', 'user_table'),
     *('list_separator', 'drop_columns', 'item_ids', 'user_ids'),
-    *('separator', 'encoding', 'split'),
+    *('separator', 'encoding', 'split', 'masks'),
 )
 _OPTIONS: dict[str, tuple[str, ...]] = {
     'table': (*_COLUMNS, *_ROWS, *_NODES, *_TABLES),
@@ -219,7 +219,7 @@ def load_dataset(
             line or a table with their column; tables only.
             (default: the sorted ids found)
         user_ids: The same for users.
-        masks: Folders only: ``'zero-rows'`` treats feature rows of zeros as missing,
+        masks: ``'zero-rows'`` treats rows of zeros in ``.npy`` features as missing,
             ``None`` reads every row as it is. (default: ``'zero-rows'``)
         duplicates: What to do with repeated pairs: ``'error'``, ``'first'``,
             ``'last'`` or ``'sum'``, as in :func:`~promptmm_pyg.data.build_graph`.
@@ -296,8 +296,7 @@ def resolve(
             _check_folder(path)
     known = _OPTIONS[format]
     for name, value in options.items():
-        # Every data set has a default for missing rows; only folders use it.
-        if value is not None and name not in (*known, *_ALL, 'masks'):
+        if value is not None and name not in (*known, *_ALL):
             what = 'a table' if format == 'table' else f"the layout '{format}'"
             what += ', which comes with a split' if name == 'split' else ''
             flag = _FLAGS.get(name, name.replace('_', '-'))
@@ -430,9 +429,9 @@ def read_resolved(resolved: Mapping[str, Any]) -> Split:
 
 
 def _check_folder(path: str | Path) -> Path:
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"'path' must be a folder (got '{path}')")
-    return Path(path)
+    folder = Path(path)
+    check_folder('path', folder)
+    return folder
 
 
 def _beside(path: Any, file: str | Path) -> Path:

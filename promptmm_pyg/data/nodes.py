@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data.build import Ids
 from promptmm_pyg.data.columns import ColumnEncoding, encode_columns, is_list, vectors
-from promptmm_pyg.data.features import load_array
+from promptmm_pyg.data.features import Masks, load_array, zero_row_masks
 from promptmm_pyg.data.ids import (
     IdColumn,
     from_ids,
@@ -77,8 +77,9 @@ class Nodes:
         """Reads feature tables ``{modality: table}``."""
         for name, value in (features or {}).items():
             what = f"{self.node_type}_features['{name}']"
+            flag = 'features' if self.node_type == 'item' else 'user-features'
             if isinstance(value, np.ndarray):
-                self._rows[name] = self._read_array(what, value)
+                self._rows[name] = self._read_array(f'{what} (--{flag} {name})', value)
                 continue
             table = value
             if not isinstance(table, Table):
@@ -92,10 +93,10 @@ class Nodes:
         self, table: Table, columns: Sequence[str], separator: str | None
     ) -> None:
         """Encodes columns of a table, a modality each."""
-        dropped = self.drop.of(table)
-        columns = [name for name in columns if name not in dropped]
         if not columns:
             return
+        dropped = self.drop.of(table)
+        columns = [name for name in columns if name not in dropped]
         column = id_column(table, self.node_type, self.column)
         encoded = encode_columns(table, column, columns, separator)
         for name, encoding in encoded.encodings.items():
@@ -143,20 +144,23 @@ class Nodes:
         ids = self.given
         if ids is None or value.ndim != 2 or len(value) != len(ids):
             expected = 'no ids' if ids is None else f'{len(ids)} ids'
+            node = self.node_type
             raise ValueError(
                 f'"{what}" is an array, so it must have one row for each of '
-                f"'{self.node_type}_ids' (got shape {list(value.shape)} and "
-                f"{expected}). Pass '{self.node_type}_ids', or a frame with the "
-                f"column '{self.column}'{_padding_hint(value, ids)}"
+                f"'{node}_ids' (--{node}-ids) (got shape {list(value.shape)} and "
+                f'{expected}). Pass all ids in the order of its rows, or a table with '
+                f"the column '{self.column}'{_padding_hint(value, ids)}"
             )
         return Rows(ids, value, None, what)
 
     def _align(self, name: str, row: NumpyArray, rows: Rows) -> None:
         present = row >= 0
-        if not present.any():
+        if not present[self.position].any():
             raise ValueError(
-                f'"{self.node_type}_features[\'{name}\']" must share ids with '
-                f'the interactions (got none in common). Compare how they are written'
+                f'{rows.name!r} of the modality {name!r} must share ids with the '
+                f'interactions (got none in common: {rows.ids[0].as_py()!r} here, '
+                f'{self.mentioned.values[0].as_py()!r} there). Compare how they are '
+                f'written'
             )
         # Row -1 is no row: the mask hides what is read from it.
         x = np.asarray(rows.x, dtype=np.float32)[row]
@@ -202,7 +206,7 @@ class DroppedColumns:
 
 def _padding_hint(value: NumpyArray, ids: 'pa.Array | None') -> str:
     one_more = ids is not None and value.ndim == 2 and len(value) == len(ids) + 1
-    if not one_more or value[0].any():
+    if not one_more or np.nan_to_num(value[0]).any():
         return ''
     return (
         '. The first row is zeros, as padding is: leave it out with padding_row=True '
@@ -288,7 +292,10 @@ def feature_matrix(
 
 
 def load_feature_file(
-    path: Path, encoding: str | None = None, padding_row: bool = False
+    path: Path,
+    encoding: str | None = None,
+    padding_row: bool = False,
+    masks: Masks = None,
 ) -> Table | NumpyArray:
     """Features in an ``.npy`` file, or a table of them.
 
@@ -297,11 +304,18 @@ def load_feature_file(
         encoding: The encoding of a table. (default: ``'utf-8'``)
         padding_row: Whether the first row of an array is left out.
             (default: ``False``)
+        masks: ``'zero-rows'`` replaces rows of zeros in an array by NaN, which is
+            missing. (default: ``None``)
 
     Raises:
         FileNotFoundError: If the file is missing.
         ValueError: If it is damaged or of another kind.
     """
     if path.suffix == '.npy':
-        return load_array(path)[int(padding_row) :]
+        array = load_array(path)[int(padding_row) :]
+        missing = ~zero_row_masks({'x': array}, masks).get('x', np.array(True))
+        if missing.any():
+            array = array.astype(np.float32)
+            array[missing] = np.nan
+        return array
     return read_file(path, encoding=encoding)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from promptmm_pyg._utils import check_folder
 from promptmm_pyg.data.columns import ColumnEncoding
 from promptmm_pyg.data.mmrec import find_inter_file
 from promptmm_pyg.data.split import TEST, TRAIN, VAL
@@ -170,8 +171,7 @@ def find_atomic_files(folder: Path) -> AtomicFiles:
         FileNotFoundError: If the folder, the interactions or a part is missing.
         ValueError: If a file occurs twice.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"'path' must be a folder (got '{folder}')")
+    check_folder('path', folder)
     paths = sorted(folder.glob('*.inter'))
     parts = _parts_of(folder, paths)
     return AtomicFiles(

@@ -341,8 +341,8 @@ def _check_rows(
             'warning',
             f'holds {zeros.numel()} rows of zeros that no mask marks as missing '
             f'({node_type} {node_names(data, node_type, zeros.cpu())})',
-            'Leave these rows empty in the file, or set them to false in a mask '
-            "(masks='zero-rows' of folders)",
+            'If they are missing, leave the rows of a table empty; in .npy files they '
+            "are missing with masks='zero-rows' (--masks zero-rows)",
         )
     rows = x[present[~is_zero[present]]]
     repeated = rows.size(0) - _row_hashes(rows).unique().numel()

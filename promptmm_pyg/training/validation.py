@@ -39,8 +39,9 @@ def check_monitor(monitor: str, data: HeteroData) -> None:
     k, num_items = cutoff(monitor), data.num_nodes_dict[ITEM]
     if k > num_items:
         raise ValueError(
-            f"'monitor' must have a cutoff of at most the catalogue's {num_items} "
-            f'items (got {monitor!r})'
+            f"'monitor' (--monitor) must have a cutoff of at most the catalogue's "
+            f'{num_items} items (got {monitor!r}). Pass '
+            f"'{monitor.partition('@')[0]}@{num_items}' or less"
         )
 
 

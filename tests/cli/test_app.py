@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -135,3 +136,16 @@ def test_errors_of_the_system_name_the_path(tmp_path, fails, distilled):
     message = fails('export', distilled, '--embeddings', out)
     assert "file' cannot be read or written: " in message
     assert 'Check the path' in message
+
+
+@pytest.mark.filterwarnings('always')
+def test_warnings_are_plain_lines(monkeypatch, capsys):
+    def warn(args):
+        warnings.warn('the data\nare \x1b[1m odd', stacklevel=1)
+        return 0
+
+    monkeypatch.setattr('promptmm_pyg.cli.doctor.run', warn)
+    shown = warnings.showwarning
+    assert main(['doctor']) == 0
+    assert capsys.readouterr().err == 'warning: the data are \\x1b[1m odd\n'
+    assert warnings.showwarning is shown

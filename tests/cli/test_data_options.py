@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,11 @@ def test_features_in_an_array_need_the_ids_of_its_rows(files, tmp_path):
         *('--item-ids', str(tmp_path / 'ids.txt')),
     )
     assert found.train['item'].raw_id.tolist() == ids[::-1]
+    # Beside the table, as the features.
+    table = tmp_path / 'clicks.csv'
+    table.write_text(Path(files.table).read_text())
+    argv = ['--features', 'number=x.npy', '--item-ids', 'ids.txt']
+    assert same(found, load(str(table), *argv))
     assert torch.equal(found.train['item'].x_number, torch.from_numpy(x))
 
 
@@ -131,14 +138,15 @@ def test_masks_can_be_turned_off(files):
             ['{table}', '--item-column', 'it'],
             "Name yours with 'item' (--item-column)",
         ),
-        (['{table}', '--item-ids', 'no.txt'], 'of ids, one per line'),
+        (['{table}', '--item-ids', 'no.txt'], '--item-ids names a file that does not'),
+        (['{table}', '--item-columns', 'no'], 'table with '),
         (['{table}', '--val-ratio', '1.5'], "'val_ratio' must be in"),
         (['.'], 'must contain a known format'),
         (['{table}', '--features', 'text='], 'leaves out what a folder holds'),
         (['{table}', '--text', 'no/texts'], 'folder that does not exist'),
         (['{table}', '--features', 'text={titles}'], "(got ['title'])"),
         (['{table}', '--item-graph', '{table}'], 'Objects are never loaded'),
-        (['{table}', '--item-ids', '/'], "(got '/')"),
+        (['{table}', '--item-ids', '/'], "does not exist: '/'"),
     ],
 )
 def test_what_does_not_fit_is_a_mistake(

@@ -177,7 +177,7 @@ def test_data_that_are_gone_are_a_mistake(files, tmp_path, fails):
     run = str(tmp_path / 'run')
     main(['train', str(data), '--out', run, '--epochs', '1', '--quiet'])
     shutil.rmtree(data)
-    assert "'path' must be a folder (got" in fails('evaluate', run)
+    assert "'path' must exist (got" in fails('evaluate', run)
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])

@@ -175,3 +175,22 @@ def test_ids_are_as_written_from_the_table_to_the_list(tmp_path, capsys):
     assert main([*words, '--out', str(tmp_path / 'served')]) == 0
     added = Recommender.load(Path(tmp_path) / 'served')
     assert added.item_ids[-2:] == ['0100', '100']
+
+
+def test_titles_that_match_no_item_are_a_warning(table, tmp_path, capsys):
+    def titles(*ids):
+        rows = [f'{raw},Title' for raw in ids]
+        return write(tmp_path / 'titles.csv', '\n'.join(['sku,title', *rows]))
+
+    words = ['train', table, '--no-prompt', '--split', 'leave-one-out', '--quiet']
+    words += ['--epochs', '1', '--overwrite', '--out', tmp_path / 'run']
+    words += ['--monitor', 'Recall@5', '--titles']
+    for ids, warned in [
+        ([str(n) for n in range(12)], True),
+        ([f'{n:02}' for n in range(15)], False),  # More items than in the data.
+        ([f'{n:02}' for n in range(5)], False),  # Some items have none.
+    ]:
+        assert main([str(word) for word in [*words, titles(*ids)]]) == 0
+        shown = capsys.readouterr().err
+        assert ("10 of 12 titles match no item, such as '0'" in shown) == warned
+        assert ('have no title' in shown) == warned

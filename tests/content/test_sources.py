@@ -42,7 +42,7 @@ def test_folders_are_checked(tmp_path, names, error, match):
 
 
 def test_the_folder_has_to_be_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'folder' must be a folder"):
+    with pytest.raises(FileNotFoundError, match="'folder' must exist"):
         folder_contents(tmp_path / 'no', 'text')
 
 

@@ -123,7 +123,7 @@ def test_no_pickle_is_written_or_loaded(tmp_path, source):
 
 
 def test_the_source_has_to_be_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'source' must be a folder"):
+    with pytest.raises(FileNotFoundError, match="'source' must exist"):
         MultiModalDataset(tmp_path / 'root', tmp_path / 'none')
 
 

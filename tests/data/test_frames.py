@@ -195,6 +195,11 @@ def test_a_frame_without_rows_is_refused():
         ),
         (
             {},
+            {'features': {'t': TEXT.assign(item_id=['01', '02', '03'])}},
+            r"none in common: '01' here, '\w' there",
+        ),
+        (
+            {},
             {'features': {'t': TEXT.replace(4.0, np.nan)}},
             r"gaps in \['q'\] of 1 items",
         ),

@@ -182,3 +182,24 @@ def test_the_order_of_items_is_that_of_a_file(tmp_path, name, text):
     (tmp_path / name).write_text(text, newline='')
     data = load_dataset(tmp_path / 'clicks.csv', item_ids=name)
     assert data.train['item'].raw_id.tolist() == ['b', '007', 'a']
+
+
+def test_rows_of_zeros_in_npy_features_of_a_table_are_missing(tmp_path):
+    x = np.ones((9, 2), np.float64)
+    x[4] = 0
+    np.save(tmp_path / 'x.npy', x)
+    (tmp_path / 'ids.txt').write_text('\n'.join(f'i{n}' for n in range(9)))
+    options = {'features': {'text': 'x.npy'}, 'item_ids': 'ids.txt'}
+    path = write_csv(tmp_path)
+    item = load_dataset(path, **options).train[ITEM]
+    assert item.mask_text.tolist() == [n != 4 for n in range(9)]
+    assert torch.equal(item.x_text, torch.from_numpy(x).float())
+    assert 'mask_text' not in load_dataset(path, **options, masks=None).train[ITEM]
+
+
+def test_a_path_that_does_not_exist_is_named_as_that(tmp_path):
+    with pytest.raises(FileNotFoundError, match="'path' must exist"):
+        load_dataset(tmp_path / 'none', format='mmssl')
+    path = write_csv(tmp_path)
+    with pytest.raises(NotADirectoryError, match="'path' must be a folder"):
+        load_dataset(path, format='mmssl')

@@ -202,10 +202,10 @@ def test_no_interactions_are_an_error(tmp_path, write):
 @pytest.mark.parametrize('layout', ['diffmm', 'mmssl', 'mmrec', 'recbole'])
 def test_a_layout_is_a_folder(tmp_path, layout):
     (tmp_path / 'file').touch()
-    with pytest.raises(FileNotFoundError, match="'path' must be a folder"):
+    with pytest.raises(NotADirectoryError, match="'path' must be a folder"):
         load_dataset(tmp_path / 'file', layout)
     options = {'path': tmp_path / 'none', 'format': layout, 'split': None}
-    with pytest.raises(FileNotFoundError, match="'path' must be a folder"):
+    with pytest.raises(FileNotFoundError, match="'path' must exist"):
         read_resolved(options)
 
 

@@ -313,7 +313,7 @@ def test_two_files_of_items_are_refused(tmp_path):
 
 
 def test_texts_are_in_a_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'path' must be a folder"):
+    with pytest.raises(FileNotFoundError, match="'path' must exist"):
         read_recbole_texts(tmp_path / 'no', ['name'])
 
 

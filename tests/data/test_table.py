@@ -69,7 +69,7 @@ def test_arrays_need_ids(tmp_path):
     graph = read_table(path, features=features, item_ids=['d', 'c', 'b'])
     assert graph['item'].raw_id.tolist() == ['d', 'c', 'b']
     assert graph['item'].x_text.tolist() == [[1.0], [2.0], [3.0]]
-    with pytest.raises(ValueError, match=r"got shape \[3, 1\] and no ids.*'item_ids'"):
+    with pytest.raises(ValueError, match=r"'item_ids' .*got shape \[3, 1\] and no ids"):
         read_table(path, features=features)
 
 
