@@ -85,8 +85,10 @@ def build_graph(
     """
     check_choice('duplicates', duplicates, DUPLICATES)
     edges = _as_edges(edge_index)
-    time = None if edge_time is None else _as_time(edge_time, edges.size(1))
-    weight = None if edge_weight is None else _as_weight(edge_weight, edges.size(1))
+    time = None if edge_time is None else _per_edge('edge_time', edge_time, edges)
+    weight = None
+    if edge_weight is not None:
+        weight = _per_edge('edge_weight', _as_tensor(edge_weight).float(), edges)
     counts = {
         USER: _count('num_users', num_users, user_ids, user_features, edges[0]),
         ITEM: _count('num_items', num_items, item_ids, item_features, edges[1]),
@@ -138,29 +140,17 @@ def _as_edges(edge_index: Array) -> Tensor:
     return edges.long().contiguous()
 
 
-def _as_time(edge_time: Array, num_edges: int) -> Tensor:
-    time = _as_tensor(edge_time)
-    if time.size() != (num_edges,):
+def _per_edge(name: str, values: Array, edges: Tensor) -> Tensor:
+    """One finite number per interaction."""
+    numbers = _as_tensor(values)
+    if numbers.size() != edges.size()[1:]:
         raise ValueError(
-            f"'edge_time' must have one entry per interaction (got shape "
-            f'{list(time.size())} for {num_edges} interactions)'
+            f"'{name}' must have one entry per interaction (got shape "
+            f'{list(numbers.size())} for {edges.size(1)} interactions)'
         )
-    if time.is_floating_point() and not bool(time.isfinite().all()):
-        raise ValueError("'edge_time' must be finite (got NaN or infinity)")
-    return time
-
-
-def _as_weight(edge_weight: Array, num_edges: int) -> Tensor:
-    weight = _as_tensor(edge_weight)
-    if weight.size() != (num_edges,):
-        raise ValueError(
-            f"'edge_weight' must have one entry per interaction (got shape "
-            f'{list(weight.size())} for {num_edges} interactions)'
-        )
-    weight = weight.float()
-    if not bool(weight.isfinite().all()):
-        raise ValueError("'edge_weight' must be finite (got NaN or infinity)")
-    return weight
+    if numbers.is_floating_point() and not bool(numbers.isfinite().all()):
+        raise ValueError(f"'{name}' must be finite (got NaN or infinity)")
+    return numbers
 
 
 def _count(

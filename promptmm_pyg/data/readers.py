@@ -75,10 +75,6 @@ def read_diffmm(folder: Path, **options: Any) -> Split:
 def read_mmssl(folder: Path, **options: Any) -> Split:
     """The split of an MMSSL, LATTICE or PromptMM folder, of its json files if it has
     matrices, too.
-
-    Args:
-        folder: The folder.
-        **options: As in :func:`read_diffmm`.
     """
     places = [place for place in (folder, folder / '5-core') if place.is_dir()]
     for place in places:
@@ -106,16 +102,7 @@ def read_mmrec(
     where: Where | None = None,
     **options: Any,
 ) -> Split:
-    """The split of an MMRec folder.
-
-    Args:
-        folder: The folder.
-        min_rating: As in :func:`~promptmm_pyg.data.load_dataset`. (default: all count)
-        rating: The column of ratings, for ``min_rating``. (default: ``'rating'``)
-        weight: As in :func:`~promptmm_pyg.data.load_dataset`. (default: none)
-        where: As in :func:`~promptmm_pyg.data.load_dataset`. (default: all rows)
-        **options: As in :func:`read_diffmm`.
-    """
+    """The split of an MMRec folder."""
     pairs = read_inter_file(
         find_inter_file(folder),
         where=where,
@@ -171,18 +158,9 @@ def _build(
     duplicates: Duplicates = 'error',
     padding_row: bool = False,
 ) -> Split:
-    """The split of numbered users and items.
-
-    Args:
-        folder: The data set.
-        places: The folders of its features.
-        pairs: Its interactions.
-        shape: The numbers of users and items. (default: from the largest ones)
-        mapped: Whether tables in the folder have the raw ids. (default: ``False``)
-        features: As in :func:`~promptmm_pyg.data.load_dataset`, and the following.
-        masks: Whether rows of zeros are missing. (default: ``'zero-rows'``)
-        duplicates: What to do with repeated pairs. (default: ``'error'``)
-        padding_row: Whether first rows of features are padding. (default: ``False``)
+    """The split of numbered users and items: so many as ``shape``, else as the largest
+    ones. If ``mapped``, tables in the folder may have raw ids; features are in
+    ``places``.
     """
     if pairs.edges.size == 0:
         raise ValueError(f"'{folder}' must contain interactions (got none)")
@@ -215,14 +193,7 @@ def _build(
 def build_graph_of(
     folder: Path, pairs: Pairs, duplicates: Duplicates, **options: Any
 ) -> HeteroData:
-    """The graph of all parts of a data set.
-
-    Args:
-        folder: The data set, for messages.
-        pairs: Its interactions.
-        duplicates: What to do with repeated pairs, also across parts.
-        **options: For :func:`~promptmm_pyg.data.build_graph`.
-    """
+    """The graph of all parts of a data set; errors name its folder."""
     try:
         return build_graph(
             pairs.edges,

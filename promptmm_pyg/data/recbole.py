@@ -58,24 +58,8 @@ def read_recbole(
     rating: str | None = 'rating',
     weight: str | None = None,
 ) -> Split:
-    """The split of a folder of RecBole's atomic files.
-
-    Args:
-        folder: The folder.
-        split: How to split a folder that came without one. (default: it came with one)
-        item_columns: Columns of ``.item`` to read. (default: every ``float_seq``)
-        user_columns: Columns of ``.user`` to read. (default: none)
-        min_rating: As in :func:`~promptmm_pyg.data.load_dataset`, and the following.
-        where: Values of columns that a row must have. (default: all rows)
-        features: Files of features by modality. (default: all that is found)
-        masks: Whether rows of zeros are missing. (default: ``'zero-rows'``)
-        duplicates: What to do with repeated pairs. (default: ``'error'``)
-        padding_row: Whether first rows of features are padding. (default: ``False``)
-        user: The column of user ids. (default: ``'user_id'``)
-        item: The column of item ids. (default: ``'item_id'``)
-        time: The column of times. (default: none)
-        rating: The column of ratings, for ``min_rating``. (default: ``'rating'``)
-        weight: The column of weights. (default: none)
+    """The split of a folder of RecBole's atomic files, which came with one unless there
+    is ``split``. Options are those of :func:`~promptmm_pyg.data.load_dataset`.
     """
     files = find_atomic_files(folder)
     columns = Columns(user, item, time, None if min_rating is None else rating, weight)

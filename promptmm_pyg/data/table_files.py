@@ -33,6 +33,16 @@ def header_text(columns: Sequence[str]) -> str:
     return f'{shown} and {more} more' if more > 0 else str(shown)
 
 
+def check_distinct(name: str, columns: Sequence[str], fix: str = '') -> None:
+    """Raises if a table has two columns of one name."""
+    repeated = [column for column in columns if columns.count(column) > 1]
+    if repeated:
+        raise ValueError(
+            f'{name!r} must name each column once (got {repeated[0]!r} '
+            f'{columns.count(repeated[0])} times in {header_text(columns)}){fix}'
+        )
+
+
 def kind_of(path: Path) -> tuple[str, str | None]:
     """The suffix of a table, and its compression."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -156,13 +166,8 @@ class TextTable:
             )
         self.separator = separator or self._recognize(lines)
         self.header = next(row for row in self._split(lines, self.separator) if row)
-        twice = [name for name in self.header if self.header.count(name) > 1]
-        if twice:
-            raise ValueError(
-                f"'{path}' must name each column once (got {twice[0]!r} "
-                f'{len(twice)} times in {header_text(self.header)}). If the first line '
-                f'is data, put a line of column names above it'
-            )
+        fix = '. If the first line is data, put a line of column names above it'
+        check_distinct(str(path), self.header, fix)
 
     def _split(self, lines: Iterable[str], separator: str) -> Iterator[list[str]]:
         csv.field_size_limit(_MAX_CELL)
@@ -303,11 +308,7 @@ def read_parquet(path: Path, columns: list[str] | None) -> 'pa.Table':
 
     file = open_parquet(path)
     schema = file.schema_arrow
-    twice = [name for name in schema.names if schema.names.count(name) > 1]
-    if twice:
-        raise ValueError(
-            f"'{path}' must name each column once (got {twice[0]!r} {len(twice)} times)"
-        )
+    check_distinct(str(path), schema.names)
     names = [x for x in schema.names if columns is None or x in columns]
     # A long text that is stored once must not be repeated for every row.
     texts = [name for name in names if is_text(schema.field(name).type)]

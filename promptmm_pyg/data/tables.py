@@ -15,6 +15,7 @@ from promptmm_pyg.data.table_files import (
     SUFFIXES,
     TextTable,
     as_arrow,
+    check_distinct,
     header_text,
     json_rows,
     kind_of,
@@ -273,19 +274,8 @@ def read_text(
     encoding: str = 'utf-8',
     quotes: bool = True,
 ) -> Table:
-    """The table of a file of separated cells, whatever its suffix is.
-
-    Args:
-        path: The file.
-        columns: As in :func:`read_file`.
-        separator: As in :func:`read_file`.
-        encoding: The encoding. (default: ``'utf-8'``)
-        quotes: Whether double quotes surround cells that contain the separator.
-            (default: ``True``)
-
-    Raises:
-        ValueError: If it is damaged.
-        ImportError: If the packages of the extra ``frames`` are missing.
+    """The table of a file of separated cells as in :func:`read_file`, whatever its
+    suffix is; unless ``quotes``, double quotes are ordinary characters.
     """
     require_arrow('read_table')
     text = TextTable(path, separator, encoding, quotes)
@@ -296,13 +286,7 @@ def read_text(
 def read_header(
     path: str | Path, separator: str | None = None, encoding: str | None = None
 ) -> list[str]:
-    """The names of a table's columns.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it is damaged or of another kind.
-        ImportError: If the packages of the extra ``frames`` are missing.
-    """
+    """The names of a table's columns, read as in :func:`read_file`."""
     require_arrow('read_table')
     path = Path(path)
     kind, encoding = _check_kind(path), _check_encoding(encoding)
@@ -365,11 +349,7 @@ def as_table(frame: Any, name: str, columns: Sequence[str] | None = None) -> Tab
     known = native.collect_schema().names()
     names = [x for x in known if columns is None or str(x) in columns]
     header = [str(column) for column in known]
-    twice = [column for column in header if header.count(column) > 1]
-    if twice:
-        raise ValueError(
-            f'{name!r} must name each column once (got {twice[0]!r} {len(twice)} times)'
-        )
+    check_distinct(name, header)
     if isinstance(native, nw.LazyFrame):
         data = native.select(names).collect('pyarrow').to_native()
         return Table(name, data, header)

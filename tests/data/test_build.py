@@ -195,6 +195,10 @@ NAN = torch.tensor([[1.0], [torch.nan], [0.0]])
         ({'duplicates': 'drop'}, "'duplicates' must be one of 'error', 'first'"),
         ({'edge_weight': [1, 2]}, r'one entry per interaction \(got shape \[2\] for 4'),
         ({'edge_weight': [1, 2, 3, torch.inf]}, "'edge_weight' must be finite"),
+        (
+            {'edge_weight': np.array([1.0, 2.0, 3.0, 1e300])},
+            "'edge_weight' must be finite",
+        ),
         ({'edge_time': [1, 2]}, r'one entry per interaction \(got shape \[2\] for 4'),
         ({'edge_time': [1.0, torch.nan, 0.0, 2.0]}, "'edge_time' must be finite"),
         (
