@@ -171,7 +171,10 @@ def _read(
     encoded: dict[str, tuple[list[Any], Array]] = {}
     if args.item_table is not None:
         encoded = _encode_columns(args, recommender.item_ids)
-    files: dict[str, Path] = {}
+    config = _run_config(args.folder)
+    columns = config.get('feature_columns', {})
+    drop = config.get('data', {}).get('drop_columns') or ()
+    tables = {}
     for name, file in args.features:
         if name in contents or name in encoded:
             raise UserError(
@@ -183,14 +186,7 @@ def _read(
                 f'--features requires modalities of {sorted(mapper.channels)}, those '
                 f"of training (got '{name}')"
             )
-        files[name] = Path(file)
-    config = _run_config(args.folder)
-    names = config.get('feature_columns', {})
-    drop = config.get('data', {}).get('drop_columns') or ()
-    tables = {
-        name: _load(file, args, names.get(f'item.x_{name}'), drop)
-        for name, file in files.items()
-    }
+        tables[name] = _load(Path(file), args, columns.get(f'item.x_{name}'), drop)
     new = read_new_features(tables | contents, args.ids, encoded)
     known = recommender.item_ids
     ids = [_typed(raw, known) for raw in new.ids]
@@ -208,12 +204,11 @@ def _typed(raw: Any, known: list[Any]) -> Any:
     """The id with the type of the known ones: text or a number."""
     if {type(other) for other in known} != {int}:
         return str(raw)
-    number = int(raw) if re.fullmatch('0|-?[1-9][0-9]*', str(raw)) else None
-    if number is None:
-        raise UserError(
-            f"ids must be integers, as '{known[0]}' and others are (got '{raw}')"
-        )
-    return number
+    if re.fullmatch('0|-?[1-9][0-9]*', str(raw)):
+        return int(raw)
+    raise UserError(
+        f"ids must be integers, as '{known[0]}' and others are (got '{raw}')"
+    )
 
 
 def _encode(
@@ -326,7 +321,9 @@ def read_new_features(
         ids = list({str(x): x for own, _ in tables.values() for x in own}.values())
     if not ids:
         raise UserError('there are no new items in these files')
-    _check_unique(ids, '--ids')
+    if len(set(ids)) < len(ids):
+        twice = next(raw for raw in ids if ids.count(raw) > 1)
+        raise UserError(f"item '{twice}' occurs twice in --ids")
     modality_x, masks = {}, {}
     for name, (own, x) in tables.items():
         modality_x[name], masks[name] = _in_order(name, own, x, ids, name in encoded)
@@ -337,12 +334,6 @@ def read_new_features(
             f'({int(without.sum())} such items in total). Leave it out'
         )
     return NewFeatures(ids, modality_x, masks)
-
-
-def _check_unique(ids: list[Any], where: str) -> None:
-    if len(set(ids)) < len(ids):
-        twice = next(raw for raw in ids if ids.count(raw) > 1)
-        raise UserError(f"item '{twice}' occurs twice in {where}")
 
 
 def _load(

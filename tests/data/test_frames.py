@@ -186,7 +186,7 @@ def test_a_frame_without_rows_is_refused():
         (
             {},
             {'features': {'t': TEXT.assign(name=['x', 'y', 'z'])}},
-            r"numeric columns only beside 'item_id' \(got \['name'\]\)",
+            r"numeric .* beside 'item_id' \(got \['name'\]\).*--text FILE:COL",
         ),
         (
             {},

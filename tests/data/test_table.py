@@ -81,44 +81,9 @@ def test_columns_can_have_other_names(tmp_path):
     torch.testing.assert_close(graph['item'].x_text, EXPECTED)
 
 
-def test_options_reach_the_frame(tmp_path):
-    path = write(pd.concat([FRAME, FRAME]), tmp_path / 'log.csv')
-    extra = pd.DataFrame({'item_id': ['b', 'z'], 'p': [1.0, 2.0]})
-    write(extra, tmp_path / 'text.csv')
-    graph = read_table(
-        path,
-        features={'text': 'text.csv'},
-        duplicates='first',
-        without_interactions='drop',
-    )
-    assert graph['item'].num_nodes == 3
-    assert graph[INTERACTS].edge_index.size(1) == 3
-
-
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.csv' must be a file"):
         read_table(tmp_path / 'none.csv')
-
-
-def test_another_kind_of_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"log\.xlsx' must end in one of \.csv"):
-        read_table(tmp_path / 'log.xlsx')
-
-
-def test_a_truncated_table_is_named(tmp_path):
-    pytest.importorskip('pyarrow')
-    path = write(FRAME, tmp_path / 'log.parquet')
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"log\.parquet' must be a whole \.parquet"):
-        read_table(path)
-
-
-def test_an_empty_table_is_named(tmp_path):
-    (tmp_path / 'log.csv').touch()
-    with pytest.raises(
-        ValueError, match=r"log\.csv' must begin with a line of column names"
-    ):
-        read_table(tmp_path / 'log.csv')
 
 
 def test_dates_in_csv_are_read_as_in_iso_8601(tmp_path):
@@ -132,15 +97,6 @@ def test_dates_in_csv_are_read_as_in_iso_8601(tmp_path):
     frame.assign(day=['2026-03-01', '3.1.26', '']).to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"'day' \(got '3\.1\.26' in line 3, 1 such"):
         read_table(path, time='day')
-
-
-def test_texts_are_no_features(tmp_path):
-    path = write(FRAME, tmp_path / 'log.csv')
-    write(TEXT[['item_id']].assign(title='x y'), tmp_path / 'text.csv')
-    with pytest.raises(
-        ValueError, match=r"only .*\(got \['title'\]\).*--text FILE:COL"
-    ):
-        read_table(path, features={'text': 'text.csv'})
 
 
 def test_features_need_the_id_column(tmp_path):
