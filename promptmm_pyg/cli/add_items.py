@@ -13,7 +13,7 @@ from promptmm_pyg.cli.data import content_folder, text_source
 from promptmm_pyg.cli.parsing import UserError, add_flags
 from promptmm_pyg.cli.recommend import FOLDER, is_recommender, load_recommender
 from promptmm_pyg.data.columns import ColumnEncoding, encode_columns
-from promptmm_pyg.data.interactions import item_column
+from promptmm_pyg.data.interactions import id_column
 from promptmm_pyg.data.nodes import feature_matrix, load_feature_file, unique_ids
 from promptmm_pyg.data.tables import read_file
 from promptmm_pyg.runs import Run
@@ -277,7 +277,7 @@ def _encode_columns(
             f"--item-columns (got '{args.folder}'). Pass --features"
         )
     table = read_file(args.item_table)
-    column = item_column(table, args.item_column)
+    column = id_column(table, args.item_column)
     old = {str(raw) for raw in known}
     encoded = encode_columns(table, column, encodings=encodings)
     rows = {}
@@ -356,7 +356,7 @@ def _load(
                 f'{len(x)})'
             )
         return own, x.astype(np.float32)
-    column = item_column(content, args.item_column)
+    column = id_column(content, args.item_column)
     ids = unique_ids(content, column).to_pylist()
     x, names = feature_matrix(content, column, drop, may_be_empty=True)
     if columns is not None and names is not None and list(names) != columns:

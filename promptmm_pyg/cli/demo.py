@@ -1,7 +1,6 @@
 """``promptmm demo``: all steps once, on synthetic data."""
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -173,15 +172,11 @@ def _print_recommendations(run: Run) -> None:
     print(recommendation_table(results))
 
 
-def _read_log(folder: Path) -> list[dict[str, Any]]:
-    text = (folder / LOG).read_text(encoding='utf-8')
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def _draw(run: Run, results: dict[str, Evaluation]) -> None:
+    from promptmm_pyg.report.gather import read_log
     from promptmm_pyg.viz import Bar, plot_run, save_figure
 
-    curves = {name: _read_log(folder) for name, folder in run.folders().items()}
+    curves = {name: read_log(x / LOG) for name, x in run.folders().items()}
     bars = {}
     for name, result in results.items():
         values = result.per_user['Recall@20']

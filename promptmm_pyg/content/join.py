@@ -11,7 +11,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg._utils import check_choice, check_folder
 from promptmm_pyg.content.rows import ContentRows
-from promptmm_pyg.data.interactions import item_column
+from promptmm_pyg.data.interactions import id_column
 from promptmm_pyg.data.schema import ITEM, NODE_TYPES
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.data.tables import read_file
@@ -89,7 +89,7 @@ def table_contents(
         path, separator=separator, encoding=encoding, caller='table_contents'
     )
     table.check_column(column)
-    ids = table.ids(item_column(table, item), "'item' (--item-column)")
+    ids = table.ids(id_column(table, item), "'item' (--item-column)")
     texts: list[str | None] = [None] * len(ids.values)
     for code, text in zip(
         ids.codes.tolist(), table.texts(column).to_pylist(), strict=True

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData, InMemoryDataset
 
 from promptmm_pyg._utils import check_folder, replacing
-from promptmm_pyg.data.build import Duplicates
-from promptmm_pyg.data.features import FeaturePaths, Masks
+from promptmm_pyg.data.features import FeaturePaths
 from promptmm_pyg.data.load import load_dataset
 from promptmm_pyg.data.schema import INTERACTS, NODE_TYPES, REV_INTERACTS
 from promptmm_pyg.data.split import Split
@@ -138,11 +137,11 @@ class MultiModalDataset(InMemoryDataset):
         format: ``'diffmm'``, ``'mmssl'``, ``'mmrec'``, ``'recbole'`` or
             ``'auto'``. (default: ``'auto'``)
         features: As in :func:`~promptmm_pyg.data.load_dataset`.
-        masks: As in :func:`~promptmm_pyg.data.load_dataset`.
-        duplicates: As in :func:`~promptmm_pyg.data.load_dataset`.
         transform: Called with a graph at each access. (default: none)
         force_reload: Whether to read the source in any case.
             (default: ``False``)
+        **options: Further options of :func:`~promptmm_pyg.data.load_dataset`, such as
+            ``masks`` and ``duplicates``.
 
     Raises:
         FileNotFoundError: If the source or one of its files is missing.
@@ -156,17 +155,15 @@ class MultiModalDataset(InMemoryDataset):
         format: str = 'auto',  # noqa: A002
         *,
         features: FeaturePaths | None = None,
-        masks: Masks = 'zero-rows',
-        duplicates: Duplicates = 'error',
         transform: Callable[[HeteroData], HeteroData] | None = None,
         force_reload: bool = False,
+        **options: Any,
     ) -> None:
         self.source = Path(source)
         self.options: dict[str, Any] = {
             'format': format,
             'features': None if features is None else dict(features),
-            'masks': masks,
-            'duplicates': duplicates,
+            **options,
         }
         self.key = _hash_source(self.source, self.options)
         super().__init__(str(root), transform, force_reload=force_reload)

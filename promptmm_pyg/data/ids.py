@@ -1,6 +1,6 @@
 """Raw ids as Arrow values: distinct, in order, compared across tables."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -200,8 +200,3 @@ def to_raw_ids(values: 'pa.Array') -> NumpyArray:
     if pa.types.is_int64(values.type):
         return values.to_numpy()  # type: ignore[no-any-return]
     return np.array(values.to_pylist(), dtype=object)
-
-
-def first_of(values: Any, test: Callable[[Any], bool]) -> int:
-    """The place of the first value that passes a test."""
-    return next(i for i, value in enumerate(values.to_pylist()) if test(value))

@@ -64,18 +64,13 @@ def recognize(header: Sequence[str], name: str) -> str | None:
     return next((by_name[x] for x in _USUAL[name] if x in by_name), None)
 
 
-def id_column(table: Table, node_type: str, column: str | None) -> str:
+def id_column(table: Table, column: str | None, node_type: str = 'item') -> str:
     """The column of user or item ids in a table of features, titles or texts: that of
     the interactions, else one with a usual name.
     """
     if column is None or column not in table.header:
         column = recognize(table.header, node_type) or column or f'{node_type}_id'
     return column
-
-
-def item_column(table: Table, item: str | None) -> str:
-    """The column of item ids, as :func:`id_column` finds it."""
-    return id_column(table, 'item', item)
 
 
 def read_id_order(

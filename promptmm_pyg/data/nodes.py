@@ -84,7 +84,7 @@ class Nodes:
             table = value
             if not isinstance(table, Table):
                 table = as_table(_with_id_column(value, self.column), what)
-            column = id_column(table, self.node_type, self.column)
+            column = id_column(table, self.column, self.node_type)
             ids = unique_ids(table, column)
             x, columns = feature_matrix(table, column, self.drop.of(table))
             self._rows[name] = Rows(ids, x, columns, table.name)
@@ -97,7 +97,7 @@ class Nodes:
             return
         dropped = self.drop.of(table)
         columns = [name for name in columns if name not in dropped]
-        column = id_column(table, self.node_type, self.column)
+        column = id_column(table, self.column, self.node_type)
         encoded = encode_columns(table, column, columns, separator)
         for name, encoding in encoded.encodings.items():
             if name in self._rows:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from promptmm_pyg.data.ids import IdColumn, first_of, is_text
+from promptmm_pyg.data.ids import IdColumn, is_text
 from promptmm_pyg.data.table_files import (
     PEEK,
     SUFFIXES,
@@ -157,7 +157,7 @@ class Table:
                 return pc.cast(cells, kind)
             except pa.ArrowInvalid:
                 continue
-        row = first_of(cells, not_a_number)
+        row = [not_a_number(cell) for cell in cells.to_pylist()].index(True)
         raise ValueError(
             f"{self.name!r} must contain numbers in the column '{column}' (got "
             f'{values[row].as_py()!r} in {self.at(row)})'

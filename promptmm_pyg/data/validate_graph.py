@@ -1,6 +1,7 @@
 """Issues of one graph: structure, edges, raw ids and features."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -204,7 +205,9 @@ def _check_raw_ids(name: str, data: HeteroData) -> list[Issue]:
                 f'{len(values)} ids, {len(different)} different, for {num_nodes} nodes'
             )
             if len(different) < len(values):
-                problem += f' (the first repeated: {_first_repeated(values)!r})'
+                counts = Counter(values)
+                repeated = next(raw for raw in values if counts[raw] > 1)
+                problem += f' (the first repeated: {repeated!r})'
             issues.append(Issue('error', where, problem, 'Give each node one id'))
         alike = [] if ids.dtype.kind in 'iu' else _alike(different)
         if alike:
@@ -215,15 +218,6 @@ def _check_raw_ids(name: str, data: HeteroData) -> list[Issue]:
             fix = 'If they mean the same, write them alike and read the files again'
             issues.append(Issue('warning', where, problem, fix))
     return issues
-
-
-def _first_repeated(values: list[Any]) -> Any:
-    known = set()
-    for value in values:
-        if value in known:
-            return value
-        known.add(value)
-    return None
 
 
 def _alike(different: set[Any]) -> list[tuple[Any, Any]]:

@@ -33,7 +33,7 @@ from promptmm_pyg.data import (
     modality_x_dict,
     read_recbole_texts,
 )
-from promptmm_pyg.data.interactions import item_column, read_lines
+from promptmm_pyg.data.interactions import id_column, read_lines
 from promptmm_pyg.data.load import apply_split, read_resolved
 from promptmm_pyg.data.tables import read_file
 from promptmm_pyg.models.inference import normalized_adj_dict
@@ -178,7 +178,7 @@ def read_titles(
         raise RunError(f"there is no file '{path}' of titles")
     table = read_file(path, encoding=encoding, caller='--titles')
     table.check_column(title, '--title-column')
-    ids = table.ids(item_column(table, item), '--item-column')
+    ids = table.ids(id_column(table, item), '--item-column')
     names = [str(raw) for raw in ids.values.to_pylist()]
     titles = table.texts(title).to_pylist()
     pairs = zip(ids.codes.tolist(), titles, strict=True)
