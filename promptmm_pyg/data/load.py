@@ -284,6 +284,7 @@ def resolve(
         ValueError: If an option does not fit the data, or a column is not recognized.
     """
     check_choice('format', format, FORMATS)
+    _check_types(options)
     if not isinstance(path, str | Path):
         path, format = as_table(path, 'path'), 'table'  # noqa: A001
     else:
@@ -311,6 +312,26 @@ def resolve(
     if 'split' in known:
         _resolve_split(path, resolved, ratios)
     return resolved
+
+
+def _check_types(options: Mapping[str, Any]) -> None:
+    for name in ('item_columns', 'user_columns', 'drop_columns'):
+        value = options.get(name)
+        if isinstance(value, str):
+            raise TypeError(
+                f"'{name}' must be a list of names (got {value!r}). Pass [{value!r}]"
+            )
+    for name, example in (
+        ('where', "{'behavior': 'purchase'}"),
+        ('features', "{'text': 'text.csv'}"),
+        ('user_features', "{'profile': 'users.csv'}"),
+    ):
+        value = options.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(
+                f"'{name}' must be a dictionary like {example} (got "
+                f'{type(value).__name__})'
+            )
 
 
 def _name(path: Path | Table) -> str:

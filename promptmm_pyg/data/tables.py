@@ -341,12 +341,15 @@ def as_table(frame: Any, name: str, columns: Sequence[str] | None = None) -> Tab
 
     try:
         native = nw.from_native(frame)
+        known = native.collect_schema().names()
+    except nw.exceptions.DuplicateError as error:
+        check_distinct(name, [str(column) for column in frame.columns])
+        raise ValueError(f'{name!r} must name each column once') from error
     except TypeError as error:
         raise TypeError(
-            f"'{name}' must be a frame of pandas, polars, pyarrow or DuckDB (got "
-            f'{type(frame).__name__})'
+            f"'{name}' must be a file, or a frame of pandas, polars, pyarrow or DuckDB "
+            f'(got {type(frame).__name__})'
         ) from error
-    known = native.collect_schema().names()
     names = [x for x in known if columns is None or str(x) in columns]
     header = [str(column) for column in known]
     check_distinct(name, header)

@@ -46,6 +46,7 @@ from promptmm_pyg.training.train import (
 from promptmm_pyg.training.validation import (
     check_device,
     check_monitor,
+    check_split,
     validation,
 )
 
@@ -174,6 +175,7 @@ def distill(
         )
         weights = resolve_losses(student, None, loss_weights)[1]
         return search(again, student, teacher, weights, config, tune)
+    check_split(data)
     check_monitor(config.monitor, data.val)
     train = data.train
     negative_items = negative_pool(negative_items, train)

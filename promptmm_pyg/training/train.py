@@ -32,6 +32,7 @@ from promptmm_pyg.training.neighborhood import train_on_neighborhoods
 from promptmm_pyg.training.validation import (
     check_device,
     check_monitor,
+    check_split,
     cutoff,
     validation,
 )
@@ -132,6 +133,7 @@ def train(
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     config = config or TrainingConfig()
+    check_split(data)
     check_monitor(config.monitor, data.val)
     if isinstance(model, ClosedForm):
         return _fit_closed_form(model, data, config)

@@ -34,6 +34,15 @@ def cutoff(monitor: str) -> int:
     return int(k)
 
 
+def check_split(data: object) -> None:
+    """Raises unless ``data`` has the parts of a split."""
+    if not all(hasattr(data, part) for part in ('train', 'val', 'test')):
+        raise TypeError(
+            f"'data' must be a Split (got {type(data).__name__}). 'load_dataset' and "
+            f"'split_per_user' return one"
+        )
+
+
 def check_monitor(monitor: str, data: HeteroData) -> None:
     """Raises if the cutoff of the monitored metric exceeds the catalogue."""
     k, num_items = cutoff(monitor), data.num_nodes_dict[ITEM]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptmm_pyg.data import INTERACTS, read_table
+from promptmm_pyg.data import INTERACTS, load_dataset, read_table
 
 pd = pytest.importorskip('pandas')
 
@@ -208,3 +208,9 @@ def test_a_frame_without_rows_is_refused():
 def test_errors_name_what_is_wrong(frame, options, message):
     with pytest.raises(ValueError, match=message):
         read_table(make_frame(**frame), **options)
+
+
+def test_columns_of_one_name_are_refused():
+    frame = pd.DataFrame([['a', 'x', 'y']], columns=['user_id', 'item_id', 'item_id'])
+    with pytest.raises(ValueError, match=r"'path' must name each column once.*item_id"):
+        load_dataset(frame)

@@ -203,3 +203,17 @@ def test_a_path_that_does_not_exist_is_named_as_that(tmp_path):
     path = write_csv(tmp_path)
     with pytest.raises(NotADirectoryError, match="'path' must be a folder"):
         load_dataset(path, format='mmssl')
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'item_columns': 'genre'}, r"'item_columns' .*Pass \['genre'\]"),
+        ({'drop_columns': 'x'}, r"'drop_columns' .*Pass \['x'\]"),
+        ({'where': 'rating=5'}, "'where' must be a dictionary like"),
+        ({'features': 'text.csv'}, "'features' must be a dictionary like"),
+    ],
+)
+def test_options_of_another_type_are_refused(tmp_path, options, message):
+    with pytest.raises(TypeError, match=message):
+        load_dataset(write_csv(tmp_path), **options)

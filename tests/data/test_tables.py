@@ -267,7 +267,9 @@ def test_columns_may_have_numbers_as_names():
 
 
 def test_what_is_no_frame_is_refused():
-    with pytest.raises(TypeError, match=r"'interactions' must be a frame .*got list"):
+    with pytest.raises(
+        TypeError, match=r"'interactions' must be a file, or a frame .*got list"
+    ):
         read_table([1, 2])
 
 

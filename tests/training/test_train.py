@@ -375,6 +375,8 @@ def test_errors_before_training(tmp_path):
     student = make_student(data.train)
     with pytest.raises(ValueError, match=r"'loss_weights' must name.*\['speed'\]"):
         train(student, data, loss_weights={'speed': 1.0})
+    with pytest.raises(TypeError, match=r"'data' must be a Split \(got HeteroData"):
+        train(student, data.train)
     with pytest.raises(ValueError, match='same names'):
         train(student, data, losses=bpr_losses, loss_weights={'bpr': 1.0})
     config = replace(QUICK, monitor='Recall@41', run_dir=tmp_path / 'new')
