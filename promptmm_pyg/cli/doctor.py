@@ -6,6 +6,7 @@ import re
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
@@ -20,7 +21,7 @@ from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs import prepare
 from promptmm_pyg.runs.folder import load_tensors, save_tensors
 from promptmm_pyg.runs.run import build_teacher
-from promptmm_pyg.training import TrainingConfig, train
+from promptmm_pyg.training import LastEpochWarning, TrainingConfig, train
 
 DESCRIPTION = """\
 Check what the program needs: versions, optional packages with the line that installs
@@ -239,7 +240,9 @@ def _self_test() -> None:
     config = {'prompt': prompt, 'teacher': {'embedding_dim': 8}, 'train': {'seed': 0}}
     teacher, loaded = (build_teacher(config, data.train) for _ in range(2))
     training = TrainingConfig(epochs=1, progress=False)
-    train(teacher, data.split, inputs=data.inputs, config=training)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', LastEpochWarning)
+        train(teacher, data.split, inputs=data.inputs, config=training)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'model.safetensors'
         save_tensors(file, teacher.state_dict())

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.cli.parsing import UserError, add_flags, printable
-from promptmm_pyg.cli.selection import known_ids
-from promptmm_pyg.data import INTERACTS, ITEM, USER
+from promptmm_pyg.cli.selection import known_ids, log
+from promptmm_pyg.data import INTERACTS, ITEM, USER, Split
 from promptmm_pyg.explain import Explainer, Explanation, Side
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import read_titles
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     model = getattr(run, args.model)()
     explainer = Explainer(model, *run.data.inputs)
     if args.user is not None:
-        _explain(args, explainer, run.data.train, _names(run))
+        _explain(args, explainer, run.data.split, _names(run))
     if args.map is not None:
         _draw_map(args.map, explainer, run.data.train, args.model)
         _log(args.map, args.json)
@@ -123,16 +123,24 @@ def _names(run: Run) -> _Names:
 
 
 def _explain(
-    args: argparse.Namespace, explainer: Explainer, train: HeteroData, names: _Names
+    args: argparse.Namespace, explainer: Explainer, split: Split, names: _Names
 ) -> None:
     user = names.row('--user', USER, args.user)
-    index = train[INTERACTS].edge_index
-    seen = index[1][index[0] == user]
+    train = split.train[INTERACTS].edge_index
+    held_out = [graph[INTERACTS].edge_label_index for graph in split[1:]]
+    known = torch.cat([train, *held_out], dim=1)
+    seen = known[1][known[0] == user].unique()
     scores = explainer.x_dict[ITEM].double() @ explainer.x_dict[USER][user].double()
     if args.item is None:
         item = int(scores.index_fill(0, seen, -torch.inf).argmax())
     else:
         item = names.row('--item', ITEM, args.item)
+    for row, kind, node in ((0, 'user', user), (1, 'item', item)):
+        if not bool((train[row] == node).any()):
+            log(
+                f'note: --{kind} has no training interactions: the score is of the '
+                f"evaluated {args.model}, not that of 'promptmm recommend'"
+            )
     explanation = explainer.explain(user, item)
     rank, unseen = _rank(scores, seen, item)
     is_seen = bool((seen == item).any())
@@ -170,7 +178,7 @@ def _head(
         f'{"with" if is_seen else "among"} the items the user has not seen',
     ]
     if is_seen:
-        lines.append('       (an interaction of the training data)')
+        lines.append('       (a known interaction)')
     return '\n'.join([*lines, ''])
 
 

@@ -319,8 +319,8 @@ def _rank(
 def _score(args: argparse.Namespace, recommender: Recommender) -> int:
     """Scores the pairs of a file; those with unknown ids have no score."""
     users, items = read_pair_texts('--pairs', args)
-    for texts, ids in ((users, recommender.users), (items, recommender.items)):
-        find_ids('--pairs', texts, ids, strict=args.strict)
+    find_ids('--pairs (users)', users, recommender.users, strict=args.strict)
+    find_ids('--pairs (items)', items, recommender.items, strict=args.strict)
     total = len(users)
 
     def blocks() -> Iterator[tuple[int, list[list[Any]]]]:

@@ -116,9 +116,10 @@ def read_pairs(
     """The known items of each known user in the file of an option."""
     texts = read_pair_texts(option, args)
     users, items = (
-        find_ids(option, ids, known, strict=args.strict)
-        for ids, known in zip(
-            texts, (recommender.users, recommender.items), strict=True
+        find_ids(f'{option} ({kind})', ids, known, strict=args.strict)
+        for kind, ids, known in (
+            ('users', texts[0], recommender.users),
+            ('items', texts[1], recommender.items),
         )
     )
     pairs: Pairs = {}

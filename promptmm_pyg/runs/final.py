@@ -215,8 +215,8 @@ def update_run(
             after = update_recommender(after, pairs, epochs=epochs, l2=l2, seed=seed)
         except NothingNewError as error:
             raise RunError(
-                f"'new' must contain an interaction that '{run.path}' does not know "
-                f'(got {len(pairs)}, all known)'
+                f'the new table must have an interaction that is not known (got '
+                f"{len(pairs)}, all known). '{run.path}' is up to date"
             ) from error
         num_new = after.seen.col.numel() - before.seen.col.numel()
         counts = Update(
@@ -269,7 +269,10 @@ def _read(run: Run, new: Any, user: str | None, item: str | None) -> HeteroData:
     if isinstance(new, str | Path):
         names += ['encoding', 'separator']
         if not Path(new).is_file():
-            raise RunError(f"'new' must be a table (got no file '{new}')")
+            raise RunError(
+                f"the new interactions must be a table (got no file '{new}'). Check "
+                f'the path'
+            )
     options: dict[str, Any] = {
         name: config[name] for name in names if config.get(name) is not None
     }
@@ -297,8 +300,8 @@ def _typed_pairs(graph: HeteroData, recommender: Recommender) -> list[tuple[Any,
         text = next((x for x in raw if type(x) is not type(known[key][0])), None)
         if text is not None:
             raise RunError(
-                f"'new' must contain {key} ids that are integers, as '{known[key][0]}' "
-                f"and others are (got '{text}')"
+                f'the {key} ids of the new table must be integers, as '
+                f"'{known[key][0]}' and others are (got '{text}'). Correct them"
             )
         rows = graph[INTERACTS].edge_index[row].tolist()
         columns.append([raw[number] for number in rows])

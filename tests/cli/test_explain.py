@@ -93,8 +93,16 @@ def test_an_item_of_the_history_is_marked(trained, loaded, capsys):
     graph, _ = loaded
     item = graph['item'].raw_id[history(graph, 'u3')[0]]
     out = text(trained, capsys, '--user', 'u3', '--item', item)
-    assert '(an interaction of the training data)' in out
+    assert '(a known interaction)' in out
     assert explain(trained, capsys, '--user', 'u3', '--item', item)['seen'] is True
+
+
+def test_a_held_out_interaction_is_known(trained, capsys):
+    data = Run(trained).data
+    user, item = data.val[INTERACTS].edge_label_index[:, 0].tolist()
+    raw = [data.train[key].raw_id[row] for key, row in (('user', user), ('item', item))]
+    result = explain(trained, capsys, '--user', raw[0], '--item', raw[1])
+    assert result['seen'] is True
 
 
 def test_tables_have_ids_titles_and_the_rank(trained, loaded, capsys):

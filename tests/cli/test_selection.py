@@ -63,8 +63,8 @@ def test_unknown_ids_in_files_are_left_out_and_counted(served, capsys):
     assert results == lists([2, 1], deny=['11'], exclude={1: ['12']})
     lines = err.splitlines()
     assert [line.split(': ')[1] for line in lines] == [
-        '--exclude',
-        '--exclude',
+        '--exclude (users)',
+        '--exclude (items)',
         '--users-file',
         '--deny',
     ]
@@ -101,7 +101,8 @@ def test_strict_refuses_unknown_ids(served, words, fails, capsys):
     write(served, 'pairs.csv', 'user,item', '1,10', '1,nothing')
     option = words[-2] if words[-1] != 'nobody' and '--history' not in words else None
     message = fails('recommend', 'served', *words, '--strict')
-    assert f'{option or words[0]} must contain known ids (got ' in message
+    kind = ' (items)' if 'pairs.csv' in words else ''
+    assert f'{option or words[0]}{kind} must contain known ids (got ' in message
     assert main(['recommend', 'served', *words]) == 0
 
 
@@ -162,7 +163,7 @@ def test_scores_of_pairs_keep_the_rows_of_the_file(served, capsys):
     assert main([*words, '--json']) == 0
     printed, err = capsys.readouterr()
     assert [x['score'] is None for x in json.loads(printed)] == [0, 1, 1, 0]
-    assert '--pairs: 2 of 4 ids are unknown' in err
+    assert '--pairs (users): 2 of 4 ids are unknown' in err
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[2].split() == ['nobody', '12', '-']
 

@@ -191,7 +191,7 @@ def test_a_second_update_adds_to_the_first(run):
 def test_a_failed_update_changes_nothing(run, monkeypatch):
     before = files_of(run.path)
     frame = pd.DataFrame(new_rows(run), columns=['user_id', 'item_id'])
-    with pytest.raises(RunError, match=r'does not know \(got 1, all known\)'):
+    with pytest.raises(RunError, match=r'not known \(got 1, all known\)'):
         run.update(frame.head(1))
     with pytest.raises(ValueError, match="'epochs' must be positive"):
         run.update(frame, epochs=0)
