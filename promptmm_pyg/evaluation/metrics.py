@@ -127,10 +127,17 @@ def evaluate(
     check_positive('ks', min(ks, default=0))
     check_positive('batch_size', batch_size)
     sizes = data.num_nodes_dict
+    if ks[-1] > sizes[ITEM]:
+        fits = tuple(k for k in ks if k < sizes[ITEM])
+        raise ValueError(
+            f"'ks' must be at most the catalogue size of {sizes[ITEM]} (got "
+            f'{ks[-1]}). Pass ks={(*fits, sizes[ITEM])}'
+        )
     user, item = positives(data)
     if user.numel() == 0:
         raise ValueError(
-            "'data' must contain positives to find (got an empty edge_label_index)"
+            "'data' must contain positives to find (got an empty edge_label_index). "
+            'Hold interactions out for this part'
         )
     users, row = torch.unique(user, return_inverse=True)
     seen_edge_index = data[INTERACTS].edge_index.cpu()

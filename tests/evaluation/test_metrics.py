@@ -230,7 +230,7 @@ def test_summary_holds_every_number(problem):
 def test_errors(problem):
     seen, held_out, x_dict, _ = problem
     data = make_graph(seen, held_out)
-    with pytest.raises(ValueError, match=r"'k'.*catalogue size of 20 \(got 50\)"):
+    with pytest.raises(ValueError, match=r"'ks'.* 20 \(got 50\).*ks=\(10, 20\)"):
         evaluate(x_dict, data)
     with pytest.raises(ValueError, match=r"'ks' must be positive \(got 0\)"):
         evaluate(x_dict, data, ks=(0, 5))
