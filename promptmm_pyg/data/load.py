@@ -273,15 +273,8 @@ def resolve(
     """All that is needed to read the same data again: the options that the format
     has, with what was recognized.
 
-    Args:
-        path: As in :func:`load_dataset`.
-        format: As in :func:`load_dataset`.
-        options: Options of :func:`load_dataset` by name; ``None`` for the default.
-        ratios: ``val_ratio``, ``test_ratio`` and ``seed``.
-
-    Raises:
-        FileNotFoundError: As in :func:`load_dataset`.
-        ValueError: If an option does not fit the data, or a column is not recognized.
+    Options and errors are those of :func:`load_dataset`; an option that is ``None`` is
+    not given.
     """
     check_choice('format', format, FORMATS)
     _check_types(options)
@@ -417,11 +410,7 @@ def _resolve_split(
 
 
 def read_resolved(resolved: Mapping[str, Any]) -> Split:
-    """Reads the data that :func:`resolve` described.
-
-    Args:
-        resolved: Its result.
-    """
+    """Reads the data that :func:`resolve` described."""
     options = {
         key: value
         for key, value in resolved.items()
