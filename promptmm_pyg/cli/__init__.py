@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import shlex
@@ -142,10 +143,21 @@ def _prepare_streams() -> None:
     """Makes output possible where a stream is closed or its encoding is narrow."""
     for name in ('stdout', 'stderr'):
         stream = getattr(sys, name)
-        if stream is None:
+        if stream is None or (name == 'stderr' and _is_read_only(stream)):
             setattr(sys, name, io.StringIO())
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
+
+
+def _is_read_only(stream: Any) -> bool:
+    """Whether a file that was opened for reading has the number of a closed stream, as
+    in a shell script without stderr.
+    """
+    try:
+        os.write(stream.fileno(), b'')
+    except OSError as error:  # A stream without a file, as in a test, has no number.
+        return error.errno == errno.EBADF
+    return False
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -149,3 +149,13 @@ def test_warnings_are_plain_lines(monkeypatch, capsys):
     assert main(['doctor']) == 0
     assert capsys.readouterr().err == 'warning: the data are \\x1b[1m odd\n'
     assert warnings.showwarning is shown
+
+
+def test_stderr_that_cannot_be_written_does_not_change_the_status(tmp_path):
+    # As in a shell script whose stderr is closed.
+    file = tmp_path / 'script'
+    file.touch()
+    with file.open() as read_only:
+        words = [sys.executable, '-m', 'promptmm_pyg', 'evaluate', str(tmp_path)]
+        done = subprocess.run(words, stderr=read_only, check=False)
+    assert done.returncode == 2
