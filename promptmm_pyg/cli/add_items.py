@@ -17,7 +17,13 @@ from promptmm_pyg.data.interactions import id_column
 from promptmm_pyg.data.nodes import feature_matrix, load_feature_file, unique_ids
 from promptmm_pyg.data.tables import read_file
 from promptmm_pyg.runs import Run
-from promptmm_pyg.runs.data import contents_of, encode, read_ids, read_titles
+from promptmm_pyg.runs.data import (
+    contents_of,
+    encode,
+    read_ids,
+    read_titles,
+    warn_titles,
+)
 from promptmm_pyg.serving import FeatureMapper, Recommender
 
 Array = np.ndarray[Any, Any]
@@ -157,6 +163,7 @@ def read_new(
     if args.titles is None:
         return new, None
     by_text = read_titles(args.titles, args.item_column, args.title_column)
+    warn_titles(args.titles, by_text, new.ids)
     return new, {raw: by_text[str(raw)] for raw in new.ids if str(raw) in by_text}
 
 

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,6 +183,24 @@ def read_titles(
     titles = table.texts(title).to_pylist()
     pairs = zip(ids.codes.tolist(), titles, strict=True)
     return {names[code]: text for code, text in pairs if text}
+
+
+def warn_titles(
+    path: str | Path, titles: Mapping[str, str], ids: Iterable[Any]
+) -> None:
+    """Warns on stderr of titles that match no item where items lack one."""
+    items = {str(raw) for raw in ids}
+    unknown = [raw for raw in titles if raw not in items]
+    without = [raw for raw in items if raw not in titles]
+    if not without or (titles and not unknown):
+        return
+    example = f', such as {unknown[0]!r}' if unknown else ''
+    print(
+        f"warning: --titles '{path}': {len(unknown)} of {len(titles)} titles match no "
+        f'item{example}, and {len(without)} of {len(items)} items have no title, such '
+        f'as {min(without)!r}. Compare how ids are written',
+        file=sys.stderr,
+    )
 
 
 def contents_of(config: Mapping[str, Any]) -> Mapping[Any, str | Path | None]:

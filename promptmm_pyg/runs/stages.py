@@ -30,6 +30,7 @@ from promptmm_pyg.runs.data import (
     load_split,
     prepare,
     read_titles,
+    warn_titles,
 )
 from promptmm_pyg.runs.folder import (
     exclusive,
@@ -348,27 +349,12 @@ def load_data(config: Mapping[str, Any]) -> tuple[Prepared, str]:
     split = load_split(config['data'])
     if config['data']['format'] != 'synthetic':
         check_data(split, config['data'])
-    _check_titles(config.get('titles'), split)
+    if config.get('titles') is not None:
+        source = config['titles']
+        warn_titles(
+            source['path'], read_titles(**source), split.train[ITEM].raw_id.tolist()
+        )
     return prepare(split, config['prompt']), hash_split(split)
-
-
-def _check_titles(source: Mapping[str, Any] | None, split: Split) -> None:
-    """Warns of titles that match no item where items lack one."""
-    if source is None:
-        return
-    by_text = read_titles(**source)
-    items = {str(raw) for raw in split.train[ITEM].raw_id.tolist()}
-    unknown = [raw for raw in by_text if raw not in items]
-    without = [raw for raw in items if raw not in by_text]
-    if not without or (by_text and not unknown):
-        return
-    example = f', such as {unknown[0]!r}' if unknown else ''
-    print(
-        f'warning: --titles {source["path"]!r}: {len(unknown)} of {len(by_text)} '
-        f'titles match no item{example}, and {len(without)} of {len(items)} items '
-        f'have no title, such as {min(without)!r}. Compare how ids are written',
-        file=sys.stderr,
-    )
 
 
 def distill_arguments(config: Mapping[str, Any], data: Prepared) -> dict[str, Any]:

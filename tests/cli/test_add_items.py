@@ -104,6 +104,16 @@ def test_a_recommender_alone_takes_items_and_titles(distilled, new_text, tmp_pat
     assert model.titles['i1'] == 'The i1'
 
 
+def test_titles_that_match_no_new_item_are_a_warning(
+    distilled, new_text, tmp_path, capsys
+):
+    (tmp_path / 't.csv').write_text('item_id,title\nN1,First\n')
+    words = ['--features', f'text={new_text[0]}', '--titles', str(tmp_path / 't.csv')]
+    out = str(tmp_path / 'served')
+    assert main(['add-items', str(distilled), *words, '--out', out]) == 0
+    assert "1 of 1 titles match no item, such as 'N1'" in capsys.readouterr().err
+
+
 def served(folder, ids):
     """A recommender whose items have text of three channels, image of two."""
     g = torch.Generator().manual_seed(0)
