@@ -87,6 +87,8 @@ def refit_run(
         'epochs': {name: _best_epoch(run, name) for name in configs},
         'updates': len(updates_of(run)),
     }
+    with settings_of(run.student_dir / 'config.json'):  # Before training.
+        weights, settings = _weights(run), _settings(run, 'student')
     with exclusive(run.path):
         graph = merge_all(run.read_split(), updates_of(run))
         everything = Split(graph, graph, graph)
@@ -107,8 +109,8 @@ def refit_run(
             train_teacher(target, run.config, data, how('teacher'), device)
             config = {
                 **run.student_config,
-                'train': _settings(run, 'student'),
-                'loss_weights': _weights(run),
+                'train': settings,
+                'loss_weights': weights,
             }
             options: dict[str, Any] = {'baseline': False, 'tune': 0}
             teacher = target.teacher_of(run.config, data.train)

@@ -292,3 +292,10 @@ def test_integers_stay_integers_and_text_is_refused(files, tmp_path, fails):
     assert Run(run).recommender().user_ids[-2:] == [39, 40]
     write_csv(tmp_path / 'bad.csv', columns, [('ann', 3)])
     assert "(got 'ann')" in fails('update', run, tmp_path / 'bad.csv')
+
+
+def test_a_refit_without_settings_of_the_student_is_an_error(run):
+    file = run.student_dir / 'config.json'
+    file.write_text('{}')
+    with pytest.raises(RunError, match='is damaged'):
+        run.refit(progress=False)
