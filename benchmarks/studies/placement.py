@@ -28,7 +28,7 @@ from promptmm_pyg.benchmark.report import (
 from promptmm_pyg.benchmark.runner import METRIC, Bench
 from promptmm_pyg.benchmark.stats import difference, spread
 from promptmm_pyg.data import INTERACTS, ITEM, split_by_part, split_per_user
-from promptmm_pyg.evaluation import slice_by_cold_start
+from promptmm_pyg.evaluation import Evaluation, slice_by_cold_start
 from promptmm_pyg.runs.run import placed_embeddings
 from promptmm_pyg.targets import SoftTargets
 
@@ -83,12 +83,22 @@ class PlacementBench(Bench):
             f'{entry.name}, new items placed', arm, references={'unplaced': entry}
         )
 
-    def slices(self, entry: Entry) -> dict[str, list[Any]]:
-        """The test results of trained and of new items per seed, all items ranked."""
-        tests = [
-            slice_by_cold_start(x, self.split.test) for x in self.tests(entry, 'test')
-        ]
-        return {name: [test[name] for test in tests] for name in ('warm', 'cold')}
+    def slices(self, entry: Entry) -> dict[str, list[Evaluation]]:
+        """Per seed the test results of all positives, and of those of trained and of
+        new items; the latter also ranked among themselves.
+        """
+        tests = {
+            name: [slice_by_cold_start(x, self.split.test) for x in results]
+            for name, results in (
+                (name, self.tests(entry, name)) for name in self.test_items
+            )
+        }
+        return {
+            'all': self.tests(entry, 'test'),
+            'trained': [test['warm'] for test in tests['test']],
+            'new': [test['cold'] for test in tests['test']],
+            'new_alone': [test['cold'] for test in tests['test_new']],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,18 +142,20 @@ class Placement(Experiment):
         return entries
 
     def row(self, bench: PlacementBench, entry: Entry) -> dict[str, Any]:
-        row: dict[str, Any] = super().row(bench, entry)
+        row: dict[str, Any] = super().row(bench, replace(entry, references={}))
         slices = bench.slices(entry)
         for name, tests in slices.items():
             row[f'{name}_items'] = spread([test.metrics[METRIC] for test in tests])
         for reference in entry.references.values():
             before = bench.slices(reference)
-            row['diff_warm_items'] = difference(
-                *(
-                    [test.per_user[METRIC] for test in side['warm']]
-                    for side in (slices, before)
-                )
-            )
+            for name, tests in slices.items():
+                # Of the same trained model: seeds are paired.
+                changes = [
+                    a.per_user[METRIC] - b.per_user[METRIC]
+                    for a, b in zip(tests, before[name], strict=True)
+                ]
+                zeros = [torch.zeros_like(change) for change in changes]
+                row[f'diff_{name}_items'] = difference(changes, zeros)
         return row
 
     def run(self, bench: PlacementBench, dataset: Dataset, out: Path) -> dict[str, Any]:
@@ -159,12 +171,12 @@ class Placement(Experiment):
         rows = [
             [
                 row['name'],
-                mean_std(row['test'][METRIC]),
-                interval(row.get('diff_vs_unplaced')),
-                mean_std(row['warm_items']),
-                interval(row.get('diff_warm_items')),
-                mean_std(row['cold_items']),
-                mean_std(row['test_new'][METRIC]),
+                mean_std(row['all_items']),
+                interval(row.get('diff_all_items')),
+                mean_std(row['trained_items']),
+                interval(row.get('diff_trained_items')),
+                mean_std(row['new_items']),
+                mean_std(row['new_alone_items']),
             ]
             for row in result['rows']
         ]
