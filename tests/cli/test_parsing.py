@@ -98,6 +98,7 @@ def test_one_set_of_ratios_is_the_default_of_all_splits(splitter):
 def test_no_number_of_the_teacher_is_out_of_reach(command, function, others):
     others |= {
         'edge_type',
+        'isolated_features',
         'modality_x_dict',
         'prompt_start_dict',
         'modality_mask_dict',
