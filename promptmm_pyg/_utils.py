@@ -182,3 +182,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word: ``'1 error'``, ``'2 errors'``."""
+    return f'{number} {word}' + 's' * (number != 1)

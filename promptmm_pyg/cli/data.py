@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from promptmm_pyg._utils import counted
 from promptmm_pyg.cli.parsing import (
     DATA_FLAGS,
     Group,
@@ -110,7 +111,11 @@ def run(args: argparse.Namespace) -> int:
             print(f'\n{issue.level}: {issue.where}: {issue.problem}')
             print(f'  fix: {issue.fix}')
         num_errors = sum(issue.level == 'error' for issue in issues)
-        print(f'\n{num_errors} errors, {len(issues) - num_errors} warnings')
+        counts = (
+            counted(num_errors, 'error'),
+            counted(len(issues) - num_errors, 'warning'),
+        )
+        print('\n' + ', '.join(counts))
     if unread:
         return 2
     return 1 if any(issue.level == 'error' for issue in issues) else 0

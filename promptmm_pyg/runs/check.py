@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from promptmm_pyg._utils import counted
 from promptmm_pyg.data import INTERACTS, Issue, Split, validate
 from promptmm_pyg.data.split import held_out
 from promptmm_pyg.runs.data import RunError
@@ -67,8 +68,8 @@ def check_data(split: Split, config: Mapping[str, Any]) -> None:
     if errors:
         path = config['path']
         raise RunError(
-            f'the data have {len(errors)} errors; the first: {errors[0]}. List all '
-            f"with 'promptmm data check {path}'"
+            f'the data have {counted(len(errors), "error")}; the first: {errors[0]}. '
+            f"List all with 'promptmm data check {path}'"
         )
     for issue in issues:
         print(f'warning: {issue}', file=sys.stderr)

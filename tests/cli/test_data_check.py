@@ -47,7 +47,7 @@ def test_an_error_sets_the_status(files, capsys, monkeypatch):
     assert main(['data', 'check', files.layout]) == 1
     out = capsys.readouterr().out
     assert out.endswith(
-        '\nerror: val: leaks\n  fix: Take it out\n\n1 errors, 0 warnings\n'
+        '\nerror: val: leaks\n  fix: Take it out\n\n1 error, 0 warnings\n'
     )
 
 

@@ -183,7 +183,7 @@ def test_data_with_errors_are_not_trained_on(files, tmp_path, fails, monkeypatch
     found = [Issue('error', 'val', 'leaks', 'Remove it')]
     monkeypatch.setattr('promptmm_pyg.runs.check.validate', lambda split, **_: found)
     message = fails(*argv(files, tmp_path / 'run'))
-    assert '1 errors; the first: val: leaks' in message
+    assert '1 error; the first: val: leaks' in message
     assert not (tmp_path / 'run').exists()
 
 

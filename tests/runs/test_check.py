@@ -44,6 +44,6 @@ def test_nothing_to_validate_on_is_an_error(capsys):
     split = split_by_part(build_graph(edges), torch.zeros(9, dtype=torch.long))
     issue = data_issues(split, {})[0]
     assert (issue.level, issue.where) == ('error', 'val: edge_label_index')
-    with pytest.raises(RunError, match=r"1 errors.*data check clicks.csv'"):
+    with pytest.raises(RunError, match=r"1 error.*data check clicks.csv'"):
         check_data(split, {'path': 'clicks.csv'})
     assert capsys.readouterr().err == ''
