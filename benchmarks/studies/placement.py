@@ -27,7 +27,7 @@ from promptmm_pyg.benchmark.report import (
 )
 from promptmm_pyg.benchmark.runner import METRIC, Bench
 from promptmm_pyg.benchmark.stats import difference, spread
-from promptmm_pyg.data import INTERACTS, ITEM, split_by_part, split_per_user
+from promptmm_pyg.data import INTERACTS, ITEM, USER, split_by_part, split_per_user
 from promptmm_pyg.evaluation import Evaluation, slice_by_cold_start
 from promptmm_pyg.runs.run import placed_embeddings
 from promptmm_pyg.targets import SoftTargets
@@ -44,7 +44,7 @@ def split_new_items(data: HeteroData, share: float, seed: int = 0) -> Tensor:
     new[order[: round(share * num_items)]] = True
     edges = data[INTERACTS].edge_index
     split = split_per_user(data)
-    num_users = int(data['user'].num_nodes)
+    num_users = int(data[USER].num_nodes)
     part = torch.zeros(edges.size(1), dtype=torch.long)
     key = edges[0] + num_users * edges[1]
     for code, graph in ((1, split.val), (2, split.test)):
@@ -195,8 +195,8 @@ def _chance(bench: PlacementBench) -> Teacher:
 
     def targets(seed: int) -> SoftTargets:
         generator = torch.Generator().manual_seed(seed)
-        users = torch.ones(int(bench.train['user'].num_nodes), 1)
+        users = torch.ones(int(bench.train[USER].num_nodes), 1)
         items = torch.rand(bench.new.numel(), 1, generator=generator)
-        return SoftTargets({'user': users, ITEM: items}, {})
+        return SoftTargets({USER: users, ITEM: items}, {})
 
     return Teacher(['chance'], targets)

@@ -1,7 +1,6 @@
 """``promptmm add-items``: items that came after training, from their features."""
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -195,9 +194,11 @@ def _read(
             )
         tables[name] = _load(Path(file), args, columns.get(f'item.x_{name}'), drop)
     new = read_new_features(tables | contents, args.ids, encoded)
-    known = recommender.item_ids
-    ids = [_typed(raw, known) for raw in new.ids]
-    old = set(known).intersection(ids)
+    try:
+        ids = recommender.items.typed('ids', new.ids)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    old = set(recommender.item_ids).intersection(ids)
     if old:
         first = next(raw for raw in ids if raw in old)
         raise UserError(
@@ -205,17 +206,6 @@ def _read(
             f'out known items'
         )
     return new._replace(ids=ids)
-
-
-def _typed(raw: Any, known: list[Any]) -> Any:
-    """The id with the type of the known ones: text or a number."""
-    if {type(other) for other in known} != {int}:
-        return str(raw)
-    if re.fullmatch('0|-?[1-9][0-9]*', str(raw)):
-        return int(raw)
-    raise UserError(
-        f"ids must be integers, as '{known[0]}' and others are (got '{raw}')"
-    )
 
 
 def _encode(

@@ -124,3 +124,18 @@ def fingerprint(data: HeteroData) -> str:
     flat = (user * sizes[NODE_TYPES[1]] + item).to(torch.int64).sort().values
     digest.update(flat.numpy().tobytes())
     return digest.hexdigest()
+
+
+def node_features(
+    data: HeteroData, node_type: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Features and masks of one node type, by modality."""
+    features, masks = (
+        {
+            name: x_dict[node_type]
+            for name, x_dict in kind.items()
+            if node_type in x_dict
+        }
+        for kind in (modality_x_dict(data), modality_mask_dict(data))
+    )
+    return features, masks

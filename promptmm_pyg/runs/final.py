@@ -1,7 +1,6 @@
 """The final model of a run: trained on everything, or continued with new data."""
 
 import datetime
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,8 +36,6 @@ from promptmm_pyg.runs.stages import (
 )
 from promptmm_pyg.runs.update import EPOCHS, L2, NothingNewError, update_recommender
 from promptmm_pyg.serving import Recommender
-
-_INTEGER = r'0|-?[1-9]\d*'
 
 
 class Update(NamedTuple):
@@ -137,15 +134,17 @@ def _best_epoch(run: Run, name: str) -> int:
 def _settings(run: Run, name: str) -> dict[str, Any]:
     """The options of training, with the learning rate that a search chose."""
     config = run.config if name == 'teacher' else run.student_config
-    best = run.metrics(name).get('best_params', {})
-    rate = {key: best[key] for key in ('learning_rate',) if key in best}
-    return {**config['train'], **rate}
+    return {**config['train'], **_best_param(run, name, 'learning_rate')}
 
 
 def _weights(run: Run) -> dict[str, float]:
-    best = run.metrics('student').get('best_params', {})
-    penalty = {key: best[key] for key in ('l2',) if key in best}
-    return {**run.student_config['loss_weights'], **penalty}
+    return {**run.student_config['loss_weights'], **_best_param(run, 'student', 'l2')}
+
+
+def _best_param(run: Run, name: str, key: str) -> dict[str, Any]:
+    """What a search chose; empty if there was none."""
+    best = run.metrics(name).get('best_params', {})
+    return {key: best[key]} if key in best else {}
 
 
 def _check_same(run: Run, state: Mapping[str, Any]) -> None:
@@ -292,19 +291,13 @@ def _read(run: Run, new: Any, user: str | None, item: str | None) -> HeteroData:
 def _typed_pairs(graph: HeteroData, recommender: Recommender) -> list[tuple[Any, Any]]:
     """The pairs with ids of the type that the known ones have: text or integers."""
     columns = []
-    known = {USER: recommender.user_ids, ITEM: recommender.item_ids}
-    for row, key in enumerate((USER, ITEM)):
-        raw: list[Any] = graph[key].raw_id.tolist()
-        if {type(other) for other in known[key]} != {int}:
-            raw = [str(x) for x in raw]
-        else:
-            raw = [int(x) if re.fullmatch(_INTEGER, str(x)) else x for x in raw]
-        text = next((x for x in raw if type(x) is not type(known[key][0])), None)
-        if text is not None:
-            raise RunError(
-                f'the {key} ids of the new table must be integers, as '
-                f"'{known[key][0]}' and others are (got '{text}'). Correct them"
-            )
+    known = {USER: recommender.users, ITEM: recommender.items}
+    for row, (key, ids) in enumerate(known.items()):
+        name = f'the {key} ids of the new table'
+        try:
+            raw = ids.typed(name, graph[key].raw_id.tolist())
+        except ValueError as error:
+            raise RunError(f'{error}. Correct them') from error
         rows = graph[INTERACTS].edge_index[row].tolist()
         columns.append([raw[number] for number in rows])
     return list(zip(*columns, strict=True))

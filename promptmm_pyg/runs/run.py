@@ -18,6 +18,7 @@ from promptmm_pyg.data import (
     modality_mask_dict,
     modality_x_dict,
 )
+from promptmm_pyg.data.schema import node_features
 from promptmm_pyg.distillation import truncate_embeddings
 from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
 from promptmm_pyg.models.inference import get_embeddings
@@ -439,10 +440,7 @@ def placed_embeddings(x_dict: XDict, graph: HeteroData) -> XDict | None:
     )
     if all(bool(count.all()) for count in counts):
         return None
-    features, masks = (
-        {name: x_of[ITEM] for name, x_of in kind(graph).items() if ITEM in x_of}
-        for kind in (modality_x_dict, modality_mask_dict)
-    )
+    features, masks = node_features(graph, ITEM)
     mapper = None
     user_x, item_x = x_dict[USER], x_dict[ITEM]
     with suppress(ValueError):  # Too few items to fit on.

@@ -134,6 +134,28 @@ class RawIds:
             rows |= dict.fromkeys(known[match] for match in close)
         return [self.ids[row] for row in rows][:_SHOWN]
 
+    def typed(self, name: str, ids: Iterable[RawId]) -> list[RawId]:
+        """New ids with the type of the known ones: integers if all are, else text.
+
+        Args:
+            name: What the message calls them.
+            ids: Any ids.
+
+        Raises:
+            ValueError: If the known ids are integers and a new one is not.
+        """
+        if set(map(type, self.ids)) != {int}:
+            return [str(raw) for raw in ids]
+        typed: list[RawId] = []
+        for raw in ids:
+            if not _is_integer(str(raw)):
+                raise ValueError(
+                    f"{name} must be integers, as '{self.ids[0]}' and others are (got "
+                    f"'{raw}')"
+                )
+            typed.append(int(raw))
+        return typed
+
     @cached_property
     def _alphabet(self) -> list[str]:
         step = max(1, len(self.ids) // _FEW)

@@ -169,7 +169,7 @@ class _Predicted:
         self, user_x: Tensor, item_x: Tensor, cold: Tensor, predicted: Tensor
     ) -> None:
         self.user_x, self.item_x = (x.detach().cpu().float() for x in (user_x, item_x))
-        self.cold, self.predicted = cold, predicted
+        self.predicted = predicted
         self.mean = self.item_x[~cold].mean(0)
         # The direction that raises all scores by about one standard deviation.
         users = self.user_x.double()

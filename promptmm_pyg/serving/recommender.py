@@ -161,13 +161,7 @@ class Recommender:
             >>> Recommender.from_model(student, data)
             Recommender(30 users, 20 items, 8 channels)
         """
-        from promptmm_pyg.data.schema import (
-            INTERACTS,
-            ITEM,
-            USER,
-            modality_mask_dict,
-            modality_x_dict,
-        )
+        from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, node_features
         from promptmm_pyg.models.inference import get_embeddings
 
         graph: HeteroData = getattr(data, 'train', data)
@@ -187,10 +181,7 @@ class Recommender:
             seen=_known_edges(data),
             titles=titles,
         )
-        features, masks = (
-            {name: x_of[ITEM] for name, x_of in kind(graph).items() if ITEM in x_of}
-            for kind in (modality_x_dict, modality_mask_dict)
-        )
+        features, masks = node_features(graph, ITEM)
         train = graph[INTERACTS].edge_index.cpu()
         if fit_features and features:
             try:

@@ -133,3 +133,15 @@ def test_a_recommender_matches_by_text_everywhere():
     assert model.score('7', [1, '2']).tolist() == [1.0, 0.0]
     with pytest.raises(ValueError, match="'ids' must contain ids that are not in the"):
         model._tables.with_items(x[:1], [3], None)
+
+
+def test_new_ids_have_the_type_of_the_known_ones():
+    assert RawIds('item_ids', [7, -8], 2).typed('ids', ['9', 10, '-1']) == [9, 10, -1]
+    assert RawIds('item_ids', [7, 'a'], 2).typed('ids', ['9', 10]) == ['9', '10']
+
+
+@pytest.mark.parametrize('raw', ['07', '-0', ' 7', '1.0', 'a', '', '\u0663'])
+def test_new_ids_that_are_no_integers_raise(raw):
+    ids = RawIds('item_ids', [7], 1)
+    with pytest.raises(ValueError, match=r"ids must be integers, as '7' .* \(got '"):
+        ids.typed('ids', ['8', raw])
