@@ -9,11 +9,15 @@ STAMP := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
 INTEGRATION := $(VENV)/.integration
 
-.PHONY: help demo test docs lint types kernels integration clean
+# Each module runs on its own: `python -m tests.torture.NAME`.
+TORTURE := $(filter-out __init__,$(basename $(notdir $(wildcard tests/torture/*.py))))
+
+.PHONY: help demo test torture docs lint types kernels integration clean
 
 help:
 	@echo "make demo     train, distill and report on the built-in data (sets up first)"
 	@echo "make test     run the whole test suite (sets up first)"
+	@echo "make torture  kill writers, damage files, feed hostile input (an hour or more)"
 	@echo "make docs     build the documentation in docs/_build"
 	@echo "make lint     check style and format"
 	@echo "make types    check types"
@@ -53,6 +57,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+torture: $(STAMP)
+	@failed=; for name in $(TORTURE); do echo "== $$name"; \
+		$(BIN)/python -m tests.torture.$$name || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W -n -b html docs docs/_build
