@@ -183,10 +183,12 @@ def add_options(
         elif get_origin(hints.get(name)) is Literal:
             options['choices'] = get_args(hints[name])
         else:
-            options['type'] = type(default)
-            options['metavar'] = {int: 'N', float: 'X', str: 'NAME'}[type(default)]
+            kind = type(default) if default is not None else get_args(hints[name])[0]
+            options['type'] = kind
+            options['metavar'] = {int: 'N', float: 'X', str: 'NAME'}[kind]
         flag = f'--{dest.replace("_", "-")}'
-        group.add_argument(flag, help=f'{text} (default: {default})', **options)
+        shown = 'none' if default is None else default
+        group.add_argument(flag, help=f'{text} (default: {shown})', **options)
 
 
 def selected_options(

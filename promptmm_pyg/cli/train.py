@@ -52,7 +52,7 @@ TEACHER = {
     'missing': 'replacement of missing features: zeros or a trained token',
     'modality_dropout': 'share of modality vectors dropped in training, 0 to 1',
     'dropout': 'share of the features dropped in training, 0 to 1',
-    'init_std': 'standard deviation of the initial id embeddings',
+    'init_std': 'standard deviation of normal initial id embeddings; none: Xavier',
 }
 PROPAGATE = {'propagate_every': 'batches per graph propagation and optimizer step'}
 PROMPT = {

@@ -353,7 +353,7 @@ class ContentRecommender(GraphRecommender):
             for x_dict in (modality_x_dict or {}).values()
         ]
 
-    def user_table(self, channels: int, init_std: float) -> NodeEmbeddings:
+    def user_table(self, channels: int, init_std: float | None) -> NodeEmbeddings:
         """A table of users alone."""
         return NodeEmbeddings({self.user: self.num_users}, channels, init_std)
 

@@ -46,7 +46,8 @@ class BM3(ContentRecommender):
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of the id propagation. (default: ``2``)
         dropout: Dropout rate of the targets. (default: ``0.3``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -77,7 +78,7 @@ class BM3(ContentRecommender):
         embedding_dim: int = 64,
         num_layers: int = 2,
         dropout: float = 0.3,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_probability('dropout', dropout)

@@ -45,7 +45,8 @@ class CLCRec(ContentRecommender):
         temperature: :math:`\tau` of the losses. (default: ``0.2``)
         hybrid_rate: Rate at which, in training, the content of an item replaces its id
             in ``user_item``. (default: ``0.5``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
@@ -74,7 +75,7 @@ class CLCRec(ContentRecommender):
         hidden_channels: int = 256,
         temperature: float = 0.2,
         hybrid_rate: float = 0.5,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         check_positive('hidden_channels', hidden_channels)

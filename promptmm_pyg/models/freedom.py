@@ -63,7 +63,8 @@ class FREEDOM(ContentRecommender):
         num_neighbors: Neighbors of an item and modality. (default: ``10``)
         modality_weights: :math:`\alpha`, scaled to sum to one. (default: equal)
         prune_ratio: The ratio of removed edges, in [0, 1). (default: ``0.8``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -94,7 +95,7 @@ class FREEDOM(ContentRecommender):
         num_neighbors: int = 10,
         modality_weights: Mapping[str, float] | None = None,
         prune_ratio: float = 0.8,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_positive('num_item_layers', num_item_layers)

@@ -64,7 +64,8 @@ class GRCN(ContentRecommender):
         num_layers: Layers of the id graph. (default: ``2``)
         num_routings: The number of routing iterations. (default: ``3``)
         negative_slope: Of the leaky ReLU. (default: ``0.01``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
@@ -89,7 +90,7 @@ class GRCN(ContentRecommender):
         num_layers: int = 2,
         num_routings: int = 3,
         negative_slope: float = 0.01,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_non_negative('num_routings', num_routings)

@@ -58,7 +58,8 @@ class LATTICE(ContentRecommender):
         frozen_weight: :math:`\lambda`, in [0, 1). (default: ``0.9``)
         refresh_interval: Training steps between two searches for neighbors.
             (default: one search per epoch)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -85,7 +86,7 @@ class LATTICE(ContentRecommender):
         num_neighbors: int = 10,
         frozen_weight: float = 0.9,
         refresh_interval: int | None = None,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_positive('num_item_layers', num_item_layers)

@@ -31,7 +31,8 @@ class LightGCN(IdRecommender):
             (default: ``INTERACTS``)
         embedding_dim: The width of the tables. (default: ``32``)
         num_layers: The number of propagation layers. (default: ``2``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as in the paper)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -48,7 +49,7 @@ class LightGCN(IdRecommender):
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 32,
         num_layers: int = 2,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)

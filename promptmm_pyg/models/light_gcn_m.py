@@ -37,7 +37,8 @@ class LightGCNM(ContentRecommender):
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: The number of propagation layers. (default: ``2``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -56,7 +57,7 @@ class LightGCNM(ContentRecommender):
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         self.num_nodes_dict = dict(num_nodes_dict)

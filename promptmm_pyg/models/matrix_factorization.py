@@ -21,7 +21,9 @@ class MatrixFactorization(IdRecommender):
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width of the tables. (default: ``32``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables; ``None`` for
+            Xavier uniform. (default: ``0.1``, that of MyMediaLite, the implementation
+            of the paper's authors)
 
     Shapes:
         - **input:** ``n_id_dict``, ids :math:`(n_t)` of the rows to look up per node
@@ -39,7 +41,7 @@ class MatrixFactorization(IdRecommender):
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 32,
-        init_std: float = 0.1,
+        init_std: float | None = 0.1,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)

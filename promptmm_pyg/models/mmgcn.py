@@ -38,7 +38,8 @@ class MMGCN(ContentRecommender):
         embedding_dim: The width :math:`D` of every part. (default: ``64``)
         num_layers: Convolutions per modality. (default: ``2``)
         negative_slope: Of the leaky ReLU. (default: ``0.01``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -60,7 +61,7 @@ class MMGCN(ContentRecommender):
         embedding_dim: int = 64,
         num_layers: int = 2,
         negative_slope: float = 0.01,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_non_negative('negative_slope', negative_slope)

@@ -55,7 +55,8 @@ class MMSSL(ContentRecommender):
         modality_weight: :math:`\omega`. (default: ``0.5``)
         dropout: Dropout rate of the reduced features. (default: ``0.2``)
         temperature: Of the contrast. (default: ``0.2``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -84,7 +85,7 @@ class MMSSL(ContentRecommender):
         modality_weight: float = 0.5,
         dropout: float = 0.2,
         temperature: float = 0.2,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_non_negative('fused_weight', fused_weight)

@@ -40,7 +40,8 @@ class NGCF(GraphRecommender):
         num_layers: The number of layers :math:`L`. (default: ``3``)
         dropout: Dropout rate on every layer's output. (default: ``0.1``)
         negative_slope: Of the activation. (default: ``0.2``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -61,7 +62,7 @@ class NGCF(GraphRecommender):
         num_layers: int = 3,
         dropout: float = 0.1,
         negative_slope: float = 0.2,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         check_positive('num_layers', num_layers)

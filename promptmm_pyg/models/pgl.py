@@ -78,7 +78,8 @@ class PGL(ContentRecommender):
         rank: The rank of a global one. (default: ``64``)
         mask_rate: The ratio of masked channels. (default: ``0.2``)
         temperature: Of the contrast. (default: ``0.2``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -111,7 +112,7 @@ class PGL(ContentRecommender):
         rank: int = 64,
         mask_rate: float = 0.2,
         temperature: float = 0.2,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_choice('subgraph', subgraph, ('local', 'global'))

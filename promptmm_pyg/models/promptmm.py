@@ -102,7 +102,8 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         prompt_feature_weight: Weight of the prompt in the modality encoders.
             (default: ``1.0``)
         dropout: Dropout rate of the modality encoders. (default: ``0.2``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as in the released code)
         num_prompt_tokens: Number of prompt tokens
             (:class:`~promptmm_pyg.nn.SoftPrompt`). (default: ``1``)
         modality_mask_dict: Bool masks ``{modality: {node_type: [N_t]}}``, true where
@@ -149,7 +150,7 @@ class PromptMM(PromptedFeatures, GraphRecommender):
         prompt_id_weight: float = 0.1,
         prompt_feature_weight: float = 1.0,
         dropout: float = 0.2,
-        init_std: float = 0.1,
+        init_std: float | None = None,
         num_prompt_tokens: int = 1,
         modality_mask_dict: FeatureDict | None = None,
         missing: Missing = 'zero',

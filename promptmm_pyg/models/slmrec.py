@@ -59,7 +59,8 @@ class SLMRec(ContentRecommender):
         augmentation_ratio: The ratio of dropped values or masked rows, in [0, 1).
             (default: ``0.2``)
         temperature: Of both contrasts. (default: ``0.2``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -91,7 +92,7 @@ class SLMRec(ContentRecommender):
         augmentation: Literal['drop', 'mask'] = 'drop',
         augmentation_ratio: float = 0.2,
         temperature: float = 0.2,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_choice('augmentation', augmentation, ('drop', 'mask'))

@@ -59,7 +59,8 @@ class SMORE(ContentRecommender):
         num_item_layers: Layers :math:`K` of the item graphs. (default: ``1``)
         num_neighbors: Neighbors of an item. (default: ``10``)
         temperature: Of the contrast. (default: ``0.2``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
@@ -86,7 +87,7 @@ class SMORE(ContentRecommender):
         num_item_layers: int = 1,
         num_neighbors: int = 10,
         temperature: float = 0.2,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_positive('temperature', temperature)

@@ -37,7 +37,8 @@ class VBPR(ContentRecommender):
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width of every part. (default: ``64``)
-        init_std: Standard deviation of initial embeddings. (default: ``0.1``)
+        init_std: Standard deviation of a normal start of the tables.
+            (default: Xavier uniform, as published)
 
     Shapes:
         - **inputs:** ignored
@@ -64,7 +65,7 @@ class VBPR(ContentRecommender):
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         # The last channel is the bias.

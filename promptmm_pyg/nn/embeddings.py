@@ -9,13 +9,16 @@ from promptmm_pyg.functional import rows
 
 
 class NodeEmbeddings(torch.nn.Module):
-    r"""One embedding table per node type, initialized from
-    :math:`\mathcal{N}(0, \sigma^2)`.
+    r"""One embedding table per node type.
+
+    Values start from Xavier's uniform distribution, as in LightGCN and most of its
+    successors, :math:`U(-a, a)` with :math:`a = \sqrt{6 / (N_t + D)}`: the more nodes,
+    the smaller. With ``init_std`` they start from :math:`\mathcal{N}(0, \sigma^2)`.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
         embedding_dim: The width of every table.
-        init_std: The standard deviation :math:`\sigma`. (default: ``0.1``)
+        init_std: The standard deviation :math:`\sigma`. (default: Xavier uniform)
 
     Shapes:
         - **input:** ``n_id_dict``, ids :math:`(n_t)` of the rows to look up, one entry
@@ -28,11 +31,12 @@ class NodeEmbeddings(torch.nn.Module):
         self,
         num_nodes_dict: dict[NodeType, int],
         embedding_dim: int,
-        init_std: float = 0.1,
+        init_std: float | None = None,
     ) -> None:
         super().__init__()
         check_positive('embedding_dim', embedding_dim)
-        check_positive('init_std', init_std)
+        if init_std is not None:
+            check_positive('init_std', init_std)
         for node_type, num_nodes in num_nodes_dict.items():
             check_positive(f"num_nodes_dict['{node_type}']", num_nodes)
         self.embedding_dim = embedding_dim
@@ -45,7 +49,10 @@ class NodeEmbeddings(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
         for table in self.tables.values():
-            torch.nn.init.normal_(table, std=self.init_std)
+            if self.init_std is None:
+                torch.nn.init.xavier_uniform_(table)
+            else:
+                torch.nn.init.normal_(table, std=self.init_std)
 
     def load_tables(self, x_dict: dict[NodeType, Tensor]) -> None:
         """Copies the values of ``x_dict`` into the tables; no memory is shared.

@@ -74,8 +74,8 @@ class PromptedModalityEncoder(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
+        self.lin.reset_parameters()  # The bias, as in the released code.
         torch.nn.init.xavier_uniform_(self.lin.weight)
-        torch.nn.init.zeros_(self.lin.bias)
 
     def forward(
         self,

@@ -55,10 +55,20 @@ def test_loaded_tables_are_copies():
     assert (source['user'] == 1).all()
 
 
-def test_initial_tables_have_the_given_standard_deviation():
+def test_tables_start_as_published_or_with_the_given_standard_deviation():
     torch.manual_seed(0)
     tables = NodeEmbeddings({'user': 1000}, 64, init_std=0.3)
     assert abs(float(tables()['user'].detach().std()) - 0.3) < 0.01
+    bound = (6 / (1000 + 64)) ** 0.5
+    for tables in (
+        NodeEmbeddings({'user': 1000}, 64),
+        LightGCN(dict.fromkeys(NUM_NODES, 1000), embedding_dim=64).embeddings,
+    ):
+        x = tables()['user'].detach()
+        assert 0.99 * bound < float(x.abs().max()) <= bound
+        assert abs(float(x.std()) - bound / 3**0.5) < 0.01 * bound
+    student = MatrixFactorization(dict.fromkeys(NUM_NODES, 1000), embedding_dim=64)
+    assert abs(float(student()['user'].detach().std()) - 0.1) < 0.003
 
 
 @pytest.mark.parametrize('num_layers', [1, 2, 3])

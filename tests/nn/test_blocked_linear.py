@@ -234,7 +234,7 @@ def test_a_teacher_on_blocks_equals_the_teacher_in_memory(num_prompt_tokens, mas
     full = make_teacher(lambda x: x, **options)
     blocks = make_teacher(lambda x: ChunkedFeatures(x, block_rows=2), **options)
     for a, b in zip(run(blocks), run(full), strict=True):
-        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=5e-5)
     assert set(blocks.state_dict()) == set(full.state_dict())
     assert not any(name.startswith('x_') for name, _ in blocks.named_buffers())
     result = blocks.inference(edges(), weights(), block_size=3)
