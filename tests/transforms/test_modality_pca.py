@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
@@ -131,6 +132,27 @@ def test_concat_decomposes_all_modalities_together():
     expected = principal_components(x, 4)
     expected = expected / expected.square().mean().sqrt()
     torch.testing.assert_close(data['item'].prompt_start, expected)
+
+
+def test_the_present_modalities_of_an_item_are_scaled_up_for_the_missing_ones():
+    data = make_data()
+    present = torch.ones(50, 2, dtype=torch.bool)
+    present[:15, 0] = present[10:25, 1] = False  # Items 10 to 14 have neither.
+    data['item'].mask_image, data['item'].mask_text = present.unbind(1)
+    blocks = []
+    for name, mask in zip(('image', 'text'), present.numpy().T, strict=True):
+        x = data['item'][f'x_{name}'].double().numpy()
+        block = (x - x[mask].mean(0)) / x[mask].std(0) / np.sqrt(x.shape[1])
+        blocks.append(np.where(mask[:, None], block, 0))
+    by_hand = np.concatenate(blocks, axis=1)
+    by_hand[:10] *= 2
+    by_hand[15:25] *= 2
+    by_hand -= by_hand.mean(0)
+    u, s, _ = np.linalg.svd(by_hand)
+    expected = (u[:, :4] * s[:4]) @ (u[:, :4] * s[:4]).T  # Axes have no sign.
+    out = AddModalityPCA(4)(data)['item'].prompt_start.double().numpy()
+    gram = out @ out.T
+    np.testing.assert_allclose(gram, expected * 200 / np.trace(expected), atol=1e-5)
 
 
 def test_mean_uses_the_modalities_that_are_there():
