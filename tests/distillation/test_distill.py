@@ -16,13 +16,13 @@ from promptmm_pyg.distillation import (
     truncate_embeddings,
 )
 from promptmm_pyg.distillation.candidates import CandidateSampler
-from promptmm_pyg.distillation.objective import Objective
+from promptmm_pyg.distillation.objective import JointTeacher, Objective
 from promptmm_pyg.loader import TripletLoader, uniform_candidates
 from promptmm_pyg.losses import PairwiseKDLoss, ScaledCosineLoss, weighted_sum
 from promptmm_pyg.models import EASE
 from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.targets import SoftTargets, soft_targets
-from promptmm_pyg.training import TrainingConfig, bpr_losses, train
+from promptmm_pyg.training import TrainingConfig, bpr_losses, loop, train
 from tests.training.setting import (
     QUICK,
     Interrupted,
@@ -96,6 +96,53 @@ def test_one_step_equals_the_same_step_written_by_hand(prompt):
     torch.testing.assert_close(state(student), state(hand))
     torch.testing.assert_close(state(losses[2]), state(hand_losses[2]))
     torch.testing.assert_close(state(teacher), state(hand_teacher))
+
+
+@pytest.fixture
+def double_precision():
+    torch.set_default_dtype(torch.double)
+    yield
+    torch.set_default_dtype(torch.float)
+
+
+@pytest.mark.usefixtures('double_precision')
+@pytest.mark.parametrize('view', ['fused', 'image', 'text'])
+@pytest.mark.parametrize('name', ['pairwise', 'listwise', 'embedding'])
+def test_the_gradient_of_every_loss_reaches_the_prompt(name, view, monkeypatch):
+    data = make_split()
+    teacher = make_teacher(data.train)
+    losses = promptmm_losses(list_views=view, embedding_views=view)
+    losses[0].view = view
+
+    train_step, calls = loop.train_step, []
+
+    def captured(optimizer, *args):
+        calls.append(args[:3])
+        return train_step(optimizer, *args)
+
+    monkeypatch.setattr(loop, 'train_step', captured)
+    # After training, gradients flow as within it.
+    monkeypatch.setattr(JointTeacher, '__exit__', lambda *_: None)
+    losses = [loss for loss in losses if loss.name == name]
+    student = make_student(data.train)
+    fast(student, teacher, data, losses=losses, prompt='joint', config=ONE)
+    step, batch, lists = calls[0]
+    weights = [p for p in teacher.prompt.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(step(batch, lists).backward, weights)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        direction = [torch.randn(p.size(), generator=generator) for p in weights]
+        values = []
+        for length in (1e-5, -2e-5, 1e-5):  # Ends at the start.
+            with torch.no_grad():
+                for p, d in zip(weights, direction, strict=True):
+                    p += length * d
+            out = step(batch, lists)
+            values.append(torch.stack([out.loss, out.losses[name]]))
+        total, own = (values[0] - values[1]) / 2e-5
+        expected = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
+        torch.testing.assert_close(total, expected, rtol=1e-6, atol=1e-9)
+        assert own.abs() > 1e-3 * total.abs()
 
 
 @pytest.mark.parametrize('prompt', ['frozen', 'joint'])
