@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.speed.__main__ import speed_table
 from benchmarks.speed.scale import scale_plot, scale_table
-from benchmarks.studies.ablation import Ablation
+from benchmarks.studies.ablation import Ablation, Parts
 from benchmarks.studies.budget import Budget
 from benchmarks.studies.cold import Cold
 from benchmarks.studies.corruption import Corruption
@@ -38,6 +38,7 @@ STUDIES: dict[str, type[Experiment]] = {
     'distillation': Distillation,
     'ensemble': Ensemble,
     'main': Main,
+    'promptmm': Parts,
     'variants': Corruption,
 }
 TABLES = {'speed': speed_table, 'scale': scale_table, 'updates': updates_table}

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.benchmark.config import Params
@@ -16,10 +17,13 @@ RANDOM, TRUNCATED = 'random', 'truncated teacher'
 
 
 class Teacher(NamedTuple):
-    """A teacher: its targets per seed, and what they depend on."""
+    """A teacher: its targets per seed, and what they depend on; with ``module``, the
+    trained model itself, whose prompt a student can train.
+    """
 
     key: Any
     targets: Callable[[int], SoftTargets]
+    module: Callable[[int], torch.nn.Module] | None = None
 
 
 class Losses(NamedTuple):
@@ -65,6 +69,8 @@ class Arm:
     teacher: Teacher | None = None
     candidates: Params = field(default_factory=dict)
     start: str = RANDOM
+    prompt: Literal['frozen', 'joint'] = 'frozen'
+    """Whether the student trains the prompt of its teacher, too."""
     variant: Variant | None = None
     embeddings: Teacher | None = None
     """Embeddings that are tested as they are, in place of a training."""
@@ -79,6 +85,7 @@ class Arm:
             dict(self.training),
             dict(self.candidates),
             self.start,
+            self.prompt,
             *(part and part.key for part in keyed),
         ]
 

@@ -27,7 +27,7 @@ from promptmm_pyg.distillation import (
 )
 from promptmm_pyg.evaluation import Evaluation, evaluate
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
-from promptmm_pyg.targets import SoftTargets, topk_targets
+from promptmm_pyg.targets import SoftTargets, soft_targets, topk_targets
 from promptmm_pyg.training import TrainingConfig, load_state, save_state, train
 
 METRIC = 'Recall@20'
@@ -188,29 +188,44 @@ class Bench:
             **self.train_options(),
         }
         data = self.split._replace(train=graph)
+        more: dict[str, Any] = {}
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         try:
             if arm.losses is None:
                 history = train(model, data, **options)
             else:
                 assert targets is not None
+                assert arm.teacher is not None
                 width = model.embeddings.embedding_dim
                 targets = scale_scores(targets, scale).to(self.device)
-                history = distill(
+                teacher: SoftTargets | torch.nn.Module = targets
+                if arm.prompt == 'joint':
+                    assert arm.teacher.module is not None
+                    teacher = arm.teacher.module(seed).to(self.device)
+                result = distill(
                     model,
-                    targets,
+                    teacher,
                     data,
                     losses=arm.losses.make(targets, width, weight),
+                    prompt=arm.prompt,
                     candidates=CandidateSampling(**arm.candidates),
                     baseline=False,
                     **options,
-                ).history
+                )
+                history = result.history
+                if arm.prompt == 'joint':
+                    more['teacher_validation'] = self.validate(result.targets.x_dict)
         except FloatingPointError as error:
             # A diverging trial is a trial like another, and the worst.
             return {'validation': 0.0, 'parameters': size, 'error': str(error)}
         times = [record['seconds'] for record in history.records]
         x_dict = get_embeddings(model, inputs)
+        if getattr(model, 'reads_prompt', False):
+            more['state'] = {
+                name: p.detach().cpu() for name, p in model.named_parameters()
+            }
         return {
+            **more,
             'validation': history.best_value,
             'parameters': size,
             'epoch': history.best_epoch,
@@ -367,6 +382,29 @@ class Bench:
         """A trained model as a teacher, by its final embeddings."""
         params = dict(params or {})
         return Teacher([arm.key, params], partial(self._targets_of, arm, params))
+
+    def teacher_module(self, arm: Arm, params: Params | None = None) -> Teacher:
+        """A trained model with a prompt as a teacher, with its modalities."""
+        params = dict(params or {})
+        module = partial(self._module_of, arm, params)
+
+        def targets(seed: int) -> SoftTargets:
+            key = json.dumps(['module', arm.key, params, seed])
+            if key not in self._targets:
+                adj = normalized_adj_dict(self.train)
+                self._targets[key] = with_top(
+                    soft_targets(module(seed), adj), self.train
+                )
+            return self._targets[key]
+
+        return Teacher(['module', arm.key, params], targets, module)
+
+    def _module_of(self, arm: Arm, params: Params, seed: int) -> torch.nn.Module:
+        state = self.outcome(arm, params, seed)['state']
+        arguments = split_params(arm.model, {**arm.params, **params}).arguments
+        model: torch.nn.Module = build(arm.model, self.graph(arm.variant), arguments)
+        model.load_state_dict(state, strict=False)
+        return model
 
     def _targets_of(self, arm: Arm, params: Params, seed: int) -> SoftTargets:
         key = json.dumps([arm.key, dict(params), seed])

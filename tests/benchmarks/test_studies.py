@@ -5,6 +5,7 @@ import torch
 
 import promptmm_pyg.losses
 from benchmarks.report import plot, render
+from benchmarks.studies.ablation import PARTS, part_losses
 from benchmarks.studies.distillation import LOSSES, shuffled
 from benchmarks.studies.main import Main
 from promptmm_pyg.benchmark import load_config
@@ -39,6 +40,11 @@ QUICK = {
     'ensemble': ['widths=[4,8]', 'closed_form_widths=[8,16]'],
     'ablation': [
         'options={denoise=[{denoise=true}],graph=[{item_graph_weight=0.1}]}',
+    ],
+    'promptmm': [
+        'parts=["PromptMM","without prompt","joint prompt","truncated start"]',
+        *('students=["MatrixFactorization"]', 'width=4', 'teacher_l2=[1.0]'),
+        *('weights=[1.0]', 'start_learning_rates=[1e-3]', 'baseline_l2=[1.0, 3.0]'),
     ],
     'missing': ['shares=[0.0,0.9]'],
     'noise': ['dataset.synthetic.models.PromptMMPlus={embedding_dim=4,num_layers=1}'],
@@ -352,3 +358,43 @@ def test_every_loss_reaches_the_student(name):
     )
     for key, x in student().items():
         assert not torch.equal(before[key], x), key
+
+
+def test_the_parts_of_promptmm_are_compared_with_all_of_them(results):
+    rows = rows_by_name(results('promptmm')[1])
+    students = ('PromptMM', 'without prompt', 'joint prompt', 'truncated start')
+    assert list(rows) == [
+        *('teacher', 'teacher without prompt', 'truncated teacher', 'baseline'),
+        *students,
+    ]
+    for name in students:
+        references = {'baseline', 'truncated_teacher', 'full'}
+        assert references - ({'full'} if name == 'PromptMM' else set()) == {
+            key.removeprefix('diff_vs_') for key in rows[name] if 'diff_vs_' in key
+        }
+    assert 'teacher_validation' in rows['joint prompt']
+    assert 'teacher_validation' not in rows['PromptMM']
+
+
+def test_each_part_of_promptmm_changes_what_it_is_named_after():
+    made = {
+        name: part_losses(part.losses).make(None, 4, 2.0)
+        for name, part in PARTS.items()
+    }
+    every = ['pairwise', 'listwise', 'embedding']
+    for name, losses in made.items():
+        left_out = name.removeprefix('without ').replace('-', '')
+        assert [x.name for x in losses] == [x for x in every if x != left_out]
+        assert {x.weight for x in losses} == {2.0}
+        expected = {'fused view': 'fused', 'all views': 'all'}.get(name, 'modalities')
+        for loss in losses:
+            assert getattr(loss, 'views', expected) == expected
+    modes = {
+        name: losses[-2].loss.listwise
+        for name, losses in made.items()
+        if len(losses) == 3
+    }
+    assert [name for name, mode in modes.items() if mode == 'kl'] == [
+        'coupled list-wise'
+    ]
+    assert len({part_losses(part.losses).key for part in PARTS.values()}) == 7
