@@ -15,7 +15,7 @@ from promptmm_pyg import (
     TrainingConfig,
     distill,
     evaluate,
-    paired_bootstrap,
+    paired_test,
     split_per_user,
     train,
 )
@@ -51,7 +51,7 @@ def main() -> None:
     }
     for name, evaluation in models.items():
         print(f'{name:<9} Recall@20 {evaluation.metrics["Recall@20"]:.4f}')
-    gain = paired_bootstrap(
+    gain = paired_test(
         models['student'].per_user['Recall@20'],
         models['baseline'].per_user['Recall@20'],
     )

@@ -13,7 +13,7 @@ __version__ = '0.1.0'
 if TYPE_CHECKING:
     from promptmm_pyg.data import load_dataset, read_table, split_per_user
     from promptmm_pyg.distillation import distill
-    from promptmm_pyg.evaluation import evaluate, paired_bootstrap
+    from promptmm_pyg.evaluation import evaluate, paired_test
     from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
     from promptmm_pyg.nn import PromptedEncoder, load_prompt, save_prompt
     from promptmm_pyg.runs import Run
@@ -42,7 +42,7 @@ _HOMES = {
     'load_dataset': 'data',
     'load_prompt': 'nn',
     'load_targets': 'targets',
-    'paired_bootstrap': 'evaluation',
+    'paired_test': 'evaluation',
     'read_table': 'data',
     'save_prompt': 'nn',
     'save_targets': 'targets',
@@ -67,7 +67,7 @@ __all__ = [
     'load_dataset',
     'load_prompt',
     'load_targets',
-    'paired_bootstrap',
+    'paired_test',
     'read_table',
     'save_prompt',
     'save_targets',

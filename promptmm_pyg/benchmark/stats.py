@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from promptmm_pyg.evaluation import holm, paired_bootstrap
+from promptmm_pyg.evaluation import holm, paired_test
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -25,46 +24,20 @@ def mean(values: Mapping[str, Any]) -> float:
 def difference(
     a: Tensor | Sequence[Tensor], b: Tensor | Sequence[Tensor]
 ) -> dict[str, float]:
-    """The mean of ``a - b`` with its 95 % interval over users and, with several, seeds.
+    """The mean of ``a - b`` with its 95 % interval and p-value over users and training
+    seeds.
 
     Args:
-        a: Values per seed and user, ``[num_seeds, N]``.
+        a: Values per seed and user, ``[num_seeds, N]``; a closed form has one row.
         b: The same for the other model.
     """
-    several = max(len(a), len(b)) > 1
-    interval = paired_bootstrap(a, b, resample_seeds=several)
+    test = paired_test(a, b)
     return {
-        'difference': interval.difference,
-        'low': interval.low,
-        'high': interval.high,
+        'difference': test.difference,
+        'low': test.low,
+        'high': test.high,
+        'p': test.p_value,
     }
-
-
-def permutation_p_value(a: Tensor, b: Tensor) -> float:
-    """The two-sided p-value of a permutation test on paired users, which draws the
-    signs of their differences again.
-
-    Args:
-        a: Values per user, averaged over seeds, ``[N]``.
-        b: The same for the other model.
-    """
-    from scipy import stats
-
-    differences = (a.double() - b.double()).numpy()
-    # Whatever its sign, a difference of zero adds nothing.
-    differences = differences[differences != 0]
-    if differences.size == 0:
-        return 1.0
-    test = stats.permutation_test(
-        (differences,),
-        # Rounded, as equal sums of other order have to count as equal.
-        lambda x, axis: np.round(x.sum(axis=axis), 9),
-        permutation_type='samples',
-        n_resamples=9999,
-        batch=100,
-        rng=np.random.default_rng(0),
-    )
-    return float(test.pvalue)
 
 
 def compare(
@@ -73,15 +46,12 @@ def compare(
     """Every other model minus the reference: interval, p-value and Holm's p-value.
 
     Args:
-        per_user: Values ``[num_seeds, N]`` per model.
+        per_user: Values ``[num_seeds, N]`` per model; a closed form has one row.
         reference: The name of one of them.
     """
     base = per_user[reference]
     rows = {
-        name: {
-            **difference(values, base),
-            'p': permutation_p_value(values.mean(dim=0), base.mean(dim=0)),
-        }
+        name: difference(values, base)
         for name, values in per_user.items()
         if name != reference
     }

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from promptmm_pyg.cli.evaluate import format_table, interval_text
+from promptmm_pyg.cli.evaluate import ONE_TRAINING, format_table, interval_text
 from promptmm_pyg.cli.parsing import UserError, add_flags, print_json
 from promptmm_pyg.cli.system import bytes_text
 from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.data.schema import fingerprint
-from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
+from promptmm_pyg.evaluation import Evaluation, paired_test
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.evaluation import evaluate_embeddings
 from promptmm_pyg.runs.run import MODEL, build_teacher
@@ -22,19 +22,23 @@ from promptmm_pyg.runs.run import MODEL, build_teacher
 DESCRIPTION = """\
 Show runs side by side: the settings in which they differ, their validation metrics, and
 the size of their models. Every other run is compared with the first one: differences
-with 95% intervals from resampling users, if both runs rank the same items for the same
-users; if they do not, the reason. Test is not read.
+with 95% intervals, if both runs rank the same items for the same users; if they do not,
+the reason. Runs that differ in nothing but the training seed are one model, and only
+then the intervals include training noise (five seeds each are recommended); else they
+are valid for these trained models only. Test is not read.
 
 --json prints one object: runs, a list of run, settings, validation (by model and
 metric), parameters, bytes (by model) and recommender_bytes; and differences, a list of
-of (both runs), no_intervals_because (or null) and intervals (by model and metric:
-difference, low, high, confidence)."""
+of (the runs of both models), no_intervals_because (or null) and intervals (by model and
+metric: difference, low, high, confidence, p_value, num_seeds)."""
 EXAMPLE = """\
 example:
   promptmm compare runs/tiktok runs/wide
   promptmm compare runs/one runs/two runs/three -k 10
+  promptmm compare runs/mf-seed* runs/lightgcn-seed*
   promptmm compare runs/one runs/two --json > runs.json"""
 _MODELS = ('teacher', 'student', 'baseline')
+_SEEDS = ('train.seed', 'student: train.seed')
 
 
 class Summary(NamedTuple):
@@ -78,17 +82,18 @@ def run(args: argparse.Namespace) -> int:
     if len(set(paths)) < len(paths):
         raise UserError('each run must be named once')
     runs = [Run.open(folder) for folder in args.folders]  # All, before any work.
-    first, *others = [load_summary(run) for run in runs]
+    summaries = [load_summary(run) for run in runs]
+    first, *others = group_by_seed(summaries)
     results = [differences(first, other, args.k) for other in others]
     if args.json:
-        print_json(_as_json(first, others, results))
+        print_json(_as_json(summaries, first, others, results))
         return 0
-    print(_settings_table([first, *others]))
-    print(f'\nvalidation\n{_metric_table([first, *others])}')
+    print(_settings_table(summaries))
+    print(f'\nvalidation\n{_metric_table(summaries)}')
     for other, result in zip(others, results, strict=True):
-        print(f'\n{other.name} - {first.name}, with 95% intervals')
+        print(f'\n{_group_name(other)} - {_group_name(first)}, with 95% intervals')
         print(_difference_text(result))
-    print(f'\nsize\n{_size_table([first, *others])}')
+    print(f'\nsize\n{_size_table(summaries)}')
     return 0
 
 
@@ -178,36 +183,71 @@ def reason_incomparable(first: Summary, other: Summary) -> str | None:
     return None
 
 
-def differences(first: Summary, other: Summary, k: int) -> dict[str, Any] | str:
-    """Intervals of ``other - first`` by model and metric, or why there are none."""
-    reason = reason_incomparable(first, other)
-    if reason is not None:
-        return reason
-    assert first.evaluations is not None
-    assert other.evaluations is not None
-    if first.evaluations['teacher'].users.numel() == 0:
+def group_by_seed(summaries: Sequence[Summary]) -> list[list[Summary]]:
+    """Runs that differ in their seeds alone, together. If that is all of them, each
+    is a group of its own.
+    """
+    groups: dict[str, list[Summary]] = {}
+    used = set()
+    for summary in summaries:
+        settings = {k: x for k, x in summary.settings.items() if k not in _SEEDS}
+        seeds = [summary.settings.get(key) for key in _SEEDS]
+        key = json.dumps(settings, sort_keys=True)
+        while (key, str(seeds)) in used:  # The same training once more.
+            key += ' '
+        used.add((key, str(seeds)))
+        groups.setdefault(key, []).append(summary)
+    return list(groups.values()) if len(groups) > 1 else [[x] for x in summaries]
+
+
+def differences(
+    first: Sequence[Summary], other: Sequence[Summary], k: int
+) -> dict[str, Any] | str:
+    """Intervals of ``other - first`` by model and metric, or why there are none.
+
+    Args:
+        first: A model, with one run per seed.
+        other: The other model, with one run per seed.
+        k: Cutoff of the metrics.
+    """
+    for summary in [*first, *other]:
+        reason = reason_incomparable(first[0], summary)
+        if reason is not None:
+            return reason
+    a, b = ([x.evaluations or {} for x in group] for group in (other, first))
+    if b[0]['teacher'].users.numel() == 0:
         return 'no user has interactions held out for validation'
     intervals: dict[str, Any] = {}
     for name in _MODELS:
-        if name in first.evaluations and name in other.evaluations:
-            a, b = other.evaluations[name], first.evaluations[name]
-            cutoff = min(k, max(a.ks))  # The whole catalogue, where that is smaller.
+        if name in a[0] and name in b[0]:
+            cutoff = min(k, max(a[0][name].ks))  # The catalogue, where smaller.
             intervals[name] = {
-                metric: paired_bootstrap(values, b.per_user[metric])
-                for metric, values in a.per_user.items()
+                metric: paired_test(
+                    *([x[name].per_user[metric] for x in runs] for runs in (a, b))
+                )
+                for metric in a[0][name].per_user
                 if metric.endswith(f'@{cutoff}')
             }
     return intervals
 
 
+def _group_name(group: Sequence[Summary]) -> str:
+    more = f' ({len(group)} seeds)' if len(group) > 1 else ''
+    return f'{group[0].name}{more}'
+
+
 def _difference_text(result: dict[str, Any] | str) -> str:
     if isinstance(result, str):
         return f'no intervals: {result}'
-    return '\n'.join(
+    tests = [test for by_metric in result.values() for test in by_metric.values()]
+    lines = [
         f'{name:<8}  {metric:<12}  {interval_text(interval)}'
         for name, by_metric in result.items()
         for metric, interval in by_metric.items()
-    )
+    ]
+    if not any(test.includes_training_noise for test in tests):
+        lines.append(ONE_TRAINING)
+    return '\n'.join(lines)
 
 
 def _settings_table(summaries: Sequence[Summary]) -> str:
@@ -255,7 +295,10 @@ def _size_text(size: tuple[int | None, int] | None) -> str:
 
 
 def _as_json(
-    first: Summary, others: list[Summary], results: list[dict[str, Any] | str]
+    summaries: Sequence[Summary],
+    first: Sequence[Summary],
+    others: Sequence[Sequence[Summary]],
+    results: Sequence[dict[str, Any] | str],
 ) -> dict[str, Any]:
     runs = [
         {
@@ -266,17 +309,18 @@ def _as_json(
             'bytes': {name: size[1] for name, size in summary.sizes.items()},
             'recommender_bytes': summary.recommender_bytes,
         }
-        for summary in [first, *others]
+        for summary in summaries
     ]
     differences: list[dict[str, Any]] = []
     for other, result in zip(others, results, strict=True):
-        entry: dict[str, Any] = {'of': [other.name, first.name]}
+        names = [[summary.name for summary in group] for group in (other, first)]
+        entry: dict[str, Any] = {'of': names}
         entry |= {'no_intervals_because': None, 'intervals': {}}
         if isinstance(result, str):
             entry['no_intervals_because'] = result
         else:
             entry['intervals'] = {
-                model: {metric: vars(x) for metric, x in by_metric.items()}
+                model: {metric: x.to_dict() for metric, x in by_metric.items()}
                 for model, by_metric in result.items()
             }
         differences.append(entry)

@@ -12,7 +12,7 @@ from promptmm_pyg.cli.evaluate import difference_lines, format_table
 from promptmm_pyg.cli.parsing import QUIET, UserError, add_flags
 from promptmm_pyg.cli.recommend import entries, recommendation_table
 from promptmm_pyg.data import INTERACTS, ITEM, USER
-from promptmm_pyg.evaluation import Evaluation, paired_bootstrap
+from promptmm_pyg.evaluation import Evaluation, paired_test
 from promptmm_pyg.models import LightGCN
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs import Prepared, Run, distill_run, train_run
@@ -180,8 +180,8 @@ def _draw(run: Run, results: dict[str, Evaluation]) -> None:
     bars = {}
     for name, result in results.items():
         values = result.per_user['Recall@20']
-        interval = paired_bootstrap(values, torch.zeros_like(values))
-        bars[name] = Bar(interval.difference, interval.low, interval.high)
+        mean = paired_test(values, torch.zeros_like(values))
+        bars[name] = Bar(mean.difference, max(mean.low, 0.0), min(mean.high, 1.0))
     file = run.path / 'demo.png'
     try:
         save_figure(plot_run(curves, bars), file)

@@ -10,8 +10,8 @@ from torch_geometric.data import HeteroData
 from promptmm_pyg.cli.parsing import UserError, add_flags, print_json, printable
 from promptmm_pyg.evaluation import (
     Evaluation,
-    Interval,
-    paired_bootstrap,
+    PairedTest,
+    paired_test,
     slice_by_cold_start,
 )
 from promptmm_pyg.runs import Run
@@ -24,21 +24,26 @@ print Recall, NDCG, Precision, HitRatio, MRR and MAP at 10, 20 and 50 for the te
 the student, the baseline (the student without distillation) and the truncated teacher
 (the teacher's embeddings at the student's width by SVD, without training).
 
-Below: 95% intervals of differences, from resampling users; and the metrics for warm
-items (with training interactions) and cold ones (without).
+Below: 95% intervals of differences over users; they are valid for these trained models
+and do not include training noise. Then the metrics for warm items (with training
+interactions) and cold ones (without).
 
 Make all choices on validation, the default. Test should be read once, at the end: each
 evaluation on it is recorded in evaluation-test.json.
 
 --json prints one object: split, num_users, num_items, file (where it is recorded),
 embedding_dim (by model), metrics (by model and metric), differences (by pair and
-metric: difference, low, high, confidence), slices (by model, warm and cold),
+metric: difference, low, high, confidence, p_value), slices (by model, warm and cold),
 baseline_tuned (null without a baseline) and, for test, test_reads."""
 EXAMPLE = """\
 example:
   promptmm evaluate runs/tiktok
   promptmm evaluate runs/tiktok --eval-split test
   promptmm evaluate runs/tiktok --json > metrics.json"""
+ONE_TRAINING = (
+    'one training each: training noise is not included. Train with several seeds, see '
+    'promptmm compare --help'
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,12 +101,12 @@ def difference_lines(
     lines = ['\ndifferences with 95% intervals']
     for a, b in pairs:
         for metric in compared_metrics(results):
-            interval = paired_bootstrap(
+            interval = paired_test(
                 results[a].per_user[metric], results[b].per_user[metric]
             )
             name = f'{a} - {b}'
             lines.append(f'{name:<{width}}  {metric:<9}  {interval_text(interval)}')
-    return lines
+    return [*lines, ONE_TRAINING]
 
 
 def metric_table(results: Mapping[str, Evaluation], dims: Mapping[str, int]) -> str:
@@ -158,7 +163,7 @@ def _cell(value: object) -> str:
     return f'{value:.4f}' if isinstance(value, float) else printable(str(value))
 
 
-def interval_text(interval: Interval) -> str:
+def interval_text(interval: PairedTest) -> str:
     """A difference with its interval, and whether it is significant."""
     text = 'significant' if interval.significant else 'no significant difference'
     difference = f'{interval.difference:+.4f}'

@@ -1,5 +1,5 @@
-from promptmm_pyg.evaluation.bootstrap import Interval, holm, paired_bootstrap
 from promptmm_pyg.evaluation.metrics import Evaluation, evaluate
+from promptmm_pyg.evaluation.significance import PairedTest, holm, paired_test
 from promptmm_pyg.evaluation.slices import (
     slice_by_cold_start,
     slice_by_history,
@@ -9,12 +9,12 @@ from promptmm_pyg.ranking import Ranking, SeenItems, rank_items, top_items
 
 __all__ = [
     'Evaluation',
-    'Interval',
+    'PairedTest',
     'Ranking',
     'SeenItems',
     'evaluate',
     'holm',
-    'paired_bootstrap',
+    'paired_test',
     'rank_items',
     'slice_by_cold_start',
     'slice_by_history',

@@ -20,7 +20,7 @@ from promptmm_pyg.data.schema import (
 )
 from promptmm_pyg.evaluation import (
     Evaluation,
-    paired_bootstrap,
+    paired_test,
     slice_by_history,
     slice_by_item_popularity,
 )
@@ -37,8 +37,7 @@ from promptmm_pyg.report.content import (
 
 Evaluations = Mapping[str, Evaluation]
 Log = list[dict[str, Any]]
-_SAMPLES = 1000
-_MIN_USERS = 20  # A bootstrap over fewer users is not informative.
+_MIN_USERS = 20  # An interval over fewer users is not informative.
 _CHUNK = 65_536  # Rows; features may be memory-mapped.
 _SPLITS = {'val': 'validation', 'test': 'test'}
 
@@ -168,8 +167,9 @@ def comparison(
 def _interval(values: Tensor) -> dict[str, float]:
     if values.numel() < _MIN_USERS:
         return {}
-    result = paired_bootstrap(values, torch.zeros_like(values), num_samples=_SAMPLES)
-    return {'low': result.low, 'high': result.high}
+    result = paired_test(values, torch.zeros_like(values))
+    # Metrics are in [0, 1].
+    return {'low': max(result.low, 0.0), 'high': min(result.high, 1.0)}
 
 
 def slices(results: Evaluations, data: HeteroData, metric: str) -> list[Slice]:

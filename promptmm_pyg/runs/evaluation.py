@@ -12,7 +12,7 @@ from promptmm_pyg.data import INTERACTS, ITEM
 from promptmm_pyg.evaluation import (
     Evaluation,
     evaluate,
-    paired_bootstrap,
+    paired_test,
     slice_by_cold_start,
 )
 from promptmm_pyg.runs.data import RunError
@@ -80,11 +80,9 @@ def record_evaluation(
         'metrics': {name: _without_nan(x.metrics) for name, x in results.items()},
         'differences': {
             f'{a} - {b}': {
-                metric: vars(
-                    paired_bootstrap(
-                        results[a].per_user[metric], results[b].per_user[metric]
-                    )
-                )
+                metric: paired_test(
+                    results[a].per_user[metric], results[b].per_user[metric]
+                ).to_dict()
                 for metric in compared_metrics(results)
             }
             for a, b in PAIRS

@@ -12,6 +12,7 @@ from promptmm_pyg.benchmark.result import (
     rows_by_name,
     write_result,
 )
+from promptmm_pyg.evaluation import paired_test
 
 RESULTS = sorted(Path('benchmarks/results').glob('*.json'))
 ROW = {
@@ -77,24 +78,6 @@ def test_a_spread_has_the_sample_deviation():
     assert stats.mean({'seeds': [1.0, 2.0]}) == 1.5
 
 
-def test_the_p_value_of_few_users_is_that_of_all_signs():
-    a, b = torch.tensor([1.0, 0.0, 0.25, 1.0]), torch.tensor([0.0, 0.5, 0.0, 1.0])
-    # Of 8 signs of 1, 1/2 and 1/4, three sum to 3/4 or more, three to -3/4 or less.
-    assert stats.permutation_p_value(a, b) == pytest.approx(6 / 8)
-    assert stats.permutation_p_value(b, a) == pytest.approx(6 / 8)
-    assert stats.permutation_p_value(a, a) == 1.0
-
-
-def test_the_p_value_of_many_users_is_about_that_of_the_normal_distribution():
-    g = torch.Generator().manual_seed(0)
-    a = (torch.rand(3000, generator=g) < 0.12).float()
-    b = (torch.rand(3000, generator=g) < 0.10).float()
-    d = (a - b).double()
-    z = float(d.sum() / d.square().sum().sqrt())
-    normal = 2 * float(torch.special.ndtr(torch.tensor(-abs(z))))
-    assert stats.permutation_p_value(a, b) == pytest.approx(normal, abs=0.02)
-
-
 def test_p_values_are_corrected_within_their_reference():
     g = torch.Generator().manual_seed(0)
     per_user = {name: torch.rand(2, 40, generator=g) for name in ('a', 'b', 'c', 'd')}
@@ -109,10 +92,13 @@ def test_p_values_are_corrected_within_their_reference():
         assert row['difference'] == pytest.approx(expected, abs=1e-6)
 
 
-def test_several_seeds_are_resampled():
-    a = [torch.full((30,), value) for value in (0.0, 1.0)]
-    b = [torch.full((30,), 0.5)]
-    # Users do not differ, so all of the interval is that of the seeds.
-    interval = stats.difference(a, b)
-    assert (interval['low'], interval['high']) == (-0.5, 0.5)
-    assert stats.difference(a[:1], b)['high'] == -0.5
+def test_differences_are_those_of_the_paired_test():
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.rand(5, 30, generator=g), torch.rand(1, 30, generator=g)
+    test = paired_test(a, b)
+    assert stats.difference(a, b) == {
+        'difference': test.difference,
+        'low': test.low,
+        'high': test.high,
+        'p': test.p_value,
+    }

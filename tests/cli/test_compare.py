@@ -6,7 +6,7 @@ import torch
 
 from promptmm_pyg.cli import compare, main
 from promptmm_pyg.cli.compare import reason_incomparable
-from promptmm_pyg.evaluation import paired_bootstrap
+from promptmm_pyg.evaluation import Evaluation, paired_test
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.evaluation import evaluate_embeddings
 
@@ -38,6 +38,7 @@ def test_runs_are_put_side_by_side(distilled, other, capsys):
     ]
     assert '\nvalidation\nmodel ' in out
     assert f'\n{other} - {distilled}, with 95% intervals\nteacher   Recall@20 ' in out
+    assert 'one training each: training noise is not included' in out
 
 
 def test_metrics_and_intervals_are_those_of_the_library(distilled, other, capsys):
@@ -51,16 +52,47 @@ def test_metrics_and_intervals_are_those_of_the_library(distilled, other, capsys
     assert found['runs'][0]['validation']['student'] == first['student'].metrics
     assert found['runs'][1]['validation'] == {'teacher': second['teacher'].metrics}
     (difference,) = found['differences']
-    assert difference['of'] == [str(other), str(distilled)]
+    assert difference['of'] == [[str(other)], [str(distilled)]]
     assert difference['no_intervals_because'] is None
     assert set(difference['intervals']) == {'teacher'}
     by_metric = difference['intervals']['teacher']
     assert len(by_metric) == 6
     for name in ('Recall@20', 'MAP@20'):
-        expected = paired_bootstrap(
+        expected = paired_test(
             second['teacher'].per_user[name], first['teacher'].per_user[name]
         )
-        assert by_metric[name] == vars(expected)
+        assert by_metric[name] == expected.to_dict()
+
+
+def summary(name, users=(0.1, 0.2, 0.4, 0.9), **settings):
+    per_user = {'Recall@20': torch.tensor(users)}
+    index = torch.arange(len(users))
+    evaluation = Evaluation(per_user, index, 30, None)
+    task = ('hash', torch.zeros(2, 1))
+    return compare.Summary(
+        name, settings, {}, {}, None, {'teacher': evaluation}, '', task
+    )
+
+
+def test_runs_that_differ_in_their_seed_are_one_model():
+    runs = [
+        summary('a0', width=8, **{'train.seed': 0}),
+        summary('b0', (0.2, 0.3, 0.6, 1.0), width=4, **{'train.seed': 0}),
+        summary('a1', (0.3, 0.2, 0.4, 0.7), width=8, **{'train.seed': 1}),
+        summary('again', width=8, **{'train.seed': 1}),
+        summary('b1', width=4, **{'train.seed': 1}),
+    ]
+    groups = compare.group_by_seed(runs)
+    assert [[x.name for x in group] for group in groups] == [
+        *(['a0', 'a1'], ['b0', 'b1'], ['again'])
+    ]
+    test = compare.differences(groups[0], groups[1], 20)['teacher']['Recall@20']
+    a, b = ([x.evaluations['teacher'].per_user for x in group] for group in groups[:2])
+    values = ([x['Recall@20'] for x in group] for group in (b, a))
+    assert test == paired_test(*values)
+    assert test.num_seeds == (2, 2)
+    # Nothing else to compare: seed with seed.
+    assert compare.group_by_seed(runs[:3:2]) == [[runs[0]], [runs[2]]]
 
 
 def test_sizes_are_counted(distilled, other, capsys):

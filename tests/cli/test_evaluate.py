@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from promptmm_pyg.cli import main
-from promptmm_pyg.evaluation import evaluate, paired_bootstrap, slice_by_cold_start
+from promptmm_pyg.evaluation import evaluate, paired_test, slice_by_cold_start
 from promptmm_pyg.runs.run import Run
 
 METRICS = ('Recall', 'NDCG', 'Precision', 'HitRatio', 'MRR', 'MAP')
@@ -66,10 +66,11 @@ def test_differences_are_paired_and_in_the_order_of_their_name(reported, oracle)
     for a, b in pairs:
         for metric in ('Recall@20', 'NDCG@20'):
             pair = (found[name].per_user[metric] for name in (a, b))
-            expected = paired_bootstrap(*pair)
-            assert content['differences'][f'{a} - {b}'][metric] == vars(expected)
+            expected = paired_test(*pair)
+            assert content['differences'][f'{a} - {b}'][metric] == expected.to_dict()
             text = f'{expected.difference:+.4f}  [{expected.low:+.4f}'
             assert text in out
+    assert 'one training each: training noise is not included' in out
 
 
 def test_slices_are_warm_and_cold(reported, oracle):

@@ -1,5 +1,5 @@
 from promptmm_pyg.cli.evaluate import format_table, interval_text
-from promptmm_pyg.evaluation import Interval
+from promptmm_pyg.evaluation import PairedTest
 
 
 def test_text_is_left_aligned_and_numbers_right_aligned():
@@ -15,12 +15,12 @@ def test_numbers_have_four_places_and_unknown_ones_a_dash():
 
 
 def test_an_interval_beside_zero_is_clear():
-    text = interval_text(Interval(0.1, 0.05, 0.15, 0.95))
+    text = interval_text(PairedTest(0.1, 0.05, 0.15, 0.95, 0.01, (1, 1)))
     assert text == '+0.1000  [+0.0500, +0.1500]  significant'
 
 
 def test_an_interval_around_zero_is_not():
-    text = interval_text(Interval(-0.01, -0.05, 0.02, 0.95))
+    text = interval_text(PairedTest(-0.01, -0.05, 0.02, 0.95, 0.5, (1, 1)))
     assert text == '-0.0100  [-0.0500, +0.0200]  no significant difference'
 
 

@@ -1,0 +1,211 @@
+"""Significance of differences between models."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptmm_pyg._utils import check_positive, check_probability
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A mean difference with its confidence interval and p-value."""
+
+    difference: float
+    low: float
+    high: float
+    confidence: float
+    p_value: float
+    """Two-sided, of the hypothesis that the difference is zero."""
+    num_seeds: tuple[int, int]
+    """The number of trainings of each model."""
+
+    @property
+    def significant(self) -> bool:
+        """Whether zero is outside the interval."""
+        return not self.low <= 0 <= self.high
+
+    @property
+    def includes_training_noise(self) -> bool:
+        """Whether a model has several trainings. Without, the interval is valid for
+        the two trained models only.
+        """
+        return max(self.num_seeds) > 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for JSON; an end at infinity is ``None``."""
+        values = {**asdict(self), 'num_seeds': list(self.num_seeds)}
+        ends = {k: None for k in ('low', 'high') if math.isinf(values[k])}
+        return values | ends
+
+
+def paired_test(
+    a: Tensor | Sequence[Tensor],
+    b: Tensor | Sequence[Tensor],
+    *,
+    confidence: float = 0.95,
+) -> PairedTest:
+    r"""The mean of ``a - b`` over the same users, with an interval and a p-value that
+    include training noise.
+
+    Users, and the training seeds of each model, are random samples (seeds of ``a`` and
+    ``b`` are independent, and never paired). With :math:`\bar{a}_{\cdot u}` the mean of
+    user :math:`u` over :math:`S_a` seeds and :math:`\bar{a}_{s \cdot}` that of seed
+    :math:`s` over :math:`U` users, the variance of the difference is estimated by
+
+    .. math::
+        V = \max \left( \frac{s^2(\bar{a}_{\cdot u} - \bar{b}_{\cdot u})}{U}
+        - \frac{e_a^2}{S_a U} - \frac{e_b^2}{S_b U}, \, 0 \right)
+        + \frac{s^2(\bar{a}_{s \cdot})}{S_a} + \frac{s^2(\bar{b}_{s \cdot})}{S_b},
+
+    where :math:`e^2`, the mean square of the interaction of users and seeds, is part of
+    both other terms and therefore subtracted once. Its reference is Student's t with
+    the degrees of freedom of `"An Approximate Distribution of Estimates of Variance
+    Components" <https://www.jstor.org/stable/3002019>`_ (Satterthwaite, 1946).
+
+    A model with a single row adds no training noise: exact for a closed form; for a
+    trained model, the result is valid for this training only. With one row each this is
+    the paired t-test over users.
+
+    Args:
+        a: One value per user ``[N]``, or one such vector per training seed (a
+            sequence, or ``[num_seeds, N]``).
+        b: The same for the other model; its number of seeds may differ.
+        confidence: The coverage probability. (default: 0.95)
+
+    Returns:
+        The test. With one user, the interval is unbounded.
+
+    Raises:
+        ValueError: If the numbers of users differ, a value is not finite, or an option
+            is out of range.
+
+    Example:
+        >>> a = torch.tensor([[0.5, 0.75, 1.0, 0.25], [0.5, 0.75, 0.75, 0.5]])
+        >>> test = paired_test(a, torch.tensor([0.25, 0.25, 0.5, 0.0]))
+        >>> test.difference, test.significant, test.includes_training_noise
+        (0.375, True, True)
+    """
+    from scipy.special import stdtr, stdtrit
+
+    check_positive('confidence', confidence)
+    check_probability('confidence', confidence)
+    a, b = _by_seed('a', a), _by_seed('b', b)
+    if a.size(1) != b.size(1):
+        raise ValueError(
+            "'a' and 'b' must contain the same users "
+            f'(got {a.size(1)} and {b.size(1)} of them)'
+        )
+    difference = float(a.mean() - b.mean())
+    variance, df = (float(x) for x in difference_variance(a, b))
+    std_error = math.sqrt(variance)
+    if a.size(1) == 1:
+        half, p_value = math.inf, 1.0
+    elif std_error == 0:
+        half, p_value = 0.0, float(difference == 0)
+    else:
+        half = std_error * float(stdtrit(df, (1 + confidence) / 2))
+        p_value = 2 * float(stdtr(df, -abs(difference) / std_error))
+    return PairedTest(
+        difference,
+        difference - half,
+        difference + half,
+        confidence,
+        p_value,
+        (a.size(0), b.size(0)),
+    )
+
+
+def difference_variance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The variance of the mean difference of two models, and its degrees of freedom,
+    as in :func:`paired_test`.
+
+    Args:
+        a: Values ``[*, num_seeds, N]``.
+        b: The same for the other model.
+    """
+    num_users = a.size(-1)
+    by_user = a.mean(-2) - b.mean(-2)
+    users = _variance(by_user, -1) / num_users
+    squares = _square_over_df(users, num_users - 1)
+    seeds = torch.zeros_like(users)
+    for values in (a, b):
+        num_seeds = values.size(-2)
+        if num_seeds > 1:
+            means = values.mean(-1)
+            own = _variance(means, -1) / num_seeds
+            seeds = seeds + own
+            rest = values - means.unsqueeze(-1)
+            rest = rest - rest.mean(-2, keepdim=True)
+            df = (num_seeds - 1) * (num_users - 1)
+            both = rest.square().sum((-2, -1)) / (max(df, 1) * num_seeds * num_users)
+            users = users - both
+            squares = squares + _square_over_df(own, num_seeds - 1)
+            squares = squares + _square_over_df(both, df)
+    variance = users.clamp(min=0) + seeds
+    return variance, variance.square() / squares
+
+
+def _square_over_df(mean_square: Tensor, df: int) -> Tensor:
+    return mean_square.square() / max(df, 1)
+
+
+def _variance(values: Tensor, dim: int) -> Tensor:
+    """Sample variance; zero for a single value."""
+    return values.var(dim, correction=min(1, values.size(dim) - 1))
+
+
+def holm(p_values: Tensor | Sequence[float]) -> Tensor:
+    r"""Adjusted p-values of a family of tests by the `"A Simple Sequentially
+    Rejective Multiple Test Procedure" <https://www.jstor.org/stable/4615733>`_ paper:
+    rejecting those of at most :math:`\alpha` keeps the probability of any false
+    rejection at most :math:`\alpha`, for any dependence between the tests.
+
+    With :math:`p_{(1)} \le \dots \le p_{(m)}`,
+
+    .. math::
+        \tilde{p}_{(i)} = \min \left( 1, \max_{j \le i} \, (m - j + 1) \, p_{(j)}
+        \right)
+
+    Args:
+        p_values: One p-value per test, ``[m]``, in any order.
+
+    Returns:
+        The adjusted values in the order given, ``[m]``, in double precision.
+
+    Raises:
+        ValueError: If a value is NaN or outside [0, 1], or there are several
+            dimensions.
+
+    Example:
+        >>> holm([0.25, 0.0625, 1.0]).tolist()
+        [0.5, 0.1875, 1.0]
+    """
+    p = torch.as_tensor(p_values, dtype=torch.double).detach().cpu()
+    if p.dim() != 1:
+        raise ValueError(f"'p_values' must have shape [m] (got {list(p.size())})")
+    invalid = p[~((p >= 0) & (p <= 1))]  # Also NaN.
+    if invalid.numel() > 0:
+        raise ValueError(f"'p_values' must be in [0, 1] (got {float(invalid[0])})")
+    order = p.argsort(stable=True)
+    steps = torch.arange(p.numel(), 0, -1, dtype=torch.double)
+    adjusted = torch.empty_like(p)
+    adjusted[order] = (steps * p[order]).cummax(dim=0).values.clamp(max=1.0)
+    return adjusted
+
+
+def _by_seed(name: str, values: Tensor | Sequence[Tensor]) -> Tensor:
+    if not isinstance(values, Tensor):
+        values = torch.stack(list(values))
+    values = values.detach().cpu().double()
+    values = values.unsqueeze(0) if values.dim() == 1 else values
+    if values.dim() != 2 or values.numel() == 0 or not values.isfinite().all():
+        raise ValueError(
+            f"'{name}' must contain finite values of shape [N] or [num_seeds, N] "
+            f'(got {list(values.size())}, {int((~values.isfinite()).sum())} not finite)'
+        )
+    return values
