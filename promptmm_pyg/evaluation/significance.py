@@ -52,20 +52,27 @@ def paired_test(
     r"""The mean of ``a - b`` over the same users, with an interval and a p-value that
     include training noise.
 
-    Users, and the training seeds of each model, are random samples (seeds of ``a`` and
-    ``b`` are independent, and never paired). With :math:`\bar{a}_{\cdot u}` the mean of
-    user :math:`u` over :math:`S_a` seeds and :math:`\bar{a}_{s \cdot}` that of seed
-    :math:`s` over :math:`U` users, the variance of the difference is estimated by
+    Users, and the training seeds of each model, are random samples; seeds of ``a`` and
+    ``b`` are independent, never paired. The variance of the difference has three parts,
 
     .. math::
-        V = \max \left( \frac{s^2(\bar{a}_{\cdot u} - \bar{b}_{\cdot u})}{U}
-        - \frac{e_a^2}{S_a U} - \frac{e_b^2}{S_b U}, \, 0 \right)
-        + \frac{s^2(\bar{a}_{s \cdot})}{S_a} + \frac{s^2(\bar{b}_{s \cdot})}{S_b},
+        V = \max \left( V_\textrm{user} - V_\textrm{both}, \, 0 \right)
+        + \max \left( V_\textrm{seed}, \, V_\textrm{both} \right),
 
-    where :math:`e^2`, the mean square of the interaction of users and seeds, is part of
-    both other terms and therefore subtracted once. Its reference is Student's t with
-    the degrees of freedom of `"An Approximate Distribution of Estimates of Variance
-    Components" <https://www.jstor.org/stable/3002019>`_ (Satterthwaite, 1946).
+    .. math::
+        V_\textrm{user} = \frac{1}{U} \, s_u^2(\bar{a}_{\cdot u} - \bar{b}_{\cdot u}),
+        \quad
+        V_\textrm{seed} = \frac{1}{S_a} \, s_s^2(\bar{a}_{s \cdot})
+        + \frac{1}{S_b} \, s_s^2(\bar{b}_{s \cdot}),
+        \quad
+        V_\textrm{both} = \frac{e_a^2}{S_a U} + \frac{e_b^2}{S_b U}
+
+    with the sample variance :math:`s^2` over :math:`U` users of means over
+    :math:`S` seeds, that over seeds of means over users, and the mean square
+    :math:`e^2` of the interaction of user and seed, which is a part of both of the
+    others. The reference is Student's t with the degrees of freedom of `"An Approximate
+    Distribution of Estimates of Variance Components"
+    <https://www.jstor.org/stable/3002019>`_ (Satterthwaite, 1946).
 
     A model with a single row adds no training noise: exact for a closed form; for a
     trained model, the result is valid for this training only. With one row each this is
@@ -129,34 +136,28 @@ def difference_variance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         b: The same for the other model.
     """
     num_users = a.size(-1)
-    by_user = a.mean(-2) - b.mean(-2)
-    users = _variance(by_user, -1) / num_users
-    squares = _square_over_df(users, num_users - 1)
-    seeds = torch.zeros_like(users)
+    users = _variance(a.mean(-2) - b.mean(-2)) / num_users
+    seeds, both, of_seeds, of_both = (torch.zeros_like(users) for _ in range(4))
     for values in (a, b):
         num_seeds = values.size(-2)
-        if num_seeds > 1:
-            means = values.mean(-1)
-            own = _variance(means, -1) / num_seeds
-            seeds = seeds + own
-            rest = values - means.unsqueeze(-1)
-            rest = rest - rest.mean(-2, keepdim=True)
-            df = (num_seeds - 1) * (num_users - 1)
-            both = rest.square().sum((-2, -1)) / (max(df, 1) * num_seeds * num_users)
-            users = users - both
-            squares = squares + _square_over_df(own, num_seeds - 1)
-            squares = squares + _square_over_df(both, df)
-    variance = users.clamp(min=0) + seeds
+        means = values.mean(-1)
+        rest = values - means.unsqueeze(-1)
+        rest = rest - rest.mean(-2, keepdim=True)
+        df = max((num_seeds - 1) * (num_users - 1), 1)
+        own = rest.square().sum((-2, -1)) / (df * num_seeds * num_users)
+        both, of_both = both + own, of_both + own.square() / df
+        own = _variance(means) / num_seeds
+        seeds, of_seeds = seeds + own, of_seeds + own.square() / max(num_seeds - 1, 1)
+    variance = (users - both).clamp(min=0) + seeds.maximum(both)
+    # Squares of the mean squares over their degrees of freedom.
+    squares = users.square() / max(num_users - 1, 1) + of_both
+    squares = squares + of_seeds * (seeds > both)
     return variance, variance.square() / squares
 
 
-def _square_over_df(mean_square: Tensor, df: int) -> Tensor:
-    return mean_square.square() / max(df, 1)
-
-
-def _variance(values: Tensor, dim: int) -> Tensor:
-    """Sample variance; zero for a single value."""
-    return values.var(dim, correction=min(1, values.size(dim) - 1))
+def _variance(values: Tensor) -> Tensor:
+    """Sample variance over the last dimension; zero for a single value."""
+    return values.var(-1, correction=min(1, values.size(-1) - 1))
 
 
 def holm(p_values: Tensor | Sequence[float]) -> Tensor:

@@ -48,7 +48,7 @@ def rejected(a, b, level=0.05):
     return float((p < level).mean())
 
 
-@pytest.mark.parametrize('both', [0.0, 1.0])
+@pytest.mark.parametrize('both', [0.0, 0.5])
 @pytest.mark.parametrize('ratio', [0.25, 0.5, 1.0, 2.0, 4.0])
 def test_a_true_null_is_rejected_at_the_level(ratio, both):
     a, b = simulate(5000, (5, 5), ratio, both)
@@ -73,6 +73,11 @@ def test_intervals_cover_the_difference(ratio):
     tests = [paired_test(x + 0.7, y) for x, y in zip(a, b, strict=True)]
     covered = [test.low <= 0.7 <= test.high for test in tests]
     assert sum(covered) / len(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def test_strong_interaction_makes_it_conservative():
+    for ratio in (0.25, 4.0):
+        assert 0.03 < rejected(*simulate(5000, (5, 5), ratio, both=1.0)) < 0.055
 
 
 def test_the_former_test_ignored_training_noise():
@@ -128,6 +133,15 @@ def test_the_variance_by_hand():
     assert test.difference == pytest.approx(5)
     half = stats.t.ppf(0.975, variance**2 / squares) * variance**0.5
     assert test.high == pytest.approx(5 + half)
+
+
+def test_seeds_that_agree_by_chance_add_the_interaction_at_least():
+    a = torch.tensor([[2.0, 5.0, 8.0], [4.0, 5.0, 6.0]]).double()
+    b = torch.zeros(1, 3).double()
+    # Users' means 3, 5 and 7; residuals -1, 0 and 1.
+    variance, df = difference_variance(a, b)
+    assert float(variance) == pytest.approx(4 / 3)
+    assert float(df) == pytest.approx((4 / 3) ** 2 / ((4 / 3) ** 2 / 2 + 1 / 9 / 2))
 
 
 def test_a_repeated_row_is_a_closed_form():
