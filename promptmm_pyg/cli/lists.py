@@ -5,7 +5,7 @@ import csv
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def block_size(k: int) -> int:
 
 
 def columns_of(
-    keys: Sequence[Any], lists: Recommendations, titles: dict[Any, str]
+    keys: Sequence[Any], lists: Recommendations, titles: Mapping[Any, str]
 ) -> list[list[Any]]:
     """Key, rank, item, score and, if any is known, title of each recommended item."""
     valid = lists.scores > -float('inf')
@@ -87,10 +87,8 @@ def columns_of(
 
 def id_type(ids: RawIds) -> type:
     """The type of a column of ids: integers if all are and have 64 bits, else text."""
-    values: Any = ids.ids
-    if set(map(type, values)) == {int} and max(map(abs, values)) < 2**63:
-        return int
-    return str
+    integers = len(ids) > 0 and ids.are_integers
+    return int if integers and all(abs(int(raw)) < 2**63 for raw in ids) else str
 
 
 def write_file(

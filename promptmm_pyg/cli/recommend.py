@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -227,7 +227,7 @@ def load_recommender(folder: str | Path) -> Recommender:
 
 def is_recommender(folder: str | Path) -> bool:
     """Whether a folder itself is that of a recommender."""
-    return (Path(folder) / 'ids.json').is_file()
+    return (Path(folder) / 'card.json').is_file()
 
 
 def _read_request(args: argparse.Namespace, recommender: Recommender) -> _Request:
@@ -344,7 +344,7 @@ def _score(args: argparse.Namespace, recommender: Recommender) -> int:
 
 
 def entries(
-    keys: Sequence[Any], lists: Recommendations, titles: dict[Any, str], key: str
+    keys: Sequence[Any], lists: Recommendations, titles: Mapping[Any, str], key: str
 ) -> list[dict[str, Any]]:
     """The items of each user (or item, by ``key``) with rank, score and title."""
     results: list[dict[str, Any]] = [{key: name, 'items': []} for name in keys]

@@ -81,7 +81,7 @@ def item_filters(
     if 'allow' in lists:
         rows &= set(items.find(lists['allow']))
     rows -= set(items.find(lists.get('deny', [])))
-    return {'allow': [items.ids[row] for row in sorted(rows)]}
+    return {'allow': [items[row] for row in sorted(rows)]}
 
 
 def _matching_items(args: argparse.Namespace) -> list[str]:
@@ -171,7 +171,7 @@ def find_ids(
             )
         count = f'{len(unknown)} of {len(texts)} ids are unknown and left out'
         log(f'warning: {option}: {count}: {text}')
-    return [ids.ids[row] if row >= 0 else None for row in rows]
+    return [ids[row] if row >= 0 else None for row in rows]
 
 
 def _with_matches(text: str, ids: RawIds) -> str:
@@ -181,7 +181,7 @@ def _with_matches(text: str, ids: RawIds) -> str:
 
 
 def _examples(ids: RawIds) -> str:
-    return ', '.join([*(f"'{raw}'" for raw in ids.ids[:_SHOWN]), '...'])
+    return ', '.join([*(f"'{raw}'" for raw in ids[:_SHOWN]), '...'])
 
 
 def _id_column(kind: str, name: str | None, table: Table) -> str:

@@ -1,4 +1,6 @@
-"""The folder of a saved recommender. Reading it runs no code from it."""
+"""The folder of a saved recommender. Reading it runs no code from it, and its tensors
+are memory-mapped: what is never used stays on the disk.
+"""
 
 import hashlib
 import json
@@ -6,28 +8,32 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from promptmm_pyg._utils import replacing
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.serving._card import CARD, README, markdown
+from promptmm_pyg.serving._ids import RawIds
+from promptmm_pyg.serving._tables import Tables, Titles
+from promptmm_pyg.serving._texts import Texts
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
 
 FORMAT = 'promptmm_pyg.Recommender'
-VERSION = 2
+VERSION = 3
 TENSORS = 'model.safetensors'
-IDS = 'ids.json'
 CONFIG = 'config.json'
 MAX_BYTES = 16 * 2**30
 _MAX_CONFIG = 2**16
-_FILES = (TENSORS, IDS, CARD)
+_FILES = (TENSORS, CARD)
 _NEXT = '.next'
 
 
@@ -35,7 +41,8 @@ class Artifact(NamedTuple):
     """The content of the folder."""
 
     tensors: dict[str, Tensor]
-    ids: dict[str, Any]
+    state: dict[str, Any]
+    """The rest that is not in the card, as JSON values."""
     card: dict[str, Any]
 
 
@@ -56,24 +63,6 @@ def write_artifact(path: Path, artifact: Artifact) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"'path' must be a folder (got the file '{path}')")
     path.mkdir(parents=True, exist_ok=True)
-    # The format refuses tensors that share memory.
-    layout = torch.contiguous_format
-    tensors = {
-        key: x.cpu().clone(memory_format=layout) for key, x in artifact.tensors.items()
-    }
-    contents = {
-        TENSORS: save(tensors),
-        IDS: json.dumps(artifact.ids).encode(),
-        CARD: json.dumps(artifact.card, indent=2).encode(),
-    }
-    files = {
-        name: {'bytes': len(content), 'sha256': _digest(content)}
-        for name, content in contents.items()
-    }
-    config = {'format': FORMAT, 'version': VERSION, 'files': files}
-    # People may edit the page: it has no checksum and is never read.
-    contents[README] = markdown(artifact.card).encode()
-    contents[CONFIG] = json.dumps(config, indent=2).encode()
     with _lock(path):
         _move_into_place(path)  # What an interrupted writer has left.
         for stale in path.glob('.*.tmp'):
@@ -81,12 +70,42 @@ def write_artifact(path: Path, artifact: Artifact) -> None:
         staging = path / f'.{uuid4().hex}.tmp'
         staging.mkdir()
         try:
-            for name, content in contents.items():
-                (staging / name).write_bytes(content)
+            _write_folder(staging, artifact)
             staging.rename(path / _NEXT)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         _move_into_place(path)
+
+
+def _write_folder(path: Path, artifact: Artifact) -> None:
+    metadata = {key: json.dumps(value) for key, value in artifact.state.items()}
+    try:
+        save_file(_separate(artifact.tensors), path / TENSORS, metadata)
+    except SafetensorError as error:
+        raise OSError(f"'{path / TENSORS}' cannot be written ({error})") from error
+    (path / CARD).write_bytes(json.dumps(artifact.card, indent=2).encode())
+    files = {}
+    for name in _FILES:
+        with (path / name).open('rb') as file:
+            digest = hashlib.file_digest(file, 'sha256').hexdigest()
+        files[name] = {'bytes': (path / name).stat().st_size, 'sha256': digest}
+    config = {'format': FORMAT, 'version': VERSION, 'files': files}
+    # People may edit the page: it has no checksum and is never read.
+    (path / README).write_bytes(markdown(artifact.card).encode())
+    (path / CONFIG).write_bytes(json.dumps(config, indent=2).encode())
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU; the format refuses those that share memory."""
+    separate: dict[str, Tensor] = {}
+    pointers = set()
+    for key, x in tensors.items():
+        x = x.cpu().contiguous()
+        if x.untyped_storage().nbytes() > x.nbytes or x.data_ptr() in pointers:
+            x = x.clone()
+        pointers.add(x.data_ptr())
+        separate[key] = x
+    return separate
 
 
 def _move_into_place(path: Path) -> None:
@@ -146,41 +165,84 @@ def _state(path: Path) -> tuple[tuple[int, int] | None, ...]:
 
 
 def _read_folder(path: Path, max_bytes: int) -> Artifact:
-    contents = {}
-    for name, entry in _read_config(path / CONFIG).items():
-        contents[name] = _read(path / name, max_bytes, entry)
-        if _digest(contents[name]) != entry.sha256:
-            raise _mismatch(path / name, 'checksum')
+    entries = _read_config(path / CONFIG)
+    with _opened(path / CARD, max_bytes, entries[CARD]) as file:
+        content = file.read()
+    _check_digest(path / CARD, entries[CARD], hashlib.sha256(content).hexdigest())
+    card = _object(path / CARD, content)
+    with _opened(path / TENSORS, max_bytes, entries[TENSORS]) as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+        _check_digest(path / TENSORS, entries[TENSORS], digest)
+        tensors, metadata = _map(path / TENSORS)
+        # The open file has this number: what was mapped is what was checked.
+        if (path / TENSORS).stat().st_ino != os.fstat(file.fileno()).st_ino:
+            raise _mismatch(path / TENSORS, 'number')
     try:
-        tensors = load(contents[TENSORS])
-    except SafetensorError as error:
+        state = {key: _parse(text.encode()) for key, text in metadata.items()}
+    except ValueError as error:
         raise ValueError(
-            f"'{path / TENSORS}' must be a safetensors file ({error})"
+            f"'{path / TENSORS}' has invalid metadata ({error})"
         ) from error
-    objects = {name: _object(path / name, contents[name]) for name in (IDS, CARD)}
-    return Artifact(tensors, objects[IDS], objects[CARD])
+    return Artifact(tensors, state, card)
 
 
-def restore(artifact: Artifact, device: str | torch.device) -> dict[str, Any]:
-    """The arguments of a recommender, by name.
+def _map(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Memory-mapped tensors, and the metadata."""
+    try:
+        with safe_open(path, framework='pt') as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, RuntimeError, TypeError) as error:
+        raise ValueError(f"'{path}' must be a safetensors file ({error})") from error
+
+
+def restore(
+    artifact: Artifact, device: str | torch.device
+) -> tuple[Tables, FeatureMapper | None]:
+    """The parts of a recommender.
 
     Raises:
         ValueError: If the parts of the artifact do not fit each other.
     """
-    tensors, ids = artifact.tensors, artifact.ids
+    tensors, state = artifact.tensors, artifact.state
     user_x, item_x = (_embeddings(tensors, name) for name in ('user_x', 'item_x'))
-    lists = {name: _list(ids, name) for name in ('user_ids', 'item_ids', 'titles')}
+    users, items = (_ids(tensors, name) for name in ('user_ids', 'item_ids'))
+    added = state.get('num_added', 0)
+    if type(added) is not int or not 0 <= added <= item_x.size(0):
+        raise ValueError(f'got {added!r} added items')
     mapper = None
-    if ids.get('feature_mapper') is not None:
-        mapper = FeatureMapper.from_state(tensors, ids['feature_mapper'])
+    if state.get('feature_mapper') is not None:
+        mapper = FeatureMapper.from_state(tensors, state['feature_mapper'])
+    tables = Tables(
+        user_x.to(device),
+        item_x.to(device),
+        users,
+        items,
+        _seen(tensors, user_x.size(0), item_x.size(0)),
+        _titles(tensors, items),
+        added,
+    )
+    tables.check()
+    return tables, mapper
+
+
+def table_tensors(tables: Tables) -> dict[str, Tensor]:
+    """The tensors that :func:`restore` reads."""
+    rows = tables.items.rows('titles', list(tables.titles))
+    texts = Texts.pack(tables.titles.values())
+    arrays = {
+        **tables.users.arrays('user_ids'),
+        **tables.items.arrays('item_ids'),
+        'titles.row': np.array(rows, dtype=np.int64),
+        'titles.text': texts.data,
+        'titles.offsets': texts.offsets,
+    }
     return {
-        'user_x': user_x.to(device),
-        'item_x': item_x.to(device),
-        'user_ids': lists['user_ids'],
-        'item_ids': lists['item_ids'],
-        'seen': _seen(tensors, user_x.size(0), item_x.size(0)),
-        'titles': _titles(lists['item_ids'], lists['titles']),
-        'feature_mapper': mapper,
+        'user_x': tables.user_x,
+        'item_x': tables.item_x,
+        'seen_rowptr': tables.seen.rowptr,
+        'seen_col': tables.seen.col,
+        **{name: torch.from_numpy(x) for name, x in arrays.items()},
     }
 
 
@@ -195,7 +257,8 @@ def _read_config(path: Path) -> dict[str, _Entry]:
     """The entries of the files. Their names are compared with the fixed ones of the
     format and never opened as paths.
     """
-    content = _read(path, _MAX_CONFIG)
+    with _opened(path, _MAX_CONFIG) as file:
+        content = file.read()
     try:
         config = _parse(content)
         kind = (config['format'], config['version'])
@@ -215,8 +278,11 @@ def _read_config(path: Path) -> dict[str, _Entry]:
     return files
 
 
-def _read(path: Path, max_bytes: int, entry: _Entry | None = None) -> bytes:
-    """The content of a file of the expected size; others are not read."""
+@contextmanager
+def _opened(
+    path: Path, max_bytes: int, entry: _Entry | None = None
+) -> Iterator[BufferedReader]:
+    """A file of the expected size; others are not read."""
     if not path.is_file():
         raise ValueError(f"'{path}' must be a file (there is none)")
     if path.resolve().parent != path.parent.resolve():
@@ -233,7 +299,7 @@ def _read(path: Path, max_bytes: int, entry: _Entry | None = None) -> bytes:
             )
         if entry is not None and entry.size != size:
             raise _mismatch(path, 'size')
-        return file.read(size)
+        yield file
 
 
 def _object(path: Path, content: bytes) -> dict[str, Any]:
@@ -255,8 +321,9 @@ def _mismatch(path: Path, what: str) -> ValueError:
     )
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _check_digest(path: Path, entry: _Entry, digest: str) -> None:
+    if digest != entry.sha256:
+        raise _mismatch(path, 'checksum')
 
 
 def _embeddings(tensors: Mapping[str, Tensor], name: str) -> Tensor:
@@ -283,8 +350,8 @@ def _seen(tensors: Mapping[str, Tensor], num_users: int, num_items: int) -> Seen
         and col.dim() == 1
         and int(rowptr[0]) == 0
         and int(rowptr[-1]) == col.numel()
-        and bool((rowptr.diff() >= 0).all())
-        and bool(((col >= 0) & (col < num_items)).all())
+        and bool((rowptr[1:] >= rowptr[:-1]).all())
+        and (col.numel() == 0 or 0 <= int(col.min()) <= int(col.max()) < num_items)
     )
     if not valid:
         raise ValueError(
@@ -294,19 +361,27 @@ def _seen(tensors: Mapping[str, Tensor], num_users: int, num_items: int) -> Seen
     return SeenItems(rowptr, col, num_items)
 
 
-def _list(ids: Mapping[str, Any], name: str) -> list[Any]:
-    values = ids.get(name)
-    if not isinstance(values, list):
-        raise ValueError(f"there is no list of '{name}'")
-    return values
+def _ids(tensors: Mapping[str, Tensor], name: str) -> RawIds:
+    arrays = {key: x.numpy() for key, x in tensors.items() if key.startswith(name)}
+    try:
+        return RawIds.from_arrays(name, arrays)
+    except KeyError as error:
+        raise ValueError(f'there is no tensor {error}') from error
 
 
-def _titles(item_ids: list[Any], titles: list[Any]) -> dict[Any, str]:
-    if len(titles) != len(item_ids):
-        raise ValueError(f"'titles' are {len(titles)} for {len(item_ids)} items")
-    if not set(map(type, titles)) <= {str, type(None)}:
-        raise ValueError("'titles' are not all text")
-    if not set(map(type, item_ids)) <= {str, int}:
-        raise ValueError("'item_ids' are not all text or integers")
-    pairs = zip(item_ids, titles, strict=True)
-    return {raw: title for raw, title in pairs if title is not None}
+def _titles(tensors: Mapping[str, Tensor], items: RawIds) -> Titles:
+    """Titles that are read when they are needed."""
+    row, text, offsets = (
+        _tensor(tensors, f'titles.{part}') for part in ('row', 'text', 'offsets')
+    )
+    texts = Texts.checked(text.numpy(), offsets.numpy())
+    if row.dtype != torch.long or list(row.shape) != [len(texts)]:
+        raise ValueError(f"'titles' are {len(texts)} for {list(row.shape)} rows")
+    if len(texts) and not 0 <= int(row.min()) <= int(row.max()) < len(items):
+        raise ValueError(f"'titles' belong to other rows than {len(items)} items")
+
+    def read() -> dict[Any, str]:
+        pairs = zip(row.tolist(), texts, strict=True)
+        return {items[number]: title for number, title in pairs}
+
+    return Titles(read)

@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from promptmm_pyg.serving._tables import Tables
+from promptmm_pyg.serving.feature_mapper import FeatureMapper
+
 CARD = 'card.json'
 README = 'README.md'
 ABOUT = 'about'
@@ -47,6 +50,28 @@ def build_card(sections: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
             f"'card' must contain text, finite numbers, lists and mappings ({error})"
         ) from error
     return copy
+
+
+def about(tables: Tables, feature_mapper: FeatureMapper | None) -> dict[str, Any]:
+    """The facts of a model card."""
+    facts: dict[str, Any] = {
+        'users': len(tables.users),
+        'items': tables.num_items,
+        'items_added_from_features': tables.num_added,
+        'interactions': int(tables.seen.col.numel()),
+        'channels': tables.user_x.size(1),
+        'precision': str(tables.item_x.dtype).removeprefix('torch.'),
+    }
+    if feature_mapper is not None:
+        facts['feature_mapper'] = {
+            ' + '.join(part.modalities): {
+                'held_out_ndcg': part.gain,
+                'held_out_ndcg_of_the_average_item': part.baseline,
+                'penalty': part.penalty,
+            }
+            for part in feature_mapper.maps
+        }
+    return facts
 
 
 def markdown(card: Mapping[str, Any]) -> str:

@@ -1,27 +1,35 @@
 """Raw ids and their row numbers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import chain
-from typing import Any, Literal, TypeGuard, cast
+from itertools import chain, islice
+from typing import Any, Literal, TypeGuard, cast, overload
 
 import numpy as np
 
 from promptmm_pyg._utils import check_choice
+from promptmm_pyg.serving._texts import Texts, encode
 
 RawId = str | int
 Ids = Sequence[RawId] | np.ndarray
 Unknown = Literal['raise', 'ignore']
+_PARTS = ('text', 'offsets', 'is_integer', 'order')
+_BITS = 14_000  # Of the largest integer that Python converts to text.
 _PLAIN = (str, int)
 _SHOWN = 3
 _FEW = 1000  # So many ids are compared with each unknown one.
 _LONGEST = 64  # Longer texts have no close matches.
-_DIGITS = 4300  # Python converts no longer text to an integer.
+_STEP = 64  # Of the sorted ids, each of these is in memory for the binary search.
+_CACHED = 2**16  # So many rows that were looked up are in memory.
+_CHARACTERS = 64  # So many characters are tried at a place.
 
 
-class RawIds:
-    """Raw ids and their row numbers.
+class RawIds(Sequence[RawId]):
+    """Raw ids and their row numbers, in arrays: 30 bytes per id, and nothing is built
+    when they are loaded.
 
     An id is first looked up as it is, then by its text: ``'7'`` also finds the integer
     7, and 7 the text ``'7'``, if only the other one is known. Texts must be equal:
@@ -40,34 +48,125 @@ class RawIds:
         >>> ids = RawIds('item_ids', [7, '8', '08'], 3)
         >>> ids.find(['7', 8, '08', '007'])
         [0, 1, 2, -1]
+        >>> list(ids)
+        [7, '8', '08']
     """
 
     def __init__(self, name: str, ids: Iterable[RawId], size: int) -> None:
-        self.ids = _plain_ids(name, ids)
-        if len(self.ids) != size:
+        values = _plain_ids(name, ids)
+        if len(values) != size:
             raise ValueError(
                 f"'{name}' must contain one id for each of {size} rows of embeddings "
-                f'(got {len(self.ids)})'
+                f'(got {len(values)})'
             )
-        self._row: dict[object, int] = dict(zip(self.ids, range(size), strict=True))
-        if len(self._row) < size:
-            # The row of an id is that of its last occurrence.
-            twice = next(x for row, x in enumerate(self.ids) if self._row[x] != row)
+        if len(set(values)) < size:
+            number = Counter(values)
+            twice = next(raw for raw in values if number[raw] > 1)
             raise ValueError(f"'{name}' must be unique (got {twice!r} twice)")
+        is_integer = np.fromiter((type(raw) is int for raw in values), bool, size)
+        try:
+            texts = Texts.pack(map(str, values))
+        except ValueError as error:
+            raise ValueError(
+                f"'{name}' must contain integers of at most 4300 digits ({error})"
+            ) from error
+        # An integer is before the equal text.
+        keys = [texts.encoded(row) for row in range(size)]
+        rows = np.argsort(~is_integer, kind='stable').tolist()
+        rows.sort(key=keys.__getitem__)
+        self._set(texts, is_integer, np.array(rows, dtype=np.int64))
+
+    @classmethod
+    def from_arrays(cls, name: str, arrays: Mapping[str, np.ndarray]) -> 'RawIds':
+        """The ids of :meth:`arrays`, which are not copied.
+
+        Raises:
+            ValueError: If the arrays do not fit each other.
+        """
+        ids = cls.__new__(cls)
+        data, offsets, is_integer, order = (arrays[f'{name}.{part}'] for part in _PARTS)
+        texts = Texts.checked(data, offsets)
+        is_row = np.zeros(len(texts), bool)
+        fits = (
+            (is_integer.dtype == np.bool and order.dtype == np.int64)
+            and is_integer.shape == order.shape == is_row.shape
+            and bool(((order >= 0) & (order < len(order))).all())
+        )
+        if fits:
+            is_row[order] = True
+        if not (fits and is_row.all()):
+            raise ValueError(f"the order of '{name}' is no permutation")
+        ids._set(texts, is_integer, order)
+        return ids
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of :meth:`from_arrays`."""
+        values = (self._texts.data, self._texts.offsets, self._is_integer, self._order)
+        return {f'{name}.{part}': x for part, x in zip(_PARTS, values, strict=True)}
+
+    def joined(self, new: 'RawIds') -> 'RawIds':
+        """These ids, followed by new ones with texts that are not known."""
+        places = [self._place(new._texts.encoded(row)) for row in new._order.tolist()]
+        ids = RawIds.__new__(RawIds)
+        ids._set(
+            self._texts.joined(new._texts),
+            np.concatenate([self._is_integer, new._is_integer]),
+            np.insert(self._order, places, new._order + len(self)),
+        )
+        return ids
+
+    def _set(self, texts: Texts, is_integer: np.ndarray, order: np.ndarray) -> None:
+        self._texts, self._is_integer, self._order = texts, is_integer, order
+        self._sorted: Any = memoryview(cast(Any, order))
+        self._rows: dict[RawId, int] = {}
 
     @cached_property
-    def lookup(self) -> np.ndarray:
-        """The ids as objects, followed by ``None``, the id of row -1."""
-        lookup = np.full(len(self.ids) + 1, None, dtype=object)
-        lookup[:-1] = self.ids
-        return lookup
+    def _heads(self) -> list[bytes]:
+        return [self._texts.encoded(row) for row in self._order[::_STEP].tolist()]
+
+    @cached_property
+    def _names(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ids that were named as objects, followed by ``None``, and which are."""
+        is_read = np.zeros(len(self) + 1, dtype=bool)
+        is_read[-1] = True
+        return np.full(len(self) + 1, None, dtype=object), is_read
+
+    def names(self, rows: np.ndarray) -> np.ndarray:
+        """The ids of rows as objects, in the shape of ``rows``; ``None`` for -1."""
+        objects, is_read = self._names
+        unread = np.unique(rows[~is_read[rows]])
+        objects[unread] = [self[row] for row in unread.tolist()]
+        is_read[unread] = True  # Other threads may read the same; both are right.
+        names: np.ndarray = objects[rows]
+        return names
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, row: int) -> RawId: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[RawId]: ...
+    def __getitem__(self, row: int | slice) -> RawId | list[RawId]:
+        if isinstance(row, slice):
+            return [self[index] for index in range(*row.indices(len(self)))]
+        text = self._texts[row]
+        return int(text) if self._is_integer[row] else text
+
+    def __iter__(self) -> Iterator[RawId]:
+        kinds = self._is_integer.tolist()
+        for text, is_integer in zip(self._texts, kinds, strict=True):
+            yield int(text) if is_integer else text
 
     def __contains__(self, raw: object) -> bool:
         return self._find(raw) >= 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RawIds.from_arrays, ('ids', self.arrays('ids'))
+
     def find(self, ids: RawId | Iterable[RawId]) -> list[int]:
         """The row of each id, -1 where it is unknown; one id gives one row."""
-        get, find = self._row.get, self._find
+        get, find = self._rows.get, self._find
         rows = []
         for raw in as_list(ids):
             row = get(raw, -1) if type(raw) in _PLAIN else -1
@@ -119,20 +218,19 @@ class RawIds:
         text = str(raw)
         if not 0 < len(text.strip()) <= _LONGEST:
             return []
-        few = len(self.ids) <= _FEW
-        edits = () if few else _edits(text, self._alphabet)
+        few = len(self) <= _FEW
         rows: dict[int, None] = {}
-        for variant in chain(_spellings(text), edits):
+        for variant in chain(_spellings(text), () if few else self._edits(text)):
             row = self._find(variant)
             if row >= 0:
                 rows[row] = None
             if len(rows) == _SHOWN:
                 break
         if few:
-            known = {str(raw): row for row, raw in enumerate(self.ids)}
+            known = {str(raw): row for row, raw in enumerate(self)}
             close = get_close_matches(text, known, n=_SHOWN)
             rows |= dict.fromkeys(known[match] for match in close)
-        return [self.ids[row] for row in rows][:_SHOWN]
+        return [self[row] for row in rows][:_SHOWN]
 
     def typed(self, name: str, ids: Iterable[RawId]) -> list[RawId]:
         """New ids with the type of the known ones: integers if all are, else text.
@@ -144,32 +242,75 @@ class RawIds:
         Raises:
             ValueError: If the known ids are integers and a new one is not.
         """
-        if set(map(type, self.ids)) != {int}:
+        if not (len(self) and self.are_integers):
             return [str(raw) for raw in ids]
         typed: list[RawId] = []
         for raw in ids:
             if not _is_integer(str(raw)):
                 raise ValueError(
-                    f"{name} must be integers, as '{self.ids[0]}' and others are (got "
+                    f"{name} must be integers, as '{self[0]}' and others are (got "
                     f"'{raw}')"
                 )
             typed.append(int(raw))
         return typed
 
-    @cached_property
-    def _alphabet(self) -> list[str]:
-        step = max(1, len(self.ids) // _FEW)
-        return sorted(set(''.join(str(raw)[:_LONGEST] for raw in self.ids[::step])))
+    @property
+    def are_integers(self) -> bool:
+        """Whether no id is text."""
+        return bool(self._is_integer.all())
 
     def _find(self, raw: object) -> int:
         if not is_id(raw):
             return -1
-        row = self._row.get(raw)
-        if row is None and isinstance(raw, str) and _is_integer(raw):
-            row = self._row.get(int(raw))
-        elif row is None and not isinstance(raw, str):
-            row = self._row.get(str(raw))
-        return -1 if row is None else row
+        if isinstance(raw, int) and raw.bit_length() > _BITS:
+            return -1
+        is_text = isinstance(raw, str)
+        key, row = encode(str(raw)), -1
+        place = self._place(key)
+        for candidate in self._sorted[place : place + 2]:
+            if self._texts.encoded(candidate) != key:
+                break
+            if row < 0 or self._is_integer[candidate] != is_text:
+                row = candidate
+        if row >= 0:
+            if len(self._rows) >= _CACHED:
+                self._rows = {}
+            self._rows[raw if isinstance(raw, _PLAIN) else int(raw)] = row
+        return row
+
+    def _place(self, key: bytes) -> int:
+        """The number of ids whose text is smaller."""
+        block = bisect_left(self._heads, key)
+        first, last = max(block - 1, 0) * _STEP, min(block * _STEP, len(self))
+        return bisect_left(self._sorted, key, first, last, key=self._texts.encoded)
+
+    def _edits(self, text: str) -> Iterator[str]:
+        """Texts that differ in one character and begin as known ids do."""
+        for place in range(len(text)) if len(text) > 2 else ():
+            head, tail = text[:place], text[place:]
+            yield head + tail[1:]
+            yield head + tail[1:2] + tail[:1] + tail[2:]
+            following = list(islice(self._following(head), _CHARACTERS))
+            yield from (head + x + tail[1:] for x in following)
+            yield from (head + x + tail for x in following)
+            if tail[0] not in following:
+                return
+        yield from (text + x for x in islice(self._following(text), _CHARACTERS))
+
+    def _following(self, head: str) -> Iterator[str]:
+        """The characters that follow a beginning in known ids."""
+        place = self._place(encode(head))
+        while place < len(self):
+            text = self._texts[self._sorted[place]]
+            if not text.startswith(head):
+                return
+            if text == head:
+                place += 1
+                continue
+            character = text[len(head)]
+            yield character
+            # No text contains this byte: it is behind all that begin so.
+            place = self._place(encode(head + character) + b'\xff')
 
 
 def is_id(value: object) -> TypeGuard[RawId]:
@@ -188,7 +329,7 @@ def as_list(ids: object) -> list[Any]:
 def _is_integer(text: str) -> bool:
     """Whether a text is the one that an integer is written as."""
     digits = text.removeprefix('-')
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > _DIGITS:
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 4300:
         return False
     return (digits[0] != '0' or len(digits) == 1) and text != '-0'
 
@@ -212,12 +353,3 @@ def _spellings(text: str) -> Iterator[str]:
     bare = text.strip()
     yield from (bare, bare.lower(), bare.upper(), bare.title())
     yield from (bare.lstrip('0') or '0', *(bare.zfill(n) for n in range(2, 13)))
-
-
-def _edits(text: str, alphabet: list[str]) -> Iterator[str]:
-    """Texts that differ in one character; too many if there are one or two."""
-    cuts = [(text[:n], text[n:]) for n in range(len(text) + 1)] if len(text) > 2 else []
-    yield from (head + tail[1:] for head, tail in cuts if tail)
-    yield from (h + t[1] + t[0] + t[2:] for h, t in cuts if len(t) > 1)
-    yield from (h + x + t[1:] for h, t in cuts if t for x in alphabet)
-    yield from (head + x + tail for head, tail in cuts for x in alphabet)

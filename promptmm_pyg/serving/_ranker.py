@@ -68,6 +68,9 @@ class Ranker:
         self.tables = tables
         self._fold_in: FoldIn | None = None
 
+    def __reduce__(self) -> tuple[type['Ranker'], tuple[Tables]]:
+        return Ranker, (self.tables,)  # Without what is computed from them.
+
     @cached_property
     def unit_x(self) -> Tensor:
         """Item embeddings of length one."""
@@ -137,7 +140,7 @@ class Ranker:
             ranking = rank_candidates(user_x, item_x, users, length, **options)
         ids = np.full((len(rows), k), None, dtype=object)
         scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
-        names = self.tables.items.lookup[ranking.item_index.cpu().numpy()]
+        names = self.tables.items.names(ranking.item_index.cpu().numpy())
         ids[known, :length] = names
         scores[known, :length] = ranking.scores.float().cpu().numpy()
         return Recommendations(*((ids[0], scores[0]) if scalar else (ids, scores)))

@@ -1,7 +1,9 @@
 """Embeddings, raw ids, seen items and titles: the data of a recommender."""
 
-from collections.abc import Iterable, Mapping
+from collections import UserDict
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,25 @@ Pairs = Mapping[Any, Any] | Iterable[tuple[RawId, RawId]]
 """Item ids by user id, or pairs of user and item id."""
 
 
+class Titles(UserDict[Any, str]):
+    """Item titles by raw id, read when they are first needed.
+
+    Args:
+        load: Returns the titles.
+    """
+
+    def __init__(self, load: Callable[[], dict[Any, str]]) -> None:
+        self._load = load
+
+    @cached_property
+    def data(self) -> dict[Any, str]:  # type: ignore[override]
+        """The titles."""
+        return self._load()
+
+    def __reduce__(self) -> tuple[type[dict[Any, str]], tuple[dict[Any, str]]]:
+        return dict, (self.data,)
+
+
 @dataclass(frozen=True)
 class Tables:
     """The data of a recommender. New items make new tables."""
@@ -27,8 +48,10 @@ class Tables:
     users: RawIds
     items: RawIds
     seen: SeenItems
-    titles: dict[Any, str]
+    titles: MutableMapping[Any, str]
     """Item titles by raw id."""
+    num_added: int = 0
+    """The number of items that were appended."""
 
     @classmethod
     def build(
@@ -48,7 +71,6 @@ class Tables:
                 not finite.
         """
         user_x, item_x = _table('user_x', user_x), _table('item_x', item_x)
-        check_width(user_x, item_x)
         num_users, num_items = user_x.size(0), item_x.size(0)
         users = RawIds('user_ids', user_ids, num_users)
         items = RawIds('item_ids', item_ids, num_items)
@@ -62,13 +84,32 @@ class Tables:
                 "'seen' must be edges [2, E], SeenItems or None (got "
                 f"'{type(seen).__name__}')"
             )
-        if (seen.num_users, seen.num_items) != (num_users, num_items):
+        tables = cls(user_x, item_x, users, items, seen, _titles(items, titles))
+        tables.check()
+        return tables
+
+    def check(self) -> None:
+        """Raises unless sizes match and embeddings are finite."""
+        check_width(self.user_x, self.item_x)
+        sizes = self.user_x.size(0), self.item_x.size(0)
+        for name, ids, size in zip(
+            ('user_ids', 'item_ids'), (self.users, self.items), sizes, strict=True
+        ):
+            if len(ids) != size:
+                raise ValueError(
+                    f"'{name}' must contain one id for each of {size} rows of "
+                    f'embeddings (got {len(ids)})'
+                )
+        if (self.seen.num_users, self.seen.num_items) != sizes:
             raise ValueError(
                 "'seen' must cover the users and items of the embeddings (got "
-                f'{seen.num_users} x {seen.num_items} instead of {num_users} x '
-                f'{num_items})'
+                f'{self.seen.num_users} x {self.seen.num_items} instead of '
+                f'{sizes[0]} x {sizes[1]})'
             )
-        return cls(user_x, item_x, users, items, seen, _titles(items, titles))
+        for name, x in (('user_x', self.user_x), ('item_x', self.item_x)):
+            # The sum is several times as fast; it may overflow.
+            if not (x.sum().isfinite() or x.isfinite().all()):
+                raise ValueError(f"'{name}' must be finite (got NaN or infinity)")
 
     @property
     def num_items(self) -> int:
@@ -84,19 +125,20 @@ class Tables:
             ValueError: If an id is known or occurs twice, or sizes do not match.
         """
         new = RawIds('ids', ids, item_x.size(0))
-        known = [raw for raw in new.ids if raw in self.items]
+        known = [raw for raw in new if raw in self.items]
         if known:
             raise ValueError(
                 f"'ids' must contain ids that are not in the catalogue (got "
                 f'{known[0]!r}, {len(known)} known in all)'
             )
-        num_items = self.num_items + len(new.ids)
+        num_items = self.num_items + len(new)
         return replace(
             self,
             item_x=torch.cat([self.item_x, item_x.to(self.item_x)]),
-            items=RawIds('ids', [*self.items.ids, *new.ids], num_items),
+            items=self.items.joined(new),
             seen=SeenItems(self.seen.rowptr, self.seen.col, num_items),
-            titles=self.titles | _titles(new, titles),
+            titles={**self.titles, **_titles(new, titles)},
+            num_added=self.num_added + len(new),
         )
 
     def candidates(
@@ -149,7 +191,7 @@ class Tables:
         items = self.items.rows(name, [pair[1] for pair in pairs], unknown=unknown)
         edges = torch.tensor([users, items], dtype=torch.long).view(2, -1)
         edges = edges[:, (edges >= 0).all(0)]
-        return SeenItems.from_edge_index(edges, len(self.users.ids), self.num_items)
+        return SeenItems.from_edge_index(edges, len(self.users), self.num_items)
 
 
 def _is_pair(value: object) -> bool:
@@ -168,13 +210,10 @@ def _table(name: str, x: Tensor | np.ndarray) -> Tensor:
         raise ValueError(
             f"'{name}' must be a floating point matrix (got {list(x.shape)}, {x.dtype})"
         )
-    x = torch.as_tensor(x).detach().clone()
-    if not x.isfinite().all():
-        raise ValueError(f"'{name}' must be finite (got NaN or infinity)")
-    return x
+    return torch.as_tensor(x).detach().clone()
 
 
 def _titles(items: RawIds, titles: Mapping[Any, str] | None) -> dict[Any, str]:
     titles = titles or {}
     rows = items.rows('titles', list(titles))
-    return {items.ids[row]: x for row, x in zip(rows, titles.values(), strict=True)}
+    return {items[row]: x for row, x in zip(rows, titles.values(), strict=True)}

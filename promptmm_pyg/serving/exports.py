@@ -125,7 +125,7 @@ def write_embeddings(path: Path, tables: Tables) -> list[Path]:
     """
     if path.suffix not in ('.npz', '.parquet'):
         raise ValueError(f"'path' must end in '.npz' or '.parquet' (got '{path}')")
-    users, items = tables.users.ids, tables.items.ids
+    users, items = list(tables.users), list(tables.items)
     kinds = _id_kind('user_ids', users), _id_kind('item_ids', items)
     if path.suffix == '.npz':
         arrays = _id_array('user_ids', users), _id_array('item_ids', items)

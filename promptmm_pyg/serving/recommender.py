@@ -1,7 +1,9 @@
 """Recommendations by raw ids, from embeddings alone."""
 
+import os
+import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +18,12 @@ from promptmm_pyg.serving._artifact import (
     Artifact,
     read_artifact,
     restore,
+    table_tensors,
     write_artifact,
 )
-from promptmm_pyg.serving._card import ABOUT, build_card
+from promptmm_pyg.serving._card import ABOUT, about, build_card
 from promptmm_pyg.serving._features import Features
+from promptmm_pyg.serving._from_model import ModelData
 from promptmm_pyg.serving._ids import Ids, RawId, RawIds, Unknown, as_list, is_id
 from promptmm_pyg.serving._ranker import Filters, Ranker, Recommendations
 from promptmm_pyg.serving._tables import Pairs, Tables
@@ -30,8 +34,7 @@ from promptmm_pyg.serving.exports import (
     write_program,
 )
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
-from promptmm_pyg.serving.fold_in import Histories, History, read_histories
-from promptmm_pyg.serving.placement import place_cold
+from promptmm_pyg.serving.fold_in import History, read_histories
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -93,18 +96,19 @@ class Recommender:
         feature_mapper: FeatureMapper | None = None,
     ) -> None:
         tables = Tables.build(user_x, item_x, user_ids, item_ids, seen, titles)
-        self._ranker = Ranker(tables)
+        self._set(tables, feature_mapper)
+
+    def _set(self, tables: Tables, feature_mapper: FeatureMapper | None) -> None:
         width = tables.item_x.size(1)
         if feature_mapper is not None and feature_mapper.width != width:
             raise ValueError(
                 "'feature_mapper' must predict embeddings of the same width (got "
                 f'{feature_mapper.width} instead of {width})'
             )
+        self._ranker = Ranker(tables)
         self.feature_mapper = feature_mapper
         self.card: dict[str, Any] = {}
         """The model card, if the recommender was saved or loaded."""
-        self.num_added = 0
-        """The number of items added by :meth:`add_items`, the last ones."""
         self.placed: dict[str, int] = {}
         """The number of users and items that :meth:`from_model` placed, by kind."""
 
@@ -161,67 +165,32 @@ class Recommender:
             >>> Recommender.from_model(student, data)
             Recommender(30 users, 20 items, 8 channels)
         """
-        from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, node_features
-        from promptmm_pyg.models.inference import get_embeddings
-
-        graph: HeteroData = getattr(data, 'train', data)
-        x_dict: Mapping[str, Tensor]
-        if isinstance(model, torch.nn.Module):
-            x_dict = get_embeddings(model, graph if inputs is None else inputs)
-        else:
-            x_dict = model if isinstance(model, Mapping) else model.x_dict
-        user_ids, item_ids = (
-            graph[key].get('raw_id', range(x_dict[key].size(0))) for key in (USER, ITEM)
-        )
+        parts = ModelData.read(model, data, inputs)
         recommender = cls(
-            x_dict[USER],
-            x_dict[ITEM],
-            user_ids=user_ids,
-            item_ids=item_ids,
-            seen=_known_edges(data),
+            parts.user_x,
+            parts.item_x,
+            user_ids=parts.user_ids,
+            item_ids=parts.item_ids,
+            seen=parts.seen,
             titles=titles,
         )
-        features, masks = node_features(graph, ITEM)
-        train = graph[INTERACTS].edge_index.cpu()
-        if fit_features and features:
+        if fit_features and parts.features:
             try:
                 # Held-out interactions did not train the embeddings.
-                recommender.fit_feature_mapper(features, masks, seen=train)
+                recommender.fit_feature_mapper(
+                    parts.features, parts.masks, seen=parts.train
+                )
             except ValueError as error:
                 warnings.warn(f'no items can be added later: {error}', stacklevel=2)
         if place_cold:
-            reads_features = getattr(model, 'reads_features', False)
-            validation = getattr(data, 'val', None)
-            if validation is not None:
-                validation = validation[INTERACTS].edge_label_index.cpu()
-            recommender._place_cold(
-                train, validation, features, masks, items=not reads_features
+            tables = recommender._tables
+            placement = parts.place_cold(
+                tables.user_x, tables.item_x, tables.seen, recommender.feature_mapper
             )
+            recommender.placed = placement.counts
+            tables = replace(tables, user_x=placement.user_x, item_x=placement.item_x)
+            recommender._ranker = Ranker(tables)
         return recommender
-
-    def _place_cold(
-        self,
-        train: Tensor,
-        validation: Tensor | None,
-        features: Features,
-        masks: Features,
-        *,
-        items: bool,
-    ) -> None:
-        placement = place_cold(
-            self.user_x,
-            self.item_x,
-            train,
-            known=self.seen,
-            validation=validation,
-            feature_mapper=self.feature_mapper,
-            modality_x=features,
-            modality_mask=masks,
-            items=items,
-        )
-        self.placed = placement.counts
-        tables = replace(self._tables, user_x=placement.user_x, item_x=placement.item_x)
-        self._ranker = Ranker(tables)
 
     @property
     def user_x(self) -> Tensor:
@@ -239,7 +208,7 @@ class Recommender:
         return self._tables.seen
 
     @property
-    def titles(self) -> dict[Any, str]:
+    def titles(self) -> MutableMapping[Any, str]:
         """Item titles by raw id."""
         return self._tables.titles
 
@@ -256,12 +225,12 @@ class Recommender:
     @property
     def user_ids(self) -> list[RawId]:
         """A copy of the raw user ids, in the order of ``user_x``."""
-        return list(self._tables.users.ids)
+        return list(self._tables.users)
 
     @property
     def item_ids(self) -> list[RawId]:
         """A copy of the raw item ids, in the order of ``item_x``."""
-        return list(self._tables.items.ids)
+        return list(self._tables.items)
 
     @property
     def num_users(self) -> int:
@@ -272,6 +241,11 @@ class Recommender:
     def num_items(self) -> int:
         """The size of the catalogue."""
         return self.item_x.size(0)
+
+    @property
+    def num_added(self) -> int:
+        """The number of items added by :meth:`add_items`, the last ones."""
+        return self._tables.num_added
 
     def recommend(
         self,
@@ -320,14 +294,15 @@ class Recommender:
                 "'candidates' must be given without 'memory_limit' and 'index' (got "
                 'both). Only the candidates are scored anyway'
             )
-        tables = self._tables
-        return self._ranker.recommend(
-            self.user_x,
+        ranker = self._ranker
+        tables = ranker.tables
+        return ranker.recommend(
+            tables.user_x,
             tables.users.rows('users', users, _COLD_USER, unknown),
             k,
             Filters(
                 mask=tables.candidates(allow, deny, unknown),
-                seen=self.seen if exclude_seen else None,
+                seen=tables.seen if exclude_seen else None,
                 exclude=tables.pairs('exclude', exclude, unknown),
                 candidates=tables.pairs('candidates', candidates, unknown),
             ),
@@ -362,8 +337,9 @@ class Recommender:
             >>> model.score('bob', [10, 20]).tolist()
             [0.0, 1.0]
         """
-        user_rows = np.array(self.users.rows('users', users, _COLD_USER, unknown))
-        item_rows = np.array(self.items.rows('items', items, unknown=unknown))
+        tables = self._tables
+        user_rows = np.array(tables.users.rows('users', users, _COLD_USER, unknown))
+        item_rows = np.array(tables.items.rows('items', items, unknown=unknown))
         if is_id(users):
             user_rows = user_rows.repeat(len(item_rows))
         elif is_id(items):
@@ -376,7 +352,7 @@ class Recommender:
         known = (user_rows >= 0) & (item_rows >= 0)
         rows = (torch.from_numpy(x[known]).long() for x in (user_rows, item_rows))
         scores = np.full(len(known), np.nan, dtype=np.float32)
-        scores[known] = score_pairs(self.user_x, self.item_x, *rows).float().cpu()
+        scores[known] = score_pairs(tables.user_x, tables.item_x, *rows).float().cpu()
         return scores[0] if is_id(users) and is_id(items) else scores
 
     def recommend_from_history(
@@ -421,18 +397,20 @@ class Recommender:
             ValueError: If a history contains no (known) item, an id is unknown, or
                 weights do not match; also as :meth:`recommend`.
         """
-        read = read_histories(self._tables.items, histories, weights, unknown)
-        mask = self._tables.candidates(allow, deny, unknown)
-        user_x = self._solve(read, unseen_weight, ridge)
+        ranker = self._ranker
+        tables = ranker.tables
+        read = read_histories(tables.items, histories, weights, unknown)
+        mask = tables.candidates(allow, deny, unknown)
+        user_x = ranker.fold_in(unseen_weight, ridge)(read.rows, read.weights)
         # Converted once for all calls, unless the conversion would not fit.
         exact = memory_limit is None and index is None
-        return self._ranker.recommend(
-            user_x.to(self.item_x.device),
+        return ranker.recommend(
+            user_x.to(tables.item_x.device),
             list(range(len(read.rows))),
             k,
-            Filters(mask, read.seen(self.num_items) if exclude_seen else None),
+            Filters(mask, read.seen(tables.num_items) if exclude_seen else None),
             scalar=read.scalar,
-            item_x=self._ranker.precise_x if exact else None,
+            item_x=ranker.precise_x if exact else None,
             memory_limit=memory_limit,
             index=index,
         )
@@ -451,8 +429,9 @@ class Recommender:
 
         The arguments are those of :meth:`recommend_from_history`.
         """
-        read = read_histories(self._tables.items, histories, weights, unknown)
-        user_x = self._solve(read, unseen_weight, ridge)
+        ranker = self._ranker
+        read = read_histories(ranker.tables.items, histories, weights, unknown)
+        user_x = ranker.fold_in(unseen_weight, ridge)(read.rows, read.weights)
         return user_x[0] if read.scalar else user_x
 
     def similar_items(
@@ -479,16 +458,17 @@ class Recommender:
             TypeError: If ``k`` is not an integer.
             ValueError: As :meth:`recommend`.
         """
-        number = torch.arange(self.num_items + 1)
-        unit_x = self._ranker.unit_x
-        itself = SeenItems(number, number[:-1], self.num_items)
-        return self._ranker.recommend(
-            unit_x,
-            self.items.rows('items', items, unknown=unknown),
+        ranker = self._ranker
+        tables = ranker.tables
+        number = torch.arange(tables.num_items + 1)
+        itself = SeenItems(number, number[:-1], tables.num_items)
+        return ranker.recommend(
+            ranker.unit_x,
+            tables.items.rows('items', items, unknown=unknown),
             k,
-            Filters(self._tables.candidates(allow, deny, unknown), itself),
+            Filters(tables.candidates(allow, deny, unknown), itself),
             scalar=is_id(items),
-            item_x=unit_x,
+            item_x=ranker.unit_x,
             memory_limit=memory_limit,
         )
 
@@ -518,15 +498,17 @@ class Recommender:
         standard error of one or two percent. The arguments are those of
         :meth:`recommend`.
         """
-        rows = self.users.rows('users', users, _COLD_USER)
-        k = self._ranker.check_k(k)
-        self._ranker.check_index(index)
+        ranker = self._ranker
+        tables = ranker.tables
+        rows = tables.users.rows('users', users, _COLD_USER)
+        k = ranker.check_k(k)
+        ranker.check_index(index)
         recall = index.recall_against_exact(
-            self.user_x,
+            tables.user_x,
             torch.tensor(rows, dtype=torch.long),
-            min(k, self.num_items),
-            seen=self.seen if exclude_seen else None,
-            candidates=self._tables.candidates(allow, deny),
+            min(k, tables.num_items),
+            seen=tables.seen if exclude_seen else None,
+            candidates=tables.candidates(allow, deny),
         )
         values: np.ndarray = recall.float().cpu().numpy()
         return values
@@ -553,11 +535,12 @@ class Recommender:
         Raises:
             ValueError: As :meth:`FeatureMapper.fit`.
         """
+        tables = self._tables
         self.feature_mapper = FeatureMapper.fit(
             modality_x,
-            self.item_x,
-            user_x=self.user_x,
-            seen=self.seen if seen is None else seen,
+            tables.item_x,
+            user_x=tables.user_x,
+            seen=tables.seen if seen is None else seen,
             modality_mask=modality_mask,
             seed=seed,
         )
@@ -572,7 +555,8 @@ class Recommender:
         titles: Mapping[Any, str] | None = None,
     ) -> None:
         """Appends new items to the catalogue, with embeddings predicted from their
-        features. Known items do not change. Not thread-safe.
+        features. Known items do not change. Other threads may add items or rank
+        meanwhile: each call uses the tables it started with.
 
         Args:
             ids: Raw ids that are not in the catalogue.
@@ -591,10 +575,10 @@ class Recommender:
                 "'add_items' requires a recommender with a feature mapper (got none). "
                 "Fit it with 'fit_feature_mapper'"
             )
-        new: list[RawId] = as_list(ids)
         item_x = self.feature_mapper(features, modality_mask)
-        self._ranker = Ranker(self._tables.with_items(item_x, new, titles))
-        self.num_added += len(new)
+        with _Writers.lock:
+            tables = self._tables.with_items(item_x, as_list(ids), titles)
+            self._ranker = Ranker(tables)
 
     def export_embeddings(self, path: str | Path) -> list[Path]:
         """Writes ids and embeddings (single precision) for other programs, and returns
@@ -638,12 +622,13 @@ class Recommender:
         ``[B, k]``, as :meth:`recommend`, whose arguments these are. ``k`` must not
         exceed the catalogue.
         """
+        tables = self._tables
         return TopItems(
-            self.user_x,
-            self.item_x,
+            tables.user_x,
+            tables.item_x,
             k,
-            seen=self.seen if exclude_seen else None,
-            candidates=self._tables.candidates(allow, deny),
+            seen=tables.seen if exclude_seen else None,
+            candidates=tables.candidates(allow, deny),
         )
 
     def to_torch_export(self, path: str | Path, k: int = 10, **options: Any) -> Path:
@@ -663,9 +648,8 @@ class Recommender:
         return write_program(Path(path), self.as_module(k, **options))
 
     def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
-        """Writes the folder ``path``: ``model.safetensors``, ``ids.json``,
-        ``card.json``, the card as ``README.md``, and ``config.json`` with sizes and
-        checksums.
+        """Writes the folder ``path``: ``model.safetensors``, ``card.json``, the card as
+        ``README.md``, and ``config.json`` with sizes and checksums.
 
         Args:
             path: The folder.
@@ -677,24 +661,15 @@ class Recommender:
         Raises:
             ValueError: If ``path`` is a file or the card is not a JSON value.
         """
-        tensors = {
-            'user_x': self.user_x,
-            'item_x': self.item_x,
-            'seen_rowptr': self.seen.rowptr,
-            'seen_col': self.seen.col,
-        }
-        ids = {
-            'user_ids': self.user_ids,
-            'item_ids': self.item_ids,
-            'titles': [self.titles.get(raw) for raw in self.item_ids],
-            'num_added': self.num_added,
-        }
-        if self.feature_mapper is not None:
-            state, ids['feature_mapper'] = self.feature_mapper.state()
-            tensors |= state
+        tables, mapper = self._tables, self.feature_mapper
+        tensors = table_tensors(tables)
+        state: dict[str, Any] = {'num_added': tables.num_added}
+        if mapper is not None:
+            mapper_tensors, state['feature_mapper'] = mapper.state()
+            tensors |= mapper_tensors
         sections = {key: value for key, value in self.card.items() if key != ABOUT}
-        new_card = build_card({**sections, **(card or {})}, self._about())
-        write_artifact(Path(path), Artifact(tensors, ids, new_card))
+        new_card = build_card({**sections, **(card or {})}, about(tables, mapper))
+        write_artifact(Path(path), Artifact(tensors, state, new_card))
         self.card = new_card
 
     @classmethod
@@ -708,6 +683,9 @@ class Recommender:
         """Reads what :meth:`save` wrote. No code in the files is executed, and no file
         outside the folder is opened.
 
+        On the CPU, the tables are mapped to the file: processes that load the same
+        folder share its memory, and a later :meth:`save` does not change them.
+
         Args:
             path: The folder.
             device: The device of the embeddings. (default: the CPU)
@@ -718,66 +696,41 @@ class Recommender:
                 unknown format version or changed, or parts do not fit each other.
         """
         artifact = read_artifact(Path(path), max_bytes)
+        recommender = cls.__new__(cls)
         try:
-            recommender = cls(**restore(artifact, device))
-            added = artifact.ids.get('num_added', 0)
-            if type(added) is not int or not 0 <= added <= recommender.num_items:
-                raise ValueError(f'got {added!r} added items')
+            recommender._set(*restore(artifact, device))
         except ValueError as error:
             raise ValueError(
                 f"'{path}' must contain a recommender ({error})"
             ) from error
         recommender.card = artifact.card
-        recommender.num_added = added
         return recommender
 
     def __repr__(self) -> str:
+        x, num_items = self.user_x, self.num_items
         return (
-            f'{type(self).__name__}({self.num_users} users, {self.num_items} items, '
-            f'{self.user_x.size(1)} channels)'
+            f'{type(self).__name__}({x.size(0)} users, {num_items} items, '
+            f'{x.size(1)} channels)'
         )
 
     @property
     def _tables(self) -> Tables:
         return self._ranker.tables
 
-    def _solve(self, read: Histories, unseen_weight: float, ridge: float) -> Tensor:
-        return self._ranker.fold_in(unseen_weight, ridge)(read.rows, read.weights)
 
-    def _about(self) -> dict[str, Any]:
-        """The facts of the model card."""
-        about: dict[str, Any] = {
-            'users': self.num_users,
-            'items': self.num_items,
-            'items_added_from_features': self.num_added,
-            'interactions': int(self.seen.col.numel()),
-            'channels': self.user_x.size(1),
-            'precision': str(self.item_x.dtype).removeprefix('torch.'),
-        }
-        if self.feature_mapper is not None:
-            about['feature_mapper'] = {
-                ' + '.join(part.modalities): {
-                    'held_out_ndcg': part.gain,
-                    'held_out_ndcg_of_the_average_item': part.baseline,
-                    'penalty': part.penalty,
-                }
-                for part in self.feature_mapper.maps
-            }
-        return about
+class _Writers:
+    """The lock of those who replace tables."""
+
+    lock = threading.Lock()
 
 
-def _known_edges(data: 'Split | HeteroData') -> Tensor:
-    """The message edges and positives of all parts, ``[2, E]``."""
-    from promptmm_pyg.data.schema import INTERACTS
+def _after_fork() -> None:
+    """Makes a forked process able to rank. OpenMP's threads exist in the parent only,
+    and a parallel operation would wait for them forever.
+    """
+    _Writers.lock = threading.Lock()
+    torch.set_num_threads(1)
 
-    edges = []
-    for name in ('train', 'val', 'test'):
-        graph: HeteroData = getattr(data, name, data)
-        store = graph[INTERACTS]
-        edges.append(store.edge_index.cpu())
-        if 'edge_label_index' in store:
-            positives = store.edge_label_index.cpu()
-            if 'edge_label' in store:
-                positives = positives[:, store.edge_label.cpu() > 0]
-            edges.append(positives)
-    return torch.cat(edges, dim=1)
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_after_fork)

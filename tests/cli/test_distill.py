@@ -36,7 +36,7 @@ def test_a_run_has_all_files(distilled):
     expected = {f'student/{name}' for name in each}
     expected |= {f'student/baseline/{name}' for name in each}
     expected |= {'student/config.json', 'student/targets.safetensors'}
-    files = ('config.json', 'ids.json', 'model.safetensors', 'card.json', 'README.md')
+    files = ('config.json', 'model.safetensors', 'card.json', 'README.md')
     expected |= {f'recommender/{name}' for name in files}
     assert expected <= names
 

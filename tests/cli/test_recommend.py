@@ -164,7 +164,7 @@ def test_what_is_not_a_run_is_a_mistake(tmp_path, fails):
 
 def test_a_damaged_recommender_is_a_mistake(distilled, copy_of, fails):
     run = copy_of(distilled)
-    (run / 'recommender' / 'ids.json').write_text('{}')
+    (run / 'recommender' / 'card.json').write_text('{}')
     assert 'its size differs' in fails('recommend', run, '--users', 'u0')
 
 

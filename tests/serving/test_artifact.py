@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from promptmm_pyg.serving import Recommender
@@ -125,15 +126,22 @@ def test_serving_requires_torch_numpy_and_safetensors_only(folder, tmp_path):
 
 
 def test_nothing_written_is_a_pickle(folder):
-    for path in folder.iterdir():
-        assert not path.read_bytes().startswith((b'\x80', b'PK'))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        'README.md',
+        'card.json',
+        'config.json',
+        'model.safetensors',
+    ]
+    for name in ('card.json', 'config.json'):
+        json.loads((folder / name).read_text())
+    assert 'item_ids.text' in load_file(folder / 'model.safetensors')
 
 
 def test_a_file_too_large_is_refused_unread(folder, monkeypatch):
     size = (folder / 'model.safetensors').stat().st_size
     assert Recommender.load(folder, max_bytes=size).num_items == 61
-    with pytest.raises(ValueError, match=rf'safetensors.*at most 500.*\(got {size}\)'):
-        Recommender.load(folder, max_bytes=500)
+    with pytest.raises(ValueError, match=rf'safetensors.*at most.*\(got {size}\)'):
+        Recommender.load(folder, max_bytes=size - 1)
     with (folder / 'config.json').open('ab') as file:
         file.truncate(2**40)  # A hole: it takes no space on the disk.
     with pytest.raises(ValueError, match=r'config\.json.*at most 65536 bytes'):
@@ -141,15 +149,13 @@ def test_a_file_too_large_is_refused_unread(folder, monkeypatch):
 
 
 def test_a_file_of_another_size_is_refused_unread(folder, monkeypatch):
-    with (folder / 'ids.json').open('ab') as file:
+    with (folder / 'card.json').open('ab') as file:
         file.truncate(2**33)
-    with pytest.raises(ValueError, match=r'ids\.json.*its size differs'):
+    with pytest.raises(ValueError, match=r'card\.json.*its size differs'):
         Recommender.load(folder)
 
 
-@pytest.mark.parametrize(
-    'name', ['model.safetensors', 'ids.json', 'card.json', 'config.json']
-)
+@pytest.mark.parametrize('name', ['model.safetensors', 'card.json', 'config.json'])
 def test_a_link_to_outside_is_refused(folder, tmp_path, name):
     (folder / name).rename(tmp_path / 'elsewhere')
     (folder / name).symlink_to(tmp_path / 'elsewhere')
@@ -183,13 +189,13 @@ def test_an_invalid_size_is_refused(folder, size):
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='the system has no pipes')
 def test_a_pipe_is_refused_without_waiting(folder):
-    (folder / 'ids.json').unlink()
-    os.mkfifo(folder / 'ids.json')
-    with pytest.raises(ValueError, match=r'ids\.json.*must be a file'):
+    (folder / 'card.json').unlink()
+    os.mkfifo(folder / 'card.json')
+    with pytest.raises(ValueError, match=r'card\.json.*must be a file'):
         Recommender.load(folder)
 
 
-@pytest.mark.parametrize('name', ['ids.json', 'card.json', 'config.json'])
+@pytest.mark.parametrize('name', ['card.json', 'config.json'])
 def test_deeply_nested_json_is_refused(folder, name):
     (folder / name).write_text('[' * 60_000)
     if name != 'config.json':
@@ -200,9 +206,9 @@ def test_deeply_nested_json_is_refused(folder, name):
 
 @pytest.mark.parametrize('content', ['[]', '3', 'null', '"x"'])
 def test_json_other_than_an_object_is_refused(folder, content):
-    (folder / 'ids.json').write_text(content)
+    (folder / 'card.json').write_text(content)
     update_checksums(folder)
-    with pytest.raises(ValueError, match=r'ids\.json.*must contain an object'):
+    with pytest.raises(ValueError, match=r'card\.json.*must contain an object'):
         Recommender.load(folder)
     (folder / 'config.json').write_text(content)
     with pytest.raises(ValueError, match=r'config\.json.*be the configuration of a'):
@@ -217,17 +223,21 @@ def test_invalid_json_is_refused(folder, content):
         Recommender.load(folder)
 
 
+def rewrite(folder, tensors=(), state=()):
+    """Replaces tensors and metadata, with checksums that fit."""
+    path = folder / 'model.safetensors'
+    with safe_open(path, 'pt') as file:
+        metadata = file.metadata()
+    everything = {**load_file(path), **dict(tensors)}
+    everything = {k: x.contiguous() for k, x in everything.items() if x is not None}
+    metadata |= {key: json.dumps(value) for key, value in dict(state).items()}
+    save_file(everything, path, metadata)
+    update_checksums(folder)
+
+
 @pytest.mark.parametrize(
-    ('changes', 'message'),
+    ('state', 'message'),
     [
-        ({'user_ids': None}, "there is no list of 'user_ids'"),
-        ({'item_ids': {'a': 1}}, "there is no list of 'item_ids'"),
-        ({'titles': ['x']}, "'titles' are 1 for 61 items"),
-        ({'titles': [3] * 61}, "'titles' are not all text"),
-        ({'user_ids': ['u0']}, "'user_ids' must contain one id for each of 40"),
-        ({'user_ids': ['u0'] * 40}, "'user_ids' must be unique"),
-        ({'user_ids': [[]] * 40}, "'user_ids' must contain strings or integers"),
-        ({'item_ids': [[]] * 61}, "'item_ids' are not all text or integers"),
         ({'num_added': 62}, 'got 62 added items'),
         ({'num_added': 'x'}, "got 'x' added items"),
         (
@@ -239,11 +249,17 @@ def test_invalid_json_is_refused(folder, content):
         ({'feature_mapper': {'channels': [['a']], 'maps': []}}, 'dictionary update'),
     ],
 )
-def test_ids_that_do_not_match_are_refused(folder, changes, message):
-    ids = json.loads((folder / 'ids.json').read_text())
-    (folder / 'ids.json').write_text(json.dumps({**ids, **changes}))
-    update_checksums(folder)
+def test_metadata_that_do_not_match_are_refused(folder, state, message):
+    rewrite(folder, state=state)
     with pytest.raises(ValueError, match=rf'must contain a recommender.*{message}'):
+        Recommender.load(folder)
+
+
+def test_metadata_that_are_no_json_are_refused(folder):
+    path = folder / 'model.safetensors'
+    save_file(load_file(path), path, {'num_added': '{'})
+    update_checksums(folder)
+    with pytest.raises(ValueError, match=r'model\.safetensors.*invalid metadata'):
         Recommender.load(folder)
 
 
@@ -255,6 +271,7 @@ def test_ids_that_do_not_match_are_refused(folder, changes, message):
         ('item_x', lambda x: x * float('nan'), "'item_x' must be finite"),
         ('item_x', lambda x: x[:, :2], 'must be matrices of one width'),
         ('user_x', lambda x: None, "there is no tensor 'user_x'"),
+        ('user_x', lambda x: x[1:], 'not compressed rows of 39 users and 61'),
         ('seen_col', lambda x: x - 60, 'not compressed rows of 40 users and 61'),
         ('seen_col', lambda x: x + 55, 'not compressed rows'),
         ('seen_col', lambda x: x[:-1], 'not compressed rows'),
@@ -267,17 +284,29 @@ def test_ids_that_do_not_match_are_refused(folder, changes, message):
             lambda x: x.index_fill(0, torch.tensor([1]), 99),
             'not compressed rows',
         ),
+        ('user_ids.text', lambda x: None, "no tensor 'user_ids.text'"),
+        ('user_ids.text', lambda x: x[1:], 'offsets of texts are invalid'),
+        ('user_ids.text', lambda x: x.fill_(0x80), 'begins within a character'),
+        ('user_ids.text', lambda x: x.fill_(0xFF), 'decode byte 0xff'),
+        ('user_ids.offsets', lambda x: x.int(), 'offsets of texts are invalid'),
+        ('user_ids.offsets', lambda x: x.flip(0), 'offsets of texts are invalid'),
+        ('user_ids.offsets', lambda x: x[:0], 'offsets of texts are invalid'),
+        ('user_ids.offsets', lambda x: x[None], 'offsets of texts are invalid'),
+        ('item_ids.order', lambda x: x + 1, "order of 'item_ids' is no permutation"),
+        ('item_ids.order', lambda x: x - 1, "order of 'item_ids' is no permutation"),
+        ('item_ids.order', lambda x: x * 0, "order of 'item_ids' is no permutation"),
+        ('item_ids.order', lambda x: x[1:], "order of 'item_ids' is no permutation"),
+        ('item_ids.is_integer', lambda x: x[1:], "order of 'item_ids' is no"),
+        ('item_ids.is_integer', lambda x: x.int(), "order of 'item_ids' is no"),
+        ('titles.row', lambda x: x + 100, "'titles' belong to other rows"),
+        ('titles.row', lambda x: x[:0], "'titles' are 1 for"),
+        ('titles.offsets', lambda x: None, "no tensor 'titles.offsets'"),
         ('feature_mapper.mean.0', lambda x: x[:2], 'mapper do not match'),
         ('feature_mapper.weight.0', lambda x: None, 'feature mapper is missing'),
     ],
 )
 def test_tensors_that_do_not_match_are_refused(folder, name, change, message):
-    tensors = load_file(folder / 'model.safetensors')
-    new = change(tensors.pop(name))
-    if new is not None:
-        tensors[name] = new.contiguous()
-    save_file(tensors, folder / 'model.safetensors')
-    update_checksums(folder)
+    rewrite(folder, {name: change(load_file(folder / 'model.safetensors')[name])})
     with pytest.raises(ValueError, match=rf'must contain a recommender.*{message}'):
         Recommender.load(folder)
 

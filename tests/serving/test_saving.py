@@ -73,7 +73,6 @@ def test_a_crash_leaves_the_old_or_the_new_recommender(
         'README.md',
         'card.json',
         'config.json',
-        'ids.json',
         'model.safetensors',
     ]
 
