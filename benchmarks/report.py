@@ -18,7 +18,7 @@ from benchmarks.speed.scale import scale_plot, scale_table
 from benchmarks.studies.ablation import Ablation, Parts
 from benchmarks.studies.budget import Budget
 from benchmarks.studies.cold import Cold
-from benchmarks.studies.corruption import Corruption
+from benchmarks.studies.corruption import Corruption, Prompts
 from benchmarks.studies.distillation import Distillation
 from benchmarks.studies.ensemble import Ensemble
 from benchmarks.studies.main import Main
@@ -39,6 +39,7 @@ STUDIES: dict[str, type[Experiment]] = {
     'ensemble': Ensemble,
     'main': Main,
     'promptmm': Parts,
+    'prompts': Prompts,
     'variants': Corruption,
 }
 TABLES = {'speed': speed_table, 'scale': scale_table, 'updates': updates_table}

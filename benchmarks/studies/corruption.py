@@ -1,6 +1,7 @@
-"""Models on data with missing or wrong content."""
+"""Models on data with missing or wrong content, and what the prompt adds there."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -8,10 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch_geometric.data import HeteroData
 
+from benchmarks.studies.main import TEACHER, hyperparameters
 from promptmm_pyg._utils import check_choice
-from promptmm_pyg.benchmark.config import Dataset, Params
-from promptmm_pyg.benchmark.entries import Entry, Variant
-from promptmm_pyg.benchmark.experiments import Variants
+from promptmm_pyg.benchmark.config import Dataset, Params, grid
+from promptmm_pyg.benchmark.entries import PROMPTMM, Arm, Entry, Variant
+from promptmm_pyg.benchmark.experiments import BASELINE, Experiment, Variants
 from promptmm_pyg.benchmark.report import (
     Result,
     interval,
@@ -22,14 +24,26 @@ from promptmm_pyg.benchmark.report import (
     title,
 )
 from promptmm_pyg.benchmark.runner import METRIC, Bench
-from promptmm_pyg.data import ITEM, Split, modality_mask_dict, modality_x_dict
+from promptmm_pyg.benchmark.stats import mean
+from promptmm_pyg.data import (
+    INTERACTS,
+    ITEM,
+    USER,
+    Split,
+    modality_mask_dict,
+    modality_x_dict,
+)
 from promptmm_pyg.models import MODELS
 from promptmm_pyg.transforms import (
     AddBipartiteNorm,
+    AddModalityICA,
     AddModalityPCA,
+    AddRandomPrompt,
     ImputeFromNeighbors,
     StandardizeModalities,
 )
+from promptmm_pyg.transforms.prompt_start import with_prompt_start
+from promptmm_pyg.transforms.standardize import is_standardized
 from promptmm_pyg.viz.figure import new_axes
 
 Pattern = Literal['items', 'modalities']
@@ -233,3 +247,166 @@ class Corruption(Variants):
         axes.set_title(f'{result["dataset"]}: {protocol["corruption"]} content')
         axes.legend()
         save_plot(axes, path)
+
+
+def rescale_columns(data: HeteroData, seed: int = 0) -> HeteroData:
+    """A copy whose standardized feature columns are multiplied by factors between 1/10
+    and 10, log-uniformly drawn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    out = StandardizeModalities()(data.clone())
+    for modality, x_dict in modality_x_dict(out).items():
+        for node_type, x in x_dict.items():
+            power = 2 * torch.rand(x.size(1), generator=generator) - 1
+            out[node_type][f'x_{modality}'] = x * 10**power
+    return out
+
+
+def add_noise_columns(data: HeteroData, num: int = 1024, seed: int = 0) -> HeteroData:
+    """A copy in which each modality has further columns of normal random numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    out = data.clone()
+    for modality, x_dict in modality_x_dict(data).items():
+        for node_type, x in x_dict.items():
+            noise = torch.randn(x.size(0), num, generator=generator)
+            out[node_type][f'x_{modality}'] = torch.cat([x.float(), noise], dim=1)
+    return out
+
+
+def drop_interactions(
+    data: HeteroData, share: float = 0.7, seed: int = 0
+) -> HeteroData:
+    """A copy without a share of the interactions, drawn at random."""
+    _check_share(share)
+    generator = torch.Generator().manual_seed(seed)
+    out, edges = data.clone(), data[INTERACTS].edge_index
+    order = torch.randperm(edges.size(1), generator=generator)
+    kept = order[round(share * edges.size(1)) :].sort().values
+    for name, value in data[INTERACTS].items():
+        if value.size(-1) == edges.size(1):
+            out[INTERACTS][name] = value[..., kept]
+    return out
+
+
+def add_interaction_start(data: HeteroData, channels: int) -> HeteroData:
+    """Starts the prompt from the items' singular vectors of the interactions."""
+    num_users, num_items = (int(data[key].num_nodes) for key in (USER, ITEM))
+    user, item = data[INTERACTS].edge_index
+    weight = (user.bincount()[user] * item.bincount()[item]).double().rsqrt().float()
+    adj = torch.sparse_coo_tensor(
+        torch.stack([user, item]), weight, (num_users, num_items), check_invariants=True
+    )
+    torch.manual_seed(0)
+    # More than needed: the last vectors of a random search are inexact.
+    rank = min(2 * channels + 10, num_users, num_items)
+    _, values, right = torch.svd_lowrank(adj, rank, niter=6)
+    return with_prompt_start(data, (right * values)[:, :channels])
+
+
+CONDITIONS: dict[str, Callable[[HeteroData], HeteroData]] = {
+    'as given': lambda data: data,
+    'columns on other scales': rescale_columns,
+    '1,024 noise columns': add_noise_columns,
+    'half of the items with wrong content': partial(swap_content, share=0.5, seed=0),
+    '30 % of the interactions': drop_interactions,
+}
+NO_PROMPT = 'no prompt'
+STARTS: dict[str, Callable[[HeteroData, int], HeteroData]] = {
+    NO_PROMPT: lambda data, _: data,
+    'PCA': lambda data, channels: AddModalityPCA(channels)(data),
+    'ICA': lambda data, channels: AddModalityICA(channels)(data),
+    'random': lambda data, channels: AddRandomPrompt(channels)(data),
+    'interactions': add_interaction_start,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts(Experiment):
+    """PromptMM's teacher without a prompt and with prompts of several starts, on data
+    in several conditions; and a student that has a prompt of its own.
+
+    Every row is tuned by the same trials.
+    """
+
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    starts: tuple[str, ...] = tuple(STARTS)
+    few_starts: tuple[str, ...] = (NO_PROMPT, 'PCA')
+    """Starts under all conditions but the first."""
+    l2: tuple[float, ...] = (0.3, 1.0)
+    """Trials of the penalty, times the data set's."""
+
+    def check(self, dataset: Dataset, out: Path) -> None:  # noqa: ARG002
+        for condition in self.conditions:
+            check_choice('conditions', condition, CONDITIONS)
+        for start in (*self.starts, *self.few_starts):
+            check_choice('starts', start, STARTS)
+        check_choice(f'dataset.{dataset.name}.students', 'LightGCN', dataset.students)
+
+    def entries(self, bench: Bench) -> list[Entry]:
+        dataset, rows = bench.dataset, []
+        params = hyperparameters(dataset, TEACHER)
+        trials = grid({'l2': [factor * params['l2'] for factor in self.l2]})
+        del params['l2']
+        for condition in self.conditions:
+            starts = self.few_starts if rows else self.starts
+            references: dict[str, Entry] = {}
+            for start in starts:
+                arm = Arm(
+                    TEACHER,
+                    {**params, 'prompt': start != NO_PROMPT},
+                    self.config(dataset),
+                    variant=_condition(dataset, condition, start),
+                )
+                factors = {'condition': condition}
+                row = Entry(start, arm, trials, factors=factors, references=references)
+                references = references or {BASELINE: row}
+                rows.append(row)
+        return [*rows, *self._students(bench, rows[self.starts.index('PCA')])]
+
+    def _students(self, bench: Bench, teacher: Entry) -> list[Entry]:
+        """LightGCN, and the same with a prompt: PromptMM without encoders."""
+        dataset = bench.dataset
+        params = dict(dataset.students['LightGCN'])
+        l2 = params.pop('l2')
+        params.pop('baseline_l2', None)
+        arm = Arm(
+            'LightGCN',
+            params,
+            self.config(dataset),
+            losses=PROMPTMM,
+            teacher=bench.teacher(teacher.arm, bench.best_params(teacher)[0]),
+            candidates=dataset.candidates,
+        )
+        own = {'modality_x_dict': {}, 'isolated_features': False}
+        prompted = replace(arm, model=TEACHER, params={**params, **own})
+        trials = grid({'l2': [factor * l2 for factor in self.l2]})
+        factors = {'condition': 'student'}
+        plain = Entry(NO_PROMPT, arm, trials, factors=factors)
+        compared = {BASELINE: plain}
+        return [plain, Entry('PCA', prompted, trials, None, None, factors, compared)]
+
+    @classmethod
+    def table(cls, result: Result) -> str:
+        """Every start by condition, with its difference to no prompt."""
+        rows = [
+            [
+                row['condition'],
+                row['name'],
+                f'{mean(row["validation"]):.4f}',
+                recall(row),
+                interval(row.get('diff_vs_baseline')),
+            ]
+            for row in result['rows']
+        ]
+        head = ['data', 'prompt', 'validation', METRIC, 'vs. no prompt (95 %)']
+        return '\n'.join([*title(result), *markdown(head, rows)])
+
+
+def _condition(dataset: Dataset, condition: str, start: str) -> Variant:
+    def make(split: Split) -> HeteroData:
+        data = CONDITIONS[condition](split.train)
+        if not is_standardized(data):
+            data = StandardizeModalities()(data)
+        return STARTS[start](AddBipartiteNorm()(data), dataset.prompt_channels)
+
+    return Variant([condition, start], make)

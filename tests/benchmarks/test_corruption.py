@@ -8,7 +8,8 @@ from benchmarks.studies import corruption
 from benchmarks.studies.cold import ColdBench
 from benchmarks.studies.distillation import LOSSES
 from promptmm_pyg.benchmark.entries import Arm
-from promptmm_pyg.data import make_synthetic_dataset, split_per_user
+from promptmm_pyg.data import INTERACTS, make_synthetic_dataset, split_per_user
+from promptmm_pyg.transforms import StandardizeModalities
 from tests.benchmark.setting import tiny_dataset
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -161,3 +162,42 @@ def test_cold_items_are_not_trained(tmp_path):
         assert not item_x[cold].any()
         assert item_x[~cold].any(dim=1).all()
         assert bench.x_dict(each, {}, 0)['item'][cold].any()  # Predicted.
+
+
+def test_rescaled_columns_keep_their_direction():
+    before = StandardizeModalities()(make_graph())
+    after = corruption.rescale_columns(make_graph(), seed=3)
+    x, y = before['item'].x_image, after['item'].x_image
+    factors = (y / x)[0]
+    assert y.allclose(x * factors)
+    assert ((factors >= 0.1) & (factors <= 10)).all()
+    assert factors.max() > 2 * factors.min()
+
+
+def test_noise_columns_are_added_beside_the_features():
+    data = make_graph()
+    x = corruption.add_noise_columns(data, num=50)['item'].x_image
+    assert x[:, :-50].equal(data['item'].x_image.float())
+    assert abs(float(x[:, -50:].std()) - 1) < 0.1
+
+
+def test_dropped_interactions_are_a_subset_with_their_attributes():
+    data = make_graph()
+    before = data[INTERACTS].edge_index
+    data[INTERACTS].time = torch.arange(before.size(1))
+    out = corruption.drop_interactions(data, 0.7)[INTERACTS]
+    assert out.edge_index.size(1) == before.size(1) - round(0.7 * before.size(1))
+    assert out.edge_index.equal(before[:, out.time])
+
+
+def test_a_start_from_interactions_spans_their_singular_vectors():
+    data = corruption.add_interaction_start(make_graph(), 3)
+    user, item = data[INTERACTS].edge_index
+    dense = torch.zeros(data['user'].num_nodes, data['item'].num_nodes)
+    dense[user, item] = 1
+    dense /= (dense.sum(1, keepdim=True) * dense.sum(0)).clamp_min(1).sqrt()
+    _, values, right = torch.linalg.svd(dense)
+    expected = right[:3].t() * values[:3]
+    expected /= expected.square().mean().sqrt()
+    gram = data['item'].prompt_start
+    assert (gram @ gram.t()).allclose(expected @ expected.t(), atol=1e-3)

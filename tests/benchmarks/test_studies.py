@@ -46,6 +46,11 @@ QUICK = {
         *('students=["MatrixFactorization"]', 'width=4', 'teacher_l2=[1.0]'),
         *('weights=[1.0]', 'start_learning_rates=[1e-3]', 'baseline_l2=[1.0, 3.0]'),
     ],
+    'prompts': [
+        'conditions=["as given","columns on other scales"]',
+        *('starts=["no prompt","PCA","interactions"]', 'l2=[1.0]'),
+        'dataset.synthetic.students.LightGCN={embedding_dim=4,num_layers=1,l2=0.1}',
+    ],
     'missing': ['shares=[0.0,0.9]'],
     'noise': ['dataset.synthetic.models.PromptMMPlus={embedding_dim=4,num_layers=1}'],
     'cold': ['trials={l2=[0.01,0.1]}'],
