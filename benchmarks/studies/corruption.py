@@ -343,7 +343,8 @@ class Prompts(Experiment):
         check_choice(f'dataset.{dataset.name}.students', 'LightGCN', dataset.students)
 
     def entries(self, bench: Bench) -> list[Entry]:
-        dataset, rows = bench.dataset, []
+        dataset = bench.dataset
+        rows: list[Entry] = []
         params = hyperparameters(dataset, TEACHER)
         trials = grid({'l2': [factor * params['l2'] for factor in self.l2]})
         del params['l2']
