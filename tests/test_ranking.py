@@ -74,6 +74,28 @@ def test_lists_equal_a_sort_by_score_then_item(levels, k):
     torch.testing.assert_close(ranking.scores, values)
 
 
+@pytest.mark.parametrize('levels', [1, 5, 1000])
+@pytest.mark.parametrize(
+    ('num_items', 'k'), [(512, 1), (1087, 2), (1536, 3), (2600, 5)]
+)
+def test_long_rows_equal_a_sort_by_score_then_item(num_items, k, levels):
+    scores = rounded_scores(18, num_items, levels)
+    scores[0] = 0.5  # Everything tied.
+    scores[1] = -INF
+    scores[2, 3:] = -INF
+    scores[3, : num_items - 2] = -INF
+    scores[4] = -0.5
+    scores[4, 69::70] = 2.0  # Less than one per run of columns.
+    scores[5, ::2] = -INF
+    scores[6, 7] = INF
+    scores[7] = torch.arange(float(num_items))
+    index, values = naive_top(list(enumerate(scores)), k)
+    for block in (scores, scores.t().contiguous().t()):
+        ranking = top_items(block, k)
+        assert torch.equal(ranking.item_index, index)
+        torch.testing.assert_close(ranking.scores, values)
+
+
 def test_a_transposed_block_is_masked_in_place():
     seen = SeenItems.from_edge_index(torch.tensor([[0, 1], [2, 0]]), 2, 3)
     block = torch.zeros(3, 2)
@@ -176,9 +198,11 @@ def test_k_beyond_the_catalogue_names_both():
         rank_items((table, table), torch.arange(3), 4)
 
 
-@pytest.mark.parametrize('place', [0, 3, 7])
-def test_nan_is_refused_wherever_it_stands(place):
-    scores = torch.arange(8.0).repeat(2, 1)
+@pytest.mark.parametrize('place', [0, 3, 1099])
+@pytest.mark.parametrize('size', [1100, 4])
+def test_nan_is_refused_wherever_it_stands(place, size):
+    scores = torch.arange(float(size)).repeat(2, 1)
+    place = min(place, size - 1)
     scores[1, place] = float('nan')
     with pytest.raises(ValueError, match="'scores' must contain numbers"):
         top_items(scores, 2)

@@ -1,20 +1,22 @@
 """The best items of many users; imports :mod:`torch` only."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from promptmm_pyg._utils import check_positive
-from promptmm_pyg.functional import check_width, score_all
+from promptmm_pyg.functional import check_width
 from promptmm_pyg.ranking._budget import Sizes, parse_memory, plan
 from promptmm_pyg.ranking.seen_items import SeenItems, check_catalogue, check_index
 from promptmm_pyg.ranking.top import Ranking, check_length, merge, top_items
 
 ScoreFn = Callable[[Tensor], Tensor]
 """From users ``[B]`` to scores ``[B, num_items]``."""
+_SCORES = 2**23  # So many are computed at once on a CPU,
+_FEWEST = 32  # for at least so many users.
 
 
 def rank_items(
@@ -89,7 +91,15 @@ def rank_items(
         if memory_limit is not None:
             budget = parse_memory(memory_limit)
             batch_size, limit = plan(blocks.sizes(users, k), budget, batch_size, limit)
-        rank = partial(blocks.rank, k=k, item_batch_size=limit)
+        batch_size = min(batch_size, max(1, users.numel()))
+        if limit >= num_items and blocks.item_x.device.type == 'cpu':
+            # A few users at a time, whose scores stay in a cache.
+            batch_size = min(batch_size, max(_FEWEST, _SCORES // num_items))
+            blocks = replace(blocks, item_x=blocks.item_x.to(blocks.dtype))
+        scores = blocks.item_x.new_empty(
+            batch_size * min(limit, num_items), dtype=blocks.dtype
+        )
+        rank = partial(blocks.rank, k=k, item_batch_size=limit, memory=scores)
     with torch.no_grad():
         return _by_batches(rank, users, k, batch_size)
 
@@ -181,23 +191,42 @@ class _ItemBlocks:
             num_threads=torch.get_num_threads() if on_cpu else 1,
         )
 
-    def rank(self, users: Tensor, k: int, item_batch_size: int) -> Ranking:
-        """The best ``k`` items of ``users`` ``[B]``."""
+    def rank(
+        self, users: Tensor, k: int, item_batch_size: int, memory: Tensor
+    ) -> Ranking:
+        """The best ``k`` items of ``users`` ``[B]``.
+
+        Args:
+            users: Rows of users.
+            k: The length of the lists.
+            item_batch_size: The largest number of items that are scored at once.
+            memory: The scores are written here, for new memory costs as much as they.
+        """
         rows = self.user_x[users.to(self.user_x.device)].to(self.dtype)
         starts = range(0, self.item_x.size(0), item_batch_size)
         seen = _seen_by_block(self.seen, users, starts, self.item_x.device)
-        best = self._rank_block(rows, slice(0, item_batch_size), k, seen[0])
+        first = slice(0, item_batch_size)
+        best = self._rank_block(rows, first, k, seen[0], memory)
         for start, pairs in zip(starts[1:], seen[1:], strict=True):
             items = slice(start, start + item_batch_size)
-            best = merge(best, self._rank_block(rows, items, k, pairs), k)
+            block = self._rank_block(rows, items, k, pairs, memory)
+            best = merge(best, block, k)
         return best
 
     def _rank_block(
-        self, rows: Tensor, items: slice, k: int, seen: tuple[Tensor, Tensor] | None
+        self,
+        rows: Tensor,
+        items: slice,
+        k: int,
+        seen: tuple[Tensor, Tensor] | None,
+        memory: Tensor,
     ) -> Ranking:
+        item_x = self.item_x[items].to(self.dtype)
+        shape = rows.size(0), item_x.size(0)
+        scores = memory[: shape[0] * shape[1]].view(shape)
         # Under autocast the scores would be rounded again.
         with torch.autocast(rows.device.type, enabled=False):
-            scores = score_all(rows, self.item_x[items].to(self.dtype))
+            torch.mm(rows, item_x.t(), out=scores)
         if self.candidates is not None:
             left_out = ~self.candidates[items].to(scores.device)
             scores.masked_fill_(left_out, -torch.inf)

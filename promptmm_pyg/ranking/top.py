@@ -9,6 +9,8 @@ from promptmm_pyg._utils import check_positive
 
 TIED_SHARE = 8
 """Ties are resolved in this many parts of a block of rows."""
+_RUN = 64  # So many neighboring columns have one maximum.
+_LONG = 8  # Rows are long if they are so many times as long as the best runs.
 
 
 class Ranking(NamedTuple):
@@ -42,6 +44,8 @@ def top_items(scores: Tensor, k: int) -> Ranking:
     """
     num_items = scores.size(1)
     check_length(k, num_items)
+    if scores.device.type == 'cpu' and num_items >= _LONG * _RUN * k:
+        return _top_of_runs(scores, k)
     # One more column shows whether the cut falls between equal scores.
     values, index = scores.topk(min(k + 1, num_items), dim=1)
     if values[:, 0].isnan().any():  # NaN ranks above every number.
@@ -64,6 +68,37 @@ def top_items(scores: Tensor, k: int) -> Ranking:
         )
         index = index.gather(1, order)
     return Ranking(index.masked_fill(values == -torch.inf, -1), values)
+
+
+def _top_of_runs(scores: Tensor, k: int) -> Ranking:
+    """As :func:`top_items`, among the ``k`` runs of columns with the best maxima.
+
+    They contain the best ``k`` columns: a column of another run is behind the maxima
+    of all these runs, which are larger, or equal and in lower columns.
+    """
+    num_items = scores.size(1)
+    end = num_items // _RUN * _RUN
+    maxima = scores[:, :end].unflatten(1, (-1, _RUN)).amax(2)
+    if end < num_items:
+        maxima = torch.cat([maxima, scores[:, end:].amax(1, keepdim=True)], dim=1)
+    run = top_items(maxima, k).item_index
+    # Ascending; runs without a column that may be returned are behind the others.
+    run = run.masked_fill(run < 0, maxima.size(1)).sort(dim=1).values
+    size = -(-scores.size(0) // TIED_SHARE)
+    parts = zip(scores.split(size), run.split(size), strict=True)
+    best = [_top_columns(*part, k) for part in parts]
+    return Ranking(*(torch.cat(x) for x in zip(*best, strict=True)))
+
+
+def _top_columns(scores: Tensor, run: Tensor, k: int) -> Ranking:
+    """The best ``k`` columns of some runs ``[B, k]``."""
+    column = run.unsqueeze(2) * _RUN + torch.arange(_RUN)
+    column = column.flatten(1)
+    beyond = column >= scores.size(1)
+    column.masked_fill_(beyond, 0)
+    best = top_items(scores.gather(1, column).masked_fill_(beyond, -torch.inf), k)
+    index = column.gather(1, best.item_index.clamp(min=0))
+    return Ranking(index.masked_fill_(best.item_index < 0, -1), best.scores)
 
 
 def merge(first: Ranking, second: Ranking, k: int) -> Ranking:

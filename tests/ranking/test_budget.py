@@ -153,7 +153,7 @@ def test_the_budget_holds_what_ties_take():
     need = Sizes(
         num_users=64,
         num_items=4000,
-        k=1,
+        k=4,
         width=1,
         score_size=4,
         copied_size=0,
@@ -161,7 +161,7 @@ def test_the_budget_holds_what_ties_take():
     )
     memory = need.need(64, 2000)
     with Allocations() as made:
-        rank_items((user_x, item_x), torch.arange(64), 1, memory_limit=memory)
+        rank_items((user_x, item_x), torch.arange(64), 4, memory_limit=memory)
     assert made.largest == 64 * 2000
     assert 64 * 2000 * 5 < made.peak <= memory
 
