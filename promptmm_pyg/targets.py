@@ -91,7 +91,8 @@ def soft_targets(teacher: torch.nn.Module, *args: Any, **kwargs: Any) -> SoftTar
     """Calls a teacher once, in eval mode and without gradients.
 
     Args:
-        teacher: Returns a :class:`TeacherOutput` for the further arguments.
+        teacher: Returns a :class:`TeacherOutput`, or embeddings by node type, for the
+            further arguments.
         *args: Arguments of the teacher.
         **kwargs: Keyword arguments of the teacher.
 
@@ -100,6 +101,8 @@ def soft_targets(teacher: torch.nn.Module, *args: Any, **kwargs: Any) -> SoftTar
     """
     with eval_mode(teacher), torch.no_grad():
         output = teacher(*args, **kwargs)
+    if isinstance(output, dict):
+        output = TeacherOutput(output, {})
     if not isinstance(output, TeacherOutput):
         raise TypeError(
             f"'teacher' must return a 'TeacherOutput' (got "

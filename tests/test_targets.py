@@ -106,6 +106,17 @@ def test_a_teacher_must_return_its_output():
         soft_targets(torch.nn.Identity(), torch.ones(1))
 
 
+def test_embeddings_by_node_type_are_an_output_without_modalities():
+    class Plain(TableTeacher):
+        def forward(self):
+            return super().forward().x_dict
+
+    teacher = Plain()
+    targets = soft_targets(teacher)
+    torch.testing.assert_close(targets.x_dict, teacher())
+    assert targets.modality_x_dict == {}
+
+
 def test_a_plain_tuple_is_no_output():
     class Plain(TableTeacher):
         def forward(self):

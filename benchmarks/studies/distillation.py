@@ -43,6 +43,8 @@ from promptmm_pyg.distillation import (
     OnLists,
     OnPairs,
     OnTopK,
+    fdrec_losses,
+    tarec_losses,
     truncate_embeddings,
 )
 from promptmm_pyg.functional import l2_normalize, score_lists
@@ -65,6 +67,7 @@ from promptmm_pyg.losses import (
     SoftLabelKDLoss,
     TopologyKDLoss,
     UnitMSELoss,
+    WassersteinKDLoss,
     bidirectional_kd_terms,
     rank_discrepancy_weights,
 )
@@ -165,7 +168,10 @@ MAKERS: dict[str, Maker] = {
     'ListwiseKDLoss': _on_lists(ListwiseKDLoss()),
     'DecoupledKDLoss': _on_lists(DecoupledKDLoss()),
     'SoftLabelKDLoss': _on_lists(SoftLabelKDLoss()),
-    'BidirectionalKDLoss': lambda _, __, weight: [_OnBidirectional(weight)],
+    'WassersteinKDLoss': _on_lists(WassersteinKDLoss()),
+    'BidirectionalKDLoss, student only': lambda _, __, weight: [
+        _OnBidirectional(weight)
+    ],
     'RankingDistillationLoss': _on_top_k(RankingDistillationLoss(), 20, num_sampled=50),
     'CollaborativeKDLoss': _on_top_k(
         CollaborativeKDLoss(), 100, num_samples=20, decay=20.0
@@ -181,6 +187,12 @@ MAKERS: dict[str, Maker] = {
     'SimilarityKDLoss': _on_rows(SimilarityKDLoss(), max_rows=512),
     'TopologyKDLoss': _on_rows(TopologyKDLoss(), max_rows=512),
     'HierarchicalTopologyKDLoss': _hierarchical,
+    'TARec, without assistant': lambda _, __, weight: tarec_losses(
+        wasserstein_weight=weight, contrastive_weight=weight
+    ),
+    'FDRec': lambda _, __, weight: fdrec_losses(
+        low_weight=weight, high_weight=weight, wasserstein_weight=weight
+    ),
 }
 LOSSES = {name: Losses(name, make) for name, make in MAKERS.items()}
 LOSSES['PromptMM'] = PROMPTMM

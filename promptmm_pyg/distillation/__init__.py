@@ -13,7 +13,12 @@ from promptmm_pyg.distillation.ensemble import (
     ensemble_targets,
     fit_ensemble_weights,
 )
-from promptmm_pyg.distillation.objective import promptmm_losses
+from promptmm_pyg.distillation.frequencies import OnFrequencies
+from promptmm_pyg.distillation.methods import (
+    fdrec_losses,
+    promptmm_losses,
+    tarec_losses,
+)
 from promptmm_pyg.distillation.truncate import truncate_embeddings
 
 __all__ = [
@@ -22,12 +27,15 @@ __all__ = [
     'CandidateSampling',
     'DistillationResult',
     'OnEmbeddings',
+    'OnFrequencies',
     'OnLists',
     'OnPairs',
     'OnTopK',
     'distill',
     'ensemble_targets',
+    'fdrec_losses',
     'fit_ensemble_weights',
     'promptmm_losses',
+    'tarec_losses',
     'truncate_embeddings',
 ]

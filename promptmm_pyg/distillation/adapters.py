@@ -199,7 +199,8 @@ class OnLists(Adapter):
 
 class OnEmbeddings(Adapter):
     """A loss on embeddings of the same nodes, of the student and of each view of the
-    teacher: the distinct nodes of the batch, averaged over views and node types.
+    teacher: the distinct nodes of the batch, averaged over views and node types. It is
+    zero for a batch with fewer nodes than the loss requires.
 
     Args:
         loss: Called as ``loss(student_x, teacher_x)``, each ``[N, D]``. A loss with
@@ -292,7 +293,8 @@ class OnEmbeddings(Adapter):
                 loss: torch.nn.Module = self.loss
                 if f'{view}/{key}' in self.copies:
                     loss = self.copies[f'{view}/{key}']
-                losses.append(loss(*inputs))
+                enough = index.numel() >= getattr(loss, 'min_rows', 1)
+                losses.append(loss(*inputs) if enough else x.sum() * 0.0)
         return torch.stack(losses).mean()
 
 

@@ -16,11 +16,11 @@ from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.distillation.candidates import CandidateSampler, CandidateSampling
+from promptmm_pyg.distillation.methods import promptmm_losses
 from promptmm_pyg.distillation.objective import (
     DistillationLoss,
     JointTeacher,
     Objective,
-    promptmm_losses,
 )
 from promptmm_pyg.distillation.search import search
 from promptmm_pyg.distillation.truncate import truncate_embeddings
@@ -114,7 +114,8 @@ def distill(
     Args:
         student: Called as ``student(*inputs)``; its current parameters are the start.
         teacher: A module that returns a
-            :class:`~promptmm_pyg.targets.TeacherOutput`, its soft targets, or a fitted
+            :class:`~promptmm_pyg.targets.TeacherOutput`, or embeddings by node type,
+            such as a student that assists the teacher; its soft targets; or a fitted
             model in closed form, which teaches by ``as_output`` at the width of the
             student or 64, whichever is larger (at most the number of users or items).
         data: The message edges of ``data.train`` are the training interactions; the

@@ -1,107 +1,19 @@
-"""The paper's distillation losses, and lists of losses as one objective."""
+"""Lists of losses as one objective, and the teacher of the joint stage."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.typing import NodeType
 
-from promptmm_pyg._utils import check_choice
-from promptmm_pyg.data.schema import NODE_TYPES
-from promptmm_pyg.distillation.adapters import (
-    Adapter,
-    OnEmbeddings,
-    OnLists,
-    OnPairs,
-    Teacher,
-    Views,
-    XDict,
-)
+from promptmm_pyg.distillation.adapters import Teacher, XDict
 from promptmm_pyg.loader import CandidateLists, Triplets
-from promptmm_pyg.losses import (
-    DecoupledKDLoss,
-    PairwiseKDLoss,
-    ScaledCosineLoss,
-    UnitMSELoss,
-)
 from promptmm_pyg.targets import SoftTargets, TeacherOutput
 
 DistillationLoss = Callable[
     [XDict, Teacher, Triplets, CandidateLists], dict[str, Tensor]
 ]
-
-
-def promptmm_losses(
-    *,
-    pairwise_weight: float = 1.0,
-    listwise_weight: float = 1.0,
-    embedding_weight: float = 1.0,
-    list_views: Views = 'all',
-    view_weights: Literal['uniform', 'agreement'] | torch.nn.Module = 'uniform',
-    embedding_views: Views = 'all',
-    node_types: Sequence[NodeType] = NODE_TYPES,
-    listwise: Literal['dkd', 'kl'] = 'dkd',
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    temperature: float = 1.0,
-    gamma: float = 2.0,
-    embedding_loss: Literal['scaled_cosine', 'unit_mse'] = 'scaled_cosine',
-) -> list[Adapter]:
-    r"""The three distillation losses of the `"PromptMM: Multi-Modal Knowledge
-    Distillation for Recommendation with Prompt-Tuning"
-    <https://arxiv.org/abs/2402.17188>`_ paper, the default of
-    :func:`~promptmm_pyg.distillation.distill`.
-
-    * ``pairwise``: :class:`~promptmm_pyg.losses.PairwiseKDLoss` on the margins of the
-      fused teacher;
-    * ``listwise``: :class:`~promptmm_pyg.losses.DecoupledKDLoss` on the candidate
-      lists of each view;
-    * ``embedding``: :class:`~promptmm_pyg.losses.ScaledCosineLoss` on the embeddings
-      of each view, projected if widths differ.
-
-    A *view* is the name of a modality or ``'fused'``, the final embeddings.
-
-    Args:
-        pairwise_weight: Weight of ``pairwise``. (default: ``1.0``)
-        listwise_weight: Weight of ``listwise``. (default: ``1.0``)
-        embedding_weight: Weight of ``embedding``. (default: ``1.0``)
-        list_views: Views of ``listwise``. (default: ``'all'``)
-        view_weights: How these are weighted, see
-            :class:`~promptmm_pyg.distillation.OnLists`. (default: ``'uniform'``)
-        embedding_views: Views of ``embedding``. (default: ``'all'``)
-        node_types: Node types of ``embedding``. (default: both)
-        listwise: ``'dkd'`` (decoupled) or ``'kl'``. (default: ``'dkd'``)
-        alpha: Weight of the target part of ``'dkd'``. (default: ``1.0``)
-        beta: Weight of its non-target part. (default: ``1.0``)
-        temperature: Of ``pairwise`` and ``listwise``. (default: ``1.0``)
-        gamma: Exponent of the scaled cosine error. (default: ``2.0``)
-        embedding_loss: ``'scaled_cosine'`` or ``'unit_mse'``.
-            (default: ``'scaled_cosine'``)
-
-    Raises:
-        ValueError: If an option is unknown.
-
-    Example:
-        >>> [loss.name for loss in promptmm_losses(listwise='kl')]
-        ['pairwise', 'listwise', 'embedding']
-    """
-    check_choice('listwise', listwise, ('dkd', 'kl'))
-    check_choice('embedding_loss', embedding_loss, ('scaled_cosine', 'unit_mse'))
-    on_lists = DecoupledKDLoss(
-        alpha=alpha,
-        beta=beta,
-        temperature=temperature,
-        listwise=listwise,
-        reduction='none',
-    )
-    on_rows = ScaledCosineLoss(gamma) if embedding_loss != 'unit_mse' else UnitMSELoss()
-    return [
-        OnPairs(PairwiseKDLoss(temperature), pairwise_weight),
-        OnLists(on_lists, listwise_weight, list_views, view_weights),
-        OnEmbeddings(on_rows, embedding_weight, embedding_views, node_types),
-    ]
 
 
 class Objective(torch.nn.Module):

@@ -65,6 +65,10 @@ from promptmm_pyg.losses.relational import (
     similarity_kd_loss,
     topology_kd_loss,
 )
+from promptmm_pyg.losses.wasserstein import (
+    WassersteinKDLoss,
+    wasserstein_kd_loss,
+)
 from promptmm_pyg.losses.weights import (
     FixedViewWeights,
     LearnedViewWeights,
@@ -97,6 +101,7 @@ __all__ = [
     'SoftLabelKDLoss',
     'TopologyKDLoss',
     'UnitMSELoss',
+    'WassersteinKDLoss',
     'agreement_weights',
     'angle_kd_loss',
     'bidirectional_kd_terms',
@@ -121,5 +126,6 @@ __all__ = [
     'squared_norm',
     'topology_kd_loss',
     'unit_mse_loss',
+    'wasserstein_kd_loss',
     'weighted_sum',
 ]

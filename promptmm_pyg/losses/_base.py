@@ -21,6 +21,9 @@ class Loss(torch.nn.Module):
         reduction: ``'none'``, ``'mean'`` or ``'sum'``. (default: ``'mean'``)
     """
 
+    min_rows = 1
+    """The number of rows that a loss on rows requires."""
+
     def __init__(self, reduction: Reduction = 'mean') -> None:
         super().__init__()
         check_reduction(reduction)

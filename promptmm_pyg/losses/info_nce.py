@@ -111,6 +111,8 @@ class InfoNCELoss(Loss):
         TypeError: If the groups are not integers.
     """
 
+    min_rows = 2
+
     def __init__(
         self,
         temperature: float = 0.2,

@@ -24,7 +24,7 @@ def list_divergence(
     """Kullback-Leibler divergence per list of the softmax of two lists of logits, over
     the candidates of ``mask``; at least one per row.
     """
-    student, teacher = _log_softmax(student, mask), _log_softmax(teacher, mask)
+    student, teacher = log_softmax(student, mask), log_softmax(teacher, mask)
     if mask is None:
         return _divergence(student, teacher)
     # Zeros where masked: `-inf - -inf` is not computed.
@@ -32,7 +32,8 @@ def list_divergence(
     return (teacher.exp() * gap).sum(dim=-1)
 
 
-def _log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
+def log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Log-probabilities over the candidates of ``mask``; others have ``-inf``."""
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)
     return logits.log_softmax(dim=-1)

@@ -70,6 +70,8 @@ class DistanceKDLoss(Loss):
         ValueError: If there are fewer than two rows.
     """
 
+    min_rows = 2
+
     def forward(self, student_x: Tensor, teacher_x: Tensor) -> Tensor:
         return distance_kd_loss(student_x, teacher_x, self.reduction)
 
@@ -126,6 +128,8 @@ class AngleKDLoss(Loss):
     Raises:
         ValueError: If there are fewer than three rows.
     """
+
+    min_rows = 3
 
     def forward(self, student_x: Tensor, teacher_x: Tensor) -> Tensor:
         return angle_kd_loss(student_x, teacher_x, self.reduction)
@@ -279,7 +283,12 @@ class HierarchicalTopologyKDLoss(Loss):
 
     with the groups of the batch :math:`g`, the group :math:`g(i)` of row :math:`i`,
     which includes it, and the mean :math:`\mathbf{c}_g` of a group's rows. Gradients
-    flow to both inputs. The cost grows with :math:`N^2`.
+    flow to both inputs, through the means, too. The cost grows with :math:`N^2`.
+
+    The paper's loss differs: its groups are learned with the student, by a router on
+    the teacher's rows. In the released code the means have no gradient, pairs within
+    a group are used only where the teacher's cosine is positive, users and items are
+    in one topology, and squares are summed.
 
     Args:
         reduction: ``'none'``, ``'mean'`` or ``'sum'`` over rows. (default: ``'mean'``)

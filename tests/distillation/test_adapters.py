@@ -14,11 +14,13 @@ from promptmm_pyg.distillation import (
 from promptmm_pyg.distillation.objective import Objective
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import (
+    AngleKDLoss,
     CollaborativeKDLoss,
     DecoupledKDLoss,
     DistillationExperts,
     FixedViewWeights,
     HierarchicalTopologyKDLoss,
+    InfoNCELoss,
     LearnedViewWeights,
     ListwiseKDLoss,
     PairwiseKDLoss,
@@ -240,6 +242,19 @@ def test_at_most_max_rows_the_first_of_the_batch(models, key, max_rows, rows):
         value(adapter, models),
         similarity_kd_loss(student[key][rows], teacher.x_dict[key][rows]),
     )
+
+
+@pytest.mark.parametrize('loss', [InfoNCELoss(), AngleKDLoss()])
+def test_a_batch_with_fewer_nodes_than_the_loss_requires_costs_nothing(models, loss):
+    student, teacher = tables(6, 5), models[1]
+    single = Triplets(*(x[:1] for x in BATCH))  # One user and two items.
+    adapter = OnEmbeddings(loss, views='fused')
+    rows = [2, 4]
+    expected = torch.zeros(())
+    if loss.min_rows == 2:
+        expected = loss(student['item'][rows], teacher.x_dict['item'][rows]) / 2
+    out = adapter(student, teacher, single, LISTS)
+    torch.testing.assert_close(out, {'embedding': expected})
 
 
 def test_groups_are_passed_to_the_loss(models):

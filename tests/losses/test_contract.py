@@ -17,6 +17,7 @@ from promptmm_pyg.losses import (
     InfoNCELoss,
     RankingDistillationLoss,
     ScaledCosineLoss,
+    WassersteinKDLoss,
 )
 from promptmm_pyg.losses._base import Loss, NotFiniteError
 
@@ -27,6 +28,7 @@ VARIANTS = {
     DecoupledKDLoss: [{'listwise': 'kl'}, {'alpha': 1.5, 'beta': 0.5}],
     InfoNCELoss: [{'symmetric': True}],
     ScaledCosineLoss: [{'gamma': 1.0}],
+    WassersteinKDLoss: [{'distribution': 'probabilities'}],
 }
 MASKS = ('mask', 'uninteresting_mask')
 BAD = [float('nan'), float('inf'), -float('inf')]
