@@ -44,7 +44,7 @@ example:
   promptmm distill --config runs/tiktok/student/config.json runs/other"""
 DISTILL = {
     'prompt': "keep the teacher's prompt frozen, or tune it with the student",
-    'teacher_bpr_weight': "weight of the teacher's own BPR with --prompt joint",
+    'anchor_weight': "weight of the teacher's drift with --prompt joint",
     'baseline': 'also train the baseline, the student without distillation',
     'tune': 'settings to try for student and baseline, on validation',
 }

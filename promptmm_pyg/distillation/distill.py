@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,19 +12,19 @@ from torch import Tensor
 
 from promptmm_pyg._distributed import assert_equal_across_ranks, run_on_rank0
 from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
-from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
+from promptmm_pyg.data.schema import INTERACTS, ITEM
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.distillation.candidates import CandidateSampler, CandidateSampling
 from promptmm_pyg.distillation.methods import promptmm_losses
 from promptmm_pyg.distillation.objective import (
     DistillationLoss,
+    FrozenTeacher,
     JointTeacher,
     Objective,
 )
 from promptmm_pyg.distillation.search import search
 from promptmm_pyg.distillation.truncate import truncate_embeddings
 from promptmm_pyg.loader import CandidateLists, Triplets
-from promptmm_pyg.models.base import bpr_of
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import SoftTargets, TeacherOutput, soft_targets
@@ -35,7 +34,13 @@ from promptmm_pyg.training.distributed import (
     broadcast_module,
 )
 from promptmm_pyg.training.history import History
-from promptmm_pyg.training.loop import CHECKPOINT, Step, StepOutput, fit, step_output
+from promptmm_pyg.training.loop import (
+    CHECKPOINT,
+    Step,
+    StepOutput,
+    fit,
+    step_output,
+)
 from promptmm_pyg.training.train import (
     lazy_tables,
     negative_pool,
@@ -85,7 +90,7 @@ def distill(
     baseline: bool = True,
     baseline_loss_weights: Mapping[str, float] | None = None,
     tune: int = 0,
-    teacher_bpr_weight: float = 1.0,
+    anchor_weight: float = 10.0,
     negative_items: Tensor | None = None,
     inputs: tuple[Any, ...] | None = None,
     teacher_inputs: tuple[Any, ...] | None = None,
@@ -96,8 +101,10 @@ def distill(
     With ``prompt='frozen'`` the teacher runs once, in eval mode, and its
     :class:`~promptmm_pyg.targets.SoftTargets` can replace it. With ``prompt='joint'``,
     the paper's second stage, the teacher's weights stay bitwise the same while its
-    prompt is tuned through the student's losses. The teacher's own BPR keeps the prompt
-    from drifting towards the student.
+    prompt is tuned through the student's losses. These could also be lowered by a worse
+    teacher, so its embeddings are anchored to those at the start; and where a
+    validation finds it worse than at the start, the prompt returns to its last state in
+    which it was not. So the teacher of the result is at least as good on ``data.val``.
 
     A distillation loss is an adapter (:class:`~promptmm_pyg.distillation.OnPairs`,
     ``OnLists``, ``OnEmbeddings``, ``OnTopK``) or any callable of ``(student, teacher,
@@ -138,8 +145,9 @@ def distill(
             ``l2``, then points between a quarter of the rate and four times, and
             between 0.0001 and 0.3. Costs as many trainings. (default: ``0``, no
             search: the baseline has the settings of the student and is not tuned)
-        teacher_bpr_weight: Weight of the teacher's own BPR with ``prompt='joint'``.
-            (default: ``1.0``)
+        anchor_weight: With ``prompt='joint'``, weight of the ``anchor``, the squared
+            distance of the teacher's embeddings from those at the start, relative to
+            their squared length. (default: ``10.0``)
         negative_items: Ids of the items that negatives and all candidates are drawn
             from, ``[N]``. (default: the items with training interactions)
         inputs: Arguments of the student. (default: the normalized message edges of
@@ -152,7 +160,7 @@ def distill(
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     check_choice('prompt', prompt, ('frozen', 'joint'))
-    check_positive('teacher_bpr_weight', teacher_bpr_weight)
+    check_positive('anchor_weight', anchor_weight)
     check_non_negative('tune', tune)
     config = config or TrainingConfig()
     _check_config(config)
@@ -169,7 +177,7 @@ def distill(
             prompt=prompt,
             candidates=candidates,
             baseline=baseline,
-            teacher_bpr_weight=teacher_bpr_weight,
+            anchor_weight=anchor_weight,
             negative_items=negative_items,
             inputs=inputs,
             teacher_inputs=teacher_inputs,
@@ -195,7 +203,9 @@ def distill(
     start = copy.deepcopy(student)
     torch.manual_seed(config.seed)
     objective = _objective(losses, targets, width, data, student)
-    joint = JointTeacher(teacher, teacher_inputs) if prompt == 'joint' else None
+    source = FrozenTeacher(targets)
+    if prompt == 'joint':
+        source = JointTeacher(teacher, teacher_inputs, targets, anchor_weight)
     sampler = CandidateSampler(
         candidates or CandidateSampling(), train, targets, config.seed, negative_items
     )
@@ -204,14 +214,18 @@ def distill(
         assert lists is not None
         output = student(*inputs)
         x_dict = output.x_dict if isinstance(output, TeacherOutput) else output
-        teacher_output = targets if joint is None else joint()
+        teacher_output = source()
         values = own_losses(output, batch)
         weights = dict.fromkeys(values, 1.0) if own_weights is None else {**own_weights}
         objective.extend(values, weights, x_dict, teacher_output, batch, lists)
-        if joint is not None:
-            values['teacher_bpr'] = bpr_of(teacher_output.x_dict, USER, ITEM, batch)
-            weights['teacher_bpr'] = teacher_bpr_weight
+        source.extend(values, weights, teacher_output)
         return step_output(values, weights)
+
+    validate = partial(validation, val=data.val, monitor=config.monitor)
+
+    def validate_student() -> dict[str, float]:
+        source.hold(validate, config.monitor)
+        return validate(student, inputs)
 
     def run(
         module: torch.nn.Module,
@@ -227,33 +241,26 @@ def distill(
             negative_items=negative_items,
         )
         with lazy_tables(model, inputs, config):
-            return fit(
-                module,
-                step,
-                loader,
-                config=config,
-                validate=lambda: validation(model, inputs, data.val, config.monitor),
-                **kwargs,
-            )
+            return fit(module, step, loader, config=config, **kwargs)
 
-    parts = {'student': student, 'objective': objective}
-    if joint is not None:
-        parts['prompt'] = joint.prompt
-    with joint or nullcontext():
+    if config.validate_every:
+        source.hold(validate, config.monitor)
+    parts = {'student': student, 'objective': objective, **source.parts}
+    with source:
         history = run(
             torch.nn.ModuleDict(parts),
             student,
             step,
             config,
+            validate=validate_student,
             lists=sampler.lists,
-            stateful={'candidates': sampler},
+            stateful={'candidates': sampler, 'teacher': source},
             on_epoch=lambda epoch: sampler.refresh(
                 epoch, lambda: get_embeddings(student, inputs)
             ),
             name='student',
         )
-    if joint is not None:
-        targets = soft_targets(joint.teacher, *teacher_inputs)
+    targets = source.final_targets()
     baseline_history = None
     if baseline:
         baseline_step = whole_graph_step(
@@ -264,7 +271,12 @@ def distill(
             config,
         )
         baseline_history = run(
-            start, start, baseline_step, _baseline_config(config), name=BASELINE
+            start,
+            start,
+            baseline_step,
+            _baseline_config(config),
+            validate=lambda: validate(start, inputs),
+            name=BASELINE,
         )
     return DistillationResult(
         student,

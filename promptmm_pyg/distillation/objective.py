@@ -9,11 +9,12 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg.distillation.adapters import Teacher, XDict
 from promptmm_pyg.loader import CandidateLists, Triplets
-from promptmm_pyg.targets import SoftTargets, TeacherOutput
+from promptmm_pyg.targets import SoftTargets, TeacherOutput, soft_targets
 
 DistillationLoss = Callable[
     [XDict, Teacher, Triplets, CandidateLists], dict[str, Tensor]
 ]
+Validate = Callable[[torch.nn.Module, tuple[Any, ...]], dict[str, float]]
 
 
 class Objective(torch.nn.Module):
@@ -60,19 +61,70 @@ class Objective(torch.nn.Module):
                 weights[unique] = float(getattr(loss, 'weight', 1.0))
 
 
-class JointTeacher:
+class FrozenTeacher:
+    """The constant output of a teacher.
+
+    Args:
+        targets: The output.
+    """
+
+    def __init__(self, targets: SoftTargets) -> None:
+        self.targets = targets
+        self.parts: dict[str, torch.nn.Module] = {}
+        """What is trained with the student."""
+
+    def __call__(self) -> Teacher:
+        return self.targets
+
+    def extend(
+        self, values: dict[str, Tensor], weights: dict[str, float], output: Any
+    ) -> None:
+        """Adds the teacher's own losses of its output, and their weights, by name."""
+
+    def hold(self, validate: Validate, monitor: str) -> None:
+        """Called at the start and in every validation, with the function of a model and
+        its inputs that returns the metrics, and the name of the monitored one.
+        """
+
+    def final_targets(self) -> SoftTargets:
+        """The output after training."""
+        return self.targets
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+    def __enter__(self) -> 'FrozenTeacher':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class JointTeacher(FrozenTeacher):
     """Trains the prompt of a frozen teacher, within a ``with`` block.
 
     Args:
         teacher: Has its prompt as the attribute ``prompt``. Stays in eval mode.
         inputs: The arguments of the teacher.
+        targets: Its output at the start, to which it is anchored.
+        anchor_weight: The weight of the anchor.
 
     Raises:
         TypeError: If ``teacher`` is not a module (soft targets have no prompt).
         ValueError: If the teacher has no prompt, or has it disabled.
     """
 
-    def __init__(self, teacher: Any, inputs: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        teacher: Any,
+        inputs: tuple[Any, ...],
+        targets: SoftTargets,
+        anchor_weight: float,
+    ) -> None:
+        super().__init__(targets)
         if not isinstance(teacher, torch.nn.Module):
             raise TypeError(
                 f"'teacher' must be a module with prompt='joint' (got "
@@ -91,7 +143,11 @@ class JointTeacher:
             )
         self.teacher = teacher
         self.prompt = prompt
+        self.parts = {'prompt': prompt}
+        self.anchor_weight = anchor_weight
         self._inputs = inputs
+        self._floor: float | None = None
+        self._held = self._prompt_state()
         self._required = {p: p.requires_grad for p in teacher.parameters()}
         self._modes = [(part, part.training) for part in teacher.modules()]
         teacher.requires_grad_(False)
@@ -102,6 +158,45 @@ class JointTeacher:
         self.teacher.eval()
         output: TeacherOutput = self.teacher(*self._inputs)
         return output
+
+    def extend(
+        self, values: dict[str, Tensor], weights: dict[str, float], output: Any
+    ) -> None:
+        """Adds the ``anchor``: the squared distance of the embeddings from those at the
+        start, relative to their squared length, averaged over node types.
+        """
+        ratios = [
+            (output.x_dict[key] - x).square().sum() / x.square().sum().clamp_min(1e-12)
+            for key, x in self.targets.x_dict.items()
+        ]
+        values['anchor'] = torch.stack(ratios).mean()
+        weights['anchor'] = self.anchor_weight
+
+    def hold(self, validate: Validate, monitor: str) -> None:
+        """Restores the prompt's last state in which the teacher was at least as good
+        as in the first call, if it is worse now.
+        """
+        value = validate(self.teacher, self._inputs)[monitor]
+        if self._floor is None:
+            self._floor = value
+        if value >= self._floor:
+            self._held = self._prompt_state()
+            return
+        with torch.no_grad():
+            for name, p in self.prompt.named_parameters():
+                p.copy_(self._held[name])
+
+    def final_targets(self) -> SoftTargets:
+        return soft_targets(self.teacher, *self._inputs)
+
+    def _prompt_state(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.prompt.named_parameters()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'floor': self._floor, 'held': self._held}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._floor, self._held = state['floor'], state['held']
 
     def __enter__(self) -> 'JointTeacher':
         return self

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,10 +18,11 @@ from promptmm_pyg.distillation import (
 )
 from promptmm_pyg.distillation.candidates import CandidateSampler
 from promptmm_pyg.distillation.objective import JointTeacher, Objective
+from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletLoader, uniform_candidates
 from promptmm_pyg.losses import PairwiseKDLoss, ScaledCosineLoss, weighted_sum
 from promptmm_pyg.models import EASE
-from promptmm_pyg.models.inference import normalized_adj_dict
+from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import SoftTargets, soft_targets
 from promptmm_pyg.training import TrainingConfig, bpr_losses, loop, train
 from tests.training.setting import (
@@ -63,8 +65,15 @@ def test_one_step_equals_the_same_step_written_by_hand(prompt):
         data,
         losses=losses,
         prompt=prompt,
-        teacher_bpr_weight=0.5,
-        config=replace(ONE, learning_rate=0.01, batch_size=10_000, seed=4),
+        anchor_weight=0.5,
+        config=TrainingConfig(
+            epochs=1,
+            learning_rate=0.01,
+            batch_size=10_000,
+            seed=4,
+            validate_every=0,  # A worse teacher would be restored.
+            progress=False,
+        ),
     )
 
     edge_index = data.train[INTERACTS].edge_index
@@ -87,8 +96,7 @@ def test_one_step_equals_the_same_step_written_by_hand(prompt):
     weights = {'bpr': 1, 'l2': 1e-3, 'pairwise': 1, 'listwise': 3, 'embedding': 1}
     trained = [*hand.parameters(), *hand_losses[2].parameters()]
     if prompt == 'joint':
-        values['teacher_bpr'] = bpr_losses(output, batch)['bpr']
-        weights['teacher_bpr'] = 0.5
+        # The anchor and its gradient are zero at the start.
         trained += list(hand_teacher.prompt.parameters())
     optimizer = torch.optim.AdamW(trained, lr=0.01, weight_decay=0.0)
     weighted_sum(values, weights).backward()
@@ -133,15 +141,15 @@ def test_the_gradient_of_every_loss_reaches_the_prompt(name, view, monkeypatch):
     for _ in range(3):
         direction = [torch.randn(p.size(), generator=generator) for p in weights]
         values = []
-        for length in (1e-5, -2e-5, 1e-5):  # Ends at the start.
+        for length in (1e-6, -2e-6, 1e-6):  # Ends at the start.
             with torch.no_grad():
                 for p, d in zip(weights, direction, strict=True):
                     p += length * d
             out = step(batch, lists)
             values.append(torch.stack([out.loss, out.losses[name]]))
-        total, own = (values[0] - values[1]) / 2e-5
+        total, own = (values[0] - values[1]) / 2e-6
         expected = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
-        torch.testing.assert_close(total, expected, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-8)
         assert own.abs() > 1e-3 * total.abs()
 
 
@@ -151,7 +159,8 @@ def test_the_teacher_stays_bitwise_and_its_prompt_changes_only_when_joint(prompt
     teacher, student = make_teacher(data.train), make_student(data.train)
     before = state(teacher)
     targets = soft_targets(teacher, normalized_adj_dict(data.train))
-    out = fast(student, teacher, data, prompt=prompt)
+    config = replace(QUICK, validate_every=0)
+    out = fast(student, teacher, data, prompt=prompt, config=config)
     after = state(teacher)
     for name, value in before.items():
         tuned = prompt == 'joint' and name.startswith('prompt.lins')
@@ -160,7 +169,59 @@ def test_the_teacher_stays_bitwise_and_its_prompt_changes_only_when_joint(prompt
     torch.testing.assert_close(out.targets, current)
     same = torch.equal(out.targets.x_dict['item'], targets.x_dict['item'])
     assert same == (prompt == 'frozen')
-    assert ('teacher_bpr' in out.history.records[0]['losses']) == (prompt == 'joint')
+    assert ('anchor' in out.history.records[0]['losses']) == (prompt == 'joint')
+
+
+def test_the_anchor_is_the_relative_squared_distance_from_the_start():
+    data = make_split()
+    teacher, adj = make_teacher(data.train), normalized_adj_dict(data.train)
+    targets = soft_targets(teacher, adj)
+    with JointTeacher(teacher, (adj,), targets, anchor_weight=3.0) as joint:
+        with torch.no_grad():
+            for p in joint.prompt.parameters():
+                p += 0.1
+        output = joint()
+        values, weights = {}, {}
+        joint.extend(values, weights, output)
+    expected = []
+    for key, start in targets.x_dict.items():
+        x, start = output.x_dict[key].detach().numpy(), start.numpy()
+        expected.append(((x - start) ** 2).sum() / (start**2).sum())
+    assert weights == {'anchor': 3.0}
+    anchor = float(values['anchor'].detach())
+    assert anchor == pytest.approx(np.mean(expected), rel=1e-4)
+    assert anchor > 1e-4
+
+
+def test_the_prompt_returns_to_its_last_state_in_which_the_teacher_was_not_worse():
+    data = make_split()
+    teacher, adj = make_teacher(data.train), normalized_adj_dict(data.train)
+    with JointTeacher(teacher, (adj,), soft_targets(teacher, adj), 1.0) as joint:
+        states = []
+        # The last at least as good as 0.5, the start.
+        for value, last in ((0.5, 0), (0.6, 1), (0.4, 1), (0.5, 3), (0.1, 3)):
+            with torch.no_grad():
+                for p in joint.prompt.parameters():
+                    p += 1.0
+            states.append(state(joint.prompt))
+            joint.hold(lambda *_, value=value: {'m': value}, 'm')
+            torch.testing.assert_close(state(joint.prompt), states[last])
+
+
+@pytest.mark.parametrize('held', [True, False])
+def test_joint_tuning_does_not_make_the_teacher_worse_on_validation(held, monkeypatch):
+    data = make_split()
+    teacher = make_teacher(data.train)
+    config = replace(QUICK, learning_rate=0.1)
+    train(teacher, data, config=replace(config, epochs=20))
+    before = evaluate(get_embeddings(teacher, data.train), data.val, ks=(20,))
+    if not held:
+        monkeypatch.setattr(JointTeacher, 'hold', lambda *_: None)
+    options = {'prompt': 'joint', 'anchor_weight': 1e-6, 'config': config}
+    out = fast(make_student(data.train), teacher, data, **options)
+    after = evaluate(out.targets.x_dict, data.val, ks=(20,))
+    worse = after.metrics['Recall@20'] < before.metrics['Recall@20']
+    assert worse != held
 
 
 @pytest.mark.parametrize('cut', [None, 1])
@@ -393,7 +454,7 @@ def test_errors():
         (teacher, {'prompt': 'thawed'}, "'prompt' must be one of"),
         (plain, {'prompt': 'joint'}, "a module 'prompt' with prompt='joint'"),
         (disabled, {'prompt': 'joint'}, "its prompt enabled with prompt='joint'"),
-        (teacher, {'teacher_bpr_weight': 0}, "'teacher_bpr_weight' must be positive"),
+        (teacher, {'anchor_weight': 0}, "'anchor_weight' must be positive"),
         (teacher, {'loss_weights': {'x': 1.0}}, r"'loss_weights' must.*\['x'\]"),
         (teacher, {'baseline_loss_weights': {'x': 1.0}}, r"must name.*\['x'\]"),
         (teacher, {'config': replace(ONE, propagate_every=2)}, "'config' must have"),
