@@ -1,6 +1,6 @@
 """Adapters on one part of the spectrum of the interaction graph."""
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 from torch import Tensor
 
@@ -10,8 +10,6 @@ from promptmm_pyg.distillation.adapters import Adapter, Graph, Teacher, XDict
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.targets import SoftTargets, TeacherOutput
-
-T = TypeVar('T', SoftTargets, TeacherOutput)
 
 
 class OnFrequencies(Adapter):
@@ -49,6 +47,8 @@ class OnFrequencies(Adapter):
         'high_embedding'
     """
 
+    loss: Adapter
+
     def __init__(
         self,
         adapter: Adapter,
@@ -70,16 +70,16 @@ class OnFrequencies(Adapter):
             raise ValueError("'train' must be the graph of the frequencies (got None)")
         self.adj_dict = normalized_adj_dict(train)
         self.targets = targets
-        self.filtered = self._teacher(targets)._replace(top=None)
+        self.filtered = SoftTargets(*self._filter_views(targets))
         self.loss.setup(self.filtered, width, train)
 
     def compute(
         self, student: XDict, teacher: Teacher, batch: Triplets, lists: CandidateLists
     ) -> Tensor:
-        current = self.filtered if teacher is self.targets else self._teacher(teacher)
-        student = self.filter(student)
-        loss: Tensor = self.loss.compute(student, current, batch, lists)  # type: ignore[operator]
-        return loss
+        current: Teacher = self.filtered
+        if teacher is not self.targets:
+            current = TeacherOutput(*self._filter_views(teacher))
+        return self.loss.compute(self.filter(student), current, batch, lists)
 
     def filter(self, x_dict: XDict) -> XDict:
         """The band of the embeddings ``[N_t, D]`` of users and items."""
@@ -91,14 +91,13 @@ class OnFrequencies(Adapter):
             return {USER: user_x, ITEM: item_x}
         return {USER: x_dict[USER] - user_x, ITEM: x_dict[ITEM] - item_x}
 
-    def _teacher(self, teacher: T) -> T:
+    def _filter_views(self, teacher: Teacher) -> tuple[XDict, dict[str, XDict]]:
         views = {
             # Views without users or items are refused on setup where they are used.
             name: self.filter(x) if {USER, ITEM} <= set(x) else x
             for name, x in teacher.modality_x_dict.items()
         }
-        x_dict = self.filter(teacher.x_dict)
-        return teacher._replace(x_dict=x_dict, modality_x_dict=views)
+        return self.filter(teacher.x_dict), views
 
     def extra_repr(self) -> str:
         return f'band={self.band!r}, num_hops={self.num_hops}, {super().extra_repr()}'
