@@ -10,7 +10,7 @@ KERNELS := $(VENV)/.kernels
 INTEGRATION := $(VENV)/.integration
 
 # Each module runs on its own: `python -m tests.torture.NAME`.
-TORTURE := $(filter-out __init__,$(basename $(notdir $(wildcard tests/torture/*.py))))
+TORTURE := $(filter-out _%,$(basename $(notdir $(wildcard tests/torture/*.py))))
 
 .PHONY: help demo test torture docs lint types kernels integration clean
 

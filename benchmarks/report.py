@@ -23,6 +23,7 @@ from benchmarks.studies.distillation import Distillation
 from benchmarks.studies.ensemble import Ensemble
 from benchmarks.studies.main import Main
 from benchmarks.updates import updates_table
+from promptmm_pyg._files import replacing
 from promptmm_pyg.benchmark import KINDS, Experiment
 from promptmm_pyg.benchmark.experiments import experiment_class
 from promptmm_pyg.benchmark.result import load_result
@@ -85,7 +86,8 @@ def main() -> None:
         (path,) = args.results
         plot(load_result(path), args.plot)
     if not args.results:
-        PAGE.write_text(updated(PAGE.read_text()))
+        with replacing(PAGE) as temporary:
+            temporary.write_text(updated(PAGE.read_text()))
 
 
 if __name__ == '__main__':

@@ -1,11 +1,9 @@
-"""Argument checks and atomic files, shared by every subpackage."""
+"""Argument checks, shared by every subpackage."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from json import JSONDecodeError
 from pathlib import Path
 from typing import TypeVar
-from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -148,40 +146,6 @@ def check_folder(name: str, folder: Path) -> None:
         raise FileNotFoundError(f"'{name}' must exist (got '{folder}')")
     if not folder.is_dir():
         raise NotADirectoryError(f"'{name}' must be a folder (got the file '{folder}')")
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``, and renames it to ``path`` when the
-    block ends well. After an error the former file is as it was, and no other is
-    left behind.
-
-    Missing folders are made. Who may read the file is as for any new file, also where
-    a library, as safetensors does, would keep it to its owner.
-
-    Args:
-        path: The file to write.
-
-    Example:
-        >>> folder = getfixture('tmp_path')
-        >>> with replacing(folder / 'answer.txt') as temporary:
-        ...     _ = temporary.write_text('42')
-        >>> [file.name for file in folder.iterdir()]
-        ['answer.txt']
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{uuid4().hex}.tmp')
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    temporary.unlink()
-    try:
-        yield temporary
-        if temporary.is_file():
-            temporary.chmod(mode)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def counted(number: int, word: str) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._utils import check_non_negative, read_safetensors, replacing
+from promptmm_pyg._files import write_safetensors
+from promptmm_pyg._utils import check_non_negative, read_safetensors
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, fingerprint
 from promptmm_pyg.ranking import Ranking, SeenItems, rank_items
 
@@ -188,8 +188,7 @@ def save_targets(
         str(i): x.detach().cpu().clone().contiguous()
         for i, x in enumerate(entries.values())
     }
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    write_safetensors(path, tensors, metadata)
 
 
 def load_targets(path: str | Path, data: HeteroData) -> SoftTargets:

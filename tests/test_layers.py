@@ -22,7 +22,7 @@ OPTIONAL = {'faiss', 'matplotlib', 'narwhals', 'pandas', 'pyarrow', 'scipy', 'sk
 OPTIONAL |= {'torch_scatter', 'torch_sparse'}
 OPTIONAL |= {'PIL', 'sentence_transformers', 'timm', 'torchvision'}
 MODELS = {'_utils', 'targets', 'functional', 'ranking', 'losses', 'data', 'transforms'}
-MODELS |= {'loader', 'nn', 'evaluation'}
+MODELS |= {'_files', 'loader', 'nn', 'evaluation'}
 
 
 class May(NamedTuple):
@@ -41,6 +41,9 @@ LAYERS = {
         {*MODELS, 'models', 'training', 'distillation', 'serving', 'runs'}, set()
     ),
     '__main__': May({'cli'}, set(), set()),
+    '_files': May(
+        set(), set(), set(), deferred_packages=frozenset({'safetensors', 'torch'})
+    ),
     '_utils': May(
         set(), {'torch'}, set(), deferred_packages=frozenset({'safetensors'})
     ),
@@ -49,19 +52,20 @@ LAYERS = {
     'losses': May({'_utils', 'functional'}, {'torch'}, set()),
     'ranking': May({'_utils', 'functional'}, {'torch'}, {'faiss'}),
     'serving': May(
-        {'_utils', 'functional', 'ranking'},
+        {'_files', '_utils', 'functional', 'ranking'},
         {'torch', 'numpy', 'safetensors'},
         deferred_layers=frozenset(
             {'data.schema', 'data.split', 'models.inference', 'targets'}
         ),
         deferred_packages=frozenset({'torch_geometric'}),
     ),
-    'data': May({'_utils'}, {*PYG, 'numpy', 'safetensors'}),
+    'data': May({'_files', '_utils'}, {*PYG, 'numpy', 'safetensors'}),
     '_progress': May(set(), {'tqdm'}),
     'content': May(
         {
             *(
                 '_progress',
+                '_files',
                 '_utils',
                 'data.interactions',
                 'data.schema',
@@ -74,10 +78,13 @@ LAYERS = {
     'transforms': May({'_utils', 'data.schema'}, PYG),
     'loader': May({'_utils', 'data.schema'}, PYG),
     'targets': May(
-        {'_utils', 'data.schema', 'ranking'},
+        {'_files', '_utils', 'data.schema', 'ranking'},
         {*PYG, 'safetensors'},
     ),
-    'nn': May({'_utils', 'functional', 'targets', 'ranking'}, {*PYG, 'safetensors'}),
+    'nn': May(
+        {'_files', '_utils', 'functional', 'targets', 'ranking'},
+        {*PYG, 'safetensors'},
+    ),
     'models': May(
         {'_utils', 'targets', 'functional', 'losses', 'nn', 'loader', 'transforms'}
         | {'data'},
@@ -98,7 +105,7 @@ LAYERS = {
         {'data.schema', 'evaluation', 'ranking', 'serving'}, {*PYG, 'jinja2'}, set()
     ),
     # What is run from a shell may use every core dependency.
-    'viz': May({'_utils', 'explain.pca_map'}, {'torch'}),
+    'viz': May({'_files', 'explain.pca_map'}, {'torch'}),
     'runs': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'},
         {*PYG, 'filelock', 'numpy', 'safetensors'},

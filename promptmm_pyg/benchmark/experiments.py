@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from promptmm_pyg._utils import check_choice, check_positive, replacing
+from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.benchmark.config import BenchmarkConfig, Dataset, Params, grid
 from promptmm_pyg.benchmark.entries import PROMPTMM, Arm, Entry, Variant
 from promptmm_pyg.benchmark.registry import SEARCH_SPACES, is_trained, model_kind

@@ -31,7 +31,7 @@ import torch
 import torch_geometric
 
 import promptmm_pyg
-from promptmm_pyg._utils import replacing
+from promptmm_pyg._files import replacing
 
 RESULT_KEYS = ('kind', 'name', 'dataset', 'protocol', 'rows', 'versions')
 # Measurements of time and memory have sections of their own.

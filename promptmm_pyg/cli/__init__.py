@@ -6,9 +6,11 @@ import errno
 import io
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -107,7 +109,7 @@ def command_of(argv: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 when done, 1 if data have
     errors, 2 after a mistake of the user, 130 when interrupted, 141 when the output is
-    closed.
+    closed, 129 or 143 when hung up or terminated.
 
     Args:
         argv: The words after ``promptmm``. (default: from the system)
@@ -116,15 +118,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = '--traceback' in argv
     _prepare_streams()
     try:
-        args = build_parser(command_of(argv)).parse_args(argv)
-        if args.run is None:
-            raise UserError("a command is required. See 'promptmm --help'")
-        status = _run(args)
-        sys.stdout.flush()  # A closed pipe raises here, not when Python ends.
+        with _ended_in_order():
+            args = build_parser(command_of(argv)).parse_args(argv)
+            if args.run is None:
+                raise UserError("a command is required. See 'promptmm --help'")
+            status = _run(args)
+            sys.stdout.flush()  # A closed pipe raises here, not when Python ends.
         return status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f'\npromptmm: interrupted. {_how_to_resume(argv)}', file=sys.stderr)
-        return 130
+        return 128 + int(error.args[0] if error.args else signal.SIGINT)
     except BrokenPipeError:
         # The reader, such as `head`, is done; Python's last flush must not complain.
         # A stream without a file, as in a test, needs nothing.
@@ -137,6 +140,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = ' '.join(format_error(error).split()) or type(error).__name__
         print(f'promptmm: error: {printable(message)}', file=sys.stderr)
         return 2
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Ends the program on SIGTERM and SIGHUP as on Ctrl-C: temporary files are removed,
+    and what is replaced is put back.
+    """
+
+    def end(number: int, _: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    signals = [getattr(signal, name, None) for name in ('SIGTERM', 'SIGHUP')]
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        # A process started by 'nohup' ignores SIGHUP.
+        known = [x for x in signals if x and signal.getsignal(x) is signal.SIG_DFL]
+        former = {x: signal.signal(x, end) for x in known}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _prepare_streams() -> None:

@@ -17,7 +17,8 @@ from promptmm_pyg.data.schema import fingerprint
 from promptmm_pyg.evaluation import Evaluation, paired_test
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.evaluation import evaluate_embeddings
-from promptmm_pyg.runs.run import MODEL, build_teacher
+from promptmm_pyg.runs.folder import MODEL
+from promptmm_pyg.runs.run import build_teacher
 
 DESCRIPTION = """\
 Show runs side by side: the settings in which they differ, their validation metrics, and

@@ -4,7 +4,7 @@ import argparse
 import copy
 from pathlib import Path
 
-from promptmm_pyg._utils import replacing
+from promptmm_pyg._files import replacing
 from promptmm_pyg.cli.parsing import UserError, add_flags
 from promptmm_pyg.cli.recommend import FOLDER, check_k, load_recommender
 from promptmm_pyg.data import (

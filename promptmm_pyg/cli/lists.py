@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from promptmm_pyg._files import replacing
 from promptmm_pyg._progress import Progress
-from promptmm_pyg._utils import replacing
 from promptmm_pyg.cli.parsing import QUIET, UserError, add_flags, printable
 from promptmm_pyg.serving import RawIds, Recommendations
 

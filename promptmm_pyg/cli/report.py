@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._utils import replacing
+from promptmm_pyg._files import replacing
 from promptmm_pyg.cli.compare import (
     count_parameters,
     flatten,
@@ -27,8 +27,8 @@ from promptmm_pyg.report.content import Missing, Size
 from promptmm_pyg.report.page import GENERATOR
 from promptmm_pyg.runs import Prepared, Run
 from promptmm_pyg.runs.evaluation import evaluate_embeddings
-from promptmm_pyg.runs.folder import read_json
-from promptmm_pyg.runs.run import MODEL, XDict
+from promptmm_pyg.runs.folder import MODEL, read_json
+from promptmm_pyg.runs.run import XDict
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.training.loop import LOG
 

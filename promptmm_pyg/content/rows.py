@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from promptmm_pyg._files import write_safetensors
 from promptmm_pyg._progress import Progress
-from promptmm_pyg._utils import check_positive, replacing
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.content.encoder import ContentEncoder, Rows
 from promptmm_pyg.content.hashing import HashingTextEncoder
 
@@ -84,8 +85,8 @@ class RowCache:
             'sha256': _checksum(keys, rows),
         }
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
-        with replacing(self.folder / f'{name}.safetensors') as temporary:
-            save_file({'keys': keys, 'rows': rows}, temporary, metadata=about)
+        tensors = {'keys': torch.from_numpy(keys), 'rows': torch.from_numpy(rows)}
+        write_safetensors(self.folder / f'{name}.safetensors', tensors, about)
 
 
 def _checksum(*arrays: Rows) -> str:

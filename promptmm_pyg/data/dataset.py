@@ -1,4 +1,4 @@
-"""A PyG data set around the readers, with a cache in safetensors and JSON."""
+"""A PyG data set around the readers, with a cache in safetensors."""
 
 import copy
 import hashlib
@@ -10,24 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch_geometric.data import HeteroData, InMemoryDataset
 
-from promptmm_pyg._utils import check_folder, replacing
+from promptmm_pyg._files import write_safetensors
+from promptmm_pyg._utils import check_folder
 from promptmm_pyg.data.features import FeaturePaths
 from promptmm_pyg.data.load import load_dataset
 from promptmm_pyg.data.schema import INTERACTS, NODE_TYPES, REV_INTERACTS
 from promptmm_pyg.data.split import Split
 
-FORMAT = 1
+FORMAT = 2
 _LABELS = ('edge_label_index', 'edge_label_time')
 
 
 def save_split(split: Split, stem: Path) -> None:
-    """Writes ``<stem>.safetensors`` and then ``<stem>.json``, with shared tensors
-    once.
-    """
+    """Writes ``<stem>.safetensors``, with shared tensors once."""
     raw_ids = {
         key: _describe_ids(split.train[key].raw_id)
         for key in NODE_TYPES
@@ -40,11 +39,11 @@ def save_split(split: Split, stem: Path) -> None:
     }
     # Copies: safetensors refuses views of one storage.
     tensors = {key: x.contiguous().clone() for key, x in _tensors(split).items()}
-    tensors_path, about_path = _paths(stem)
-    # Renamed in reverse order: the description comes last.
-    with replacing(about_path) as new_about, replacing(tensors_path) as new_tensors:
-        save_file(tensors, new_tensors)
-        new_about.write_text(json.dumps(about), encoding='utf-8')
+    # Not as metadata, whose size is limited.
+    tensors['about'] = torch.frombuffer(
+        bytearray(json.dumps(about).encode()), dtype=torch.uint8
+    )
+    write_safetensors(_path(stem), tensors)
 
 
 def _tensors(split: Split) -> dict[str, Tensor]:
@@ -75,22 +74,21 @@ def load_split(stem: Path) -> Split:
     Raises:
         ValueError: If the files are damaged or of another format.
     """
-    tensors_path, about_path = _paths(stem)
     try:
-        about = json.loads(about_path.read_text(encoding='utf-8'))
-        tensors = load_file(tensors_path)
+        tensors = load_file(_path(stem))
+        about = json.loads(tensors.pop('about').numpy().tobytes())
         if about['format'] != FORMAT:
             raise ValueError(f'format {about["format"]}')
         return _rebuild(about, tensors)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(
-            f"'{stem}.*' must be a whole cache of format {FORMAT} (got {error!r}). "
-            f'Delete it and read the source again'
+            f"'{_path(stem)}' must be a whole cache of format {FORMAT} (got "
+            f'{error!r}). Delete it and read the source again'
         ) from error
 
 
-def _paths(stem: Path) -> list[Path]:
-    return [stem.with_name(f'{stem.name}{end}') for end in ('.safetensors', '.json')]
+def _path(stem: Path) -> Path:
+    return stem.with_name(f'{stem.name}.safetensors')
 
 
 def _rebuild(about: dict[str, Any], tensors: dict[str, Tensor]) -> Split:
@@ -127,9 +125,9 @@ class MultiModalDataset(InMemoryDataset):
 
     The folder is read once by :func:`~promptmm_pyg.data.load_dataset`, then loaded from
     a copy under ``root/processed``. The name of the copy is a hash of the source files
-    and of all options, so a changed source is read again. The copy is safetensors and
-    JSON: PyG's own cache is a pickle, which can execute code when it is loaded;
-    therefore there is no ``pre_transform``.
+    and of all options, so a changed source is read again. The copy is safetensors:
+    PyG's own cache is a pickle, which can execute code when it is loaded; therefore
+    there is no ``pre_transform``.
 
     Args:
         root: The folder for the copy.
@@ -175,7 +173,7 @@ class MultiModalDataset(InMemoryDataset):
 
     @property
     def processed_file_names(self) -> list[str]:
-        return [f'{self.key}.safetensors', f'{self.key}.json']
+        return [f'{self.key}.safetensors']
 
     def process(self) -> None:
         """Reads the source and writes the copy."""

@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from promptmm_pyg._utils import check_choice, check_positive, replacing
+from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import check_choice, check_positive
 
 Masks = Literal['zero-rows'] | None
 FeaturePaths = Mapping[str, str | Path | None]

@@ -1,7 +1,5 @@
 """MMRec's layout: interactions, tables of ids, and the writer."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +8,7 @@ import numpy as np
 import torch
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg._files import replacing
 from promptmm_pyg.data.interactions import (
     Where,
     finite_numbers,
@@ -207,9 +206,8 @@ def write_mmrec(split: Split, folder: str | Path, *, name: str | None = None) ->
             f"'folder' must be new or empty (got '{folder}'). Choose another"
         )
     features = _features(split.train)
-    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
-    temporary.mkdir(parents=True)
-    try:
+    with replacing(folder) as temporary:
+        temporary.mkdir()
         _write_pairs(split, temporary / f'{name}.inter')
         for modality, x in features.items():
             np.save(temporary / f'{modality}_feat.npy', x)
@@ -219,11 +217,6 @@ def write_mmrec(split: Split, folder: str | Path, *, name: str | None = None) ->
             texts = range(count) if ids is None else ids.tolist()
             file = temporary / FILES[node_type]
             write_mapping(file, node_type, [str(text) for text in texts])
-        if folder.exists():
-            folder.rmdir()  # Empty; some systems do not rename onto a folder.
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from promptmm_pyg._distributed import run_on_rank0
+from promptmm_pyg._files import replacing
 from promptmm_pyg.training.config import TrainingConfig
 from promptmm_pyg.training.history import LastEpochWarning
 from promptmm_pyg.training.loop import CHECKPOINT, LOG
@@ -127,5 +128,5 @@ def _copy_logs(config: TrainingConfig, student: int, baseline: int | None) -> No
     folder = Path(config.run_dir)
     chosen = [(student, '.')] + ([] if baseline is None else [(baseline, 'baseline')])
     for number, name in chosen:
-        (folder / name).mkdir(exist_ok=True)
-        shutil.copy(folder / TRIALS / f'{number:02d}' / name / LOG, folder / name)
+        with replacing(folder / name / LOG) as temporary:
+            shutil.copy(folder / TRIALS / f'{number:02d}' / name / LOG, temporary)

@@ -12,12 +12,10 @@ from promptmm_pyg.models.graph_filter import GraphFilter
 from promptmm_pyg.models.grcn import GRCN
 from promptmm_pyg.models.item_knn import ItemKNN
 from promptmm_pyg.models.lattice import LATTICE
-from promptmm_pyg.models.layer_gcn import LayerGCN
 from promptmm_pyg.models.light_gcn import LightGCN
 from promptmm_pyg.models.light_gcn_m import LightGCNM
 from promptmm_pyg.models.matrix_factorization import MatrixFactorization
 from promptmm_pyg.models.mgcn import MGCN
-from promptmm_pyg.models.mmgcf import MMGCF
 from promptmm_pyg.models.mmgcn import MMGCN
 from promptmm_pyg.models.mmssl import MMSSL
 from promptmm_pyg.models.ngcf import NGCF
@@ -38,7 +36,6 @@ MODELS: dict[str, type[GraphRecommender] | type[ClosedForm[Any]]] = {
         GraphFilter,
         MatrixFactorization,
         LightGCN,
-        LayerGCN,
         NGCF,
         VBPR,
         LightGCNM,
@@ -53,7 +50,6 @@ MODELS: dict[str, type[GraphRecommender] | type[ClosedForm[Any]]] = {
         MGCN,
         PGL,
         SMORE,
-        MMGCF,
         PromptMM,
         PromptMMPlus,
     )
@@ -67,7 +63,6 @@ __all__ = [
     'GRCN',
     'LATTICE',
     'MGCN',
-    'MMGCF',
     'MMGCN',
     'MMSSL',
     'MODELS',
@@ -80,7 +75,6 @@ __all__ = [
     'GraphFilter',
     'GraphRecommender',
     'ItemKNN',
-    'LayerGCN',
     'LightGCN',
     'LightGCNM',
     'MatrixFactorization',

@@ -7,10 +7,11 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from promptmm_pyg._utils import check_choice, check_positive, replacing
+from promptmm_pyg._files import write_safetensors
+from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.ranking import top_items
 
@@ -177,8 +178,7 @@ def cached_knn_graph(
     if graph is None:
         graph = knn_graph(x, k, mask=mask, normalize=normalize, weighted=weighted)
         edge_index, edge_weight = (part.cpu().contiguous() for part in graph)
-        with replacing(path) as temporary:
-            save_file({'index': edge_index, 'weight': edge_weight}, temporary)
+        write_safetensors(path, {'index': edge_index, 'weight': edge_weight})
     return graph[0].to(x.device), graph[1].to(x.device)
 
 

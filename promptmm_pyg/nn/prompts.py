@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from safetensors.torch import save_file
 
-from promptmm_pyg._utils import read_safetensors, replacing
+from promptmm_pyg._files import write_safetensors
+from promptmm_pyg._utils import read_safetensors
 
 _FORMAT = 'promptmm_pyg.prompt.v1'
 
@@ -187,8 +187,7 @@ def save_prompt(
         key: x.detach().clone().contiguous() for key, x in prompt.state_dict().items()
     }
     metadata = {'format': _FORMAT, 'prompt': json.dumps(_description(prompt))}
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata=metadata)
+    write_safetensors(path, state, metadata)
 
 
 def load_prompt(

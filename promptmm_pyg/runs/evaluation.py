@@ -4,10 +4,12 @@ import datetime
 import math
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg._files import locked
 from promptmm_pyg.data import INTERACTS, ITEM
 from promptmm_pyg.evaluation import (
     Evaluation,
@@ -43,9 +45,10 @@ def evaluate_run(
     graph = getattr(run.data, split)
     if graph[INTERACTS].edge_label_index.size(1) == 0:
         raise RunError(f"the data hold no interactions for '{split}'")
+    version = run.version()
     x_dicts = run.embeddings()
     results = evaluate_embeddings(x_dicts, graph)
-    record_evaluation(run, split, x_dicts, results, graph)
+    record_evaluation(run, split, x_dicts, results, graph, version)
     return results
 
 
@@ -70,9 +73,13 @@ def record_evaluation(
     x_dicts: Mapping[str, XDict],
     results: Mapping[str, Evaluation],
     graph: HeteroData,
+    version: object = None,
 ) -> None:
-    """Writes an evaluation; that of test with the times of all earlier ones."""
-    file = run.evaluation_file(split)
+    """Writes an evaluation; that of test with the times of all earlier ones.
+
+    Raises:
+        RunError: If a model was replaced since ``version``.
+    """
     content: dict[str, Any] = {
         'split': split,
         'num_users': int(next(iter(results.values())).users.numel()),
@@ -96,7 +103,17 @@ def record_evaluation(
             for name, result in results.items()
         },
     }
-    if split == 'test':
+    with locked(run.path):
+        if version not in (None, run.version()):
+            raise RunError(
+                f"'{run.path}' must not be trained while it is evaluated (got other "
+                f'models than at the start). Evaluate it again'
+            )
+        _write(run.evaluation_file(split), content, sorted(results))
+
+
+def _write(file: Path, content: dict[str, Any], models: list[str]) -> None:
+    if content['split'] == 'test':
         reads = read_json(file).get('test_reads', []) if file.is_file() else []
         print(
             'note: test should be read once, after all choices are made; it was read '
@@ -104,7 +121,7 @@ def record_evaluation(
             file=sys.stderr,
         )
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-        reads = [*reads, {'time': time, 'models': sorted(results)}]
+        reads = [*reads, {'time': time, 'models': models}]
         content['test_reads'] = reads
     write_json(file, content)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from promptmm_pyg.runs.data import RunError
-from promptmm_pyg.runs.folder import exclusive, staged, where
-from promptmm_pyg.runs.run import MODEL, Run
+from promptmm_pyg.runs.folder import MODEL, exclusive, staged, where
+from promptmm_pyg.runs.run import Run
 from promptmm_pyg.runs.stages import (
     load_data,
     make_recommender,

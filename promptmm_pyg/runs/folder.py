@@ -2,9 +2,12 @@
 as a whole.
 """
 
+import datetime
 import json
 import os
 import shutil
+import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,14 +18,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from promptmm_pyg._utils import replacing
+from promptmm_pyg._files import (
+    complete_replacement,
+    is_temporary,
+    remove,
+    replace_entries,
+    replacing,
+    temporary_folder,
+    write_safetensors,
+)
 from promptmm_pyg.runs.data import RunError
-from promptmm_pyg.training.checkpoint import write_tensors
 from promptmm_pyg.training.loop import CHECKPOINT
 
 LOCK = '.lock'
-STAGE = '.new'
-COMMIT = '.commit.json'
+MODEL = 'model.safetensors'
 RECORD = 'evaluation-test.json'
 # What a training makes, and what it makes outdated, by the folder of its checkpoints.
 # The record of test evaluations stays: later choices were made with knowledge of it.
@@ -39,7 +48,11 @@ _OUTDATED = {
     'student': ('final', 'evaluation-val.json'),
     'final': (),
 }
-_PARTS = {RECORD}.union(*_MADE.values(), *_OUTDATED.values())
+_CONFIG = {
+    'teacher': 'config.json',
+    'student': 'student/config.json',
+    'final': 'final/config.json',
+}
 
 
 @contextmanager
@@ -57,16 +70,13 @@ def exclusive(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        process = ''
-        with suppress(OSError):
-            process = file.read_text(encoding='utf-8')
         raise RunError(
-            f"'{folder}' must not be in use (process {process or 'unknown'} trains "
-            f'in it). Wait until it ends, or choose another folder'
+            f"'{folder}' must not be in use (got {_holder(file)}). Wait until it ends, "
+            f'or choose another folder'
         ) from error
     try:
         with suppress(OSError):  # On Windows a locked file cannot be written.
-            file.write_text(str(os.getpid()), encoding='utf-8')
+            file.write_text(json.dumps(_this_process()), encoding='utf-8')
         recover(folder)
         yield
     finally:
@@ -78,23 +88,45 @@ def exclusive(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def _this_process() -> dict[str, Any]:
+    return {
+        'pid': os.getpid(),
+        'host': socket.gethostname(),
+        'command': ' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200],
+        'since': datetime.datetime.now().astimezone().isoformat(' ', 'seconds'),
+    }
+
+
+def _holder(file: Path) -> str:
+    """The process that holds a lock, in words."""
+    try:
+        holder = read_json(file)
+        return (
+            f'process {holder["pid"]} on {holder["host"]!r} since {holder["since"]}: '
+            f'{holder["command"]!r}'
+        )
+    except (OSError, RunError, KeyError):
+        return 'an unknown process'
+
+
 def recover(folder: Path) -> None:
-    """Completes a replacement of parts that was interrupted."""
-    for temporary in folder.rglob(f'.{CHECKPOINT}.*.tmp'):  # A process was killed.
-        temporary.unlink(missing_ok=True)
-    commit = folder / COMMIT
-    if not commit.is_file():
-        return
-    plan = read_json(commit)
-    for name in _PARTS & set(plan.get('made', [])):
-        if (folder / STAGE / name).exists():  # Else it was moved before.
-            remove(folder / name)
-            (folder / STAGE / name).rename(folder / name)
-    for name in _PARTS & set(plan.get('outdated', [])):
-        remove(folder / name)
-    commit.unlink()
-    with suppress(OSError):  # Another part is in training.
-        (folder / STAGE).rmdir()
+    """Completes a replacement that was interrupted, and removes what killed processes
+    have left.
+    """
+    complete_replacement(folder)
+    for part, config in _CONFIG.items():
+        stage = _stage(folder, part)
+        if stage.is_dir() and not (stage / config).is_file():
+            remove(stage)
+
+
+def _stage(folder: Path, part: str) -> Path:
+    return folder / f'.new-{part}'
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file in a folder is only a lock, or left by a killed process."""
+    return path.name == LOCK or is_temporary(path.name)
 
 
 @contextmanager
@@ -110,31 +142,49 @@ def staged(folder: Path, part: str, *, resume: bool) -> Iterator[Path]:
         part: ``'teacher'``, ``'student'`` or ``'final'``.
         resume: Whether to continue the part.
     """
-    if resume:
-        target = where(folder, part)
-    else:
+    stage, outdated = _stage(folder, part), _OUTDATED[part]
+    is_trained = (folder / part / MODEL).is_file()
+    if not resume:
+        _clear(stage, part)
         exists = any((folder / name).exists() for name in _MADE[part])
-        target = folder / STAGE if exists or part == 'final' else folder
-        _clear(target, part)
+        target = stage if exists or part == 'final' else folder
+    elif where(folder, part) == stage or not is_trained:
+        target = where(folder, part)
+    else:  # Only more epochs: what was made from the part stays.
+        target, outdated = stage, ()
+        _copy_part(folder, part)
     try:
         yield target
     except Exception:
         if not resume and not any((target / part).rglob(CHECKPOINT)):
             _clear(target, part)
         raise
-    if resume and target == folder:
-        return
+    stage.mkdir(exist_ok=True)
     reads = _test_reads(folder)
-    if reads and part != 'final':
-        write_json(target / RECORD, {'test_reads': reads})
-    plan = {'made': [*_MADE[part], RECORD], 'outdated': _OUTDATED[part]}
-    write_json(folder / COMMIT, plan)
-    recover(folder)
+    if reads and outdated:
+        write_json(stage / RECORD, {'test_reads': reads})
+    replace_entries(folder, stage, outdated)
 
 
 def where(folder: Path, part: str) -> Path:
     """The folder that holds an unfinished part, or the run itself."""
-    return folder / STAGE if (folder / STAGE / part).is_dir() else folder
+    stage = _stage(folder, part)
+    return stage if (stage / _CONFIG[part]).is_file() else folder
+
+
+def _copy_part(folder: Path, part: str) -> None:
+    """Copies a part to be continued beside the one in use."""
+    with temporary_folder(folder) as temporary:
+        copy = temporary / part
+        for name in _MADE[part]:
+            source = folder / name
+            if source.is_dir():
+                shutil.copytree(source, copy / name)
+            elif source.exists():
+                copy.mkdir(exist_ok=True)
+                shutil.copy2(source, copy)
+        (copy / part / MODEL).unlink()  # Until it is trained.
+        copy.rename(_stage(folder, part))
 
 
 def _test_reads(folder: Path) -> list[Any]:
@@ -144,19 +194,11 @@ def _test_reads(folder: Path) -> list[Any]:
 
 
 def _clear(target: Path, part: str) -> None:
+    if target == _stage(target.parent, part):
+        remove(target)
+        return
     for name in _MADE[part]:
         remove(target / name)
-    if target.name == STAGE:
-        with suppress(OSError):
-            target.rmdir()
-
-
-def remove(path: Path) -> None:
-    """Removes a file or a folder, if there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -181,7 +223,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, atomically."""
     copies = {key: x.detach().cpu().clone() for key, x in tensors.items()}
-    write_tensors(path, {key: x.contiguous() for key, x in copies.items()})
+    write_safetensors(path, {key: x.contiguous() for key, x in copies.items()})
 
 
 def load_tensors(path: Path, fix: str) -> dict[str, Tensor]:

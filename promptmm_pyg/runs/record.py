@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg._files import current, synchronize, temporary_folder
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
@@ -20,7 +21,6 @@ from promptmm_pyg.data import (
 from promptmm_pyg.runs.folder import (
     load_tensors,
     read_json,
-    remove,
     save_tensors,
     write_json,
 )
@@ -31,7 +31,7 @@ _TENSORS = 'interactions.safetensors'
 
 def updates_of(run: Run) -> list[Path]:
     """The folders of the recorded updates, the oldest first."""
-    return sorted((run.path / 'updates').glob('[0-9]*'))
+    return sorted(current(run.path, 'updates').glob('[0-9]*'))
 
 
 def record_update(
@@ -53,11 +53,20 @@ def record_update(
         tensors[f'mask_{name}'] = torch.as_tensor(mask)
     numbers = [int(folder.name) for folder in updates_of(run)]
     folder = run.path / 'updates' / f'{max(numbers, default=0) + 1:06d}'
-    unfinished = folder.with_name(f'.{folder.name}')
-    remove(unfinished)
-    save_tensors(unfinished / _TENSORS, tensors)
-    write_json(unfinished / 'ids.json', {'user_ids': users, 'item_ids': items})
-    unfinished.rename(folder)
+    folder.parent.mkdir(exist_ok=True)
+    with temporary_folder(folder.parent) as temporary:
+        new = temporary / folder.name
+        save_tensors(new / _TENSORS, tensors)
+        write_json(new / 'ids.json', {'user_ids': users, 'item_ids': items})
+        # The same again, where an interrupted one is repeated.
+        if not numbers or not _is_same(new, updates_of(run)[-1]):
+            synchronize(new)
+            new.rename(folder)
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    names = (_TENSORS, 'ids.json')
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
 
 
 def _tensors_of(folder: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg._files import NEXT, current, locked
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
@@ -23,14 +24,19 @@ from promptmm_pyg.distillation import truncate_embeddings
 from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs.data import Prepared, RunError, hash_split, load_split, prepare
-from promptmm_pyg.runs.folder import COMMIT, LOCK, exclusive, load_tensors, read_json
+from promptmm_pyg.runs.folder import (
+    MODEL,
+    exclusive,
+    is_leftover,
+    load_tensors,
+    read_json,
+)
 from promptmm_pyg.serving import FeatureMapper, Recommender, place_cold
 
 if TYPE_CHECKING:
     from promptmm_pyg.evaluation import Evaluation
 
 FORMAT = 'promptmm_pyg.run.v1'
-MODEL = 'model.safetensors'
 XDict = dict[str, Tensor]
 _SECTIONS: dict[str, tuple[type, ...]] = {
     'data': (dict,),
@@ -58,12 +64,48 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.config_file = self.path / 'config.json'
-        self.teacher_dir = self.path / 'teacher'
-        self.student_dir = self.path / 'student'
-        self.baseline_dir = self.student_dir / 'baseline'
-        self.recommender_dir = self.path / 'recommender'
-        self.final_dir = self.path / 'final'
+        self._read: tuple[int, ...] = ()
+
+    @property
+    def config_file(self) -> Path:
+        """The file of the settings of data and teacher."""
+        return current(self.path, 'config.json')
+
+    @property
+    def teacher_dir(self) -> Path:
+        """The folder of the teacher."""
+        return current(self.path, 'teacher')
+
+    @property
+    def student_dir(self) -> Path:
+        """The folder of the student."""
+        return current(self.path, 'student')
+
+    @property
+    def baseline_dir(self) -> Path:
+        """The folder of the baseline."""
+        return self.student_dir / 'baseline'
+
+    @property
+    def recommender_dir(self) -> Path:
+        """The folder of the evaluated student's recommender."""
+        return current(self.path, 'recommender')
+
+    @property
+    def final_dir(self) -> Path:
+        """The folder of the final model."""
+        return current(self.path, 'final')
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """No file of the run is replaced meanwhile. Settings and data of a version that
+        was replaced since are read again.
+        """
+        with locked(self.path, shared=True):
+            if 'config' in self.__dict__ and self._read != _identity(self.config_file):
+                self.__dict__.pop('config')
+                self.__dict__.pop('data', None)
+            yield
 
     @classmethod
     def open(cls, path: str | Path) -> 'Run':
@@ -82,7 +124,7 @@ class Run:
         Raises:
             RunError: If the folder is not a run, or its settings are damaged.
         """
-        if (self.path / COMMIT).is_file():  # A process was killed while it replaced.
+        if (self.path / NEXT).is_dir():  # A process was killed while it replaced.
             with suppress(RunError, OSError), exclusive(self.path):
                 pass
         self.__dict__.pop('config', None)
@@ -91,6 +133,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The settings of data and teacher, as in ``config.json``."""
+        self._read = _identity(self.config_file)
         config = self.read_config()
         for key, types in _SECTIONS.items():
             if not isinstance(config.get(key, ...), types):
@@ -160,7 +203,9 @@ class Run:
         Raises:
             RunError: If it is not trained yet, or damaged.
         """
-        return self.teacher_of(self.config, self.data.train)
+        _ = self.data  # First: a replacement waits for readers.
+        with self.reading():
+            return self.teacher_of(self.config, self.data.train)
 
     def teacher_of(self, config: Mapping[str, Any], train: HeteroData) -> PromptMM:
         """The teacher of this folder, for other settings and data than the folder's."""
@@ -189,10 +234,12 @@ class Run:
 
     def _student(self, name: str) -> torch.nn.Module:
         fix = f"Train it with 'promptmm distill {self.path}'"
-        state = load_tensors(self.folders()[name] / MODEL, fix)
-        model = self.new_student()
-        with settings_of(self.student_dir / 'config.json', RuntimeError):
-            model.load_state_dict(state)
+        _ = self.data
+        with self.reading():
+            state = load_tensors(self.folders()[name] / MODEL, fix)
+            model = self.new_student()
+            with settings_of(self.student_dir / 'config.json', RuntimeError):
+                model.load_state_dict(state)
         return model.eval()
 
     def new_student(self) -> torch.nn.Module:
@@ -240,13 +287,14 @@ class Run:
         Raises:
             RunError: If there is no student.
         """
-        folder = self.served_dir if final else self.recommender_dir
-        if not folder.is_dir():
-            raise RunError(
-                f"'{self.path}' has no recommender. Make one with 'promptmm distill "
-                f"{self.path}'"
-            )
-        return Recommender.load(folder)
+        with self.reading():
+            folder = self.served_dir if final else self.recommender_dir
+            if not folder.is_dir():
+                raise RunError(
+                    f"'{self.path}' has no recommender. Make one with 'promptmm "
+                    f"distill {self.path}'"
+                )
+            return Recommender.load(folder)
 
     def embeddings(self) -> dict[str, XDict]:
         """The embeddings of every trained model, by name and node type;
@@ -254,19 +302,21 @@ class Run:
         ``'served'`` the student's with users and items placed that have no training
         interactions, if there are any.
         """
-        models: dict[str, torch.nn.Module] = {'teacher': self.teacher()}
-        if not self.has('student'):
-            return {'teacher': get_embeddings(models['teacher'], self.data.inputs)}
-        models['student'] = self.student()
-        if self.has('baseline'):
-            models['baseline'] = self.baseline()
+        _ = self.data
+        with self.reading():
+            models: dict[str, torch.nn.Module] = {'teacher': self.teacher()}
+            if not self.has('student'):
+                return {'teacher': get_embeddings(models['teacher'], self.data.inputs)}
+            models['student'] = self.student()
+            if self.has('baseline'):
+                models['baseline'] = self.baseline()
+            targets = load_tensors(
+                self.student_dir / 'targets.safetensors', 'Distill again'
+            )
         x_dicts = {
             name: get_embeddings(model, self.data.inputs)
             for name, model in models.items()
         }
-        targets = load_tensors(
-            self.student_dir / 'targets.safetensors', 'Distill again'
-        )
         width = x_dicts['student'][ITEM].size(1)
         x_dicts['truncated_teacher'] = truncate_embeddings(targets, width)
         # The features of the training graph are standardized.
@@ -359,7 +409,12 @@ class Run:
 
     def evaluation_file(self, split: str) -> Path:
         """The file of an evaluation."""
-        return self.path / f'evaluation-{split}.json'
+        return current(self.path, f'evaluation-{split}.json')
+
+    def version(self) -> list[tuple[int, ...]]:
+        """What differs after a model was replaced."""
+        names = ('teacher', 'student', 'baseline')
+        return [_identity(self.folders()[name] / MODEL) for name in names]
 
     def read_config(self) -> dict[str, Any]:
         """The settings without a check of their sections.
@@ -382,9 +437,9 @@ class Run:
             RunError: If the folder holds something else, or a run without
                 ``overwrite``.
         """
-        is_dir = self.path.is_dir()
-        names = {x.name for x in self.path.iterdir()} if is_dir else set()
-        if not self.path.exists() or (is_dir and not names - {LOCK}):
+        if not self.path.exists():
+            return
+        if self.path.is_dir() and all(is_leftover(x) for x in self.path.iterdir()):
             return
         if not self.config_file.is_file():
             raise RunError(
@@ -396,6 +451,15 @@ class Run:
                 f"'{self.path}' holds a run. Choose another --out, or pass --resume to "
                 f'continue it or --overwrite to replace it'
             )
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """What differs after a file was replaced."""
+    try:
+        status = file.stat()
+    except OSError:
+        return ()
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 @contextmanager

@@ -33,13 +33,14 @@ from promptmm_pyg.runs.data import (
     warn_titles,
 )
 from promptmm_pyg.runs.folder import (
+    MODEL,
     exclusive,
     save_tensors,
     staged,
     where,
     write_json,
 )
-from promptmm_pyg.runs.run import FORMAT, MODEL, Run, build_student, build_teacher
+from promptmm_pyg.runs.run import FORMAT, Run, build_student, build_teacher
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.training import History, LastEpochWarning, TrainingConfig, train
 from promptmm_pyg.training.loop import CHECKPOINT

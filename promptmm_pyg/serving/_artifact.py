@@ -5,21 +5,24 @@ are memory-mapped: what is never used stays on the disk.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from promptmm_pyg._utils import replacing
+from promptmm_pyg._files import (
+    current,
+    locked,
+    replace_entries,
+    temporary_folder,
+    write_safetensors,
+)
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.serving._card import CARD, README, markdown
 from promptmm_pyg.serving._ids import RawIds
@@ -34,7 +37,6 @@ CONFIG = 'config.json'
 MAX_BYTES = 16 * 2**30
 _MAX_CONFIG = 2**16
 _FILES = (TENSORS, CARD)
-_NEXT = '.next'
 
 
 class Artifact(NamedTuple):
@@ -56,33 +58,21 @@ class _Entry(NamedTuple):
 def write_artifact(path: Path, artifact: Artifact) -> None:
     """Writes tensors, ids, card and the configuration with their checksums.
 
-    They are written to a folder inside, which is renamed to ``.next`` once it is
-    complete. From then on it is the artifact, until its files have replaced those of
-    ``path``. A crash at any time leaves the old or the new artifact.
+    A crash at any time leaves the old or the new artifact.
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"'path' must be a folder (got the file '{path}')")
     path.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
-        _move_into_place(path)  # What an interrupted writer has left.
-        for stale in path.glob('.*.tmp'):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-        staging = path / f'.{uuid4().hex}.tmp'
-        staging.mkdir()
-        try:
-            _write_folder(staging, artifact)
-            staging.rename(path / _NEXT)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        _move_into_place(path)
+    with temporary_folder(path) as folder:
+        staged = folder / 'new'
+        staged.mkdir()
+        _write_folder(staged, artifact)
+        replace_entries(path, staged)
 
 
 def _write_folder(path: Path, artifact: Artifact) -> None:
     metadata = {key: json.dumps(value) for key, value in artifact.state.items()}
-    try:
-        save_file(_separate(artifact.tensors), path / TENSORS, metadata)
-    except SafetensorError as error:
-        raise OSError(f"'{path / TENSORS}' cannot be written ({error})") from error
+    write_safetensors(path / TENSORS, _separate(artifact.tensors), metadata)
     (path / CARD).write_bytes(json.dumps(artifact.card, indent=2).encode())
     files = {}
     for name in _FILES:
@@ -108,81 +98,30 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
-def _move_into_place(path: Path) -> None:
-    new = path / _NEXT
-    if not new.is_dir():
-        return
-    for name in (*_FILES, README, CONFIG):
-        with replacing(path / name) as temporary:
-            try:
-                os.link(new / name, temporary)
-            except OSError:  # Not every file system has links.
-                shutil.copyfile(new / name, temporary)
-    shutil.rmtree(new.rename(path / f'.{uuid4().hex}.tmp'), ignore_errors=True)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One writer at a time, where the system has such locks; they end with it."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def read_artifact(path: Path, max_bytes: int) -> Artifact:
     """Reads what :func:`write_artifact` wrote, also while it writes."""
-    while True:
-        state, folder = _state(path), path
-        if state[0] is not None and not (path / _NEXT).is_symlink():
-            folder = path / _NEXT
-        try:
-            return _read_folder(folder, max_bytes)
-        except (ValueError, OSError):
-            if state == _state(path):
-                raise
-
-
-def _state(path: Path) -> tuple[tuple[int, int] | None, ...]:
-    """What differs after another process has written the artifact."""
-    state: list[tuple[int, int] | None] = []
-    for file in (path / _NEXT / CONFIG, path / CONFIG):
-        try:
-            status = file.stat()
-        except OSError:
-            state.append(None)
-        else:
-            state.append((status.st_ino, status.st_mtime_ns))
-    return tuple(state)
+    with locked(path, shared=True):
+        return _read_folder(path, max_bytes)
 
 
 def _read_folder(path: Path, max_bytes: int) -> Artifact:
-    entries = _read_config(path / CONFIG)
-    with _opened(path / CARD, max_bytes, entries[CARD]) as file:
-        content = file.read()
-    _check_digest(path / CARD, entries[CARD], hashlib.sha256(content).hexdigest())
-    card = _object(path / CARD, content)
-    with _opened(path / TENSORS, max_bytes, entries[TENSORS]) as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
-        _check_digest(path / TENSORS, entries[TENSORS], digest)
-        tensors, metadata = _map(path / TENSORS)
+    config, card_file, file = (current(path, x) for x in (CONFIG, CARD, TENSORS))
+    entries = _read_config(config)
+    with _opened(card_file, max_bytes, entries[CARD]) as opened:
+        content = opened.read()
+    _check_digest(card_file, entries[CARD], hashlib.sha256(content).hexdigest())
+    card = _object(card_file, content)
+    with _opened(file, max_bytes, entries[TENSORS]) as opened:
+        digest = hashlib.file_digest(opened, 'sha256').hexdigest()
+        _check_digest(file, entries[TENSORS], digest)
+        tensors, metadata = _map(file)
         # The open file has this number: what was mapped is what was checked.
-        if (path / TENSORS).stat().st_ino != os.fstat(file.fileno()).st_ino:
-            raise _mismatch(path / TENSORS, 'number')
+        if file.stat().st_ino != os.fstat(opened.fileno()).st_ino:
+            raise _mismatch(file, 'number')
     try:
         state = {key: _parse(text.encode()) for key, text in metadata.items()}
     except ValueError as error:
-        raise ValueError(
-            f"'{path / TENSORS}' has invalid metadata ({error})"
-        ) from error
+        raise ValueError(f"'{file}' has invalid metadata ({error})") from error
     return Artifact(tensors, state, card)
 
 

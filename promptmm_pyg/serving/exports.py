@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptmm_pyg._utils import check_positive, replacing
+from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.serving._ids import RawId
 from promptmm_pyg.serving._tables import Tables

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from promptmm_pyg._utils import read_safetensors, replacing
+from promptmm_pyg._files import write_safetensors
+from promptmm_pyg._utils import read_safetensors
 
 _SEPARATOR = '\x1f'  # Between nested keys; no parameter name contains it.
 _FORMAT = 'promptmm_pyg.state.v1'
@@ -28,25 +27,7 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, '', tensors)
     metadata = {'format': _FORMAT, 'state': json.dumps(skeleton)}
-    write_tensors(path, tensors, metadata)
-
-
-def write_tensors(
-    path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Writes a safetensors file atomically.
-
-    Raises:
-        OSError: If it cannot be written, as on a full disk.
-    """
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(
-                f"'{path}' cannot be written ({error}). Check the free space of the "
-                f'disk'
-            ) from error
+    write_safetensors(path, tensors, metadata)
 
 
 def load_state(path: str | Path) -> dict[str, Any]:

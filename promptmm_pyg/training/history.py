@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from promptmm_pyg._utils import check_positive, replacing
+from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import check_positive
 
 
 class History(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptmm_pyg._utils import replacing
+from promptmm_pyg._files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -119,7 +119,7 @@ def test_no_pickle_is_written_or_loaded(tmp_path, source):
     MultiModalDataset(tmp_path / 'root', source)
     MultiModalDataset(tmp_path / 'root', source)
     ends = sorted(path.suffix for path in processed.iterdir())
-    assert ends == ['.json', '.pt', '.pt', '.safetensors']
+    assert ends == ['.pt', '.pt', '.safetensors']
 
 
 def test_the_source_has_to_be_there(tmp_path):

@@ -113,7 +113,7 @@ def test_a_crash_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkey
         save_file(tensors, filename, metadata)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('promptmm_pyg.nn.prompts.save_file', crash)
+    monkeypatch.setattr('safetensors.torch.save_file', crash)
     with pytest.raises(KeyboardInterrupt):
         save_prompt(path, TokenPrompt(3, init=torch.zeros(4, 3)))
     assert [file.name for file in tmp_path.iterdir()] == ['prompt.safetensors']

@@ -63,7 +63,7 @@ def test_a_crash_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkey
         save_file(tensors, filename, metadata)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('promptmm_pyg.training.checkpoint.save_file', crash)
+    monkeypatch.setattr('safetensors.torch.save_file', crash)
     with pytest.raises(KeyboardInterrupt):
         save_state(path, {'x': torch.zeros(2)})
     assert [p.name for p in tmp_path.iterdir()] == ['state.safetensors']
@@ -91,7 +91,7 @@ def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise SafetensorError('I/O error: No space left on device (os error 28)')
 
-    monkeypatch.setattr('promptmm_pyg.training.checkpoint.save_file', fail)
+    monkeypatch.setattr('safetensors.torch.save_file', fail)
     with pytest.raises(OSError, match=r"/x' cannot be written .*No space left"):
         save_state(tmp_path / 'x', {'a': torch.zeros(1)})
     assert torch.equal(load_state(tmp_path / 'x')['a'], torch.ones(1))
