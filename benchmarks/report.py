@@ -55,7 +55,7 @@ def render(path: Path) -> str:
     """The tables of a result file."""
     result = load_result(path)
     kind = result['kind']
-    return TABLES[kind](result) if kind in TABLES else study(kind).table(result)
+    return TABLES[kind](result) if kind in TABLES else study(kind).report(result)
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -16,8 +16,10 @@ from promptmm_pyg.benchmark.entries import PROMPTMM, Arm, Entry, Variant
 from promptmm_pyg.benchmark.registry import SEARCH_SPACES, is_trained, model_kind
 from promptmm_pyg.benchmark.report import (
     Result,
+    convergence,
     interval,
     markdown,
+    mean_epochs,
     mean_std,
     recall,
     rows_table,
@@ -79,6 +81,11 @@ class Experiment:
     def table(cls, result: Result) -> str:
         """The tables of a result, in Markdown."""
         return rows_table(result)
+
+    @classmethod
+    def report(cls, result: Result) -> str:
+        """The tables, and the rows that may not have converged."""
+        return '\n'.join([cls.table(result), *convergence(result)])
 
     @classmethod
     def plot(cls, result: Result, path: str | Path) -> None:  # noqa: ARG003
@@ -185,8 +192,7 @@ class Suite(Experiment):
         head = (
             f'**{result["dataset"]}**, test, {seeds_of(result)}; '
             f'{result["protocol"]["trials"]} trials per model, sorted by validation. '
-            'Intervals: bootstrap over users and seeds; p: permutation test over '
-            'users, Holm-corrected' + cost
+            'Intervals and p (Holm-corrected): over users and seeds' + cost
         )
         rows = []
         for row in by_validation(result):
@@ -201,14 +207,14 @@ class Suite(Experiment):
                     mean_std(row['test']['NDCG@20']),
                     interval(gain),
                     f'{gain["holm_p"]:.4f}' if gain else '',
+                    mean_epochs(row),
                     f'{sum(epochs) / len(epochs):.2f}' if epochs else '',
                     f'{max(row["peak_mib"]):.0f}',
                 ]
             )
         names = ['model', 'kind', 'parameters', METRIC, 'NDCG@20', f'vs. {base} (95 %)']
-        return '\n'.join(
-            [head, '', *markdown([*names, 'Holm p', 's/epoch', 'peak MiB'], rows)]
-        )
+        names += ['Holm p', 'epochs', 's/epoch', 'peak MiB']
+        return '\n'.join([head, '', *markdown(names, rows)])
 
     @classmethod
     def plot(cls, result: Result, path: str | Path) -> None:

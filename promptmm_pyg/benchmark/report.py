@@ -8,6 +8,7 @@ from promptmm_pyg.benchmark.runner import METRIC
 from promptmm_pyg.viz.figure import figure_of, save_figure
 
 Result = Mapping[str, Any]
+LAST_EPOCH = '†'
 # Columns of a row beside its hyper-parameters and values.
 FACTORS = {
     'group': 'model',
@@ -36,20 +37,52 @@ def interval(values: Mapping[str, float] | None) -> str:
     return f'{values["difference"]:+.4f} [{values["low"]:+.4f}, {values["high"]:+.4f}]'
 
 
+def _full_name(row: Mapping[str, Any]) -> str:
+    factors = [f'{key} {row[key]}' for key in FACTORS if row.get(key) and key != 'name']
+    return ', '.join([row['name'], *factors])
+
+
 def recall(row: Mapping[str, Any]) -> str:
     """The test value of a row, for a cell."""
     return mean_std(row.get('test', {}).get(METRIC))
 
 
 def mean_epochs(row: Mapping[str, Any]) -> str:
-    """The mean of the best epochs, for a cell."""
+    """The mean of the best epochs, for a cell; marked where it is the last allowed."""
     epochs = row.get('epochs')
-    return f'{sum(epochs) / len(epochs):.0f}' if epochs else ''
+    if not epochs:
+        return ''
+    mark = f' {LAST_EPOCH}' if last_epochs(row) else ''
+    return f'{sum(epochs) / len(epochs):.0f}{mark}'
+
+
+def last_epochs(row: Mapping[str, Any]) -> int:
+    """The number of seeds whose best epoch is the last allowed: more may be better."""
+    return sum(epoch == row.get('max_epochs') for epoch in row.get('epochs', ()))
+
+
+def convergence(result: Result) -> list[str]:
+    """The line below a table that names its rows that may not have converged, after an
+    empty one; none if all have.
+    """
+    rows = (*result.get('teachers', ()), *result['rows'])
+    names = [
+        f'{_full_name(row)} ({last_epochs(row)} of {len(row["epochs"])} seeds)'
+        for row in rows
+        if last_epochs(row)
+    ]
+    if not names:
+        return []
+    text = f'{LAST_EPOCH} The best epoch is the last, so more epochs may be better: '
+    return ['', text + ', '.join(dict.fromkeys(names))]
 
 
 def seeds_of(result: Result) -> str:
     """What the values of a table are."""
-    return f'mean ± standard deviation of {len(result["seeds"])} seeds'
+    number = len(result['seeds'])
+    if number == 1:
+        return 'one seed: intervals do not include training noise'
+    return f'mean ± standard deviation of {number} seeds'
 
 
 def title(result: Result, more: str = '') -> list[str]:

@@ -6,23 +6,30 @@ A result has these keys:
 * ``protocol``: every setting;
 * ``rows``: one per model or variant, below;
 * ``test_reads``: how often the test positives were read per row and seed, at most;
+* ``data_sha256``: a hash of interactions, their parts and features, in any order;
+* ``commit``: that of the package, with ``-dirty`` if its code was changed; absent
+  outside of git; ``date``: when the file was written;
 * ``threads``, ``versions``; and further tables of a kind (``teachers``, ``costs``).
 
 A row has a ``name``, the values of its factors (``width``, ``share``, ``start``,
 ``group``), and, where they apply:
 
-* ``best_params``: the hyper-parameters chosen on validation;
+* ``best_params``: the hyper-parameters chosen on validation, among ``num_trials``;
 * ``validation`` and, per metric, ``test`` (``test_cold`` among cold items alone), as
   ``{'mean', 'std', 'seeds'}``;
-* ``epochs``: the best epoch per seed;
+* ``epochs``: the best epoch per seed, of at most ``max_epochs``;
 * ``retained_ratio``: its test value divided by the teacher's;
-* ``diff_vs_REFERENCE``: ``{'difference', 'low', 'high'}`` on the same test users, with
-  ``p`` and ``holm_p`` where many models are compared. ``diff_vs_baseline`` refers to
-  the same student without distillation, or the first variant of its group.
+* ``diff_vs_REFERENCE``: ``{'difference', 'low', 'high', 'p'}`` on the same test users,
+  including training noise (:func:`~promptmm_pyg.evaluation.paired_test`), with
+  ``holm_p`` where many models are compared. ``diff_vs_baseline`` refers to the same
+  student without distillation, or the first variant of its group.
 """
 
+import datetime
+import hashlib
 import json
 import platform
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +39,14 @@ import torch_geometric
 
 import promptmm_pyg
 from promptmm_pyg._files import replacing
+from promptmm_pyg.data import (
+    INTERACTS,
+    ITEM,
+    USER,
+    Split,
+    modality_mask_dict,
+    modality_x_dict,
+)
 
 RESULT_KEYS = ('kind', 'name', 'dataset', 'protocol', 'rows', 'versions')
 # Measurements of time and memory have sections of their own.
@@ -48,14 +63,72 @@ def versions() -> dict[str, str]:
     }
 
 
+def commit(*folders: Path) -> str | None:
+    """The commit of the package, with ``-dirty`` if it differs from it; ``None`` where
+    its files are not tracked by git.
+
+    Args:
+        folders: Further folders of code whose changes count.
+    """
+    package = Path(promptmm_pyg.__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ['git', *words], cwd=package, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git('ls-files', '--error-unmatch', '__init__.py')
+        name = git('describe', '--always', '--tags')
+        paths = [str(path) for path in (package, *folders)]
+        dirty = git('status', '--porcelain', '--', *paths)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f'{name}-dirty' if dirty else name
+
+
+def data_sha256(split: Split) -> str:
+    """A hash of the interactions of each part, features and masks. It depends on raw
+    ids and not on the order of interactions, users or items.
+    """
+    train = split.train
+    digest, place = hashlib.sha256(), {}
+    for node_type in (USER, ITEM):
+        ids = [str(x) for x in train[node_type].raw_id.tolist()]
+        order = torch.tensor(sorted(range(len(ids)), key=ids.__getitem__))
+        digest.update(json.dumps(sorted(ids)).encode())
+        place[node_type] = order
+        for read in (modality_x_dict, modality_mask_dict):
+            for name, x_dict in sorted(read(train).items()):
+                if node_type in x_dict:
+                    x = x_dict[node_type][order]
+                    digest.update(f'{read.__name__} {name} {list(x.size())}'.encode())
+                    digest.update(x.contiguous().numpy().tobytes())
+    parts = [train[INTERACTS].edge_index]
+    parts += [part[INTERACTS].edge_label_index for part in (split.val, split.test)]
+    for index in parts:
+        user, item = (
+            place[key].argsort()[row]
+            for key, row in zip((USER, ITEM), index, strict=True)
+        )
+        pairs = user * place[ITEM].numel() + item
+        digest.update(pairs.sort().values.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def result_path(folder: Path, name: str, dataset: str) -> Path:
     """The file of a benchmark on a data set."""
     return folder / f'{name}-{dataset}.json'
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Checks a result and writes it as JSON, atomically."""
+    """Checks a result and writes it as JSON, atomically, with commit and date."""
     check_result(result)
+    if 'commit' not in result:
+        current = commit()
+        result = {**result, **({'commit': current} if current else {})}
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+    result = {**result, 'date': date}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + '\n')
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,6 +18,8 @@ from promptmm_pyg.benchmark.experiments import (
     make_experiment,
 )
 from promptmm_pyg.benchmark.result import (
+    commit,
+    data_sha256,
     result_path,
     versions,
     write_result,
@@ -61,7 +64,11 @@ def run_benchmark(
             'seeds': list(config.seeds),
             **experiment.run(bench, dataset, out),
         }
+        code = Path(sys.modules[type(experiment).__module__].__file__ or '').parent
+        if (current := commit(code)) is not None:
+            result['commit'] = current
         if bench is not None:
+            result['data_sha256'] = data_sha256(bench.split)
             result['test_reads'] = max(bench.test_reads.values(), default=0)
             result['threads'] = torch.get_num_threads()
         result['versions'] = versions()

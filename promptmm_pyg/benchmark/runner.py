@@ -355,11 +355,12 @@ class Bench:
             entry: The entry.
             metrics: Metrics of its tests. (default: all)
         """
-        params, _, outcomes, _ = self.runs(entry)
-        row = {
+        params, _, outcomes, trials = self.runs(entry)
+        row: dict[str, Any] = {
             'name': entry.name,
             **entry.factors,
             'best_params': params,
+            'num_trials': max(len(trials), 1),
             'validation': spread([outcome['validation'] for outcome in outcomes]),
         }
         for name in self.test_items:
@@ -370,6 +371,11 @@ class Bench:
             }
         if 'epoch' in outcomes[0]:
             row['epochs'] = [outcome['epoch'] for outcome in outcomes]
+            training = split_params(
+                entry.arm.model, {**entry.arm.params, **params}
+            ).training
+            config = TrainingConfig(**{**entry.arm.training, **training})
+            row['max_epochs'] = config.epochs
         values = self.per_user(entry)
         if entry.retained_of is not None:
             full = self.per_user(entry.retained_of)

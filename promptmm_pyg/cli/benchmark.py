@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         result = load_result(path)
         # No module is imported because a result file names it.
         cls = KINDS.get(result['kind'], Experiment)
-        print(cls.table(result))
+        print(cls.report(result))
         if args.plot is not None:
             cls.plot(result, args.plot)
         return 0
@@ -94,6 +94,6 @@ def run(args: argparse.Namespace) -> int:
     for written in run_benchmark(
         config, out=args.out, work=args.work, jobs=args.jobs, device=args.device
     ):
-        print(experiment_class(config.kind).table(load_result(written)))
+        print(experiment_class(config.kind).report(load_result(written)))
         print(f'\nwritten: {written}')
     return 0

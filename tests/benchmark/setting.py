@@ -85,14 +85,22 @@ def check_finished(name, overrides, folder, result, monkeypatch):
     for function in ('train', 'distill'):
         monkeypatch.setattr(runner, function, lambda *_, **__: pytest.fail('trained'))
     again = run(tiny(name, *overrides), folder)
-    for key in result.keys() - {'costs'}:  # Which are measured again.
+    for key in result.keys() - {'costs', 'date'}:  # Which are measured again.
         assert again[key] == result[key], key
     assert result['test_reads'] == 1
+    assert len(result['data_sha256']) == 64
+    assert {'date', 'versions', 'seeds'} <= set(result)
     assert json.loads(json.dumps(result['protocol'])) == result['protocol']
     text = page.render(folder / f'{name}-synthetic.json')
     assert text.startswith('**synthetic**')
+    # All models of these tests end at the last epoch.
+    limited = [row for row in result['rows'] if 'epochs' in row]
+    for row in limited:
+        assert f'{row["name"]}' in text.splitlines()[-1]
+        assert f'({len(row["epochs"])} of ' in text.splitlines()[-1]
     for row in result['rows']:
         assert row['name'] in text
+        assert row['num_trials'] >= 1
         for key, value in row.items():
             if key.startswith('diff_vs_') and name not in ('suite', 'losses'):
                 assert f'{value["low"]:+.4f}' in text

@@ -50,6 +50,20 @@ def test_cells():
     assert report.mean_std(None) == report.interval(None) == ''
 
 
+def test_rows_that_end_at_the_last_epoch_are_marked():
+    row = {'name': 'a', 'epochs': [9, 10, 8], 'max_epochs': 10}
+    assert report.mean_epochs(row) == '9 †'
+    lines = report.convergence({'rows': [row, {'name': 'b'}], 'teachers': [row]})
+    assert lines[1].endswith('more epochs may be better: a (1 of 3 seeds)')
+    converged = {**row, 'max_epochs': 11}
+    assert report.mean_epochs(converged) == '9'
+    assert report.convergence({'rows': [converged]}) == []
+
+
+def test_one_seed_is_announced():
+    assert 'do not include training noise' in report.seeds_of({'seeds': [3]})
+
+
 def test_the_script_prints_tables_or_writes_the_page(monkeypatch, capsys, tmp_path):
     path = RESULTS / 'speed.json'
     monkeypatch.setattr(sys, 'argv', ['report', str(path)])
