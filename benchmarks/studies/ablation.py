@@ -276,9 +276,11 @@ class Parts(Experiment):
                 interval(row.get('diff_vs_full')),
                 interval(row.get('diff_vs_baseline')),
                 interval(row.get('diff_vs_truncated_teacher')),
+                interval(row.get('diff_vs_teacher_without_prompt')),
             ]
             for row in result['rows']
         ]
         head = ['student', 'distillation', 'validation', 'epochs', METRIC]
         head += [f'vs. {FULL} (95 %)', 'vs. baseline', 'vs. truncated teacher']
+        head.append('vs. teacher without prompt')
         return '\n'.join([*title(result), *markdown(head, rows)])
