@@ -46,8 +46,8 @@ class Range(NamedTuple):
 class Choices(NamedTuple):
     """One of a few values."""
 
-    default: float
-    values: tuple[float, ...]
+    default: float | str
+    values: tuple[float, ...] | tuple[str, ...]
 
     def suggest(self, name: str, trial: 'optuna.Trial') -> Any:
         return trial.suggest_categorical(name, self.values)
@@ -85,7 +85,8 @@ def _space(l2: float, **parts: Range | Choices) -> SearchSpace:
     # Optuna draws the parameters in this order.
     weights = {k: v for k, v in parts.items() if k in _LOSS_WEIGHTS}
     arguments = {k: v for k, v in parts.items() if k not in weights}
-    space = {'learning_rate': _RATE, **arguments, 'l2': Range(l2, 1e-5, 0.2), **weights}
+    space = {'learning_rate': _RATE, **arguments, 'l2': Range(l2, min(l2, 1e-5), 0.2)}
+    space |= weights
     return SearchSpace(space)
 
 
@@ -114,6 +115,11 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
     ),
     'MatrixFactorization': _space(1e-4),
     'LightGCN': _space(1e-4, num_layers=_layers(2, 2, 3, 4, 6)),
+    'LayerGCN': _space(
+        1e-3,
+        num_layers=_layers(4, 2, 3, 4, 6),
+        prune_ratio=Choices(0.1, (0.0, 0.1, 0.2)),
+    ),
     'NGCF': _space(
         1e-3,
         num_layers=_layers(3, 1, 2, 3),
@@ -178,6 +184,12 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
         num_layers=_layers(2, 1, 2, 3, 4),
         keep_ratio=Choices(0.3, (0.1, 0.3, 0.5)),
         contrast=_CONTRAST,
+    ),
+    'MMGCF': _space(
+        1e-3,
+        num_layers=_layers(2, 1, 2, 3, 4),
+        fusion=Choices('mean', ('mean', 'sum', 'concat')),
+        weighting=Choices('equal', ('equal', 'alpha', 'normalized')),
     ),
     'PromptMM': _space(
         1e-3,

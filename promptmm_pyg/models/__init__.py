@@ -12,10 +12,12 @@ from promptmm_pyg.models.graph_filter import GraphFilter
 from promptmm_pyg.models.grcn import GRCN
 from promptmm_pyg.models.item_knn import ItemKNN
 from promptmm_pyg.models.lattice import LATTICE
+from promptmm_pyg.models.layer_gcn import LayerGCN
 from promptmm_pyg.models.light_gcn import LightGCN
 from promptmm_pyg.models.light_gcn_m import LightGCNM
 from promptmm_pyg.models.matrix_factorization import MatrixFactorization
 from promptmm_pyg.models.mgcn import MGCN
+from promptmm_pyg.models.mmgcf import MMGCF
 from promptmm_pyg.models.mmgcn import MMGCN
 from promptmm_pyg.models.mmssl import MMSSL
 from promptmm_pyg.models.ngcf import NGCF
@@ -36,6 +38,7 @@ MODELS: dict[str, type[GraphRecommender] | type[ClosedForm[Any]]] = {
         GraphFilter,
         MatrixFactorization,
         LightGCN,
+        LayerGCN,
         NGCF,
         VBPR,
         LightGCNM,
@@ -50,6 +53,7 @@ MODELS: dict[str, type[GraphRecommender] | type[ClosedForm[Any]]] = {
         MGCN,
         PGL,
         SMORE,
+        MMGCF,
         PromptMM,
         PromptMMPlus,
     )
@@ -63,6 +67,7 @@ __all__ = [
     'GRCN',
     'LATTICE',
     'MGCN',
+    'MMGCF',
     'MMGCN',
     'MMSSL',
     'MODELS',
@@ -75,6 +80,7 @@ __all__ = [
     'GraphFilter',
     'GraphRecommender',
     'ItemKNN',
+    'LayerGCN',
     'LightGCN',
     'LightGCNM',
     'MatrixFactorization',

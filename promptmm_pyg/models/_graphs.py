@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch_geometric.typing import EdgeType, NodeType
 from torch_geometric.utils import coalesce
 
-from promptmm_pyg._utils import check_positive
+from promptmm_pyg._utils import check_positive, check_probability
 from promptmm_pyg.nn._features import as_tensor
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures
 from promptmm_pyg.nn.csr import (
@@ -271,17 +271,19 @@ class EdgeSampler:
         product = row_degree.double()[self._row] * col_degree.double()[self._col]
         self._root = product.sqrt()
 
-    def sample(self, keep_ratio: float) -> CSRPair:
+    def sample(self, keep_ratio: float, *, uniform: bool = False) -> CSRPair:
         """The operator of one subgraph.
 
         Args:
             keep_ratio: The ratio of sampled edges, in (0, 1]; at least one edge.
+            uniform: Whether all edges are equally likely. (default: ``False``)
         """
         num_edges = self._row.numel()
         num_sampled = max(1, round(keep_ratio * num_edges))
         sampled = torch.ones_like(self._row, dtype=torch.bool)
         if num_sampled < num_edges:
-            key = torch.empty_like(self._root).exponential_() * self._root
+            key = torch.empty_like(self._root).exponential_()
+            key = key if uniform else key * self._root
             sampled = key <= key.kthvalue(num_sampled).values
         row, col = self._row[sampled], self._col[sampled]
         row_degree, col_degree = self._degrees(row, col)
@@ -301,6 +303,59 @@ class EdgeSampler:
             torch.bincount(row, minlength=self.size[0]),
             torch.bincount(col, minlength=self.size[1]),
         )
+
+
+class EpochPruning(torch.nn.Module):
+    """Removes a ratio of the edges from users to items in training, as
+    :class:`EdgeSampler` does: a new subgraph when an epoch starts (``train()`` is
+    called) and after :meth:`resample`. Eval mode uses all edges.
+
+    Convert edges once (:func:`~promptmm_pyg.nn.csr_pair_dict`): others are a new graph,
+    with a new subgraph, at every call. Copies draw their own subgraph.
+
+    Args:
+        prune_ratio: The ratio of removed edges, in [0, 1).
+        alternate: Whether in every second epoch edges are drawn uniformly, not by the
+            degrees of their nodes. (default: ``False``)
+
+    Raises:
+        ValueError: If ``prune_ratio`` is not in [0, 1).
+    """
+
+    def __init__(self, prune_ratio: float, *, alternate: bool = False) -> None:
+        super().__init__()
+        check_probability('prune_ratio', prune_ratio)
+        self.prune_ratio = prune_ratio
+        self.alternate = alternate
+        self.epoch = 0
+        """The number of subgraphs drawn so far."""
+        self._sampler = GraphCache(EdgeSampler)
+        self._last: tuple[CSRPair, CSRPair] | None = None  # Graph, subgraph.
+
+    def resample(self) -> None:
+        """Makes the next training step sample a new subgraph."""
+        self._last = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Like :meth:`torch.nn.Module.train`; also calls :meth:`resample`."""
+        self.resample()
+        return super().train(mode)
+
+    def forward(self, adj: Bipartite[CSRPair]) -> Bipartite[CSRPair]:
+        if not self.training or self.prune_ratio == 0:
+            return adj
+        graph = adj.to_item
+        if self._last is None or self._last[0] is not graph:
+            uniform = self.alternate and self.epoch % 2 == 1
+            keep_ratio = 1 - self.prune_ratio
+            subgraph = self._sampler(graph).sample(keep_ratio, uniform=uniform)
+            self.epoch += 1
+            self._last = graph, subgraph
+        subgraph = self._last[1]
+        return Bipartite(subgraph, subgraph.t())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_last': None}
 
 
 Edges = tuple[Tensor, Tensor]  # edge_index [2, E], edge_weight [E]

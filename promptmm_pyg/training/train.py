@@ -162,6 +162,7 @@ def train(
             config=config,
             validate=lambda: validation(model, arguments, data.val, config.monitor),
             name=type(model).__name__,
+            on_epoch=getattr(model, 'start_epoch', None),
         )
 
 

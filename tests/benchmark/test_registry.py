@@ -34,7 +34,7 @@ def test_every_model_has_a_search_space():
     assert set(SEARCH_SPACES) - set(TRAINED) == set(CLOSED_FORMS)
     assert {model_kind(name) for name in CLOSED_FORMS} == {'closed form'}
     ids = {name for name in MODELS if model_kind(name) == 'ids'}
-    assert ids == {'MatrixFactorization', 'LightGCN', 'NGCF'}
+    assert ids == {'MatrixFactorization', 'LightGCN', 'LayerGCN', 'NGCF'}
     with pytest.raises(ValueError, match="'model' must be one of"):
         is_trained('Other')
 

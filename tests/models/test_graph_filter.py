@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -125,7 +126,107 @@ def test_a_weight_of_zero_leaves_the_content_out():
     assert zero.as_output(2).modality_x_dict == {}
 
 
+def polynomial_scores(coefficients, scales, alpha=0.89, exponent=0.67):
+    """MM-GF by dense matrices, one modality at a time."""
+    a = np.zeros((5, 7))
+    a[EDGE_INDEX[0], EDGE_INDEX[1]] = 1
+
+    def normalized(x):
+        row, column = x.sum(axis=1, keepdims=True), x.sum(axis=0, keepdims=True)
+        row, column = np.where(row > 0, row, 1), np.where(column > 0, column, 1)
+        return row**-alpha * x * column ** (alpha - 1)
+
+    def filtered(gram):
+        p = gram**exponent
+        bound = np.linalg.eigvalsh(p).max()
+        powers = (
+            c * bound * np.linalg.matrix_power(p / bound, k)
+            for k, c in enumerate(coefficients, 1)
+        )
+        return a @ sum(powers)
+
+    z = normalized(a)
+    interactions = out = filtered(z.T @ z)
+    for name, x_dict in modalities().items():
+        x = x_dict['item'].double().numpy()
+        low, median, high = np.percentile(x, (25, 50, 75), axis=0)
+        x = (x - median) / (high - low)
+        z = normalized(x - x.min())
+        content, scale = filtered(z @ z.T), scales[name]
+        if scale is None:
+            scale = 0.1 * interactions.std(axis=1).mean() / content.std(axis=1).mean()
+        out = out + scale * content
+    return torch.from_numpy(out).float()
+
+
+@pytest.mark.parametrize('coefficients', [(1.0,), (2.0, -1.0), (0.7, 0.1, -0.01)])
+@pytest.mark.parametrize('image', [3.0, None])
+def test_polynomial_scores_are_those_of_dense_matrices(coefficients, image):
+    scales = {'image': image, 'text': 0.5}
+    model = GraphFilter(
+        NUM_NODES,
+        modalities(),
+        edge_type=USER_ITEM,
+        polynomial=coefficients,
+        modality_scales={name: x for name, x in scales.items() if x is not None},
+    ).fit(EDGE_INDEX)
+    expected = polynomial_scores(coefficients, scales)
+    torch.testing.assert_close(model.scores(ALL), expected, rtol=1e-4, atol=1e-5)
+    users = torch.tensor([3, 0])
+    torch.testing.assert_close(model.scores(users), model.scores(ALL)[users])
+    assert not model.scores(torch.tensor([4])).any()
+
+
+def test_polynomial_tables_of_full_width_equal_the_scores():
+    model = GraphFilter(
+        NUM_NODES, modalities(), edge_type=USER_ITEM, polynomial=(1.0,)
+    ).fit(EDGE_INDEX)
+    output = model.as_output(width=5)
+    user, item = output.x_dict.values()
+    torch.testing.assert_close(user @ item.t(), model.scores(ALL), rtol=1e-4, atol=1e-4)
+    alone = polynomial_scores((1.0,), {'image': 1.0, 'text': 0.0}) - polynomial_scores(
+        (1.0,), {'image': 0.0, 'text': 0.0}
+    )
+    user, item = output.modality_x_dict['image'].values()
+    torch.testing.assert_close(user @ item.t(), alone, rtol=1e-4, atol=1e-4)
+    assert list(output.modality_x_dict) == ['image', 'text']
+
+
+def test_constant_and_absent_features_add_nothing_to_the_polynomial():
+    def scores(x_dict):
+        model = GraphFilter(NUM_NODES, x_dict, edge_type=USER_ITEM, polynomial=(1.0,))
+        return model.fit(EDGE_INDEX).scores(ALL)
+
+    zeros = {'image': {'item': torch.zeros(7, 3)}}
+    assert torch.equal(scores(zeros), scores({}))
+
+
+def test_errors_of_the_polynomial():
+    for wrong, fix in (
+        ({'polynomial': ()}, "'polynomial' must have a coefficient"),
+        (
+            {'modality_scales': {'audio': 1.0}},
+            r"must have modalities of \['image', 'te",
+        ),
+        ({'degree_exponent': 1.5}, r"'degree_exponent' must be in \[0, 1\]"),
+        ({'similarity_exponent': 0.0}, "'similarity_exponent' must be positive"),
+    ):
+        with pytest.raises(ValueError, match=fix):
+            GraphFilter(NUM_NODES, modalities(), edge_type=USER_ITEM, **wrong)
+
+
 def test_repr():
+    model = GraphFilter(
+        NUM_NODES,
+        modalities(),
+        edge_type=USER_ITEM,
+        polynomial=[2.0, -1.0],
+        modality_scales={'text': 600.0},
+    )
+    assert str(model) == (
+        'GraphFilter(polynomial=(2.0, -1.0), modality_weight=0.1, '
+        "modality_scales={'text': 600.0}, modalities=['image', 'text'])"
+    )
     assert str(GraphFilter(NUM_NODES, modalities(), edge_type=USER_ITEM)) == (
         'GraphFilter(num_layers=4, popularity=0.5, modality_weight=0.1, '
         "modalities=['image', 'text'])"
