@@ -60,7 +60,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             synchronize(new)
         except OSError as error:
             name = error.filename or folder  # A full disk is reported without one.
-            if error.errno is not None and Path(name).is_relative_to(folder):
+            if error.errno is not None and Path(str(name)).is_relative_to(folder):
                 error.filename = str(given)
             raise
         if new.is_file():
@@ -173,7 +173,8 @@ def replace_entries(path: Path, staged: Path, outdated: Iterable[str] = ()) -> N
     """Replaces entries of a folder together.
 
     ``staged`` is renamed to ``.next``: from then on its entries are the current ones
-    (:func:`current`), wherever the process ends. Then they are moved into place.
+    (:func:`current`), wherever the process ends. Then they are moved into place,
+    except those whose names begin with a dot.
 
     Args:
         path: The folder.
@@ -219,7 +220,7 @@ def _move_into_place(path: Path) -> None:
         remove(path / name)
     for entry in sorted(new.iterdir()):
         target = path / entry.name
-        if entry.name == _OUTDATED:
+        if entry.name.startswith('.'):
             continue
         if _is_folder(target):
             with temporary_folder(path) as folder:

@@ -53,7 +53,8 @@ def finish_run(run: Run | str | Path) -> str:
 
 def _is_unfinished(run: Run, part: str) -> bool:
     folder = where(run.path, part) / part
-    return any(folder.rglob(CHECKPOINT)) and not (folder / MODEL).is_file()
+    in_place = folder.parent == run.path and (folder / MODEL).is_file()
+    return any(folder.rglob(CHECKPOINT)) and not in_place
 
 
 def _finish_teacher(target: Run) -> None:

@@ -48,6 +48,9 @@ _OUTDATED = {
     'student': ('final', 'evaluation-val.json'),
     'final': (),
 }
+_EVALUATED = ('evaluation-val.json',)
+# Marks a part that was trained and is continued: what was made from it stays.
+_LONGER = '.longer'
 _CONFIG = {
     'teacher': 'config.json',
     'student': 'student/config.json',
@@ -142,7 +145,7 @@ def staged(folder: Path, part: str, *, resume: bool) -> Iterator[Path]:
         part: ``'teacher'``, ``'student'`` or ``'final'``.
         resume: Whether to continue the part.
     """
-    stage, outdated = _stage(folder, part), _OUTDATED[part]
+    stage = _stage(folder, part)
     is_trained = (folder / part / MODEL).is_file()
     if not resume:
         _clear(stage, part)
@@ -150,8 +153,8 @@ def staged(folder: Path, part: str, *, resume: bool) -> Iterator[Path]:
         target = stage if exists or part == 'final' else folder
     elif where(folder, part) == stage or not is_trained:
         target = where(folder, part)
-    else:  # Only more epochs: what was made from the part stays.
-        target, outdated = stage, ()
+    else:
+        target = stage
         _copy_part(folder, part)
     try:
         yield target
@@ -161,9 +164,10 @@ def staged(folder: Path, part: str, *, resume: bool) -> Iterator[Path]:
         raise
     stage.mkdir(exist_ok=True)
     reads = _test_reads(folder)
-    if reads and outdated:
+    if reads and part != 'final':
         write_json(stage / RECORD, {'test_reads': reads})
-    replace_entries(folder, stage, outdated)
+    is_longer = (stage / _LONGER).is_file()
+    replace_entries(folder, stage, _EVALUATED if is_longer else _OUTDATED[part])
 
 
 def where(folder: Path, part: str) -> Path:
@@ -184,6 +188,7 @@ def _copy_part(folder: Path, part: str) -> None:
                 copy.mkdir(exist_ok=True)
                 shutil.copy2(source, copy)
         (copy / part / MODEL).unlink()  # Until it is trained.
+        (copy / _LONGER).touch()
         copy.rename(_stage(folder, part))
 
 

@@ -1,7 +1,9 @@
 """The commands that `tests.torture.kills` ends, on tiny data."""
 
+import contextlib
 import csv
 import functools
+import io
 import shutil
 from pathlib import Path
 
@@ -53,11 +55,15 @@ def served(recommender):
 
 def run_state(folder):
     """What the public loaders read of a run."""
-    run = Run.open(folder)
+    run = Run(folder)
+    if not run.has('teacher'):
+        return 'nothing'
+    run.check()
     parts = [
-        digest(*getattr(run, name)().state_dict().values())
+        f'{digest(*getattr(run, name)().state_dict().values())}'
+        f'/{run.metrics(name)["num_epochs"]}'
         for name in ('teacher', 'student', 'baseline')
-        if run.has(name)
+        if run.has(name) and (name == 'teacher' or run.has('student'))
     ]
     if run.has('student'):
         parts += [served(run.recommender()), served(run.recommender(final=False))]
@@ -145,21 +151,35 @@ def _recommenders(folders):
     yield Scenario('save', folders['saved'], save, state)
 
 
+def resumed(make):
+    """The same command, or with ``--resume`` if it is refused."""
+
+    def call(folder):
+        return make()(folder) and make('--resume')(folder)
+
+    return call
+
+
+def done(folder, *words):
+    """Runs the program, which must succeed, without its output."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert command(*words)(folder) == 0
+
+
 def _runs(work):
-    tables = work / 'tables'
+    tables, student, refit = (work / name for name in ('tables', 'student', 'refit'))
     tables.mkdir()
     write_tables(tables)
     data = [tables / 'clicks.csv', '--features', f'text={tables / "text.csv"}']
-    runs = {name: work / name for name in ('teacher', 'student', 'refit')}
     teacher = functools.partial(command, 'train', *data, '--out', 'RUN', *TRAIN)
-    assert teacher()(runs['teacher']) == 0
-    shutil.copytree(runs['teacher'], runs['student'])
-    assert command('distill', 'RUN', *DISTILL)(runs['student']) == 0
-    assert command('evaluate', 'RUN', '--eval-split', 'test')(runs['student']) == 0
-    assert command('evaluate', 'RUN')(runs['student']) == 0
-    shutil.copytree(runs['student'], runs['refit'])
-    assert command('refit', 'RUN', '--quiet')(runs['refit']) == 0
-    student, refit = runs['student'], runs['refit']
+    done(student, 'train', *data, '--out', 'RUN', *TRAIN)
+    (work / 'empty').mkdir()
+    trained = shutil.copytree(student, work / 'trained')
+    done(student, 'distill', 'RUN', *DISTILL)
+    done(student, 'evaluate', 'RUN', '--eval-split', 'test')
+    done(student, 'evaluate', 'RUN')
+    shutil.copytree(student, refit)
+    done(refit, 'refit', 'RUN', '--quiet')
     new = ['--features', f'text={tables / "new.csv"}']
     yield Scenario(
         'add-items', refit, command('add-items', 'RUN', *new), run_state, once=True
@@ -173,6 +193,12 @@ def _runs(work):
     distill = functools.partial(command, 'distill', 'RUN', *DISTILL)
     yield Scenario('distill --overwrite', refit, distill(*other), run_state)
     yield Scenario('refit', student, command('refit', 'RUN', '--quiet'), run_state)
+    yield Scenario(
+        'train', work / 'empty', teacher(), run_state, again=resumed(teacher), once=True
+    )
+    yield Scenario(
+        'distill', trained, distill(), run_state, again=resumed(distill), once=True
+    )
     longer = ['--epochs', '3', '--resume']
     yield Scenario('distill --resume', student, distill(*longer), run_state, once=True)
     yield _finish(work, refit)
@@ -195,7 +221,7 @@ def _lists(run):
     words = ('recommend', 'RUN', '--out', 'RUN/lists.csv', '--all-users', '--quiet')
     template = run.with_name('listed')
     shutil.copytree(run, template)
-    assert command(*words, '-k', '3')(template) == 0
+    done(template, *words, '-k', '3')
     return Scenario('recommend --out', template, command(*words, '--overwrite'), state)
 
 

@@ -253,7 +253,10 @@ def attack(scenario, work, every, ends, counts):
     new = load(scenario, folder)
     if status or 'unreadable' in new + former or new == former or leftovers(folder):
         left = leftovers(folder)
-        return [f'{scenario.name}: {status} {former} -> {new} {left}\n{text[-2000:]}']
+        counts[scenario.name, 'WRONG'] += 1
+        problem = f'{scenario.name}: {status} {former} -> {new} {left}\n{text[-2000:]}'
+        print(problem, flush=True)
+        return [problem]
     wrong = []
     for end, how in ends.items():
         for number in range(1, total + 1, every):
@@ -279,8 +282,10 @@ def one(scenario, folder, number, end, how, states, counts):
     if state not in (former, new):
         counts[scenario.name, 'UNREADABLE'] += 1
         return f'state {state}, neither {former} nor {new}'
-    if end == 'full disk' and status and state == former and leftovers(folder):
-        return f'left after an error: {leftovers(folder)}'
+    # Checkpoints are left to be resumed.
+    left = [name for name in leftovers(folder) if not name.startswith('.new-')]
+    if end == 'full disk' and status and state == former and left:
+        return f'left after an error: {left}'
     command = scenario.command if state == new else scenario.again
     status, _, text = forked(command, folder)
     if status and not (state == new and scenario.once and status == 2):
