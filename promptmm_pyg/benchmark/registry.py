@@ -77,7 +77,7 @@ class SearchSpace:
         return {name: part.suggest(name, trial) for name, part in self.space.items()}
 
 
-_LOSS_WEIGHTS = {'projection_l2', 'contrast', 'augmentation', 'alignment'}
+_LOSS_WEIGHTS = {'projection_l2', 'contrast', 'alignment', 'modality_bpr'}
 _RATE = Range(3e-3, 1e-3, 1e-2)
 
 
@@ -85,8 +85,11 @@ def _space(l2: float, **parts: Range | Choices) -> SearchSpace:
     # Optuna draws the parameters in this order.
     weights = {k: v for k, v in parts.items() if k in _LOSS_WEIGHTS}
     arguments = {k: v for k, v in parts.items() if k not in weights}
-    space = {'learning_rate': _RATE, **arguments, 'l2': Range(l2, min(l2, 1e-5), 0.2)}
-    space |= weights
+    # Where the paper has no penalty, none is one of the choices.
+    penalty = (
+        Range(l2, min(l2, 1e-5), 0.2) if l2 else Choices(0.0, (0.0, 1e-5, 1e-4, 1e-3, 1e-2))
+    )
+    space = {'learning_rate': _RATE, **arguments, 'l2': penalty, **weights}
     return SearchSpace(space)
 
 
@@ -114,7 +117,7 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
         }
     ),
     'MatrixFactorization': _space(1e-4),
-    'LightGCN': _space(1e-4, num_layers=_layers(2, 2, 3, 4, 6)),
+    'LightGCN': _space(1e-4, num_layers=_layers(3, 2, 3, 4, 6)),
     'LayerGCN': _space(
         1e-3,
         num_layers=_layers(4, 2, 3, 4, 6),
@@ -127,9 +130,9 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
     ),
     'VBPR': _space(1e-3, projection_l2=Range(1e-5, 1e-6, 1e-3)),
     'LightGCNM': _space(1e-3, num_layers=_layers(2, 1, 2, 3, 4)),
-    'MMGCN': _space(1e-3, num_layers=_layers(2, 1, 2, 3)),
+    'MMGCN': _space(1e-3, num_layers=_layers(3, 1, 2, 3)),
     'GRCN': _space(
-        1e-3, num_layers=_layers(2, 1, 2, 3), num_routings=Choices(3, (1, 3, 5))
+        1e-3, num_layers=_layers(2, 1, 2, 3), num_routings=Choices(0, (0, 1, 3))
     ),
     'LATTICE': _space(
         1e-4,
@@ -138,33 +141,26 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
         frozen_weight=Choices(0.9, (0.5, 0.7, 0.9)),
     ),
     'CLCRec': _space(
-        1e-3,
-        temperature=Range(0.2, 0.1, 1.0),
+        0.1,
+        temperature=Range(2.0, 0.1, 4.0),
         hybrid_rate=Choices(0.5, (0.3, 0.5, 0.7)),
     ),
     'SLMRec': _space(
-        1e-4,
-        num_layers=_layers(2, 1, 2, 3),
-        augmentation=Range(0.1, 0.01, 1.0),
-        alignment=Range(0.1, 0.01, 1.0),
+        0.0, num_layers=_layers(3, 1, 2, 3), alignment=Range(0.1, 0.01, 1.0)
     ),
     'BM3': _space(
-        1e-3, num_layers=_layers(2, 1, 2, 3), dropout=Choices(0.3, (0.3, 0.5))
+        0.1, num_layers=_layers(2, 1, 2, 3), dropout=Choices(0.3, (0.3, 0.5))
     ),
-    'FREEDOM': SearchSpace(
-        {
-            'learning_rate': _RATE,
-            'num_layers': _layers(2, 1, 2, 3, 4),
-            'prune_ratio': Choices(0.8, (0.0, 0.5, 0.8, 0.9)),
-            # The paper has no penalty, so none is one of the choices.
-            'l2': Choices(0.0, (0.0, 1e-5, 1e-4, 1e-3, 1e-2)),
-            'modality_bpr': Range(1e-3, 1e-4, 0.1),
-        }
+    'FREEDOM': _space(
+        0.0,
+        num_layers=_layers(2, 1, 2, 3, 4),
+        prune_ratio=Choices(0.8, (0.0, 0.5, 0.8, 0.9)),
+        modality_bpr=Range(1e-3, 1e-4, 0.1),
     ),
     'MMSSL': _space(
-        1e-3,
+        1e-5,
         num_layers=_layers(2, 1, 2, 3),
-        modality_weight=Range(0.5, 0.05, 1.0),
+        modality_weight=Range(0.55, 0.05, 1.0),
         contrast=Range(0.03, 3e-3, 0.3),
     ),
     'MGCN': _space(
@@ -174,16 +170,16 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
         contrast=_CONTRAST,
     ),
     'SMORE': _space(
-        1e-3,
-        num_layers=_layers(2, 1, 2, 3, 4),
+        1e-4,
+        num_layers=_layers(3, 1, 2, 3, 4),
         num_neighbors=_NEIGHBORS,
         contrast=_CONTRAST,
     ),
     'PGL': _space(
-        1e-3,
+        0.0,
         num_layers=_layers(2, 1, 2, 3, 4),
         keep_ratio=Choices(0.3, (0.1, 0.3, 0.5)),
-        contrast=_CONTRAST,
+        contrast=Choices(0.0, (0.0, 1e-3, 1e-2, 0.1)),
     ),
     'MMGCF': _space(
         1e-3,

@@ -10,7 +10,11 @@ from torch.autograd.function import once_differentiable
 from torch_geometric.typing import EdgeType, NodeType
 from torch_geometric.utils import coalesce
 
-from promptmm_pyg._utils import check_positive, check_probability
+from promptmm_pyg._utils import (
+    check_non_negative,
+    check_positive,
+    check_probability,
+)
 from promptmm_pyg.nn._features import as_tensor
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures
 from promptmm_pyg.nn.csr import (
@@ -428,14 +432,6 @@ def item_edges(
     return edge_index, edge_weight.float()
 
 
-def mean_edges(graphs: list[Edges], num_nodes: int) -> Edges:
-    """The mean of the weight matrices."""
-    edge_index, weight = concat_edges(graphs)
-    weight = weight / len(graphs)
-    out: Edges = coalesce(edge_index, weight, num_nodes=num_nodes, reduce='sum')
-    return out
-
-
 def max_edges(graphs: list[Edges], num_nodes: int) -> Edges:
     """The elementwise maximum of the weight matrices, in which missing edges are 0."""
     out: Edges = coalesce(*concat_edges(graphs), num_nodes=num_nodes, reduce='max')
@@ -446,3 +442,54 @@ def concat_edges(graphs: list[Edges]) -> Edges:
     """The edges of all graphs; weights of an edge in several graphs add up."""
     edge_index, weight = zip(*graphs, strict=True)
     return torch.cat(edge_index, dim=1), torch.cat(weight)
+
+
+def modality_shares(
+    modalities: list[str], weights: Mapping[str, float] | None = None
+) -> list[float]:
+    """The weights of the item graphs of modalities, in their order, scaled to sum to
+    one.
+
+    Args:
+        modalities: Their names.
+        weights: Weights by name. (default: as published, .9 for ``'text'`` and .1 for
+            the others together; equal weights if there is no text)
+    """
+    if weights is None:
+        rest = 0.1 / max(len(modalities) - 1, 1)
+        has_text = 'text' in modalities
+        weights = {m: rest if has_text and m != 'text' else 0.9 for m in modalities}
+    if set(weights) != set(modalities):
+        raise ValueError(
+            f"'modality_weights' must have the modalities {sorted(modalities)} (got "
+            f'{sorted(weights)})'
+        )
+    for modality, weight in weights.items():
+        check_non_negative(f"modality_weights['{modality}']", weight)
+    total = sum(weights.values())
+    check_positive('sum(modality_weights)', total)
+    return [weights[modality] / total for modality in modalities]
+
+
+def mean_operator(adj: CSRPair, *, self_loops: bool = False) -> CSRPair:
+    """The operator on users, then items, that averages the neighbors of a node, with
+    ``self_loops`` the node itself, too; weights are not used.
+
+    Args:
+        adj: The operator from users to items, one entry per edge.
+        self_loops: Whether nodes are their own neighbors. (default: ``False``)
+    """
+    num_items, num_users = adj.shape
+    num_nodes = num_users + num_items
+    item, user = adj.edges()
+    source, target = (
+        torch.cat([user, item + num_users]),
+        torch.cat([item + num_users, user]),
+    )
+    if self_loops:
+        nodes = torch.arange(num_nodes, device=source.device)
+        source, target = torch.cat([source, nodes]), torch.cat([target, nodes])
+    degree = torch.bincount(target, minlength=num_nodes)
+    weight = degree[target].to(torch.get_default_dtype()).reciprocal()
+    index = torch.stack([source, target])
+    return CSRPair.from_edge_index(index, weight, size=(num_nodes, num_nodes))

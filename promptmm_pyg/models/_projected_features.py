@@ -1,6 +1,7 @@
 """A linear layer per modality on the constant features of one node type."""
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -10,10 +11,24 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.nn._features import (
     Features,
     FeatureStore,
+    as_tensor,
     check_finite,
     check_rows,
 )
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures, project
+
+LinearStart = Literal['default', 'xavier_uniform', 'xavier_normal']
+"""The initial weights of linear layers: PyTorch's default, or Xavier's. Biases are
+PyTorch's default."""
+
+
+def reset_linear(lin: torch.nn.Linear, start: LinearStart) -> None:
+    """Resets a linear layer."""
+    lin.reset_parameters()
+    if start == 'xavier_uniform':
+        torch.nn.init.xavier_uniform_(lin.weight)
+    elif start == 'xavier_normal':
+        torch.nn.init.xavier_normal_(lin.weight)
 
 
 class ProjectedFeatures(FeatureStore):
@@ -29,8 +44,10 @@ class ProjectedFeatures(FeatureStore):
         node_type: The node type that has the features.
         modality_x_dict: Features ``{modality: {node_type: [N, F_m]}}``, at least one
             modality, of no other node type.
-        out_channels: The width :math:`D` of every projection.
+        out_channels: The width :math:`D` of every projection, or widths by modality;
+            ``None`` returns the features themselves.
         bias: Whether there is a :math:`\mathbf{b}_m`. (default: ``True``)
+        start: The initial weights. (default: PyTorch's default)
 
     Shapes:
         - **input:** rows to project :math:`(B)` *(optional: all)*
@@ -45,12 +62,12 @@ class ProjectedFeatures(FeatureStore):
         num_nodes_dict: dict[NodeType, int],
         node_type: NodeType,
         modality_x_dict: Features,
-        out_channels: int,
+        out_channels: int | Mapping[str, int | None],
         *,
         bias: bool = True,
+        start: LinearStart = 'default',
     ) -> None:
         super().__init__()
-        check_positive('embedding_dim', out_channels)
         if not modality_x_dict:
             raise ValueError(
                 "'modality_x_dict' must have at least one modality (got none). Without "
@@ -58,7 +75,10 @@ class ProjectedFeatures(FeatureStore):
             )
         check_rows(num_nodes_dict, modality_x_dict, {})
         self.modalities = list(modality_x_dict)
+        self.linear_start: LinearStart = start
         self.lins = torch.nn.ModuleDict()
+        self.widths: dict[str, int] = {}
+        """The width of the output by modality."""
         for modality, x_dict in modality_x_dict.items():
             if set(x_dict) != {node_type}:
                 raise ValueError(
@@ -68,19 +88,23 @@ class ProjectedFeatures(FeatureStore):
             x = x_dict[node_type]
             check_finite(f"modality_x_dict['{modality}']['{node_type}']", x)
             self.store_features(modality, x)
-            # With a prefix: a modality may have the name of a method of modules.
-            self.lins[f'lin_{modality}'] = torch.nn.Linear(
-                x.size(1), out_channels, bias=bias
+            width = (
+                out_channels[modality]
+                if isinstance(out_channels, Mapping)
+                else out_channels
             )
+            self.widths[modality] = x.size(1) if width is None else width
+            if width is not None:
+                check_positive('embedding_dim', width)
+                # With a prefix: a modality may have the name of a method of modules.
+                lin = torch.nn.Linear(x.size(1), width, bias=bias)
+                self.lins[f'lin_{modality}'] = lin
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
-        for weight in self.weights:
-            torch.nn.init.xavier_uniform_(weight)
         for lin in self.lins.values():
-            if isinstance(lin.bias, Tensor):
-                torch.nn.init.zeros_(lin.bias)
+            reset_linear(cast(torch.nn.Linear, lin), self.linear_start)
 
     @property
     def weights(self) -> list[Tensor]:
@@ -90,9 +114,12 @@ class ProjectedFeatures(FeatureStore):
     def forward(self, index: Tensor | None = None) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         for modality in self.modalities:
-            lin = cast(torch.nn.Linear, self.lins[f'lin_{modality}'])
             x = self.feature_rows(modality, index)
-            out[modality] = project(x, lin.weight, lin.bias)
+            if f'lin_{modality}' in self.lins:
+                lin = cast(torch.nn.Linear, self.lins[f'lin_{modality}'])
+                out[modality] = project(x, lin.weight, lin.bias)
+            else:
+                out[modality] = as_tensor(x)
         return out
 
     def present(self, modality: str) -> Tensor:

@@ -1,5 +1,6 @@
 """Base classes of the models: constructor, ``from_data``, edges and losses."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self, cast
 
@@ -17,20 +18,32 @@ from promptmm_pyg.data.schema import (
     modality_x_dict,
 )
 from promptmm_pyg.data.split import Split
-from promptmm_pyg.functional import rows, score_pairs
+from promptmm_pyg.functional import l2_normalize, rows, score_pairs
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import bpr_loss, info_nce_loss, squared_norm
 from promptmm_pyg.models._graphs import (
     Bipartite,
     EdgeDict,
     Edges,
+    FrozenGraph,
     Operator,
     WeightDict,
     bipartite,
+    concat_edges,
+    modality_shares,
     weights_by_type,
 )
-from promptmm_pyg.models._projected_features import ProjectedFeatures
-from promptmm_pyg.nn._features import Features, as_tensor
+from promptmm_pyg.models._projected_features import (
+    LinearStart,
+    ProjectedFeatures,
+    reset_linear,
+)
+from promptmm_pyg.nn._features import (
+    FeatureDict,
+    Features,
+    as_tensor,
+    in_default_precision,
+)
 from promptmm_pyg.nn.csr import CSRPair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.knn import knn_graph
@@ -137,6 +150,8 @@ class GraphRecommender(FromData, torch.nn.Module):
     l2_tables: ClassVar[tuple[str, ...]] = ()
     """The modules of id tables whose rows ``l2`` penalizes. (default: the embeddings
     that the model returns)"""
+    linear_start: ClassVar[LinearStart] = 'default'
+    """The initial weights of linear layers."""
     not_copied: ClassVar[tuple[str, ...]] = ()
     """Attributes that hold operators of the last call; ``None`` in copies and pickles,
     as sparse matrices support neither."""
@@ -159,7 +174,7 @@ class GraphRecommender(FromData, torch.nn.Module):
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
         for module in self.children():
-            reset(module)
+            reset(module, self.linear_start)
 
     def losses(self, output: Any, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch: ``bpr`` of the embeddings, and ``l2``, half the
@@ -197,32 +212,24 @@ class GraphRecommender(FromData, torch.nn.Module):
             rows(x_dict[self.item], batch.negative),
         )
 
-    def distinct_nodes(self, batch: Triplets) -> list[tuple[NodeType, Tensor]]:
-        """The distinct users of a batch and its distinct positives, by node type."""
-        return [
-            (self.user, batch.user.unique()),
-            (self.item, batch.positive.unique()),
-        ]
-
     def contrast(
         self,
         batch: Triplets,
         views: Callable[[NodeType, Tensor], tuple[Tensor, Tensor]],
         temperature: float,
     ) -> Tensor:
-        """InfoNCE in both directions between two views of the
-        distinct users of a batch, and of its distinct positives, ``[2]``.
+        """InfoNCE from one view to another of the users of a batch, and of its
+        positives, ``[2]``. Nodes that occur twice are negatives of each other, as in
+        the released codes.
 
         Args:
             batch: User, positive and negative items ``[B]``.
-            views: Returns both views ``[N, D]`` of nodes ``[N]`` of a node type.
+            views: Returns both views ``[B, D]`` of nodes ``[B]`` of a node type.
             temperature: Divides the cosines.
         """
+        nodes = ((self.user, batch.user), (self.item, batch.positive))
         return torch.stack(
-            [
-                contrast(*views(key, nodes), temperature)
-                for key, nodes in self.distinct_nodes(batch)
-            ]
+            [contrast(*views(key, index), temperature) for key, index in nodes]
         )
 
     def operators(
@@ -289,8 +296,8 @@ class IdRecommender(GraphRecommender):
 class ContentRecommender(GraphRecommender):
     """The base of models that read the features of items.
 
-    The features are buffers that are not saved. Node types other than users and items
-    are ignored.
+    The features are buffers that are not saved, constants; most released codes train
+    them, too. Node types other than users and items are ignored.
     """
 
     reads_features = True
@@ -320,6 +327,13 @@ class ContentRecommender(GraphRecommender):
         self.modalities = list(modality_x_dict or {})
 
     @property
+    def lead_modality(self) -> str:
+        """``'image'``, or else the first modality: the one that released codes treat
+        apart.
+        """
+        return 'image' if 'image' in self.modalities else self.modalities[0]
+
+    @property
     def num_users(self) -> int:
         """The number of users."""
         return int(self.num_nodes_dict[self.user])
@@ -329,12 +343,31 @@ class ContentRecommender(GraphRecommender):
         """The number of items."""
         return int(self.num_nodes_dict[self.item])
 
+    def unit_features(self, modality_x_dict: Features | None) -> FeatureDict:
+        """The features of every modality with rows at unit length."""
+        return {
+            modality: {
+                key: l2_normalize(in_default_precision(as_tensor(x)))
+                for key, x in x_dict.items()
+            }
+            for modality, x_dict in (modality_x_dict or {}).items()
+        }
+
     def project(
-        self, modality_x_dict: Features | None, channels: int, *, bias: bool = True
+        self,
+        modality_x_dict: Features | None,
+        channels: int | Mapping[str, int | None],
+        *,
+        bias: bool = True,
     ) -> ProjectedFeatures:
         """A linear layer per modality, from the features of items to ``channels``."""
         return ProjectedFeatures(
-            self.num_nodes_dict, self.item, modality_x_dict or {}, channels, bias=bias
+            self.num_nodes_dict,
+            self.item,
+            modality_x_dict or {},
+            channels,
+            bias=bias,
+            start=self.linear_start,
         )
 
     def knn_edges(
@@ -344,18 +377,45 @@ class ContentRecommender(GraphRecommender):
         *,
         weighted: bool = False,
     ) -> list[Edges]:
-        """Edges between nearest neighbors by the features of each modality
-        (:func:`~promptmm_pyg.nn.knn_graph`).
+        """Edges from nearest neighbors by the features of each modality, one of which
+        is the item itself (:func:`~promptmm_pyg.nn.knn_graph`).
         """
         check_positive('num_neighbors', num_neighbors)
         return [
-            knn_graph(as_tensor(x_dict[self.item]), num_neighbors, weighted=weighted)
+            knn_graph(
+                as_tensor(x_dict[self.item]),
+                num_neighbors,
+                weighted=weighted,
+                self_loops=True,
+            )
             for x_dict in (modality_x_dict or {}).values()
         ]
 
-    def user_table(self, channels: int, init_std: float | None) -> NodeEmbeddings:
-        """A table of users alone."""
-        return NodeEmbeddings({self.user: self.num_users}, channels, init_std)
+    def item_graph(
+        self,
+        modality_x_dict: Features | None,
+        num_neighbors: int,
+        num_layers: int = 1,
+        modality_weights: Mapping[str, float] | None = None,
+    ) -> FrozenGraph:
+        """The weighted sum of the unweighted graphs of all modalities, frozen; weights
+        are those of :func:`~promptmm_pyg.models._graphs.modality_shares`.
+        """
+        shares = modality_shares(self.modalities, modality_weights)
+        graphs = self.knn_edges(modality_x_dict, num_neighbors)
+        edges = concat_edges(
+            [
+                (index, w * share)
+                for (index, w), share in zip(graphs, shares, strict=True)
+            ]
+        )
+        return FrozenGraph(edges, self.num_items, num_layers)
+
+    def user_tables(self, channels: int, init_std: float | None) -> NodeEmbeddings:
+        """A table of users per modality; called, it returns them in order."""
+        # With a prefix: a modality may have the name of a method of modules.
+        sizes = {f'user_{m}': self.num_users for m in self.modalities}
+        return NodeEmbeddings(sizes, channels, init_std)
 
     def smooth_ids(self, adj: Bipartite[Operator]) -> tuple[Tensor, Tensor]:
         """LightGCN on the id tables: the mean over layers, of users and of items."""
@@ -465,30 +525,47 @@ def bpr_and_l2(
     }
 
 
-def reset(module: torch.nn.Module) -> None:
-    """Resets a module: linear layers get Xavier's uniform weights and a bias of zeros,
-    other modules reset themselves.
+def reset(module: torch.nn.Module, start: LinearStart = 'default') -> None:
+    """Resets a module: linear layers by :func:`reset_linear`, other modules reset
+    themselves.
     """
     if isinstance(module, torch.nn.Linear):
-        torch.nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            torch.nn.init.zeros_(module.bias)
+        reset_linear(module, start)
     elif hasattr(module, 'reset_parameters'):
         cast(Any, module).reset_parameters()
     else:
         for child in module.children():
-            reset(child)
+            reset(child, start)
 
 
-def contrast(anchor: Tensor, positive: Tensor, temperature: float) -> Tensor:
-    """InfoNCE in both directions between two views of distinct nodes; zero for a single
-    node, as it has no negative.
+def contrast(
+    anchor: Tensor, positive: Tensor, temperature: float, *, symmetric: bool = False
+) -> Tensor:
+    """InfoNCE from one view of nodes to another, or in both directions; zero for a
+    single node, as it has no negative.
 
     Args:
         anchor: One view of the nodes ``[B, D]``.
         positive: The other view ``[B, D]``.
         temperature: Divides the cosines.
+        symmetric: Whether the other direction is averaged in. (default: ``False``)
     """
     if anchor.size(0) < 2:
         return anchor.new_zeros(())
-    return info_nce_loss(anchor, positive, temperature, symmetric=True)
+    return info_nce_loss(anchor, positive, temperature, symmetric=symmetric)
+
+
+def normal_std(init_std: float | None, *shape: int) -> float:
+    """``init_std``, or the standard deviation of Xavier's normal start of a matrix."""
+    return math.sqrt(2 / sum(shape)) if init_std is None else init_std
+
+
+def unsquared_norm(*embeddings: Tensor) -> Tensor:
+    """The sum of the Frobenius norms of the given rows of one batch, not squared,
+    divided by the number of rows of the first: a penalty of several released codes.
+
+    Args:
+        *embeddings: Rows of one batch, each ``[B, D]``.
+    """
+    norms = torch.stack([x.norm() for x in embeddings])
+    return norms.sum() / embeddings[0].size(0)

@@ -10,9 +10,9 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg._utils import check_probability
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import scaled_cosine_loss, squared_norm
+from promptmm_pyg.losses import scaled_cosine_loss
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
-from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.models.base import ContentRecommender, unsquared_norm
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
@@ -36,7 +36,8 @@ class BM3(ContentRecommender):
     :math:`\tilde{\mathbf{h}}_u^{\top} \tilde{\mathbf{h}}_i`. The *target*
     :math:`\dot{\mathbf{h}}` of the losses is :math:`\mathbf{h}` after dropout, without
     gradient. :meth:`losses` computes it from the operators of the last call, the
-    attribute ``adj_dict``, which is not part of the state.
+    attribute ``adj_dict``, which is not part of the state. Everything is that of the
+    released code, except that features are constants.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -61,10 +62,11 @@ class BM3(ContentRecommender):
 
     loss_weights: ClassVar[Mapping[str, float]] = {
         'reconstruction': 1.0,
-        'alignment': 1.0,
-        'masked': 1.0,
-        'l2': 1e-3,
+        'alignment': 2.0,
+        'masked': 2.0,
+        'l2': 0.1,
     }
+    linear_start = 'xavier_normal'
     printed = ('num_layers', 'dropout')
     not_copied = ('adj_dict',)
     adj_dict: dict[EdgeType, CSRPair] | None
@@ -114,43 +116,47 @@ class BM3(ContentRecommender):
 
         * ``reconstruction``: :math:`C(\tilde{\mathbf{h}}_u, \dot{\mathbf{h}}_i) +
           C(\tilde{\mathbf{h}}_i, \dot{\mathbf{h}}_u)`;
-        * ``alignment``: :math:`C(\tilde{\mathbf{h}}_i^m, \dot{\mathbf{h}}_i)`, averaged
+        * ``alignment``: :math:`C(\tilde{\mathbf{h}}_i^m, \dot{\mathbf{h}}_i)`, summed
           over modalities;
-        * ``masked``: :math:`C(\tilde{\mathbf{h}}_i^m, \dot{\mathbf{h}}_i^m)`, averaged
+        * ``masked``: :math:`C(\tilde{\mathbf{h}}_i^m, \dot{\mathbf{h}}_i^m)`, summed
           over modalities;
-        * ``l2``: half the squared norm of the id rows of an example.
+        * ``l2``: :math:`(\lVert \mathbf{H}_U \rVert_F + \lVert \mathbf{H}_I \rVert_F) /
+          |I|` of all users and items.
 
-        All are averaged over the batch. Negatives are not used.
+        All others are averaged over the batch. Negatives are not used.
 
         Raises:
             RuntimeError: If the model was never called.
         """
         user, item, _ = batch
-        user_target, item_target, feature_targets = self._targets(user, item)
+        h_dict = self._latents()
+        user_target, item_target, feature_targets = self._targets(h_dict, user, item)
         online = output.x_dict[self.user][user], output.x_dict[self.item][item]
         alignment, masked = [], []
         for modality, target in feature_targets.items():
             feature = output.modality_x_dict[modality][self.item][item]
             alignment.append(_distance(feature, item_target))
             masked.append(_distance(feature, target))
-        id_dict = self.embeddings()
         return {
             'reconstruction': (
                 _distance(online[0], item_target) + _distance(online[1], user_target)
             ),
-            'alignment': torch.stack(alignment).mean(),
-            'masked': torch.stack(masked).mean(),
-            'l2': squared_norm(id_dict[self.user][user], id_dict[self.item][item]),
+            'alignment': torch.stack(alignment).sum(),
+            'masked': torch.stack(masked).sum(),
+            'l2': unsquared_norm(h_dict[self.item], h_dict[self.user]),
         }
+
+    def _latents(self) -> dict[NodeType, Tensor]:
+        """:math:`\\mathbf{h}` on the graph of the last call."""
+        if self.adj_dict is None:
+            raise RuntimeError("'losses' must follow a call of the model (got none)")
+        return self._latent(self.adj_dict)
 
     @torch.no_grad()
     def _targets(
-        self, user: Tensor, item: Tensor
+        self, h_dict: dict[NodeType, Tensor], user: Tensor, item: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The target rows of users, of items and of the items' modalities."""
-        if self.adj_dict is None:
-            raise RuntimeError("'losses' must follow a call of the model (got none)")
-        h_dict = self._latent(self.adj_dict)
         features = self.features(item)
         return (
             self._drop(h_dict[self.user][user]),

@@ -1,7 +1,7 @@
 """CLCRec: content embeddings that are contrasted with id embeddings."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +10,12 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
-from promptmm_pyg.functional import cosine_logsumexp, l2_normalize
+from promptmm_pyg.functional import l2_normalize, rows
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import squared_norm
-from promptmm_pyg.models._graphs import EdgeDict
-from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.models._graphs import EdgeDict, GraphCache
+from promptmm_pyg.models.base import ContentRecommender, normal_std
 from promptmm_pyg.nn._features import Features
+from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
@@ -28,12 +28,15 @@ class CLCRec(ContentRecommender):
     <https://arxiv.org/abs/2107.05315>`_ paper.
 
     .. math::
-        \mathbf{f}_i = \mathrm{norm} \left( \mathbf{W} \, \mathrm{LeakyReLU} \left(
-        \sum_m \mathbf{W}_m \mathbf{x}_i^m + \mathbf{b}_m \right) + \mathbf{b} \right)
+        \mathbf{f}_i = \mathbf{W} \, \mathrm{LeakyReLU} \Big( \sum_m \mathbf{W}_m \,
+        \mathrm{norm}(\mathbf{x}_i^m) + \mathbf{b}_m \Big) + \mathbf{b}
 
-    with :math:`\mathbf{u}_u, \mathbf{z}_i` the id embeddings at unit length. An item
-    with edges is scored by :math:`\mathbf{u}_u^{\top} \mathbf{z}_i`, an item without
-    by :math:`\mathbf{u}_u^{\top} \mathbf{f}_i`.
+    An item with edges is scored by the ids, :math:`\mathbf{e}_u^{\top} \mathbf{e}_i`,
+    an item without by its content, :math:`\mathbf{e}_u^{\top} \mathbf{f}_i`.
+
+    :meth:`losses` draws ``num_negatives`` items that have edges, once per batch,
+    without those that the user of an example interacted with. Everything else is that
+    of the released code, which draws them per example, and its settings for Movielens.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -42,16 +45,17 @@ class CLCRec(ContentRecommender):
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D`. (default: ``64``)
         hidden_channels: The width of the encoder's inner layer. (default: ``256``)
-        temperature: :math:`\tau` of the losses. (default: ``0.2``)
+        num_negatives: Items drawn per batch. (default: ``128``)
+        temperature: :math:`\tau` of the losses. (default: ``2.0``)
         hybrid_rate: Rate at which, in training, the content of an item replaces its id
             in ``user_item``. (default: ``0.5``)
         init_std: Standard deviation of a normal start of the tables.
-            (default: Xavier uniform, as published)
+            (default: Xavier normal, as published)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` of width :math:`D`
-          with one modality, ``'content'``: :math:`\mathbf{u}` and :math:`\mathbf{f}`
+          with one modality, ``'content'``: :math:`\mathbf{e}_u` and :math:`\mathbf{f}`
 
     Raises:
         ValueError: If sizes, features, rates or edges do not fit.
@@ -60,10 +64,11 @@ class CLCRec(ContentRecommender):
     loss_weights: ClassVar[Mapping[str, float]] = {
         'user_item': 0.5,
         'content_id': 0.5,
-        'l2': 1e-3,
+        'l2': 0.1,
     }
     reads_weights = False
     printed = ('temperature', 'hybrid_rate')
+    not_copied = ('_interactions',)
 
     def __init__(
         self,
@@ -73,33 +78,53 @@ class CLCRec(ContentRecommender):
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         hidden_channels: int = 256,
-        temperature: float = 0.2,
+        num_negatives: int = 128,
+        temperature: float = 2.0,
         hybrid_rate: float = 0.5,
         init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         check_positive('hidden_channels', hidden_channels)
+        check_positive('num_negatives', num_negatives)
         check_positive('temperature', temperature)
         if not 0 <= hybrid_rate <= 1:
             raise ValueError(f"'hybrid_rate' must be in [0, 1] (got {hybrid_rate})")
+        self.num_negatives = num_negatives
         self.temperature = temperature
         self.hybrid_rate = hybrid_rate
-        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
+        std = normal_std(init_std, self.num_users + self.num_items, embedding_dim)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
         # The sum of one layer per modality is one layer on their concatenation.
-        self.features = self.project(modality_x_dict, hidden_channels)
+        unit_x_dict = self.unit_features(modality_x_dict)
+        self.features = self.project(unit_x_dict, hidden_channels)
         self.lin = torch.nn.Linear(hidden_channels, embedding_dim)
+        self._index = GraphCache(_index)
+        self._interactions: _Interactions | None = None  # Of the last call.
         self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        # As of one layer on the concatenation: one bias, one bound.
+        lins = list(self.features.lins.values())
+        bound = sum(weight.size(1) for weight in self.features.weights) ** -0.5
+        for weight in self.features.weights:
+            torch.nn.init.uniform_(weight, -bound, bound)
+        for lin, limit in zip(lins, [bound, *[0.0] * len(lins)], strict=False):
+            assert isinstance(lin.bias, Tensor)
+            torch.nn.init.uniform_(lin.bias, -limit, limit)
 
     def forward(
         self,
         edge_index_dict: EdgeDict,
         edge_weight_dict: object = None,  # noqa: ARG002
     ) -> TeacherOutput:
-        warm = self.bipartite(edge_index_dict).to_item.row_degree() > 0
+        adj = self.bipartite(edge_index_dict).to_item
+        self._interactions = self._index(adj)
         id_dict = self.embeddings()
-        user_x, item_x = (l2_normalize(id_dict[key]) for key in (self.user, self.item))
+        user_x, item_x = id_dict[self.user], id_dict[self.item]
         hidden = torch.stack(list(self.features().values())).sum(0)
-        content = l2_normalize(self.lin(F.leaky_relu(hidden)))
+        content = self.lin(F.leaky_relu(hidden))
+        warm = adj.row_degree() > 0
         item_x = torch.where(warm.unsqueeze(1), item_x, content)
         return TeacherOutput(
             {self.user: user_x, self.item: item_x},
@@ -114,27 +139,51 @@ class CLCRec(ContentRecommender):
             {\exp(\mathbf{a}_b^{\top} \mathbf{p}_b / \tau) + \sum_j
             \exp(\mathbf{a}_b^{\top} \mathbf{n}_j / \tau)}
 
-        on cosines, where :math:`j` runs over the negatives of the batch that are not
-        the positive of :math:`b`.
+        over the drawn negatives :math:`j` of example :math:`b`:
 
-        * ``user_item``: from a user to its positive, ids or (at ``hybrid_rate``, in
-          training) contents;
-        * ``content_id``: from the content of a positive to its id;
-        * ``l2``: half the squared norm of the id rows of an example, averaged.
+        * ``user_item``: from the id of a user to its positive, ids or (at
+          ``hybrid_rate``, in training) contents, by inner product;
+        * ``content_id``: from the id of a positive to its content, by cosine;
+        * ``l2``: the mean norm, not squared, of the id rows of users and that of items,
+          averaged.
+
+        The negatives of the batch are not used.
+
+        Raises:
+            RuntimeError: If the model was never called.
         """
-        user, positive, negative = batch
+        if self._interactions is None:
+            raise RuntimeError("'losses' must follow a call of the model (got none)")
+        negative, mask = self._draw(self._interactions, batch)
         id_dict = self.embeddings()
+        user = rows(id_dict[self.user], batch.user)
         content = output.modality_x_dict[_CONTENT][self.item]
-        ids = [id_dict[self.item][index] for index in (positive, negative)]
-        unit_ids = [l2_normalize(x) for x in ids]
-        contents = [content[index] for index in (positive, negative)]
-        hybrid = [self._hybrid(x, c) for x, c in zip(unit_ids, contents, strict=True)]
-        mask = positive.unsqueeze(1) != negative.unsqueeze(0)
+        ids = [rows(id_dict[self.item], index) for index in (batch.positive, negative)]
+        contents = [rows(content, index) for index in (batch.positive, negative)]
+        hybrid = [self._hybrid(x, c) for x, c in zip(ids, contents, strict=True)]
+        unit = [l2_normalize(x) for x in contents]
+        norms = [x.norm(dim=1) for x in ids]
+        item_norm = (norms[0].mean() + norms[1].sum()) / (1 + negative.numel())
         return {
-            'user_item': self._contrast(output.x_dict[self.user][user], hybrid, mask),
-            'content_id': self._contrast(contents[0], unit_ids, mask),
-            'l2': squared_norm(id_dict[self.user][user], *ids),
+            'user_item': self._contrast(user, hybrid, mask),
+            'content_id': self._contrast(l2_normalize(ids[0]), unit, mask),
+            'l2': (user.norm(dim=1).mean() + item_norm) / 2,
         }
+
+    def _draw(
+        self, interactions: '_Interactions', batch: Triplets
+    ) -> tuple[Tensor, Tensor]:
+        """Items ``[K]``, and which of them are negatives of an example ``[B, K]``."""
+        warm, keys = interactions
+        if not warm.numel():
+            return warm, warm.new_zeros(batch.user.numel(), 0, dtype=torch.bool)
+        # On the CPU: the same on every device.
+        draw = torch.randint(warm.numel(), (self.num_negatives,))
+        negative = warm[draw.to(warm.device)]
+        key = batch.user.unsqueeze(1) * self.num_items + negative
+        position = torch.searchsorted(keys, key).clamp(max=keys.numel() - 1)
+        mask = (keys[position] != key) & (batch.positive.unsqueeze(1) != negative)
+        return negative, mask
 
     def _hybrid(self, x: Tensor, content: Tensor) -> Tensor:
         if not self.training or self.hybrid_rate == 0:
@@ -144,6 +193,19 @@ class CLCRec(ContentRecommender):
 
     def _contrast(self, anchor: Tensor, items: list[Tensor], mask: Tensor) -> Tensor:
         positive, negative = items
-        negatives, _ = cosine_logsumexp(anchor, negative, self.temperature, mask)
-        margin = (anchor * positive).sum(-1) / self.temperature - negatives
-        return -F.logsigmoid(margin).mean()
+        own = (anchor * positive).sum(-1, keepdim=True)
+        others = (anchor @ negative.t()).masked_fill(~mask, -torch.inf)
+        logits = torch.cat([own, others], dim=1) / self.temperature
+        return -logits.log_softmax(dim=1)[:, 0].mean()
+
+
+class _Interactions(NamedTuple):
+    """Items that have edges, and the sorted edges as ``user * num_items + item``."""
+
+    warm: Tensor
+    keys: Tensor
+
+
+def _index(adj: CSRPair) -> _Interactions:
+    item, user = adj.edges()
+    return _Interactions(item.unique(), (user * adj.shape[0] + item).sort().values)

@@ -7,17 +7,15 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
+from promptmm_pyg._utils import check_positive, check_probability
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import (
     Bipartite,
     EdgeDict,
     EdgeSampler,
-    FrozenGraph,
     GraphCache,
     WeightDict,
-    concat_edges,
 )
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
@@ -38,7 +36,8 @@ class FREEDOM(ContentRecommender):
 
     with id embeddings :math:`\mathbf{e}`, their mean over LightGCN's layers
     :math:`\bar{\mathbf{e}}`, and :math:`\mathbf{S}^m` the symmetrically normalized,
-    unweighted graph of nearest neighbors by raw features.
+    unweighted graph of nearest neighbors by raw features, one of which is the item
+    itself. Everything is that of the released code, except that features are constants.
 
     In training, ``prune_ratio`` of the edges are removed. The probability that an edge
     between nodes of degree :math:`d_u` and :math:`d_i` remains is proportional to
@@ -48,8 +47,8 @@ class FREEDOM(ContentRecommender):
     :func:`~promptmm_pyg.nn.csr_pair_dict`: others are a new graph, with a new subgraph,
     at every call.
 
-    A modality's vectors are the projected features of items (without a bias, which
-    does not change rankings) and the final embeddings of users.
+    A modality's vectors are the projected features of items (without the published
+    bias, which has no effect) and the final embeddings of users.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -60,8 +59,10 @@ class FREEDOM(ContentRecommender):
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
         num_item_layers: Layers :math:`L` of the item graph. (default: ``1``)
-        num_neighbors: Neighbors of an item and modality. (default: ``10``)
-        modality_weights: :math:`\alpha`, scaled to sum to one. (default: equal)
+        num_neighbors: Neighbors of an item and modality, with itself.
+            (default: ``10``)
+        modality_weights: :math:`\alpha`, scaled to sum to one. (default: as published,
+            .9 for ``'text'`` and .1 for the others together; equal without text)
         prune_ratio: The ratio of removed edges, in [0, 1). (default: ``0.8``)
         init_std: Standard deviation of a normal start of the tables.
             (default: Xavier uniform, as published)
@@ -103,11 +104,9 @@ class FREEDOM(ContentRecommender):
         self.prune_ratio = prune_ratio
         self.features = self.project(modality_x_dict, embedding_dim, bias=False)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        alphas = _scaled_to_one(self.features.modalities, modality_weights)
-        graphs = self.knn_edges(modality_x_dict, num_neighbors)
-        pairs = zip(graphs, alphas, strict=True)
-        edges = concat_edges([(index, weight * a) for (index, weight), a in pairs])
-        self.graph = FrozenGraph(edges, self.num_items, num_item_layers)
+        self.graph = self.item_graph(
+            modality_x_dict, num_neighbors, num_item_layers, modality_weights
+        )
         self._sampler = GraphCache(EdgeSampler)
         self._pruned_last: tuple[CSRPair, CSRPair] | None = None  # Graph, subgraph.
 
@@ -142,30 +141,12 @@ class FREEDOM(ContentRecommender):
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch: ``bpr`` and ``l2`` of the final embeddings, and
-        ``modality_bpr`` of the modalities' vectors, averaged over modalities.
+        ``modality_bpr`` of the modalities' vectors, summed over modalities.
         """
         views = output.modality_x_dict.values()
         losses = [self.bpr(x_dict, batch) for x_dict in views]
         return {
             'bpr': self.bpr(output.x_dict, batch),
-            'modality_bpr': torch.stack(losses).mean(),
+            'modality_bpr': torch.stack(losses).sum(),
             'l2': self.l2(output.x_dict, batch),
         }
-
-
-def _scaled_to_one(
-    modalities: list[str], weights: Mapping[str, float] | None
-) -> list[float]:
-    """Weights in the order of the modalities, with sum one."""
-    if weights is None:
-        weights = dict.fromkeys(modalities, 1.0)
-    if set(weights) != set(modalities):
-        raise ValueError(
-            f"'modality_weights' must have the modalities {sorted(modalities)} (got "
-            f'{sorted(weights)})'
-        )
-    for modality, weight in weights.items():
-        check_non_negative(f"modality_weights['{modality}']", weight)
-    total = sum(weights.values())
-    check_positive('sum(modality_weights)', total)
-    return [weights[modality] / total for modality in modalities]

@@ -10,9 +10,10 @@ from torch_geometric.utils import softmax
 
 from promptmm_pyg._utils import check_non_negative
 from promptmm_pyg.data.schema import INTERACTS
-from promptmm_pyg.functional import l2_normalize
+from promptmm_pyg.functional import l2_normalize, rows
+from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, EdgePattern, GraphCache
-from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.models.base import ContentRecommender, normal_std
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
@@ -33,8 +34,9 @@ class GRCN(ContentRecommender):
     modality, after the `"Graph-Refined Convolutional Network for Multimedia
     Recommendation with Implicit Feedback" <https://arxiv.org/abs/2008.10117>`_ paper.
 
-    Per modality, the prototype of a user is routed ``num_routings`` times to the
-    user's items, all at unit length:
+    Per modality, items have projected features :math:`\mathbf{z}_i` and users a trained
+    prototype :math:`\mathbf{p}_u`, both at unit length. In the paper, prototypes are
+    routed ``num_routings`` times to the user's items:
 
     .. math::
         \mathbf{p}_u \leftarrow \mathrm{norm} \Big( \mathbf{p}_u + \sum_{i \in
@@ -48,12 +50,15 @@ class GRCN(ContentRecommender):
         w_{wv} = \max \left( 0, \max_m \, c_w^m a_{wv}^m \right), \qquad
         \mathbf{e}_v^{(l+1)} = \sum_{w \in \mathcal{N}(v)} w_{wv} \mathbf{e}_w^{(l)}
 
-    with a trained confidence :math:`c` per node and modality, initialized to one. The
-    final embeddings are :math:`[\sum_l \mathbf{e}_v^{(l)} \| \mathbf{f}_v^1 \| \dots \|
-    \mathbf{f}_v^M]` with :math:`\mathbf{f}_v^m = \mathbf{z}_v + \phi(\sum_w a_{wv}^m
-    \mathbf{z}_w)` where :math:`\mathbf{z}` of a user is the prototype and :math:`\phi`
-    a leaky ReLU. The edge weights of the graph are not used. ``l2`` is that of the rows
-    of the id and prototype tables.
+    with ids :math:`\mathbf{e}_v^{(0)}` at unit length and a trained confidence
+    :math:`c` per node and modality. The final embeddings are
+    :math:`[\sum_l \mathbf{e}_v^{(l)} \| \mathbf{f}_v^1 \| \dots \| \mathbf{f}_v^M]`
+    with :math:`\mathbf{f}_v^m = \mathbf{z}_v + \sum_w a_{wv}^m \mathbf{z}_w` where
+    :math:`\mathbf{z}` of a user is the prototype. The edge weights are not used.
+
+    Defaults are those of the released code, in which routing sends no message to users
+    and so changes nothing: :math:`\mathbf{p}_u` are trained only. ``num_routings=3`` is
+    the paper's model.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -62,10 +67,9 @@ class GRCN(ContentRecommender):
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of every part. (default: ``64``)
         num_layers: Layers of the id graph. (default: ``2``)
-        num_routings: The number of routing iterations. (default: ``3``)
-        negative_slope: Of the leaky ReLU. (default: ``0.01``)
+        num_routings: The number of routing iterations. (default: ``0``)
         init_std: Standard deviation of a normal start of the tables.
-            (default: Xavier uniform, as published)
+            (default: Xavier normal, as published)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
@@ -78,7 +82,7 @@ class GRCN(ContentRecommender):
 
     reads_weights = False
     printed = ('num_layers', 'num_routings')
-    l2_tables = ('embeddings', 'prototypes')
+    linear_start = 'xavier_normal'
 
     def __init__(
         self,
@@ -88,20 +92,19 @@ class GRCN(ContentRecommender):
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
         num_layers: int = 2,
-        num_routings: int = 3,
-        negative_slope: float = 0.01,
+        num_routings: int = 0,
         init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_non_negative('num_routings', num_routings)
-        check_non_negative('negative_slope', negative_slope)
         self.num_routings = num_routings
-        self.negative_slope = negative_slope
         num_modalities = len(self.modalities)
         self.features = self.project(modality_x_dict, embedding_dim)
-        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        # One table, the concatenation of all modalities.
-        self.prototypes = self.user_table(num_modalities * embedding_dim, init_std)
+        num_nodes = self.num_users + self.num_items
+        std = normal_std(init_std, num_nodes, embedding_dim)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        std = normal_std(init_std, self.num_users, embedding_dim)
+        self.prototypes = self.user_tables(embedding_dim, std)
         self.user_confidence = torch.nn.Parameter(
             torch.empty(self.num_users, num_modalities)
         )
@@ -113,8 +116,9 @@ class GRCN(ContentRecommender):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        torch.nn.init.ones_(self.user_confidence)
-        torch.nn.init.ones_(self.item_confidence)
+        shape = self.num_users + self.num_items, len(self.modalities)
+        for confidence in (self.user_confidence, self.item_confidence):
+            torch.nn.init.normal_(confidence, std=normal_std(None, *shape))
 
     def forward(
         self,
@@ -122,17 +126,16 @@ class GRCN(ContentRecommender):
         edge_weight_dict: object = None,  # noqa: ARG002
     ) -> TeacherOutput:
         edges = self._directions(self.bipartite(edge_index_dict).to_item)
-        width = self.embeddings.embedding_dim
-        tables = self.prototypes()[self.user].split(width, dim=1)
+        tables = self.prototypes().values()
         users, items, to_user, to_item = [], [], [], []
         for z, table in zip(self.features().values(), tables, strict=True):
-            z = l2_normalize(F.leaky_relu(z, self.negative_slope))
+            z = l2_normalize(F.leaky_relu(z))
             prototype = self._route(l2_normalize(table), z, edges.to_user)
             affinity = edges.to_user.dot(z, prototype)
             from_items = _softmax(affinity, edges.to_user)
             from_users = _softmax(affinity[edges.reverse], edges.to_item)
-            users.append(prototype + self._act(edges.to_user.sum(from_items, z)))
-            items.append(z + self._act(edges.to_item.sum(from_users, prototype)))
+            users.append(prototype + edges.to_user.sum(from_items, z))
+            items.append(z + edges.to_item.sum(from_users, prototype))
             to_user.append(from_items)
             to_item.append(from_users)
         user_x, item_x = self._refined(
@@ -149,14 +152,11 @@ class GRCN(ContentRecommender):
             prototype = l2_normalize(prototype + edges.sum(affinity, z))
         return prototype
 
-    def _act(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x, self.negative_slope)
-
     def _refined(
         self, edges: _Directions, to_user: Tensor, to_item: Tensor
     ) -> tuple[Tensor, Tensor]:
         id_dict = self.embeddings()
-        user_x, item_x = id_dict[self.user], id_dict[self.item]
+        user_x, item_x = (l2_normalize(id_dict[key]) for key in (self.user, self.item))
         user_sum, item_sum = user_x, item_x
         for _ in range(self.num_layers):
             user_x, item_x = (
@@ -165,6 +165,25 @@ class GRCN(ContentRecommender):
             )
             user_sum, item_sum = user_sum + user_x, item_sum + item_x
         return user_sum, item_sum
+
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        """``bpr`` and ``l2`` of one batch, as in the released code. ``l2`` is the mean
+        square of the id rows of users, plus that of items (positives and negatives),
+        plus those of the users' prototypes of every modality, plus that of all
+        prototypes of ``'image'`` (of the first modality, if there is none).
+        """
+        id_dict, tables = self.embeddings(), self.prototypes()
+        items = torch.cat([batch.positive, batch.negative])
+        parts = [
+            rows(id_dict[self.user], batch.user),
+            rows(id_dict[self.item], items),
+            *(rows(table, batch.user) for table in tables.values()),
+            tables[f'user_{self.lead_modality}'],
+        ]
+        return {
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': torch.stack([x.square().mean() for x in parts]).sum(),
+        }
 
 
 def _directions(adj: CSRPair) -> _Directions:

@@ -1,10 +1,14 @@
 """LightGCN on heterogeneous graphs."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import IdRecommender
 from promptmm_pyg.nn._features import Features
@@ -18,7 +22,7 @@ class LightGCN(IdRecommender):
     for Recommendation" <https://arxiv.org/abs/2002.02126>`_ paper, for heterogeneous
     graphs. Equal to :class:`torch_geometric.nn.LightGCN` on a bipartite graph with
     symmetric weights (tested). Its output is a table per node type, so serving needs no
-    graph.
+    graph. As in the paper, ``l2`` is that of the rows of the tables before propagation.
 
     With ``n_id_dict`` the edges are those of a subgraph, in positions of the ids, as
     returned by a neighbor loader, and only these rows are looked up. A row equals that
@@ -30,7 +34,7 @@ class LightGCN(IdRecommender):
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width of the tables. (default: ``32``)
-        num_layers: The number of propagation layers. (default: ``2``)
+        num_layers: The number of propagation layers. (default: ``3``)
         init_std: Standard deviation of a normal start of the tables.
             (default: Xavier uniform, as in the paper)
 
@@ -41,6 +45,11 @@ class LightGCN(IdRecommender):
         - **output:** embeddings :math:`(N_t, D)`, or :math:`(n_t, D)`, per node type
     """
 
+    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-4}
+    not_copied = ('_ids',)
+    _ids: dict[NodeType, Tensor] | None
+    """The rows of the tables that the last call looked up."""
+
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],
@@ -48,13 +57,14 @@ class LightGCN(IdRecommender):
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 32,
-        num_layers: int = 2,
+        num_layers: int = 3,
         init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type)
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
         self.propagation = HeteroPropagation(num_layers)
         self.num_layers = num_layers
+        self._ids = None
 
     def forward(
         self,
@@ -62,11 +72,24 @@ class LightGCN(IdRecommender):
         edge_weight_dict: WeightDict = None,
         n_id_dict: dict[NodeType, Tensor] | None = None,
     ) -> dict[NodeType, Tensor]:
-        id_dict = self.embeddings(n_id_dict)
+        self._ids = id_dict = self.embeddings(n_id_dict)
         sizes = {key: x.size(0) for key, x in id_dict.items()}
         adj_dict = self.operators(edge_index_dict, edge_weight_dict, sizes)
         x_dict: dict[NodeType, Tensor] = self.propagation(id_dict, adj_dict)
         return x_dict
+
+    def losses(
+        self, output: Mapping[NodeType, Tensor], batch: Triplets
+    ) -> dict[str, Tensor]:
+        """The losses of one batch: ``bpr``, and ``l2``, half the squared norm of the
+        rows of the tables of an example, averaged over the batch.
+
+        Args:
+            output: The output of the last call.
+            batch: User, positive and negative items ``[B]``.
+        """
+        ids = self.embeddings() if self._ids is None else self._ids
+        return {'bpr': self.bpr(output, batch), 'l2': self.l2(ids, batch)}
 
     @property
     def num_hops(self) -> int:

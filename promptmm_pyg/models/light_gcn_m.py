@@ -49,6 +49,8 @@ class LightGCNM(ContentRecommender):
         ValueError: If sizes, features or edges do not fit.
     """
 
+    linear_start = 'xavier_uniform'
+
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],

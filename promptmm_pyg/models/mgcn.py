@@ -38,14 +38,17 @@ class MGCN(ContentRecommender):
     .. math::
         \mathbf{s} = \sum_m \mathrm{softmax}_m \left( \mathbf{q}^{\top}
         \tanh(\mathbf{W}_3 \mathbf{v}^m + \mathbf{b}_3) \right) \mathbf{v}^m, \qquad
-        \mathbf{c}^m = \mathbf{s} + (\mathbf{v}^m - \mathbf{s}) \odot
+        \mathbf{c}^m = (\mathbf{v}^m - \mathbf{s}) \odot
         \sigma(\mathbf{W}_4^m \bar{\mathbf{e}} + \mathbf{b}_4^m), \qquad \mathbf{x} =
-        \bar{\mathbf{e}} + \frac{1}{M} \sum_m \mathbf{c}^m
+        \bar{\mathbf{e}} + \frac{1}{M + 1} \Big( \mathbf{s} + \sum_m \mathbf{c}^m \Big)
 
-    :math:`\mathbf{S}^m` is the graph of nearest neighbors by raw features, weighted by
-    cosine (negative cosines are zero) and normalized symmetrically. With one modality,
-    everything is shared, and attention and the second gate have no effect. A modality's
-    vectors are :math:`\mathbf{c}^m`.
+    :math:`\mathbf{S}^m` is the graph of nearest neighbors by raw features, one of which
+    is the item itself, weighted by cosine (negative cosines are zero) and normalized
+    symmetrically. With one modality, everything is shared, and attention and the second
+    gate have no effect. A modality's vectors are :math:`\mathbf{c}^m + \mathbf{s} / M`.
+
+    Everything is that of the released code, where it differs from the paper, too (the
+    average over :math:`M + 1` parts), except that features are constants.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -56,7 +59,8 @@ class MGCN(ContentRecommender):
         embedding_dim: The width :math:`D`. (default: ``64``)
         num_layers: Layers of LightGCN. (default: ``2``)
         num_item_layers: Layers of the item graphs. (default: ``1``)
-        num_neighbors: Neighbors of an item and modality. (default: ``10``)
+        num_neighbors: Neighbors of an item and modality, with itself.
+            (default: ``10``)
         temperature: Of the contrast. (default: ``0.2``)
         init_std: Standard deviation of a normal start of the tables.
             (default: Xavier uniform, as published)
@@ -125,7 +129,8 @@ class MGCN(ContentRecommender):
         user_parts = self._fuse(torch.stack(users), user_x)
         item_parts = self._fuse(torch.stack(items), item_x)
         views = user_parts.unbind(), item_parts.unbind()
-        user_x, item_x = user_x + user_parts.mean(0), item_x + item_parts.mean(0)
+        user_x = user_x + self._content(user_parts)
+        item_x = item_x + self._content(item_parts)
         return self.output(user_x, item_x, *views)
 
     def _item_views(self, ids: Tensor) -> list[Tensor]:
@@ -136,18 +141,21 @@ class MGCN(ContentRecommender):
         """What each modality adds to behavior, ``[M, N, D]`` like ``views``."""
         shared = (self.query(views).softmax(dim=0) * views).sum(dim=0)
         gates = [prefer(behavior).sigmoid() for prefer in self.preferences]
-        out: Tensor = shared + (views - shared) * torch.stack(gates)
+        out: Tensor = shared / len(views) + (views - shared) * torch.stack(gates)
         return out
 
+    def _content(self, parts: Tensor) -> Tensor:
+        return parts.sum(dim=0) / (len(parts) + 1)
+
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        r"""``bpr``, ``l2`` and ``contrast`` of one batch: InfoNCE in both directions
-        between behavior and the mean of :math:`\mathbf{c}^m`, over the distinct users
-        of the batch, plus that over its distinct positives.
+        r"""``bpr``, ``l2`` and ``contrast`` of one batch: InfoNCE from what content
+        adds to an embedding to :math:`\bar{\mathbf{e}}`, over the users of the batch
+        plus over its positives.
         """
 
         def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
             parts = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]
-            content = torch.stack(parts).mean(dim=0)
+            content = self._content(torch.stack(parts))
             return content, output.x_dict[key][nodes] - content
 
         contrast = self.contrast(batch, views, self.temperature).sum()

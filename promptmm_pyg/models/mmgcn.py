@@ -5,11 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._utils import check_non_negative
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
-from promptmm_pyg.models._graphs import EdgeDict, WeightDict
-from promptmm_pyg.models.base import ContentRecommender, reset
+from promptmm_pyg.functional import l2_normalize, rows
+from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models._graphs import EdgeDict, GraphCache, mean_operator
+from promptmm_pyg.models._projected_features import reset_linear
+from promptmm_pyg.models.base import ContentRecommender, normal_std
 from promptmm_pyg.nn._features import Features
+from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
@@ -20,29 +24,35 @@ class MMGCN(ContentRecommender):
     Micro-video" <https://doi.org/10.1145/3343031.3351034>`_ paper.
 
     .. math::
-        \mathbf{h}_v^{m} = \phi \Big( \mathbf{W}_1^{m} \sum_{w \in \mathcal{N}(v)}
-        a_{wv} \mathbf{x}_w^{m} \Big), \qquad \mathbf{x}_v^{m \prime} = \phi \left(
-        \mathbf{W}_3^{m} \mathbf{h}_v^{m} + \phi(\mathbf{W}_2^{m} \mathbf{x}_v^{m}) +
-        \mathbf{e}_v \right), \qquad \mathbf{x}_v = \frac{1}{M} \sum_m \mathbf{x}_v^m
+        \mathbf{h}_v^{m} = \phi \Big( \mathrm{mean}_{w \in \mathcal{N}(v)} \,
+        \mathbf{W}_1^{m} \mathbf{x}_w^{m} \Big), \qquad \mathbf{x}_v^{m \prime} = \phi
+        \left( \mathbf{W}_3^{m} [\mathbf{h}_v^{m} \, \| \, \phi(\mathbf{W}_2^{m}
+        \mathbf{x}_v^{m}) + \mathbf{e}_v] \right), \qquad \mathbf{x}_v = \frac{1}{M}
+        \sum_m \mathbf{x}_v^m
 
     with :math:`\phi` a leaky ReLU and :math:`\mathbf{e}` the ids. Items start from
-    projected features, users from one table per modality. :math:`a` are the edge
-    weights (symmetric normalization here, the mean in the paper); modalities are
-    averaged, not added as in the paper. ``l2`` is that of the rows of all tables.
+    their features, those of ``'image'`` after a linear map to ``image_channels``, and
+    users from one table of preferences per modality, all at unit length. Edge weights
+    are not used.
+
+    Everything is that of the released code, also where it differs from the paper
+    (concatenation in place of a sum, modalities averaged, three layers), except that
+    ids and preferences are trained: there they are not registered as parameters and
+    keep their initial values.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
         modality_x_dict: Item features ``{modality: {item: [N, F_m]}}``.
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
-        embedding_dim: The width :math:`D` of every part. (default: ``64``)
-        num_layers: Convolutions per modality. (default: ``2``)
-        negative_slope: Of the leaky ReLU. (default: ``0.01``)
+        embedding_dim: The width :math:`D` of every layer's output. (default: ``64``)
+        num_layers: Convolutions per modality. (default: ``3``)
+        image_channels: The width to which ``'image'`` is projected. (default: ``256``)
         init_std: Standard deviation of a normal start of the tables.
-            (default: Xavier uniform, as published)
+            (default: Xavier normal, as published)
 
     Shapes:
-        - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
+        - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair`
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with embeddings
           :math:`(N_t, D)`, also per modality
 
@@ -50,7 +60,7 @@ class MMGCN(ContentRecommender):
         ValueError: If sizes, features or edges do not fit.
     """
 
-    l2_tables = ('embeddings', 'tastes')
+    reads_weights = False
 
     def __init__(
         self,
@@ -59,60 +69,87 @@ class MMGCN(ContentRecommender):
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
-        num_layers: int = 2,
-        negative_slope: float = 0.01,
+        num_layers: int = 3,
+        image_channels: int = 256,
         init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
-        check_non_negative('negative_slope', negative_slope)
-        self.features = self.project(modality_x_dict, embedding_dim)
-        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        # One table, the concatenation of all modalities.
-        self.tastes = self.user_table(len(self.modalities) * embedding_dim, init_std)
-        self.convs = torch.nn.ModuleList(
-            torch.nn.ModuleList(
-                _Combination(embedding_dim, negative_slope) for _ in self.modalities
+        check_positive('image_channels', image_channels)
+        widths = {m: image_channels if m == 'image' else None for m in self.modalities}
+        self.features = self.project(modality_x_dict, widths)
+        num_nodes = self.num_users + self.num_items
+        std = normal_std(init_std, num_nodes, embedding_dim)
+        self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
+        self.preferences = torch.nn.ModuleDict()
+        self.convs = torch.nn.ModuleDict()
+        for modality, width in self.features.widths.items():
+            std = normal_std(init_std, self.num_users, width)
+            users = {self.user: self.num_users}
+            self.preferences[f'user_{modality}'] = NodeEmbeddings(users, width, std)
+            self.convs[f'conv_{modality}'] = torch.nn.ModuleList(
+                _Convolution(width if layer == 0 else embedding_dim, embedding_dim)
+                for layer in range(num_layers)
             )
-            for _ in range(num_layers)
-        )
+            # The later layers keep PyTorch's default.
+            self.convs[f'conv_{modality}'][0].xavier_out = True
+        self._operator = GraphCache(mean_operator)
+        self.reset_parameters()
 
     def forward(
-        self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
+        self,
+        edge_index_dict: EdgeDict,
+        edge_weight_dict: object = None,  # noqa: ARG002
     ) -> TeacherOutput:
-        adj = self.bipartite(edge_index_dict, edge_weight_dict)
-        id_dict = self.embeddings()
-        width = self.embeddings.embedding_dim
-        users = list(self.tastes()[self.user].split(width, dim=1))
-        items = list(self.features().values())
-        for convs in self.convs:
-            # All modalities share one product in each direction.
-            to_users = (adj.to_user @ torch.cat(items, dim=1)).split(width, dim=1)
-            to_items = (adj.to_item @ torch.cat(users, dim=1)).split(width, dim=1)
+        adj = self._operator(self.bipartite(edge_index_dict).to_item)
+        id_dict, views = self.embeddings(), []
+        ids = torch.cat([id_dict[self.user], id_dict[self.item]])
+        for modality, features in self.features().items():
+            table = self.preferences[f'user_{modality}']()[self.user]
+            x = l2_normalize(torch.cat([table, features]))
+            convs = self.convs[f'conv_{modality}']
             assert isinstance(convs, torch.nn.ModuleList)
-            for m, conv in enumerate(convs):
-                users[m] = conv(to_users[m], users[m], id_dict[self.user])
-                items[m] = conv(to_items[m], items[m], id_dict[self.item])
+            for conv in convs:
+                x = conv(adj, x, ids)
+            views.append(x.split([self.num_users, self.num_items]))
+        users, items = zip(*views, strict=True)
         user_x, item_x = (torch.stack(x).mean(dim=0) for x in (users, items))
         return self.output(user_x, item_x, users, items)
 
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        """``bpr`` and ``l2`` of one batch. ``l2`` is the mean square of the id rows of
+        users, plus that of items (positives and negatives), plus that of all
+        preferences of ``'image'`` (of the first modality, if there is none).
+        """
+        id_dict = self.embeddings()
+        preferences = self.preferences[f'user_{self.lead_modality}']()[self.user]
+        parts = (
+            rows(id_dict[self.user], batch.user),
+            rows(id_dict[self.item], torch.cat([batch.positive, batch.negative])),
+            preferences,
+        )
+        return {
+            'bpr': self.bpr(output.x_dict, batch),
+            'l2': torch.stack([x.square().mean() for x in parts]).sum(),
+        }
 
-class _Combination(torch.nn.Module):
+
+class _Convolution(torch.nn.Module):
     """Combines the neighbors of a node, the node itself and its id."""
 
-    def __init__(self, channels: int, negative_slope: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.negative_slope = negative_slope
-        self.neighbor_lin = torch.nn.Linear(channels, channels, bias=False)
-        self.self_lin = torch.nn.Linear(channels, channels)
-        self.out_lin = torch.nn.Linear(channels, channels)
-        self.reset_parameters()
+        self.xavier_out = False
+        self.neighbor_lin = torch.nn.Linear(in_channels, in_channels, bias=False)
+        self.self_lin = torch.nn.Linear(in_channels, out_channels)
+        self.out_lin = torch.nn.Linear(in_channels + out_channels, out_channels)
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
-        for lin in (self.neighbor_lin, self.self_lin, self.out_lin):
-            reset(lin)
+        reset_linear(self.neighbor_lin, 'xavier_normal')
+        reset_linear(self.self_lin, 'xavier_normal')
+        reset_linear(self.out_lin, 'xavier_normal' if self.xavier_out else 'default')
 
-    def forward(self, neighbors: Tensor, x: Tensor, ids: Tensor) -> Tensor:
-        h = F.leaky_relu(self.neighbor_lin(neighbors), self.negative_slope)
-        own = F.leaky_relu(self.self_lin(x), self.negative_slope) + ids
-        return F.leaky_relu(self.out_lin(h) + own, self.negative_slope)
+    def forward(self, adj: CSRPair, x: Tensor, ids: Tensor) -> Tensor:
+        h = F.leaky_relu(adj @ self.neighbor_lin(x))
+        own = F.leaky_relu(self.self_lin(x)) + ids
+        return F.leaky_relu(self.out_lin(torch.cat([h, own], dim=1)))

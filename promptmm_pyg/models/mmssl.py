@@ -9,10 +9,10 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
 from promptmm_pyg.data.schema import INTERACTS
-from promptmm_pyg.functional import l2_normalize
+from promptmm_pyg.functional import cosine_logsumexp, l2_normalize, rows
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
-from promptmm_pyg.models.base import ContentRecommender, contrast
+from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.dropout import Dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
@@ -23,9 +23,12 @@ class MMSSL(ContentRecommender):
     r"""A teacher after the `"Multi-Modal Self-Supervised Learning for Recommendation"
     <https://arxiv.org/abs/2302.10632>`_ paper.
 
-    The adversarial part of the paper, a generator of one user-item graph per modality,
-    is left out: here, all modalities are propagated on the observed graph. The rest, in
-    our notation:
+    The adversarial part of the paper is left out: a generator of one user-item graph
+    per modality, against a discriminator that is trained in turns with the model. Here,
+    all modalities are propagated on the observed graph. The paper's attention among the
+    *ids* that these graphs propagate has nothing left to compare, as all of them would
+    be equal, so the attention here is among the propagated *features*. The rest, in our
+    notation:
 
     .. math::
         \mathbf{F}_u^m = \mathbf{A} (\mathbf{X}^m \mathbf{W}_m^{\top} + \mathbf{b}_m),
@@ -38,10 +41,9 @@ class MMSSL(ContentRecommender):
         \mathbf{E} = \hat{\mathbf{E}} + \omega \sum_m \mathrm{norm}(\mathbf{F}^m)
 
     with :math:`\bar{\mathbf{F}}^m` from multi-head attention among the modalities of a
-    node. :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE in both
-    directions between the collaborative vectors :math:`\hat{\mathbf{e}}_u` of the
-    batch's users and each attended view :math:`\bar{\mathbf{f}}_u^m`, averaged over the
-    modalities. With one modality, the weights of the attention get no gradient.
+    node. With one modality, the weights of the attention get no gradient. Options and
+    losses follow the released code, without the softmax over channels in its last
+    layer, which the paper has not.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -51,10 +53,10 @@ class MMSSL(ContentRecommender):
         embedding_dim: The shared width :math:`D`. (default: ``64``)
         num_layers: Layers :math:`L` of the id propagation. (default: ``2``)
         num_heads: Heads of the attention, a divisor of the width. (default: ``4``)
-        fused_weight: :math:`\eta`. (default: ``0.1``)
-        modality_weight: :math:`\omega`. (default: ``0.5``)
+        fused_weight: :math:`\eta`. (default: ``0.36``)
+        modality_weight: :math:`\omega`. (default: ``0.55``)
         dropout: Dropout rate of the reduced features. (default: ``0.2``)
-        temperature: Of the contrast. (default: ``0.2``)
+        temperature: Of the contrast. (default: ``0.5``)
         init_std: Standard deviation of a normal start of the tables.
             (default: Xavier uniform, as published)
 
@@ -68,9 +70,11 @@ class MMSSL(ContentRecommender):
 
     loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
-        'l2': 1e-3,
+        'l2': 1e-5,
+        'modality_l2': 1e-5,
         'contrast': 0.03,
     }
+    linear_start = 'xavier_uniform'
 
     def __init__(
         self,
@@ -81,10 +85,10 @@ class MMSSL(ContentRecommender):
         embedding_dim: int = 64,
         num_layers: int = 2,
         num_heads: int = 4,
-        fused_weight: float = 0.1,
-        modality_weight: float = 0.5,
+        fused_weight: float = 0.36,
+        modality_weight: float = 0.55,
         dropout: float = 0.2,
-        temperature: float = 0.2,
+        temperature: float = 0.5,
         init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
@@ -118,29 +122,49 @@ class MMSSL(ContentRecommender):
         ]
         smoothed = adj.smooth(start[0], start[1], self.num_layers)
         user_x, item_x = (
-            x + self._modality_part(view)
+            x + self.modality_weight * l2_normalize(view).sum(dim=0)
             for x, view in zip(smoothed, views, strict=True)
         )
         return self.output(user_x, item_x, *views)
 
-    def _modality_part(self, views: Tensor) -> Tensor:
-        return self.modality_weight * l2_normalize(views).sum(dim=0)
-
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr``, ``l2`` and ``contrast`` of one batch."""
-        index = batch.user.unique()
-        views = torch.stack(
-            [output.modality_x_dict[m][self.user][index] for m in self.modalities]
+        r"""The losses of one batch.
+
+        These are ``bpr`` and ``l2`` of the final embeddings; ``modality_l2``, half the
+        squared norm of all :math:`\mathbf{F}^m`, divided by the number of items;
+        ``contrast``, summed over modalities,
+
+        .. math::
+            -\log \frac{s(\bar{\mathbf{f}}_u^m, \mathbf{e}_u)} {\sum_{v \neq u}
+            s(\bar{\mathbf{f}}_u^m, \bar{\mathbf{f}}_v^m) + \sum_v
+            s(\bar{\mathbf{f}}_u^m, \mathbf{e}_v)}, \qquad s = \exp(\cos / \tau)
+
+        over the distinct users :math:`v` of the batch.
+        """
+        users, items = (
+            torch.stack([x_dict[key] for x_dict in output.modality_x_dict.values()])
+            for key in (self.user, self.item)
         )
-        collaborative = output.x_dict[self.user][index] - self._modality_part(views)
-        losses = [
-            contrast(collaborative, view, self.temperature)
-            for view in self.attention(views)
-        ]
+        distinct = batch.user.unique()
+        final = rows(output.x_dict[self.user], distinct)
+        views = self.attention(users[:, distinct])
+        contrasts = [self._contrast(view, final) for view in views]
+        squares = users.square().sum() + items.square().sum()
         return {
             **super().losses(output, batch),
-            'contrast': torch.stack(losses).mean(),
+            'modality_l2': squares / (2 * self.num_items),
+            'contrast': torch.stack(contrasts).sum(),
         }
+
+    def _contrast(self, anchor: Tensor, positive: Tensor) -> Tensor:
+        if anchor.size(0) < 2:  # No other user.
+            return anchor.new_zeros(())
+        a, b = l2_normalize(anchor), l2_normalize(positive)
+        others = ~torch.eye(a.size(0), dtype=torch.bool, device=a.device)
+        within, _ = cosine_logsumexp(a, a, self.temperature, others)
+        across, _ = cosine_logsumexp(a, b, self.temperature)
+        own = (a * b).sum(dim=1) / self.temperature
+        return (torch.logaddexp(within, across) - own).mean()
 
 
 class CrossModalAttention(torch.nn.Module):

@@ -52,6 +52,8 @@ class NGCF(GraphRecommender):
         ValueError: If sizes, rates or edges do not fit.
     """
 
+    linear_start = 'xavier_uniform'
+
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],

@@ -10,23 +10,21 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_choice, check_positive, check_probability
 from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import (
     Bipartite,
     EdgeDict,
     EdgeSampler,
-    FrozenGraph,
     GraphCache,
     Operator,
     WeightDict,
-    mean_edges,
 )
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.models.closed_form import LowRank, truncated_svd
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
-from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -36,10 +34,10 @@ class PGL(ContentRecommender):
     our notation.
 
     The embeddings of users and items are concatenations of one block of :math:`D`
-    channels for ids and one per modality: trained vectors for users, an id vector and
-    projected features for items. All blocks are propagated on the user-item graph, and
-    those of items also on a frozen graph :math:`\mathbf{S}` of nearest neighbors,
-    averaged over the modalities.
+    channels per modality: trained vectors for users, projected features at unit length
+    for items, which have no ids. All blocks are propagated on the user-item graph, and
+    those of items also on the frozen graph :math:`\mathbf{S}` of
+    :class:`~promptmm_pyg.models.FREEDOM`.
 
     .. math::
         \mathbf{X} = \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{X}^{(l)}, \qquad
@@ -56,9 +54,11 @@ class PGL(ContentRecommender):
       graph has the singular value one in each connected component: with more components
       than ``rank``, the singular vectors mix them.
 
-    :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE in both directions
-    between two copies of a final embedding with different masked channels, over the
-    batch's users and over its positives.
+    :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE between two copies of a
+    final embedding with different masked channels, over the batch's users and over its
+    positives, averaged. As in the released code, only ``bpr`` has a weight by default.
+    Everything else is that of the released code, too, except that features are
+    constants.
 
     Convert edges once with :func:`~promptmm_pyg.nn.csr_pair_dict`: what is computed
     once per graph is cached for the last operators only, and is not saved.
@@ -69,10 +69,12 @@ class PGL(ContentRecommender):
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The width :math:`D` of a block; embeddings have
-            :math:`(|M| + 1) D` channels. (default: ``64``)
+            :math:`|M| D` channels. (default: ``64``)
         num_layers: Layers :math:`L` along the user-item graph. (default: ``2``)
         num_item_layers: Layers :math:`K` along the item graph. (default: ``1``)
-        num_neighbors: Neighbors of an item. (default: ``10``)
+        num_neighbors: Neighbors of an item and modality, with itself.
+            (default: ``10``)
+        modality_weights: See FREEDOM. (default: as published)
         subgraph: ``'local'`` or ``'global'``. (default: ``'local'``)
         keep_ratio: The ratio of edges in a local subgraph. (default: ``0.3``)
         rank: The rank of a global one. (default: ``64``)
@@ -84,7 +86,7 @@ class PGL(ContentRecommender):
     Shapes:
         - **inputs:** edges and weights :math:`(E_r)` *(optional)* per edge type
         - **output:** :class:`~promptmm_pyg.targets.TeacherOutput` with
-          :math:`(N_t, (|M| + 1) D)` embeddings, and the blocks of the modalities
+          :math:`(N_t, |M| D)` embeddings, and the blocks of the modalities
 
     Raises:
         ValueError: If sizes, rows or options do not fit.
@@ -92,8 +94,8 @@ class PGL(ContentRecommender):
 
     loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
-        'l2': 1e-3,
-        'contrast': 0.01,
+        'l2': 0.0,
+        'contrast': 0.0,
     }
     printed = ('num_layers', 'subgraph')
 
@@ -107,6 +109,7 @@ class PGL(ContentRecommender):
         num_layers: int = 2,
         num_item_layers: int = 1,
         num_neighbors: int = 10,
+        modality_weights: Mapping[str, float] | None = None,
         subgraph: Literal['local', 'global'] = 'local',
         keep_ratio: float = 0.3,
         rank: int = 64,
@@ -125,16 +128,12 @@ class PGL(ContentRecommender):
         self.keep_ratio = keep_ratio
         self.mask_rate = mask_rate
         self.temperature = temperature
-        width = (len(self.modalities) + 1) * embedding_dim
-        self.user_blocks = self.user_table(width, init_std)
-        self.item_ids = NodeEmbeddings(
-            {self.item: self.num_items}, embedding_dim, init_std
-        )
+        check_positive('num_item_layers', num_item_layers)
+        self.preferences = self.user_tables(embedding_dim, init_std)
         self.features = self.project(modality_x_dict, embedding_dim)
-        edges = mean_edges(
-            self.knn_edges(modality_x_dict, num_neighbors), self.num_items
+        self.graph = self.item_graph(
+            modality_x_dict, num_neighbors, num_item_layers, modality_weights
         )
-        self.item_graph = FrozenGraph(edges, self.num_items, num_item_layers)
         self._sampler: GraphCache[EdgeSampler] = GraphCache(EdgeSampler)
         self._low_rank: GraphCache[LowRank] = GraphCache(
             partial(truncated_svd, rank=rank)
@@ -147,14 +146,12 @@ class PGL(ContentRecommender):
         adj: Bipartite[Operator] = (
             self._principal(graph.to_item) if self.training else graph
         )
-        item_ids, features = self.item_ids()[self.item], self.features().values()
-        start = torch.cat([item_ids, *features], dim=-1)
-        user_x, item_x = adj.smooth(
-            self.user_blocks()[self.user], start, self.num_layers
-        )
-        item_x = item_x + self.item_graph(start)
-        num = len(self.modalities) + 1
-        users, items = (x.chunk(num, dim=-1)[1:] for x in (user_x, item_x))
+        own = torch.cat(list(self.preferences().values()), dim=-1)
+        start = torch.cat([l2_normalize(x) for x in self.features().values()], dim=-1)
+        user_x, item_x = adj.smooth(own, start, self.num_layers)
+        item_x = item_x + self.graph(start)
+        num = len(self.modalities)
+        users, items = (x.chunk(num, dim=-1) for x in (user_x, item_x))
         return self.output(user_x, item_x, users, items)
 
     def _principal(self, adj: CSRPair) -> Bipartite[Operator]:

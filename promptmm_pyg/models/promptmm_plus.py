@@ -21,7 +21,7 @@ from promptmm_pyg.models._graphs import (
     item_edges,
     reverse_type,
 )
-from promptmm_pyg.models.base import GraphRecommender
+from promptmm_pyg.models.base import GraphRecommender, contrast
 from promptmm_pyg.models.promptmm import PromptMM
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures
@@ -301,7 +301,11 @@ class PromptMMPlus(GraphRecommender):
         def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
             return rest[key][nodes], parts[key][nodes]
 
-        return self.contrast(batch, views, self.temperature).mean()
+        losses = [
+            contrast(*views(key, index.unique()), self.temperature, symmetric=True)
+            for key, index in ((self.user, batch.user), (self.item, batch.positive))
+        ]
+        return torch.stack(losses).mean()
 
     def __repr__(self) -> str:
         return (

@@ -25,8 +25,9 @@ class SMORE(ContentRecommender):
     Projected features are filtered and fused in the frequency domain
     (:math:`\hat{\mathbf{h}}^m`, :math:`\hat{\mathbf{h}}^f`) and gate the id vectors of
     items, which are propagated on frozen item graphs: :math:`\mathbf{S}_m` of the
-    nearest neighbors by one modality, :math:`\mathbf{S}_f` the elementwise maximum of
-    all; and from items to users.
+    nearest neighbors by one modality, the item itself included, weighted by cosine
+    (negative cosines are zero) and normalized symmetrically, :math:`\mathbf{S}_f` the
+    elementwise maximum of all; and from items to users.
 
     .. math::
         \mathbf{H}_i^v = \mathbf{S}_v^K \big( \mathbf{E}_i \odot \sigma(G_v
@@ -45,9 +46,9 @@ class SMORE(ContentRecommender):
     bracket, each plus an equal part of the fused summand, so :math:`\mathbf{s}` is
     their sum divided by :math:`|M| + 1`.
 
-    :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE in both directions
-    between :math:`\mathbf{s}` and :math:`\mathbf{c}` of the batch's users and
-    positives.
+    :meth:`losses` has ``bpr``, ``l2`` and ``contrast``: InfoNCE from :math:`\mathbf{s}`
+    to :math:`\mathbf{c}` over the batch's users plus over its positives. Everything is
+    that of the released code, except that features are constants.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -55,9 +56,9 @@ class SMORE(ContentRecommender):
         edge_type: ``(user, relation, item)``, the interactions.
             (default: ``INTERACTS``)
         embedding_dim: The shared width :math:`D`. (default: ``64``)
-        num_layers: Layers of the id propagation. (default: ``2``)
+        num_layers: Layers of the id propagation. (default: ``3``)
         num_item_layers: Layers :math:`K` of the item graphs. (default: ``1``)
-        num_neighbors: Neighbors of an item. (default: ``10``)
+        num_neighbors: Neighbors of an item, with itself. (default: ``10``)
         temperature: Of the contrast. (default: ``0.2``)
         init_std: Standard deviation of a normal start of the tables.
             (default: Xavier uniform, as published)
@@ -72,7 +73,7 @@ class SMORE(ContentRecommender):
 
     loss_weights: ClassVar[Mapping[str, float]] = {
         'bpr': 1.0,
-        'l2': 1e-3,
+        'l2': 1e-4,
         'contrast': 0.01,
     }
 
@@ -83,7 +84,7 @@ class SMORE(ContentRecommender):
         *,
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 64,
-        num_layers: int = 2,
+        num_layers: int = 3,
         num_item_layers: int = 1,
         num_neighbors: int = 10,
         temperature: float = 0.2,
@@ -95,7 +96,7 @@ class SMORE(ContentRecommender):
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         self.fusion = SpectralFusion(self.modalities, embedding_dim)
         self.features = self.project(modality_x_dict, embedding_dim)
-        graphs = self.knn_edges(modality_x_dict, num_neighbors)
+        graphs = self.knn_edges(modality_x_dict, num_neighbors, weighted=True)
         self.graphs = torch.nn.ModuleList(
             FrozenGraph(edges, self.num_items, num_item_layers)
             for edges in [*graphs, max_edges(graphs, self.num_items)]
@@ -154,7 +155,7 @@ class SMORE(ContentRecommender):
             content = self._content(parts)
             return content, output.x_dict[key][nodes] - content
 
-        contrast = self.contrast(batch, views, self.temperature).mean()
+        contrast = self.contrast(batch, views, self.temperature).sum()
         return {**super().losses(output, batch), 'contrast': contrast}
 
 
@@ -168,8 +169,9 @@ class SpectralFusion(torch.nn.Module):
         \mathcal{F} \mathbf{h}^m \Big)
 
     :math:`\mathcal{F}` is the orthonormal real Fourier transform along the channels,
-    :math:`\mathbf{w}` are trained complex weights, one per frequency, initialized near
-    one, where the first formula is the identity. A product of spectra is a circular
+    :math:`\mathbf{w}` are trained complex weights, one per frequency, real and
+    imaginary parts initialized from :math:`\mathcal{N}(0, 1)`; with weights of one the
+    first formula is the identity. A product of spectra is a circular
     convolution of vectors. The imaginary parts of the constant and (for an even width)
     of the highest frequency have no effect and get no gradient.
 
@@ -199,9 +201,7 @@ class SpectralFusion(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
         for weight in [*self.filters.values(), self.fusion_filter]:
-            torch.nn.init.normal_(weight, std=0.02)
-            with torch.no_grad():
-                weight[:, 0] += 1.0
+            torch.nn.init.normal_(weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # There is no Fourier transform in half precision.

@@ -20,7 +20,8 @@ from promptmm_pyg.targets import TeacherOutput
 class VBPR(ContentRecommender):
     r"""The model of the `"VBPR: Visual Bayesian Personalized Ranking from Implicit
     Feedback" <https://arxiv.org/abs/1510.01784>`_ paper, for any number of modalities.
-    It needs no graph.
+    It needs no graph. The released code is for one modality; every further one has
+    factors of its own.
 
     .. math::
         y_{ui} = \beta_i + \boldsymbol{\gamma}_u^{\top} \boldsymbol{\gamma}_i + \sum_m
@@ -55,6 +56,7 @@ class VBPR(ContentRecommender):
         'l2': 1e-3,
         'projection_l2': 1e-5,
     }
+    linear_start = 'xavier_normal'
     reads_edges = False
     printed = ()
 
@@ -71,8 +73,7 @@ class VBPR(ContentRecommender):
         # The last channel is the bias.
         self.features = self.project(modality_x_dict, embedding_dim + 1, bias=False)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
-        # One table, the concatenation of all modalities.
-        self.tastes = self.user_table(len(self.modalities) * embedding_dim, init_std)
+        self.tastes = self.user_tables(embedding_dim, init_std)
         self.item_bias = torch.nn.Parameter(torch.empty(self.num_items, 1))
         self.reset_parameters()
 
@@ -86,16 +87,16 @@ class VBPR(ContentRecommender):
         edge_weight_dict: WeightDict = None,  # noqa: ARG002
     ) -> TeacherOutput:
         id_dict = self.embeddings()
-        tastes = self.tastes()[self.user]
+        tastes = list(self.tastes().values())
         width = self.embeddings.embedding_dim
         items, bias = [], self.item_bias
         for x in self.features().values():
             items.append(x[:, :width])
             bias = bias + x[:, width:]
-        ones = tastes.new_ones(tastes.size(0), 1)
-        user_x = torch.cat([id_dict[self.user], tastes, ones], dim=1)
+        ones = bias.new_ones(self.num_users, 1)
+        user_x = torch.cat([id_dict[self.user], *tastes, ones], dim=1)
         item_x = torch.cat([id_dict[self.item], *items, bias], dim=1)
-        return self.output(user_x, item_x, tastes.split(width, 1), items)
+        return self.output(user_x, item_x, tastes, items)
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         r"""The losses of one batch: ``bpr``; ``l2``, half the squared norm of the rows
@@ -104,10 +105,8 @@ class VBPR(ContentRecommender):
         :math:`[\mathbf{E}_m; \boldsymbol{\beta}_m]`, averaged over modalities.
         """
         id_dict = self.embeddings()
-        user_rows = (
-            id_dict[self.user][batch.user],
-            self.tastes()[self.user][batch.user],
-        )
+        tables = (id_dict[self.user], *self.tastes().values())
+        user_rows = [table[batch.user] for table in tables]
         item_rows = [
             table[index]
             for table in (id_dict[self.item], self.item_bias)

@@ -26,15 +26,16 @@ def knn_graph(
     block_size: int = 1024,
     normalize: Normalize = 'sym',
     weighted: bool = False,
+    self_loops: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Returns edges from the ``k`` rows of largest cosine to every row, and their
     normalized weights, the item graph of the `"Mining Latent Structures for Multimedia
     Recommendation" <https://arxiv.org/abs/2104.09036>`_ paper (with ``weighted=True``).
 
-    There are no self-loops. Among equal cosines the smaller index is first. Rows that
-    are absent by ``mask`` or zero have no edges; with fewer than ``k`` others, all of
-    them are neighbors. Similarities are computed in blocks: memory grows with
-    ``block_size`` times the number of rows. There is no gradient.
+    Among equal cosines the smaller index is first. Rows that are absent by ``mask`` or
+    zero have no edges; with fewer than ``k`` others, all of them are neighbors.
+    Similarities are computed in blocks: memory grows with ``block_size`` times the
+    number of rows. There is no gradient.
 
     Args:
         x: Features ``[N, F]``.
@@ -45,6 +46,8 @@ def knn_graph(
         normalize: See :func:`normalize_edges`. (default: ``'sym'``)
         weighted: Whether weights before normalization are cosines, zero where these are
             negative, or else ones. (default: ``False``)
+        self_loops: Whether every row is the first of its own ``k`` neighbors, as in the
+            released code of most models with item graphs. (default: ``False``)
 
     Returns:
         ``edge_index [2, E]``, source and destination in PyG's order, by destination;
@@ -64,12 +67,14 @@ def knn_graph(
     check_positive('block_size', block_size)
     check_choice('normalize', normalize, ('sym', 'row'))
     rows, unit = _directions(x.detach(), mask)
-    k = max(min(k, rows.numel() - 1), 0)
+    k = max(min(k, rows.numel() - (not self_loops)), 0)
     sources, cosines = [rows[:0]], [unit.new_empty(0)]
     for start in range(0, rows.numel() if k else 0, block_size):
         cosine = unit[start : start + block_size] @ unit.t()
-        cosine.diagonal(start).fill_(-torch.inf)
+        own = cosine.diagonal(start)
+        own.fill_(2.0 if self_loops else -torch.inf)
         neighbors = top_items(cosine, k).item_index.sort(dim=1).values
+        own.fill_(1.0)
         sources.append(rows[neighbors].view(-1))
         cosines.append(cosine.gather(1, neighbors).view(-1))
     targets = rows.repeat_interleave(k)

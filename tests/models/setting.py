@@ -41,7 +41,7 @@ def detached(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def dense_knn(x, k, weighted=True):
+def dense_knn(x, k, weighted=True, self_loops=True, normalize=True):
     """The normalized graph of nearest neighbors, ``[i, j]`` from ``j`` to ``i``."""
     graph = torch.zeros(len(x), len(x))
     for i in range(len(x)):
@@ -49,8 +49,16 @@ def dense_knn(x, k, weighted=True):
             continue
         others = [j for j in range(len(x)) if j != i and x[j].any()]
         cosine = {j: float(torch.cosine_similarity(x[i], x[j], dim=0)) for j in others}
-        for j in sorted(others, key=lambda j: (-cosine[j], j))[:k]:
+        best = sorted(others, key=lambda j: (-cosine[j], j))
+        if self_loops:
+            best, cosine[i] = [i, *best], 1.0
+        for j in best[:k]:
             graph[i, j] = max(cosine[j], 0.0) if weighted else 1.0
+    return dense_sym(graph) if normalize else graph
+
+
+def dense_sym(graph):
+    """Divided by the roots of the row sums, on both sides."""
     degree = graph.sum(dim=1)
     scale = torch.where(degree > 0, degree.clamp_min(1e-30).rsqrt(), 0.0)
     return scale[:, None] * graph * scale
@@ -65,10 +73,11 @@ def dense_smooth(user, item, num_layers, A=None):
     return torch.stack(users).mean(dim=0), torch.stack(items).mean(dim=0)
 
 
-def naive_contrast(anchor, positive, temperature):
-    """InfoNCE in both directions, one row at a time."""
+def naive_contrast(anchor, positive, temperature, symmetric=False):
+    """InfoNCE, one row at a time."""
     losses = []
-    for a, p in ((anchor, positive), (positive, anchor)):
+    pairs = [(anchor, positive), (positive, anchor)]
+    for a, p in pairs if symmetric else pairs[:1]:
         for row in range(len(a)):
             scores = F.cosine_similarity(a[row][None], p) / temperature
             losses.append(scores.logsumexp(dim=0) - scores[row])

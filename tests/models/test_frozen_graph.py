@@ -5,7 +5,7 @@ from promptmm_pyg.models._graphs import (
     FrozenGraph,
     item_edges,
     max_edges,
-    mean_edges,
+    modality_shares,
 )
 from tests.models.setting import dense_knn
 from tests.nn.graphs import features
@@ -17,7 +17,7 @@ def as_dense(edges, num_nodes=7):
 
 def test_layers_are_powers_and_gradients_the_transpose():
     edges = item_edges(features(4), 3)
-    S = dense_knn(features(4), 3, weighted=False)
+    S = dense_knn(features(4), 3, weighted=False, self_loops=False)
     x = features(2, seed=1).requires_grad_()
     graph = FrozenGraph(edges, 7, num_layers=2)
     torch.testing.assert_close(graph(x), S @ S @ x)
@@ -26,11 +26,26 @@ def test_layers_are_powers_and_gradients_the_transpose():
     torch.testing.assert_close(x.grad, S.t() @ S.t() @ weight)
 
 
-def test_mean_and_maximum_are_elementwise():
+def test_the_maximum_is_elementwise():
     graphs = [item_edges(features(4, seed=i), 3) for i in range(3)]
     matrices = torch.stack([as_dense(edges) for edges in graphs])
-    torch.testing.assert_close(as_dense(mean_edges(graphs, 7)), matrices.mean(dim=0))
     torch.testing.assert_close(as_dense(max_edges(graphs, 7)), matrices.amax(dim=0))
+
+
+@pytest.mark.parametrize(
+    ('modalities', 'weights', 'expected'),
+    [
+        (['image', 'text'], None, [0.1, 0.9]),
+        (['audio', 'image', 'text'], None, [0.05, 0.05, 0.9]),
+        (['text'], None, [1.0]),
+        (['audio', 'image'], None, [0.5, 0.5]),
+        (['image', 'text'], {'text': 6.0, 'image': 2.0}, [0.25, 0.75]),
+    ],
+)
+def test_weights_of_modalities_are_as_published_or_scaled(
+    modalities, weights, expected
+):
+    assert modality_shares(modalities, weights) == pytest.approx(expected)
 
 
 def test_masked_rows_and_rows_of_zeros_have_no_edges():

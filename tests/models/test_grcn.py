@@ -6,7 +6,6 @@ from tests.models.setting import (
     BATCH,
     make,
     naive_bpr,
-    naive_l2,
     operators,
 )
 from tests.nn.graphs import EDGE_INDEX, USER_ITEM, edges, features
@@ -19,31 +18,27 @@ def norm(x):
     return torch.nn.functional.normalize(x, dim=1)
 
 
-def phi(x, slope=0.01):
-    return torch.where(x > 0, x, slope * x)
-
-
 def masked_softmax(affinity, dim):
     """Zero where no edge is, also for nodes without any."""
     return affinity.masked_fill(~ADJ, -torch.inf).softmax(dim).nan_to_num(0.0)
 
 
-def reference(model, num_routings=3, num_layers=2):
+def reference(model, num_routings=0, num_layers=2):
     """Both tables, on dense matrices ``[users, items]``."""
     ids = model.embeddings()
     to_user, to_item, users, items = [], [], [], []
     for m, x in enumerate(model.features().values()):
-        z = norm(phi(x))
-        p = norm(model.prototypes()['user'][:, 4 * m : 4 * m + 4])
+        z = norm(torch.where(x > 0, x, 0.01 * x))
+        p = norm(list(model.prototypes().values())[m])
         for _ in range(num_routings):
             p = norm(p + masked_softmax(p @ z.t(), 1) @ z)
         for_user, for_item = (masked_softmax(p @ z.t(), dim) for dim in (1, 0))
-        users.append(p + phi(for_user @ z))
-        items.append(z + phi(for_item.t() @ p))
+        users.append(p + for_user @ z)
+        items.append(z + for_item.t() @ p)
         to_user.append(for_user * model.item_confidence[:, m])
         to_item.append(for_item * model.user_confidence[:, m, None])
     for_user, for_item = (torch.stack(w).amax(0).relu() for w in (to_user, to_item))
-    layers = [(ids['user'], ids['item'])]
+    layers = [(norm(ids['user']), norm(ids['item']))]
     for _ in range(num_layers):
         user, item = layers[-1]
         layers.append((for_user @ item, for_item.t() @ user))
@@ -90,7 +85,7 @@ def test_edges_without_confidence_are_pruned():
         model.user_confidence.fill_(-1.0)
     output = model(operators())
     for side, table in model.embeddings().items():
-        torch.testing.assert_close(output.x_dict[side][:, :4], table)
+        torch.testing.assert_close(output.x_dict[side][:, :4], norm(table))
 
 
 def test_given_weights_do_not_matter():
@@ -111,7 +106,9 @@ def test_terms_equal_loops_over_the_batch():
     output = model(operators())
     terms = model.losses(output, BATCH)
     torch.testing.assert_close(terms['bpr'], naive_bpr(output.x_dict))
-    ids = model.embeddings()
-    users = torch.cat([ids['user'], model.prototypes()['user']], dim=1)
-    expected = naive_l2({'user': users, 'item': ids['item']})
+    ids, (image, text) = model.embeddings(), model.prototypes().values()
+    squares = [ids['user'][BATCH.user], image[BATCH.user], text[BATCH.user], image]
+    expected = sum((x**2).sum() / x.numel() for x in squares)
+    for index in (BATCH.positive, BATCH.negative):
+        expected = expected + (ids['item'][index] ** 2).sum() / 40
     torch.testing.assert_close(terms['l2'], expected)

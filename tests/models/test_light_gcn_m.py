@@ -51,6 +51,7 @@ def test_a_modality_is_its_own_part_of_the_sum():
     views = model(operators()).modality_x_dict
     p, x = detached(model), make_features()
     text = x['text']['item'] @ p['features.lins.lin_text.weight'].t()
+    text = text + p['features.lins.lin_text.bias']
     expected = smooth(torch.cat([torch.zeros(5, 4), text]), 2)
     torch.testing.assert_close(
         torch.cat([views['text']['user'], views['text']['item']]), expected

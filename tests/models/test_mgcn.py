@@ -40,10 +40,10 @@ def reference(model, num_item_layers=1):
         share = torch.cat(logits, dim=1).softmax(1)
         shared = sum(share[:, m, None] * v for m, v in enumerate(views))
         parts = [
-            shared + (v - shared) * torch.sigmoid(affine(model.preferences[m], own))
+            (v - shared) * torch.sigmoid(affine(model.preferences[m], own))
             for m, v in enumerate(views)
         ]
-        sides.append((own, parts))
+        sides.append((own, [part + shared / len(views) for part in parts]))
     return sides
 
 
@@ -61,7 +61,7 @@ def test_forward_equals_dense_matrices(num_modalities, num_item_layers):
     for side, (own, parts) in zip(
         ('user', 'item'), reference(model, num_item_layers), strict=True
     ):
-        expected = own + sum(parts) / num_modalities
+        expected = own + sum(parts) / (num_modalities + 1)
         ours = output.x_dict[side]
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
         for view, part in zip(output.modality_x_dict.values(), parts, strict=True):
@@ -76,8 +76,8 @@ def test_terms_equal_loops_over_the_batch():
     torch.testing.assert_close(terms['bpr'], naive_bpr({'user': user, 'item': item}))
     torch.testing.assert_close(terms['l2'], naive_l2({'user': user, 'item': item}))
     expected = 0
-    nodes = ([0, 1, 2, 3], [0, 3, 5])  # Users and positives, each once.
+    nodes = BATCH.user, BATCH.positive
     for index, (own, parts) in zip(nodes, reference(model), strict=True):
-        content = (parts[0] + parts[1]) / 2
+        content = (parts[0] + parts[1]) / 3
         expected = expected + naive_contrast(content[index], own[index], 0.5)
     torch.testing.assert_close(terms['contrast'], expected, atol=1e-5, rtol=1e-5)

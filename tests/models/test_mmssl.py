@@ -10,7 +10,6 @@ from tests.models.setting import (
     make,
     make_features,
     naive_bpr,
-    naive_contrast,
     naive_l2,
 )
 from tests.nn.graphs import (
@@ -83,14 +82,22 @@ def test_terms_equal_loops_over_the_batch():
     terms = model.losses(out, batch)
     torch.testing.assert_close(terms['bpr'], naive_bpr(out.x_dict, batch))
     torch.testing.assert_close(terms['l2'], naive_l2(out.x_dict, batch))
-    views = naive_views(model)['user']
-    without = out.x_dict['user'] - 0.7 * F.normalize(views, dim=-1).sum(dim=0)
+    views = naive_views(model)
+    squares = sum(x.square().sum() for x in views.values())
+    torch.testing.assert_close(terms['modality_l2'], squares / (2 * 7))
     users = [0, 1, 2, 3]  # User 0 comes twice and counts once.
-    losses = [
-        naive_contrast(without[users], view[users], 0.2)
-        for view in naive_attention(model, views)
-    ]
-    torch.testing.assert_close(terms['contrast'], torch.stack(losses).mean())
+    expected = 0.0
+    final = F.normalize(out.x_dict['user'][users])
+    for view in naive_attention(model, views['user']):
+        view = F.normalize(view[users])
+        for row in range(4):
+            own, total = torch.exp(view[row] @ final[row] / 0.5), 0.0
+            for other in range(4):
+                total = total + torch.exp(view[row] @ final[other] / 0.5)
+                if other != row:
+                    total = total + torch.exp(view[row] @ view[other] / 0.5)
+            expected = expected - torch.log(own / total) / 4
+    torch.testing.assert_close(terms['contrast'], expected)
     assert model.losses(out, ONE)['contrast'] == 0
 
 

@@ -43,7 +43,7 @@ VARIANTS = {
         'denoise': True,
         'edge_dropout': 0.5,
     },
-    'SLMRec-mask': {'augmentation': 'mask'},
+    'GRCN-routings': {'num_routings': 3},
 }
 CASES = [*TRAINED, *VARIANTS]
 CONTENT = [
@@ -130,17 +130,16 @@ BAD = {
         ('embedding_dim', 'num_layers', 'num_item_layers', 'num_neighbors', 'rank'), 0
     ),
     **dict.fromkeys(('hidden_channels', 'num_heads', 'refresh_interval', 'k'), 0),
+    **dict.fromkeys(('num_negatives', 'image_channels'), 0),
     **dict.fromkeys(('temperature', 'init_std', 'keep_ratio', 'l2'), 0.0),
-    **dict.fromkeys(
-        ('dropout', 'mask_rate', 'augmentation_ratio', 'edge_dropout'), 1.0
-    ),
+    **dict.fromkeys(('dropout', 'mask_rate', 'edge_dropout'), 1.0),
     **dict.fromkeys(('prune_ratio', 'frozen_weight', 'modality_dropout'), 1.0),
     **dict.fromkeys(('fused_weight', 'modality_weight', 'item_graph_weight'), -1.0),
     **dict.fromkeys(('alignment_weight', 'prompt_id_weight', 'self_loop_weight'), -1.0),
     **dict.fromkeys(('negative_slope', 'num_routings', 'shrink', 'popularity'), -1.0),
     **dict.fromkeys(('similarity_exponent', 'degree_exponent'), -1.0),
     **dict.fromkeys(('hybrid_rate',), 1.1),
-    **dict.fromkeys(('subgraph', 'augmentation', 'missing'), 'other'),
+    **dict.fromkeys(('subgraph', 'missing'), 'other'),
     **dict.fromkeys(('fusion', 'weighting'), 'other'),
 }
 

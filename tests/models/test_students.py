@@ -5,6 +5,7 @@ import torch
 import torch_geometric.nn
 
 from promptmm_pyg.functional import sparse_gradients
+from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models import LightGCN, MatrixFactorization
 from promptmm_pyg.nn import NodeEmbeddings
 from tests.nn.graphs import (
@@ -69,6 +70,23 @@ def test_tables_start_as_published_or_with_the_given_standard_deviation():
         assert abs(float(x.std()) - bound / 3**0.5) < 0.01 * bound
     student = MatrixFactorization(dict.fromkeys(NUM_NODES, 1000), embedding_dim=64)
     assert abs(float(student()['user'].detach().std()) - 0.1) < 0.003
+
+
+@pytest.mark.parametrize('part', [False, True])
+def test_the_penalty_of_light_gcn_is_that_of_its_tables(part):
+    student = LightGCN(NUM_NODES, embedding_dim=4)
+    # Users 3 and 1, items 5, 0 and 2, in positions of the part.
+    n_id_dict = {'user': torch.tensor([3, 1]), 'item': torch.tensor([5, 0, 2])}
+    index = torch.tensor([[0, 1], [1, 2]])
+    part_edges = {USER_ITEM: index, ITEM_USER: index.flip(0)}
+    batch = Triplets(torch.tensor([1, 0]), torch.tensor([2, 1]), torch.tensor([0, 0]))
+    output = student(part_edges, None, n_id_dict) if part else student(edges())
+    user, item = (x.detach() for x in student.embeddings().values())
+    if part:
+        user, item = user[n_id_dict['user']], item[n_id_dict['item']]
+    rows = user[batch.user], item[batch.positive], item[batch.negative]
+    expected = sum(float(x.square().sum()) for x in rows) / (2 * 2)
+    assert student.losses(output, batch)['l2'].item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize('num_layers', [1, 2, 3])
@@ -161,7 +179,7 @@ def test_errors_of_parts_and_blocks():
 def test_errors_and_repr():
     tables = NodeEmbeddings(NUM_NODES, 4)
     assert str(LightGCN(NUM_NODES, embedding_dim=4)) == (
-        'LightGCN(NodeEmbeddings(user=5, item=7, embedding_dim=4), num_layers=2)'
+        'LightGCN(NodeEmbeddings(user=5, item=7, embedding_dim=4), num_layers=3)'
     )
     assert str(MatrixFactorization(NUM_NODES, embedding_dim=4)) == (
         'MatrixFactorization(NodeEmbeddings(user=5, item=7, embedding_dim=4))'

@@ -9,7 +9,7 @@ from promptmm_pyg.nn import knn_graph, normalize_edges
 from tests.nn.graphs import features
 
 
-def naive(x, k, mask=None, weighted=False):
+def naive(x, k, mask=None, weighted=False, self_loops=False):
     """{(source, target): weight before it is normalized}, by loops."""
     present = [True] * len(x) if mask is None else mask.tolist()
     indices = [i for i in range(len(x)) if present[i] and bool((x[i] != 0).any())]
@@ -20,6 +20,8 @@ def naive(x, k, mask=None, weighted=False):
             for j in indices
             if j != i
         }
+        if self_loops:
+            cosines[i] = 1.0
         best = sorted(cosines, key=lambda j: (-round(cosines[j], 6), j))[:k]
         for j in best:
             edges[j, i] = max(cosines[j], 0.0) if weighted else 1.0
@@ -39,13 +41,15 @@ def as_dict(edge_index, edge_weight):
     return dict(zip(pairs, edge_weight.tolist(), strict=True))
 
 
+@pytest.mark.parametrize('self_loops', [False, True])
 @pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('k', [1, 3, 16])
 @pytest.mark.parametrize('block_size', [1, 4, 100])
-def test_equals_loops_over_all_pairs(k, block_size, weighted):
+def test_equals_loops_over_all_pairs(k, block_size, weighted, self_loops):
     x = features(3, num=17)
-    edges = as_dict(*knn_graph(x, k, block_size=block_size, weighted=weighted))
-    assert edges == pytest.approx(naive_sym(naive(x, k, weighted=weighted), 17))
+    options = {'weighted': weighted, 'self_loops': self_loops}
+    edges = as_dict(*knn_graph(x, k, block_size=block_size, **options))
+    assert edges == pytest.approx(naive_sym(naive(x, k, **options), 17))
 
 
 def test_neighbors_equal_those_of_scikit_learn():
