@@ -69,7 +69,10 @@ class SearchSpace:
         l2 = self.space.get('l2')
         if not trained or l2 is None:
             return [self.defaults]
-        strong = STRONG_L2 if isinstance(l2, Range) else max(l2.values)
+        if isinstance(l2, Range):
+            strong = STRONG_L2 if l2.default < STRONG_L2 else l2.high
+        else:
+            strong = max(l2.values)
         return [self.defaults, {**self.defaults, 'l2': strong}]
 
     def suggest(self, trial: 'optuna.Trial') -> dict[str, Any]:

@@ -399,7 +399,8 @@ class ContentRecommender(GraphRecommender):
         modality_weights: Mapping[str, float] | None = None,
     ) -> FrozenGraph:
         """The weighted sum of the unweighted graphs of all modalities, frozen; weights
-        are those of :func:`~promptmm_pyg.models._graphs.modality_shares`.
+        are scaled to sum to one. (default: as published, .9 for ``'text'``, .1 for the
+        others)
         """
         shares = modality_shares(self.modalities, modality_weights)
         graphs = self.knn_edges(modality_x_dict, num_neighbors)

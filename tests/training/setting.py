@@ -34,7 +34,8 @@ def make_teacher(train, seed=0, **kwargs):
 
 def make_student(train, width=4, seed=1, cls=MatrixFactorization):
     torch.manual_seed(seed)
-    return cls(train.num_nodes_dict, embedding_dim=width)
+    options = {'num_layers': 2} if cls is LightGCN else {}
+    return cls(train.num_nodes_dict, embedding_dim=width, **options)
 
 
 class Interrupted:

@@ -62,11 +62,10 @@ def test_with_all_neighbors_a_teacher_equals_training_on_the_whole_graph():
     assert_same_state(*teachers)
 
 
-def run(data, **options):
+def run(data, losses=None, **options):
     model = make_student(data.train, cls=LightGCN)
-    return model, train(
-        model, data, config=replace(FEW, **options), loss_weights=WEIGHTS
-    )
+    config = replace(FEW, **options)
+    return model, train(model, data, config=config, losses=losses, loss_weights=WEIGHTS)
 
 
 def test_validation_is_that_of_the_whole_graph():
@@ -87,7 +86,7 @@ def test_a_model_without_inference_is_validated_by_its_forward():
             return self.inner(*args, **kwargs)
 
     data = make_split()
-    expected, history = run(data)
+    expected, history = run(data, bpr_losses)
     model = Plain(make_student(data.train, cls=LightGCN))
     other = train(model, data, config=FEW, loss_weights=WEIGHTS)
     assert other.best_value == history.best_value

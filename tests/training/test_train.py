@@ -123,7 +123,7 @@ def test_two_epochs_equal_the_same_steps_written_by_hand():
                 x['item'][batch.negative],
             ]
             margin = (rows[0] * (rows[1] - rows[2])).sum(dim=1)
-            norms = sum(row.square().sum() for row in rows) / (2 * len(margin))
+            norms = l2_by_hand(theirs.embeddings(), batch)  # Of the tables.
             loss = -F.logsigmoid(margin).mean() + 0.1 * norms
             losses.append(float(loss.detach()))
             grads = torch.autograd.grad(loss, parameters)
@@ -281,7 +281,7 @@ def test_learns_the_synthetic_tastes(options):
         epochs=20, monitor='Recall@10', learning_rate=0.01, progress=False, **options
     )
     train(teacher, data, config=config)
-    assert recall() > before + 0.1
+    assert recall() > before + 0.05
 
 
 def test_a_closed_form_is_fitted_and_validated():
