@@ -69,6 +69,7 @@ class SearchSpace:
         l2 = self.space.get('l2')
         if not trained or l2 is None:
             return [self.defaults]
+        strong: Any
         if isinstance(l2, Range):
             strong = STRONG_L2 if l2.default < STRONG_L2 else l2.high
         else:
@@ -90,7 +91,9 @@ def _space(l2: float, **parts: Range | Choices) -> SearchSpace:
     arguments = {k: v for k, v in parts.items() if k not in weights}
     # Where the paper has no penalty, none is one of the choices.
     penalty = (
-        Range(l2, min(l2, 1e-5), 0.2) if l2 else Choices(0.0, (0.0, 1e-5, 1e-4, 1e-3, 1e-2))
+        Range(l2, min(l2, 1e-5), 0.2)
+        if l2
+        else Choices(0.0, (0.0, 1e-5, 1e-4, 1e-3, 1e-2))
     )
     space = {'learning_rate': _RATE, **arguments, 'l2': penalty, **weights}
     return SearchSpace(space)

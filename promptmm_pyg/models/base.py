@@ -398,9 +398,8 @@ class ContentRecommender(GraphRecommender):
         num_layers: int = 1,
         modality_weights: Mapping[str, float] | None = None,
     ) -> FrozenGraph:
-        """The weighted sum of the unweighted graphs of all modalities, frozen; weights
-        are scaled to sum to one. (default: as published, .9 for ``'text'``, .1 for the
-        others)
+        """The weighted sum of the unweighted graphs of all modalities, frozen; by
+        default, the published weights, .9 for ``'text'`` and .1 for the others.
         """
         shares = modality_shares(self.modalities, modality_weights)
         graphs = self.knn_edges(modality_x_dict, num_neighbors)

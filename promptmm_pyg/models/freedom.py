@@ -1,25 +1,22 @@
 """FREEDOM: a frozen item graph and a pruned user-item graph."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._utils import check_positive, check_probability
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import (
-    Bipartite,
     EdgeDict,
-    EdgeSampler,
-    GraphCache,
+    EpochPruning,
     WeightDict,
 )
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
-from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
 
@@ -42,7 +39,7 @@ class FREEDOM(ContentRecommender):
     In training, ``prune_ratio`` of the edges are removed. The probability that an edge
     between nodes of degree :math:`d_u` and :math:`d_i` remains is proportional to
     :math:`1 / \sqrt{d_u d_i}`; the subgraph is normalized symmetrically. It is sampled
-    when an epoch starts (``train()`` is called) and after :meth:`resample`, with
+    when an epoch starts (``train()`` is called) and after ``pruning.resample()``, with
     torch's global generator. Eval mode uses all edges. Convert edges once with
     :func:`~promptmm_pyg.nn.csr_pair_dict`: others are a new graph, with a new subgraph,
     at every call.
@@ -82,7 +79,6 @@ class FREEDOM(ContentRecommender):
         'l2': 0.0,  # The paper has none.
     }
     printed = ('num_layers', 'prune_ratio')
-    not_copied = ('_pruned_last',)
 
     def __init__(
         self,
@@ -100,44 +96,23 @@ class FREEDOM(ContentRecommender):
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
         check_positive('num_item_layers', num_item_layers)
-        check_probability('prune_ratio', prune_ratio)
         self.prune_ratio = prune_ratio
+        self.pruning = EpochPruning(prune_ratio)
         self.features = self.project(modality_x_dict, embedding_dim, bias=False)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)
         self.graph = self.item_graph(
             modality_x_dict, num_neighbors, num_item_layers, modality_weights
         )
-        self._sampler = GraphCache(EdgeSampler)
-        self._pruned_last: tuple[CSRPair, CSRPair] | None = None  # Graph, subgraph.
-
-    def resample(self) -> None:
-        """Makes the next training step sample a new subgraph."""
-        self._pruned_last = None
-
-    def train(self, mode: bool = True) -> Self:
-        """Like :meth:`torch.nn.Module.train`; also calls :meth:`resample`."""
-        self.resample()
-        return super().train(mode)
 
     def forward(
         self, edge_index_dict: EdgeDict, edge_weight_dict: WeightDict = None
     ) -> TeacherOutput:
-        adj = self.bipartite(edge_index_dict, edge_weight_dict)
-        if self.training and self.prune_ratio > 0:
-            adj = self._pruned(adj)
+        adj = self.pruning(self.bipartite(edge_index_dict, edge_weight_dict))
         user_x, item_x = self.smooth_ids(adj)
         users = [user_x] * len(self.modalities)
         items = self.features().values()
         item_x = item_x + self.graph(self.embeddings()[self.item])
         return self.output(user_x, item_x, users, items)
-
-    def _pruned(self, adj: Bipartite[CSRPair]) -> Bipartite[CSRPair]:
-        graph = adj.to_item
-        if self._pruned_last is None or self._pruned_last[0] is not graph:
-            subgraph = self._sampler(graph).sample(1 - self.prune_ratio)
-            self._pruned_last = graph, subgraph
-        subgraph = self._pruned_last[1]
-        return Bipartite(subgraph, subgraph.t())
 
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch: ``bpr`` and ``l2`` of the final embeddings, and

@@ -10,7 +10,7 @@ from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize, rows
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, GraphCache, mean_operator
-from promptmm_pyg.models._projected_features import reset_linear
+from promptmm_pyg.models._projected_features import LinearStart, reset_linear
 from promptmm_pyg.models.base import ContentRecommender, normal_std
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
@@ -82,16 +82,17 @@ class MMGCN(ContentRecommender):
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, std)
         self.preferences = torch.nn.ModuleDict()
         self.convs = torch.nn.ModuleDict()
+        start: LinearStart = 'xavier_normal'
         for modality, width in self.features.widths.items():
             std = normal_std(init_std, self.num_users, width)
             users = {self.user: self.num_users}
             self.preferences[f'user_{modality}'] = NodeEmbeddings(users, width, std)
+            widths_in = [width, *[embedding_dim] * (num_layers - 1)]
             self.convs[f'conv_{modality}'] = torch.nn.ModuleList(
-                _Convolution(width if layer == 0 else embedding_dim, embedding_dim)
-                for layer in range(num_layers)
+                # The later layers keep PyTorch's default start.
+                _Convolution(channels, embedding_dim, 'default' if layer else start)
+                for layer, channels in enumerate(widths_in)
             )
-            # The later layers keep PyTorch's default.
-            self.convs[f'conv_{modality}'][0].xavier_out = True
         self._operator = GraphCache(mean_operator)
         self.reset_parameters()
 
@@ -136,9 +137,11 @@ class MMGCN(ContentRecommender):
 class _Convolution(torch.nn.Module):
     """Combines the neighbors of a node, the node itself and its id."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, out_start: LinearStart
+    ) -> None:
         super().__init__()
-        self.xavier_out = False
+        self.out_start: LinearStart = out_start
         self.neighbor_lin = torch.nn.Linear(in_channels, in_channels, bias=False)
         self.self_lin = torch.nn.Linear(in_channels, out_channels)
         self.out_lin = torch.nn.Linear(in_channels + out_channels, out_channels)
@@ -147,7 +150,7 @@ class _Convolution(torch.nn.Module):
         """Resets all learnable parameters of the module."""
         reset_linear(self.neighbor_lin, 'xavier_normal')
         reset_linear(self.self_lin, 'xavier_normal')
-        reset_linear(self.out_lin, 'xavier_normal' if self.xavier_out else 'default')
+        reset_linear(self.out_lin, self.out_start)
 
     def forward(self, adj: CSRPair, x: Tensor, ids: Tensor) -> Tensor:
         h = F.leaky_relu(adj @ self.neighbor_lin(x))

@@ -58,7 +58,7 @@ def test_text_has_nine_tenths_of_the_weight_by_default():
 def pruned(model, adj_dict):
     """The users' operator of the last step, dense."""
     model(adj_dict)
-    forward, back = model._pruned_last[1].matrices(torch.float)
+    forward, back = model.pruning._last[1].matrices(torch.float)
     torch.testing.assert_close(forward.to_dense(), back.to_dense().t())
     return forward.to_dense().t()
 
@@ -80,7 +80,7 @@ def test_forward_in_training_equals_dense_matrices_on_what_is_left():
 
 def test_edges_are_sampled_once_per_epoch_and_by_resample():
     model, adj_dict = build(prune_ratio=0.5).train(), operators()
-    for renew in (model.train, model.resample):
+    for renew in (model.train, model.pruning.resample):
         drawn = []
         for _ in range(8):
             first = pruned(model, adj_dict)
@@ -106,7 +106,7 @@ def test_edges_of_busy_nodes_are_left_out_more_often():
     torch.manual_seed(0)
     model, adj_dict, kept = build(prune_ratio=0.8).train(), operators(), []
     for _ in range(2000):
-        model.resample()
+        model.pruning.resample()
         kept.append(pruned(model, adj_dict) > 0)
     rates = torch.stack(kept).float().mean(0)
     # One of six stays, in proportion to 1 / sqrt(d_u d_i).
