@@ -146,6 +146,7 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
         num_neighbors=_NEIGHBORS,
         frozen_weight=Choices(0.9, (0.5, 0.7, 0.9)),
     ),
+    'DualGNN': _space(1e-3, num_layers=_layers(2, 1, 2, 3)),
     'CLCRec': _space(
         0.1,
         temperature=Range(2.0, 0.1, 4.0),
@@ -163,6 +164,7 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
         prune_ratio=Choices(0.8, (0.0, 0.5, 0.8, 0.9)),
         modality_bpr=Range(1e-3, 1e-4, 0.1),
     ),
+    'DRAGON': _space(1e-3, num_layers=_layers(2, 1, 2, 3), num_neighbors=_NEIGHBORS),
     'MMSSL': _space(
         1e-5,
         num_layers=_layers(2, 1, 2, 3),
@@ -187,11 +189,22 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
         keep_ratio=Choices(0.3, (0.1, 0.3, 0.5)),
         contrast=Choices(0.0, (0.0, 1e-3, 1e-2, 0.1)),
     ),
+    'LGMRec': _space(
+        1e-6,
+        num_layers=_layers(2, 1, 2, 3, 4),
+        global_weight=Range(0.3, 0.05, 1.0),
+        contrast=Range(1e-4, 1e-6, 1e-2),
+    ),
     'MMGCF': _space(
         1e-3,
         num_layers=_layers(2, 1, 2, 3, 4),
         fusion=Choices('mean', ('mean', 'sum', 'concat')),
         weighting=Choices('equal', ('equal', 'alpha', 'normalized')),
+    ),
+    'FastMMRec': _space(
+        1e-3,
+        num_layers=_layers(2, 1, 2, 3, 4),
+        num_neighbors=_NEIGHBORS,
     ),
     'PromptMM': _space(
         1e-3,
