@@ -131,7 +131,7 @@ def load_config(
         table['kind'],
         table.get('name', path.stem),
         tuple(replace(d, folder=_folder(data, d.name, names)) for d in selected),
-        tuple(seeds or table.get('seeds', (0, 1, 2))),
+        tuple(seeds or table.get('seeds', range(5))),
         {k: v for k, v in table.items() if k not in _COMMON},
     )
 

@@ -7,7 +7,6 @@ import promptmm_pyg.losses
 from benchmarks.report import plot, render
 from benchmarks.studies.ablation import PARTS, part_losses
 from benchmarks.studies.distillation import LOSSES, shuffled
-from benchmarks.studies.main import Main
 from promptmm_pyg.benchmark import load_config
 from promptmm_pyg.benchmark.experiments import make_experiment
 from promptmm_pyg.benchmark.result import load_result, rows_by_name, write_result
@@ -30,14 +29,16 @@ from tests.benchmark.setting import (
 )
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
+SEARCH = ['search_trials=1', 'search_width=8']
 QUICK = {
-    'main': [],
-    'losses': ['losses=["ListwiseKDLoss","PromptMM"]', 'widths=[4,8]'],
+    'main': ['search_trials=2', 'search_width=8'],
+    'losses': ['losses=["ListwiseKDLoss","PromptMM"]', 'widths=[4,8]', *SEARCH],
     'widths': [
+        *SEARCH,
         *('losses=["ListwiseKDLoss"]', 'widths=[4,8]', 'tuned_width=4'),
         'cost_repeats=1',
     ],
-    'ensemble': ['widths=[4,8]', 'closed_form_widths=[8,16]'],
+    'ensemble': ['widths=[4,8]', 'closed_form_widths=[8,16]', *SEARCH],
     'ablation': [
         'options={denoise=[{denoise=true}],graph=[{item_graph_weight=0.1}]}',
     ],
@@ -97,17 +98,25 @@ def test_main_compares_students_with_everything(results):
     assert set(student['test']) > {'Recall@10', 'NDCG@50', 'MRR@20'}
 
 
-def test_the_baseline_has_its_own_penalty():
-    config = load_config(f'{CONFIGS}/main.toml', datasets=['tiktok'])
-    bench = type('Bench', (), {'dataset': config.datasets[0]})()
-    bench.train = {'item': type('Items', (), {'num_nodes': 5})()}
-    bench.teacher = lambda arm: type('Teacher', (), {'key': 'teacher'})()
-    arms = {entry.name: entry.arm for entry in Main().entries(bench)}
-    student = arms['MatrixFactorization student']
-    baseline = arms['MatrixFactorization baseline']
-    assert (student.params['l2'], baseline.params['l2']) == (0.01, 0.05)
-    assert (student.losses.key, baseline.losses) == ('PromptMM', None)
-    assert student.candidates['num_teacher_topk'] == 10
+def test_every_row_of_main_is_tuned_by_equally_many_trials(results):
+    folder, result = results('main')
+    rows = rows_by_name(result)
+    for name, row in rows.items():
+        assert row['num_trials'] == (1 if name.startswith('truncated') else 2), name
+    student, baseline = (
+        rows[f'MatrixFactorization {name}']['best_params']
+        for name in ('student', 'baseline')
+    )
+    assert set(student) - set(baseline) == {'weight'}
+    # The suite has the same LightGCN, from the same trainings.
+    options = ['models=["LightGCN"]', 'trials=2', 'width=8', 'training={}']
+    config = tiny('suite', *options)
+    cached = set((folder / 'work').iterdir())
+    assert (
+        run(config, folder)['rows'][0]['test'][METRIC]
+        == (rows['LightGCN']['test'][METRIC])
+    )
+    assert set((folder / 'work').iterdir()) == cached
 
 
 def test_losses_are_compared_at_every_width(results):
@@ -125,16 +134,16 @@ def test_losses_are_compared_at_every_width(results):
     assert not rows
 
 
-def test_only_the_baseline_is_tuned_at_every_width():
+def test_only_the_baseline_is_tuned_at_every_width(tmp_path):
     config = tiny('losses', *QUICK['losses'])
     experiment = make_experiment(config)
-    bench = experiment.bench(config.datasets[0], (0,), 'unused', 'cpu')
+    bench = experiment.bench(config.datasets[0], (0,), tmp_path, 'cpu')
     for entry in experiment.entries(bench):
         if entry.tuned_as is not None:
             tuned_width = entry.tuned_as.params['embedding_dim']
             baseline = entry.name == 'baseline'
             assert tuned_width == (entry.factors['width'] if baseline else 4)
-            assert len(entry.trials) == (10 if baseline else 3)
+            assert len(entry.trials) == 4
 
 
 def test_widths_have_two_starts_and_costs(results):
@@ -154,7 +163,7 @@ def test_widths_have_two_starts_and_costs(results):
     text = render(folder / 'widths-synthetic.json')
     assert f'{student["refresh"]["median_ms"]:.3f}' in text
     with pytest.raises(ValueError, match=r"'widths' must be at most 8, the teacher's"):
-        run(tiny('widths', 'widths=[9]'), folder)
+        run(tiny('widths', 'widths=[9]', *SEARCH), folder)
 
 
 def test_a_shuffled_teacher_has_the_embeddings_of_other_nodes(tmp_path):
@@ -188,7 +197,7 @@ def test_students_of_an_ensemble(results):
 
 
 def test_the_models_of_a_suite_are_teachers(tmp_path):
-    options = ['widths=[4]', 'closed_form_widths=[8]']
+    options = ['widths=[4]', 'closed_form_widths=[8]', *SEARCH]
     options.append(f'suite={tmp_path}/suite-{{dataset}}.json')
     models = 'models=["Popularity","EASE","LightGCN","FREEDOM"]'
     run(tiny('suite', 'trials=2', models), tmp_path)
