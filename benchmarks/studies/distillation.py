@@ -25,7 +25,7 @@ from promptmm_pyg.benchmark.entries import (
     truncated,
 )
 from promptmm_pyg.benchmark.experiments import BASELINE, Experiment
-from promptmm_pyg.benchmark.registry import build, split_params
+from promptmm_pyg.benchmark.registry import build, check_params, split_params
 from promptmm_pyg.benchmark.report import (
     Result,
     interval,
@@ -225,6 +225,9 @@ class Distillation(Experiment):
     def check(self, dataset: Dataset, out: Path) -> None:  # noqa: ARG002
         for loss in self.losses:
             check_choice('losses', loss, LOSSES)
+        check_params('student', self.student, self.student_params)
+        for trial in (*grid(self.trials), *grid(self.baseline_trials)):
+            check_params('student', self.student, trial, ('weight', 'score_scale'))
         for start in self.starts:
             check_choice('starts', start, (RANDOM, TRUNCATED))
         if max(self.widths) > self.search_width:

@@ -1,6 +1,5 @@
 """Several teachers and their ensemble into one narrow student."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product

@@ -9,7 +9,7 @@ the number of layers, and at most two parameters of its own. The first trial of 
 search is :attr:`SearchSpace.defaults`, the second is the same with a strong penalty.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -263,6 +263,47 @@ def split_params(model: str, params: Params) -> SplitParams:
         else:
             out.arguments[name] = value
     return out
+
+
+# Of `build`, beside arguments of the constructor.
+BUILD_OPTIONS = frozenset({'prompt', 'masks', 'feature_dtype', 'product_dtype'})
+
+
+def known_params(model: str) -> set[str]:
+    """The names of all hyper-parameters of a model."""
+    cls = MODELS[model]
+    names = set(signature(cls).parameters)
+    if 'teacher' in names:  # Further arguments, of PromptMM.
+        names |= set(signature(MODELS['PromptMM']).parameters)
+    names -= {'num_nodes_dict', 'edge_type', 'teacher'}
+    if is_trained(model):
+        names |= {*cls.loss_weights, *TRAINING}
+    return names | BUILD_OPTIONS
+
+
+def check_params(
+    name: str, model: str, params: Iterable[str], more: Iterable[str] = ()
+) -> None:
+    """Raises unless a model is known and has all of these hyper-parameters.
+
+    Args:
+        name: Of the key in the configuration, for the message.
+        model: The name of the model.
+        params: The names of hyper-parameters.
+        more: Further names that are allowed.
+    """
+    check_choice(name, model, MODELS)
+    known = known_params(model) | set(more)
+    check_keys(f'{name}.{model}', params, known)
+
+
+def check_keys(name: str, keys: Iterable[str], known: Iterable[str]) -> None:
+    """Raises unless all keys of a table are known."""
+    unknown = sorted(set(keys) - set(known))
+    if unknown:
+        raise ValueError(
+            f"'{name}' must have keys among {sorted(known)} (got {unknown})"
+        )
 
 
 def build(model: str, train: HeteroData, arguments: Params) -> Any:

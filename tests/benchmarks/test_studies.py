@@ -1,3 +1,4 @@
+import sys
 from itertools import product
 
 import pytest
@@ -10,7 +11,9 @@ from benchmarks.studies.distillation import LOSSES, shuffled
 from promptmm_pyg.benchmark import load_config
 from promptmm_pyg.benchmark.experiments import make_experiment
 from promptmm_pyg.benchmark.result import load_result, rows_by_name, write_result
+from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.distillation import CandidateSampling, distill
+from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training import TrainingConfig
@@ -55,6 +58,7 @@ QUICK = {
     'missing': ['shares=[0.0,0.9]'],
     'noise': ['dataset.synthetic.models.PromptMMPlus={embedding_dim=4,num_layers=1}'],
     'cold': ['trials={l2=[0.01,0.1]}'],
+    'placement': ['trials={l2=[0.01]}', 'models=["VBPR"]'],
 }
 
 
@@ -266,6 +270,64 @@ def test_variants_are_compared_with_the_first_at_every_share(results, name, shar
 def test_options_of_corruption_are_checked(override, tmp_path):
     with pytest.raises(ValueError, match=f"'{override.split('=')[0]}' must be one of"):
         run(tiny('missing', override), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'override', 'message'),
+    [
+        ('losses', 'losses=["KD"]', "'losses' must be one of .*'PairwiseKDLoss'"),
+        ('losses', 'student=MF', "'student' must be one of .*'MatrixFactorization'"),
+        ('losses', 'starts=["cut"]', "'starts' must be one of 'random', 'truncated"),
+        ('losses', 'trials=[{l1=1}]', r"'student.MatrixFactorization' .*\['l1'\]"),
+        ('ablation', 'model=X', "'model' must be one of .*'PromptMMPlus'"),
+        (
+            'ablation',
+            'options={a=[{gate=1}]}',
+            r"PromptMMPlus' .*'denoise'.*\['gate'\]",
+        ),
+        ('cold', 'models=["X"]', "'models' must be one of .*'CLCRec'.* \\(got 'X'"),
+        ('placement', 'models=["X"]', "'models' must be one of .*'VBPR'"),
+        ('suite', 'models=["X"]', "'models' must be one of 'Popularity'"),
+        ('promptmm', 'parts=["view"]', "'parts' must be one of .*'fused view'"),
+        ('promptmm', 'students=["X"]', "'students' must be one of 'MatrixFact"),
+        ('prompts', 'starts=["X"]', "'starts' must be one of .*'PCA'"),
+        ('noise', 'corruption=X', "'corruption' must be one of 'missing', 'noise'"),
+    ],
+)
+def test_unknown_names_are_errors_that_list_the_known(
+    name, override, message, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        run(tiny(name, override), tmp_path)
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize('name', QUICK)
+def test_every_read_of_test_is_a_counted_one_of_a_row(name, results, monkeypatch):
+    folder, result = results(name)
+    config = tiny(name, *QUICK[name])
+    (dataset,) = config.datasets
+    experiment = make_experiment(config)
+    bench = experiment.bench(dataset, config.seeds, folder / 'work', 'cpu')
+    positives = bench.split.test[INTERACTS].edge_label_index
+    reads, original = [], evaluate
+
+    def observed(scores, data, **options):
+        reads.append(torch.equal(data[INTERACTS].edge_label_index, positives))
+        return original(scores, data, **options)
+
+    for module in list(sys.modules.values()):
+        if getattr(module, 'evaluate', None) is original:
+            monkeypatch.setattr(module, 'evaluate', observed)
+    experiment.entries(bench)  # Tunes.
+    assert not any(reads)
+    experiment.run(bench, dataset, folder)
+    assert set(bench.test_reads.values()) == {1}
+    assert sum(reads) == bench.test_reads.total()
+    rows = [*result['rows'], *result.get('teachers', ())]
+    tested = [row[key][METRIC]['seeds'] for row in rows for key in bench.test_items]
+    # Equal models in several rows are read once.
+    assert sum(reads) <= sum(map(len, tested))
 
 
 def test_cold_items_are_ranked_alone_and_among_all(results):
