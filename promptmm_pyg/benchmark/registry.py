@@ -277,7 +277,7 @@ def known_params(model: str) -> set[str]:
         names |= set(signature(MODELS['PromptMM']).parameters)
     names -= {'num_nodes_dict', 'edge_type', 'teacher'}
     if is_trained(model):
-        names |= {*cls.loss_weights, *TRAINING}
+        names |= {*getattr(cls, 'loss_weights', {}), *TRAINING}
     return names | BUILD_OPTIONS
 
 
