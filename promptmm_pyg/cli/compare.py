@@ -16,9 +16,9 @@ from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.data.schema import fingerprint
 from promptmm_pyg.evaluation import Evaluation, paired_test
 from promptmm_pyg.runs import Run
-from promptmm_pyg.runs.evaluation import evaluate_embeddings
+from promptmm_pyg.runs.evaluation import evaluate_embeddings, scorers_of
 from promptmm_pyg.runs.folder import MODEL
-from promptmm_pyg.runs.run import build_teacher
+from promptmm_pyg.runs.run import build_model
 
 DESCRIPTION = """\
 Show runs side by side: the settings in which they differ, their validation metrics, and
@@ -109,7 +109,8 @@ def load_summary(run: Run) -> Summary:
     task, error, evaluations = None, '', None
     metrics = {name: run.metrics(name).get('validation', {}) for name in _MODELS}
     try:
-        evaluations = evaluate_embeddings(run.embeddings(), run.data.val)
+        scorers = scorers_of(run.embeddings(), run.teacher())
+        evaluations = evaluate_embeddings(scorers, run.data.val)
         metrics = {name: result.metrics for name, result in evaluations.items()}
         held_out = run.data.val[INTERACTS].edge_label_index
         task = (fingerprint(run.data.train), held_out)
@@ -134,15 +135,16 @@ def load_summary(run: Run) -> Summary:
 
 
 def count_parameters(run: Run) -> dict[str, int]:
-    """The number of trained parameters of each model."""
-    models: dict[str, torch.nn.Module] = {
-        'teacher': build_teacher(run.config, run.data.train)
+    """The number of trained parameters of each model; none for one in closed form."""
+    models: dict[str, Any] = {
+        'teacher': build_model(run.config, 'teacher', run.data.train)
     }
     if run.has('student'):
         models['student'] = models['baseline'] = run.new_student()
     return {
         name: sum(x.numel() for x in model.parameters() if x.requires_grad)
         for name, model in models.items()
+        if isinstance(model, torch.nn.Module)
     }
 
 

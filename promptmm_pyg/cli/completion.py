@@ -67,6 +67,8 @@ def collect_words(parser: Parser) -> dict[str, list[str]]:
     """The words of a program with all its commands, for ``completion.txt``."""
     words = {'': _words(parser)}
     for name, child in _children(parser).items():
+        if isinstance(child, Parser):
+            child.complete(())
         inner = _children(child)
         below = [word for x in inner.values() for word in _words(x)]
         words[name] = list(dict.fromkeys([*_words(child), *below]))

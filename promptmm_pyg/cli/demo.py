@@ -67,7 +67,7 @@ TEACHER: dict[str, Any] = {
     'loss_weights': _L2,
 }
 STUDENT: dict[str, Any] = {
-    'embedding_dim': 16,
+    'student': {'embedding_dim': 16},
     'train': {**_TRAIN, 'learning_rate': 1e-2},
     'loss_weights': _L2,
 }

@@ -1,8 +1,15 @@
 """``promptmm distill``: the student, its baseline, and a recommender."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
+from promptmm_pyg.cli.model_options import (
+    add_model,
+    add_model_options,
+    model_arguments,
+    model_of,
+)
 from promptmm_pyg.cli.parsing import (
     LENGTH,
     TRAIN,
@@ -20,9 +27,8 @@ from promptmm_pyg.cli.system import profile_student, without_cache
 from promptmm_pyg.cli.train import metrics_text
 from promptmm_pyg.data.schema import NODE_TYPES
 from promptmm_pyg.distillation import CandidateSampling, distill, promptmm_losses
-from promptmm_pyg.models import LightGCN
 from promptmm_pyg.runs import Run, distill_run
-from promptmm_pyg.runs.stages import STUDENT_WEIGHTS
+from promptmm_pyg.runs.stages import student_weights
 
 DESCRIPTION = """\
 Train a small student on the interactions and on the output of the teacher in RUN. The
@@ -37,8 +43,8 @@ continues."""
 EXAMPLE = """\
 example:
   promptmm distill runs/tiktok
-  promptmm distill runs/tiktok --overwrite --student mf --embedding-dim 16 \\
-      --prompt joint
+  promptmm distill runs/tiktok --overwrite --student MatrixFactorization \\
+      --embedding-dim 16 --prompt joint
   promptmm distill runs/tiktok --overwrite --tune 8
   promptmm distill runs/tiktok --dry-run
   promptmm distill --config runs/tiktok/student/config.json runs/other"""
@@ -64,7 +70,7 @@ CANDIDATES = {
     'refresh_every': 'epochs between two rankings by the student',
 }
 _VIEWS = {'list_views': 'list-wise', 'embedding_views': 'embedding'}
-_STUDENT = ('student', 'embedding_dim', 'num_layers')
+DEFAULT = 'LightGCN'
 
 
 def add_arguments(parser: Parser) -> None:
@@ -73,19 +79,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument('folder', metavar='RUN', help='folder of a trained teacher')
     add_flags(parser, '--resume  continue the student')
     add_flags(parser, '--overwrite  replace the student of RUN')
-    group = parser.add_argument_group('student')
-    group.add_argument(
-        '--student',
-        choices=('lightgcn', 'mf'),
-        default='lightgcn',
-        help='embeddings propagated over the graph in training, or plain ones '
-        '(default: lightgcn)',
-    )
-    width = {'embedding_dim': 'numbers per user or item embedding'}
-    add_options(group, LightGCN, width | {'num_layers': 'layers of lightgcn'})
+    add_model(parser, 'student', DEFAULT, 'the student')
     losses = parser.add_argument_group('losses')
     add_options(losses, distill, DISTILL)
-    add_loss_weights(losses, STUDENT_WEIGHTS)
     add_options(losses, promptmm_losses, LOSSES)
     losses.add_argument(
         '--node-types',
@@ -107,6 +103,14 @@ def add_arguments(parser: Parser) -> None:
         parser.add_argument_group('candidate lists'), CandidateSampling, CANDIDATES
     )
     add_training(parser)
+    parser.add_more = _add_student_options
+
+
+def _add_student_options(parser: Parser, argv: Sequence[str]) -> None:
+    """Adds the options of the student that is named."""
+    name = model_of(argv, 'student', DEFAULT)
+    add_model_options(parser, name, {})
+    add_loss_weights(parser, student_weights(name))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -139,10 +143,11 @@ def run(args: argparse.Namespace) -> int:
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that determines the student, given its teacher."""
     return {
-        **selected_options(args, _STUDENT),
+        'model': args.student,
+        'student': model_arguments(args),
         'distill': selected_options(args, DISTILL),
         'train': selected_options(args, (*TRAIN, *LENGTH)),
-        'loss_weights': loss_weights(args, STUDENT_WEIGHTS),
+        'loss_weights': loss_weights(args, student_weights(args.student)),
         'losses': selected_options(args, (*LOSSES, 'node_types', *_VIEWS)),
         'candidates': selected_options(args, CANDIDATES),
     }

@@ -20,7 +20,7 @@ from promptmm_pyg.data import make_synthetic_dataset, split_per_user
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs import prepare
 from promptmm_pyg.runs.folder import load_tensors, save_tensors
-from promptmm_pyg.runs.run import build_teacher
+from promptmm_pyg.runs.run import build_model
 from promptmm_pyg.training import LastEpochWarning, TrainingConfig, train
 
 DESCRIPTION = """\
@@ -237,8 +237,15 @@ def _self_test() -> None:
     split = split_per_user(make_synthetic_dataset(40, 60, 4), 0.2, 0.2)
     prompt = {'out_channels': 4}
     data = prepare(split, prompt)
-    config = {'prompt': prompt, 'teacher': {'embedding_dim': 8}, 'train': {'seed': 0}}
-    teacher, loaded = (build_teacher(config, data.train) for _ in range(2))
+    config = {
+        'model': 'PromptMM',
+        'prompt': prompt,
+        'teacher': {'embedding_dim': 8},
+        'train': {'seed': 0},
+    }
+    teacher, loaded = (build_model(config, 'teacher', data.train) for _ in range(2))
+    assert isinstance(teacher, torch.nn.Module)
+    assert isinstance(loaded, torch.nn.Module)
     training = TrainingConfig(epochs=1, progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', LastEpochWarning)

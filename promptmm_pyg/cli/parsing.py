@@ -77,6 +77,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
         self.reads_config = False
         self.config_file: str | None = None
+        self.add_more: Callable[[Parser, Sequence[str]], None] | None = None
+        """Adds the options that depend on what is typed."""
 
     def parse_known_args(  # type: ignore[override]
         self,
@@ -84,6 +86,7 @@ class Parser(argparse.ArgumentParser):
         namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parses, after the file of ``--config``; unknown options are errors."""
+        self.complete(args or ())
         if self.reads_config:
             args = with_config_file(self, list(args or ()))
         parsed, unknown = super().parse_known_args(args, namespace)
@@ -92,6 +95,12 @@ class Parser(argparse.ArgumentParser):
             hint = _suggest(name, list(self._option_string_actions), '--')
             self.error(f'unrecognized arguments: {" ".join(unknown)}{hint}')
         return parsed, unknown
+
+    def complete(self, args: Sequence[str]) -> None:
+        """Adds the options that depend on ``args``, once."""
+        add_more, self.add_more = self.add_more, None
+        if add_more is not None:
+            add_more(self, args)
 
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing the usage."""
@@ -432,7 +441,7 @@ def _word(name: str, value: Any) -> str:
 
 # The sections of config.json whose entries are options of the same name, and the
 # options of the other entries.
-_SECTIONS = ('teacher', 'distill', 'train', 'losses', 'candidates')
+_SECTIONS = ('distill', 'train', 'losses', 'candidates')
 # The names of options of `load_dataset` on the command line.
 DATA_FLAGS = {
     name: name.replace('_', '-')
@@ -464,15 +473,20 @@ def flags_of_run(content: Mapping[str, Any]) -> dict[str, Any]:
     flags: dict[str, Any] = {}
     for section in _SECTIONS:
         flags |= content.get(section, {})
-    for name in ('student', 'embedding_dim', 'num_layers'):
-        if name in content:
-            flags[name] = content[name]
-    flags['loss-weight'] = dict(content.get('loss_weights', {}))
+    of_model = content.get('teacher' if 'data' in content else 'student', {})
+    flags |= {f'model_{x}' if x in flags else x: y for x, y in of_model.items()}
+    if 'model' in content:
+        flags['model' if 'data' in content else 'student'] = content['model']
+    if content.get('loss_weights'):
+        flags['loss-weight'] = dict(content['loss_weights'])
     if 'data' in content:
         flags |= _data_flags(content['data'])
         prompt, titles = content['prompt'], content.get('titles')
         if prompt is None:
-            flags['no-prompt'] = True
+            from promptmm_pyg.models import MODELS
+
+            model = MODELS.get(content.get('model', ''))
+            flags |= {'no-prompt': True} if model and model.reads_prompt else {}
         else:
             flags |= {'prompt-start': prompt['start']}
             flags |= {'prompt-dim': prompt['out_channels']}

@@ -5,7 +5,7 @@ import datetime
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch_geometric.data import HeteroData
@@ -21,14 +21,15 @@ from promptmm_pyg.cli.parsing import UserError, add_flags
 from promptmm_pyg.data import INTERACTS, ITEM, USER
 from promptmm_pyg.evaluation import Evaluation
 from promptmm_pyg.explain import Explainer
+from promptmm_pyg.explain.explainer import Explainable
 from promptmm_pyg.models import PromptMM
 from promptmm_pyg.report import Report, gather, render, served
 from promptmm_pyg.report.content import Missing, Size
 from promptmm_pyg.report.page import GENERATOR
 from promptmm_pyg.runs import Prepared, Run
-from promptmm_pyg.runs.evaluation import evaluate_embeddings
+from promptmm_pyg.runs.evaluation import evaluate_embeddings, scorers_of
 from promptmm_pyg.runs.folder import MODEL, read_json
-from promptmm_pyg.runs.run import XDict
+from promptmm_pyg.runs.run import Trained, XDict
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.training.loop import LOG
 
@@ -52,8 +53,9 @@ class _Loaded(NamedTuple):
     """The parts of a run that need its data."""
 
     data: Prepared
-    teacher: PromptMM
+    teacher: Trained
     x_dicts: dict[str, XDict]
+    scorers: dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +169,8 @@ def _load(run: Run, missing: list[Missing]) -> _Loaded | None:
         what = f'the data could not be read, so parts are left out: {reason}'
         missing.append(Missing(what, None))
         return None
-    return _Loaded(data, run.teacher(), run.embeddings())
+    teacher, x_dicts = run.teacher(), run.embeddings()
+    return _Loaded(data, teacher, x_dicts, scorers_of(x_dicts, teacher))
 
 
 def _recorded(run: Run, missing: list[Missing]) -> dict[str, dict[str, Any]]:
@@ -202,10 +205,10 @@ def _evaluate(
     """The recorded evaluation on validation, with the values of every user."""
     if loaded is None or content is None:
         return None
-    x_dicts = {
-        name: x for name, x in loaded.x_dicts.items() if name in content['metrics']
+    scorers = {
+        name: x for name, x in loaded.scorers.items() if name in content['metrics']
     }
-    results = evaluate_embeddings(x_dicts, loaded.data.val) if x_dicts else {}
+    results = evaluate_embeddings(scorers, loaded.data.val) if scorers else {}
     command = _evaluate_command(run)
     if set(content['metrics']) - set(results) or not gather.agrees(content, results):
         what = (
@@ -222,9 +225,9 @@ def _evaluate(
 
 def _weights(loaded: _Loaded | None) -> dict[str, float]:
     """The weights of the teacher's parts."""
-    if loaded is None:
+    teacher = loaded and loaded.teacher
+    if not isinstance(teacher, PromptMM):
         return {}
-    teacher = loaded.teacher
     weights = dict.fromkeys(teacher.modalities, teacher.modality_weight)
     weights["a node's own features, before its neighbors'"] = teacher.self_loop_weight
     if teacher.prompt is not None:
@@ -234,9 +237,10 @@ def _weights(loaded: _Loaded | None) -> dict[str, float]:
 
 def _shares(loaded: _Loaded | None) -> dict[str, dict[str, float]]:
     """The shares of the parts of the teacher's embeddings, by node type."""
-    if loaded is None:
+    if loaded is None or type(loaded.teacher) not in get_args(Explainable):
         return {}
-    explainer = Explainer(loaded.teacher, *loaded.data.inputs)
+    teacher: Any = loaded.teacher
+    explainer = Explainer(teacher, *loaded.data.inputs)
     return {
         node_type: gather.part_shares(explainer.parts(node_type))
         for node_type in (USER, ITEM)

@@ -15,8 +15,9 @@ import torch
 
 from promptmm_pyg.data import INTERACTS, ITEM, USER, modality_x_dict
 from promptmm_pyg.distillation import distill
+from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.runs import Prepared, Run
-from promptmm_pyg.runs.run import build_student, build_teacher
+from promptmm_pyg.runs.run import build_model, build_student
 from promptmm_pyg.runs.stages import distill_arguments
 from promptmm_pyg.training import TrainingConfig, train
 from promptmm_pyg.training.validation import validation
@@ -25,6 +26,7 @@ GIB = 1 << 30
 _STEPS = 6  # Measured, after one that warms up.
 _SECONDS = 10.0  # No further step is started after this time.
 _NEVER = 10**9
+_NOTHING = 'nothing was written'
 
 
 class _EnoughError(Exception):
@@ -78,7 +80,10 @@ def profile_teacher(
     run: Run, config: dict[str, Any], data: Prepared, device: str
 ) -> str:
     """A report on the cost of training the teacher of a configuration."""
-    model = build_teacher(config, data.train).to(device)
+    model = build_model(config, 'teacher', data.train)
+    if isinstance(model, ClosedForm):
+        return f'{config["model"]} is fitted in closed form, in one step; {_NOTHING}'
+    model.to(device)
     data = data.to(torch.device(device))
 
     run_training = partial(_train, model, data, config['loss_weights'])
@@ -106,7 +111,9 @@ def _train(
 
 def profile_student(run: Run, config: dict[str, Any], device: str) -> str:
     """A report on the cost of training the student of a configuration."""
-    teacher = run.teacher().to(device)
+    teacher = run.teacher()
+    if isinstance(teacher, torch.nn.Module):
+        teacher.to(device)
     student, baseline = (
         build_student(config, run.data.train).to(device) for _ in range(2)
     )
@@ -202,7 +209,7 @@ def report(
         )
     else:
         lines.append(f'time: {seconds_text(high)} for {epochs} epochs{each}')
-    return '\n'.join([*lines, *_memory_lines(costs, data), 'nothing was written'])
+    return '\n'.join([*lines, *_memory_lines(costs, data), _NOTHING])
 
 
 def _memory_lines(costs: list[Cost], data: Prepared) -> list[str]:

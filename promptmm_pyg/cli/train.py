@@ -1,10 +1,17 @@
-"""``promptmm train``: the teacher."""
+"""``promptmm train``: a teacher, or any other model."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from promptmm_pyg.cli.data import add_data_options, data_config
+from promptmm_pyg.cli.model_options import (
+    add_model,
+    add_model_options,
+    model_arguments,
+    model_of,
+)
 from promptmm_pyg.cli.parsing import (
     LENGTH,
     TRAIN,
@@ -19,7 +26,7 @@ from promptmm_pyg.cli.parsing import (
     selected_options,
 )
 from promptmm_pyg.cli.system import profile_teacher, without_cache
-from promptmm_pyg.models import PromptMM
+from promptmm_pyg.models import MODELS
 from promptmm_pyg.runs import Run, train_run
 from promptmm_pyg.runs.data import read_titles
 from promptmm_pyg.runs.run import FORMAT
@@ -27,33 +34,23 @@ from promptmm_pyg.runs.stages import load_data
 from promptmm_pyg.transforms import AddModalityPCA
 
 DESCRIPTION = """\
-Train the teacher PromptMM, a graph model of interactions and item features, and save
-the epoch that was best on validation. Test data are not used.
+Train a model and save the epoch that was best on validation: the teacher PromptMM, a
+graph model of interactions and item features, or any other of the library (--model
+NAME; its options are in 'promptmm train --model NAME --help'). Models in closed form,
+such as EASE, are fitted. Test data are not used.
 
 RUN will hold config.json (all settings), teacher/ (model.safetensors, log.jsonl with
-one line per epoch, a checkpoint) and metrics. Ctrl-C loses at most one epoch: the same
-command with --resume continues."""
+one line per epoch, a checkpoint, metrics, and a recommender). Ctrl-C loses at most one
+epoch: the same command with --resume continues."""
 EXAMPLE = """\
 example:
   promptmm train data/tiktok --out runs/tiktok --learning-rate 0.002
   promptmm train clicks.parquet --out runs/clicks --features text=text.parquet \\
       --split time --time-column day --val-ratio 0.1 --test-ratio 0.1
+  promptmm train clicks.csv --out runs/ease --model EASE --l2 500
   promptmm train data/tiktok --out runs/tiktok --dry-run
   promptmm train --config runs/tiktok/config.json --out runs/wide --embedding-dim 128"""
-TEACHER = {
-    'embedding_dim': 'numbers per user or item embedding',
-    'num_layers': 'graph layers of the id embeddings',
-    'num_modality_layers': 'pairs of hops of the feature propagation',
-    'modality_weight': 'weight of the features in the final embeddings',
-    'self_loop_weight': "weight of a node's own features beside its neighbors'",
-    'prompt_id_weight': 'weight of the prompt in the id embeddings',
-    'prompt_feature_weight': 'weight of the prompt in the feature encoder',
-    'num_prompt_tokens': 'number of prompt tokens',
-    'missing': 'replacement of missing features: zeros or a trained token',
-    'modality_dropout': 'share of modality vectors dropped in training, 0 to 1',
-    'dropout': 'share of the features dropped in training, 0 to 1',
-    'init_std': 'standard deviation of normal initial id embeddings; none: Xavier',
-}
+DEFAULT = 'PromptMM'
 PROPAGATE = {'propagate_every': 'batches per graph propagation and optimizer step'}
 PROMPT = {
     'out_channels': 'components of the item features that initialize the prompt',
@@ -76,7 +73,20 @@ def add_arguments(parser: Parser) -> None:
   recommendations (default: none)
 --title-column NAME [title]  column of titles""",
     )
-    add_options(parser.add_argument_group('teacher'), PromptMM, TEACHER)
+    add_model(parser, 'model', DEFAULT, 'the model to train')
+    add_training(parser, **PROPAGATE)
+    parser.add_more = _add_model_options
+
+
+def _add_model_options(parser: Parser, argv: Sequence[str]) -> None:
+    """Adds the options of the model that is named."""
+    name = model_of(argv, 'model', DEFAULT)
+    cls: Any = MODELS[name]
+    add_model_options(parser, name, {})
+    if getattr(cls, 'loss_weights', {}):
+        add_loss_weights(parser.add_argument_group('losses'), cls.loss_weights)
+    if not cls.reads_prompt:
+        return
     prompt = parser.add_argument_group('prompt')
     add_options(prompt, AddModalityPCA, PROMPT, _PROMPT_NAMES)
     prompt.add_argument(
@@ -87,8 +97,6 @@ def add_arguments(parser: Parser) -> None:
         '(default: pca)',
     )
     add_flags(prompt, '--no-prompt  train without one')
-    add_loss_weights(parser.add_argument_group('losses'), PromptMM.loss_weights)
-    add_training(parser, **PROPAGATE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,7 +119,8 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
         device=device,
     )
-    print(f'{metrics_text(trained, "teacher")}, in {trained.teacher_dir}')
+    text = metrics_text(trained, 'teacher').replace('teacher', args.model, 1)
+    print(f'{text}, in {trained.teacher_dir}')
     print(f'next: promptmm distill {trained.path}')
     return 0
 
@@ -144,16 +153,18 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
             'encoding': args.encoding,
         }
         read_titles(**titles)  # Errors are raised before any work.
-    prompt = None
-    if not args.no_prompt:
+    prompt, cls = None, MODELS[args.model]
+    weights = getattr(cls, 'loss_weights', {})
+    if cls.reads_prompt and not args.no_prompt:
         options = selected_options(args, PROMPT, _PROMPT_NAMES)
         prompt = {'start': args.prompt_start, **options}
     return {
         'format': FORMAT,
         'data': data,
         'titles': titles,
+        'model': args.model,
         'prompt': prompt,
-        'teacher': selected_options(args, TEACHER),
+        'teacher': model_arguments(args),
         'train': selected_options(args, (*TRAIN, *PROPAGATE, *LENGTH)),
-        'loss_weights': loss_weights(args, PromptMM.loss_weights),
+        'loss_weights': loss_weights(args, weights) if weights else {},
     }

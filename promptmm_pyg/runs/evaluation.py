@@ -17,9 +17,10 @@ from promptmm_pyg.evaluation import (
     paired_test,
     slice_by_cold_start,
 )
+from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.runs.data import RunError
 from promptmm_pyg.runs.folder import read_json, write_json
-from promptmm_pyg.runs.run import Run, XDict
+from promptmm_pyg.runs.run import Run, Trained, XDict
 
 KS = (10, 20, 50)
 PAIRS = (
@@ -27,6 +28,7 @@ PAIRS = (
     ('student', 'truncated_teacher'),
     ('teacher', 'student'),
     ('served', 'student'),
+    ('teacher', 'low_rank_teacher'),
 )
 
 
@@ -47,18 +49,27 @@ def evaluate_run(
         raise RunError(f"the data hold no interactions for '{split}'")
     version = run.version()
     x_dicts = run.embeddings()
-    results = evaluate_embeddings(x_dicts, graph)
+    results = evaluate_embeddings(scorers_of(x_dicts, run.teacher()), graph)
     record_evaluation(run, split, x_dicts, results, graph, version)
     return results
 
 
+def scorers_of(x_dicts: Mapping[str, XDict], teacher: Trained) -> dict[str, Any]:
+    """What each model is evaluated by: its embeddings, and the exact scores of a
+    teacher in closed form, whose embeddings are ``'low_rank_teacher'``.
+    """
+    if not isinstance(teacher, ClosedForm):
+        return dict(x_dicts)
+    return {**x_dicts, 'teacher': teacher.scores}
+
+
 def evaluate_embeddings(
-    x_dicts: Mapping[str, XDict], graph: HeteroData
+    scorers: Mapping[str, Any], graph: HeteroData
 ) -> dict[str, Evaluation]:
-    """The evaluation of each model's embeddings, by name."""
+    """The evaluation of each model's embeddings or scores, by name."""
     num_items = int(graph[ITEM].num_nodes)
     ks = sorted({min(k, num_items) for k in KS})
-    return {name: evaluate(x, graph, ks=ks) for name, x in x_dicts.items()}
+    return {name: evaluate(x, graph, ks=ks) for name, x in scorers.items()}
 
 
 def compared_metrics(results: Mapping[str, Evaluation]) -> list[str]:

@@ -60,15 +60,15 @@ def refit_run(
     progress: bool = True,
     device: str | torch.device = CPU,
 ) -> Run:
-    """Trains teacher and student on all interactions, those of validation, test and
-    updates, and makes the result the recommender that is served.
+    """Trains teacher and student, if there is one, on all interactions, those of
+    validation, test and updates, and makes the result the recommender that is served.
 
     Settings are those of the run; with a search, those it chose. Each model is trained
     for the number of epochs that was best on validation: as many passes over more
     interactions. Nothing is validated, and the evaluated models do not change.
 
     Args:
-        run: A run with teacher and student.
+        run: A run with a trained model.
         resume: Whether to continue an interrupted one. (default: ``False``)
         progress: Whether to show a progress bar. (default: ``True``)
         device: Where to train. (default: the CPU)
@@ -78,14 +78,17 @@ def refit_run(
     """
     run = Run(run) if isinstance(run, str | Path) else run
     run.check()
-    configs = {'teacher': run.config, 'student': run.student_config}
+    configs = {'teacher': run.config}
+    if (run.student_dir / 'config.json').is_file():
+        configs['student'] = run.student_config
     state: dict[str, Any] = {
         'made_by': 'refit',
         'epochs': {name: _best_epoch(run, name) for name in configs},
         'updates': len(updates_of(run)),
     }
-    with settings_of(run.student_dir / 'config.json'):  # Before training.
-        weights, settings = _weights(run), _settings(run, 'student')
+    if 'student' in configs:
+        with settings_of(run.student_dir / 'config.json'):  # Before training.
+            weights, settings = _weights(run), _settings(run, 'student')
     with exclusive(run.path):
         graph = merge_all(run.read_split(), updates_of(run))
         everything = Split(graph, graph, graph)
@@ -103,7 +106,18 @@ def refit_run(
                 config = {**configs[name], 'train': _settings(run, name)}
                 return training_config(config, folder, resume, progress, **length)
 
-            train_teacher(target, run.config, data, how('teacher'), device)
+            titles = run.recommender().titles
+            train_teacher(
+                target,
+                run.config,
+                data,
+                how('teacher'),
+                device,
+                recommender=target.recommender_dir,
+                titles=titles,
+            )
+            if 'student' not in configs:
+                return run
             config = {
                 **run.student_config,
                 'train': settings,
@@ -114,7 +128,6 @@ def refit_run(
             result = train_student(
                 config, teacher, data, how('student'), device, **options
             )
-            titles = run.recommender().titles
             made = make_recommender(data, result.student, titles)
             save_student(target, config, result, made)
     return run

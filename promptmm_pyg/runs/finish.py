@@ -82,7 +82,9 @@ def _finish_student(run: Run, target: Run) -> None:
         options['baseline'] = False
     how = training_config(config, target.student_dir, True, False, epochs=1)
     result = train_student(config, run.teacher(), run.data, how, **options)
-    recommender = make_recommender(run.data, result.student, titles_of(run, None))
+    recommender = make_recommender(
+        run.data, result.student, titles_of(run.config, run.data, None)
+    )
     save_student(target, config, result, recommender)
 
 

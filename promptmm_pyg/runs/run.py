@@ -11,17 +11,17 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._files import NEXT, current, locked
+from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
     USER,
     Split,
-    modality_mask_dict,
-    modality_x_dict,
 )
 from promptmm_pyg.data.schema import node_features
 from promptmm_pyg.distillation import truncate_embeddings
-from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
+from promptmm_pyg.models import MODELS
+from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs.data import Prepared, RunError, hash_split, load_split, prepare
 from promptmm_pyg.runs.folder import (
@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 
 FORMAT = 'promptmm_pyg.run.v1'
 XDict = dict[str, Tensor]
+Trained = torch.nn.Module | ClosedForm[Any]
 _SECTIONS: dict[str, tuple[type, ...]] = {
     'data': (dict,),
     'data_sha256': (str,),
     'titles': (dict, type(None)),
+    'model': (str,),
     'prompt': (dict, type(None)),
     'teacher': (dict,),
     'train': (dict,),
@@ -197,8 +199,8 @@ class Run:
         file = self.folders()[name] / 'metrics.json'
         return read_json(file) if file.is_file() else {}
 
-    def teacher(self) -> PromptMM:
-        """The trained teacher, in eval mode.
+    def teacher(self) -> 'Trained':
+        """The trained teacher, in eval mode; one in closed form is fitted again.
 
         Raises:
             RunError: If it is not trained yet, or damaged.
@@ -207,12 +209,14 @@ class Run:
         with self.reading():
             return self.teacher_of(self.config, self.data.train)
 
-    def teacher_of(self, config: Mapping[str, Any], train: HeteroData) -> PromptMM:
+    def teacher_of(self, config: Mapping[str, Any], train: HeteroData) -> 'Trained':
         """The teacher of this folder, for other settings and data than the folder's."""
         fix = "Finish its training: 'promptmm train ... --resume'"
         state = load_tensors(self.teacher_dir / MODEL, fix)
         with settings_of(self.config_file, RuntimeError):
-            model = build_teacher(config, train)
+            model = build_model(config, 'teacher', train)
+            if isinstance(model, ClosedForm):
+                return model.fit(train[INTERACTS].edge_index)
             model.load_state_dict(state)
         return model.eval()
 
@@ -272,48 +276,54 @@ class Run:
     @property
     def served_dir(self) -> Path:
         """The folder of the recommender that is served: the final one, if ``refit`` or
-        ``update`` made one, else that of the evaluated student.
+        ``update`` made one, else that of the evaluated student, else the teacher's.
         """
         final = self.final_dir / 'recommender'
-        return final if final.is_dir() else self.recommender_dir
+        folders = (final, self.recommender_dir, self.teacher_dir / 'recommender')
+        return next((x for x in folders if x.is_dir()), self.recommender_dir)
 
     def recommender(self, *, final: bool = True) -> Recommender:
-        """The student as it is served; reads neither data nor settings.
+        """The student, or a teacher without one, as it is served; reads neither data
+        nor settings.
 
         Args:
             final: Whether to prefer the final model of :meth:`refit` and
                 :meth:`update` to the evaluated student. (default: ``True``)
 
         Raises:
-            RunError: If there is no student.
+            RunError: If nothing is trained yet.
         """
         with self.reading():
             folder = self.served_dir if final else self.recommender_dir
             if not folder.is_dir():
                 raise RunError(
-                    f"'{self.path}' has no recommender. Make one with 'promptmm "
-                    f"distill {self.path}'"
+                    f"'{self.path}' has no recommender. Finish its training with "
+                    f"'promptmm train ... --resume', or 'promptmm distill {self.path}'"
                 )
             return Recommender.load(folder)
 
     def embeddings(self) -> dict[str, XDict]:
-        """The embeddings of every trained model, by name and node type;
+        """The embeddings of every trained model, by name and node type; those of a
+        teacher in closed form, also as ``'low_rank_teacher'``, are its scores at the
+        rank at which it is served;
         ``'truncated_teacher'`` has the teacher's at the width of the student, and
         ``'served'`` the student's with users and items placed that have no training
         interactions, if there are any.
         """
         _ = self.data
         with self.reading():
-            models: dict[str, torch.nn.Module] = {'teacher': self.teacher()}
+            x_dicts = {'teacher': self._teacher_embeddings()}
+            if issubclass(MODELS[self.config['model']], ClosedForm):
+                x_dicts['low_rank_teacher'] = x_dicts['teacher']
             if not self.has('student'):
-                return {'teacher': get_embeddings(models['teacher'], self.data.inputs)}
-            models['student'] = self.student()
+                return x_dicts
+            models = {'student': self.student()}
             if self.has('baseline'):
                 models['baseline'] = self.baseline()
             targets = load_tensors(
                 self.student_dir / 'targets.safetensors', 'Distill again'
             )
-        x_dicts = {
+        x_dicts |= {
             name: get_embeddings(model, self.data.inputs)
             for name, model in models.items()
         }
@@ -322,6 +332,13 @@ class Run:
         # The features of the training graph are standardized.
         placed = placed_embeddings(x_dicts['student'], self.data.val)
         return x_dicts if placed is None else {**x_dicts, 'served': placed}
+
+    def _teacher_embeddings(self) -> XDict:
+        teacher = self.teacher()
+        if isinstance(teacher, ClosedForm):
+            fix = "Train it again with 'promptmm train'"
+            return load_tensors(self.teacher_dir / MODEL, fix)
+        return get_embeddings(teacher, self.data.inputs)
 
     def evaluate(
         self, split: Literal['val', 'test'] = 'val'
@@ -523,26 +540,35 @@ def placed_embeddings(x_dict: XDict, graph: HeteroData) -> XDict | None:
     return {USER: placed.user_x, ITEM: placed.item_x}
 
 
-def build_teacher(config: Mapping[str, Any], train: HeteroData) -> PromptMM:
-    """The teacher of a configuration, with its initial parameters."""
+def build_model(config: Mapping[str, Any], part: str, train: HeteroData) -> 'Trained':
+    """The model of a configuration, with its initial parameters; one in closed form is
+    not fitted.
+
+    Args:
+        config: The settings.
+        part: The section of its arguments, ``'teacher'`` or ``'student'``.
+        train: The prepared training graph.
+    """
+    name, options = config['model'], dict(config[part])
+    check_choice('model', name, MODELS)
     torch.manual_seed(config['train'].get('seed', 0))
-    starts = None
-    if config['prompt'] is not None:
-        starts = {key: train[key].prompt_start for key in (USER, ITEM)}
-    return PromptMM(
-        train.num_nodes_dict,
-        modality_x_dict(train),
-        prompt_start_dict=starts,
-        modality_mask_dict=modality_mask_dict(train),
-        **config['teacher'],
-    )
+    cls: Any = MODELS[name]
+    if cls.reads_prompt and config.get('prompt') is None:
+        options['prompt_start_dict'] = None
+    model: Trained = cls.from_data(train, **options)
+    return model
 
 
 def build_student(config: Mapping[str, Any], train: HeteroData) -> torch.nn.Module:
-    """The student of a configuration, with its initial parameters."""
-    torch.manual_seed(config['train'].get('seed', 0))
-    options: dict[str, Any] = {'embedding_dim': config['embedding_dim']}
-    if config['student'] == 'mf':
-        return MatrixFactorization(train.num_nodes_dict, **options)
-    options['num_layers'] = config['num_layers']
-    return LightGCN(train.num_nodes_dict, **options)
+    """The student of a configuration, with its initial parameters.
+
+    Raises:
+        ValueError: If it is a model in closed form.
+    """
+    model = build_model({'prompt': 'pca', **config}, 'student', train)
+    if isinstance(model, ClosedForm):
+        raise ValueError(
+            f"'model' of a student must be trained in steps (got {config['model']!r}, "
+            f'which is fitted). Train it as a teacher'
+        )
+    return model

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch_geometric
+from torch import Tensor
 
 from promptmm_pyg import __version__
-from promptmm_pyg._utils import check_positive
+from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.data import ITEM, Split
 from promptmm_pyg.distillation import (
     CandidateSampling,
@@ -21,7 +22,8 @@ from promptmm_pyg.distillation import (
     distill,
     promptmm_losses,
 )
-from promptmm_pyg.models import PromptMM
+from promptmm_pyg.models import MODELS
+from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.runs.check import check_data
 from promptmm_pyg.runs.data import (
     Prepared,
@@ -40,38 +42,49 @@ from promptmm_pyg.runs.folder import (
     where,
     write_json,
 )
-from promptmm_pyg.runs.run import FORMAT, Run, build_student, build_teacher
+from promptmm_pyg.runs.run import (
+    FORMAT,
+    Run,
+    Trained,
+    build_model,
+    build_student,
+)
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.training import History, LastEpochWarning, TrainingConfig, train
 from promptmm_pyg.training.loop import CHECKPOINT
 
 CPU = torch.device('cpu')
-STUDENT_WEIGHTS = {
-    'bpr': 1.0,
-    'l2': 1e-3,
-    'pairwise': 1.0,
-    'listwise': 1.0,
-    'embedding': 1.0,
-}
+_KD_WEIGHTS = {'pairwise': 1.0, 'listwise': 1.0, 'embedding': 1.0}
 _TEACHER: dict[str, Any] = {
     'format': FORMAT,
     'data': {},
     'titles': None,
+    'model': 'PromptMM',
     'prompt': {'start': 'pca', 'out_channels': 32, 'combine': 'concat'},
     'teacher': {},
     'train': {},
     'loss_weights': {},
 }
 _STUDENT: dict[str, Any] = {
-    'student': 'lightgcn',
-    'embedding_dim': 64,
-    'num_layers': 2,
+    'model': 'LightGCN',
+    'student': {},
     'distill': {},
     'train': {},
     'loss_weights': {},
     'losses': {},
     'candidates': {},
 }
+
+
+def student_weights(model: str) -> dict[str, float]:
+    """The default weights of a student's own losses and of those of distillation.
+
+    Raises:
+        ValueError: If the model is unknown or in closed form.
+    """
+    check_choice('model', model, [x for x in MODELS if hasattr(MODELS[x], 'losses')])
+    own: Mapping[str, float] = getattr(MODELS[model], 'loss_weights', {})
+    return {**own, **_KD_WEIGHTS}
 
 
 def train_run(
@@ -83,14 +96,15 @@ def train_run(
     progress: bool = True,
     device: str | torch.device = CPU,
 ) -> Run:
-    """Trains a teacher into the folder of a run.
+    """Trains a teacher, any model of the library, into the folder of a run.
 
     Args:
         path: The folder.
         config: ``data`` with ``format`` and how to read it, as in the ``config.json``
-            of a run. Optional: ``titles``, ``prompt``, ``teacher`` (arguments of
-            :class:`~promptmm_pyg.models.PromptMM`), ``train`` (arguments of
-            :class:`~promptmm_pyg.training.TrainingConfig`) and ``loss_weights``.
+            of a run. Optional: ``titles``, ``model`` (a name of ``MODELS``; default:
+            ``'PromptMM'``), ``prompt``, ``teacher`` (arguments of the model), ``train``
+            (arguments of :class:`~promptmm_pyg.training.TrainingConfig`) and
+            ``loss_weights``.
         overwrite: Whether to replace a run in ``path``. (default: ``False``)
         resume: Whether to continue one. (default: ``False``)
         progress: Whether to show a progress bar. (default: ``True``)
@@ -102,7 +116,12 @@ def train_run(
     """
     run = Run(path)
     config = {**_TEACHER, **config}
-    config['loss_weights'] = {**PromptMM.loss_weights, **config['loss_weights']}
+    check_choice('model', config['model'], MODELS)
+    cls: Any = MODELS[config['model']]
+    defaults = getattr(cls, 'loss_weights', {})
+    config['loss_weights'] = {**defaults, **config['loss_weights']}
+    if not cls.reads_prompt:
+        config['prompt'] = None
     if not resume:
         run.check_writable(overwrite=overwrite)  # Before contents are encoded.
     elif not run.config_file.is_file():
@@ -130,21 +149,43 @@ def train_teacher(
     data: Prepared,
     how: TrainingConfig,
     device: str | torch.device = CPU,
+    *,
+    recommender: Path | None = None,
+    titles: Mapping[Any, str] | None = None,
 ) -> None:
-    """Trains a teacher and writes it to ``target``."""
-    model = build_teacher(config, data.train).to(device)
-    on_device = data.to(torch.device(device))
-    with _last_epoch_on_stderr('teacher'):
-        history = train(
-            model,
-            on_device.split,
-            loss_weights=config['loss_weights'],
-            inputs=on_device.inputs,
-            config=how,
-        )
-    write_json(target.teacher_dir / 'metrics.json', best_epoch(history))
+    """Trains a teacher and writes it to ``target``, and its recommender, with titles,
+    to a folder; by default into that of the teacher.
+    """
+    served: torch.nn.Module | dict[str, Tensor]
+    model = build_model(config, 'teacher', data.train)
+    if isinstance(model, ClosedForm):
+        history = train(model, data.split, config=how)
+        output = model.as_output()
+        state, served = output.x_dict, output.x_dict
+    else:
+        model.to(device)
+        on_device = data.to(torch.device(device))
+        with _last_epoch_on_stderr('teacher'):
+            history = train(
+                model,
+                on_device.split,
+                loss_weights=config['loss_weights'],
+                inputs=on_device.inputs,
+                config=how,
+            )
+        state = model.cpu().state_dict()
+        served = model
+    metrics = best_epoch(history)
+    write_json(target.teacher_dir / 'metrics.json', metrics)
+    card = {
+        'name': f'Recommender: {config["model"]}',
+        'metrics': {'teacher': metrics},
+        'training': {key: config[key] for key in ('model', 'teacher', 'train')},
+    }
+    made = make_recommender(data, served, titles_of(config, data, titles))
+    made.save(recommender or target.teacher_dir / 'recommender', card=card)
     # Last: a model counts as trained once this file exists.
-    save_tensors(target.teacher_dir / MODEL, model.cpu().state_dict())
+    save_tensors(target.teacher_dir / MODEL, state)
 
 
 def distill_run(
@@ -162,10 +203,10 @@ def distill_run(
     Args:
         run: A run with a trained teacher.
         config: As the ``student/config.json`` of a run, all of it optional:
-            ``student`` (``'lightgcn'`` or ``'mf'``), ``embedding_dim``,
-            ``num_layers``, ``distill``, ``train``, ``loss_weights``, ``losses``
-            (arguments of :func:`~promptmm_pyg.distillation.promptmm_losses`) and
-            ``candidates``. (default: the defaults of the library)
+            ``model`` (a name of ``MODELS``; default: ``'LightGCN'``), ``student`` (its
+            arguments), ``distill``, ``train``, ``loss_weights``, ``losses`` (arguments
+            of :func:`~promptmm_pyg.distillation.promptmm_losses`) and ``candidates``.
+            (default: the defaults of the library)
         overwrite: Whether to replace a student. (default: ``False``)
         resume: Whether to continue one. (default: ``False``)
         progress: Whether to show a progress bar. (default: ``True``)
@@ -179,7 +220,8 @@ def distill_run(
     run = Run(run) if isinstance(run, str | Path) else run
     run.check()
     config = {**_STUDENT, **(config or {})}
-    config['loss_weights'] = {**STUDENT_WEIGHTS, **config['loss_weights']}
+    weights = student_weights(config['model'])
+    config['loss_weights'] = {**weights, **config['loss_weights']}
     with exclusive(run.path):
         _check_student(run, config, resume=resume, overwrite=overwrite)
         teacher = run.teacher()
@@ -188,7 +230,7 @@ def distill_run(
             write_json(target.student_dir / 'config.json', config)
             how = training_config(config, target.student_dir, resume, progress)
             result = train_student(config, teacher, run.data, how, device)
-            titles = titles_of(run, titles)
+            titles = titles_of(run.config, run.data, titles)
             recommender = make_recommender(run.data, result.student, titles)
             save_student(target, config, result, recommender)
     return run
@@ -196,7 +238,7 @@ def distill_run(
 
 def train_student(
     config: Mapping[str, Any],
-    teacher: PromptMM,
+    teacher: Trained,
     data: Prepared,
     how: TrainingConfig,
     device: str | torch.device = CPU,
@@ -205,10 +247,12 @@ def train_student(
     """Distills a student; the result is on the CPU."""
     student = build_student(config, data.train).to(device)
     on_device = data.to(torch.device(device))
+    if isinstance(teacher, torch.nn.Module):
+        teacher.to(device)
     with _last_epoch_on_stderr():
         result = distill(
             student,
-            teacher.to(device),
+            teacher,
             on_device.split,
             config=how,
             **{**distill_arguments(config, on_device), **options},
@@ -257,7 +301,7 @@ def save_student(
         write_json(target.baseline_dir / 'metrics.json', metrics['baseline'])
     write_json(folder / 'metrics.json', metrics['student'])
     card = {
-        'name': f'Recommender: a {config["student"]} student of PromptMM',
+        'name': f'Recommender: a {config["model"]} student',
         'metrics': metrics,
         'training': config,
     }
@@ -299,13 +343,15 @@ def _last_epoch_on_stderr(model: str | None = None) -> Iterator[None]:
             )
 
 
-def titles_of(run: Run, titles: Mapping[Any, str] | None) -> Mapping[Any, str] | None:
-    """The titles that the run's settings name, else those given."""
-    source = run.config['titles']
+def titles_of(
+    config: Mapping[str, Any], data: Prepared, titles: Mapping[Any, str] | None
+) -> Mapping[Any, str] | None:
+    """The titles that the settings of a run name, else those given."""
+    source = config['titles']
     if source is None:
         return titles
     by_text = read_titles(**source)
-    item_ids = run.data.val[ITEM].raw_id.tolist()
+    item_ids = data.val[ITEM].raw_id.tolist()
     return {raw: by_text[str(raw)] for raw in item_ids if str(raw) in by_text}
 
 
@@ -322,9 +368,11 @@ _PLACED = {
 
 
 def make_recommender(
-    data: Prepared, model: torch.nn.Module, titles: Mapping[Any, str] | None
+    data: Prepared,
+    model: torch.nn.Module | Mapping[str, Tensor],
+    titles: Mapping[Any, str] | None,
 ) -> Recommender:
-    """The recommender of a model; its warnings are shown on stderr."""
+    """The recommender of a model or its embeddings; warnings are shown on stderr."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         # The features of the training graph are standardized, those of new items not;

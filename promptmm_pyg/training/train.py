@@ -1,5 +1,6 @@
 """Training a model on interactions."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -189,6 +190,8 @@ def _fit_closed_form(
     model: ClosedForm[Any], data: Split, config: TrainingConfig
 ) -> History:
     model.fit(data.train[INTERACTS].edge_index)
+    if not config.validate_every:
+        return History([{'epoch': 1}], 1, math.nan, config.monitor)
     k = cutoff(config.monitor)
     metrics = evaluate(model.scores, data.val, ks=(k,)).metrics
     record = {'epoch': 1, 'validation': metrics}

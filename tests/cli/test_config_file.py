@@ -145,7 +145,16 @@ def test_the_configuration_of_a_folder_gives_that_run_again(files, tmp_path):
 
 
 def test_the_configuration_of_a_student_gives_that_student_again(tmp_path):
-    words = ['distill', 'r', '--student', 'mf', '--embedding-dim', '5', '--no-baseline']
+    words = [
+        'distill',
+        'r',
+        '--student',
+        'SMORE',
+        '--embedding-dim',
+        '5',
+        '--no-baseline',
+    ]
+    words += ['--model-temperature', '0.3', '--temperature', '2']
     words += ['--list-views', 'fused', '--loss-weight', 'listwise=0', '--top-k', '9']
     config = student_config(parse(*words))
     path = tmp_path / 'config.json'

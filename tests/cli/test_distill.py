@@ -10,7 +10,7 @@ from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.distillation import CandidateSampling, distill, promptmm_losses
 from promptmm_pyg.models import LightGCN, MatrixFactorization
 from promptmm_pyg.models.inference import get_embeddings
-from promptmm_pyg.runs.run import Run, build_student, build_teacher
+from promptmm_pyg.runs.run import Run, build_model, build_student
 from promptmm_pyg.serving import FeatureMapper, Recommender
 from promptmm_pyg.training import TrainingConfig, loop
 
@@ -117,7 +117,7 @@ def test_the_card_names_metrics_and_training(distilled):
     metrics = json.loads((distilled / 'student' / 'metrics.json').read_text())
     assert card['metrics']['student'] == metrics
     assert card['metrics']['baseline']['monitor'] == 'Recall@20'
-    assert card['training']['embedding_dim'] == 4
+    assert card['training']['student']['embedding_dim'] == 4
 
 
 def test_the_teacher_is_left_as_it_was(trained, distilled):
@@ -142,7 +142,14 @@ def test_the_baseline_can_be_left_out(trained, copy_of, capsys):
 
 def test_a_joint_prompt_changes_the_targets_and_not_the_teacher(trained, copy_of):
     run = copy_of(trained)
-    words = ['--student', 'mf', '--embedding-dim', '8', '--prompt', 'joint']
+    words = [
+        '--student',
+        'MatrixFactorization',
+        '--embedding-dim',
+        '8',
+        '--prompt',
+        'joint',
+    ]
     assert main(['distill', str(run), *DISTILL, *words]) == 0
     tables = Run(run).embeddings()
     assert same(model(run, 'teacher'), model(trained, 'teacher'))
@@ -181,7 +188,7 @@ def test_options_reach_the_student_and_its_losses(trained, copy_of):
         '--loss-weight',
         'pairwise=0',
     ]
-    more += ['--student', 'mf', '--alpha', '2', '--node-types', 'item']
+    more += ['--student', 'MatrixFactorization', '--alpha', '2', '--node-types', 'item']
     more += ['--learning-rate', '0.01', '--seed', '3']
     assert main(['distill', str(run), *DISTILL, *more]) == 0
     folder, _, data = load(run)
@@ -302,24 +309,25 @@ def test_a_teacher_without_a_prompt_cannot_be_tuned(files, tmp_path, fails):
 
 def test_a_student_draws_its_start_from_the_seed(trained):
     _, config, data = load(trained)
-    student = {'student': 'mf', 'embedding_dim': 3, 'num_layers': 2}
+    student = {'model': 'LightGCN', 'student': {'embedding_dim': 3, 'num_layers': 2}}
     first = build_student({**student, 'train': {'seed': 1}}, data.train)
     again = build_student({**student, 'train': {'seed': 1}}, data.train)
     other = build_student({**student, 'train': {'seed': 2}}, data.train)
     assert same(first.state_dict(), again.state_dict())
     assert not same(first.state_dict(), other.state_dict())
     assert same(
-        build_teacher(config, data.train).state_dict(),
-        build_teacher(config, data.train).state_dict(),
+        build_model(config, 'teacher', data.train).state_dict(),
+        build_model(config, 'teacher', data.train).state_dict(),
     )
     assert get_embeddings(first, data.inputs)['item'].size(1) == 3
 
 
 def test_the_kind_of_the_student_is_an_option(trained):
     _, _, data = load(trained)
-    config = {'embedding_dim': 3, 'num_layers': 1, 'train': {'seed': 0}}
-    plain = build_student({**config, 'student': 'mf'}, data.train)
-    graph = build_student({**config, 'student': 'lightgcn'}, data.train)
+    config = {'student': {'embedding_dim': 3}, 'train': {'seed': 0}}
+    plain = build_student({**config, 'model': 'MatrixFactorization'}, data.train)
+    config['student']['num_layers'] = 1
+    graph = build_student({**config, 'model': 'LightGCN'}, data.train)
     assert isinstance(plain, MatrixFactorization)
     assert isinstance(graph, LightGCN)
     assert graph.propagation.num_layers == 1

@@ -47,7 +47,6 @@ def options(function, helps):
 @pytest.mark.parametrize(
     ('argv', 'function', 'names'),
     [
-        (['train', 'x', '--out', 'r'], PromptMM, train.TEACHER),
         (['train', 'x', '--out', 'r'], TrainingConfig, train.TRAIN),
         (['train', 'x', '--out', 'r'], TrainingConfig, LENGTH),
         (['distill', 'r'], distill_function, distill.DISTILL),
@@ -84,29 +83,12 @@ def test_one_set_of_ratios_is_the_default_of_all_splits(splitter):
     )
 
 
-@pytest.mark.parametrize(
-    ('command', 'function', 'others'),
-    [
-        ('TEACHER', PromptMM, {'num_nodes_dict', 'modality_x_dict'}),
-        (
-            'TRAIN',
-            TrainingConfig,
-            {'run_dir', 'resume', 'progress', *LENGTH, *NEIGHBORHOODS},
-        ),
-    ],
-)
-def test_no_number_of_the_teacher_is_out_of_reach(command, function, others):
-    others |= {
-        'edge_type',
-        'isolated_features',
-        'modality_x_dict',
-        'prompt_start_dict',
-        'modality_mask_dict',
-    }
-    names = set(getattr(train, command)) | (
-        set(train.PROPAGATE) if command == 'TRAIN' else set()
+def test_no_number_of_the_training_is_out_of_reach():
+    others = {'run_dir', 'resume', 'progress', *LENGTH, *NEIGHBORHOODS}
+    assert (
+        set(defaults(TrainingConfig))
+        == set(train.TRAIN) | set(train.PROPAGATE) | others
     )
-    assert names == set(defaults(function)) - others
 
 
 def test_types_and_choices_are_those_of_the_signature():
@@ -145,10 +127,10 @@ def test_a_weight_that_is_given_replaces_its_default_only():
 )
 def test_a_weight_that_does_not_fit_is_a_mistake(text, match):
     parser = Parser()
-    add_loss_weights(parser, distill.STUDENT_WEIGHTS)
+    add_loss_weights(parser, distill.student_weights('LightGCN'))
     args = parser.parse_args(['--loss-weight', text])
     with pytest.raises(UserError, match=match):
-        loss_weights(args, distill.STUDENT_WEIGHTS)
+        loss_weights(args, distill.student_weights('LightGCN'))
 
 
 def test_a_name_and_a_value_are_parted_at_the_first_sign():

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from promptmm_pyg.cli import build_parser, main
 from promptmm_pyg.cli.data import data_config
 from promptmm_pyg.runs.data import load_split, prepare
-from promptmm_pyg.runs.run import build_teacher
+from promptmm_pyg.runs.run import build_model
 from promptmm_pyg.training import TrainingConfig, loop, train
 from promptmm_pyg.transforms import (
     AddModalityICA,
@@ -24,6 +24,9 @@ from .conftest import TRAIN
 def argv(files, run, *more):
     data = [files.table, '--features', f'text={files.text}', '--titles', files.titles]
     return ['train', *data, '--out', str(run), *TRAIN, *more]
+
+
+RECOMMENDER = ('config.json', 'model.safetensors', 'card.json', 'README.md')
 
 
 def model(run):
@@ -42,13 +45,14 @@ def test_a_run_holds_all_that_was_promised(trained):
         'teacher/log.jsonl',
         'teacher/checkpoint.safetensors',
         'teacher/metrics.json',
+        *(f'teacher/recommender/{name}' for name in RECOMMENDER),
     }
 
 
 def test_the_model_is_the_one_the_library_trains(trained):
     config = json.loads((trained / 'config.json').read_text())
     data = prepare(load_split(config['data']), config['prompt'])
-    teacher = build_teacher(config, data.train)
+    teacher = build_model(config, 'teacher', data.train)
     train(
         teacher,
         data.split,
@@ -62,7 +66,8 @@ def test_options_reach_the_teacher(trained):
     data = prepare(load_split(config['data']), config['prompt'])
     other = {**config, 'teacher': {**config['teacher'], 'embedding_dim': 5}}
     shapes = {
-        x.size(-1) for x in build_teacher(other, data.train).embeddings().values()
+        x.size(-1)
+        for x in build_model(other, 'teacher', data.train).embeddings().values()
     }
     assert shapes == {5}
     assert config['teacher']['embedding_dim'] == 8
@@ -84,7 +89,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(
     words = [word for word in argv(files, tmp_path / 'run') if word != '--quiet']
     assert main(words) == 0
     out, err = capsys.readouterr()
-    assert out.startswith('teacher: validation Recall@20 ')
+    assert out.startswith('PromptMM: validation Recall@20 ')
     assert out.endswith(f'next: promptmm distill {tmp_path / "run"}\n')
     assert 'PromptMM: 1 of ' in err
 

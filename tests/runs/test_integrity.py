@@ -56,7 +56,7 @@ def test_data_that_are_not_described_are_named(distilled, copy_of, fails, key):
 
 def test_parameters_of_another_shape_are_named(distilled, copy_of, fails):
     run = copy_of(distilled)
-    change(run / 'student' / 'config.json', embedding_dim=7)
+    change(run / 'student' / 'config.json', student={'embedding_dim': 7})
     for words in (['evaluate', run], ['explain', run, *USER, '--model', 'baseline']):
         assert "student/config.json' is damaged, or of another ver" in fails(*words)
     teacher = json.loads((run / 'config.json').read_text())['teacher']
@@ -66,7 +66,10 @@ def test_parameters_of_another_shape_are_named(distilled, copy_of, fails):
     assert 'unexpected keyword argument' in fails('evaluate', run)
 
 
-@pytest.mark.parametrize('content', ['[]', '{}', '{"embedding_dim": 1000000000000}'])
+@pytest.mark.parametrize(
+    'content',
+    ['[]', '{}', '{"model": "LightGCN", "student": {"embedding_dim": 1000000000000}}'],
+)
 def test_a_student_without_settings_is_named(distilled, copy_of, fails, content):
     run = copy_of(distilled)
     (run / 'student' / 'config.json').write_text(content)
