@@ -18,6 +18,7 @@ from promptmm_pyg.benchmark.entries import (
     truncated,
 )
 from promptmm_pyg.benchmark.experiments import BASELINE, Experiment
+from promptmm_pyg.benchmark.registry import check_params
 from promptmm_pyg.benchmark.report import (
     Result,
     interval,
@@ -40,6 +41,12 @@ class Ablation(Experiment):
     """Trials per option."""
     l2_factors: tuple[float, ...] = (1.0, 3.0)
     """Trials of the plain model's penalty, times the data set's."""
+
+    def check(self, dataset: Dataset, out: Any) -> None:  # noqa: ARG002
+        hyperparameters(dataset, TEACHER)
+        for trials in ({}, *self.options.values()):
+            for trial in grid(trials):
+                check_params('model', self.model, trial)
 
     def entries(self, bench: Bench) -> list[Entry]:
         params = hyperparameters(bench.dataset, TEACHER)

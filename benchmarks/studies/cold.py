@@ -19,6 +19,7 @@ from benchmarks.studies.main import (
 from promptmm_pyg.benchmark.config import Dataset, grid
 from promptmm_pyg.benchmark.entries import Arm, Entry, Teacher
 from promptmm_pyg.benchmark.experiments import Experiment
+from promptmm_pyg.benchmark.registry import check_params
 from promptmm_pyg.benchmark.report import (
     Result,
     interval,
@@ -185,6 +186,12 @@ class Cold(Experiment):
         'items alone. Popularity and random order cold items by chance. A cold item '
         'without any modality gets the mean of the warm items.'
     )
+
+    def check(self, dataset: Dataset, out: Path) -> None:  # noqa: ARG002
+        for model in (*self.models, TEACHER, *dataset.students):
+            for trial in grid(self.trials):
+                check_params('models', model, trial, ('weight',))
+        hyperparameters(dataset, TEACHER)
 
     def bench(
         self, dataset: Dataset, seeds: Sequence[int], work: Path, device: str

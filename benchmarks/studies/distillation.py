@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from benchmarks.speed.common import interleaved
-from benchmarks.studies.main import TEACHER, hyperparameters, model_entry
+from benchmarks.studies.main import TEACHER, TRIALS, WIDTH, searched
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.benchmark.config import Dataset, Params, grid
 from promptmm_pyg.benchmark.entries import (
@@ -25,7 +25,7 @@ from promptmm_pyg.benchmark.entries import (
     truncated,
 )
 from promptmm_pyg.benchmark.experiments import BASELINE, Experiment
-from promptmm_pyg.benchmark.registry import build, split_params
+from promptmm_pyg.benchmark.registry import build, check_params, split_params
 from promptmm_pyg.benchmark.report import (
     Result,
     interval,
@@ -216,24 +216,31 @@ class Distillation(Experiment):
     candidates: Params = field(default_factory=dict)
     shuffled: bool = False
     """Whether a teacher with shuffled nodes is distilled, too."""
+    search_trials: int = TRIALS
+    search_width: int = WIDTH
+    """Of the search of the teacher, the same as that of ``main.toml``."""
     cost_repeats: int = 0
     """Repeats of the times of refreshing and serving; 0 measures none."""
 
     def check(self, dataset: Dataset, out: Path) -> None:  # noqa: ARG002
         for loss in self.losses:
             check_choice('losses', loss, LOSSES)
+        check_params('student', self.student, self.student_params)
+        for trial in (*grid(self.trials), *grid(self.baseline_trials)):
+            check_params('student', self.student, trial, ('weight', 'score_scale'))
         for start in self.starts:
             check_choice('starts', start, (RANDOM, TRUNCATED))
-        width = hyperparameters(dataset, TEACHER)['embedding_dim']
-        if max(self.widths) > width:
+        if max(self.widths) > self.search_width:
             raise ValueError(
-                f"'widths' must be at most {width}, the teacher's own (got "
+                f"'widths' must be at most {self.search_width}, the teacher's own (got "
                 f'{max(self.widths)}). There is no truncated teacher of a larger width'
             )
 
     def teacher(self, dataset: Dataset) -> Entry:
-        """The teacher, trained as in ``main.toml``."""
-        return model_entry(dataset, TEACHER, dataset.training)
+        """The teacher, tuned and trained as in ``main.toml``."""
+        return searched(
+            TEACHER, dataset.training, self.search_trials, self.search_width
+        )
 
     def student_arm(
         self,
@@ -256,7 +263,7 @@ class Distillation(Experiment):
 
     def entries(self, bench: Bench) -> list[Entry]:
         full = self.teacher(bench.dataset)
-        teacher = bench.teacher(full.arm)
+        teacher = bench.teacher(full.arm, bench.best_params(full)[0])
         trials, tuned_width = grid(self.trials), self.tuned_width or self.widths[0]
         taught = {name: (LOSSES[name], teacher) for name in self.losses}
         if self.shuffled:
@@ -300,8 +307,10 @@ class Distillation(Experiment):
         teacher = self.row(bench, self.teacher(dataset))
         result = {**super().run(bench, dataset, out), 'teachers': [teacher]}
         if self.cost_repeats:
+            full = self.teacher(dataset)
+            params = {**full.arm.params, **bench.best_params(full)[0]}
             result['costs'] = serving_costs(
-                bench, self.student, TEACHER, self.widths, self.cost_repeats
+                bench, self.student, params, self.widths, self.cost_repeats
             )
         return result
 
@@ -415,14 +424,14 @@ def _costs_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def serving_costs(
-    bench: Bench, student: str, teacher: str, widths: Sequence[int], repeats: int
+    bench: Bench, student: str, teacher: Params, widths: Sequence[int], repeats: int
 ) -> list[dict[str, Any]]:
     """Size, refresh time and serving time of a student's embeddings and of a teacher's,
     truncated to the same width. The models are not trained, which changes no time.
     """
     inputs = (normalized_adj_dict(bench.train),)
-    params = split_params(teacher, bench.dataset.models[teacher]).arguments
-    teacher_model = build(teacher, bench.train, params)
+    arguments = split_params(TEACHER, teacher).arguments
+    teacher_model = build(TEACHER, bench.train, arguments)
     refresh: dict[str, Callable[[], dict[str, Tensor]]] = {}
     rows: dict[str, dict[str, Any]] = {}
 

@@ -1,14 +1,13 @@
 """Several teachers and their ensemble into one narrow student."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.distillation import LOSSES, Distillation
-from benchmarks.studies.main import EASE, EASE_L2, TEACHER, model_entry
+from benchmarks.studies.main import EASE, TEACHER, searched
 from promptmm_pyg.benchmark.config import Dataset, Params, grid
 from promptmm_pyg.benchmark.entries import RANDOM, Arm, Entry, Teacher, truncated
 from promptmm_pyg.benchmark.experiments import BASELINE, LIGHT_GCN, suite_arm
@@ -32,6 +31,7 @@ from promptmm_pyg.distillation import (
 )
 from promptmm_pyg.targets import SoftTargets
 
+GRAPH_FILTER = 'GraphFilter'
 MIN_WEIGHT = 0.005  # The smallest weight of an ensemble that is printed.
 
 
@@ -45,15 +45,8 @@ class Ensemble(Distillation):
     """Factors of the teacher's scores; each is combined with every trial."""
     teacher_width: int = 128
     """Wider teachers are truncated to it."""
-    filter_grid: Params = field(
-        default_factory=lambda: {
-            'num_layers': (2, 3, 4),
-            'modality_weight': (0.0, 0.1, 0.2),
-        }
-    )
-    filter_width: int = 256
-    ease_l2: tuple[float, ...] = EASE_L2
     closed_form_widths: tuple[int, ...] = (64, 128, 256)
+    """Widths of closed forms as teachers, among which validation chooses."""
     suite: str | None = None
     """Result of a suite whose models are the teachers; ``{dataset}`` in it is
     replaced."""
@@ -158,57 +151,58 @@ class Teachers:
     validation, of equals the first.
     """
 
-    names: tuple[str, ...] = (TEACHER, 'GraphFilter', EASE, 'ensemble')
+    names: tuple[str, ...] = (TEACHER, GRAPH_FILTER, EASE, 'ensemble')
 
     def __init__(self, bench: Bench, options: Ensemble) -> None:
         self.bench, self.options = bench, options
         self.num_items = int(bench.train[ITEM].num_nodes)
         self.max_width = min(self.num_items, int(bench.train[USER].num_nodes))
-        self.promptmm = options.teacher(bench.dataset)
-        l2 = grid({'l2': options.ease_l2})
-        self.ease = Entry(EASE, Arm(EASE), l2, factors={'width': self.num_items})
+        self.searched = {
+            model: searched(
+                model,
+                bench.dataset.training,
+                options.search_trials,
+                options.search_width,
+            )
+            for model in (TEACHER, GRAPH_FILTER, EASE, LIGHT_GCN)
+        }
+        width = {'width': self.num_items}
+        self.searched[EASE] = replace(self.searched[EASE], factors=width)
+        self._closed: dict[str, tuple[dict[str, Any], SoftTargets]] = {}
         self._made: dict[tuple[str, int], tuple[Any, SoftTargets, SoftTargets]] = {}
 
     def members(self) -> list[Entry]:
         """The models that are trained."""
-        return [self.promptmm]
+        return [self.searched[TEACHER]]
 
     def references(self) -> list[Entry]:
         """The models that students are compared with."""
-        dataset = self.bench.dataset
-        return [model_entry(dataset, LIGHT_GCN, dataset.training), self.ease]
+        return [self.searched[LIGHT_GCN], self.searched[EASE]]
 
     def protocol(self) -> dict[str, Any]:
-        """The best hyper-parameters."""
-        return {'GraphFilter': self._filter[0], 'EASE': self._ease[0]}
+        """The best hyper-parameters of the closed forms."""
+        return {name: self.closed_form(name)[0] for name in (GRAPH_FILTER, EASE)}
 
     def parts(self, name: str, seed: int) -> dict[str, SoftTargets]:  # noqa: ARG002
         """The members of a teacher. Only the one of its own name has a weight, unless
         it is an ensemble.
         """
-        promptmm = self.bench.x_dict(self.promptmm.arm, {}, seed)
+        entry = self.searched[TEACHER]
+        params = self.bench.best_params(entry)[0]
         return {
-            TEACHER: SoftTargets(promptmm, {}),
-            'GraphFilter': self._filter[1],
-            EASE: self._ease[1],
+            TEACHER: SoftTargets(self.bench.x_dict(entry.arm, params, seed), {}),
+            **{name: self.closed_form(name)[1] for name in (GRAPH_FILTER, EASE)},
         }
 
-    @cached_property
-    def _filter(self) -> tuple[dict[str, Any], SoftTargets]:
-        width = min(self.options.filter_width, self.max_width)
-        params, targets = self._best(
-            (params, self._closed_form('GraphFilter', params, width))
-            for params in grid(self.options.filter_grid)
-        )
-        return {**params, 'width': width}, targets
+    def closed_form(self, model: str) -> tuple[dict[str, Any], SoftTargets]:
+        """The best hyper-parameters and width of a closed form, and its targets."""
+        if model not in self._closed:
+            params = self.bench.best_params(self.searched[model])[0]
+            width, targets = self.best_width(model, params)
+            self._closed[model] = {**params, 'width': width}, targets
+        return self._closed[model]
 
-    @cached_property
-    def _ease(self) -> tuple[dict[str, Any], SoftTargets]:
-        params = self.bench.best_params(self.ease)[0]
-        width, targets = self.best_width(EASE, params)
-        return {**params, 'width': width}, targets
-
-    def _closed_form(self, model: str, params: Params, width: int) -> SoftTargets:
+    def _of_width(self, model: str, params: Params, width: int) -> SoftTargets:
         output = build(model, self.bench.train, params).as_output(width)
         return SoftTargets.from_output(output)._replace(modality_x_dict={})
 
@@ -216,12 +210,8 @@ class Teachers:
         """The width that is best on validation, of equals the narrowest."""
         limits = self.options.closed_form_widths
         widths = sorted({min(width, self.max_width) for width in limits})
-        return self._best((w, self._closed_form(model, params, w)) for w in widths)
-
-    def _best(
-        self, candidates: Iterable[tuple[Any, SoftTargets]]
-    ) -> tuple[Any, SoftTargets]:
-        return max(candidates, key=lambda pair: self.bench.validate(pair[1].x_dict))
+        options = ((w, self._of_width(model, params, w)) for w in widths)
+        return max(options, key=lambda pair: self.bench.validate(pair[1].x_dict))
 
     def make(
         self, name: str, seed: int

@@ -1,9 +1,11 @@
 """The teacher, its students and their baselines, LightGCN and EASE."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from promptmm_pyg.benchmark.config import Dataset, Params, grid
+from promptmm_pyg._utils import check_choice, check_positive
+from promptmm_pyg.benchmark.config import Dataset, Params
 from promptmm_pyg.benchmark.entries import (
     PROMPTMM,
     TRUNCATED,
@@ -12,13 +14,35 @@ from promptmm_pyg.benchmark.entries import (
     Teacher,
     truncated,
 )
-from promptmm_pyg.benchmark.experiments import BASELINE, LIGHT_GCN, Experiment
+from promptmm_pyg.benchmark.experiments import (
+    BASELINE,
+    LIGHT_GCN,
+    Experiment,
+    suite_arm,
+)
+from promptmm_pyg.benchmark.registry import (
+    SEARCH_SPACES,
+    Range,
+    SearchSpace,
+    is_trained,
+)
 from promptmm_pyg.benchmark.report import Result, markdown, mean_std, seeds_of
 from promptmm_pyg.benchmark.runner import METRIC, Bench
 from promptmm_pyg.data import ITEM
 
 STUDENT, TEACHER, EASE = 'student', 'PromptMM', 'EASE'
-EASE_L2 = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+TRIALS, WIDTH = 5, 64  # Of every search.
+WEIGHT = Range(1.0, 0.1, 30.0)  # Of the losses of distillation.
+
+
+def searched(
+    model: str, training: Params, trials: int = TRIALS, width: int = WIDTH
+) -> Entry:
+    """A model tuned as in the suite, with which it shares its trainings."""
+    arm, factors = suite_arm(model, training, width), {}
+    if is_trained(model):
+        factors['width'] = width
+    return Entry(model, arm, search=(SEARCH_SPACES[model], trials), factors=factors)
 
 
 def hyperparameters(dataset: Dataset, model: str) -> dict[str, Any]:
@@ -61,33 +85,58 @@ def student_and_baseline(
 
 @dataclass(frozen=True, kw_only=True)
 class Main(Experiment):
-    """The teacher, its students and their baselines, LightGCN and EASE."""
+    """The teacher, its students and their baselines, LightGCN and EASE. All are tuned
+    by equally many trials.
+    """
 
     metrics = ()
-    ease_l2: tuple[float, ...] = EASE_L2
+    search_trials: int = TRIALS
+    search_width: int = WIDTH
+    """Of teacher and LightGCN; the width of students is that of the data set."""
+
+    def check(self, dataset: Dataset, out: Path) -> None:  # noqa: ARG002
+        check_positive('search_trials', self.search_trials)
+        for student in dataset.students:
+            check_choice('students', student, SEARCH_SPACES)
 
     def entries(self, bench: Bench) -> list[Entry]:
-        dataset, training = bench.dataset, self.config(bench.dataset)
-        light_gcn = model_entry(dataset, LIGHT_GCN, training)
-        teacher = model_entry(
-            dataset, TEACHER, training, references={LIGHT_GCN: light_gcn}
+        training = self.config(bench.dataset)
+        light_gcn, teacher, ease = (
+            searched(model, training, self.search_trials, self.search_width)
+            for model in (LIGHT_GCN, TEACHER, EASE)
         )
-        width = {'width': int(bench.train[ITEM].num_nodes)}
-        ease = Entry(EASE, Arm(EASE), grid({'l2': self.ease_l2}), factors=width)
+        teacher = replace(teacher, references={LIGHT_GCN: light_gcn})
+        ease = replace(ease, factors={'width': int(bench.train[ITEM].num_nodes)})
         others = {'teacher': teacher, LIGHT_GCN: light_gcn, EASE: ease}
+        targets = bench.teacher(teacher.arm, bench.best_params(teacher)[0])
         students, cuts = [], {}
-        for model in dataset.students:
-            targets = bench.teacher(teacher.arm)
-            student, baseline = student_and_baseline(dataset, model, training, targets)
-            width = dict(student.factors)
-            name = f'{TRUNCATED}, width {width["width"]}'
-            cuts[name] = Entry(name, truncated(targets, width['width']), factors=width)
-            references = {
-                **student.references,
-                'truncated_teacher': cuts[name],
-                **others,
-            }
-            student = replace(student, references=references, retained_of=teacher)
+        for model, params in bench.dataset.students.items():
+            width = params['embedding_dim']
+            factors = {'width': width}
+            name = f'{TRUNCATED}, width {width}'
+            cuts[name] = Entry(name, truncated(targets, width), factors=factors)
+            baseline = replace(
+                searched(model, training, self.search_trials, width),
+                name=f'{model} {BASELINE}',
+            )
+            space = SearchSpace({**SEARCH_SPACES[model].space, 'weight': WEIGHT})
+            student = replace(
+                baseline,
+                name=f'{model} {STUDENT}',
+                arm=replace(
+                    baseline.arm,
+                    losses=PROMPTMM,
+                    teacher=targets,
+                    candidates=bench.dataset.candidates,
+                ),
+                search=(space, self.search_trials),
+                references={
+                    BASELINE: baseline,
+                    'truncated_teacher': cuts[name],
+                    **others,
+                },
+                retained_of=teacher,
+            )
             students += [student, baseline]
         return [light_gcn, teacher, *students, *cuts.values(), ease]
 

@@ -18,6 +18,7 @@ from benchmarks.studies.main import (
 from promptmm_pyg.benchmark.config import Dataset, grid
 from promptmm_pyg.benchmark.entries import Arm, Entry, Teacher
 from promptmm_pyg.benchmark.experiments import Experiment
+from promptmm_pyg.benchmark.registry import check_params
 from promptmm_pyg.benchmark.report import (
     Result,
     interval,
@@ -110,6 +111,12 @@ class Placement(Experiment):
     trials: Any = field(default_factory=lambda: {'l2': (1e-4, 1e-3, 1e-2, 0.1)})
     new_items: float = 0.05
     """Share of new items of synthetic data; other data have them."""
+
+    def check(self, dataset: Dataset, out: Path) -> None:  # noqa: ARG002
+        for model in (*self.models, TEACHER, *dataset.students):
+            for trial in grid(self.trials):
+                check_params('models', model, trial, ('weight',))
+        hyperparameters(dataset, TEACHER)
 
     def bench(
         self, dataset: Dataset, seeds: Sequence[int], work: Path, device: str

@@ -3,18 +3,21 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg.benchmark.registry import TRAINING, check_keys, check_params
 from promptmm_pyg.data import (
     Split,
     load_dataset,
     make_synthetic_dataset,
     split_per_user,
 )
+from promptmm_pyg.distillation import CandidateSampling
 from promptmm_pyg.transforms import (
     AddBipartiteNorm,
     AddModalityPCA,
@@ -122,16 +125,18 @@ def load_config(
     table = _read(path)
     for text in overrides:
         _override(table, text)
-    selected = _datasets(table, path, datasets)
+    selected = _datasets(table, datasets)
     for key, value in (('kind', table.get('kind')), ('datasets', selected)):
         if not value:
             raise ValueError(f"'{path}' must have the key {key!r} (got {list(table)})")
     names = [dataset.name for dataset in selected]
+    for name in names:
+        _check_exists(name, data, table.get('dataset', {}))
     return BenchmarkConfig(
         table['kind'],
         table.get('name', path.stem),
         tuple(replace(d, folder=_folder(data, d.name, names)) for d in selected),
-        tuple(seeds or table.get('seeds', (0, 1, 2))),
+        tuple(seeds or table.get('seeds', range(5))),
         {k: v for k, v in table.items() if k not in _COMMON},
     )
 
@@ -169,20 +174,53 @@ def _override(table: dict[str, Any], text: str) -> None:
     table[last] = parsed
 
 
-def _datasets(
-    table: Mapping[str, Any], path: Path, names: Sequence[str]
-) -> list[Dataset]:
+def _datasets(table: Mapping[str, Any], names: Sequence[str]) -> list[Dataset]:
     known = {f.name for f in fields(Dataset)} - {'name', 'folder'}
     settings = table.get('dataset', {})
     for name, values in settings.items():
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(
-                f"'dataset.{name}' in '{path}' must have keys among {sorted(known)} "
-                f'(got {unknown})'
-            )
+        check_keys(f'dataset.{name}', values, known)
+        _check_dataset(f'dataset.{name}', values)
     names = list(dict.fromkeys(names or table.get('datasets', ())))
     return [Dataset(name, **settings.get(name, {})) for name in names]
+
+
+def _check_dataset(name: str, values: Mapping[str, Any]) -> None:
+    """Raises unless all names in the settings of a data set are known."""
+    check_keys(f'{name}.training', values.get('training', ()), TRAINING)
+    known = CandidateSampling._fields
+    check_keys(f'{name}.candidates', values.get('candidates', ()), known)
+    for model, params in values.get('models', {}).items():
+        check_params(f'{name}.models', model, params)
+    for model, params in values.get('students', {}).items():
+        check_params(f'{name}.students', model, params, ('baseline_l2',))
+    if values.get('synthetic') is not None:
+        parameters = signature(make_synthetic_dataset).parameters
+        check_keys(f'{name}.synthetic', values['synthetic'], parameters)
+
+
+def _check_exists(
+    name: str, data: str | Path | None, settings: Mapping[str, Any]
+) -> None:
+    """Raises if a data set has neither settings nor a folder."""
+    if data is None:
+        if name not in settings:
+            raise ValueError(
+                f"'datasets' must be among {sorted(settings)}, which have settings, or "
+                f'have a folder (got {name!r}). Name the folder with --data'
+            )
+        return
+    if not Path(data).exists():
+        raise ValueError(f"'data' must be a folder (got '{data}', which is missing)")
+    if Path(data).is_file():
+        return
+    folders = {x.name for x in Path(data).iterdir() if x.is_dir()}
+    if settings.get(name, {}).get('synthetic') is None and name not in folders:
+        others = sorted(folders & set(settings))
+        if others:
+            raise ValueError(
+                f"'datasets' must be among the folders in '{data}', such as {others} "
+                f'(got {name!r})'
+            )
 
 
 def _folder(data: str | Path | None, name: str, names: Sequence[str]) -> Path | None:

@@ -13,7 +13,14 @@ from promptmm_pyg._files import replacing
 from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.benchmark.config import BenchmarkConfig, Dataset, Params, grid
 from promptmm_pyg.benchmark.entries import PROMPTMM, Arm, Entry, Variant
-from promptmm_pyg.benchmark.registry import SEARCH_SPACES, is_trained, model_kind
+from promptmm_pyg.benchmark.registry import (
+    SEARCH_SPACES,
+    TRAINING,
+    check_keys,
+    check_params,
+    is_trained,
+    model_kind,
+)
 from promptmm_pyg.benchmark.report import (
     Result,
     convergence,
@@ -29,7 +36,6 @@ from promptmm_pyg.benchmark.report import (
 from promptmm_pyg.benchmark.result import rows_by_name
 from promptmm_pyg.benchmark.runner import METRIC, TUNING_SEED, Bench
 from promptmm_pyg.benchmark.stats import compare, mean
-from promptmm_pyg.models import MODELS
 from promptmm_pyg.viz.figure import new_axes
 
 BASELINE, LIGHT_GCN = 'baseline', 'LightGCN'
@@ -288,7 +294,10 @@ class Variants(Experiment):
                     f"'arms' must have 'name' and 'model', and keys among "
                     f'{sorted(known)} (got {sorted(arm)})'
                 )
-            check_choice('model', arm['model'], MODELS)
+            check_params('model', arm['model'], arm.get('params', ()))
+            for trial in grid(arm.get('trials', ({},))):
+                check_params('model', arm['model'], trial, ('weight', 'score_scale'))
+            check_keys('training', arm.get('training', ()), TRAINING)
         names = [arm['name'] for arm in self.arms]
         for number, arm in enumerate(self.arms):
             if 'teacher' in arm:
@@ -360,11 +369,8 @@ def make_experiment(config: BenchmarkConfig) -> Experiment:
     """
     cls = experiment_class(config.kind)
     known = sorted(f.name for f in fields(cls))
-    unknown = sorted(set(config.options) - set(known))
-    if unknown:
-        raise ValueError(
-            f"'{config.kind}' must have options among {known} (got {unknown})"
-        )
+    check_keys(config.kind, config.options, known)
+    check_keys('training', config.options.get('training', ()), TRAINING)
     options: Any = {
         k: tuple(v) if isinstance(v, list) else v for k, v in config.options.items()
     }

@@ -9,7 +9,7 @@ the number of layers, and at most two parameters of its own. The first trial of 
 search is :attr:`SearchSpace.defaults`, the second is the same with a strong penalty.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -146,6 +146,7 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
         num_neighbors=_NEIGHBORS,
         frozen_weight=Choices(0.9, (0.5, 0.7, 0.9)),
     ),
+    'DualGNN': _space(1e-3, num_layers=_layers(2, 1, 2, 3)),
     'CLCRec': _space(
         0.1,
         temperature=Range(2.0, 0.1, 4.0),
@@ -163,6 +164,7 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
         prune_ratio=Choices(0.8, (0.0, 0.5, 0.8, 0.9)),
         modality_bpr=Range(1e-3, 1e-4, 0.1),
     ),
+    'DRAGON': _space(1e-3, num_layers=_layers(2, 1, 2, 3), num_neighbors=_NEIGHBORS),
     'MMSSL': _space(
         1e-5,
         num_layers=_layers(2, 1, 2, 3),
@@ -187,11 +189,22 @@ SEARCH_SPACES: dict[str, SearchSpace] = {
         keep_ratio=Choices(0.3, (0.1, 0.3, 0.5)),
         contrast=Choices(0.0, (0.0, 1e-3, 1e-2, 0.1)),
     ),
+    'LGMRec': _space(
+        1e-6,
+        num_layers=_layers(2, 1, 2, 3, 4),
+        global_weight=Range(0.3, 0.05, 1.0),
+        contrast=Range(1e-4, 1e-6, 1e-2),
+    ),
     'MMGCF': _space(
         1e-3,
         num_layers=_layers(2, 1, 2, 3, 4),
         fusion=Choices('mean', ('mean', 'sum', 'concat')),
         weighting=Choices('equal', ('equal', 'alpha', 'normalized')),
+    ),
+    'FastMMRec': _space(
+        1e-3,
+        num_layers=_layers(2, 1, 2, 3, 4),
+        num_neighbors=_NEIGHBORS,
     ),
     'PromptMM': _space(
         1e-3,
@@ -250,6 +263,47 @@ def split_params(model: str, params: Params) -> SplitParams:
         else:
             out.arguments[name] = value
     return out
+
+
+# Of `build`, beside arguments of the constructor.
+BUILD_OPTIONS = frozenset({'prompt', 'masks', 'feature_dtype', 'product_dtype'})
+
+
+def known_params(model: str) -> set[str]:
+    """The names of all hyper-parameters of a model."""
+    cls = MODELS[model]
+    names = set(signature(cls).parameters)
+    if 'teacher' in names:  # Further arguments, of PromptMM.
+        names |= set(signature(MODELS['PromptMM']).parameters)
+    names -= {'num_nodes_dict', 'edge_type', 'teacher'}
+    if is_trained(model):
+        names |= {*getattr(cls, 'loss_weights', {}), *TRAINING}
+    return names | BUILD_OPTIONS
+
+
+def check_params(
+    name: str, model: str, params: Iterable[str], more: Iterable[str] = ()
+) -> None:
+    """Raises unless a model is known and has all of these hyper-parameters.
+
+    Args:
+        name: Of the key in the configuration, for the message.
+        model: The name of the model.
+        params: The names of hyper-parameters.
+        more: Further names that are allowed.
+    """
+    check_choice(name, model, MODELS)
+    known = known_params(model) | set(more)
+    check_keys(f'{name}.{model}', params, known)
+
+
+def check_keys(name: str, keys: Iterable[str], known: Iterable[str]) -> None:
+    """Raises unless all keys of a table are known."""
+    unknown = sorted(set(keys) - set(known))
+    if unknown:
+        raise ValueError(
+            f"'{name}' must have keys among {sorted(known)} (got {unknown})"
+        )
 
 
 def build(model: str, train: HeteroData, arguments: Params) -> Any:

@@ -6,13 +6,17 @@ from promptmm_pyg.models.base import GraphRecommender
 from promptmm_pyg.models.bm3 import BM3
 from promptmm_pyg.models.clcrec import CLCRec
 from promptmm_pyg.models.closed_form import ClosedForm
+from promptmm_pyg.models.dragon import DRAGON
+from promptmm_pyg.models.dual_gnn import DualGNN
 from promptmm_pyg.models.ease import EASE
+from promptmm_pyg.models.fast_mmrec import FastMMRec
 from promptmm_pyg.models.freedom import FREEDOM
 from promptmm_pyg.models.graph_filter import GraphFilter
 from promptmm_pyg.models.grcn import GRCN
 from promptmm_pyg.models.item_knn import ItemKNN
 from promptmm_pyg.models.lattice import LATTICE
 from promptmm_pyg.models.layer_gcn import LayerGCN
+from promptmm_pyg.models.lgmrec import LGMRec
 from promptmm_pyg.models.light_gcn import LightGCN
 from promptmm_pyg.models.light_gcn_m import LightGCNM
 from promptmm_pyg.models.matrix_factorization import MatrixFactorization
@@ -45,15 +49,19 @@ MODELS: dict[str, type[GraphRecommender] | type[ClosedForm[Any]]] = {
         MMGCN,
         GRCN,
         LATTICE,
+        DualGNN,
         CLCRec,
         SLMRec,
         MMSSL,
         BM3,
         FREEDOM,
+        DRAGON,
         MGCN,
+        LGMRec,
         PGL,
         SMORE,
         MMGCF,
+        FastMMRec,
         PromptMM,
         PromptMMPlus,
     )
@@ -62,6 +70,7 @@ MODELS: dict[str, type[GraphRecommender] | type[ClosedForm[Any]]] = {
 
 __all__ = [
     'BM3',
+    'DRAGON',
     'EASE',
     'FREEDOM',
     'GRCN',
@@ -77,9 +86,12 @@ __all__ = [
     'VBPR',
     'CLCRec',
     'ClosedForm',
+    'DualGNN',
+    'FastMMRec',
     'GraphFilter',
     'GraphRecommender',
     'ItemKNN',
+    'LGMRec',
     'LayerGCN',
     'LightGCN',
     'LightGCNM',

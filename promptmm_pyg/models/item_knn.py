@@ -78,7 +78,7 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
             # Rounded first: equal similarities may differ in their last digits, which
             # depend on the machine.
             value = (block.values().double() / norm).float()
-            parts.append(_top_k(item, other, value, self.k))
+            parts.append(top_entries(item, other, value, self.k))
         item, other, value = (torch.cat(part) for part in zip(*parts, strict=True))
         similarity = CSRPair.from_edge_index(
             torch.stack([other, item]),
@@ -113,7 +113,7 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
         return f'{self.__class__.__name__}(k={self.k}, shrink={self.shrink})'
 
 
-def _top_k(
+def top_entries(
     item: Tensor, other: Tensor, value: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The ``k`` highest values of each item; entries must be sorted."""

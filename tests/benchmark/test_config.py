@@ -64,21 +64,42 @@ def test_overrides_are_toml_or_bare_words(path):
         load_config(path, overrides=['x'])
 
 
-def test_arguments_replace_data_sets_and_seeds(path):
-    config = load_config(path, datasets=['b', 'a', 'b'], seeds=[7, 8])
+def test_arguments_replace_data_sets_and_seeds(path, tmp_path):
+    (tmp_path / 'b').mkdir()
+    options = {'datasets': ['b', 'a', 'b'], 'data': tmp_path}
+    config = load_config(path, seeds=[7, 8], **options)
     assert [dataset.name for dataset in config.datasets] == ['b', 'a']
-    assert config.datasets[0] == Dataset('b')  # Without settings, the defaults.
+    # Without settings, the defaults.
+    assert config.datasets[0] == Dataset('b', folder=tmp_path / 'b')
     assert config.seeds == (7, 8)
 
 
 def test_the_folder_of_a_data_set_is_itself_or_named_as_it_is(path, tmp_path):
     (tmp_path / 'data' / 'a').mkdir(parents=True)
-    both = load_config(path, data=tmp_path / 'data', datasets=['a', 'b'])
-    assert [d.folder for d in both.datasets] == [tmp_path / 'data' / 'a', None]
-    one = load_config(path, data=tmp_path / 'data' / 'a')
-    assert one.datasets[0].folder == tmp_path / 'data' / 'a'
-    with pytest.raises(ValueError, match="'data' must be the folder of 'b'"):
-        both.datasets[1].read()
+    data = tmp_path / 'data'
+    one = load_config(path, data=data / 'a', datasets=['mine'])
+    assert one.datasets[0].folder == data / 'a'
+    assert load_config(path, data=data).datasets[0].folder == data / 'a'
+    with pytest.raises(ValueError, match="'data' must be the folder of 'a'"):
+        load_config(path).datasets[0].read()
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (
+            None,
+            r"'datasets' must be among \['a'\], which have .* \(got 'b'\)",
+        ),
+        ('data', r"'datasets' must be among the folders in .*\['a'\] \(got 'b'\)"),
+        ('missing', r"'data' must be a folder \(got .*missing"),
+    ],
+)
+def test_unknown_data_sets_are_errors(data, message, path, tmp_path):
+    (tmp_path / 'data' / 'a').mkdir(parents=True)
+    folder = data and tmp_path / data
+    with pytest.raises(ValueError, match=message):
+        load_config(path, data=folder, datasets=['b'])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +110,31 @@ def test_the_folder_of_a_data_set_is_itself_or_named_as_it_is(path, tmp_path):
         ('kind = ', 'must be TOML'),
         (
             'kind = "suite"\ndatasets = ["a"]\n[dataset.a]\nwidth = 3',
-            r"'dataset.a' in .* must have keys among .* \(got \['width'\]\)",
+            r"'dataset.a' must have keys among .* \(got \['width'\]\)",
+        ),
+        (
+            'kind = "suite"\ndatasets = ["a"]\n[dataset.a.models]\nLightGNC = {}',
+            r"'dataset.a.models' must be one of .*'LightGCN'.* \(got 'LightGNC'\)",
+        ),
+        (
+            'kind = "suite"\ndatasets = ["a"]\n[dataset.a.models.LightGCN]\nlayers=2',
+            r"'dataset.a.models.LightGCN' .*'num_layers'.* \(got \['layers'\]\)",
+        ),
+        (
+            'kind = "suite"\ndatasets = ["a"]\n[dataset.a.students]\nMF = {}',
+            r"'dataset.a.students' must be one of .*'MatrixFactorization'.*'MF'",
+        ),
+        (
+            'kind = "suite"\ndatasets = ["a"]\n[dataset.a]\ntraining={epoch=1}',
+            r"'dataset.a.training' .*'epochs'.* \(got \['epoch'\]\)",
+        ),
+        (
+            'kind = "suite"\ndatasets = ["a"]\n[dataset.a]\ncandidates={uniform=1}',
+            r"'dataset.a.candidates' .*'num_uniform'.* \(got \['uniform'\]\)",
+        ),
+        (
+            'kind = "suite"\ndatasets = ["a"]\n[dataset.a]\nsynthetic={users=1}',
+            r"'dataset.a.synthetic' .*'num_users'.* \(got \['users'\]\)",
         ),
     ],
 )
@@ -115,5 +160,7 @@ def test_unknown_kinds_are_errors(path, kind, message):
 
 
 def test_unknown_options_are_errors(path):
-    with pytest.raises(ValueError, match=r"'suite' must have options .*\['widths'\]"):
+    with pytest.raises(ValueError, match=r"'suite' must have keys .*\['widths'\]"):
         make_experiment(load_config(path, overrides=['widths=[1]']))
+    with pytest.raises(ValueError, match=r"'training' .*'epochs'.*\['epoch'\]"):
+        make_experiment(load_config(path, overrides=['training.epoch=1']))

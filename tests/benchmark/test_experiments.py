@@ -80,7 +80,19 @@ def test_variants_are_compared_within_their_group(tmp_path, monkeypatch):
     [
         ('arms=[{name="a"}]', "'arms' must have 'name' and 'model'"),
         ('arms=[{name="a",model="LightGCN",impute=true}]', "'arms' must have 'name'"),
-        ('arms=[{name="a",model="b"}]', "'model' must be one of"),
+        ('arms=[{name="a",model="b"}]', "'model' must be one of 'Popularity', 'It"),
+        (
+            'arms=[{name="a",model="LightGCN",params={layers=2}}]',
+            r"'model.LightGCN' must have keys among .*'num_layers'.*\['layers'\]",
+        ),
+        (
+            'arms=[{name="a",model="LightGCN",trials={l1=[2]}}]',
+            r"'model.LightGCN' must have keys among .*'l2'.*\['l1'\]",
+        ),
+        (
+            'arms=[{name="a",model="LightGCN",training={epoch=2}}]',
+            r"'training' must have keys among .*'epochs'.*\['epoch'\]",
+        ),
     ],
 )
 def test_the_keys_of_an_arm_are_checked(override, message, tmp_path):

@@ -1,3 +1,4 @@
+import sys
 from itertools import product
 
 import pytest
@@ -7,11 +8,12 @@ import promptmm_pyg.losses
 from benchmarks.report import plot, render
 from benchmarks.studies.ablation import PARTS, part_losses
 from benchmarks.studies.distillation import LOSSES, shuffled
-from benchmarks.studies.main import Main
 from promptmm_pyg.benchmark import load_config
 from promptmm_pyg.benchmark.experiments import make_experiment
 from promptmm_pyg.benchmark.result import load_result, rows_by_name, write_result
+from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.distillation import CandidateSampling, distill
+from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training import TrainingConfig
@@ -30,14 +32,16 @@ from tests.benchmark.setting import (
 )
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
+SEARCH = ['search_trials=1', 'search_width=8']
 QUICK = {
-    'main': [],
-    'losses': ['losses=["ListwiseKDLoss","PromptMM"]', 'widths=[4,8]'],
+    'main': ['search_trials=2', 'search_width=8'],
+    'losses': ['losses=["ListwiseKDLoss","PromptMM"]', 'widths=[4,8]', *SEARCH],
     'widths': [
+        *SEARCH,
         *('losses=["ListwiseKDLoss"]', 'widths=[4,8]', 'tuned_width=4'),
         'cost_repeats=1',
     ],
-    'ensemble': ['widths=[4,8]', 'closed_form_widths=[8,16]'],
+    'ensemble': ['widths=[4,8]', 'closed_form_widths=[8,16]', *SEARCH],
     'ablation': [
         'options={denoise=[{denoise=true}],graph=[{item_graph_weight=0.1}]}',
     ],
@@ -54,6 +58,7 @@ QUICK = {
     'missing': ['shares=[0.0,0.9]'],
     'noise': ['dataset.synthetic.models.PromptMMPlus={embedding_dim=4,num_layers=1}'],
     'cold': ['trials={l2=[0.01,0.1]}'],
+    'placement': ['trials={l2=[0.01]}', 'models=["VBPR"]'],
 }
 
 
@@ -97,17 +102,25 @@ def test_main_compares_students_with_everything(results):
     assert set(student['test']) > {'Recall@10', 'NDCG@50', 'MRR@20'}
 
 
-def test_the_baseline_has_its_own_penalty():
-    config = load_config(f'{CONFIGS}/main.toml', datasets=['tiktok'])
-    bench = type('Bench', (), {'dataset': config.datasets[0]})()
-    bench.train = {'item': type('Items', (), {'num_nodes': 5})()}
-    bench.teacher = lambda arm: type('Teacher', (), {'key': 'teacher'})()
-    arms = {entry.name: entry.arm for entry in Main().entries(bench)}
-    student = arms['MatrixFactorization student']
-    baseline = arms['MatrixFactorization baseline']
-    assert (student.params['l2'], baseline.params['l2']) == (0.01, 0.05)
-    assert (student.losses.key, baseline.losses) == ('PromptMM', None)
-    assert student.candidates['num_teacher_topk'] == 10
+def test_every_row_of_main_is_tuned_by_equally_many_trials(results):
+    folder, result = results('main')
+    rows = rows_by_name(result)
+    for name, row in rows.items():
+        assert row['num_trials'] == (1 if name.startswith('truncated') else 2), name
+    student, baseline = (
+        rows[f'MatrixFactorization {name}']['best_params']
+        for name in ('student', 'baseline')
+    )
+    assert set(student) - set(baseline) == {'weight'}
+    # The suite has the same LightGCN, from the same trainings.
+    options = ['models=["LightGCN"]', 'trials=2', 'width=8', 'training={}']
+    config = tiny('suite', *options)
+    cached = set((folder / 'work').iterdir())
+    assert (
+        run(config, folder)['rows'][0]['test'][METRIC]
+        == (rows['LightGCN']['test'][METRIC])
+    )
+    assert set((folder / 'work').iterdir()) == cached
 
 
 def test_losses_are_compared_at_every_width(results):
@@ -125,16 +138,16 @@ def test_losses_are_compared_at_every_width(results):
     assert not rows
 
 
-def test_only_the_baseline_is_tuned_at_every_width():
+def test_only_the_baseline_is_tuned_at_every_width(tmp_path):
     config = tiny('losses', *QUICK['losses'])
     experiment = make_experiment(config)
-    bench = experiment.bench(config.datasets[0], (0,), 'unused', 'cpu')
+    bench = experiment.bench(config.datasets[0], (0,), tmp_path, 'cpu')
     for entry in experiment.entries(bench):
         if entry.tuned_as is not None:
             tuned_width = entry.tuned_as.params['embedding_dim']
             baseline = entry.name == 'baseline'
             assert tuned_width == (entry.factors['width'] if baseline else 4)
-            assert len(entry.trials) == (10 if baseline else 3)
+            assert len(entry.trials) == 4
 
 
 def test_widths_have_two_starts_and_costs(results):
@@ -154,7 +167,7 @@ def test_widths_have_two_starts_and_costs(results):
     text = render(folder / 'widths-synthetic.json')
     assert f'{student["refresh"]["median_ms"]:.3f}' in text
     with pytest.raises(ValueError, match=r"'widths' must be at most 8, the teacher's"):
-        run(tiny('widths', 'widths=[9]'), folder)
+        run(tiny('widths', 'widths=[9]', *SEARCH), folder)
 
 
 def test_a_shuffled_teacher_has_the_embeddings_of_other_nodes(tmp_path):
@@ -188,7 +201,7 @@ def test_students_of_an_ensemble(results):
 
 
 def test_the_models_of_a_suite_are_teachers(tmp_path):
-    options = ['widths=[4]', 'closed_form_widths=[8]']
+    options = ['widths=[4]', 'closed_form_widths=[8]', *SEARCH]
     options.append(f'suite={tmp_path}/suite-{{dataset}}.json')
     models = 'models=["Popularity","EASE","LightGCN","FREEDOM"]'
     run(tiny('suite', 'trials=2', models), tmp_path)
@@ -257,6 +270,64 @@ def test_variants_are_compared_with_the_first_at_every_share(results, name, shar
 def test_options_of_corruption_are_checked(override, tmp_path):
     with pytest.raises(ValueError, match=f"'{override.split('=')[0]}' must be one of"):
         run(tiny('missing', override), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'override', 'message'),
+    [
+        ('losses', 'losses=["KD"]', "'losses' must be one of .*'PairwiseKDLoss'"),
+        ('losses', 'student=MF', "'student' must be one of .*'MatrixFactorization'"),
+        ('losses', 'starts=["cut"]', "'starts' must be one of 'random', 'truncated"),
+        ('losses', 'trials=[{l1=1}]', r"'student.MatrixFactorization' .*\['l1'\]"),
+        ('ablation', 'model=X', "'model' must be one of .*'PromptMMPlus'"),
+        (
+            'ablation',
+            'options={a=[{gate=1}]}',
+            r"PromptMMPlus' .*'denoise'.*\['gate'\]",
+        ),
+        ('cold', 'models=["X"]', "'models' must be one of .*'CLCRec'.* \\(got 'X'"),
+        ('placement', 'models=["X"]', "'models' must be one of .*'VBPR'"),
+        ('suite', 'models=["X"]', "'models' must be one of 'Popularity'"),
+        ('promptmm', 'parts=["view"]', "'parts' must be one of .*'fused view'"),
+        ('promptmm', 'students=["X"]', "'students' must be one of 'MatrixFact"),
+        ('prompts', 'starts=["X"]', "'starts' must be one of .*'PCA'"),
+        ('noise', 'corruption=X', "'corruption' must be one of 'missing', 'noise'"),
+    ],
+)
+def test_unknown_names_are_errors_that_list_the_known(
+    name, override, message, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        run(tiny(name, override), tmp_path)
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize('name', QUICK)
+def test_every_read_of_test_is_a_counted_one_of_a_row(name, results, monkeypatch):
+    folder, result = results(name)
+    config = tiny(name, *QUICK[name])
+    (dataset,) = config.datasets
+    experiment = make_experiment(config)
+    bench = experiment.bench(dataset, config.seeds, folder / 'work', 'cpu')
+    positives = bench.split.test[INTERACTS].edge_label_index
+    reads, original = [], evaluate
+
+    def observed(scores, data, **options):
+        reads.append(torch.equal(data[INTERACTS].edge_label_index, positives))
+        return original(scores, data, **options)
+
+    for module in list(sys.modules.values()):
+        if getattr(module, 'evaluate', None) is original:
+            monkeypatch.setattr(module, 'evaluate', observed)
+    experiment.entries(bench)  # Tunes.
+    assert not any(reads)
+    experiment.run(bench, dataset, folder)
+    assert set(bench.test_reads.values()) == {1}
+    assert sum(reads) == bench.test_reads.total()
+    rows = [*result['rows'], *result.get('teachers', ())]
+    tested = [row[key][METRIC]['seeds'] for row in rows for key in bench.test_items]
+    # Equal models in several rows are read once.
+    assert sum(reads) <= sum(map(len, tested))
 
 
 def test_cold_items_are_ranked_alone_and_among_all(results):

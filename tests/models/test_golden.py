@@ -89,7 +89,72 @@ class Case(NamedTuple):
     """All that differs from the defaults: the golden numbers have 5 neighbors."""
 
 
+def lgmrec():
+    out = dict(IDS)
+    for modality, hyper in (('image', 'v_hyper'), ('text', 't_hyper')):
+        out[f'features.lins.lin_{modality}.weight'] = (f'item_{modality}_trs', 'T')
+        out[f'hyperedges.lins.lin_{modality}.weight'] = (hyper, 'T')
+    return out
+
+
+def dual_gnn(*mixes):
+    out = {
+        f'{ours}_mix': (theirs, (slice(None), slice(None), 0)) for ours, theirs in mixes
+    }
+    for number, (modality, key) in enumerate((('image', 'v'), ('text', 't'))):
+        out[f'preferences.tables.user_{modality}'] = f'{key}_preference'
+        out |= linear(f'features.lins.lin_{modality}', f'{key}_gcn.MLP')
+        out |= linear(f'lins.{number}', f'{key}_gcn.MLP_1')
+    return out
+
+
+def mmgcf(fusion, weighting):
+    layers = {}
+    if fusion == 'concat':
+        theirs = ('mm', 'id_mm') if weighting == 'equal' else ('all',)
+        layers = {f'lins.{i}': f'{x}_concat_layer' for i, x in enumerate(theirs)}
+    gate = {'gate': 'mm_alpha'} if weighting == 'alpha' else {}
+    return Case(
+        IDS | PROJECTIONS | lins(layers) | gate,
+        {'bpr': ['bpr'], 'l2': ['reg_unweighted']},
+        {'fusion': fusion, 'weighting': weighting},
+    )
+
+
+REGULARIZED = ['reg_image_preference', 'reg_text_preference', 'reg_user_weight']
 CASES = {
+    'LayerGCN': Case(
+        {
+            'embeddings.tables.user': 'user_embeddings',
+            'embeddings.tables.item': 'item_embeddings',
+        },
+        {'bpr': ['bpr_sum'], 'l2': ['reg_unweighted']},
+        {},
+    ),
+    'DualGNN': Case(
+        dual_gnn(('user', 'weight_u'), ('item', 'weight_i')),
+        {'bpr': ['bpr_log2'], 'l2': [*REGULARIZED, 'reg_item_weight']},
+        {'embedding_dim': 64},
+    ),
+    'DRAGON': Case(
+        dual_gnn(('user', 'weight_u')),
+        {'bpr': ['bpr_log2'], 'l2': REGULARIZED},
+        {'embedding_dim': 64, 'num_neighbors': 5},
+    ),
+    'LGMRec': Case(
+        lgmrec(),
+        {
+            'bpr': ['bpr'],
+            'contrast': ['contrast_user', 'contrast_item'],
+            'l2': ['reg_unweighted'],
+        },
+        {},
+    ),
+    **{
+        f'MMGCF_{fusion}_{weighting}': mmgcf(fusion, weighting)
+        for fusion in ('mean', 'sum', 'concat')
+        for weighting in ('equal', 'alpha', 'normalized')
+    },
     'LightGCN': Case(
         {
             'embeddings.tables.user': 'embedding_dict.user_emb',
@@ -249,14 +314,27 @@ def build(arrays, name):
     x_dict = {
         m: {'item': torch.from_numpy(arrays[f'input/{m}'])} for m in ('image', 'text')
     }
-    model = MODELS[name](
-        SIZES, x_dict, edge_type=USER_ITEM, embedding_dim=8, **case.options
-    )
+    options = {'embedding_dim': 8, **case.options}
+    model = MODELS[name.split('_')[0]](SIZES, x_dict, edge_type=USER_ITEM, **options)
     state = {
         ours: value_of(arrays, name, source) for ours, source in case.parameters.items()
     }
     model.load_state_dict(state, strict=name in CASES)
+    if hasattr(model, 'user_graph'):
+        graph = published_user_graph(arrays, name, model)
+        model.user_graph.forward = lambda _: graph
     return model
+
+
+def published_user_graph(arrays, name, model):
+    """Our graph of users, with the repeats that the published code has drawn."""
+    index = torch.from_numpy(arrays[f'{name}/graph/user_neighbour_index'])
+    rows = torch.arange(40)[:, None].expand(40, 40)
+    drawn = torch.zeros(40, 40).index_put((rows, index), torch.ones(40, 40), True)
+    graph = model.user_graph
+    neighbors = graph._search(model.bipartite(*edges_of(arrays)).to_user)
+    repeats = drawn[neighbors.pattern.target, neighbors.pattern.source] - 1
+    return graph.operator(neighbors, repeats)
 
 
 def batch_of(arrays):
@@ -385,3 +463,27 @@ def test_item_graphs_equal_the_published_ones(arrays, name):
     )
     for graph, key in zip(graphs, names, strict=False):
         check(arrays, name, f'graph/{key}', graph(torch.eye(30)))
+
+
+@pytest.mark.parametrize('name', ['DualGNN', 'DRAGON'])
+def test_graphs_of_users_equal_the_published_ones(arrays, name):
+    model = build(arrays, name)
+    index, weight = (
+        torch.from_numpy(arrays[f'{name}/graph/user_neighbour_{x}'])
+        for x in ('index', 'weight')
+    )
+    rows = torch.arange(40)[:, None].expand(40, 40)
+    expected = torch.zeros(40, 40).index_put((rows, index), weight, True)
+    graph = published_user_graph(arrays, name, model)
+    torch.testing.assert_close(graph @ torch.eye(40), expected, **CLOSE)
+
+
+@pytest.mark.parametrize('name', ['DualGNN', 'DRAGON', 'LGMRec'])
+def test_vectors_of_modalities_equal_the_published_ones(arrays, name):
+    model = build(arrays, name).eval()
+    for modality, x_dict in model(*edges_of(arrays)).modality_x_dict.items():
+        if name == 'LGMRec':
+            for key, x in x_dict.items():
+                check(arrays, name, f'out/{key}_{modality}_hyper', x[:, 8:])
+        else:
+            check(arrays, name, f'out/{modality}_part', torch.cat([*x_dict.values()]))

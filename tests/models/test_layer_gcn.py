@@ -5,7 +5,7 @@ import torch
 from promptmm_pyg.models import LayerGCN
 from promptmm_pyg.training import TrainingConfig, train
 from tests.models.setting import BATCH, make, operators
-from tests.nn.graphs import EDGE_INDEX, dense
+from tests.nn.graphs import USER_ITEM, dense
 from tests.training.setting import make_split
 
 
@@ -45,30 +45,24 @@ def test_forward_and_losses_equal_loops(num_layers):
     assert losses['l2'].item() == pytest.approx(norm, rel=1e-5)
 
 
-def sampled(model, adj_dict):
-    adj = model.pruning(model.bipartite(adj_dict)).to_user
-    return adj.matrices(torch.float)[0].to_dense()
-
-
 def test_every_second_epoch_draws_edges_uniformly():
     torch.manual_seed(0)
-    model, adj_dict = make(LayerGCN, prune_ratio=0.8), operators()
-    rates = []
+    # One edge of nodes without others, and a user with fifty items.
+    edge_index = torch.stack([torch.tensor([0] + 50 * [1]), torch.arange(51)])
+    sizes = {'user': 2, 'item': 51}
+    model = LayerGCN(sizes, edge_type=USER_ITEM, prune_ratio=50 / 51)
+    adj, rates = model.bipartite(edge_index), []
     for epoch in (1, 2):
-        counts = torch.zeros(5, 7)
-        for _ in range(2000):
+        count = 0
+        for _ in range(600):
             model.start_epoch(epoch)
-            model.train()
-            first = sampled(model, adj_dict)
-            assert torch.equal(first, sampled(model, adj_dict))
-            counts += first > 0
-        rates.append(counts[EDGE_INDEX[0], EDGE_INDEX[1]] / 2000)
-    # One of six edges remains. Four standard deviations of a rate of 2,000 draws.
-    tolerance = 4 * (0.25 / 2000) ** 0.5
-    degrees = (dense() > 0).sum(1)[EDGE_INDEX[0]] * (dense() > 0).sum(0)[EDGE_INDEX[1]]
-    chances = degrees.float().rsqrt()
-    assert (rates[0] - chances / chances.sum()).abs().max() < tolerance
-    assert (rates[1] - 1 / 6).abs().max() < tolerance
+            graph = model.train().pruning(adj).to_item
+            assert model.pruning(adj).to_item is graph
+            count += int(graph.edges()[0]) == 0
+        rates.append(count / 600)
+    by_degree = 1 / (1 + 50 / 50**0.5)
+    assert abs(rates[0] - by_degree) < 4 * (by_degree * (1 - by_degree) / 600) ** 0.5
+    assert abs(rates[1] - 1 / 51) < 4 * (1 / 51 / 600) ** 0.5
 
 
 def test_draws_alternate_by_epoch_also_in_a_resumed_run(tmp_path):
@@ -81,7 +75,6 @@ def test_draws_alternate_by_epoch_also_in_a_resumed_run(tmp_path):
 
     split = make_split()
     for epochs in (1, 4):
-        model = make(Watched)
         model = Watched({'user': 60, 'item': 40}, embedding_dim=4)
         config = TrainingConfig(
             epochs=epochs, run_dir=tmp_path, resume=epochs > 1, progress=False

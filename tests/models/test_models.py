@@ -46,6 +46,7 @@ VARIANTS = {
     'GRCN-routings': {'num_routings': 3},
 }
 CASES = [*TRAINED, *VARIANTS]
+NO_IDS = ('PGL', 'DualGNN', 'DRAGON')  # Without ids of items.
 CONTENT = [
     case
     for case in CASES
@@ -137,7 +138,9 @@ BAD = {
     **dict.fromkeys(('fused_weight', 'modality_weight', 'item_graph_weight'), -1.0),
     **dict.fromkeys(('alignment_weight', 'prompt_id_weight', 'self_loop_weight'), -1.0),
     **dict.fromkeys(('negative_slope', 'num_routings', 'shrink', 'popularity'), -1.0),
-    **dict.fromkeys(('similarity_exponent', 'degree_exponent'), -1.0),
+    **dict.fromkeys(('num_user_neighbors', 'num_hyperedges', 'num_hyper_layers'), 0),
+    **dict.fromkeys(('num_modality_layers', 'similarity_exponent'), 0),
+    **dict.fromkeys(('global_weight', 'degree_exponent'), -1.0),
     **dict.fromkeys(('hybrid_rate',), 1.1),
     **dict.fromkeys(('subgraph', 'missing'), 'other'),
     **dict.fromkeys(('fusion', 'weighting'), 'other'),
@@ -529,7 +532,7 @@ def test_the_printed_form_names_the_model_and_its_modalities(name, split):
     if MODELS[name].reads_features:
         assert all(repr(m) in shown for m in ('audio', 'image', 'text'))
     if name in TRAINED and name != 'PromptMMPlus':
-        assert 'NodeEmbeddings(user=60, item=40' in shown or name == 'PGL'
+        assert 'NodeEmbeddings(user=60, item=40' in shown or name in NO_IDS
         printed = {x: getattr(model, x) for x in MODELS[name].printed}
         assert all(f', {key}={value!r}' in shown for key, value in printed.items())
 
