@@ -6,10 +6,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
-
-from promptmm_pyg._files import replacing
 from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.benchmark.config import BenchmarkConfig, Dataset, Params, grid
 from promptmm_pyg.benchmark.entries import PROMPTMM, Arm, Entry, Variant
@@ -141,28 +137,18 @@ class Suite(Experiment):
             'sampler': f'TPESampler(seed={TUNING_SEED})',
         }
 
-    def run(self, bench: Bench, dataset: Dataset, out: Path) -> dict[str, Any]:
-        tests = {entry.name: bench.tests(entry) for entry in self.entries(bench)}
+    def run(self, bench: Bench, dataset: Dataset, out: Path) -> dict[str, Any]:  # noqa: ARG002
         rows = {e.name: self.row(bench, e) for e in self.entries(bench)}
-        tables = {
-            name: torch.stack([test.per_user[METRIC] for test in results])
-            for name, results in tests.items()
-        }
+        tables = {name: bench.values[name] for name in rows}
         best = max(rows, key=lambda name: mean(rows[name]['validation']))
         for reference in dict.fromkeys((LIGHT_GCN, best)):
             if reference in rows:
                 for name, values in compare(tables, reference).items():
                     rows[name][f'diff_vs_{reference}'] = values
-        arrays: Any = {name: table.numpy() for name, table in tables.items()}
-        users = next(iter(tests.values()))[0].users.numpy()
-        path = out / f'suite-{dataset.name}-per-user.npz'
-        with replacing(path) as temporary, temporary.open('wb') as file:
-            np.savez_compressed(file, users=users, **arrays)
         return {
             'protocol': {**self.protocol(dataset), 'device': bench.device},
             'best': best,
             'rows': list(rows.values()),
-            'per_user': path.name,
         }
 
     def row(self, bench: Bench, entry: Entry) -> dict[str, Any]:

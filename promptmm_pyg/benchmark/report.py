@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from promptmm_pyg.benchmark.runner import METRIC
+from promptmm_pyg.benchmark.runner import METRIC, row_name
 from promptmm_pyg.viz.figure import figure_of, save_figure
 
 Result = Mapping[str, Any]
@@ -37,11 +37,6 @@ def interval(values: Mapping[str, float] | None) -> str:
     return f'{values["difference"]:+.4f} [{values["low"]:+.4f}, {values["high"]:+.4f}]'
 
 
-def _full_name(row: Mapping[str, Any]) -> str:
-    factors = [f'{key} {row[key]}' for key in FACTORS if row.get(key) and key != 'name']
-    return ', '.join([row['name'], *factors])
-
-
 def recall(row: Mapping[str, Any]) -> str:
     """The test value of a row, for a cell."""
     return mean_std(row.get('test', {}).get(METRIC))
@@ -67,7 +62,7 @@ def convergence(result: Result) -> list[str]:
     """
     rows = (*result.get('teachers', ()), *result['rows'])
     names = [
-        f'{_full_name(row)} ({last_epochs(row)} of {len(row["epochs"])} seeds)'
+        f'{row_name(row)} ({last_epochs(row)} of {len(row["epochs"])} seeds)'
         for row in rows
         if last_epochs(row)
     ]

@@ -5,6 +5,7 @@ A result has these keys:
 * ``kind``, ``name``, ``dataset``, ``seeds``: what was run;
 * ``protocol``: every setting;
 * ``rows``: one per model or variant, below;
+* ``per_user``: the file beside it with the test values per seed and user of every row;
 * ``test_reads``: how often the test positives were read per row and seed, at most;
 * ``data_sha256``: a hash of interactions, their parts and features, in any order;
 * ``commit``: that of the package, with ``-dirty`` if its code was changed; absent

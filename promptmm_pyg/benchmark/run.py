@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from promptmm_pyg._files import replacing
 from promptmm_pyg._progress import Progress
 from promptmm_pyg.benchmark.config import BenchmarkConfig, Dataset
 from promptmm_pyg.benchmark.experiments import (
@@ -24,6 +26,7 @@ from promptmm_pyg.benchmark.result import (
     versions,
     write_result,
 )
+from promptmm_pyg.benchmark.runner import Bench
 
 
 def run_benchmark(
@@ -73,8 +76,21 @@ def run_benchmark(
             result['threads'] = torch.get_num_threads()
         result['versions'] = versions()
         paths.append(result_path(out, config.name, dataset.name))
+        if bench is not None and bench.values:
+            result['per_user'] = _write_values(bench, paths[-1]).name
         write_result(paths[-1], result)
     return paths
+
+
+def _write_values(bench: Bench, path: Path) -> Path:
+    """Writes the test values per seed and user of every row, from which differences can
+    be computed again.
+    """
+    path = path.with_name(f'{path.stem}-per-user.npz')
+    arrays: Any = {name: values.numpy() for name, values in bench.values.items()}
+    with replacing(path) as temporary, temporary.open('wb') as file:
+        np.savez_compressed(file, users=bench.users.numpy(), **arrays)
+    return path
 
 
 def _fill_cache(

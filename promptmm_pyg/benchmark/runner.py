@@ -5,7 +5,7 @@ import json
 import resource
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,6 +33,8 @@ from promptmm_pyg.training import TrainingConfig, load_state, save_state, train
 METRIC = 'Recall@20'
 KS = (10, 20, 50)
 TUNING_SEED = 0  # Of the search; trials are compared at the first training seed.
+# Columns of a row beside its name, hyper-parameters and values.
+FACTORS = ('group', 'student', 'width', 'start', 'share', 'condition')
 TOP_K = 100  # Items per user that a teacher ranks once.
 
 
@@ -72,6 +74,10 @@ class Bench:
         """The ranked items per test of a row, all of them with ``None``. Entries are
         compared by the first."""
         self.test_reads: Counter[str] = Counter()
+        self.users = torch.empty(0)
+        """The test users of ``values``."""
+        self.values: dict[str, Tensor] = {}
+        """Test values ``[num_seeds, N]`` by name of the row; a closed form has one."""
         self._graphs: dict[str, HeteroData] = {}
         self._tests: dict[str, Evaluation] = {}
         self._targets: dict[str, SoftTargets] = {}
@@ -376,6 +382,10 @@ class Bench:
             ).training
             config = TrainingConfig(**{**entry.arm.training, **training})
             row['max_epochs'] = config.epochs
+        tests = self.tests(entry)
+        self.users = tests[0].users
+        own = torch.stack([test.per_user[METRIC] for test in tests])
+        self.values[row_name(row)] = own
         values = self.per_user(entry)
         if entry.retained_of is not None:
             full = self.per_user(entry.retained_of)
@@ -418,6 +428,12 @@ class Bench:
             targets = SoftTargets(self.x_dict(arm, params, seed), {})
             self._targets[key] = with_top(targets, self.train)
         return self._targets[key]
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """The name of a row with its factors."""
+    factors = [f'{key} {row[key]}' for key in FACTORS if row.get(key) is not None]
+    return ', '.join([row['name'], *factors])
 
 
 def _mean_of(values: Sequence[Tensor]) -> float:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks import report as page
@@ -93,6 +94,11 @@ def check_finished(name, overrides, folder, result, monkeypatch):
     assert json.loads(json.dumps(result['protocol'])) == result['protocol']
     text = page.render(folder / f'{name}-synthetic.json')
     assert text.startswith('**synthetic**')
+    arrays = np.load(folder / result['per_user'])
+    for row in result['rows']:
+        test = row.get('test_cold') or row['test']
+        means = arrays[runner.row_name(row)].mean(1).tolist()
+        assert means == pytest.approx(test[METRIC]['seeds'], abs=1e-6), row['name']
     # All models of these tests end at the last epoch.
     limited = [row for row in result['rows'] if 'epochs' in row]
     for row in limited:
