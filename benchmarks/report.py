@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.speed.__main__ import speed_table
 from benchmarks.speed.scale import scale_plot, scale_table
+from benchmarks.speed.serving import serving_table
 from benchmarks.studies.ablation import Ablation, Parts
 from benchmarks.studies.budget import Budget
 from benchmarks.studies.cold import Cold
@@ -43,7 +44,12 @@ STUDIES: dict[str, type[Experiment]] = {
     'prompts': Prompts,
     'variants': Corruption,
 }
-TABLES = {'speed': speed_table, 'scale': scale_table, 'updates': updates_table}
+TABLES = {
+    'speed': speed_table,
+    'scale': scale_table,
+    'serving': serving_table,
+    'updates': updates_table,
+}
 
 
 def study(kind: str) -> type[Experiment]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.common import Graph, Times, interleaved, random_graph
+from benchmarks.speed import Graph, Times, interleaved, random_graph
 from benchmarks.speed.models import lightgcn_runs, peer_runs
 from benchmarks.speed.operators import (
     CHANNELS,

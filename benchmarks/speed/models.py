@@ -24,7 +24,7 @@ import torch
 import torch_geometric.nn
 from torch import Tensor
 
-from benchmarks.speed.common import Graph, Runs
+from benchmarks.speed import Graph, Runs
 from promptmm_pyg.functional import rows
 from promptmm_pyg.loader import TripletLoader, Triplets
 from promptmm_pyg.losses import bpr_loss, squared_norm, weighted_sum

@@ -42,7 +42,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.nn import SimpleConv
 from torch_geometric.utils import to_torch_csr_tensor
 
-from benchmarks.speed.common import Graph, Runs, Times
+from benchmarks.speed import Graph, Runs, Times
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import ExactNegativeSampler, TripletLoader

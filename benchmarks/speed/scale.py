@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 import promptmm_pyg
-from benchmarks.speed.common import Size, draw_graph
+from benchmarks.speed import Size, draw_graph
 from benchmarks.speed.scale_steps import (
     Costs,
     distillation,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from benchmarks.speed.common import PROMPT, Size, interleaved
+from benchmarks.speed import PROMPT, Size, interleaved
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.distillation import CandidateSampling, promptmm_losses
 from promptmm_pyg.distillation.candidates import CandidateSampler

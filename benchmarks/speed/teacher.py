@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.speed.common import Graph, Runs
+from benchmarks.speed import Graph, Runs
 from promptmm_pyg.losses import bpr_loss
 from promptmm_pyg.models import PromptMM
 from promptmm_pyg.nn import ChunkedFeatures, PromptedModalityEncoder

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from benchmarks.speed.common import interleaved
+from benchmarks.speed import interleaved
 from benchmarks.studies.main import TEACHER, TRIALS, WIDTH, searched
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.benchmark.config import Dataset, Params, grid

@@ -166,9 +166,11 @@ class RawIds(Sequence[RawId]):
 
     def find(self, ids: RawId | Iterable[RawId]) -> list[int]:
         """The row of each id, -1 where it is unknown; one id gives one row."""
-        get, find = self._rows.get, self._find
-        rows = []
-        for raw in as_list(ids):
+        values, known, find = as_list(ids), self._rows, self._find
+        if len(values) > _CACHED:  # Reading all ids is faster then.
+            known = {raw: row for row, raw in enumerate(self)}
+        get, rows = known.get, []
+        for raw in values:
             row = get(raw, -1) if type(raw) in _PLAIN else -1
             rows.append(row if row >= 0 else find(raw))
         return rows

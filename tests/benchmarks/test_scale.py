@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from benchmarks import report
-from benchmarks.speed import scale
-from benchmarks.speed.common import GIB, Size, _held_out, draw_graph
+from benchmarks.speed import GIB, Size, _held_out, draw_graph, scale
 from benchmarks.speed.scale import measure, scale_table
 from benchmarks.speed.scale_steps import Costs, epoch
 from promptmm_pyg.benchmark.result import load_result

@@ -4,8 +4,7 @@ import sys
 import pytest
 
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import operators
-from benchmarks.speed.common import interleaved
+from benchmarks.speed import interleaved, operators, serving
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
@@ -42,3 +41,32 @@ def test_alternatives_take_turns_and_the_first_turn_is_left_out():
     times = interleaved(runs, repeats=2)
     assert calls == ['a', 'b'] * 3
     assert times['a']['min_ms'] <= times['a']['median_ms'] <= times['a']['max_ms']
+
+
+def test_serving_is_measured_on_a_small_recommender(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(serving, 'BATCH', 8)
+    monkeypatch.setattr(serving, '_in_process', serving.load_cost)
+    out = tmp_path / 'serving.json'
+    options = '--users 60 --items 1100 --threads 1 --repeats 2 --batches 1 --loads 1'
+    monkeypatch.setattr(sys, 'argv', ['serving', *options.split(), '--out', str(out)])
+    serving.main()
+    result = json.loads(out.read_text())
+    table = serving.serving_table(result)
+    assert table == capsys.readouterr().out.rstrip('\n')
+    for ids in ('integer', 'text'):
+        costs = result['ids'][ids]
+        assert costs['load']['users'] == costs['streaming']['users'] == 60
+        assert costs['threads 1']['single']['recommend']['median_ms'] > 0
+        assert f'| recommend | {ids} |' in table
+        assert f'| batch of 8, all items, ours | {ids} |' in table
+
+
+def test_implicit_ranks_the_same_tables():
+    pytest.importorskip('implicit')
+    model = serving.random_recommender(2000, 1100, 'text')
+    ours, theirs = serving.batch_runs(model), serving.implicit_runs(model)
+    assert set(ours) == set(theirs)
+    for name, run in ours.items():
+        rows = [model.items.find(ids) for ids in run().ids]
+        same = theirs[name]()[0] == rows
+        assert same.mean() > 0.99  # The last digit of a product may differ.

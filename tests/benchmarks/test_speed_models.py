@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
+from benchmarks.speed import Graph, random_graph
 from benchmarks.speed import models as module
-from benchmarks.speed.common import Graph, random_graph
 
 GRAPH = random_graph(12, 9, 40)
 USERS, ITEMS = 30, 20

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from benchmarks.speed import Graph, random_graph
 from benchmarks.speed import operators as module
-from benchmarks.speed.common import Graph, random_graph
 from promptmm_pyg.nn import CSRPair
 
 RANKED = random_graph(30, 60, 300)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from benchmarks.speed import random_graph
 from benchmarks.speed import teacher as module
-from benchmarks.speed.common import random_graph
 from benchmarks.speed.teacher import ReferenceTeacher
 from promptmm_pyg.nn import csr_pair_dict
 
