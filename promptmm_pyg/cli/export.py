@@ -15,7 +15,12 @@ from promptmm_pyg.data import (
     write_mmrec,
 )
 from promptmm_pyg.runs import Run
-from promptmm_pyg.serving import Recommender
+from promptmm_pyg.serving import (
+    Recommender,
+    export_embeddings,
+    export_program,
+    faiss_index,
+)
 
 DESCRIPTION = """\
 Write the recommender of RUN for other programs: ids and embeddings, a faiss index of
@@ -73,15 +78,15 @@ def run(args: argparse.Namespace) -> int:
     if args.torch_export is not None:
         args.k = check_k(args.k, recommender)
     if args.embeddings is not None:
-        for path in recommender.export_embeddings(args.embeddings):
+        for path in export_embeddings(recommender, args.embeddings):
             log(path)
     if args.faiss is not None:
         _write_faiss(recommender, args.faiss, args.faiss_factory)
         log(args.faiss)
     if args.torch_export is not None:
         seen = not args.include_seen
-        program = recommender.to_torch_export(
-            args.torch_export, args.k, exclude_seen=seen
+        program = export_program(
+            recommender, args.torch_export, args.k, exclude_seen=seen
         )
         log(program)
     return 0
@@ -130,7 +135,7 @@ def _files(path: Path) -> list[Path]:
 
 def _write_faiss(recommender: Recommender, path: str, factory: str) -> None:
     try:
-        index = recommender.to_faiss(factory)
+        index = faiss_index(recommender, factory)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1]
         raise UserError(f"faiss cannot build '{factory}': {reason}") from error

@@ -1,7 +1,13 @@
 from promptmm_pyg.serving._feature_fit import FeatureMap
 from promptmm_pyg.serving._ids import RawIds
 from promptmm_pyg.serving._ranker import Recommendations
-from promptmm_pyg.serving.exports import TopItems
+from promptmm_pyg.serving._tables import Tables
+from promptmm_pyg.serving.exports import (
+    TopItems,
+    export_embeddings,
+    export_program,
+    faiss_index,
+)
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.fold_in import FoldIn
 from promptmm_pyg.serving.placement import Placement, place_cold
@@ -15,6 +21,10 @@ __all__ = [
     'RawIds',
     'Recommendations',
     'Recommender',
+    'Tables',
     'TopItems',
+    'export_embeddings',
+    'export_program',
+    'faiss_index',
     'place_cold',
 ]

@@ -1,8 +1,9 @@
 """Embeddings and rankings for other programs."""
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from promptmm_pyg._files import replacing
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.serving._ids import RawId
-from promptmm_pyg.serving._tables import Tables
+
+if TYPE_CHECKING:
+    from promptmm_pyg.serving.recommender import Recommender
 
 _CHUNK = 65_536  # Rows of a table written at once.
 _MAX_TEXT = 2**32  # Bytes of an array of ids.
@@ -76,6 +79,28 @@ class TopItems(torch.nn.Module):
         self.register_buffer('seen', torch.cat([keys, end]))
         self.register_buffer('candidates', candidates.to(device))
 
+    @classmethod
+    def from_recommender(
+        cls,
+        recommender: 'Recommender',
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        allow: Iterable[RawId] | None = None,
+        deny: Iterable[RawId] | None = None,
+    ) -> 'TopItems':
+        """The lists of :meth:`Recommender.recommend`, whose arguments these are, by
+        row numbers; ``k`` must not exceed the catalogue.
+        """
+        tables = recommender.tables
+        return cls(
+            tables.user_x,
+            tables.item_x,
+            k,
+            seen=tables.seen if exclude_seen else None,
+            candidates=tables.candidates(allow, deny),
+        )
+
     def forward(self, users: Tensor) -> tuple[Tensor, Tensor]:
         # Unlike indexing, this refuses negative rows.
         scores = self.user_x.index_select(0, users) @ self.item_x.t()
@@ -97,12 +122,26 @@ class TopItems(torch.nn.Module):
         return index.gather(1, order).masked_fill(values == -torch.inf, -1), values
 
 
-def write_program(path: Path, module: TopItems) -> Path:
-    """Writes a module as a program of :mod:`torch.export`.
+def export_program(
+    recommender: 'Recommender', path: str | Path, k: int = 10, **options: Any
+) -> Path:
+    """Writes :class:`TopItems` as a program of :mod:`torch.export` with a dynamic
+    batch size; ``torch.export.load(path).module()`` runs it.
+
+    The program uses row numbers; raw ids remain in the recommender.
+
+    Args:
+        recommender: What to export.
+        path: A file name that ends in ``.pt2``.
+        k: The length of the lists. (default: 10)
+        **options: ``exclude_seen``, ``allow`` and ``deny`` of
+            :meth:`TopItems.from_recommender`.
 
     Raises:
-        ValueError: If the file name does not end in ``.pt2`` or there are no users.
+        ValueError: If the name ends otherwise, there are no users, or a list is
+            invalid.
     """
+    path, module = Path(path), TopItems.from_recommender(recommender, k, **options)
     if path.suffix != '.pt2':
         raise ValueError(f"'path' must end in '.pt2' (got '{path}')")
     check_positive('num_users', module.user_x.size(0))
@@ -116,14 +155,26 @@ def write_program(path: Path, module: TopItems) -> Path:
     return path
 
 
-def write_embeddings(path: Path, tables: Tables) -> list[Path]:
-    """Writes ids and embeddings as ``.npz`` or ``.parquet``.
+def export_embeddings(recommender: 'Recommender', path: str | Path) -> list[Path]:
+    """Writes ids and embeddings (single precision) for other programs, and returns
+    the paths.
+
+    * ``name.npz``: one file with ``user_ids``, ``user_x``, ``item_ids`` and
+      ``item_x``, for ``numpy.load`` without pickle;
+    * ``name.parquet``: two files, ``name.users.parquet`` and ``name.items.parquet``,
+      with the columns ``id``, ``embedding`` (lists of equal length) and, for items,
+      ``title``. Requires pyarrow.
+
+    Args:
+        recommender: What to export.
+        path: A file name that ends in ``.npz`` or ``.parquet``.
 
     Raises:
-        ValueError: If the file name ends otherwise, or ids are not all numbers of 64
-            bits or all text.
+        ValueError: If the name ends otherwise, or the ids of one table mix numbers
+            and text.
         ImportError: If pyarrow is required and not installed.
     """
+    path, tables = Path(path), recommender.tables
     if path.suffix not in ('.npz', '.parquet'):
         raise ValueError(f"'path' must end in '.npz' or '.parquet' (got '{path}')")
     users, items = list(tables.users), list(tables.items)
@@ -146,20 +197,26 @@ def write_embeddings(path: Path, tables: Tables) -> list[Path]:
     return paths
 
 
-def faiss_index(item_x: Tensor, factory: str) -> Any:
-    """A faiss index of item embeddings by inner product.
+def faiss_index(recommender: 'Recommender', factory: str = 'Flat') -> Any:
+    """A faiss index of the items by inner product. Search results are positions in
+    ``item_ids``, -1 for none.
+
+    Args:
+        recommender: What to export.
+        factory: Index type, such as ``'HNSW32'`` or ``'IVF256,Flat'``; trained on the
+            items if necessary. (default: ``'Flat'``, exact)
 
     Raises:
-        ImportError: If faiss is not installed.
+        ImportError: If faiss is not installed (the extra ``ann``).
     """
     try:
         import faiss
     except ImportError as error:
         raise ImportError(
-            "'Recommender.to_faiss' requires 'faiss'. Install it with "
+            "'faiss_index' requires 'faiss'. Install it with "
             "'pip install promptmm_pyg[ann]'"
         ) from error
-    x = _array(item_x)
+    x = _array(recommender.item_x)
     index = faiss.index_factory(x.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         index.train(x)
@@ -215,7 +272,7 @@ def _write_parquet(
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(
-            "'Recommender.export_embeddings' requires 'pyarrow' for '.parquet'. "
+            "'export_embeddings' requires 'pyarrow' for '.parquet'. "
             "Install it with 'pip install promptmm_pyg[frames]'"
         ) from error
     fields = [('id', pa.string() if kind is str else pa.int64())]

@@ -27,12 +27,6 @@ from promptmm_pyg.serving._from_model import ModelData
 from promptmm_pyg.serving._ids import Ids, RawId, RawIds, Unknown, as_list, is_id
 from promptmm_pyg.serving._ranker import Filters, Ranker, Recommendations
 from promptmm_pyg.serving._tables import Pairs, Tables
-from promptmm_pyg.serving.exports import (
-    TopItems,
-    faiss_index,
-    write_embeddings,
-    write_program,
-)
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.fold_in import History, read_histories
 
@@ -183,7 +177,7 @@ class Recommender:
             except ValueError as error:
                 warnings.warn(f'no items can be added later: {error}', stacklevel=2)
         if place_cold:
-            tables = recommender._tables
+            tables = recommender.tables
             placement = parts.place_cold(
                 tables.user_x, tables.item_x, tables.seen, recommender.feature_mapper
             )
@@ -193,44 +187,49 @@ class Recommender:
         return recommender
 
     @property
+    def tables(self) -> Tables:
+        """The current version of all tables, while other threads may add items."""
+        return self._ranker.tables
+
+    @property
     def user_x(self) -> Tensor:
         """User embeddings ``[num_users, D]``."""
-        return self._tables.user_x
+        return self.tables.user_x
 
     @property
     def item_x(self) -> Tensor:
         """Item embeddings ``[num_items, D]``."""
-        return self._tables.item_x
+        return self.tables.item_x
 
     @property
     def seen(self) -> SeenItems:
         """The items each user has seen."""
-        return self._tables.seen
+        return self.tables.seen
 
     @property
     def titles(self) -> MutableMapping[Any, str]:
         """Item titles by raw id."""
-        return self._tables.titles
+        return self.tables.titles
 
     @property
     def users(self) -> RawIds:
         """The raw user ids and their rows in ``user_x``."""
-        return self._tables.users
+        return self.tables.users
 
     @property
     def items(self) -> RawIds:
         """The raw item ids and their rows in ``item_x``."""
-        return self._tables.items
+        return self.tables.items
 
     @property
     def user_ids(self) -> list[RawId]:
         """A copy of the raw user ids, in the order of ``user_x``."""
-        return list(self._tables.users)
+        return list(self.tables.users)
 
     @property
     def item_ids(self) -> list[RawId]:
         """A copy of the raw item ids, in the order of ``item_x``."""
-        return list(self._tables.items)
+        return list(self.tables.items)
 
     @property
     def num_users(self) -> int:
@@ -245,7 +244,7 @@ class Recommender:
     @property
     def num_added(self) -> int:
         """The number of items added by :meth:`add_items`, the last ones."""
-        return self._tables.num_added
+        return self.tables.num_added
 
     def recommend(
         self,
@@ -337,7 +336,7 @@ class Recommender:
             >>> model.score('bob', [10, 20]).tolist()
             [0.0, 1.0]
         """
-        tables = self._tables
+        tables = self.tables
         user_rows = np.array(tables.users.rows('users', users, _COLD_USER, unknown))
         item_rows = np.array(tables.items.rows('items', items, unknown=unknown))
         if is_id(users):
@@ -535,7 +534,7 @@ class Recommender:
         Raises:
             ValueError: As :meth:`FeatureMapper.fit`.
         """
-        tables = self._tables
+        tables = self.tables
         self.feature_mapper = FeatureMapper.fit(
             modality_x,
             tables.item_x,
@@ -577,75 +576,8 @@ class Recommender:
             )
         item_x = self.feature_mapper(features, modality_mask)
         with _Writers.lock:
-            tables = self._tables.with_items(item_x, as_list(ids), titles)
+            tables = self.tables.with_items(item_x, as_list(ids), titles)
             self._ranker = Ranker(tables)
-
-    def export_embeddings(self, path: str | Path) -> list[Path]:
-        """Writes ids and embeddings (single precision) for other programs, and returns
-        the paths.
-
-        * ``name.npz``: one file with ``user_ids``, ``user_x``, ``item_ids`` and
-          ``item_x``, for ``numpy.load`` without pickle;
-        * ``name.parquet``: two files, ``name.users.parquet`` and
-          ``name.items.parquet``, with the columns ``id``, ``embedding`` (lists of
-          equal length) and, for items, ``title``. Requires pyarrow.
-
-        Args:
-            path: A file name that ends in ``.npz`` or ``.parquet``.
-
-        Raises:
-            ValueError: If the name ends otherwise, or the ids of one table mix numbers
-                and text.
-            ImportError: If pyarrow is required and not installed.
-        """
-        return write_embeddings(Path(path), self._tables)
-
-    def to_faiss(self, factory: str = 'Flat') -> Any:
-        """A faiss index of the items by inner product; requires faiss. Search results
-        are positions in ``item_ids``, -1 for none.
-
-        Args:
-            factory: Index type, such as ``'HNSW32'`` or ``'IVF256,Flat'``; trained on
-                the items if necessary. (default: ``'Flat'``, exact)
-        """
-        return faiss_index(self.item_x, factory)
-
-    def as_module(
-        self,
-        k: int = 10,
-        *,
-        exclude_seen: bool = True,
-        allow: Iterable[RawId] | None = None,
-        deny: Iterable[RawId] | None = None,
-    ) -> TopItems:
-        """A module from rows of users ``[B]`` to rows and scores of their best items
-        ``[B, k]``, as :meth:`recommend`, whose arguments these are. ``k`` must not
-        exceed the catalogue.
-        """
-        tables = self._tables
-        return TopItems(
-            tables.user_x,
-            tables.item_x,
-            k,
-            seen=tables.seen if exclude_seen else None,
-            candidates=tables.candidates(allow, deny),
-        )
-
-    def to_torch_export(self, path: str | Path, k: int = 10, **options: Any) -> Path:
-        """Writes :meth:`as_module` as a program of :mod:`torch.export` with a dynamic
-        batch size; ``torch.export.load(path).module()`` runs it.
-
-        The program uses row numbers; raw ids remain in the recommender.
-
-        Args:
-            path: A file name that ends in ``.pt2``.
-            k: The length of the lists. (default: 10)
-            **options: ``exclude_seen``, ``allow`` and ``deny`` of :meth:`as_module`.
-
-        Raises:
-            ValueError: If the name ends otherwise; also as :meth:`as_module`.
-        """
-        return write_program(Path(path), self.as_module(k, **options))
 
     def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
         """Writes the folder ``path``: ``model.safetensors``, ``card.json``, the card as
@@ -661,7 +593,7 @@ class Recommender:
         Raises:
             ValueError: If ``path`` is a file or the card is not a JSON value.
         """
-        tables, mapper = self._tables, self.feature_mapper
+        tables, mapper = self.tables, self.feature_mapper
         tensors = table_tensors(tables)
         state: dict[str, Any] = {'num_added': tables.num_added}
         if mapper is not None:
@@ -712,10 +644,6 @@ class Recommender:
             f'{type(self).__name__}({x.size(0)} users, {num_items} items, '
             f'{x.size(1)} channels)'
         )
-
-    @property
-    def _tables(self) -> Tables:
-        return self._ranker.tables
 
 
 class _Writers:

@@ -110,12 +110,12 @@ def test_serving_requires_torch_numpy_and_safetensors_only(folder, tmp_path):
         'import sys\n'
         f'for name in {blocked}: sys.modules[name] = None\n'
         'import torch\n'
-        'from promptmm_pyg.serving import Recommender\n'
+        'from promptmm_pyg.serving import Recommender, export_embeddings\n'
         f'model = Recommender.load({str(folder)!r})\n'
         "model.add_items([501], {'text': torch.ones(1, 6)})\n"
         "lists = [model.recommend('u0', 3), model.similar_items(501, 3)]\n"
         'lists.append(model.recommend_from_history([501, 101], 3))\n'
-        f'model.export_embeddings({str(tmp_path / "x.npz")!r})\n'
+        f'export_embeddings(model, {str(tmp_path / "x.npz")!r})\n'
         f'model.save({str(tmp_path / "again")!r})\n'
         f'print(sum(map(len, (x.ids for x in lists))))\n'
     )

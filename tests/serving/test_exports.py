@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from promptmm_pyg.ranking import SeenItems
-from promptmm_pyg.serving import Recommender, TopItems
+from promptmm_pyg.serving import (
+    Recommender,
+    TopItems,
+    export_embeddings,
+    export_program,
+    faiss_index,
+)
 
 INF = float('inf')
 
@@ -52,7 +58,7 @@ OPTIONS = [
 def test_the_module_ranks_as_the_recommender_does(options, k, seed):
     model = ties(seed=seed)
     users = torch.tensor([5, 0, 2, 2, 3])
-    index, scores = model.as_module(k, **options)(users)
+    index, scores = TopItems.from_recommender(model, k, **options)(users)
     expected = model.recommend((users + 10).numpy(), k=k, **options)
     assert named(model, index) == expected.ids.tolist()
     np.testing.assert_array_equal(scores.numpy(), expected.scores)
@@ -61,7 +67,7 @@ def test_the_module_ranks_as_the_recommender_does(options, k, seed):
 @pytest.mark.parametrize('options', OPTIONS[:3])
 def test_the_exported_program_takes_any_batch(tmp_path, options):
     model = ties()
-    path = model.to_torch_export(tmp_path / 'new' / 'top.pt2', k=4, **options)
+    path = export_program(model, tmp_path / 'new' / 'top.pt2', k=4, **options)
     assert path == tmp_path / 'new' / 'top.pt2'
     program = torch.export.load(path).module()
     for users in ([0], [1, 2], [3, 4, 5, 0, 1, 2, 3]):
@@ -73,7 +79,7 @@ def test_the_exported_program_takes_any_batch(tmp_path, options):
 
 def test_the_module_moves_and_keeps_its_tables():
     model = ties()
-    module = model.as_module(3)
+    module = TopItems.from_recommender(model, 3)
     assert set(module.state_dict()) == {'user_x', 'item_x', 'seen', 'candidates'}
     before = module(torch.tensor([1]))
     model.item_x.zero_()
@@ -93,7 +99,7 @@ def test_a_module_is_independent():
 @pytest.mark.parametrize('row', [-1, 6])
 def test_a_row_outside_is_refused(row):
     with pytest.raises(IndexError, match='out of range'):
-        ties().as_module(3)(torch.tensor([0, row]))
+        TopItems.from_recommender(ties(), 3)(torch.tensor([0, row]))
 
 
 def test_low_precision_ranks_in_the_module():
@@ -105,31 +111,31 @@ def test_low_precision_ranks_in_the_module():
         item_ids=model.item_ids,
         seen=model.seen,
     )
-    index, _ = half.as_module(5)(torch.arange(6))
+    index, _ = TopItems.from_recommender(half, 5)(torch.arange(6))
     assert named(model, index) == model.recommend(model.user_ids, 5).ids.tolist()
 
 
 def test_mistakes_about_modules_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"'k' must be in \[1, 9\] \(got 10\)"):
-        ties().as_module(10)
+        TopItems.from_recommender(ties(), 10)
     with pytest.raises(ValueError, match=r"'k' must be in \[1, 9\] \(got 0\)"):
-        ties().to_torch_export(tmp_path / 'x.pt2', 0)
+        export_program(ties(), tmp_path / 'x.pt2', 0)
     with pytest.raises(ValueError, match=r"'path' must end in '\.pt2'"):
-        ties().to_torch_export(tmp_path / 'x.pt', 3)
+        export_program(ties(), tmp_path / 'x.pt', 3)
     with pytest.raises(ValueError, match=r"'allow' and 'deny'.*\(got both\)"):
-        ties().as_module(allow=['i1'], deny=['i1'])
+        TopItems.from_recommender(ties(), allow=['i1'], deny=['i1'])
     empty = Recommender(
         torch.empty(0, 2), torch.ones(1, 2), user_ids=[], item_ids=[0], seen=None
     )
     with pytest.raises(ValueError, match="'num_users' must be positive"):
-        empty.to_torch_export(tmp_path / 'x.pt2', 1)
+        export_program(empty, tmp_path / 'x.pt2', 1)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('dtype', [torch.float, torch.half, torch.bfloat16])
 def test_npz_holds_ids_and_embeddings_without_pickle(tmp_path, dtype):
     model = ties(dtype=dtype)
-    assert model.export_embeddings(tmp_path / 'a' / 'x.npz') == [tmp_path / 'a/x.npz']
+    assert export_embeddings(model, tmp_path / 'a' / 'x.npz') == [tmp_path / 'a/x.npz']
     found = np.load(tmp_path / 'a' / 'x.npz', allow_pickle=False)
     assert found['user_ids'].tolist() == model.user_ids
     assert found['item_ids'].tolist() == model.item_ids
@@ -149,7 +155,7 @@ def test_tables_need_not_be_contiguous_to_be_exported(tmp_path):
         seen=None,
     )
     assert not model.item_x.is_contiguous()
-    model.export_embeddings(tmp_path / 'x.npz')
+    export_embeddings(model, tmp_path / 'x.npz')
     found = np.load(tmp_path / 'x.npz', allow_pickle=False)
     np.testing.assert_array_equal(found['item_x'], model.item_x.numpy())
 
@@ -160,7 +166,7 @@ def test_parquet_is_read_by_pandas(tmp_path, monkeypatch, chunk):
     pandas = pytest.importorskip('pandas')
     pytest.importorskip('pyarrow')
     model = ties()
-    files = model.export_embeddings(tmp_path / 'x.parquet')
+    files = export_embeddings(model, tmp_path / 'x.parquet')
     assert [file.name for file in files] == ['x.users.parquet', 'x.items.parquet']
     users, items = (pandas.read_parquet(file) for file in files)
     assert users['id'].tolist() == model.user_ids
@@ -179,9 +185,9 @@ def test_text_that_an_array_cannot_hold_is_refused_and_kept_by_parquet(tmp_path,
     ids = [raw, *map(str, range(199))]
     model = Recommender(x, x, user_ids=ids, item_ids=range(200), seen=None)
     with pytest.raises(ValueError, match=r"'user_ids' must contain short ids without"):
-        model.export_embeddings(tmp_path / 'x.npz')
+        export_embeddings(model, tmp_path / 'x.npz')
     assert list(tmp_path.iterdir()) == []
-    paths = model.export_embeddings(tmp_path / 'x.parquet')
+    paths = export_embeddings(model, tmp_path / 'x.parquet')
     assert parquet.read_table(paths[0])['id'].to_pylist() == ids
 
 
@@ -190,7 +196,7 @@ def test_parquet_of_no_users_has_its_columns(tmp_path):
     model = Recommender(
         torch.empty(0, 2), torch.ones(1, 2), user_ids=[], item_ids=[7], seen=None
     )
-    table = parquet.read_table(model.export_embeddings(tmp_path / 'x.parquet')[0])
+    table = parquet.read_table(export_embeddings(model, tmp_path / 'x.parquet')[0])
     assert table.num_rows == 0
     assert table.column_names == ['id', 'embedding']
 
@@ -200,14 +206,14 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"end in '\.npz' or '\.parquet' \(got '.*x\.c"
     ):
-        model.export_embeddings(tmp_path / 'x.csv')
+        export_embeddings(model, tmp_path / 'x.csv')
     x = torch.ones(2, 1)
     mixed = Recommender(x, x, user_ids=[0, 1], item_ids=[7, '7'], seen=None)
     with pytest.raises(ValueError, match=r"'item_ids'.*only text.*\(got 7 and '7'\)"):
-        mixed.export_embeddings(tmp_path / 'x.npz')
+        export_embeddings(mixed, tmp_path / 'x.npz')
     large = Recommender(x, x, user_ids=[0, -(2**70)], item_ids=[0, 1], seen=None)
     with pytest.raises(ValueError, match=r"'user_ids'.*64 bits.*\(got -1180591620717"):
-        large.export_embeddings(tmp_path / 'x.npz')
+        export_embeddings(large, tmp_path / 'x.npz')
     assert list(tmp_path.iterdir()) == []
 
 
@@ -215,10 +221,10 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     ('call', 'message'),
     [
         (
-            lambda model: model.export_embeddings('x.parquet'),
+            lambda model: export_embeddings(model, 'x.parquet'),
             r"'pyarrow'.*promptmm_pyg\[frames\]",
         ),
-        (lambda model: model.to_faiss(), r"'faiss'.*promptmm_pyg\[ann\]"),
+        (lambda model: faiss_index(model), r"'faiss'.*promptmm_pyg\[ann\]"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(
@@ -237,12 +243,12 @@ def test_the_faiss_index_finds_what_the_recommender_does(tmp_path, factory):
     # In a process of its own: its threads and torch's do not always get along.
     code = (
         'import torch, numpy as np\n'
-        'from promptmm_pyg.serving import Recommender\n'
+        'from promptmm_pyg.serving import Recommender, faiss_index\n'
         'g = torch.Generator().manual_seed(0)\n'
         'x = [torch.randn(n, 4, generator=g).half() for n in (5, 200)]\n'
         'model = Recommender(*x, user_ids=list(range(5)), seen=None,\n'
         '                    item_ids=list(range(200)))\n'
-        f'index = model.to_faiss({factory!r})\n'
+        f'index = faiss_index(model, {factory!r})\n'
         "if hasattr(index, 'nprobe'): index.nprobe = 2\n"
         'scores, found = index.search(model.user_x.float().numpy(), 3)\n'
         'expected = (model.user_x.float() @ model.item_x.float().t()).topk(3)\n'

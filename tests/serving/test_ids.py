@@ -132,7 +132,7 @@ def test_a_recommender_matches_by_text_everywhere():
     assert model.recommend_from_history([1], 1).ids.tolist() == ['2']
     assert model.score('7', [1, '2']).tolist() == [1.0, 0.0]
     with pytest.raises(ValueError, match="'ids' must contain ids that are not in the"):
-        model._tables.with_items(x[:1], [3], None)
+        model.tables.with_items(x[:1], [3], None)
 
 
 def test_new_ids_have_the_type_of_the_known_ones():
