@@ -78,6 +78,11 @@ class Recommender:
         [20]
     """
 
+    card: dict[str, Any]
+    """The model card, if the recommender was saved or loaded."""
+    placed: dict[str, int]
+    """The number of users and items that :meth:`from_model` placed, by kind."""
+
     def __init__(
         self,
         user_x: Tensor | np.ndarray,
@@ -101,10 +106,8 @@ class Recommender:
             )
         self._ranker = Ranker(tables)
         self.feature_mapper = feature_mapper
-        self.card: dict[str, Any] = {}
-        """The model card, if the recommender was saved or loaded."""
-        self.placed: dict[str, int] = {}
-        """The number of users and items that :meth:`from_model` placed, by kind."""
+        self.card = {}
+        self.placed = {}
 
     @classmethod
     def from_model(
