@@ -58,7 +58,7 @@ def test_the_feature_mapper_is_that_of_the_present_features(data, student):
     graph = data.train.clone()
     for name, mask in masks.items():
         graph['item'][f'x_{name}'][~mask] = float('nan')
-    model = Recommender.from_model(student, graph)
+    model = Recommender.from_model(student, graph, place_cold=False)
     expected = FeatureMapper.fit(
         features,
         model.item_x,
@@ -99,7 +99,7 @@ def test_negatives_of_a_graph_are_not_seen(data, student):
 
 def test_the_feature_mapper_is_fitted_on_training_interactions(data, student):
     features, masks = (features_of(data.train, prefix) for prefix in ('x_', 'mask_'))
-    model = Recommender.from_model(student, data)
+    model = Recommender.from_model(student, data, place_cold=False)
     train = data.train[INTERACTS].edge_index
     options = {'user_x': model.user_x, 'modality_mask': masks}
     first, second = (
