@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -111,8 +112,6 @@ def test_refit_continues_with_resume_only(run, fails):
 
 
 def test_refit_requires_the_data(files, tmp_path, fails):
-    import shutil
-
     table = shutil.copy(files.table, tmp_path / 'clicks.csv')
     run = tmp_path / 'run'
     words = ['--out', str(run), '--no-prompt', '--epochs', '1', '--quiet']
@@ -142,8 +141,8 @@ def test_update_requires_a_table_with_something_new(run, files, tmp_path, fails)
     assert "got no file 'nowhere.csv'" in fails('update', run, 'nowhere.csv')
 
 
-def test_a_teacher_alone_is_refitted_and_updated(trained, copy_of, new):
-    run = copy_of(trained)
+def test_a_teacher_alone_is_refitted_and_updated(trained, tmp_path, new):
+    run = shutil.copytree(trained, tmp_path / 'alone')
     assert main(['refit', str(run), '--quiet']) == 0
     assert list(Run(run).final['epochs']) == ['teacher']
     before = Run(run).recommender()
