@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from promptmm_pyg._reading import CHECKSUM, checksum
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -74,7 +76,8 @@ def write_safetensors(
     tensors: 'dict[str, Tensor]',
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Writes a safetensors file with :func:`replacing`.
+    """Writes a safetensors file with :func:`replacing`, with a checksum for
+    :func:`~promptmm_pyg._reading.read_tensors`.
 
     Raises:
         OSError: If it cannot be written, as on a full disk.
@@ -82,9 +85,11 @@ def write_safetensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    about = dict(metadata or {})
+    about.setdefault(CHECKSUM, checksum(tensors, about))
     with replacing(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata=metadata)
+            save_file(tensors, temporary, metadata=about)
         except SafetensorError as error:
             raise OSError(
                 f"'{path}' cannot be written ({error}). Check the free space of the "

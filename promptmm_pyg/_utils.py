@@ -1,14 +1,10 @@
 """Argument checks, shared by every subpackage."""
 
-from collections.abc import Callable, Iterable
-from json import JSONDecodeError
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
-
-T = TypeVar('T')
 
 
 def check_positive(name: str, value: float) -> None:
@@ -94,45 +90,6 @@ def check_finite_features(name: str, blocks: Iterable[Tensor]) -> None:
             f'not). '
             f'Call the rows absent with a mask, or fill them'
         )
-
-
-def read_safetensors(
-    path: str | Path,
-    kind: str,
-    what: str,
-    parse: Callable[[dict[str, str], dict[str, Tensor]], T],
-) -> T:
-    """Reads a safetensors file of this package.
-
-    Args:
-        path: The file.
-        kind: The value that the metadata must have as ``format``.
-        what: The file in words, for errors.
-        parse: Returns the content from the metadata and the memory-mapped tensors.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, damaged or of another format.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"'path' must be {what} (got {str(path)!r})")
-    try:
-        with safe_open(path, framework='pt') as file:
-            metadata = dict(file.metadata() or {})
-            if metadata.get('format') != kind:
-                raise ValueError(
-                    f"'path' must be {what} (got {str(path)!r} of format "
-                    f'{metadata.get("format")!r})'
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return parse(metadata, tensors)
-    except (SafetensorError, JSONDecodeError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"'path' must be {what} (got {str(path)!r}, truncated or no safetensors "
-            f'file: {error!r}). Delete it and save it again'
-        ) from error
 
 
 def check_folder(name: str, folder: Path) -> None:

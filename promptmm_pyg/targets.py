@@ -11,7 +11,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._files import write_safetensors
-from promptmm_pyg._utils import check_non_negative, read_safetensors
+from promptmm_pyg._reading import read_tensors
+from promptmm_pyg._utils import check_non_negative
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER, fingerprint
 from promptmm_pyg.ranking import Ranking, SeenItems, rank_items
 
@@ -203,7 +204,7 @@ def load_targets(path: str | Path, data: HeteroData) -> SoftTargets:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated, of another format, or of other data.
     """
-    saved, targets = read_safetensors(path, FORMAT, 'saved targets', _parse)
+    saved, targets = read_tensors(path, FORMAT, 'saved targets', _parse)
     current = fingerprint(data)
     if saved != current:
         raise ValueError(

@@ -21,8 +21,9 @@ CORE = {'numpy', 'psutil', 'safetensors', 'tqdm'}
 OPTIONAL = {'faiss', 'matplotlib', 'narwhals', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
 OPTIONAL |= {'torch_scatter', 'torch_sparse'}
 OPTIONAL |= {'PIL', 'sentence_transformers', 'timm', 'torchvision'}
+READING = {'_files', '_reading', 'limits'}
 MODELS = {'_utils', 'targets', 'functional', 'ranking', 'losses', 'data', 'transforms'}
-MODELS |= {'_files', 'loader', 'nn', 'evaluation'}
+MODELS |= {*READING, 'loader', 'nn', 'evaluation'}
 
 
 class May(NamedTuple):
@@ -41,31 +42,36 @@ LAYERS = {
         {*MODELS, 'models', 'training', 'distillation', 'serving', 'runs'}, set()
     ),
     '__main__': May({'cli'}, set(), set()),
+    'limits': May(set(), set(), set(), deferred_packages=frozenset({'psutil'})),
+    '_reading': May(
+        {'limits'},
+        set(),
+        set(),
+        deferred_packages=frozenset({'safetensors', 'torch'}),
+    ),
     '_files': May(
-        set(), set(), set(), deferred_packages=frozenset({'safetensors', 'torch'})
+        {'_reading'}, set(), set(), deferred_packages=frozenset({'safetensors', 'torch'})
     ),
-    '_utils': May(
-        set(), {'torch'}, set(), deferred_packages=frozenset({'safetensors'})
-    ),
+    '_utils': May(set(), {'torch'}, set()),
     '_distributed': May(set(), {'torch'}, set()),
     'functional': May({'_utils'}, {'torch'}, set()),
     'losses': May({'_utils', 'functional'}, {'torch'}, set()),
     'ranking': May({'_utils', 'functional'}, {'torch'}, {'faiss'}),
     'serving': May(
-        {'_files', '_utils', 'functional', 'ranking'},
+        {*READING, '_utils', 'functional', 'ranking'},
         {'torch', 'numpy', 'safetensors'},
         deferred_layers=frozenset(
             {'data.schema', 'data.split', 'models.inference', 'targets'}
         ),
         deferred_packages=frozenset({'torch_geometric'}),
     ),
-    'data': May({'_files', '_utils'}, {*PYG, 'numpy', 'safetensors'}),
+    'data': May({*READING, '_utils'}, {*PYG, 'numpy', 'safetensors'}),
     '_progress': May(set(), {'tqdm'}),
     'content': May(
         {
             *(
                 '_progress',
-                '_files',
+                *READING,
                 '_utils',
                 'data.interactions',
                 'data.schema',
@@ -78,11 +84,11 @@ LAYERS = {
     'transforms': May({'_utils', 'data.schema'}, PYG),
     'loader': May({'_utils', 'data.schema'}, PYG),
     'targets': May(
-        {'_files', '_utils', 'data.schema', 'ranking'},
+        {*READING, '_utils', 'data.schema', 'ranking'},
         {*PYG, 'safetensors'},
     ),
     'nn': May(
-        {'_files', '_utils', 'functional', 'targets', 'ranking'},
+        {*READING, '_utils', 'functional', 'targets', 'ranking'},
         {*PYG, 'safetensors'},
     ),
     'models': May(

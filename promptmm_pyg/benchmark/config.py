@@ -10,6 +10,7 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg._reading import read_toml
 from promptmm_pyg.benchmark.registry import TRAINING, check_keys, check_params
 from promptmm_pyg.data import (
     Split,
@@ -18,6 +19,7 @@ from promptmm_pyg.data import (
     split_per_user,
 )
 from promptmm_pyg.distillation import CandidateSampling
+from promptmm_pyg.limits import TOML_BYTES
 from promptmm_pyg.transforms import (
     AddBipartiteNorm,
     AddModalityPCA,
@@ -141,13 +143,29 @@ def load_config(
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"'{path}' must be TOML (got {error})") from error
+_TYPES = {'kind': str, 'name': str, 'extends': str, 'datasets': list, 'seeds': list}
+_TYPES |= {'dataset': dict}
+_ENTRIES = {'datasets': str, 'seeds': int}
+
+
+def _read(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path in extended:
+        raise ValueError(f"'{path}' must not extend itself (got {extended[-1].name!r})")
+    table = read_toml(path, TOML_BYTES)
+    for key, kind in _TYPES.items():
+        value = table.get(key, kind())
+        entries = value if isinstance(value, list) else []
+        wrong = [x for x in entries if type(x) is not _ENTRIES[key]]
+        if not isinstance(value, kind) or wrong:
+            raise ValueError(
+                f"'{path}' must have {kind.__name__} as {key!r} (got {value!r:.200})"
+            )
+    for name, values in table.get('dataset', {}).items():
+        if not isinstance(values, dict):
+            raise ValueError(f"'{path}' must have a table [dataset.{name}] (got none)")
     if 'extends' in table:
-        table = _merge(_read(path.parent / table['extends']), table)
+        base = _read(path.parent / table['extends'], (*extended, path))
+        table = _merge(base, table)
     return table
 
 

@@ -40,6 +40,7 @@ import torch_geometric
 
 import promptmm_pyg
 from promptmm_pyg._files import replacing
+from promptmm_pyg._reading import DAMAGE, read_json
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
@@ -141,9 +142,9 @@ def load_result(path: str | Path) -> dict[str, Any]:
         ValueError: If it does not follow the schema.
     """
     try:
-        result: dict[str, Any] = json.loads(Path(path).read_text())
+        result: dict[str, Any] = read_json(Path(path))
         check_result(result)
-    except (ValueError, TypeError) as error:
+    except DAMAGE as error:
         raise ValueError(f"'{path}' must be a result file (got {error})") from error
     return result
 

@@ -30,6 +30,7 @@ from promptmm_pyg.data import (
     split_per_user,
 )
 from promptmm_pyg.data.build import DUPLICATES
+from promptmm_pyg.data.features import read_npy
 from promptmm_pyg.data.load import FORMATS, SPLIT_METHODS, resolve
 from promptmm_pyg.data.problems import collect_errors
 from promptmm_pyg.data.split import held_out
@@ -219,16 +220,9 @@ def describe(split: Split) -> str:
 def _read_edges(path: str) -> torch.Tensor:
     if not Path(path).is_file():
         raise UserError(f"--item-graph names a file that does not exist: '{path}'")
-    try:
-        edges = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(
-            f"--item-graph must be a whole .npy file of numbers (got '{path}', which "
-            f'cannot be read). Objects are never loaded: write it again'
-        ) from error
-    is_array = isinstance(edges, np.ndarray)
-    if not is_array or edges.dtype.kind not in 'iu' or edges.shape[:-1] != (2,):
-        what = f'{edges.dtype} {list(edges.shape)}' if is_array else 'several arrays'
+    edges = read_npy(Path(path))
+    if edges.dtype.kind not in 'iu' or edges.shape[:-1] != (2,):
+        what = f'{edges.dtype} {list(edges.shape)[:10]}'
         raise UserError(f"'{path}' must hold integers of shape [2, E] (got {what})")
     return torch.from_numpy(edges.astype(np.int64))
 

@@ -9,10 +9,12 @@ import inspect
 import json
 import math
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from promptmm_pyg._reading import read_json, read_toml
+from promptmm_pyg.limits import TOML_BYTES
 
 Group = argparse.ArgumentParser | argparse._ArgumentGroup
 TRAIN = {
@@ -367,9 +369,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     if path.suffix not in ('.json', '.toml'):
         raise UserError(f"--config requires a .json or .toml file (got '{path}')")
     try:
-        text = path.read_text(encoding='utf-8')
-        content = tomllib.loads(text) if path.suffix == '.toml' else json.loads(text)
-    except ValueError as error:  # Also where bytes are not text.
+        is_toml = path.suffix == '.toml'
+        content = read_toml(path, TOML_BYTES) if is_toml else read_json(path)
+    except ValueError as error:
         raise UserError(f"'{path}' is not a {path.suffix} file: {error}") from error
     if not isinstance(content, dict):
         raise UserError(

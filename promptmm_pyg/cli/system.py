@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
@@ -15,6 +14,7 @@ import torch
 
 from promptmm_pyg.data import INTERACTS, ITEM, USER, modality_x_dict
 from promptmm_pyg.distillation import distill
+from promptmm_pyg.limits import available_memory
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.runs import Prepared, Run
 from promptmm_pyg.runs.run import build_model, build_student
@@ -244,19 +244,6 @@ def cores() -> int:
     if hasattr(os, 'sched_getaffinity'):  # psutil has it on some systems only.
         return len(os.sched_getaffinity(0))
     return psutil.cpu_count() or 1
-
-
-def available_memory(group: Path = Path('/sys/fs/cgroup')) -> int:
-    """Bytes that can still be used, within the limit of a container."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit, used = (
-            int((group / f'memory.{name}').read_text(encoding='utf-8'))
-            for name in ('max', 'current')
-        )
-    except (OSError, ValueError):  # The text 'max' means that there is no limit.
-        return free
-    return min(free, max(0, limit - used))
 
 
 def peak_memory() -> int | None:

@@ -1,5 +1,6 @@
 """Rows from pictures by vision models."""
 
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from promptmm_pyg._reading import DAMAGE
 from promptmm_pyg.content.encoder import BROKEN, Rows, model_print, not_loaded
+from promptmm_pyg.limits import PIXELS
 
 Model = Callable[[Tensor], Tensor]  # [B, 3, H, W] to [B, width]
 Preprocess = Callable[[Any], Tensor]  # A picture of PIL to [3, H, W]
@@ -89,6 +92,8 @@ class ImageEncoder:
 
         try:
             with image.open(path) as file:
+                if file.width * file.height > PIXELS:
+                    return None
                 picture = ImageOps.exif_transpose(file)
                 if picture.mode.startswith('I'):  # Sixteen bits of grey.
                     grey = np.asarray(picture, np.int64) >> 8
@@ -98,9 +103,12 @@ class ImageEncoder:
                     white = image.new('RGBA', picture.size, 'white')
                     picture = image.alpha_composite(white, picture)
                 return picture.convert('RGB')
-        # Broken files raise almost anything below these; a "bomb" is a small file
-        # that claims a picture too large to hold.
-        except (OSError, ValueError, SyntaxError, image.DecompressionBombError):
+        # Broken files raise almost anything; a "bomb" is a small file that claims a
+        # picture too large to hold.
+        except (
+            *(*DAMAGE, OSError, SyntaxError, EOFError, struct.error, MemoryError),
+            image.DecompressionBombError,
+        ):
             return None
 
 

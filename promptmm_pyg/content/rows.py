@@ -11,9 +11,11 @@ from safetensors import SafetensorError, safe_open
 
 from promptmm_pyg._files import write_safetensors
 from promptmm_pyg._progress import Progress
+from promptmm_pyg._reading import DAMAGE, check_file
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.content.encoder import ContentEncoder, Rows
 from promptmm_pyg.content.hashing import HashingTextEncoder
+from promptmm_pyg.limits import CONTENT_BYTES
 
 FORMAT = 'promptmm_pyg.content.v1'
 
@@ -52,10 +54,11 @@ class RowCache:
 
     def _read(self, path: Path, wanted: set[bytes]) -> dict[bytes, Rows]:
         try:
+            check_file(path)
             with safe_open(path, framework='numpy') as file:
                 about = file.metadata() or {}
                 keys, rows = file.get_tensor('keys'), file.get_tensor('rows')
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError, *DAMAGE) as error:
             raise self._damaged(path, error) from error
         if (about.get('format'), about.get('encoder')) != (FORMAT, self.fingerprint):
             raise self._damaged(path, f'one of {about.get("encoder")!r}')
@@ -189,12 +192,15 @@ def _read(name: Any, content: str | Path, encoder: ContentEncoder) -> bytes | _A
         empty = not content.strip()
     elif isinstance(content, Path):
         try:
+            check_file(content, CONTENT_BYTES)
             data = content.read_bytes()
             empty = not (_text(data).strip() if encoder.takes == 'text' else data)
         except UnicodeDecodeError:
             return _Absent(f"'{content}' is not text in UTF-8")
         except OSError as error:
-            return _Absent(f"'{content}' cannot be read ({error.strerror})")
+            return _Absent(f"'{content}' cannot be read ({error.strerror or error})")
+        except ValueError as error:
+            return _Absent(f'is refused: {error}')
     else:
         raise TypeError(
             f"'contents' must contain text, paths or None (got "

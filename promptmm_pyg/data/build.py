@@ -13,6 +13,7 @@ from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.problems import data_error
 from promptmm_pyg.data.schema import INTERACTS, ITEM, REV_INTERACTS, USER
 from promptmm_pyg.data.split import shared_pairs
+from promptmm_pyg.limits import FREE_NODES, NODES_PER_ROW
 
 Array = Tensor | np.ndarray[Any, Any]
 Ids = Sequence[Any] | np.ndarray[Any, Any]
@@ -20,7 +21,6 @@ Duplicates = Literal['error', 'first', 'last', 'sum']
 DUPLICATES = ('error', 'first', 'last', 'sum')
 # The largest number of a node beyond which it must have so many interactions; numbers
 # that count users or items are far from that.
-_NODES_PER_INTERACTION, _FREE_NODES = 100, 100_000
 
 
 def build_graph(
@@ -182,9 +182,9 @@ def check_size(name: str, num_nodes: int, num_rows: int) -> None:
         num_nodes: The largest number plus one.
         num_rows: The number of interactions or feature rows.
     """
-    if num_nodes > max(_FREE_NODES, _NODES_PER_INTERACTION * num_rows):
+    if num_nodes > max(FREE_NODES, NODES_PER_ROW * num_rows):
         raise ValueError(
-            f"'{name}' must be at most {_NODES_PER_INTERACTION} times the number of "
+            f"'{name}' must be at most {NODES_PER_ROW} times the number of "
             f'interactions (got the number {num_nodes - 1} and {num_rows} '
             f'interactions). Number users and items from zero, or read their ids from '
             f'a table'

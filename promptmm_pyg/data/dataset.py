@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch_geometric.data import HeteroData, InMemoryDataset
 
 from promptmm_pyg._files import write_safetensors
+from promptmm_pyg._reading import read_tensors
 from promptmm_pyg._utils import check_folder
 from promptmm_pyg.data.features import FeaturePaths
 from promptmm_pyg.data.load import load_dataset
@@ -74,17 +73,16 @@ def load_split(stem: Path) -> Split:
     Raises:
         ValueError: If the files are damaged or of another format.
     """
-    try:
-        tensors = load_file(_path(stem))
-        about = json.loads(tensors.pop('about').numpy().tobytes())
-        if about['format'] != FORMAT:
-            raise ValueError(f'format {about["format"]}')
-        return _rebuild(about, tensors)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(
-            f"'{_path(stem)}' must be a whole cache of format {FORMAT} (got "
-            f'{error!r}). Delete it and read the source again'
-        ) from error
+    return read_tensors(
+        _path(stem), None, f'a cache of format {FORMAT}', lambda _, x: _parse(x)
+    )
+
+
+def _parse(tensors: dict[str, Tensor]) -> Split:
+    about = json.loads(tensors.pop('about').numpy().tobytes())
+    if about['format'] != FORMAT:
+        raise ValueError(f'format {about["format"]}')
+    return _rebuild(about, tensors)
 
 
 def _path(stem: Path) -> Path:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -13,11 +14,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from promptmm_pyg._files import replacing
+from promptmm_pyg._reading import DAMAGE, check_file
 from promptmm_pyg._utils import check_choice, check_positive
+from promptmm_pyg.limits import check_memory
 
 Masks = Literal['zero-rows'] | None
 FeaturePaths = Mapping[str, str | Path | None]
 _SUFFIX = '_feat.npy'
+_NPY = b'\x93NUMPY'
 
 
 def load_features(
@@ -51,19 +55,37 @@ def load_features(
 
 def load_array(path: Path) -> np.ndarray[Any, Any]:
     """The array of one ``.npy`` file; pickled objects inside are refused."""
-    if not path.is_file():
-        raise FileNotFoundError(f"'{path}' must be a file of features (got none)")
+    array = read_npy(path)
+    if array.ndim != 2 or array.dtype.kind not in 'fiub':
+        raise ValueError(
+            f"'{path}' must contain one matrix of numbers with one row per item (got "
+            f'{array.dtype} {list(array.shape)[:10]})'
+        )
+    check_memory(f"'{path}'", array.nbytes, 'Use fewer columns, or float16')
+    return np.array(array)
+
+
+def read_npy(path: Path) -> np.ndarray[Any, Any]:
+    """The array of a ``.npy`` file, mapped into memory; objects are refused.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If it is damaged, or smaller than its header describes.
+    """
+    if check_file(path) == 0:
+        raise ValueError(f"'{path}' must be a .npy file (got an empty file)")
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        with path.open('rb') as file:
+            if file.read(6) != _NPY:
+                raise ValueError('another kind of file')
+        # An array is mapped only if the file is as large as its header describes.
+        return np.load(path, mmap_mode='r', allow_pickle=False)
+    except (*DAMAGE, EOFError, SyntaxError, TokenError, OSError) as error:
         raise ValueError(
             f"'{path}' must be a whole .npy file of numbers (it cannot be read as "
-            f'such). It may be truncated, of another kind, or hold objects, which are '
-            f'never loaded: write or fetch it again'
+            f'such: {str(error)[:200]}). It may be truncated, of another kind, or '
+            f'hold objects, which are never loaded: write or fetch it again'
         ) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2:
-        raise ValueError(f"'{path}' must contain one matrix with one row per item")
-    return array
 
 
 def zero_row_masks(
@@ -190,17 +212,17 @@ def open_features(
     try:
         with safe_open(path, framework='pt') as file:
             metadata = file.metadata() or {}
-            if metadata.get('format') != FORMAT:
-                raise ValueError(
-                    f"'path' must be saved features (got {str(path)!r} of format "
-                    f'{metadata.get("format")!r})'
-                )
             x: Tensor = file.get_tensor(_NAME)
-    except SafetensorError as error:
+    except (SafetensorError, *DAMAGE, RuntimeError) as error:
         raise ValueError(
             f'{str(path)!r} is truncated or no safetensors file ({error}). Save the '
             f'features again'
         ) from error
+    if metadata.get('format') != FORMAT or not {'belongs_to', 'sha256'} <= set(metadata):
+        raise ValueError(
+            f"'path' must be saved features (got {str(path)!r} of format "
+            f'{metadata.get("format")!r})'
+        )
     wanted = {'belongs_to': belongs_to, 'sha256': sha256}
     for name, value in wanted.items():
         if value is not None and metadata[name] != value:

@@ -1,6 +1,7 @@
 """Graphs from data frames and from single tables on disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,7 +173,18 @@ def read_table(
     drop.check()
     users.align()
     items.align()
-    data = build_graph(
+    with naming(source):
+        data = _build(users, items, rows, duplicates)
+    data.feature_columns, data.column_encodings = {}, {}
+    users.describe(data)
+    items.describe(data)
+    return data
+
+
+def _build(
+    users: Nodes, items: Nodes, rows: Interactions, duplicates: Duplicates
+) -> HeteroData:
+    return build_graph(
         np.stack([users.position, items.position]),
         item_features=items.features,
         user_features=users.features,
@@ -185,10 +197,17 @@ def read_table(
         edge_part=rows.part,
         duplicates=duplicates,
     )
-    data.feature_columns, data.column_encodings = {}, {}
-    users.describe(data)
-    items.describe(data)
-    return data
+
+
+@contextmanager
+def naming(source: Any) -> Iterator[None]:
+    """Errors name the file of the interactions, if it is one."""
+    try:
+        yield
+    except ValueError as error:
+        if not isinstance(source, str | Path):
+            raise
+        raise ValueError(f"'{source}' does not fit together: {error}") from error
 
 
 def _read_rows(

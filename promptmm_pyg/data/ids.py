@@ -56,6 +56,17 @@ class IdColumn(NamedTuple):
                 empty |= self.codes == blank
         return empty
 
+    def longer_than(self, length: int) -> int | None:
+        """The first distinct id of more characters, if there is one."""
+        if not is_text(self.values.type):
+            return None
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        mask = pc.greater(pc.utf8_length(self.values), length)
+        place = int(pc.index(mask, pa.scalar(True)).as_py())
+        return None if place < 0 else place
+
 
 def _from_dictionary(values: 'pa.ChunkedArray') -> IdColumn:
     """The ids of a column whose chunks have one dictionary."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from promptmm_pyg._reading import check_parsed_size
 from promptmm_pyg.data.ids import IdColumn, is_text, join_columns
 from promptmm_pyg.data.split import part_codes
 from promptmm_pyg.data.table_files import header_text
@@ -16,6 +17,7 @@ from promptmm_pyg.data.tables import (
     read_file,
     read_header,
 )
+from promptmm_pyg.limits import ID_LENGTH
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,6 +111,7 @@ def read_lines(path: Path, encoding: str | None = None) -> list[str]:
     Raises:
         ValueError: If it is not text in the encoding.
     """
+    check_parsed_size(path)
     try:
         text = path.read_bytes().decode(encoding or 'utf-8-sig')
     except (UnicodeError, LookupError) as error:
@@ -116,7 +119,13 @@ def read_lines(path: Path, encoding: str | None = None) -> list[str]:
             f"'{path}' must be text in {encoding or 'UTF-8'} (got {error}). Name its "
             f"encoding with 'encoding' (--encoding), or write it in UTF-8"
         ) from error
-    lines = (line.removesuffix('\r') for line in text.split('\n'))
+    lines = [line.removesuffix('\r') for line in text.split('\n')]
+    long = max(range(len(lines)), key=lambda place: len(lines[place]))
+    if len(lines[long]) > ID_LENGTH:
+        raise ValueError(
+            f"'{path}' must contain ids of at most {ID_LENGTH} characters (got "
+            f'{len(lines[long])} in line {long + 1}). Write one id per line'
+        )
     return [line for line in lines if line]
 
 

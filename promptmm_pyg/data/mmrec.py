@@ -9,6 +9,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._files import replacing
+from promptmm_pyg._reading import check_parsed_size
 from promptmm_pyg.data.interactions import (
     Where,
     finite_numbers,
@@ -150,6 +151,7 @@ def read_mapping(folder: Path, node_type: str, count: int) -> list[str]:
     path = folder / FILES[node_type]
     if not path.is_file():
         return [str(i) for i in range(count)]
+    check_parsed_size(path)
     try:
         # Not by `splitlines`, which also splits at other characters than line feeds.
         head, *lines = path.read_text(encoding='utf-8').split('\n')

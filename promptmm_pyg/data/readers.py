@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch_geometric.data import HeteroData
 
+from promptmm_pyg._reading import DAMAGE, check_parsed_size
 from promptmm_pyg.data.build import Duplicates, build_graph, check_size
 from promptmm_pyg.data.features import (
     FeaturePaths,
@@ -34,6 +35,7 @@ def read_user_lists(path: Path) -> np.ndarray[Any, Any]:
     Raises:
         ValueError: If the file is not such an object.
     """
+    check_parsed_size(path)
     try:
         lists = json.loads(path.read_bytes())
         users = np.array([_number(user) for user in lists], dtype=np.int64)
@@ -43,7 +45,7 @@ def read_user_lists(path: Path) -> np.ndarray[Any, Any]:
             return np.zeros((2, 0), dtype=np.int64)
         if items.dtype.kind not in 'iu' or items.ndim != 1:
             raise ValueError('items that are not whole numbers')
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except DAMAGE as error:
         raise ValueError(
             f"'{path}' must contain '{{\"user\": [item, ...]}}' with whole numbers "
             f'(got {error}). If it is truncated, fetch the file again'

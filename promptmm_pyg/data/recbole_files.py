@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from promptmm_pyg._reading import check_file
 from promptmm_pyg._utils import check_folder
 from promptmm_pyg.data.columns import ColumnEncoding
 from promptmm_pyg.data.mmrec import find_inter_file
 from promptmm_pyg.data.split import TEST, TRAIN, VAL
 from promptmm_pyg.data.tables import Table, read_text
+from promptmm_pyg.limits import MIB
 
 KINDS = ('token', 'token_seq', 'float', 'float_seq')
 _MANY_TOKENS = 10_000
@@ -27,8 +29,9 @@ class Coded(NamedTuple):
 
 def first_line(path: Path) -> str:
     """The first line of a file."""
+    check_file(path)
     with path.open(encoding='utf-8-sig', errors='replace') as file:
-        return file.readline().rstrip('\r\n')
+        return file.readline(MIB).rstrip('\r\n')
 
 
 def is_atomic(path: Path) -> bool:

@@ -1,11 +1,16 @@
 """Sparse matrices out of pickles, without running what a pickle may carry."""
 
 import codecs
+import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+
+from promptmm_pyg._reading import check_file
+from promptmm_pyg.limits import check_memory
 
 _MATRIX_CLASSES = ('coo_matrix', 'csr_matrix', 'coo_array', 'csr_array')
 _MATRIX_MODULES = (
@@ -48,16 +53,28 @@ def _encode(text: str, encoding: str) -> bytes:
     return codecs.encode(text, 'latin1')
 
 
+def _empty_array(*_: object) -> np.ndarray[Any, Any]:
+    # NumPy writes arrays as an empty one and their state; other sizes only allocate.
+    return np.ndarray((0,), 'b')
+
+
+class _Array:
+    """The class in a pickle of an array; never made."""
+
+    def __init__(self, *_: object) -> None:
+        raise _ForeignGlobalError('numpy.ndarray')
+
+
 def _allowed(holder: type) -> dict[tuple[str, str], Any]:
     # Asked of numpy itself: the private module's name changed with numpy 2.
     example = np.arange(2)
     table: dict[tuple[str, str], Any] = {
-        ('numpy', 'ndarray'): np.ndarray,
+        ('numpy', 'ndarray'): _Array,
         ('numpy', 'dtype'): np.dtype,
         ('_codecs', 'encode'): _encode,
     }
     for core in ('numpy.core', 'numpy._core'):
-        table[f'{core}.multiarray', '_reconstruct'] = example.__reduce__()[0]
+        table[f'{core}.multiarray', '_reconstruct'] = _empty_array
         table[f'{core}.multiarray', 'scalar'] = np.float64(0).__reduce__()[0]
         table[f'{core}.numeric', '_frombuffer'] = example.__reduce_ex__(5)[0]
     for module in _MATRIX_MODULES:
@@ -97,10 +114,13 @@ def load_sparse_pickle(path: str | Path) -> SparseMatrix:
             or holds something else than such a matrix.
     """
     path = Path(path)
+    size = check_file(path)
+    check_memory(f"'{path}'", 3 * size, 'Use a machine with more memory')
+    content = path.read_bytes()
     try:
-        with path.open('rb') as file:
-            unpickler = _Unpickler(file)
-            loaded = unpickler.load()
+        _check_numbers(content)
+        unpickler = _Unpickler(io.BytesIO(content))
+        loaded = unpickler.load()
     except _ForeignGlobalError as error:
         raise ValueError(
             f"'{path}' must contain a scipy COO or CSR matrix only (it asks for "
@@ -119,6 +139,15 @@ def load_sparse_pickle(path: str | Path) -> SparseMatrix:
             f'together (got something else). Save it as such a matrix'
         )
     return matrix
+
+
+def _check_numbers(content: bytes) -> None:
+    """Raises if a place in the memo is beyond the size of the file: Python allocates
+    up to it.
+    """
+    for code, value, _ in pickletools.genops(content):
+        if 'PUT' in code.name and isinstance(value, int) and value > len(content):
+            raise ValueError(f'the place {value} in a file of {len(content)} bytes')
 
 
 def _read_state(state: dict[str, Any]) -> SparseMatrix | None:
@@ -146,6 +175,6 @@ def _expand(indptr: object, col: object) -> np.ndarray[Any, Any] | None:
     if not isinstance(indptr, np.ndarray) or not isinstance(col, np.ndarray):
         return None
     counts: np.ndarray[Any, Any] = np.diff(indptr.astype(np.int64))
-    if (counts < 0).any() or counts.sum() != col.size:
+    if (counts < 0).any() or (counts > col.size).any() or counts.sum() != col.size:
         return None
     return np.repeat(np.arange(len(counts)), counts.tolist())

@@ -5,11 +5,20 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from promptmm_pyg._reading import check_file
 from promptmm_pyg.data.ids import is_text
+from promptmm_pyg.limits import (
+    FREE_ROWS,
+    FREE_TEXT,
+    ROWS_PER_BYTE,
+    TEXT_PER_BYTE,
+    check_memory,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,10 +29,6 @@ SEPARATORS = (',', '\t', ';', '|')
 PEEK = 50  # Rows that separators and types are recognized by.
 _BLOCK = 2**22
 _MAX_CELL = 2**31 - 1  # Python's own limit is 128 KiB.
-# No table of distinct interactions has so many rows per byte, no text compresses so
-# well: such files are damaged, or made to fill the memory.
-_ROWS_PER_BYTE, _FREE_ROWS = 100, 10**7
-_BYTES_PER_BYTE, _FREE_BYTES = 100, 2**28
 
 
 def header_text(columns: Sequence[str]) -> str:
@@ -65,7 +70,7 @@ class _Stream(io.RawIOBase):
         import pyarrow as pa
 
         self._path = path
-        self._limit = max(_FREE_BYTES, _BYTES_PER_BYTE * path.stat().st_size)
+        self._limit = max(FREE_TEXT, TEXT_PER_BYTE * check_file(path))
         self._size = self.num_quotes = 0
         self._file = pa.input_stream(str(path), compression=kind_of(path)[1])
         is_utf8 = encoding in ('utf-8', 'utf-8-sig', 'ascii')
@@ -93,7 +98,7 @@ class _Stream(io.RawIOBase):
         self._size += len(content)
         if self._size > self._limit:
             raise _TooLargeError(
-                f"'{self._path}' must have at most {_BYTES_PER_BYTE} bytes of text per "
+                f"'{self._path}' must have at most {TEXT_PER_BYTE} bytes of text per "
                 f'byte, as all tables have (got more than {self._limit >> 20} MiB in '
                 f'{self._path.stat().st_size} bytes). Decompress the file first'
             )
@@ -131,15 +136,16 @@ def _unreadable(path: Path, error: Exception, encoding: str) -> ValueError:
 
 
 def _first_undecodable(path: Path, encoding: str) -> int | None:
-    stream, line = _Stream(path, 'utf-8'), 1
-    decoder = codecs.getincrementaldecoder(encoding)()
-    while content := stream.read():
-        for part in content.splitlines(keepends=True):
-            try:
-                decoder.decode(part)
-            except UnicodeError:
-                return line
-            line += part.endswith(b'\n')
+    decoder, line = codecs.getincrementaldecoder(encoding)(), 1
+    with suppress(OSError):  # Damaged compression.
+        stream = _Stream(path, 'utf-8')
+        while content := stream.read():
+            for part in content.splitlines(keepends=True):
+                try:
+                    decoder.decode(part)
+                except UnicodeError:
+                    return line
+                line += part.endswith(b'\n')
     return None
 
 
@@ -287,14 +293,16 @@ def open_parquet(path: Path) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
 
+    size = check_file(path)
     try:
         file = parquet.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        file.schema_arrow  # noqa: B018
+    except (pa.ArrowException, UnicodeError, OSError) as error:
         raise _unreadable(path, error, 'utf-8') from error
-    rows, size = file.metadata.num_rows, path.stat().st_size
-    if rows > max(_FREE_ROWS, _ROWS_PER_BYTE * size):
+    rows = file.metadata.num_rows
+    if rows > max(FREE_ROWS, ROWS_PER_BYTE * size):
         raise ValueError(
-            f"'{path}' must have at most {_ROWS_PER_BYTE} rows per byte, as all tables "
+            f"'{path}' must have at most {ROWS_PER_BYTE} rows per byte, as all tables "
             f'of interactions have (got {rows} rows in {size} bytes). Write the file '
             f'again'
         )
@@ -310,12 +318,16 @@ def read_parquet(path: Path, columns: list[str] | None) -> 'pa.Table':
     schema = file.schema_arrow
     check_distinct(str(path), schema.names)
     names = [x for x in schema.names if columns is None or x in columns]
+    needed = 8 * file.metadata.num_rows * max(len(names), 1)
+    check_memory(f"'{path}'", needed, 'Name fewer columns, or split the file')
     # A long text that is stored once must not be repeated for every row.
     texts = [name for name in names if is_text(schema.field(name).type)]
     try:
-        return parquet.ParquetFile(path, read_dictionary=texts).read(columns=names)
-    except (pa.ArrowException, OSError) as error:
+        table = parquet.ParquetFile(path, read_dictionary=texts).read(columns=names)
+        table.validate(full=True)
+    except (pa.ArrowException, UnicodeError, OSError) as error:
         raise _unreadable(path, error, 'utf-8') from error
+    return table
 
 
 def read_json(path: Path, columns: list[str] | None, encoding: str) -> 'pa.Table':

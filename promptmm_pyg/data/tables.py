@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from promptmm_pyg._reading import check_file
 from promptmm_pyg.data.ids import IdColumn, is_text
 from promptmm_pyg.data.table_files import (
     PEEK,
@@ -24,6 +25,8 @@ from promptmm_pyg.data.table_files import (
     read_json,
     read_parquet,
 )
+
+from promptmm_pyg.limits import ID_LENGTH
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,6 +102,14 @@ class Table:
                 f'{self.name!r} must contain an id in each row of the column '
                 f"'{column}' (got {int(missing.sum())} empty, the first in "
                 f'{self.at(int(missing.argmax()))}). Fill or delete those rows'
+            )
+        long = coded.longer_than(ID_LENGTH)
+        if long is not None:
+            raise ValueError(
+                f'{self.name!r} must contain ids of at most {ID_LENGTH} characters in '
+                f"the column '{column}' (got {len(coded.values[long].as_py())} in "
+                f'{self.at(int((coded.codes == long).argmax()))}). Is it the right '
+                f'column?'
             )
         return coded
 
@@ -305,8 +316,7 @@ def _check_kind(path: Path) -> str:
             f"'{path}' must end in one of {', '.join(SUFFIXES)}, the texts also in "
             f'.gz or .zst'
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"'{path}' must be a file (got none)")
+    check_file(path)
     return kind
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from promptmm_pyg._files import write_safetensors
+from promptmm_pyg._reading import read_tensors
 from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.ranking import top_items
@@ -199,10 +198,7 @@ def _digest(x: Tensor, mask: Tensor | None, options: list[object]) -> str:
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor] | None:
-    if not path.is_file():
-        return None
     try:
-        state = load_file(path)
-        return state['index'], state['weight']
-    except (SafetensorError, KeyError):
+        return read_tensors(path, None, 'a graph', lambda _, x: (x['index'], x['weight']))
+    except (FileNotFoundError, ValueError):
         return None

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from promptmm_pyg._files import write_safetensors
-from promptmm_pyg._utils import read_safetensors
+from promptmm_pyg._reading import read_tensors
 
 _FORMAT = 'promptmm_pyg.prompt.v1'
 
@@ -208,7 +208,7 @@ def load_prompt(
             another format, or its prompt is of another class or size.
     """
     prompt = _prompt_of(module, name)
-    description, state = read_safetensors(
+    description, state = read_tensors(
         path,
         _FORMAT,
         'a saved prompt',

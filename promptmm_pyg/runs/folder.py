@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from promptmm_pyg import _reading
 from promptmm_pyg._files import (
     complete_replacement,
     is_temporary,
@@ -27,6 +26,7 @@ from promptmm_pyg._files import (
     temporary_folder,
     write_safetensors,
 )
+from promptmm_pyg._reading import read_tensors
 from promptmm_pyg.runs.data import RunError
 from promptmm_pyg.training.loop import CHECKPOINT
 
@@ -213,8 +213,8 @@ def read_json(path: Path) -> dict[str, Any]:
         RunError: If the file is not JSON.
     """
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
+        content = _reading.read_json(path)
+    except ValueError as error:
         raise RunError(f"'{path}' is damaged: {error}") from error
     return content if isinstance(content, dict) else {}
 
@@ -240,10 +240,7 @@ def load_tensors(path: Path, fix: str) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise RunError(f"there is no '{path}'. {fix}")
-    with path.open('rb'):  # safetensors reports a file without permission as missing.
-        pass
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
+        return read_tensors(path, None, 'tensors of a run', lambda _, tensors: tensors)
+    except ValueError as error:
         raise RunError(f"'{path}' is damaged ({error}). {fix}") from error
-    return tensors

@@ -1,5 +1,6 @@
 """The interactions and items that updates added to a run."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,7 @@ from promptmm_pyg.data import (
 )
 from promptmm_pyg.runs.folder import (
     load_tensors,
-    read_json,
     save_tensors,
-    write_json,
 )
 from promptmm_pyg.runs.run import Run, settings_of
 
@@ -51,13 +50,14 @@ def record_update(
         tensors[f'x_{name}'] = torch.as_tensor(x).float()
     for name, mask in (modality_mask or {}).items():
         tensors[f'mask_{name}'] = torch.as_tensor(mask)
+    ids = json.dumps({'user_ids': users, 'item_ids': items}).encode()
+    tensors['ids'] = torch.frombuffer(bytearray(ids), dtype=torch.uint8)
     numbers = [int(folder.name) for folder in updates_of(run)]
     folder = run.path / 'updates' / f'{max(numbers, default=0) + 1:06d}'
     folder.parent.mkdir(exist_ok=True)
     with temporary_folder(folder.parent) as temporary:
         new = temporary / folder.name
         save_tensors(new / _TENSORS, tensors)
-        write_json(new / 'ids.json', {'user_ids': users, 'item_ids': items})
         # The same again, where an interrupted one is repeated.
         if not numbers or not _is_same(new, updates_of(run)[-1]):
             synchronize(new)
@@ -65,8 +65,7 @@ def record_update(
 
 
 def _is_same(a: Path, b: Path) -> bool:
-    names = (_TENSORS, 'ids.json')
-    return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
+    return (a / _TENSORS).read_bytes() == (b / _TENSORS).read_bytes()
 
 
 def _tensors_of(folder: Path) -> dict[str, Tensor]:
@@ -85,8 +84,9 @@ def merge_all(split: Split, updates: Sequence[Path]) -> HeteroData:
     edges += [graph[INTERACTS].edge_label_index for graph in split[1:]]
     added: list[tuple[Tensor, dict[str, Tensor]]] = []
     for folder in updates:
-        with settings_of(folder / 'ids.json', ValueError):
-            ids, tensors = read_json(folder / 'ids.json'), _tensors_of(folder)
+        with settings_of(folder / _TENSORS):
+            tensors = _tensors_of(folder)
+            ids = json.loads(tensors.pop('ids').numpy().tobytes())
             new = []
             for key in (USER, ITEM):
                 of = rows[key]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from promptmm_pyg._files import write_safetensors
-from promptmm_pyg._utils import read_safetensors
+from promptmm_pyg._reading import read_tensors
 
 _SEPARATOR = '\x1f'  # Between nested keys; no parameter name contains it.
 _FORMAT = 'promptmm_pyg.state.v1'
@@ -44,7 +44,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
         state: dict[str, Any] = _rebuild(json.loads(metadata['state']), tensors)
         return state
 
-    return read_safetensors(path, _FORMAT, 'a saved training state', parse)
+    return read_tensors(path, _FORMAT, 'a saved training state', parse)
 
 
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
