@@ -75,9 +75,17 @@ def write_safetensors(
     path: str | Path,
     tensors: 'dict[str, Tensor]',
     metadata: dict[str, str] | None = None,
+    *,
+    has_checksum: bool = False,
 ) -> None:
     """Writes a safetensors file with :func:`replacing`, with a checksum for
     :func:`~promptmm_pyg._reading.read_tensors`.
+
+    Args:
+        path: The file.
+        tensors: The tensors by name.
+        metadata: Further texts. (default: none)
+        has_checksum: Whether the caller stores a checksum. (default: ``False``)
 
     Raises:
         OSError: If it cannot be written, as on a full disk.
@@ -86,7 +94,8 @@ def write_safetensors(
     from safetensors.torch import save_file
 
     about = dict(metadata or {})
-    about.setdefault(CHECKSUM, checksum(tensors, about))
+    if not has_checksum:
+        about[CHECKSUM] = checksum(tensors, about)
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=about)

@@ -45,8 +45,8 @@ def check_file(path: Path, max_bytes: int | None = None) -> int:
         raise ValueError(f"'{path}' must be a file (got {kind})")
     if max_bytes is not None and status.st_size > max_bytes:
         raise ValueError(
-            f"'{path}' must have at most {max_bytes} bytes (got {status.st_size}). Is it "
-            f'the right file?'
+            f"'{path}' must have at most {max_bytes} bytes (got {status.st_size}). Is "
+            f'it the right file?'
         )
     return status.st_size
 
@@ -108,7 +108,8 @@ def checksum(tensors: 'Mapping[str, Tensor]', metadata: Mapping[str, str]) -> st
     digest.update(json.dumps(about, sort_keys=True).encode())
     for key, x in sorted(tensors.items()):
         digest.update(json.dumps([key, str(x.dtype), list(x.shape)]).encode())
-        content = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        flat = x.detach().cpu().contiguous().as_strided((x.numel(),), (1,))
+        content = flat.view(torch.uint8)
         digest.update(memoryview(content.numpy()))
     return digest.hexdigest()
 

@@ -16,7 +16,7 @@ DEPTH = 100
 """Nesting of JSON and TOML."""
 NODES_PER_ROW, FREE_NODES = 100, 100_000
 """Numbered users or items per row of data, above a number that is always allowed."""
-ID_LENGTH = 4096
+ID_LENGTH = 2**16
 """Characters of an id."""
 ROWS_PER_BYTE, FREE_ROWS = 100, 10**7
 """Rows per byte of a Parquet file, above a number that is always allowed: no table of
@@ -32,8 +32,10 @@ PARSED_PER_BYTE = 8
 """Bytes of memory per byte of a JSON file or a list of ids, at most."""
 WIDTH = 2**16
 """Columns of embeddings, features and prompts."""
+LAYERS = 64
+"""Layers of a model."""
 PROCESSES = 1024
-"""Processes of a benchmark, and threads."""
+"""Processes of a benchmark."""
 
 
 def check_memory(
@@ -48,9 +50,9 @@ def check_memory(
         available: Bytes that can be used. (default: measured)
 
     Example:
-        >>> check_memory("'a.npy'", 3 * MIB, 'Split the file', available=MIB)
+        >>> check_memory("'a.npy'", 3 * MIB, 'Split it', available=MIB)
         Traceback (most recent call last):
-        ValueError: 'a.npy' must fit into 1 MiB of free memory (got 3 MiB). Split the file
+        ValueError: 'a.npy' must fit into 1 MiB of free memory (got 3 MiB). Split it
     """
     if needed < 16 * MIB and available is None:
         return

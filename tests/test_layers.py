@@ -50,7 +50,10 @@ LAYERS = {
         deferred_packages=frozenset({'safetensors', 'torch'}),
     ),
     '_files': May(
-        {'_reading'}, set(), set(), deferred_packages=frozenset({'safetensors', 'torch'})
+        {'_reading'},
+        set(),
+        set(),
+        deferred_packages=frozenset({'safetensors', 'torch'}),
     ),
     '_utils': May(set(), {'torch'}, set()),
     '_distributed': May(set(), {'torch'}, set()),

@@ -5,13 +5,15 @@ import contextlib
 import errno
 import io
 import os
+import re
 import shlex
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from promptmm_pyg import __version__
@@ -50,6 +52,11 @@ For your shell:
 Results are printed to stdout, progress to stderr."""
 # Errors about values, files and packages; anything else is a bug.
 _MISTAKES = (ValueError, TypeError, ImportError, OSError, FloatingPointError)
+# What the user can change only outside of this program.
+_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE}
+_FAILURES |= {errno.ENOMEM, errno.EFBIG}
+_NO_MEMORY = re.compile('memory|size is too big', re.IGNORECASE)
+_LONG_WORD = re.compile(r'(\S{200})\S{200,}(\S{100})')
 
 # A new command is a module with DESCRIPTION, EXAMPLE, add_arguments and run, and a line
 # here. The module is imported when its command is typed.
@@ -107,9 +114,10 @@ def command_of(argv: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0 when done, 1 if data have
-    errors, 2 after a mistake of the user, 130 when interrupted, 141 when the output is
-    closed, 129 or 143 when hung up or terminated.
+    """Runs one command and returns its exit status: 0 when done, 1 if data have errors
+    or after a failure (a full disk, too little memory, a bug), 2 after a mistake of the
+    user, 130 when interrupted, 141 when the output is closed, 129 or 143 when hung up
+    or terminated.
 
     Args:
         argv: The words after ``promptmm``. (default: from the system)
@@ -118,15 +126,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = '--traceback' in argv
     _prepare_streams()
     try:
-        with _ended_in_order():
-            args = build_parser(command_of(argv)).parse_args(argv)
-            if args.run is None:
-                raise UserError("a command is required. See 'promptmm --help'")
+        with _ended_in_order() as check_interrupted:
+            _check_current_folder()
+            args = _parse(argv)
+            check_interrupted()
             status = _run(args)
             sys.stdout.flush()  # A closed pipe raises here, not when Python ends.
         return status
     except KeyboardInterrupt as error:
-        print(f'\npromptmm: interrupted. {_how_to_resume(argv)}', file=sys.stderr)
+        _note(f'\npromptmm: interrupted. {_how_to_resume(argv)}')
         return 128 + int(error.args[0] if error.args else signal.SIGINT)
     except BrokenPipeError:
         # The reader, such as `head`, is done; Python's last flush must not complain.
@@ -134,31 +142,83 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except _MISTAKES as error:
+    except Exception as error:
         if show:
             raise
-        message = ' '.join(format_error(error).split()) or type(error).__name__
-        print(f'promptmm: error: {printable(message)}', file=sys.stderr)
-        return 2
+        message, status = _describe(error)
+        _note(f'promptmm: error: {printable(message)}')
+        return status
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    try:
+        args = build_parser(command_of(argv)).parse_args(argv)
+    except SystemExit:
+        sys.stdout.flush()  # A closed pipe after --help.
+        raise
+    if args.run is None:
+        raise UserError("a command is required. See 'promptmm --help'")
+    return args
+
+
+def _check_current_folder() -> None:
+    """Raises where torch could not be imported."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            'the current folder must exist (it was deleted). Change to another folder'
+        ) from error
+
+
+def _note(text: str) -> None:
+    """Prints to stderr, if that is possible."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _describe(error: Exception) -> tuple[str, int]:
+    """One line about an error, and the exit status."""
+    text = ' '.join(format_error(error).split()) or type(error).__name__
+    text = _LONG_WORD.sub(r'\1...\2', text)
+    no_memory = isinstance(error, RuntimeError) and _NO_MEMORY.search(text)
+    if no_memory or isinstance(error, MemoryError):
+        return f'not enough memory ({text}). Use less data or smaller models', 1
+    if not isinstance(error, _MISTAKES):
+        text = f'{type(error).__name__}: {text}'
+        return f'internal error ({text}). Report it with the output of --traceback', 1
+    is_failure = isinstance(error, OSError) and error.errno in _FAILURES
+    return text, 1 if is_failure else 2
 
 
 @contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
+def _ended_in_order() -> Iterator[Callable[[], None]]:
     """Ends the program on SIGTERM and SIGHUP as on Ctrl-C: temporary files are removed,
-    and what is replaced is put back.
+    and what is replaced is put back. Yields a function that raises after a signal that
+    an imported module has ignored.
     """
+    received: list[int] = []
 
     def end(number: int, _: Any) -> None:
+        received.append(number)
         raise KeyboardInterrupt(number)
 
-    signals = [getattr(signal, name, None) for name in ('SIGTERM', 'SIGHUP')]
+    def check() -> None:
+        if received:
+            raise KeyboardInterrupt(received[0])
+
+    signals = [getattr(signal, name, None) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')]
     former = {}
     if threading.current_thread() is threading.main_thread():
         # A process started by 'nohup' ignores SIGHUP.
-        known = [x for x in signals if x and signal.getsignal(x) is signal.SIG_DFL]
+        usual = (signal.SIG_DFL, signal.default_int_handler)
+        known = [x for x in signals if x and signal.getsignal(x) in usual]
         former = {x: signal.signal(x, end) for x in known}
     try:
-        yield
+        yield check
+    except Exception:  # A module reports its interrupted import in its own way.
+        check()
+        raise
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
@@ -201,7 +261,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     text = printable(' '.join(str(message).split()))
-    print(f'warning: {text}', file=sys.stderr)
+    _note(f'warning: {text}')
 
 
 def format_error(error: Exception) -> str:

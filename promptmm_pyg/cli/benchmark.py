@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from promptmm_pyg.cli.parsing import UserError
+from promptmm_pyg.cli.parsing import UserError, up_to
+from promptmm_pyg.limits import PROCESSES
 
 DESCRIPTION = """\
 Run the benchmark of a TOML file: models are tuned on validation, trained with every
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--jobs',
-        type=int,
+        type=up_to(PROCESSES),
         default=1,
         help='processes side by side; 0 runs all in this one (default: 1)',
     )

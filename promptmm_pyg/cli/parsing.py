@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from promptmm_pyg._reading import read_json, read_toml
-from promptmm_pyg.limits import TOML_BYTES
+from promptmm_pyg.limits import LAYERS, TOML_BYTES, WIDTH
 
 Group = argparse.ArgumentParser | argparse._ArgumentGroup
 TRAIN = {
@@ -36,6 +36,10 @@ QUIET = '--quiet  show no progress bar'
 _HARMLESS = '\u200c\u200d\xa0'
 # What to do with the settings; not allowed in a file of settings.
 _ACTIONS = ('help', 'config', 'print_config', 'dry_run', 'resume', 'overwrite')
+
+
+_LIMITS = {'embedding_dim': WIDTH, 'out_channels': WIDTH, 'num_layers': LAYERS}
+_LIMITS |= {'seed': 2**63 - 1}
 
 
 class UserError(ValueError):
@@ -195,11 +199,26 @@ def add_options(
             options['choices'] = get_args(hints[name])
         else:
             kind = type(default) if default is not None else get_args(hints[name])[0]
-            options['type'] = kind
+            limit = _LIMITS.get(name, 10**9)
+            options['type'] = up_to(limit) if kind is int else kind
             options['metavar'] = {int: 'N', float: 'X', str: 'NAME'}[kind]
         flag = f'--{dest.replace("_", "-")}'
         shown = 'none' if default is None else default
         group.add_argument(flag, help=f'{text} (default: {shown})', **options)
+
+
+def up_to(limit: int) -> Callable[[str], int]:
+    """The type of an option with a limited integer."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value > limit:
+            shown = text if len(text) < 40 else f'{len(text)} digits'
+            raise argparse.ArgumentTypeError(f'must be at most {limit} (got {shown})')
+        return value
+
+    integer.__name__ = 'int'  # In the message about other text.
+    return integer
 
 
 def selected_options(

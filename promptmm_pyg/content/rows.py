@@ -89,7 +89,8 @@ class RowCache:
         }
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
         tensors = {'keys': torch.from_numpy(keys), 'rows': torch.from_numpy(rows)}
-        write_safetensors(self.folder / f'{name}.safetensors', tensors, about)
+        file = self.folder / f'{name}.safetensors'
+        write_safetensors(file, tensors, about, has_checksum=True)
 
 
 def _checksum(*arrays: Rows) -> str:
@@ -198,7 +199,9 @@ def _read(name: Any, content: str | Path, encoder: ContentEncoder) -> bytes | _A
         except UnicodeDecodeError:
             return _Absent(f"'{content}' is not text in UTF-8")
         except OSError as error:
-            return _Absent(f"'{content}' cannot be read ({error.strerror or error})")
+            return _Absent(
+                f"'{content}' cannot be read ({error.strerror or 'No such file'})"
+            )
         except ValueError as error:
             return _Absent(f'is refused: {error}')
     else:

@@ -218,7 +218,9 @@ def open_features(
             f'{str(path)!r} is truncated or no safetensors file ({error}). Save the '
             f'features again'
         ) from error
-    if metadata.get('format') != FORMAT or not {'belongs_to', 'sha256'} <= set(metadata):
+    if metadata.get('format') != FORMAT or not {'belongs_to', 'sha256'} <= set(
+        metadata
+    ):
         raise ValueError(
             f"'path' must be saved features (got {str(path)!r} of format "
             f'{metadata.get("format")!r})'

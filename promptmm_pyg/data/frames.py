@@ -173,7 +173,8 @@ def read_table(
     drop.check()
     users.align()
     items.align()
-    with naming(source):
+    tables = [*(features or {}).values(), *(user_features or {}).values()]
+    with _naming(source, [*tables, item_table, user_table]):
         data = _build(users, items, rows, duplicates)
     data.feature_columns, data.column_encodings = {}, {}
     users.describe(data)
@@ -200,14 +201,15 @@ def _build(
 
 
 @contextmanager
-def naming(source: Any) -> Iterator[None]:
-    """Errors name the file of the interactions, if it is one."""
+def _naming(source: Any, others: Sequence[Any]) -> Iterator[None]:
+    """Errors name the files of the tables."""
+    names = [f"'{x}'" for x in (source, *others) if isinstance(x, str | Path)]
     try:
         yield
     except ValueError as error:
-        if not isinstance(source, str | Path):
+        if not names:
             raise
-        raise ValueError(f"'{source}' does not fit together: {error}") from error
+        raise ValueError(f'{" with ".join(names)}: {error}') from error
 
 
 def _read_rows(

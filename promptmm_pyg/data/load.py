@@ -314,6 +314,8 @@ def _check_types(options: Mapping[str, Any]) -> None:
             raise TypeError(
                 f"'{name}' must be a list of names (got {value!r}). Pass [{value!r}]"
             )
+        if value is not None and any(not isinstance(x, str) for x in value):
+            raise TypeError(f"'{name}' must be a list of names (got {value!r:.200})")
     for name, example in (
         ('where', "{'behavior': 'purchase'}"),
         ('features', "{'text': 'text.csv'}"),

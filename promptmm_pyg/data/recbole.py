@@ -63,8 +63,8 @@ def read_recbole(
     """
     files = find_atomic_files(folder)
     columns = Columns(user, item, time, None if min_rating is None else rating, weight)
-    users, user_coded = _read_nodes(files.user, user, user_columns)
-    items, item_coded = _read_nodes(files.item, item, item_columns)
+    users, user_coded = _read_nodes(folder, files.user, user, user_columns)
+    items, item_coded = _read_nodes(folder, files.item, item, item_columns)
     for name in [name for name, file in (features or {}).items() if file is None]:
         item_coded.pop(name, None)
     arrays = load_features(files.folder, [files.folder], features, padding_row)
@@ -133,14 +133,14 @@ def read_recbole_texts(
 
 
 def _read_nodes(
-    file: Path | None, id_column: str, columns: Sequence[str] | None
+    folder: Path, file: Path | None, id_column: str, columns: Sequence[str] | None
 ) -> tuple['pa.Array | None', dict[str, Coded]]:
     """The ids of a file of nodes, and some of its columns as numbers."""
     if file is None:
         if columns:
             raise ValueError(
-                f"'path' must contain a file with the columns {[id_column, *columns]} "
-                f'(got none)'
+                f"'{folder}' must contain a file with the columns "
+                f'{[id_column, *columns]} (got none)'
             )
         return None, {}
     types = read_types(file)

@@ -25,7 +25,6 @@ from promptmm_pyg.data.table_files import (
     read_json,
     read_parquet,
 )
-
 from promptmm_pyg.limits import ID_LENGTH
 
 if TYPE_CHECKING:

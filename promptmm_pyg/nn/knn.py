@@ -199,6 +199,8 @@ def _digest(x: Tensor, mask: Tensor | None, options: list[object]) -> str:
 
 def _read(path: Path) -> tuple[Tensor, Tensor] | None:
     try:
-        return read_tensors(path, None, 'a graph', lambda _, x: (x['index'], x['weight']))
+        return read_tensors(
+            path, None, 'a graph', lambda _, x: (x['index'], x['weight'])
+        )
     except (FileNotFoundError, ValueError):
         return None

@@ -72,7 +72,8 @@ def write_artifact(path: Path, artifact: Artifact) -> None:
 
 def _write_folder(path: Path, artifact: Artifact) -> None:
     metadata = {key: json.dumps(value) for key, value in artifact.state.items()}
-    write_safetensors(path / TENSORS, _separate(artifact.tensors), metadata)
+    tensors = _separate(artifact.tensors)
+    write_safetensors(path / TENSORS, tensors, metadata, has_checksum=True)
     (path / CARD).write_bytes(json.dumps(artifact.card, indent=2).encode())
     files = {}
     for name in _FILES:

@@ -100,11 +100,14 @@ def test_a_damaged_final_model_is_an_error(run, new, fails, content):
         assert "final/config.json' is damaged" in fails(*words)
 
 
-@pytest.mark.parametrize('content', ['{', '{}', '{"user_ids": [], "item_ids": []}'])
-def test_a_damaged_update_is_an_error(run, new, fails, content):
+@pytest.mark.parametrize('place', [20, -1])
+def test_a_damaged_update_is_an_error(run, new, fails, place):
     assert main(['update', str(run), new]) == 0
-    (run / 'updates' / '000001' / 'ids.json').write_text(content)
-    assert "ids.json' is damaged" in fails('refit', run)
+    file = run / 'updates' / '000001' / 'interactions.safetensors'
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert "interactions.safetensors' is damaged" in fails('refit', run)
 
 
 def test_refit_continues_with_resume_only(run, fails):

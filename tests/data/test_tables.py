@@ -354,7 +354,7 @@ def test_a_parquet_file_of_more_rows_than_can_be_is_refused(tmp_path, monkeypatc
     column = pa.array(['u'] * 10**6)
     path = tmp_path / 'clicks.parquet'
     parquet.write_table(pa.table({'user_id': column, 'item_id': column}), path)
-    monkeypatch.setattr('promptmm_pyg.data.table_files._FREE_ROWS', 10**5)
+    monkeypatch.setattr('promptmm_pyg.data.table_files.FREE_ROWS', 10**5)
     assert path.stat().st_size < 9000
     with pytest.raises(ValueError, match=r'at most 100 rows per byte.*1000000 rows'):
         load_dataset(path)
@@ -368,7 +368,7 @@ def test_a_compressed_text_of_more_bytes_than_can_be_is_refused(
     if kind == '.jsonl':
         content = '{"user_id": 1, "item_id": 2}\n' * 10**6
     path = write(tmp_path / f'clicks{kind}.gz', content)
-    monkeypatch.setattr('promptmm_pyg.data.table_files._FREE_BYTES', 2**20)
+    monkeypatch.setattr('promptmm_pyg.data.table_files.FREE_TEXT', 2**20)
     with pytest.raises(
         ValueError,
         match=r'at most 100 bytes of text per byte.*Decompress the file first',

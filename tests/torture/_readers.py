@@ -31,7 +31,6 @@ from promptmm_pyg.data import (
     make_synthetic_dataset,
     open_features,
     read_recbole_texts,
-    read_table,
     save_features,
     split_per_user,
     write_mmrec,
@@ -42,7 +41,6 @@ from promptmm_pyg.nn.knn import cached_knn_graph
 from promptmm_pyg.report.gather import read_log
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import read_titles
-from promptmm_pyg.runs.folder import recover
 from promptmm_pyg.runs.record import merge_all, updates_of
 from promptmm_pyg.serving import FeatureMapper
 from promptmm_pyg.targets import SoftTargets, load_targets, save_targets
@@ -355,7 +353,10 @@ def _load_prompt(folder: Path) -> Any:
 
 _STATE = {'a': torch.rand(3), 'b': {1: [None, 'x', 2.5]}, 'stop': True}
 _RESULT = {
-    **{'kind': 'quality', 'name': 'x', 'dataset': 'd', 'protocol': {'seeds': [0]}},
+    'kind': 'quality',
+    'name': 'x',
+    'dataset': 'd',
+    'protocol': {'seeds': [0]},
     'rows': [
         {
             'name': 'lightgcn',
@@ -451,8 +452,6 @@ def _load_served(folder: Path) -> Any:
     run = Run.open(folder / 'run')
     lists = [run.recommender(final=final).recommend(['u0']) for final in (True, False)]
     return [(x.ids, x.scores) for x in lists]
-
-
 
 
 READERS: dict[str, Reader] = {

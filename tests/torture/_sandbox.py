@@ -28,8 +28,8 @@ Case = Callable[[], Outcome]
 
 
 def attempt(call: Callable[[], object], names: list[str]) -> Outcome:
-    """Calls a reader: ``'clear error'`` is a ``ValueError`` or ``OSError`` whose message
-    has one of the names.
+    """Calls a reader: ``'clear error'`` is a ``ValueError`` or ``OSError`` that has one
+    of the names.
     """
     try:
         call()
@@ -57,7 +57,12 @@ def _describe(error: BaseException) -> str:
 
 
 def run_cases(
-    make: Callable[[int], Case], count: int, *, seconds: float = 20, mebibytes: int = 2048
+    make: Callable[[int], Case],
+    count: int,
+    *,
+    seconds: float = 20,
+    mebibytes: int = 2048,
+    per_process: int = 10**9,
 ) -> Iterator[Outcome]:
     """The outcome of each case; after a hang or a crash the next process continues.
 
@@ -66,17 +71,19 @@ def run_cases(
         count: The number of cases.
         seconds: The time limit of each.
         mebibytes: Memory that a process may have beyond that of its parent.
+        per_process: Cases of one process, at most.
     """
     context, start = mp.get_context('fork'), 0
     while start < count:
+        end = min(count, start + per_process)
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(
-            target=_work, args=(sender, make, start, count, mebibytes), daemon=True
+            target=_work, args=(sender, make, start, end, mebibytes), daemon=True
         )
         process.start()
         sender.close()
         try:
-            while start < count:
+            while start < end:
                 outcome = _next(receiver, seconds)
                 start += 1
                 yield outcome

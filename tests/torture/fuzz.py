@@ -14,8 +14,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.torture._mutations import damage
-from tests.torture._readers import READERS, Reader, _digest
-from tests.torture._sandbox import GOOD, Case, Outcome, attempt, report, run_cases, until
+from tests.torture._readers import READERS, _digest
+from tests.torture._sandbox import (
+    GOOD,
+    Case,
+    Outcome,
+    attempt,
+    report,
+    run_cases,
+    until,
+)
 
 _SHOWN = 6
 
@@ -45,13 +53,25 @@ class Target:
             folder = self._restore()
             file = draw.choice(self.files)
             how = damage(folder / file, draw)
-            names = [file.name, str(folder)]
-            outcome = attempt(lambda: self._load(folder), names)
-            if outcome.kind in GOOD and str(outcome.text) != 'changed':
-                return outcome
-            return Outcome(outcome.kind, f'{self.name} {seed} {how} {file}: {outcome.text}')
+            return self._read(folder, f'{self.name} {seed} {how} {file}')
 
         return run
+
+    def flip(self, file: Path, draw: random.Random) -> Outcome:
+        """Flips one bit of a file and reads the folder."""
+        folder = self._restore()
+        content = bytearray((folder / file).read_bytes())
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        (folder / file).write_bytes(content)
+        return self._read(folder, f'{self.name} {file}')
+
+    def _read(self, folder: Path, what: str) -> Outcome:
+        # Damaged settings name other files than their own.
+        names = [*(file.name for file in self.files), tempfile.gettempdir()]
+        kind, text = attempt(lambda: self._load(folder), names)
+        if 'ChangedError' in text:
+            kind = 'changed'
+        return Outcome(kind, f'{what}: {text}')
 
     def _load(self, folder: Path) -> None:
         with warnings.catch_warnings():
@@ -85,13 +105,11 @@ def fuzz(
                 outcomes = run_cases(lambda n, t=target, b=begin: t.case(b + n), cases)
                 for outcome in outcomes:
                     kind = outcome.kind
-                    if 'ChangedError' in outcome.text:
-                        kind = 'changed'
                     counts[kind] += 1
                     per_reader[target.name] += 1
                     shown = examples.setdefault(kind, [])
                     if kind not in GOOD and len(shown) < _SHOWN * len(targets):
-                        shown.append(outcome.text or f'{target.name}')
+                        shown.append(outcome.text)
                     if stop():
                         return counts, examples, per_reader
             first += cases
