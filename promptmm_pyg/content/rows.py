@@ -193,7 +193,8 @@ def _read(name: Any, content: str | Path, encoder: ContentEncoder) -> bytes | _A
         empty = not content.strip()
     elif isinstance(content, Path):
         try:
-            check_file(content, CONTENT_BYTES)
+            if not content.is_dir():
+                check_file(content, CONTENT_BYTES)
             data = content.read_bytes()
             empty = not (_text(data).strip() if encoder.takes == 'text' else data)
         except UnicodeDecodeError:
