@@ -10,7 +10,7 @@ from typing import Any
 
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._reading import read_toml
+from promptmm_pyg._reading import DAMAGE, read_toml
 from promptmm_pyg.benchmark.registry import TRAINING, check_keys, check_params
 from promptmm_pyg.data import (
     Split,
@@ -127,7 +127,10 @@ def load_config(
     table = _read(path)
     for text in overrides:
         _override(table, text)
-    selected = _datasets(table, datasets)
+    try:
+        selected = _datasets(table, datasets)
+    except DAMAGE as error:
+        raise ValueError(f"'{path}': {error}") from error
     for key, value in (('kind', table.get('kind')), ('datasets', selected)):
         if not value:
             raise ValueError(f"'{path}' must have the key {key!r} (got {list(table)})")

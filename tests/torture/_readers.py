@@ -377,7 +377,7 @@ extends = "base.toml"
 [dataset.clicks]
 prompt_channels = 8
 training = {epochs = 3, learning_rate = 0.01}
-[dataset.clicks.models.lightgcn]
+[dataset.clicks.models.LightGCN]
 num_layers = 2
 """
 
