@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from promptmm_pyg.runs.data import (
     read_titles,
     warn_titles,
 )
+from promptmm_pyg.runs.folder import exclusive, is_leftover
 from promptmm_pyg.serving import FeatureMapper, Recommender
 
 Array = np.ndarray[Any, Any]
@@ -108,6 +110,13 @@ def run(args: argparse.Namespace) -> int:
             '--item-table FILE, --text SOURCE or --images FOLDER'
         )
     target = _target(args)
+    in_place = args.out is None and is_recommender(args.folder)
+    # Without a lock, items that another process adds meanwhile would be lost.
+    with exclusive(target) if in_place else nullcontext():
+        return _add(args, target)
+
+
+def _add(args: argparse.Namespace, target: Path) -> int:
     recommender = load_recommender(args.folder)
     mapper = recommender.feature_mapper
     if mapper is None:
@@ -145,7 +154,8 @@ def _target(args: argparse.Namespace) -> Path:
         raise UserError(
             f"'{out}' holds a recommender. Choose another --out, or pass --overwrite"
         )
-    if not is_recommender(out) and out.exists() and any(out.iterdir()):
+    others = out.exists() and not all(is_leftover(x) for x in out.iterdir())
+    if others and not is_recommender(out):
         raise UserError(
             f"'{out}' holds something that is not a recommender. Choose another folder"
         )

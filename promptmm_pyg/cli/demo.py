@@ -97,6 +97,7 @@ def demo(out: str | Path, *, progress: bool = True) -> None:
     users, items = sizes['num_users'], sizes['num_items']
     log(f'synthetic data: {users} users, {items} items, three modalities')
     run = train_run(out, TEACHER, overwrite=True, progress=progress)
+    run.evaluation_file('test').unlink(missing_ok=True)  # Of an earlier demo.
     data = run.data
     light_gcn = _train_light_gcn(run, progress)
     distill_run(run, STUDENT, progress=progress, titles=_tastes(data, ITEM))
@@ -118,12 +119,9 @@ def log(text: str) -> None:
 
 def _check_out(out: str | Path) -> None:
     run = Run(out)
-    if run.config_file.is_file():
-        if run.read_config().get('data', {}).get('format') != 'synthetic':
-            raise UserError(
-                f"'{out}' holds a run on your own data. Choose another --out"
-            )
-        run.evaluation_file('test').unlink(missing_ok=True)
+    config = run.read_config() if run.config_file.is_file() else {}
+    if config and config.get('data', {}).get('format') != 'synthetic':
+        raise UserError(f"'{out}' holds a run on your own data. Choose another --out")
 
 
 def _train_light_gcn(run: Run, progress: bool) -> XDict:

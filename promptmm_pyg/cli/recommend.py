@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from promptmm_pyg._files import current
 from promptmm_pyg.cli.evaluate import format_table
 from promptmm_pyg.cli.lists import (
     MEMORY,
@@ -227,7 +228,7 @@ def load_recommender(folder: str | Path) -> Recommender:
 
 def is_recommender(folder: str | Path) -> bool:
     """Whether a folder itself is that of a recommender."""
-    return (Path(folder) / 'card.json').is_file()
+    return current(Path(folder), 'card.json').is_file()
 
 
 def _read_request(args: argparse.Namespace, recommender: Recommender) -> _Request:

@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
     run = Run.open(args.folder)
     out = run.path / 'report.html' if args.out is None else Path(args.out)
     _check_out(out)
-    report = gather_run(run)
-    with replacing(out) as temporary:
+    with replacing(out) as temporary:  # First: an error is raised before any work.
+        report = gather_run(run)
         temporary.write_text(render(report), encoding='utf-8')
     for what, command in report.missing:
         fix = f'. Add it with: {command}' if command else ''

@@ -77,6 +77,9 @@ def exclusive(folder: Path) -> Iterator[None]:
             f"'{folder}' must not be in use (got {_holder(file)}). Wait until it ends, "
             f'or choose another folder'
         ) from error
+    except OSError as error:
+        error.filename = str(folder)
+        raise
     try:
         with suppress(OSError):  # On Windows a locked file cannot be written.
             file.write_text(json.dumps(_this_process()), encoding='utf-8')

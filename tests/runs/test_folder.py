@@ -1,17 +1,21 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from promptmm_pyg._files import locked, replace_entries, temporary_folder
 from promptmm_pyg.cli import main
 from promptmm_pyg.runs import Run, RunError
 from promptmm_pyg.runs import folder as folder_module
 from promptmm_pyg.runs.folder import (
     exclusive,
+    load_tensors,
     read_json,
     recover,
     staged,
@@ -79,6 +83,117 @@ def test_a_damaged_plan_touches_nothing_else(tmp_path):
     recover(tmp_path / 'run')
     assert contents(tmp_path) == {'notes.json': {}}
     assert not list((tmp_path / 'run').iterdir())
+
+
+def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
+    # Also where its number belongs to another process by now.
+    write_json(tmp_path / '.lock', {'pid': os.getpid()})
+    with exclusive(tmp_path):
+        holder = read_json(tmp_path / '.lock')
+    assert holder['pid'] == os.getpid()
+    assert set(holder) == {'pid', 'host', 'command', 'since'}
+    assert not (tmp_path / '.lock').exists()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    write_json(tmp_path / 'teacher' / '.promptmm-1.tmp' / 'x.json', {})
+    (tmp_path / '.new-student' / 'student').mkdir(parents=True)
+    write_json(tmp_path / '.new-final' / 'final' / 'config.json', {})  # To be resumed.
+    with exclusive(tmp_path):
+        pass
+    assert list(contents(tmp_path)) == ['.new-final/final/config.json']
+    assert not list((tmp_path / 'teacher').iterdir())
+
+
+@pytest.fixture
+def versions(distilled, tmp_path, capsys):
+    """A run, and its students of two widths."""
+    run = tmp_path / 'run'
+    shutil.copytree(distilled, run)
+    words = ['--overwrite', '--no-baseline', '--embedding-dim', '8', '--epochs', '1']
+    assert main(['distill', str(run), *DISTILL, *words]) == 0
+    folders = [tmp_path / '4', tmp_path / '8']
+    for source, folder in zip((distilled, run), folders, strict=True):
+        for name in ('student', 'recommender'):
+            shutil.copytree(source / name, folder / name)
+    return run, folders
+
+
+def test_readers_beside_writers_load_a_whole_run(versions):
+    run, folders = versions
+    ended = threading.Event()
+
+    def write():
+        while not ended.is_set():
+            for folder in folders:
+                with temporary_folder(run) as temporary:
+                    shutil.copytree(folder, temporary / 'new')
+                    replace_entries(run, temporary / 'new')
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    opened, widths = Run.open(run), set()
+    try:
+        for count in range(100):
+            if count >= 5 and widths == {4, 8}:
+                break
+            for reader in (opened, Run.open(run)):
+                x_dicts = reader.embeddings()
+                width = x_dicts['student']['item'].size(1)
+                assert x_dicts['truncated_teacher']['item'].size(1) == width
+                widths |= {width, reader.recommender().item_x.size(1)}
+    finally:
+        ended.set()
+        writer.join()
+    assert widths == {4, 8}
+
+
+def test_nothing_is_replaced_while_a_run_is_read(distilled, monkeypatch):
+    free = []
+
+    def load(path, fix):
+        with locked(distilled, timeout=0) as is_free:
+            free.append(is_free)
+        return load_tensors(path, fix)
+
+    monkeypatch.setattr('promptmm_pyg.runs.run.load_tensors', load)
+    Run.open(distilled).embeddings()
+    assert free == [False] * 4
+
+
+def test_an_interrupted_replacement_is_read_where_nothing_can_be_written(
+    versions, monkeypatch
+):
+    run, folders = versions
+    shutil.copytree(folders[0], run / '.next')
+    shutil.rmtree(run / 'student')
+
+    def denied(folder):
+        raise PermissionError
+
+    monkeypatch.setattr('promptmm_pyg.runs.run.exclusive', denied)
+    assert Run.open(run).recommender().item_x.size(1) == 4
+    assert Run.open(run).embeddings()['student']['item'].size(1) == 4
+    monkeypatch.undo()
+    Run.open(run)
+    assert not (run / '.next').exists()
+    assert (run / 'student').is_dir()
+
+
+def test_a_model_that_was_replaced_since_is_not_evaluated(versions, monkeypatch):
+    run, folders = versions
+    embeddings = Run.embeddings
+
+    def replaced_meanwhile(self):
+        x_dicts = embeddings(self)
+        shutil.copytree(folders[0], run / '.copy')
+        replace_entries(run, run / '.copy')
+        return x_dicts
+
+    monkeypatch.setattr(Run, 'embeddings', replaced_meanwhile)
+    with pytest.raises(RunError, match='must not be trained while it is evaluated'):
+        Run.open(run).evaluate()
+    assert not (run / 'evaluation-val.json').exists()
 
 
 def test_a_lock_is_free_after_an_error_and_leaves_nothing(tmp_path):

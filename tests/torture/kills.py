@@ -269,6 +269,8 @@ def attack(scenario, work, every, ends, counts):
                     f'{scenario.name}, {end} at {number} of {total}: {problem}'
                 )
                 print(wrong[-1][:1500], flush=True)
+        count = counts[scenario.name, end]
+        print(f'{scenario.name}, {end} at {count} of {total} calls', flush=True)
     return wrong
 
 
