@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from promptmm_pyg.cli.model_options import (
@@ -46,6 +47,7 @@ example:
   promptmm distill runs/tiktok --overwrite --student MatrixFactorization \\
       --embedding-dim 16 --prompt joint
   promptmm distill runs/tiktok --overwrite --tune 8
+  promptmm distill runs/tiktok --overwrite --teachers runs/ease runs/freedom
   promptmm distill runs/tiktok --dry-run
   promptmm distill --config runs/tiktok/student/config.json runs/other"""
 DISTILL = {
@@ -79,6 +81,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument('folder', metavar='RUN', help='folder of a trained teacher')
     add_flags(parser, '--resume  continue the student')
     add_flags(parser, '--overwrite  replace the student of RUN')
+    add_flags(
+        parser.add_argument_group('teachers'),
+        """
+--teachers RUN...  teach the student by the sum of the scores of RUN and of these runs
+  on the same data, with weights that are fitted on validation
+--teacher-scale X [3.0]  sum of these weights: higher values sharpen the targets""",
+    )
     add_model(parser, 'student', DEFAULT, 'the student')
     losses = parser.add_argument_group('losses')
     add_options(losses, distill, DISTILL)
@@ -143,6 +152,8 @@ def run(args: argparse.Namespace) -> int:
 def student_config(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that determines the student, given its teacher."""
     return {
+        'teachers': [str(Path(path).resolve()) for path in args.teachers or ()],
+        'teacher_scale': args.teacher_scale,
         'model': args.student,
         'student': model_arguments(args),
         'distill': selected_options(args, DISTILL),

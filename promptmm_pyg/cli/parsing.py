@@ -496,6 +496,9 @@ def flags_of_run(content: Mapping[str, Any]) -> dict[str, Any]:
         flags |= content.get(section, {})
     of_model = content.get('teacher' if 'data' in content else 'student', {})
     flags |= {f'model_{x}' if x in flags else x: y for x, y in of_model.items()}
+    for name in ('teachers', 'teacher_scale'):
+        if content.get(name):
+            flags[name] = content[name]
     if 'model' in content:
         flags['model' if 'data' in content else 'student'] = content['model']
     if content.get('loss_weights'):

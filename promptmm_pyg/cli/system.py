@@ -19,6 +19,7 @@ from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.runs import Prepared, Run
 from promptmm_pyg.runs.run import build_model, build_student
 from promptmm_pyg.runs.stages import distill_arguments
+from promptmm_pyg.runs.teachers import student_teacher
 from promptmm_pyg.training import TrainingConfig, train
 from promptmm_pyg.training.validation import validation
 
@@ -111,9 +112,9 @@ def _train(
 
 def profile_student(run: Run, config: dict[str, Any], device: str) -> str:
     """A report on the cost of training the student of a configuration."""
-    teacher = run.teacher()
-    if isinstance(teacher, torch.nn.Module):
-        teacher.to(device)
+    teacher = student_teacher(run, config)
+    if not isinstance(teacher, ClosedForm):
+        teacher = teacher.to(device)
     student, baseline = (
         build_student(config, run.data.train).to(device) for _ in range(2)
     )

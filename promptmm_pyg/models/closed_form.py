@@ -89,7 +89,8 @@ class ClosedForm(FromData, ABC, Generic[Fitted]):
         never computed).
 
         Args:
-            width: The width of the embeddings. (default: ``embedding_dim``)
+            width: The width of the embeddings. (default: ``embedding_dim``, at most
+                the number of users and of items)
             seed: Seed of the decomposition. (default: ``0``)
 
         Raises:
@@ -100,12 +101,14 @@ class ClosedForm(FromData, ABC, Generic[Fitted]):
         return TeacherOutput({self.user: user_x, self.item: item_x}, {})
 
     def _low_rank(self, width: int | None, seed: int) -> tuple[Tensor, Tensor]:
+        if width is None:
+            width = min(self.embedding_dim, self.num_users, self.num_items)
         product, transposed, device = self._products()
         return low_rank(
             product,
             transposed,
             (self.num_users, self.num_items),
-            self.embedding_dim if width is None else width,
+            width,
             seed=seed,
             device=device,
         )

@@ -27,6 +27,7 @@ PAIRS = (
     ('student', 'baseline'),
     ('student', 'truncated_teacher'),
     ('teacher', 'student'),
+    ('ensemble', 'student'),
     ('served', 'student'),
     ('teacher', 'low_rank_teacher'),
 )

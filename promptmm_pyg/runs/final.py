@@ -87,6 +87,11 @@ def refit_run(
         'updates': len(updates_of(run)),
     }
     if 'student' in configs:
+        if run.student_config.get('teachers'):
+            raise RunError(
+                f"'{run.path}' must have a student of one teacher for a refit (got "
+                f'one of several runs). Refit these, then distill them'
+            )
         with settings_of(run.student_dir / 'config.json'):  # Before training.
             weights, settings = _weights(run), _settings(run, 'student')
     with exclusive(run.path):

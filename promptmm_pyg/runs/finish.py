@@ -15,6 +15,7 @@ from promptmm_pyg.runs.stages import (
     train_teacher,
     training_config,
 )
+from promptmm_pyg.runs.teachers import student_teacher
 from promptmm_pyg.training.checkpoint import load_state
 from promptmm_pyg.training.loop import CHECKPOINT
 
@@ -81,7 +82,8 @@ def _finish_student(run: Run, target: Run) -> None:
     if not any((folder / CHECKPOINT).is_file() for folder in baselines):
         options['baseline'] = False
     how = training_config(config, target.student_dir, True, False, epochs=1)
-    result = train_student(config, run.teacher(), run.data, how, **options)
+    teacher = student_teacher(run, config)
+    result = train_student(config, teacher, run.data, how, **options)
     recommender = make_recommender(
         run.data, result.student, titles_of(run.config, run.data, None)
     )

@@ -306,6 +306,7 @@ class Run:
         """The embeddings of every trained model, by name and node type; those of a
         teacher in closed form, also as ``'low_rank_teacher'``, are its scores at the
         rank at which it is served;
+        ``'ensemble'`` is the teacher of a student of several runs,
         ``'truncated_teacher'`` has the teacher's at the width of the student, and
         ``'served'`` the student's with users and items placed that have no training
         interactions, if there are any.
@@ -328,6 +329,8 @@ class Run:
             for name, model in models.items()
         }
         width = x_dicts['student'][ITEM].size(1)
+        if self.student_config.get('teachers'):
+            x_dicts['ensemble'] = targets
         x_dicts['truncated_teacher'] = truncate_embeddings(targets, width)
         # The features of the training graph are standardized.
         placed = placed_embeddings(x_dicts['student'], self.data.val)

@@ -49,7 +49,9 @@ from promptmm_pyg.runs.run import (
     build_model,
     build_student,
 )
+from promptmm_pyg.runs.teachers import student_teacher
 from promptmm_pyg.serving import Recommender
+from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training import History, LastEpochWarning, TrainingConfig, train
 from promptmm_pyg.training.loop import CHECKPOINT
 
@@ -66,6 +68,8 @@ _TEACHER: dict[str, Any] = {
     'loss_weights': {},
 }
 _STUDENT: dict[str, Any] = {
+    'teachers': [],
+    'teacher_scale': 3.0,
     'model': 'LightGCN',
     'student': {},
     'distill': {},
@@ -203,9 +207,11 @@ def distill_run(
     Args:
         run: A run with a trained teacher.
         config: As the ``student/config.json`` of a run, all of it optional:
-            ``model`` (a name of ``MODELS``; default: ``'LightGCN'``), ``student`` (its
-            arguments), ``distill``, ``train``, ``loss_weights``, ``losses`` (arguments
-            of :func:`~promptmm_pyg.distillation.promptmm_losses`) and ``candidates``.
+            ``teachers`` (folders of further runs on the same data), ``teacher_scale``
+            (the sum of their weights), ``model`` (a name of ``MODELS``; default:
+            ``'LightGCN'``), ``student`` (its arguments), ``distill``, ``train``,
+            ``loss_weights``, ``losses`` (arguments of
+            :func:`~promptmm_pyg.distillation.promptmm_losses`) and ``candidates``.
             (default: the defaults of the library)
         overwrite: Whether to replace a student. (default: ``False``)
         resume: Whether to continue one. (default: ``False``)
@@ -224,9 +230,9 @@ def distill_run(
     config['loss_weights'] = {**weights, **config['loss_weights']}
     with exclusive(run.path):
         _check_student(run, config, resume=resume, overwrite=overwrite)
-        teacher = run.teacher()
         with staged(run.path, 'student', resume=resume) as folder:
             target = Run(folder)
+            teacher = student_teacher(run, config, target.student_dir)
             write_json(target.student_dir / 'config.json', config)
             how = training_config(config, target.student_dir, resume, progress)
             result = train_student(config, teacher, run.data, how, device)
@@ -238,7 +244,7 @@ def distill_run(
 
 def train_student(
     config: Mapping[str, Any],
-    teacher: Trained,
+    teacher: Trained | SoftTargets,
     data: Prepared,
     how: TrainingConfig,
     device: str | torch.device = CPU,
@@ -247,8 +253,8 @@ def train_student(
     """Distills a student; the result is on the CPU."""
     student = build_student(config, data.train).to(device)
     on_device = data.to(torch.device(device))
-    if isinstance(teacher, torch.nn.Module):
-        teacher.to(device)
+    if not isinstance(teacher, ClosedForm):
+        teacher = teacher.to(device)
     with _last_epoch_on_stderr():
         result = distill(
             student,

@@ -114,6 +114,36 @@ def test_any_model_teaches_any_embedding_model(files, tmp_path, capsys, fails):
     assert 'must be' in fails('explain', out, '--user', str(run.recommender().users[0]))
 
 
+def test_several_runs_teach_one_student(files, tmp_path, fails):
+    runs = [str(tmp_path / name) for name in ('a', 'b', 'c')]
+    for out, name in zip(runs, ('EASE', 'ItemKNN', 'EASE'), strict=True):
+        words = ['--model', name, '--embedding-dim', '8', '--quiet']
+        assert main(['train', files.layout, '--out', out, *words]) == 0
+    words = ['--teachers', *runs[1:], '--embedding-dim', '4', *QUICK]
+    assert main(['distill', runs[0], *words]) == 0
+    run = Run.open(runs[0])
+    teachers = json.loads((run.student_dir / 'teachers.json').read_text())
+    assert list(teachers) == ['EASE', 'ItemKNN', 'EASE-2']
+    weights = [x['weight'] for x in teachers.values()]
+    assert sum(weights) == pytest.approx(1)
+    # Standardized scores, weighted; the sum of the weights is 3.
+    expected = 0
+    for weight, path in zip(weights, runs, strict=True):
+        x = Run.open(path).teacher().as_output(8).x_dict
+        scores = (x['user'] @ x['item'].t()).double()
+        expected = expected + 3 * weight * scores / scores.var(1, False).mean().sqrt()
+    ensemble = run.embeddings()['ensemble']
+    found = (ensemble['user'] @ ensemble['item'].t()).double()
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert 'ensemble' in run.evaluate()
+    assert 'Refit these' in fails('refit', runs[0])
+    words = ['--model', 'EASE', '--split', 'per-user', '--split-seed', '5']
+    other = str(tmp_path / 'other')
+    assert main(['train', files.table, '--out', other, '--quiet', *words]) == 0
+    words = ['--overwrite', '--teachers', other, *QUICK]
+    assert 'split alike' in fails('distill', runs[0], *words)
+
+
 def test_a_model_that_is_unknown_or_cannot_be_a_student(files, fails):
     assert "'PromptMM'" in fails('train', files.layout, '--out', 'r', '--model', 'BPR')
     assert "'LightGCN'" in fails('distill', 'r', '--student', 'EASE')

@@ -1,0 +1,79 @@
+"""Several runs as one teacher."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from promptmm_pyg.data.schema import INTERACTS, fingerprint
+from promptmm_pyg.distillation import ensemble_targets, fit_ensemble_weights
+from promptmm_pyg.models.closed_form import ClosedForm
+from promptmm_pyg.runs.data import Prepared, RunError
+from promptmm_pyg.runs.folder import write_json
+from promptmm_pyg.runs.run import Run
+from promptmm_pyg.targets import SoftTargets, soft_targets
+
+
+def teacher_of_runs(
+    run: Run, paths: Sequence[str | Path], scale: float, folder: Path | None = None
+) -> SoftTargets:
+    """The teachers of several runs as one: the sum of their scores with the weights
+    that make the validation positives most likely.
+
+    Args:
+        run: The run of the student.
+        paths: The folders of the other runs, on the same data.
+        scale: The sum of the weights, an inverse temperature.
+        folder: Where ``teachers.json`` with runs and weights is written.
+            (default: nowhere)
+
+    Raises:
+        RunError: If a run has no teacher, or is on other interactions.
+    """
+    data = run.data
+    targets: dict[str, SoftTargets] = {}
+    used: dict[str, dict[str, Any]] = {}
+    for other in (run, *(Run.open(path) for path in paths)):
+        if other is not run:
+            _check_same_data(run, other)
+        name = other.config['model']
+        number = sum(key.partition('-')[0] == name for key in targets) + 1
+        name = f'{name}-{number}' if number > 1 else name
+        targets[name] = _targets(other)
+        used[name] = {'run': str(other.path.resolve())}
+    weights = fit_ensemble_weights(targets, data.train, data.val)
+    if folder is not None:
+        for name, weight in weights.items():
+            used[name]['weight'] = weight
+        write_json(folder / 'teachers.json', used)
+    scaled = {name: scale * weight for name, weight in weights.items()}
+    return ensemble_targets(targets, scaled, data.train)
+
+
+def _targets(run: Run) -> SoftTargets:
+    teacher = run.teacher()
+    if isinstance(teacher, ClosedForm):
+        return SoftTargets.from_output(teacher.as_output())
+    return soft_targets(teacher, *run.data.inputs)
+
+
+def _check_same_data(run: Run, other: Run) -> None:
+    def content(data: Prepared) -> list[str]:
+        held_out = (graph[INTERACTS].edge_label_index for graph in data.split[1:])
+        return [fingerprint(data.train), *(str(x.tolist()) for x in held_out)]
+
+    if content(run.data) != content(other.data):
+        raise RunError(
+            f"--teachers must be runs on the interactions of '{run.path}', split alike "
+            f"(got '{other.path}'). Train it with the same options of the data"
+        )
+
+
+def student_teacher(
+    run: Run, config: Mapping[str, Any], folder: Path | None = None
+) -> torch.nn.Module | ClosedForm[Any] | SoftTargets:
+    """The teacher of a student: that of its run, or of several."""
+    if not config['teachers']:
+        return run.teacher()
+    return teacher_of_runs(run, config['teachers'], config['teacher_scale'], folder)
