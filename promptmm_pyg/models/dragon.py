@@ -1,7 +1,6 @@
 """DRAGON: DualGNN with concatenated modalities and a graph of similar items."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,8 +54,6 @@ class DRAGON(DualGNN):
         ValueError: If sizes, features, weights or edges do not fit.
     """
 
-    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
-    printed = ('num_layers', 'num_user_neighbors')
     mixes_items = False
 
     def __init__(

@@ -77,6 +77,8 @@ class DualGNN(ContentRecommender):
     """
 
     loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
+    mixes_items: ClassVar[bool] = True
+    """Whether there are weights of items; only ``l2`` reads them, as released."""
     printed = ('num_layers', 'num_user_neighbors')
 
     def __init__(
@@ -105,9 +107,6 @@ class DualGNN(ContentRecommender):
         if self.mixes_items:
             self.item_mix = torch.nn.Parameter(torch.empty(self.num_items, num))
         self.reset_parameters()
-
-    mixes_items: ClassVar[bool] = True
-    """Whether there are weights of items; only ``l2`` reads them, as released."""
 
     @property
     def mixes(self) -> list[Tensor]:
