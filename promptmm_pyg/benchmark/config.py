@@ -156,7 +156,7 @@ def _read(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"'{path}' must not extend itself (got {extended[-1].name!r})")
     table = read_toml(path, TOML_BYTES)
     for key, kind in _TYPES.items():
-        value = table.get(key, kind())
+        value: Any = table.get(key, kind())
         entries = value if isinstance(value, list) else []
         wrong = [x for x in entries if type(x) is not _ENTRIES[key]]
         if not isinstance(value, kind) or wrong:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch_geometric.data import HeteroData
@@ -69,8 +69,8 @@ class Arm:
     teacher: Teacher | None = None
     candidates: Params = field(default_factory=dict)
     start: str = RANDOM
-    prompt: Literal['frozen', 'joint'] = 'frozen'
-    """Whether the student trains the prompt of its teacher, too."""
+    prompt: str = 'frozen'
+    """With ``'joint'`` the student trains the prompt of its teacher, too."""
     variant: Variant | None = None
     embeddings: Teacher | None = None
     """Embeddings that are tested as they are, in place of a training."""

@@ -213,7 +213,7 @@ class Bench:
                     teacher,
                     data,
                     losses=arm.losses.make(targets, width, weight),
-                    prompt=arm.prompt,
+                    prompt='joint' if arm.prompt == 'joint' else 'frozen',
                     candidates=CandidateSampling(**arm.candidates),
                     baseline=False,
                     **options,
