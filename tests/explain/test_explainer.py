@@ -107,7 +107,9 @@ def by_hand():
     with torch.no_grad():
         teacher.embeddings.tables['user'].copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
         teacher.embeddings.tables['item'].copy_(torch.tensor([[0.0, 4.0], [2.0, -2.0]]))
-        teacher.encoders['image__item'].lin.weight.copy_(torch.eye(2))
+        lin = teacher.encoders['image__item'].lin
+        lin.weight.copy_(torch.eye(2))
+        lin.bias.zero_()
     index = torch.tensor([[0, 0, 1], [0, 1, 0]])
     return Explainer(teacher, {USER_ITEM: index, ITEM_USER: index.flip([0])})
 

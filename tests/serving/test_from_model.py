@@ -20,7 +20,7 @@ def data():
 @pytest.fixture(scope='module')
 def student(data):
     torch.manual_seed(0)
-    return LightGCN.from_data(data, embedding_dim=8)
+    return LightGCN.from_data(data, embedding_dim=8, num_layers=2)
 
 
 def features_of(graph, prefix='x_'):
