@@ -15,8 +15,9 @@ from promptmm_pyg.ranking.top import Ranking, check_length, merge, top_items
 
 ScoreFn = Callable[[Tensor], Tensor]
 """From users ``[B]`` to scores ``[B, num_items]``."""
-_SCORES = 2**23  # So many are computed at once on a CPU,
+_SCORES = 2**23  # So many are computed at once per thread of a CPU,
 _FEWEST = 32  # for at least so many users.
+_RARE = 16  # One in so many items is left out by its number, more by a mask.
 
 
 def rank_items(
@@ -94,7 +95,8 @@ def rank_items(
         batch_size = min(batch_size, max(1, users.numel()))
         if limit >= num_items and blocks.item_x.device.type == 'cpu':
             # A few users at a time, whose scores stay in a cache.
-            batch_size = min(batch_size, max(_FEWEST, _SCORES // num_items))
+            few = torch.get_num_threads() * _SCORES // num_items
+            batch_size = min(batch_size, max(_FEWEST, few))
             blocks = replace(blocks, item_x=blocks.item_x.to(blocks.dtype))
         scores = blocks.item_x.new_empty(
             batch_size * min(limit, num_items), dtype=blocks.dtype
@@ -159,6 +161,8 @@ class _ItemBlocks:
     """Of the scores."""
     seen: SeenItems | None
     candidates: Tensor | None
+    left_out: Tensor | None
+    """The other items, ascending, if they are few."""
 
     @classmethod
     def build(
@@ -175,7 +179,13 @@ class _ItemBlocks:
         check_index('users', users, user_x.size(0))
         check_length(k, item_x.size(0))
         check_catalogue(item_x.size(0), seen, candidates)
-        return cls(user_x, item_x, dtype, seen, candidates)
+        left_out = None
+        if candidates is not None and candidates.device.type == 'cpu':
+            # NumPy does not wake up threads for so little.
+            left_out = torch.from_numpy((~candidates.numpy()).nonzero()[0])
+            if left_out.numel() * _RARE > candidates.numel():
+                left_out = None
+        return cls(user_x, item_x, dtype, seen, candidates, left_out)
 
     def sizes(self, users: Tensor, k: int) -> Sizes:
         """What the memory of the ranking depends on."""
@@ -227,9 +237,14 @@ class _ItemBlocks:
         # Under autocast the scores would be rounded again.
         with torch.autocast(rows.device.type, enabled=False):
             torch.mm(rows, item_x.t(), out=scores)
-        if self.candidates is not None:
-            left_out = ~self.candidates[items].to(scores.device)
-            scores.masked_fill_(left_out, -torch.inf)
+        if self.left_out is not None:
+            ends = torch.tensor([items.start, items.start + item_x.size(0)])
+            start, end = torch.searchsorted(self.left_out, ends).tolist()
+            left_out = self.left_out[start:end] - items.start
+            scores.index_fill_(1, left_out.to(scores.device), -torch.inf)
+        elif self.candidates is not None:
+            mask = ~self.candidates[items].to(scores.device)
+            scores.masked_fill_(mask, -torch.inf)
         if seen is not None:
             scores[seen[0], seen[1] - items.start] = -torch.inf
         index, values = top_items(scores, min(k, scores.size(1)))

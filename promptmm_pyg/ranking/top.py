@@ -77,10 +77,12 @@ def _top_of_runs(scores: Tensor, k: int) -> Ranking:
     of all these runs, which are larger, or equal and in lower columns.
     """
     num_items = scores.size(1)
-    end = num_items // _RUN * _RUN
-    maxima = scores[:, :end].unflatten(1, (-1, _RUN)).amax(2)
-    if end < num_items:
-        maxima = torch.cat([maxima, scores[:, end:].amax(1, keepdim=True)], dim=1)
+    full = num_items // _RUN
+    maxima = scores.new_empty(scores.size(0), -(-num_items // _RUN))
+    runs = scores[:, : full * _RUN].unflatten(1, (-1, _RUN))
+    torch.amax(runs, 2, out=maxima[:, :full])
+    if full < maxima.size(1):
+        maxima[:, full] = scores[:, full * _RUN :].amax(1)
     run = top_items(maxima, k).item_index
     # Ascending; runs without a column that may be returned are behind the others.
     run = run.masked_fill(run < 0, maxima.size(1)).sort(dim=1).values

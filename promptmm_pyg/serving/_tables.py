@@ -160,13 +160,13 @@ class Tables:
         if allow is None and deny is None:
             return None
         # The last place is that of unknown ids.
-        mask = torch.zeros(self.num_items + 1, dtype=torch.bool)
+        mask = np.zeros(self.num_items + 1, dtype=bool)
         if allow is not None:
             mask[self.items.rows('allow', allow, unknown=unknown)] = True
-            return mask[:-1].clone()
+            return torch.from_numpy(mask[:-1])
         if deny is not None:
             mask[self.items.rows('deny', deny, unknown=unknown)] = True
-        return ~mask[:-1]
+        return torch.from_numpy(~mask[:-1])
 
     def pairs(
         self, name: str, pairs: Pairs | None, unknown: Unknown

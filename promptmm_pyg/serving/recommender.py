@@ -462,11 +462,12 @@ class Recommender:
         """
         ranker = self._ranker
         tables = ranker.tables
-        number = torch.arange(tables.num_items + 1)
-        itself = SeenItems(number, number[:-1], tables.num_items)
+        rows = np.array(tables.items.rows('items', items, unknown=unknown), int)
+        item = torch.from_numpy(rows.clip(0))
+        itself = SeenItems(torch.arange(len(rows) + 1), item, tables.num_items)
         return ranker.recommend(
-            ranker.unit_x,
-            tables.items.rows('items', items, unknown=unknown),
+            ranker.unit_x[item.to(ranker.unit_x.device)],
+            np.where(rows < 0, -1, np.arange(len(rows))).tolist(),
             k,
             Filters(tables.candidates(allow, deny, unknown), itself),
             scalar=is_id(items),
