@@ -246,7 +246,11 @@ class _ItemBlocks:
             mask = ~self.candidates[items].to(scores.device)
             scores.masked_fill_(mask, -torch.inf)
         if seen is not None:
-            scores[seen[0], seen[1] - items.start] = -torch.inf
+            place = (seen[0], seen[1] - items.start)
+            if scores.device.type == 'cpu':  # NumPy wakes up no threads.
+                scores.numpy()[place] = -torch.inf
+            else:
+                scores[place] = -torch.inf
         index, values = top_items(scores, min(k, scores.size(1)))
         if items.start > 0:
             index[index >= 0] += items.start  # Padding stays -1.

@@ -69,7 +69,11 @@ class SeenItems:
         users = users.to(self.rowptr.device)
         start = self.rowptr[users]
         count = self.rowptr[users + 1] - start
-        row = torch.repeat_interleave(count)
+        if count.device.type == 'cpu':  # NumPy does not wake up threads for this.
+            position = torch.arange(count.numel()).numpy()
+            row = torch.from_numpy(position.repeat(count.numpy()))
+        else:
+            row = torch.repeat_interleave(count)
         # In place: these can be the largest tensors of a ranking.
         place = torch.arange(row.numel(), device=row.device)
         place += (start - count.cumsum(0) + count)[row]

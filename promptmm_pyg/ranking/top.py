@@ -10,6 +10,7 @@ from promptmm_pyg._utils import check_positive
 TIED_SHARE = 8
 """Ties are resolved in this many parts of a block of rows."""
 _RUN = 64  # So many neighboring columns have one maximum.
+_SERIAL = 2**15  # One thread works on so many numbers.
 _LONG = 8  # Rows are long if they are so many times as long as the best runs.
 
 
@@ -83,17 +84,19 @@ def _top_of_runs(scores: Tensor, k: int) -> Ranking:
     torch.amax(runs, 2, out=maxima[:, :full])
     if full < maxima.size(1):
         maxima[:, full] = scores[:, full * _RUN :].amax(1)
-    run = top_items(maxima, k).item_index
-    # Ascending; runs without a column that may be returned are behind the others.
-    run = run.masked_fill(run < 0, maxima.size(1)).sort(dim=1).values
-    size = -(-scores.size(0) // TIED_SHARE)
-    parts = zip(scores.split(size), run.split(size), strict=True)
+    # So few rows at a time that torch does not wake up threads for them.
+    size = min(-(-scores.size(0) // TIED_SHARE), _SERIAL // maxima.size(1))
+    size = max(1, size)
+    parts = zip(scores.split(size), maxima.split(size), strict=True)
     best = [_top_columns(*part, k) for part in parts]
     return Ranking(*(torch.cat(x) for x in zip(*best, strict=True)))
 
 
-def _top_columns(scores: Tensor, run: Tensor, k: int) -> Ranking:
-    """The best ``k`` columns of some runs ``[B, k]``."""
+def _top_columns(scores: Tensor, maxima: Tensor, k: int) -> Ranking:
+    """The best ``k`` columns, given the maximum of each run of columns."""
+    run = top_items(maxima, k).item_index
+    # Ascending; runs without a column that may be returned are behind the others.
+    run = run.masked_fill(run < 0, maxima.size(1)).sort(dim=1).values
     column = run.unsqueeze(2) * _RUN + torch.arange(_RUN)
     column = column.flatten(1)
     beyond = column >= scores.size(1)
