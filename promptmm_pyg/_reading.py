@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 T = TypeVar('T')
 CHECKSUM = 'sha256'
 # What parsers of damaged files raise.
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-DAMAGE = (*DAMAGE, RecursionError)
+DAMAGE: tuple[type[Exception], ...] = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    RecursionError,
+)
 
 
 def check_file(path: Path, max_bytes: int | None = None) -> int:
@@ -110,7 +112,7 @@ def checksum(tensors: 'Mapping[str, Tensor]', metadata: Mapping[str, str]) -> st
         digest.update(json.dumps([key, str(x.dtype), list(x.shape)]).encode())
         flat = x.detach().cpu().contiguous().as_strided((x.numel(),), (1,))
         content = flat.view(torch.uint8)
-        digest.update(memoryview(content.numpy()))
+        digest.update(content.numpy().data)
     return digest.hexdigest()
 
 

@@ -146,7 +146,13 @@ def load_config(
     )
 
 
-_TYPES = {'kind': str, 'name': str, 'extends': str, 'datasets': list, 'seeds': list}
+_TYPES: dict[str, type] = {
+    'kind': str,
+    'name': str,
+    'extends': str,
+    'datasets': list,
+    'seeds': list,
+}
 _TYPES |= {'dataset': dict}
 _ENTRIES = {'datasets': str, 'seeds': int}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from promptmm_pyg import __version__
-from promptmm_pyg.cli.parsing import Parser, UserError, printable
+from promptmm_pyg.cli.parsing import EscapedStream, Parser, UserError, printable
 
 __all__ = ['main']
 
@@ -123,8 +123,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``promptmm``. (default: from the system)
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    show = '--traceback' in argv
     _prepare_streams()
+    with (
+        contextlib.redirect_stdout(EscapedStream(sys.stdout)),
+        contextlib.redirect_stderr(EscapedStream(sys.stderr)),
+    ):
+        return _main(argv)
+
+
+def _main(argv: list[str]) -> int:
+    show = '--traceback' in argv
     try:
         with _ended_in_order() as check_interrupted:
             _check_current_folder()

@@ -70,6 +70,29 @@ def printable(text: str) -> str:
     return ''.join(x if x.isprintable() or x in _HARMLESS else _escape(x) for x in text)
 
 
+class EscapedStream:
+    """A stream that shows control characters escaped, except those of lines.
+
+    Example:
+        >>> import sys
+        >>> print('red \x1b[31m', file=EscapedStream(sys.stdout))
+        red \\x1b[31m
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes a text."""
+        lines = re.split(r'([\n\r\t])', text)
+        shown = [x if x.isprintable() or x in '\n\r\t' else printable(x) for x in lines]
+        count: int = self._stream.write(''.join(shown))
+        return count
+
+
 def _escape(character: str) -> str:
     return character.encode('unicode_escape').decode('ascii')
 

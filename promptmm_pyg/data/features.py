@@ -79,13 +79,14 @@ def read_npy(path: Path) -> np.ndarray[Any, Any]:
             if file.read(6) != _NPY:
                 raise ValueError('another kind of file')
         # An array is mapped only if the file is as large as its header describes.
-        return np.load(path, mmap_mode='r', allow_pickle=False)
+        array: np.ndarray[Any, Any] = np.load(path, mmap_mode='r', allow_pickle=False)
     except (*DAMAGE, EOFError, SyntaxError, TokenError, OSError) as error:
         raise ValueError(
             f"'{path}' must be a whole .npy file of numbers (it cannot be read as "
             f'such: {str(error)[:200]}). It may be truncated, of another kind, or '
             f'hold objects, which are never loaded: write or fetch it again'
         ) from error
+    return array
 
 
 def zero_row_masks(

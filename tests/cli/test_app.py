@@ -1,3 +1,6 @@
+import errno
+import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -82,13 +85,15 @@ def test_traceback_raises_what_happened():
         main(['--traceback', 'data', 'check', 'nowhere'])
 
 
-def test_a_bug_is_not_taken_for_a_mistake(monkeypatch):
+def test_a_bug_is_not_taken_for_a_mistake(monkeypatch, capsys):
     def broken(args):
         raise AssertionError('a bug')
 
     monkeypatch.setattr('promptmm_pyg.cli.evaluate.run', broken)
+    assert main(['evaluate', 'runs/x']) == 1
+    assert 'internal error (AssertionError: a bug)' in capsys.readouterr().err
     with pytest.raises(AssertionError, match='a bug'):
-        main(['evaluate', 'runs/x'])
+        main(['--traceback', 'evaluate', 'runs/x'])
 
 
 def test_a_reader_that_stops_reading_is_no_mistake(monkeypatch, capsys):
@@ -116,6 +121,58 @@ def test_an_interruption_says_how_to_go_on(argv, expected, capsys, monkeypatch):
     assert main(argv) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f'promptmm: interrupted. Continue with: promptmm {expected}'
+
+
+def test_an_import_that_hides_an_interruption_is_interrupted(capsys, monkeypatch):
+    def hides(name):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError('initialization failed') from None
+
+    monkeypatch.setattr('promptmm_pyg.cli.import_module', hides)
+    assert main(['demo']) == 130
+    assert capsys.readouterr().err.startswith('\npromptmm: interrupted')
+
+
+@pytest.mark.parametrize(
+    ('error', 'status', 'expected'),
+    [
+        (MemoryError('8 GiB'), 1, 'not enough memory (8 GiB)'),
+        (RuntimeError("can't allocate memory: 9 bytes"), 1, 'not enough memory'),
+        (OSError(errno.ENOSPC, 'No space left', 'x.csv'), 1, "'x.csv' cannot be"),
+        (FileNotFoundError(errno.ENOENT, 'No such file', 'x.csv'), 2, "'x.csv' cannot"),
+        (KeyError('a'), 1, "internal error (KeyError: 'a')"),
+        (ValueError('a' * 1000), 2, f'{"a" * 200}...{"a" * 100}'),
+        (ValueError('\x1b[31m'), 2, '\\x1b[31m'),
+    ],
+)
+def test_every_error_is_one_line(error, status, expected, capsys, monkeypatch):
+    def fails(args):
+        raise error
+
+    monkeypatch.setattr('promptmm_pyg.cli.demo.run', fails)
+    assert main(['demo']) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'promptmm: error: {expected}')
+
+
+def test_a_deleted_current_folder_is_an_error(tmp_path, capsys, monkeypatch):
+    (tmp_path / 'gone').mkdir()
+    monkeypatch.chdir(tmp_path / 'gone')
+    (tmp_path / 'gone').rmdir()
+    assert main(['doctor']) == 2
+    assert 'the current folder must exist' in capsys.readouterr().err
+
+
+def test_control_characters_of_any_output_are_escaped(capsys, monkeypatch):
+    def shows(args):
+        print('a\tb\n\x1b]0;title\x07', end='')
+        return 0
+
+    monkeypatch.setattr('promptmm_pyg.cli.demo.run', shows)
+    assert main(['demo']) == 0
+    assert capsys.readouterr().out == 'a\tb\n\\x1b]0;title\\x07'
 
 
 def test_the_program_is_one_process_without_a_traceback(tmp_path):
