@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 T = TypeVar('T')
 CHECKSUM = 'sha256'
 # What parsers of damaged files raise.
-DAMAGE: tuple[type[Exception], ...] = (
-    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+DAMAGE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
     RecursionError,
 )
 
