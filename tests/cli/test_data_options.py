@@ -145,7 +145,7 @@ def test_masks_can_be_turned_off(files):
         (['{table}', '--features', 'text='], 'leaves out what a folder holds'),
         (['{table}', '--text', 'no/texts'], 'folder that does not exist'),
         (['{table}', '--features', 'text={titles}'], "(got ['title'])"),
-        (['{table}', '--item-graph', '{table}'], 'Objects are never loaded'),
+        (['{table}', '--item-graph', '{table}'], 'objects, which are never loaded'),
         (['{table}', '--item-ids', '/'], "does not exist: '/'"),
     ],
 )
