@@ -76,7 +76,7 @@ def distilled(trained, tmp_path_factory):
     """A run with everything."""
     run = tmp_path_factory.mktemp('runs') / 'student'
     shutil.copytree(trained, run)
-    assert main(['distill', str(run), *DISTILL, '--num-layers', '2']) == 0
+    assert main(['distill', str(run), *DISTILL]) == 0
     return run
 
 

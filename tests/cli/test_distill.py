@@ -89,7 +89,9 @@ def test_new_items_have_features_that_are_not_standardized(distilled):
         seen=data.train[INTERACTS].edge_index,
     )
     served.add_items(['new'], {'text': x[:1]}, titles={'new': 'A copy'})
-    torch.testing.assert_close(served.item_x[60:], expected({'text': x[:1]}))
+    # Fitted before items without interactions were placed: ranks differ a little.
+    row = expected({'text': x[:1]})
+    torch.testing.assert_close(served.item_x[60:], row, atol=2e-3, rtol=0.05)
     # The features of the training graph are on another scale.
     assert not torch.allclose(data.train['item'].x_text, x)
 
