@@ -165,7 +165,7 @@ def _read(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
         value: Any = table.get(key, kind())
         entries = value if isinstance(value, list) else []
         wrong = [x for x in entries if type(x) is not _ENTRIES[key]]
-        if not isinstance(value, kind) or wrong:
+        if wrong or not isinstance(value, kind):
             raise ValueError(
                 f"'{path}' must have {kind.__name__} as {key!r} (got {value!r:.200})"
             )
