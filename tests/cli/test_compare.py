@@ -33,8 +33,8 @@ def test_runs_are_put_side_by_side(distilled, other, capsys):
     assert rows(out, 'teacher.embedding_dim') == [['teacher.embedding_dim', '8', '6']]
     assert 'teacher.num_layers' not in out
     assert 'data_sha256' not in out
-    assert rows(out, 'student: embedding_dim') == [
-        ['student:', 'embedding_dim', '4', '-']
+    assert rows(out, 'student: student.embedding_dim') == [
+        ['student:', 'student.embedding_dim', '4', '-']
     ]
     assert '\nvalidation\nmodel ' in out
     assert f'\n{other} - {distilled}, with 95% intervals\nteacher   Recall@20 ' in out
