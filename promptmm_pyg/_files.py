@@ -142,9 +142,9 @@ def is_temporary(name: str) -> bool:
 @contextmanager
 def locked(
     folder: Path, *, shared: bool = False, timeout: float = 60.0
-) -> Iterator[bool]:
+) -> Iterator[bool | None]:
     """Holds the kernel lock of a folder, which leaves no file and ends with the
-    process. Yields whether it is held: not every file system has such locks.
+    process. Yields whether it is held, or ``None`` where there are no such locks.
 
     Args:
         folder: The folder.
@@ -155,7 +155,7 @@ def locked(
     with suppress(OSError):  # Windows opens no folder.
         descriptor = os.open(folder, os.O_RDONLY)
     if descriptor is None:
-        yield False
+        yield None
         return
     try:
         yield _lock(descriptor, shared, timeout)
@@ -163,11 +163,11 @@ def locked(
         os.close(descriptor)
 
 
-def _lock(descriptor: int, shared: bool, timeout: float) -> bool:
+def _lock(descriptor: int, shared: bool, timeout: float) -> bool | None:
     try:
         import fcntl
     except ImportError:
-        return False
+        return None
     mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     end = time.monotonic() + timeout
     while True:
@@ -178,7 +178,7 @@ def _lock(descriptor: int, shared: bool, timeout: float) -> bool:
                 return False
             time.sleep(_PAUSE)
         except OSError:
-            return False
+            return None
         else:
             return True
 

@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +19,7 @@ from promptmm_pyg._distributed import (
     run_on_rank0,
     shard_rows,
 )
+from promptmm_pyg._files import locked
 from promptmm_pyg._progress import Progress
 from promptmm_pyg.loader import CandidateLists, TripletLoader, Triplets
 from promptmm_pyg.losses import weighted_sum
@@ -266,7 +268,7 @@ def fit(
         initial=len(records),
         disable=not config.progress or rank_and_size()[0] > 0,
     )
-    with bar:
+    with run, bar:
         for epoch in range(len(records) + 1, config.epochs + 1):
             if stopping.should_stop:
                 break
@@ -358,14 +360,30 @@ class _Run:
         }
         self.dir = Path(config.run_dir) if config.run_dir is not None else None
         self.resume = config.resume
+        self._lock = ExitStack()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     def start(self) -> list[dict[str, Any]]:
         """Restores the checkpoint with ``resume``; returns its records."""
         if self.dir is None:
             return []
+        folder = self.dir
+        run_on_rank0(lambda: self._exclude_others(folder))
+        try:
+            return self._restore(folder)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _restore(self, folder: Path) -> list[dict[str, Any]]:
         records: list[dict[str, Any]] = []
         if self.resume:
-            checkpoint = self.dir / CHECKPOINT
+            checkpoint = folder / CHECKPOINT
             state = run_on_rank0(lambda: load_state(checkpoint))
             self._check_device(state['loader']['generator'])
             self.module.load_state_dict(state['module'])
@@ -376,9 +394,18 @@ class _Run:
                 torch.cuda.set_rng_state(state['cuda_rng'])
             records = state['records']
         # An interrupted run may have logged an epoch that no checkpoint holds.
-        log = self.dir / LOG
+        log = folder / LOG
         run_on_rank0(lambda: write_jsonl(log, records))
         return records
+
+    def _exclude_others(self, folder: Path) -> None:
+        """Holds the lock of the folder until the training ends."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._lock.enter_context(locked(folder, timeout=0)) is False:
+            raise ValueError(
+                f"'run_dir' must not be in use (got '{folder}', in which another "
+                f'process trains). Wait until it ends, or choose another folder'
+            )
 
     def _check_device(self, generator: Tensor) -> None:
         # Generators of CPU and GPU have states of different sizes.

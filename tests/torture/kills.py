@@ -126,7 +126,7 @@ _STATUS = {
     'killed': [-9],
     'interrupted': [130],
     'terminated': [143, -15],
-    'full disk': [2],
+    'full disk': [1, 2],
 }
 
 

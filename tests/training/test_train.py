@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from promptmm_pyg._files import locked
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletLoader, Triplets
@@ -244,6 +245,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bitwise(tmp_path, options):
     resumed, history = run(data, tmp_path / 'b', resume=True, **options)
     assert states_equal(straight, resumed)
     assert without_seconds(expected) == without_seconds(history)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    data = make_split()
+    expected = pytest.raises(ValueError, match="'run_dir' must not be in use")
+    with locked(tmp_path), expected:
+        run(data, tmp_path, 1)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError):
+        run(data, tmp_path, 1, resume=True)
+    run(data, tmp_path, 1)  # The lock is free again.
 
 
 def test_the_log_has_one_line_per_epoch(tmp_path):
