@@ -70,10 +70,12 @@ class SeenItems:
         start = self.rowptr[users]
         count = self.rowptr[users + 1] - start
         if count.device.type == 'cpu':  # NumPy does not wake up threads for this.
-            position = torch.arange(count.numel()).numpy()
-            row = torch.from_numpy(position.repeat(count.numpy()))
-        else:
-            row = torch.repeat_interleave(count)
+            counts = count.numpy()
+            rows = torch.arange(count.numel()).numpy().repeat(counts)
+            places = torch.arange(len(rows)).numpy()
+            places += (start.numpy() - counts.cumsum() + counts)[rows]
+            return torch.from_numpy(rows), torch.from_numpy(self.col.numpy()[places])
+        row = torch.repeat_interleave(count)
         # In place: these can be the largest tensors of a ranking.
         place = torch.arange(row.numel(), device=row.device)
         place += (start - count.cumsum(0) + count)[row]
