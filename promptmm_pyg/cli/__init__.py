@@ -192,7 +192,8 @@ def _describe(error: Exception) -> tuple[str, int]:
     no_memory = isinstance(error, RuntimeError) and _NO_MEMORY.search(text)
     if no_memory or isinstance(error, MemoryError):
         return f'not enough memory ({text}). Use less data or smaller models', 1
-    if not isinstance(error, _MISTAKES):
+    is_loop = isinstance(error, RuntimeError) and text.startswith('Symlink loop')
+    if not isinstance(error, _MISTAKES) and not is_loop:
         text = f'{type(error).__name__}: {text}'
         return f'internal error ({text}). Report it with the output of --traceback', 1
     is_failure = isinstance(error, OSError) and error.errno in _FAILURES

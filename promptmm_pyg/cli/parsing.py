@@ -223,11 +223,23 @@ def add_options(
         else:
             kind = type(default) if default is not None else get_args(hints[name])[0]
             limit = _LIMITS.get(name, 10**9)
-            options['type'] = up_to(limit) if kind is int else kind
+            types: dict[type, Any] = {int: up_to(limit), float: finite, str: str}
+            options['type'] = types[kind]
             options['metavar'] = {int: 'N', float: 'X', str: 'NAME'}[kind]
         flag = f'--{dest.replace("_", "-")}'
         shown = 'none' if default is None else default
         group.add_argument(flag, help=f'{text} (default: {shown})', **options)
+
+
+def finite(text: str) -> float:
+    """The type of an option with a number that is not infinite or NaN."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f'must be a finite number (got {text:.40})')
+    return value
+
+
+finite.__name__ = 'float'  # In the message about other text.
 
 
 def up_to(limit: int) -> Callable[[str], int]:

@@ -71,6 +71,10 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     'mmssl': ('masks',),
     'diffmm': ('masks',),
 }
+_TEXTS = (
+    *('user', 'item', 'time', 'rating', 'weight', 'split_column'),
+    *('separator', 'encoding', 'list_separator', 'masks', 'duplicates'),
+)
 _FLAGS = {
     name: f'{name}-column' for name in ('user', 'item', 'time', 'rating', 'weight')
 }
@@ -316,6 +320,17 @@ def _check_types(options: Mapping[str, Any]) -> None:
             )
         if value is not None and any(not isinstance(x, str) for x in value):
             raise TypeError(f"'{name}' must be a list of names (got {value!r:.200})")
+    for name in _TEXTS:
+        if not isinstance(options.get(name), str | None):
+            kind = type(options[name]).__name__
+            raise TypeError(f"'{name}' must be text (got {kind})")
+    split = options.get('split')
+    if not (isinstance(split, str | Mapping | None) or callable(split)):
+        kind = type(split).__name__
+        raise TypeError(f"'split' must be a name or a function (got {kind})")
+    if not isinstance(options.get('padding_row'), bool | None):
+        kind = type(options['padding_row']).__name__
+        raise TypeError(f"'padding_row' must be True or False (got {kind})")
     for name, example in (
         ('where', "{'behavior': 'purchase'}"),
         ('features', "{'text': 'text.csv'}"),

@@ -353,7 +353,13 @@ def read_json(path: Path, columns: list[str] | None, encoding: str) -> 'pa.Table
             pass
         else:
             return table
-    return _json_columns(list(json_rows(path, encoding)), columns)
+    try:
+        return _json_columns(list(json_rows(path, encoding)), columns)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"'{path}' must contain characters only (got half of one, "
+            f'{error.object[error.start]!r}). Write the file in UTF-8 again'
+        ) from error
 
 
 def json_rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:

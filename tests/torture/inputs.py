@@ -64,7 +64,7 @@ def command(files: Files, *words: Any) -> Input:
         last = (text.strip().splitlines() or [''])[-1][:300]
         if 'Traceback' in text or 'internal error' in text:
             return Outcome('raw traceback', last)
-        if status and _state(files.run) != before:
+        if status and set(before) - set(_state(files.run)):
             return Outcome('lost', last)
         if status not in (0, 1, 2):
             return Outcome('raw traceback', f'status {status}: {last}')
