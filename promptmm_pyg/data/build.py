@@ -121,7 +121,11 @@ def _as_tensor(value: Array) -> Tensor:
     # tensors that may not be written to, and warns.
     if isinstance(value, np.ndarray) and not value.flags.writeable:
         value = value.copy()
-    return torch.as_tensor(value).cpu()
+    try:
+        return torch.as_tensor(value).cpu()
+    except RuntimeError as error:
+        kind = type(value).__name__
+        raise TypeError(f'arrays must contain numbers (got {kind}: {error})') from error
 
 
 def _as_edges(edge_index: Array) -> Tensor:

@@ -100,7 +100,8 @@ def _is_ours(error: BaseException) -> bool:
     while trace is not None:
         last, trace = trace.tb_frame.f_code.co_filename, trace.tb_next
     named = isinstance(error, OSError) and error.filename is not None
-    arguments = 'argument' in str(error)  # A call with the wrong ones.
+    # A call with the wrong ones, or with something that is no path.
+    arguments = 'argument' in str(error) or 'os.PathLike' in str(error)
     return 'promptmm_pyg' in last or named or arguments
 
 
@@ -398,7 +399,7 @@ def _api(files: Files) -> Iterator[Input]:
             lambda name=name, value=value: load_dataset(files.table, **{name: value}),
         )
     served = Recommender.load(files.run / 'recommender')
-    for name, value in product(('k', 'deny', 'allow', 'exclude_seen'), _values()):
+    for name, value in product(('k', 'deny', 'allow'), _values()):
         yield function(
             f'recommend({name})',
             lambda name=name, value=value: served.recommend(['u1'], **{name: value}),
