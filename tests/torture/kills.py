@@ -200,7 +200,6 @@ class Scenario:
         state: What the public loaders read from a folder.
         again: What continues it, in place of ``command``.
         once: Whether it is refused where the new state is there already.
-        is_new: Whether there is no former state.
     """
 
     def __init__(self, name, template, command, state, *, again=None, once=False):
