@@ -143,7 +143,6 @@ _FLAG = re.compile(
     r'(?P<flag>--?[\w-]+)(?: (?P<metavar>[A-Z]\w*(?:[.=]\w+)*)(?P<many>\.{3})?)?'
     r'(?: \[(?P<default>[^]]*)\])?  (?P<help>.*)'
 )
-_TYPES = {'N': int, 'X': float}
 
 
 def _suggest(name: str, known: list[str], prefix: str = '') -> str:
@@ -181,7 +180,8 @@ def add_flags(group: Any, text: str) -> None:
             group.add_argument(match['flag'], action='store_true', help=match['help'])
             continue
         default, help_text = match['default'], match['help']
-        value_type: Any = _TYPES.get(match['metavar'], str)
+        types: dict[str, Any] = {'N': int, 'X': finite}
+        value_type = types.get(match['metavar'], str)
         options: dict[str, Any] = {'nargs': '+'} if match['many'] else {}
         if '=' in match['metavar']:
             action = 'extend' if match['many'] else 'append'

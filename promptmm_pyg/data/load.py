@@ -255,7 +255,7 @@ def load_dataset(
     """
     options: dict[str, Any] = dict(locals())
     del options['path'], options['format']
-    options['padding_row'] = padding_row or None
+    options['padding_row'] = None if padding_row is False else padding_row
     ratios = {name: options.pop(name) for name in ('val_ratio', 'test_ratio', 'seed')}
     resolved = resolve(path, format, options, ratios)
     method = resolved.get('split')

@@ -64,8 +64,9 @@ def command(files: Files, *words: Any) -> Input:
         last = (text.strip().splitlines() or [''])[-1][:300]
         if 'Traceback' in text or 'internal error' in text:
             return Outcome('raw traceback', last)
-        if status and set(before) - set(_state(files.run)):
-            return Outcome('lost', last)
+        missing = set(before) - set(_state(files.run)) if status else ()
+        if missing:
+            return Outcome('lost', f'{sorted(missing)[:3]}: {last}')
         if status not in (0, 1, 2):
             return Outcome('raw traceback', f'status {status}: {last}')
         is_clear = status == 0 or 'error' in text
@@ -119,7 +120,9 @@ def _guarded(call: Callable[[], Outcome]) -> Callable[[], Outcome]:
 
 def _state(folder: Path) -> list[tuple[str, int, int]]:
     entries = sorted(x for x in folder.rglob('*') if x.is_file())
-    stats = [(str(x), x.stat()) for x in entries if x.name != '.lock']
+    # A part that an earlier failure has left for --resume may be begun anew.
+    entries = [x for x in entries if '/.' not in str(x)]
+    stats = [(str(x), x.stat()) for x in entries]
     return [(name, status.st_size, status.st_mtime_ns) for name, status in stats]
 
 
