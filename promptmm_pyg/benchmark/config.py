@@ -129,14 +129,14 @@ def load_config(
         _override(table, text)
     try:
         selected = _datasets(table, datasets)
+        names = [dataset.name for dataset in selected]
+        for name in names:
+            _check_exists(name, data, table.get('dataset', {}))
     except DAMAGE as error:
         raise ValueError(f"'{path}': {error}") from error
     for key, value in (('kind', table.get('kind')), ('datasets', selected)):
         if not value:
             raise ValueError(f"'{path}' must have the key {key!r} (got {list(table)})")
-    names = [dataset.name for dataset in selected]
-    for name in names:
-        _check_exists(name, data, table.get('dataset', {}))
     return BenchmarkConfig(
         table['kind'],
         table.get('name', path.stem),
