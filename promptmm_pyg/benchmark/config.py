@@ -130,7 +130,7 @@ def load_config(
     try:
         selected = _datasets(table, datasets)
         names = [dataset.name for dataset in selected]
-        for name in names:
+        for name in names if 'kind' in table else ():
             _check_exists(name, data, table.get('dataset', {}))
     except DAMAGE as error:
         raise ValueError(f"'{path}': {error}") from error
