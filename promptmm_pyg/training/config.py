@@ -27,8 +27,9 @@ class TrainingConfig:
         1
     """
 
-    learning_rate: float = 1e-3
-    """Step size of Adam."""
+    learning_rate: float = 3e-3
+    """Step size of Adam. Better on validation than 1e-3 on four data sets for LightGCN
+    and PromptMM, and reached in half the epochs."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW)."""
     batch_size: int = 2048
