@@ -37,7 +37,7 @@ SHELLS = [
     *(Shell(f'{_SHOW} {closed}') for closed in ('>&-', '2>&-', '<&-', '>&- 2>&- <&-')),
     *(Shell(f'{_WRONG} {closed}', 2) for closed in ('>&-', '2>&-', '>&- 2>&-')),
     Shell(f'{_SHOW} >/dev/full', 1),
-    Shell(f'{_WRONG} 2>/dev/full', 2),
+    Shell(f'{_WRONG} 2>/dev/full', 1),
     Shell('$P --help | head -1'),
     Shell('$P', 2),
     *(
@@ -104,6 +104,8 @@ def interrupt(stage: str, delay: float) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        # A program started in the background ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     maps = Path(f'/proc/{process.pid}/maps')
     while process.poll() is None and stage not in maps.read_text():
