@@ -187,10 +187,11 @@ def fdrec_losses(
     * ``wasserstein``: :class:`~promptmm_pyg.losses.WassersteinKDLoss` on the candidate
       lists.
 
-    The paper's part is the separation into two frequencies with a loss each. We have a
-    summary only: frequencies of the interaction graph (not of channels, which have no
-    order), the filter, the losses of the parts and all weights are our reading;
-    the other two losses are those of the same authors' TARec (:func:`tarec_losses`).
+    The paper's part is the separation into two frequencies with a loss each. Our source
+    was a summary by a third party, not the paper: frequencies of the interaction graph
+    (not of channels, which have no order), the filter, the losses of the parts and all
+    weights are our reading; the other two losses are those of the same authors' TARec
+    (:func:`tarec_losses`).
 
     Args:
         low_weight: Weight of ``low_embedding``. (default: ``1.0``)

@@ -1,7 +1,7 @@
 """Base classes of the models: constructor, ``from_data``, edges and losses."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -85,7 +85,7 @@ class FromData:
             >>> from promptmm_pyg.data import make_synthetic_dataset
             >>> from promptmm_pyg.models import LightGCN
             >>> LightGCN.from_data(make_synthetic_dataset(30, 20), embedding_dim=8)
-            LightGCN(NodeEmbeddings(user=30, item=20, embedding_dim=8), num_layers=2)
+            LightGCN(NodeEmbeddings(user=30, item=20, embedding_dim=8), num_layers=3)
         """
         train: HeteroData = getattr(data, 'train', data)
         if cls.reads_features and modality_x_dict(train):
@@ -147,9 +147,6 @@ class GraphRecommender(FromData, torch.nn.Module):
     """Whether the embeddings depend on the weights of the edges."""
     printed: ClassVar[tuple[str, ...]] = ('num_layers',)
     """The attributes in the printed form of the model."""
-    l2_tables: ClassVar[tuple[str, ...]] = ()
-    """The modules of id tables whose rows ``l2`` penalizes. (default: the embeddings
-    that the model returns)"""
     linear_start: ClassVar[LinearStart] = 'default'
     """The initial weights of linear layers."""
     not_copied: ClassVar[tuple[str, ...]] = ()
@@ -178,36 +175,27 @@ class GraphRecommender(FromData, torch.nn.Module):
 
     def losses(self, output: Any, batch: Triplets) -> dict[str, Tensor]:
         """The losses of one batch: ``bpr`` of the embeddings, and ``l2``, half the
-        squared norm of the rows of an example (``l2_tables``), averaged over the
-        batch.
+        squared norm of their rows of an example, averaged over the batch.
 
         Args:
             output: The output of the model.
             batch: User, positive and negative items ``[B]``.
         """
         x_dict = output.x_dict if isinstance(output, TeacherOutput) else output
-        tables, users = x_dict, []
-        if self.l2_tables:
-            tables, *others = (self.get_submodule(name)() for name in self.l2_tables)
-            users = [table[self.user] for table in others]
-        return {'bpr': self.bpr(x_dict, batch), 'l2': self.l2(tables, batch, *users)}
+        return {'bpr': self.bpr(x_dict, batch), 'l2': self.l2(x_dict, batch)}
 
     def bpr(self, x_dict: Mapping[NodeType, Tensor], batch: Triplets) -> Tensor:
         """BPR of the embeddings of users and items."""
-        return bpr_of(x_dict, self.user, self.item, batch)
+        user_x, item_x = x_dict[self.user], x_dict[self.item]
+        return bpr_loss(
+            score_pairs(user_x, item_x, batch.user, batch.positive),
+            score_pairs(user_x, item_x, batch.user, batch.negative),
+        )
 
-    def l2(
-        self, x_dict: Mapping[NodeType, Tensor], batch: Triplets, *user_tables: Tensor
-    ) -> Tensor:
-        """Half the squared norm of the rows of an example, averaged over the batch.
-
-        Args:
-            x_dict: Embeddings per node type.
-            batch: User, positive and negative items ``[B]``.
-            *user_tables: Further tables of users.
-        """
+    def l2(self, x_dict: Mapping[NodeType, Tensor], batch: Triplets) -> Tensor:
+        """Half the squared norm of the rows of an example, averaged over the batch."""
         return squared_norm(
-            *(rows(x, batch.user) for x in (x_dict[self.user], *user_tables)),
+            rows(x_dict[self.user], batch.user),
             rows(x_dict[self.item], batch.positive),
             rows(x_dict[self.item], batch.negative),
         )
@@ -302,6 +290,7 @@ class ContentRecommender(GraphRecommender):
 
     reads_features = True
     embeddings: NodeEmbeddings
+    temperature: float
 
     @classmethod
     def _data_features(cls, train: HeteroData) -> dict[str, dict[NodeType, Tensor]]:
@@ -422,6 +411,22 @@ class ContentRecommender(GraphRecommender):
         id_dict = self.embeddings()
         return adj.smooth(id_dict[self.user], id_dict[self.item], self.num_layers)
 
+    def content(self, views: Sequence[Tensor]) -> Tensor:
+        """What the modalities add to behavior: their sum over :math:`M + 1`."""
+        return torch.stack(list(views)).sum(dim=0) / (len(views) + 1)
+
+    def content_contrast(self, output: TeacherOutput, batch: Triplets) -> Tensor:
+        """:meth:`contrast` from :meth:`content` to the rest of the embeddings, over the
+        users of the batch plus over its positives.
+        """
+
+        def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
+            parts = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]
+            content = self.content(parts)
+            return content, output.x_dict[key][nodes] - content
+
+        return self.contrast(batch, views, self.temperature).sum()
+
     def output(
         self,
         user_x: Tensor,
@@ -484,24 +489,6 @@ def node_types(
     return user, item
 
 
-def bpr_of(
-    x_dict: Mapping[NodeType, Tensor], user: NodeType, item: NodeType, batch: Triplets
-) -> Tensor:
-    """BPR of the embeddings of users and items on one batch.
-
-    Args:
-        x_dict: Embeddings ``[N_t, D]`` per node type.
-        user: The node type of users.
-        item: The node type of items.
-        batch: User, positive and negative items ``[B]``.
-    """
-    user_x, item_x = x_dict[user], x_dict[item]
-    return bpr_loss(
-        score_pairs(user_x, item_x, batch.user, batch.positive),
-        score_pairs(user_x, item_x, batch.user, batch.negative),
-    )
-
-
 def bpr_and_l2(
     x_dict: Mapping[NodeType, Tensor], user: NodeType, item: NodeType, batch: Triplets
 ) -> dict[str, Tensor]:
@@ -523,6 +510,15 @@ def bpr_and_l2(
         'bpr': bpr_loss((user_x * positive).sum(-1), (user_x * negative).sum(-1)),
         'l2': squared_norm(user_x, positive, negative),
     }
+
+
+def linears(
+    number: int, in_channels: int, out_channels: int, *, bias: bool = True
+) -> torch.nn.ModuleList:
+    """Linear layers of one shape."""
+    return torch.nn.ModuleList(
+        torch.nn.Linear(in_channels, out_channels, bias=bias) for _ in range(number)
+    )
 
 
 def reset(module: torch.nn.Module, start: LinearStart = 'default') -> None:

@@ -20,9 +20,9 @@ class DRAGON(DualGNN):
     :math:`\mathbf{a}` of :class:`~promptmm_pyg.models.DualGNN`,
 
     .. math::
-        \mathbf{z}_u = \big\Vert_m w_{um} \mathbf{h}_u^m, \quad
+        \mathbf{z}_u = \Vert_m w_{um} \mathbf{h}_u^m, \quad
         \mathbf{x}_u = \mathbf{z}_u + \sum_v a_{uv} \mathbf{z}_v, \qquad
-        \mathbf{z}_i = \big\Vert_m \mathbf{h}_i^m, \quad
+        \mathbf{z}_i = \Vert_m \mathbf{h}_i^m, \quad
         \mathbf{x}_i = \mathbf{z}_i + (\mathbf{S}^K \mathbf{z})_i
 
     where :math:`\Vert` concatenates the modalities and :math:`\mathbf{S}` is the frozen

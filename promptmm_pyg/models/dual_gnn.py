@@ -1,7 +1,6 @@
 """DualGNN: graphs of modalities, and a graph of similar users."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -14,7 +13,7 @@ from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize, rows
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, EdgePattern, GraphCache, WeightDict
-from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.models.base import ContentRecommender, linears, normal_std
 from promptmm_pyg.models.closed_form import Interactions
 from promptmm_pyg.models.item_knn import top_entries
 from promptmm_pyg.nn._features import Features
@@ -76,7 +75,6 @@ class DualGNN(ContentRecommender):
         ValueError: If sizes, features or edges do not fit.
     """
 
-    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
     mixes_items: ClassVar[bool] = True
     """Whether there are weights of items; only ``l2`` reads them, as released."""
     printed = ('num_layers', 'num_user_neighbors')
@@ -96,13 +94,10 @@ class DualGNN(ContentRecommender):
         self.num_user_neighbors = num_user_neighbors
         self.user_graph = UserGraph(num_user_neighbors)
         self.features = self.project(modality_x_dict, 4 * embedding_dim)
-        self.lins = torch.nn.ModuleList(
-            torch.nn.Linear(4 * embedding_dim, embedding_dim) for _ in self.modalities
-        )
-        # Xavier normal, as released.
-        std = math.sqrt(2 / (self.num_users + embedding_dim))
-        self.preferences = self.user_tables(embedding_dim, std)
         num = len(self.modalities)
+        self.lins = linears(num, 4 * embedding_dim, embedding_dim)
+        std = normal_std(None, self.num_users, embedding_dim)  # As released.
+        self.preferences = self.user_tables(embedding_dim, std)
         self.user_mix = torch.nn.Parameter(torch.empty(self.num_users, num))
         if self.mixes_items:
             self.item_mix = torch.nn.Parameter(torch.empty(self.num_items, num))

@@ -1,7 +1,6 @@
 """FastMMRec: graph convolution at test time only."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch_geometric.typing import EdgeType, NodeType
@@ -70,7 +69,6 @@ class FastMMRec(ContentRecommender):
         ValueError: If sizes, features, weights or edges do not fit.
     """
 
-    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
     printed = ('num_layers', 'num_item_layers')
 
     def __init__(

@@ -1,7 +1,6 @@
 """LayerGCN: layers refined by their cosine to the ids."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +9,7 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
-from promptmm_pyg.functional import rows
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import squared_norm
 from promptmm_pyg.models._graphs import EdgeDict, EpochPruning, WeightDict
 from promptmm_pyg.models.base import GraphRecommender
 from promptmm_pyg.nn._features import Features
@@ -60,7 +57,6 @@ class LayerGCN(GraphRecommender):
         ValueError: If sizes, rates or edges do not fit.
     """
 
-    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
     printed = ('num_layers', 'prune_ratio')
 
     def __init__(
@@ -112,14 +108,8 @@ class LayerGCN(GraphRecommender):
         ``l2``, half the squared norm of the id rows of its examples, summed, too.
         """
         num_examples = batch.user.numel()
-        ids = self.embeddings()
-        norm = squared_norm(
-            rows(ids[self.user], batch.user),
-            rows(ids[self.item], batch.positive),
-            rows(ids[self.item], batch.negative),
-        )
-        bpr = self.bpr(output, batch)
-        return {'bpr': num_examples * bpr, 'l2': num_examples * norm}
+        bpr, l2 = self.bpr(output, batch), self.l2(self.embeddings(), batch)
+        return {'bpr': num_examples * bpr, 'l2': num_examples * l2}
 
 
 def _refined(x: Tensor, ids: Tensor) -> Tensor:

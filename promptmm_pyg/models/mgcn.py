@@ -11,7 +11,7 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, FrozenGraph, WeightDict
-from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.models.base import ContentRecommender, linears
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
@@ -104,13 +104,8 @@ class MGCN(ContentRecommender):
             FrozenGraph(edges, self.num_items, num_item_layers)
             for edges in self.knn_edges(modality_x_dict, num_neighbors, weighted=True)
         )
-
-        def lins() -> torch.nn.ModuleList:
-            return torch.nn.ModuleList(
-                torch.nn.Linear(embedding_dim, embedding_dim) for _ in self.modalities
-            )
-
-        self.purifiers, self.preferences = lins(), lins()
+        size = len(self.modalities), embedding_dim, embedding_dim
+        self.purifiers, self.preferences = linears(*size), linears(*size)
         self.query = torch.nn.Sequential(
             torch.nn.Linear(embedding_dim, embedding_dim),
             torch.nn.Tanh(),
@@ -123,15 +118,13 @@ class MGCN(ContentRecommender):
     ) -> TeacherOutput:
         adj = self.bipartite(edge_index_dict, edge_weight_dict)
         user_x, item_x = self.smooth_ids(adj)
-        items = self._item_views(self.embeddings()[self.item])
+        item_views = self._item_views(self.embeddings()[self.item])
         width = self.embeddings.embedding_dim
-        users = (adj.to_user @ torch.cat(items, dim=1)).split(width, dim=1)
-        user_parts = self._fuse(torch.stack(users), user_x)
-        item_parts = self._fuse(torch.stack(items), item_x)
-        views = user_parts.unbind(), item_parts.unbind()
-        user_x = user_x + self._content(user_parts)
-        item_x = item_x + self._content(item_parts)
-        return self.output(user_x, item_x, *views)
+        user_views = (adj.to_user @ torch.cat(item_views, dim=1)).split(width, dim=1)
+        users = self._fuse(torch.stack(user_views), user_x).unbind()
+        items = self._fuse(torch.stack(item_views), item_x).unbind()
+        user_x, item_x = user_x + self.content(users), item_x + self.content(items)
+        return self.output(user_x, item_x, users, items)
 
     def _item_views(self, ids: Tensor) -> list[Tensor]:
         parts = zip(self.features().values(), self.purifiers, self.graphs, strict=True)
@@ -144,19 +137,10 @@ class MGCN(ContentRecommender):
         out: Tensor = shared / len(views) + (views - shared) * torch.stack(gates)
         return out
 
-    def _content(self, parts: Tensor) -> Tensor:
-        return parts.sum(dim=0) / (len(parts) + 1)
-
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         r"""``bpr``, ``l2`` and ``contrast`` of one batch: InfoNCE from what content
         adds to an embedding to :math:`\bar{\mathbf{e}}`, over the users of the batch
         plus over its positives.
         """
-
-        def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
-            parts = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]
-            content = self._content(torch.stack(parts))
-            return content, output.x_dict[key][nodes] - content
-
-        contrast = self.contrast(batch, views, self.temperature).sum()
+        contrast = self.content_contrast(output, batch)
         return {**super().losses(output, batch), 'contrast': contrast}

@@ -1,7 +1,6 @@
 """MMGCF: LightGCN's items fused with their features."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize
+from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, EpochPruning, WeightDict
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
@@ -73,8 +73,6 @@ class MMGCF(ContentRecommender):
         ValueError: If sizes, features, options or edges do not fit.
     """
 
-    loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
-    l2_tables = ('embeddings',)
     printed = ('num_layers', 'fusion', 'weighting', 'prune_ratio')
 
     def __init__(
@@ -122,6 +120,11 @@ class MMGCF(ContentRecommender):
         items = list(self.features().values())
         users = [user_x] * len(items)
         return self.output(user_x, self._fused(ids, items), users, items)
+
+    def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
+        """``bpr`` of the embeddings, and ``l2`` of the rows of the id tables."""
+        l2 = self.l2(self.embeddings(), batch)
+        return {'bpr': self.bpr(output.x_dict, batch), 'l2': l2}
 
     def _fused(self, ids: Tensor, items: list[Tensor]) -> Tensor:
         if self.weighting == 'equal':

@@ -171,7 +171,7 @@ class CrossModalAttention(torch.nn.Module):
     r"""Multi-head attention among the modality vectors of each node.
 
     .. math::
-        \bar{\mathbf{f}}^m = \big\Vert_{h} \sum_{m'} \beta^h_{m m'} \,
+        \bar{\mathbf{f}}^m = \Vert_{h} \sum_{m'} \beta^h_{m m'} \,
         \mathbf{f}^{m', h}, \qquad
         \beta^h_{m m'} = \mathrm{softmax}_{m'} \left( \frac{(\mathbf{W}^Q_h
         \mathbf{f}^m)^{\top} \mathbf{W}^K_h \mathbf{f}^{m'}}{\sqrt{D / H}} \right)

@@ -7,7 +7,7 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg._utils import check_non_negative, check_positive, check_probability
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
-from promptmm_pyg.models.base import GraphRecommender
+from promptmm_pyg.models.base import GraphRecommender, linears
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
@@ -74,14 +74,9 @@ class NGCF(GraphRecommender):
         self.dropout = dropout
         self.negative_slope = negative_slope
         self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
-
-        def lins() -> torch.nn.ModuleList:
-            return torch.nn.ModuleList(
-                torch.nn.Linear(embedding_dim, embedding_dim, bias=False)
-                for _ in range(num_layers)
-            )
-
-        self.sum_lins, self.product_lins = lins(), lins()
+        size = num_layers, embedding_dim, embedding_dim
+        self.sum_lins = linears(*size, bias=False)
+        self.product_lins = linears(*size, bias=False)
         self.reset_parameters()
 
     def forward(

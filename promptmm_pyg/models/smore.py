@@ -11,7 +11,7 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import EdgeDict, FrozenGraph, WeightDict, max_edges
-from promptmm_pyg.models.base import ContentRecommender
+from promptmm_pyg.models.base import ContentRecommender, linears
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.targets import TeacherOutput
@@ -102,8 +102,8 @@ class SMORE(ContentRecommender):
             for edges in [*graphs, max_edges(graphs, self.num_items)]
         )
         # Of the modalities in order, and of the fused view at last.
-        self.gates = _linears(len(graphs) + 1, embedding_dim)
-        self.preferences = _linears(len(graphs) + 1, embedding_dim)
+        size = len(graphs) + 1, embedding_dim, embedding_dim
+        self.gates, self.preferences = linears(*size), linears(*size)
         self.shares = torch.nn.ModuleList(
             torch.nn.Sequential(
                 torch.nn.Linear(embedding_dim, embedding_dim),
@@ -123,7 +123,7 @@ class SMORE(ContentRecommender):
         user_views = adj.to_user @ torch.cat(item_views, dim=-1)  # One product for all.
         users = self._weighted(user_views.chunk(len(item_views), dim=-1), user_x)
         items = self._weighted(item_views, item_x)
-        user_x, item_x = user_x + self._content(users), item_x + self._content(items)
+        user_x, item_x = user_x + self.content(users), item_x + self.content(items)
         return self.output(user_x, item_x, users, items)
 
     def _item_views(self, ids: Tensor) -> list[Tensor]:
@@ -144,18 +144,9 @@ class SMORE(ContentRecommender):
             for share, view, gate in zip(self.shares, single, gates, strict=True)
         ]
 
-    def _content(self, views: list[Tensor]) -> Tensor:
-        return torch.stack(views).sum(dim=0) / (len(views) + 1)
-
     def losses(self, output: TeacherOutput, batch: Triplets) -> dict[str, Tensor]:
         """``bpr``, ``l2`` and ``contrast`` of one batch."""
-
-        def views(key: NodeType, nodes: Tensor) -> tuple[Tensor, Tensor]:
-            parts = [x_dict[key][nodes] for x_dict in output.modality_x_dict.values()]
-            content = self._content(parts)
-            return content, output.x_dict[key][nodes] - content
-
-        contrast = self.contrast(batch, views, self.temperature).sum()
+        contrast = self.content_contrast(output, batch)
         return {**super().losses(output, batch), 'contrast': contrast}
 
 
@@ -218,9 +209,3 @@ class SpectralFusion(torch.nn.Module):
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(modalities={sorted(self.modalities)})'
-
-
-def _linears(number: int, channels: int) -> torch.nn.ModuleList:
-    return torch.nn.ModuleList(
-        torch.nn.Linear(channels, channels) for _ in range(number)
-    )
