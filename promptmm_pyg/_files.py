@@ -285,19 +285,19 @@ def synchronize(path: Path) -> None:
         for entry in path.iterdir():
             synchronize(entry)
         _synchronize_folder(path)
-        return
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    else:
+        _fsync(path, os.O_RDWR)
 
 
 def _synchronize_folder(path: Path) -> None:
     """Waits until the names in a folder are on the disk, where the system can."""
     with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _fsync(path, os.O_RDONLY)
+
+
+def _fsync(path: Path, mode: int) -> None:
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

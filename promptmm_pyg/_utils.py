@@ -1,6 +1,8 @@
 """Argument checks, shared by every subpackage."""
 
+import platform
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -90,6 +92,12 @@ def check_finite_features(name: str, blocks: Iterable[Tensor]) -> None:
             f'not). '
             f'Call the rows absent with a mask, or fill them'
         )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of installed packages and of Python."""
+    found = {name: str(import_module(name).__version__) for name in packages}
+    return {**found, 'python': platform.python_version()}
 
 
 def check_folder(name: str, folder: Path) -> None:

@@ -29,18 +29,17 @@ A row has a ``name``, the values of its factors (``width``, ``share``, ``start``
 import datetime
 import hashlib
 import json
-import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch_geometric
 
 import promptmm_pyg
 from promptmm_pyg._files import replacing
 from promptmm_pyg._reading import DAMAGE, read_json
+from promptmm_pyg._utils import versions as installed
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
@@ -57,12 +56,7 @@ TIMINGS = ('speed', 'scale', 'serving')
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
-    return {
-        'promptmm_pyg': promptmm_pyg.__version__,
-        'torch': torch.__version__,
-        'torch_geometric': torch_geometric.__version__,
-        'python': platform.python_version(),
-    }
+    return installed('promptmm_pyg', 'torch', 'torch_geometric')
 
 
 def commit(*folders: Path) -> str | None:

@@ -304,18 +304,12 @@ class GraphFilter(ClosedForm[_Fitted]):
         return x
 
     def __repr__(self) -> str:
+        names = ['num_layers', 'popularity', 'modality_weight']
         if self.polynomial is not None:
-            return (
-                f'{self.__class__.__name__}(polynomial={self.polynomial}, '
-                f'modality_weight={self.modality_weight}, '
-                f'modality_scales={self.modality_scales}, '
-                f'modalities={list(self._x_dict)})'
-            )
-        return (
-            f'{self.__class__.__name__}(num_layers={self.num_layers}, '
-            f'popularity={self.popularity}, modality_weight={self.modality_weight}, '
-            f'modalities={list(self._x_dict)})'
-        )
+            names = ['polynomial', 'modality_weight', 'modality_scales']
+        parts = [f'{name}={getattr(self, name)}' for name in names]
+        parts.append(f'modalities={list(self._x_dict)}')
+        return f'{self.__class__.__name__}({", ".join(parts)})'
 
 
 def _products_of(

@@ -279,14 +279,14 @@ class Clusters:
         return torch.from_numpy(index).to(rows.device).sort(dim=1).values
 
 
-def import_faiss() -> Any:
-    """The module, or an error that names the extra."""
+def import_faiss(name: str = 'ApproximateItems') -> Any:
+    """The module, or an error that names the extra and what requires it."""
     try:
         import faiss
     except ImportError as error:
         raise ImportError(
-            "'ApproximateItems' requires 'faiss'. "
-            "Install it with 'pip install promptmm_pyg[ann]'"
+            f"'{name}' requires 'faiss'. Install it with 'pip install "
+            f"promptmm_pyg[ann]'"
         ) from error
     return faiss
 

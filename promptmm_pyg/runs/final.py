@@ -76,8 +76,7 @@ def refit_run(
     Raises:
         RunError: If a model is not trained yet, or the data have changed.
     """
-    run = Run(run) if isinstance(run, str | Path) else run
-    run.check()
+    run = Run.open(run)
     configs = {'teacher': run.config}
     if (run.student_dir / 'config.json').is_file():
         configs['student'] = run.student_config
@@ -218,8 +217,7 @@ def update_run(
         RunError: If the run has no recommender, or nothing is new.
         ValueError: If the table cannot be read, or features do not fit.
     """
-    run = Run(run) if isinstance(run, str | Path) else run
-    run.check()
+    run = Run.open(run)
     graph = _read(run, new, user, item)
     with exclusive(run.path):
         before = run.recommender()

@@ -33,8 +33,7 @@ def finish_run(run: Run | str | Path) -> str:
     Raises:
         RunError: If no training was interrupted, or no epoch was validated.
     """
-    run = Run(run) if isinstance(run, str | Path) else run
-    run.check()
+    run = Run.open(run)
     with exclusive(run.path):
         part = next((x for x in ('student', 'teacher') if _is_unfinished(run, x)), None)
         if part is None:
@@ -61,11 +60,7 @@ def _is_unfinished(run: Run, part: str) -> bool:
 def _finish_teacher(target: Run) -> None:
     config = target.read_config()
     data, digest = load_data(config)
-    if digest != config['data_sha256']:
-        raise RunError(
-            f"the data have changed since '{target.path}' was trained. Restore them, "
-            f'or train again'
-        )
+    target.check_data(digest)
     _check_validated(target.teacher_dir)
     # Every checkpoint has an epoch: none is added, and the best one is restored.
     how = training_config(config, target.teacher_dir, True, False, epochs=1)

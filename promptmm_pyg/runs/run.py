@@ -110,13 +110,13 @@ class Run:
             yield
 
     @classmethod
-    def open(cls, path: str | Path) -> 'Run':
-        """Opens an existing run.
+    def open(cls, path: 'str | Path | Run') -> 'Run':
+        """Opens an existing run, or checks an open one.
 
         Raises:
             RunError: If the folder is not a run, or its settings are damaged.
         """
-        run = cls(path)
+        run = path if isinstance(path, Run) else cls(path)
         run.check()
         return run
 
@@ -171,12 +171,16 @@ class Run:
         """
         with settings_of(self.config_file):
             split = load_split(self.config['data'])
-        if hash_split(split) != self.config['data_sha256']:
+        self.check_data(hash_split(split))
+        return split
+
+    def check_data(self, digest: str) -> None:
+        """Raises a ``RunError`` unless the hash of data is that of training."""
+        if digest != self.config['data_sha256']:
             raise RunError(
                 f"the data have changed since '{self.path}' was trained. Restore them, "
                 f'or train again'
             )
-        return split
 
     def folders(self) -> dict[str, Path]:
         """The folder of each model by name; the demo also trains a LightGCN."""

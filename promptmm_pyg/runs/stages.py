@@ -1,6 +1,5 @@
 """The stages of a run: train the teacher, distill the student."""
 
-import platform
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -8,13 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch_geometric
 from torch import Tensor
 
-from promptmm_pyg import __version__
-from promptmm_pyg._utils import check_choice, check_positive
+from promptmm_pyg._utils import check_choice, check_positive, versions
 from promptmm_pyg.data import ITEM, Split
 from promptmm_pyg.distillation import (
     CandidateSampling,
@@ -56,6 +52,7 @@ from promptmm_pyg.training import History, LastEpochWarning, TrainingConfig, tra
 from promptmm_pyg.training.loop import CHECKPOINT
 
 CPU = torch.device('cpu')
+_PACKAGES = ('promptmm_pyg', 'torch', 'torch_geometric', 'numpy')
 _KD_WEIGHTS = {'pairwise': 1.0, 'listwise': 1.0, 'embedding': 1.0}
 _TEACHER: dict[str, Any] = {
     'format': FORMAT,
@@ -138,7 +135,7 @@ def train_run(
         with staged(run.path, 'teacher', resume=resume) as folder:
             write_json(
                 folder / 'config.json',
-                {**config, **_columns(data), 'versions': versions()},
+                {**config, **_columns(data), 'versions': versions(*_PACKAGES)},
             )
             how = training_config(config, folder / 'teacher', resume, progress)
             train_teacher(Run(folder), config, data, how, device)
@@ -223,8 +220,7 @@ def distill_run(
         RunError: If the run has no teacher, or already a student.
         ValueError: If a setting is out of its range. An old student is left unchanged.
     """
-    run = Run(run) if isinstance(run, str | Path) else run
-    run.check()
+    run = Run.open(run)
     config = {**_STUDENT, **(config or {})}
     weights = student_weights(config['model'])
     config['loss_weights'] = {**weights, **config['loss_weights']}
@@ -463,17 +459,6 @@ def _columns(data: Prepared) -> dict[str, Any]:
     """How columns of tables became features, so that new items are encoded alike."""
     names = ('feature_columns', 'column_encodings')
     return {name: getattr(data.train, name, {}) for name in names}
-
-
-def versions() -> dict[str, str]:
-    """The versions that a run depends on."""
-    return {
-        'promptmm_pyg': __version__,
-        'torch': torch.__version__,
-        'torch_geometric': torch_geometric.__version__,
-        'numpy': np.__version__,
-        'python': platform.python_version(),
-    }
 
 
 def check_resume(

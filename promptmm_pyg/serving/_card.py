@@ -1,12 +1,11 @@
 """The model card of a saved recommender."""
 
 import json
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from promptmm_pyg._utils import versions
 from promptmm_pyg.serving._tables import Tables
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
 
@@ -40,7 +39,7 @@ def build_card(sections: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
     facts = {
         **about,
         'created': datetime.now(UTC).isoformat(timespec='seconds'),
-        'versions': _versions(),
+        'versions': versions('promptmm_pyg', 'torch', 'numpy', 'safetensors'),
     }
     card = {**_DEFAULTS, **sections, ABOUT: facts}
     try:
@@ -101,13 +100,3 @@ def _lines(value: Any, indent: str = '') -> list[str]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _versions() -> dict[str, str]:
-    versions = {'python': platform.python_version()}
-    for package in ('promptmm_pyg', 'torch', 'numpy', 'safetensors'):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # Not installed.
-            versions[package] = 'unknown'
-    return versions

@@ -12,6 +12,7 @@ from torch import Tensor
 from promptmm_pyg._files import replacing
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.ranking import SeenItems
+from promptmm_pyg.ranking.approximate import import_faiss
 from promptmm_pyg.serving._ids import RawId
 
 if TYPE_CHECKING:
@@ -209,13 +210,7 @@ def faiss_index(recommender: 'Recommender', factory: str = 'Flat') -> Any:
     Raises:
         ImportError: If faiss is not installed (the extra ``ann``).
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "'faiss_index' requires 'faiss'. Install it with "
-            "'pip install promptmm_pyg[ann]'"
-        ) from error
+    faiss = import_faiss('faiss_index')
     x = _array(recommender.item_x)
     index = faiss.index_factory(x.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
