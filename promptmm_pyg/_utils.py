@@ -35,6 +35,13 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
         raise ValueError(f"'{name}' must be one of {options} (got {value!r})")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raises unless ``value`` is a bool."""
+    if not isinstance(value, bool):
+        got = type(value).__name__
+        raise TypeError(f"'{name}' must be True or False (got a {got})")
+
+
 def check_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
     """Raises unless both tensors have one shape."""
     if a.size() != b.size():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._files import replacing
-from promptmm_pyg._utils import check_positive
+from promptmm_pyg._utils import check_flag, check_positive
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.ranking.approximate import import_faiss
 from promptmm_pyg.serving._ids import RawId
@@ -93,6 +93,7 @@ class TopItems(torch.nn.Module):
         """The lists of :meth:`Recommender.recommend`, whose arguments these are, by
         row numbers; ``k`` must not exceed the catalogue.
         """
+        check_flag('exclude_seen', exclude_seen)
         tables = recommender.tables
         return cls(
             tables.user_x,

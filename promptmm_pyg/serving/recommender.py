@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promptmm_pyg._utils import check_flag
 from promptmm_pyg.ranking import ApproximateItems, SeenItems, score_pairs
 from promptmm_pyg.serving._artifact import (
     MAX_BYTES,
@@ -285,12 +286,13 @@ class Recommender:
                 :meth:`index_recall`. (default: none, exact lists)
 
         Raises:
-            TypeError: If ``k`` is not an integer.
+            TypeError: If ``k`` is not an integer, or ``exclude_seen`` no bool.
             ValueError: If an id is unknown, ``k`` exceeds the catalogue and 10,000,
                 ``allow`` and ``deny``, or two of ``candidates``, ``memory_limit`` and
                 ``index`` are combined, the limit is too small, or the index was built
                 from other items.
         """
+        check_flag('exclude_seen', exclude_seen)
         if candidates is not None and (memory_limit is not None or index is not None):
             raise ValueError(
                 "'candidates' must be given without 'memory_limit' and 'index' (got "
@@ -399,6 +401,7 @@ class Recommender:
             ValueError: If a history contains no (known) item, an id is unknown, or
                 weights do not match; also as :meth:`recommend`.
         """
+        check_flag('exclude_seen', exclude_seen)
         ranker = self._ranker
         tables = ranker.tables
         read = read_histories(tables.items, histories, weights, unknown)
@@ -501,6 +504,7 @@ class Recommender:
         standard error of one or two percent. The arguments are those of
         :meth:`recommend`.
         """
+        check_flag('exclude_seen', exclude_seen)
         ranker = self._ranker
         tables = ranker.tables
         rows = tables.users.rows('users', users, _COLD_USER)

@@ -6,6 +6,7 @@ import torch
 
 from promptmm_pyg.ranking import SeenItems, rank_candidates, rank_items, score_pairs
 from promptmm_pyg.serving import Recommender
+from promptmm_pyg.serving.exports import TopItems
 
 USERS = [f'u{number}' for number in range(6)]
 ITEMS = list(range(100, 109))
@@ -237,4 +238,19 @@ def test_what_is_no_id_is_a_type_error(model, users):
         with pytest.raises(
             TypeError, match=r'must be an id or a sequence of ids \(got'
         ):
+            call()
+
+
+@pytest.mark.parametrize('value', [torch.ones(3), 'no', None, 1])
+def test_exclude_seen_must_be_a_bool(value):
+    recommender = Recommender(
+        torch.ones(2, 3), torch.ones(4, 3), user_ids=[1, 2], item_ids=[1, 2, 3, 4]
+    )
+    calls = (
+        lambda: recommender.recommend([1], 2, exclude_seen=value),
+        lambda: recommender.recommend_from_history([[1]], 2, exclude_seen=value),
+        lambda: TopItems.from_recommender(recommender, 2, exclude_seen=value),
+    )
+    for call in calls:
+        with pytest.raises(TypeError, match="'exclude_seen' must be True or False"):
             call()
