@@ -242,14 +242,11 @@ def test_what_is_no_id_is_a_type_error(model, users):
 
 
 @pytest.mark.parametrize('value', [torch.ones(3), 'no', None, 1])
-def test_exclude_seen_must_be_a_bool(value):
-    recommender = Recommender(
-        torch.ones(2, 3), torch.ones(4, 3), user_ids=[1, 2], item_ids=[1, 2, 3, 4]
-    )
+def test_exclude_seen_must_be_a_bool(model, value):
     calls = (
-        lambda: recommender.recommend([1], 2, exclude_seen=value),
-        lambda: recommender.recommend_from_history([[1]], 2, exclude_seen=value),
-        lambda: TopItems.from_recommender(recommender, 2, exclude_seen=value),
+        lambda: model.recommend(USERS[:1], 2, exclude_seen=value),
+        lambda: model.recommend_from_history([ITEMS[:1]], 2, exclude_seen=value),
+        lambda: TopItems.from_recommender(model, 2, exclude_seen=value),
     )
     for call in calls:
         with pytest.raises(TypeError, match="'exclude_seen' must be True or False"):
