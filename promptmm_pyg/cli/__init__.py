@@ -54,6 +54,15 @@ Results are printed to stdout, progress to stderr."""
 _MISTAKES = (ValueError, TypeError, ImportError, OSError, FloatingPointError)
 # What the user can change only outside of this program.
 _FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE}
+_FIXES = {
+    errno.ENOSPC: 'Free disk space, or choose another folder',
+    errno.EDQUOT: 'Free some of your disk quota, or choose another folder',
+    errno.EIO: 'Check the disk',
+    errno.EMFILE: "Raise the limit of open files ('ulimit -n')",
+    errno.ENFILE: 'End other programs: the system has too many open files',
+    errno.EROFS: 'Choose a folder that can be written to',
+    errno.ENAMETOOLONG: 'Choose a shorter name',
+}
 _FAILURES |= {errno.ENOMEM, errno.EFBIG}
 _NO_MEMORY = re.compile('memory|size is too big', re.IGNORECASE)
 _LONG_WORD = re.compile(r'(\S{200})\S{200,}(\S{100})')
@@ -276,10 +285,8 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def format_error(error: Exception) -> str:
     """The message of an error, with the path if it is about a file."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return (
-            f"'{error.filename}' cannot be read or written: {error.strerror}. Check "
-            f'the path and its permissions'
-        )
+        fix = _FIXES.get(error.errno or 0, 'Check the path and its permissions')
+        return f"'{error.filename}' cannot be read or written: {error.strerror}. {fix}"
     return str(error)
 
 

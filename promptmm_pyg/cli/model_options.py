@@ -25,7 +25,7 @@ def add_model(parser: Parser, option: str, default: str, text: str) -> None:
         default: The default model.
         text: Its help.
     """
-    names = list(MODELS) if option == 'model' else trained_models()
+    names = _names(option)
     parser.add_argument(
         f'--{option}',
         choices=names,
@@ -38,6 +38,10 @@ def add_model(parser: Parser, option: str, default: str, text: str) -> None:
 def trained_models() -> list[str]:
     """The models that are trained in steps, which can be students."""
     return [name for name, cls in MODELS.items() if not issubclass(cls, ClosedForm)]
+
+
+def _names(option: str) -> list[str]:
+    return list(MODELS) if option == 'model' else trained_models()
 
 
 def model_of(argv: Sequence[str], option: str, default: str) -> str:
@@ -56,7 +60,7 @@ def model_of(argv: Sequence[str], option: str, default: str) -> str:
     name = getattr(found, option)
     if name is None and found.config is not None:
         name = read_settings(found.config).get(option)
-    return name if name in MODELS else default
+    return name if name in _names(option) else default
 
 
 def add_model_options(parser: Parser, name: str, defaults: Mapping[str, Any]) -> None:

@@ -29,9 +29,11 @@ def teacher_of_runs(
             (default: nowhere)
 
     Raises:
-        RunError: If a run has no teacher, or is on other interactions.
+        RunError: If a run has no teacher, is on other interactions or is named twice,
+            or no teacher is better than chance.
     """
     data = run.data
+    _check_named_once([run.path, *paths])
     targets: dict[str, SoftTargets] = {}
     used: dict[str, dict[str, Any]] = {}
     for other in (run, *(Run.open(path) for path in paths)):
@@ -42,13 +44,26 @@ def teacher_of_runs(
         name = f'{name}-{number}' if number > 1 else name
         targets[name] = _targets(other)
         used[name] = {'run': str(other.path.resolve())}
-    weights = fit_ensemble_weights(targets, data.train, data.val)
+    try:
+        weights = fit_ensemble_weights(targets, data.train, data.val)
+    except ValueError as error:
+        raise RunError(f'--teachers have no weights: {error}') from error
     if folder is not None:
         for name, weight in weights.items():
             used[name]['weight'] = weight
         write_json(folder / 'teachers.json', used)
     scaled = {name: scale * weight for name, weight in weights.items()}
     return ensemble_targets(targets, scaled, data.train)
+
+
+def _check_named_once(paths: Sequence[str | Path]) -> None:
+    folders = [Path(path).resolve() for path in paths]
+    twice = [str(path) for path in folders if folders.count(path) > 1]
+    if twice:
+        raise RunError(
+            f"--teachers must be other runs than RUN, each named once (got '{twice[0]}' "
+            f'twice, RUN included). Leave it out'
+        )
 
 
 def _targets(run: Run) -> SoftTargets:

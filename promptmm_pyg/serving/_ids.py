@@ -96,6 +96,11 @@ class RawIds(Sequence[RawId]):
             is_row[order] = True
         if not (fits and is_row.all()):
             raise ValueError(f"the order of '{name}' is no permutation")
+        # Else known ids are not found, or those of another row are.
+        signs = texts.compare_next(order)
+        is_before = is_integer[order[:-1]] & ~is_integer[order[1:]]
+        if not ((signs < 0) | ((signs == 0) & is_before)).all():
+            raise ValueError(f"'{name}' are not sorted or not unique")
         ids._set(texts, is_integer, order)
         return ids
 

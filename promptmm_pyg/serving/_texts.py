@@ -6,6 +6,8 @@ from typing import Any, cast, overload
 import numpy as np
 
 _CHUNK = 2**22  # Bytes that are checked at once.
+_PAIRS = 2**16  # Pairs of texts that are compared at once.
+_WORDS = 16  # Words of 8 bytes; pairs with a longer common start are compared singly.
 
 
 class Texts(Sequence[str]):
@@ -68,6 +70,40 @@ class Texts(Sequence[str]):
     def encoded(self, row: int) -> bytes:
         """One string as bytes."""
         return bytes(self._data[self._offsets[row] : self._offsets[row + 1]])
+
+    def compare_next(self, rows: np.ndarray) -> np.ndarray:
+        """The signs of the comparison of each of these texts with the next, without a
+        loop over them: -1 if it is less, 0 if both are equal, 1 if it is greater.
+        """
+        padded = np.concatenate([self.data, np.zeros(8, np.uint8)])
+        words = np.ndarray(len(padded) - 7, '>u8', padded, strides=(1,))
+        signs = np.zeros(max(len(rows) - 1, 0), np.int8)
+        for first in range(0, len(signs), _PAIRS):
+            chunk = rows[first : first + _PAIRS + 1]
+            self._compare(words, chunk, signs[first : first + _PAIRS])
+        return signs
+
+    def _compare(self, words: np.ndarray, rows: np.ndarray, signs: np.ndarray) -> None:
+        start = self.offsets[rows]
+        size = self.offsets[rows + 1] - start
+        pairs = np.arange(len(signs))
+        for position in range(0, 8 * _WORDS, 8):
+            # Bytes behind the end of a text count as zeros, and the shorter is less.
+            behind = 8 * (8 - np.clip(size - position, 0, 8)).astype(np.uint64)
+            word = words[np.minimum(start + position, len(words) - 1)].astype(np.uint64)
+            word = word >> behind << behind
+            left, right = word[pairs], word[pairs + 1]
+            is_equal = left == right
+            signs[pairs] = np.where(left < right, -1, 1)
+            is_longer = np.maximum(size[pairs], size[pairs + 1]) > position + 8
+            ended = pairs[is_equal & ~is_longer]
+            signs[ended] = np.sign(size[ended] - size[ended + 1])
+            pairs = pairs[is_equal & is_longer]
+            if not len(pairs):
+                return
+        for pair in pairs.tolist():
+            a, b = (self.encoded(row) for row in rows[pair : pair + 2].tolist())
+            signs[pair] = (a > b) - (a < b)
 
     def joined(self, other: 'Texts') -> 'Texts':
         """The strings of both."""

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from promptmm_pyg import __version__
-from promptmm_pyg.cli import main
+from promptmm_pyg.cli import format_error, main
 
 COMMANDS = [
     ['data', 'check'],
@@ -155,6 +155,13 @@ def test_every_error_is_one_line(error, status, expected, capsys, monkeypatch):
     assert main(['demo']) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f'promptmm: error: {expected}')
+
+
+def test_the_advice_fits_the_error():
+    full = format_error(OSError(errno.ENOSPC, 'No space left', 'x.csv'))
+    assert full.endswith(': No space left. Free disk space, or choose another folder')
+    denied = format_error(OSError(errno.EACCES, 'Permission denied', 'x.csv'))
+    assert denied.endswith('Check the path and its permissions')
 
 
 def test_a_deleted_current_folder_is_an_error(tmp_path, capsys, monkeypatch):

@@ -142,10 +142,14 @@ def test_several_runs_teach_one_student(files, tmp_path, fails):
     assert main(['train', files.table, '--out', other, '--quiet', *words]) == 0
     words = ['--overwrite', '--teachers', other, *QUICK]
     assert 'split alike' in fails('distill', runs[0], *words)
+    for same in ([runs[1], runs[1] + '/'], [runs[0]]):  # Each would count twice.
+        words = ['--overwrite', '--teachers', *same, *QUICK]
+        assert 'each named once' in fails('distill', runs[0], *words)
 
 
 def test_a_model_that_is_unknown_or_cannot_be_a_student(files, fails):
     assert "'PromptMM'" in fails('train', files.layout, '--out', 'r', '--model', 'BPR')
-    assert "'LightGCN'" in fails('distill', 'r', '--student', 'EASE')
+    message = fails('distill', 'r', '--student', 'EASE')
+    assert '--student' in message and "'LightGCN'" in message
     message = fails('train', files.layout, '--out', 'r', '--model', 'EASE', '--dropout')
     assert '--dropout' in message

@@ -80,3 +80,24 @@ def test_an_integer_that_python_does_not_write_is_refused():
     with pytest.raises(ValueError, match="'ids' must contain integers of at most 4300"):
         RawIds('ids', [10**5000], 1)
     assert RawIds('ids', [1], 1).find([10**5000]) == [-1]
+
+
+def test_many_texts_are_compared_as_python_compares_them():
+    generator = random.Random(0)
+    starts = ['', 'a', 'user-000', 'b' * 140, 'ü\x00']
+    strings = [
+        generator.choice(starts) + ''.join(generator.choices('ab\x00é', k=length % 12))
+        for length in range(3000)
+    ]
+    texts = Texts.pack(strings)
+    rows = np.random.default_rng(0).permutation(len(strings))
+    rows[::7] = rows[1::7]  # Equal to the next.
+    encoded = [texts.encoded(row) for row in rows]
+    pairs = zip(encoded, encoded[1:], strict=False)
+    expected = [(a > b) - (a < b) for a, b in pairs]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(texts_module, '_PAIRS', 1000)
+        assert texts.compare_next(rows).tolist() == expected
+    assert {-1, 0, 1} == set(expected)
+    assert texts.compare_next(rows[:1]).tolist() == []
+    assert Texts.pack([]).compare_next(rows[:0]).tolist() == []
