@@ -61,8 +61,8 @@ def _check_named_once(paths: Sequence[str | Path]) -> None:
     twice = [str(path) for path in folders if folders.count(path) > 1]
     if twice:
         raise RunError(
-            f"--teachers must be other runs than RUN, each named once (got '{twice[0]}' "
-            f'twice, RUN included). Leave it out'
+            f'--teachers must be other runs than RUN, each named once (got '
+            f"'{twice[0]}' twice, RUN included). Leave it out"
         )
 
 

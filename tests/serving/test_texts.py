@@ -3,6 +3,7 @@
 import copy
 import pickle
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -93,8 +94,7 @@ def test_many_texts_are_compared_as_python_compares_them():
     rows = np.random.default_rng(0).permutation(len(strings))
     rows[::7] = rows[1::7]  # Equal to the next.
     encoded = [texts.encoded(row) for row in rows]
-    pairs = zip(encoded, encoded[1:], strict=False)
-    expected = [(a > b) - (a < b) for a, b in pairs]
+    expected = [(a > b) - (a < b) for a, b in pairwise(encoded)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts_module, '_PAIRS', 1000)
         assert texts.compare_next(rows).tolist() == expected
