@@ -118,7 +118,7 @@ def add_arguments(parser: Parser) -> None:
 def _add_student_options(parser: Parser, argv: Sequence[str]) -> None:
     """Adds the options of the student that is named."""
     name = model_of(argv, 'student', DEFAULT)
-    add_model_options(parser, name, {})
+    add_model_options(parser, name)
     add_loss_weights(parser, student_weights(name))
 
 

@@ -3,7 +3,7 @@
 import argparse
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_type_hints
 
 from promptmm_pyg.cli.parsing import Parser, add_options, read_settings
@@ -17,14 +17,7 @@ _NOT_OPTIONS = ('edge_type',)
 
 
 def add_model(parser: Parser, option: str, default: str, text: str) -> None:
-    """Adds the option that names a model of ``MODELS``.
-
-    Args:
-        parser: The parser of a command.
-        option: Its name, such as ``'model'``.
-        default: The default model.
-        text: Its help.
-    """
+    """Adds the option that names a model of ``MODELS``; ``text`` is its help."""
     names = _names(option)
     parser.add_argument(
         f'--{option}',
@@ -63,14 +56,9 @@ def model_of(argv: Sequence[str], option: str, default: str) -> str:
     return name if name in _names(option) else default
 
 
-def add_model_options(parser: Parser, name: str, defaults: Mapping[str, Any]) -> None:
+def add_model_options(parser: Parser, name: str) -> None:
     """Adds an option for each argument of a model that is a number, a text or a switch.
     One that the command has already is named ``--model-...``.
-
-    Args:
-        parser: The parser of a command.
-        name: The model.
-        defaults: Values in place of the model's defaults.
     """
     group = parser.add_argument_group(f'model {name}')
     texts = argument_texts(MODELS[name])
@@ -84,8 +72,7 @@ def add_model_options(parser: Parser, name: str, defaults: Mapping[str, Any]) ->
         }
         add_options(group, cls, own, rename)
         dests |= {key: rename.get(key, key) for key in own}
-    changed = {dests[key]: value for key, value in defaults.items() if key in dests}
-    parser.set_defaults(model_dests=dests, **changed)
+    parser.set_defaults(model_dests=dests)
 
 
 def model_arguments(args: argparse.Namespace) -> dict[str, Any]:

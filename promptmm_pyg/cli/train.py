@@ -82,7 +82,7 @@ def _add_model_options(parser: Parser, argv: Sequence[str]) -> None:
     """Adds the options of the model that is named."""
     name = model_of(argv, 'model', DEFAULT)
     cls: Any = MODELS[name]
-    add_model_options(parser, name, {})
+    add_model_options(parser, name)
     if getattr(cls, 'loss_weights', {}):
         add_loss_weights(parser.add_argument_group('losses'), cls.loss_weights)
     if not cls.reads_prompt:

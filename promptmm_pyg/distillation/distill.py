@@ -2,15 +2,13 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from promptmm_pyg._distributed import assert_equal_across_ranks, run_on_rank0
+from promptmm_pyg._distributed import assert_equal_across_ranks
 from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
 from promptmm_pyg.data.schema import INTERACTS, ITEM
 from promptmm_pyg.data.split import Split
@@ -22,7 +20,7 @@ from promptmm_pyg.distillation.objective import (
     JointTeacher,
     Objective,
 )
-from promptmm_pyg.distillation.search import search
+from promptmm_pyg.distillation.search import in_folder, search
 from promptmm_pyg.distillation.truncate import truncate_embeddings
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.models.closed_form import ClosedForm
@@ -35,7 +33,6 @@ from promptmm_pyg.training.distributed import (
 )
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.loop import (
-    CHECKPOINT,
     Step,
     StepOutput,
     fit,
@@ -274,7 +271,7 @@ def distill(
             start,
             start,
             baseline_step,
-            _baseline_config(config),
+            in_folder(config, BASELINE),
             validate=lambda: validate(start, inputs),
             name=BASELINE,
         )
@@ -327,13 +324,3 @@ def _targets(
         return teacher
     broadcast_module(teacher)
     return soft_targets(teacher, *inputs)
-
-
-def _baseline_config(config: TrainingConfig) -> TrainingConfig:
-    """The same with a folder of its own in the run's."""
-    if config.run_dir is None:
-        return config
-    folder = Path(config.run_dir) / BASELINE
-    # The student may have been interrupted before its baseline began.
-    resume = config.resume and run_on_rank0((folder / CHECKPOINT).is_file)
-    return replace(config, run_dir=folder, resume=resume)

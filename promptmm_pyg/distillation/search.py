@@ -84,7 +84,9 @@ def search(
                 copy.deepcopy(student),
                 own,
                 loss_weights={**weights, 'l2': penalty},
-                config=replace(_in_folder(config, number), learning_rate=rate),
+                config=replace(
+                    in_folder(config, TRIALS, f'{number:02d}'), learning_rate=rate
+                ),
             )
         trial = {'learning_rate': rate, 'l2': penalty}
         trial['student'] = tried.history.best_value
@@ -112,12 +114,12 @@ def search(
     return result
 
 
-def _in_folder(config: TrainingConfig, number: int) -> TrainingConfig:
+def in_folder(config: TrainingConfig, *names: str) -> TrainingConfig:
     """The same with a folder of its own in the run's."""
     if config.run_dir is None:
         return config
-    folder = Path(config.run_dir) / TRIALS / f'{number:02d}'
-    # The search may have been interrupted before this trial began.
+    folder = Path(config.run_dir, *names)
+    # The run may have been interrupted before this training began.
     resume = config.resume and run_on_rank0((folder / CHECKPOINT).is_file)
     return replace(config, run_dir=folder, resume=resume)
 

@@ -309,11 +309,10 @@ class Run:
     def embeddings(self) -> dict[str, XDict]:
         """The embeddings of every trained model, by name and node type; those of a
         teacher in closed form, also as ``'low_rank_teacher'``, are its scores at the
-        rank at which it is served;
-        ``'ensemble'`` is the teacher of a student of several runs,
-        ``'truncated_teacher'`` has the teacher's at the width of the student, and
-        ``'served'`` the student's with users and items placed that have no training
-        interactions, if there are any.
+        rank at which it is served. ``'ensemble'`` is the teacher of a student of
+        several runs, ``'truncated_teacher'`` has the teacher's at the width of the
+        student, and ``'served'`` the student's with users and items placed that have no
+        training interactions, if there are any.
         """
         _ = self.data
         with self.reading():
@@ -374,7 +373,7 @@ class Run:
                 :func:`~promptmm_pyg.runs.train_run`.
 
         Raises:
-            RunError: If the run has no student, or its data have changed.
+            RunError: If a model is not trained yet, or the data have changed.
         """
         from promptmm_pyg.runs.final import refit_run
 

@@ -42,7 +42,7 @@ def test_student_and_baseline_are_the_best_of_the_same_trials(data, prompt):
     student, teacher = models(data)
     result = distill(student, teacher, data, prompt=prompt, config=CONFIG, tune=3)
     expected = []
-    for rate, penalty in search_settings(1e-3, 1e-4, 3):
+    for rate, penalty in search_settings(CONFIG.learning_rate, 1e-4, 3):
         own, other = models(data)
         config = TrainingConfig(
             epochs=2, batch_size=256, progress=False, learning_rate=rate
