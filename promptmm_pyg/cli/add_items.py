@@ -152,12 +152,13 @@ def _target(args: argparse.Namespace) -> Path:
         raise UserError(f"--out must be a folder (got the file '{out}')")
     if is_recommender(out) and not args.overwrite:
         raise UserError(
-            f"'{out}' holds a recommender. Choose another --out, or pass --overwrite"
+            f"'{out}' contains a recommender. Choose another --out, or pass --overwrite"
         )
     others = out.exists() and not all(is_leftover(x) for x in out.iterdir())
     if others and not is_recommender(out):
         raise UserError(
-            f"'{out}' holds something that is not a recommender. Choose another folder"
+            f"'{out}' contains something that is not a recommender. Choose another "
+            f'folder'
         )
     return out
 

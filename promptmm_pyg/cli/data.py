@@ -223,7 +223,7 @@ def _read_edges(path: str) -> torch.Tensor:
     edges = read_npy(Path(path))
     if edges.dtype.kind not in 'iu' or edges.shape[:-1] != (2,):
         what = f'{edges.dtype} {list(edges.shape)[:10]}'
-        raise UserError(f"'{path}' must hold integers of shape [2, E] (got {what})")
+        raise UserError(f"'{path}' must contain integers of shape [2, E] (got {what})")
     return torch.from_numpy(edges.astype(np.int64))
 
 

@@ -121,7 +121,9 @@ def _check_out(out: str | Path) -> None:
     run = Run(out)
     config = run.read_config() if run.config_file.is_file() else {}
     if config and config.get('data', {}).get('format') != 'synthetic':
-        raise UserError(f"'{out}' holds a run on your own data. Choose another --out")
+        raise UserError(
+            f"'{out}' contains a run on your own data. Choose another --out"
+        )
 
 
 def _train_light_gcn(run: Run, progress: bool) -> XDict:

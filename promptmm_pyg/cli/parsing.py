@@ -174,7 +174,7 @@ def add_flags(group: Any, text: str) -> None:
         match = _FLAG.fullmatch(line)
         if match is None:
             raise ValueError(
-                f"'text' must hold lines '--flag METAVAR  help' (got {line!r})"
+                f"'text' must contain lines '--flag METAVAR  help' (got {line!r})"
             )
         if match['metavar'] is None:
             group.add_argument(match['flag'], action='store_true', help=match['help'])
@@ -461,9 +461,9 @@ def _settings(parser: Parser) -> dict[str, argparse.Action]:
 
 def _unknown(path: str, name: str, known: list[str]) -> str:
     if name.replace('-', '_') in _ACTIONS:
-        return f"'{path}' must not hold '{name}' (got one). Type it"
+        return f"'{path}' must not contain '{name}' (got one). Type it"
     hint = _suggest(name.replace('_', '-'), known) or ". See '--help' for all"
-    return f"'{path}' holds '{name}', which is not an option{hint}"
+    return f"'{path}' contains '{name}', which is not an option{hint}"
 
 
 def _words(path: str, key: str, action: argparse.Action, value: Any) -> Iterator[str]:

@@ -91,7 +91,7 @@ def profile_teacher(
     cost = profile_model('teacher', model, run_training, config['train'], data)
     note = ''
     if run.config_file.is_file():
-        note = f"\nnote: '{run.path}' holds a run, see --resume and --overwrite"
+        note = f"\nnote: '{run.path}' contains a run, see --resume and --overwrite"
     return report([cost], config['train'], data) + note
 
 

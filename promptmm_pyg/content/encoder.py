@@ -12,10 +12,9 @@ Takes = Literal['text', 'files']
 
 
 class ContentEncoder(Protocol):
-    """What :func:`~promptmm_pyg.content.encode_content` asks of an encoder.
+    """What :func:`~promptmm_pyg.content.encode_content` requires of an encoder.
 
-    A row of NaN, or of zeros only, says that there is nothing in a content that
-    the encoder can read.
+    A row of NaN, or of zeros only, marks a content that the encoder cannot read.
     """
 
     @property
@@ -55,8 +54,8 @@ _BYTE = torch.uint8
 
 
 def model_print(model: Any) -> str:
-    """A hash of a module's structure, settings and weights: a name or a folder says
-    nothing about what was last saved under it.
+    """A hash of a module's structure, settings and weights: what is saved under a
+    name or in a folder may change.
     """
     digest = hashlib.sha256(repr(model).encode())
     for name, value in sorted(model.state_dict().items()):

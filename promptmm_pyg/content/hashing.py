@@ -23,7 +23,7 @@ class HashingTextEncoder:
     runs of letters of a text.
 
     `"Feature Hashing for Large Scale Multitask Learning"
-    <https://arxiv.org/abs/0902.2206>`_: an n-gram :math:`g` that stands
+    <https://arxiv.org/abs/0902.2206>`_: an n-gram :math:`g` that occurs
     :math:`n_g` times adds :math:`s(g) (1 + \\ln n_g)` to entry :math:`h(g)`,
     with :math:`s(g) = \\pm 1`. Inner products of rows are then near the cosine of
     the counts. Words and letters are brought to one length before they are added,
@@ -144,7 +144,7 @@ def _runs_of_words(codes: _UInt, lengths: tuple[int, int]) -> Iterator[_UInt]:
 def _runs_of_letters(codes: _UInt, lengths: tuple[int, int]) -> Iterator[_UInt]:
     inner = np.cumsum(codes == ord(' '))
     for length, runs in enumerate(_runs(_mix(codes), lengths), lengths[0]):
-        # A space may only stand at an end: else the run is part of two words.
+        # A space may only be at an end: else the run is part of two words.
         first = inner[: runs.size]
         last = inner[length - 2 : length - 2 + runs.size] if length > 1 else first
         whole = first == last

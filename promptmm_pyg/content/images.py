@@ -20,7 +20,7 @@ Preprocess = Callable[[Any], Tensor]  # A picture of PIL to [3, H, W]
 class ImageEncoder:
     """Rows from pictures by any model that maps ``[B, 3, H, W]`` to ``[B, width]``.
 
-    Pictures are turned as their EXIF note says and brought to RGB, transparent
+    Pictures are rotated by their EXIF note and converted to RGB, transparent
     parts on white. One that cannot be read gives a row of NaN, and so is marked as
     absent.
 
@@ -33,7 +33,7 @@ class ImageEncoder:
         preprocess: From a picture of PIL to a tensor ``[3, H, W]``, the same size
             for all.
         width: Numbers in a row.
-        name: What tells this model and its weights from others. A module's
+        name: Identifies this model and its weights. A module's
             structure and weights are hashed in any case; other callables need a
             name. (default: none)
         device: Where the pictures are put; a module is moved there.
@@ -62,7 +62,7 @@ class ImageEncoder:
             parts.append(model_print(model))
         if not parts:
             raise ValueError(
-                "'name' must say which model and weights these are, since "
+                "'name' must identify the model and its weights, since "
                 "'model' is no torch.nn.Module (got None)"
             )
         self.model = model

@@ -125,7 +125,7 @@ def encode_content(
 
     Content that is missing is no error: ``None``, empty text, a file that is not
     there or cannot be read, and whatever the encoder finds nothing in, is marked
-    as absent, and ``problems`` says why. Equal contents are encoded once.
+    as absent, and ``problems`` has the reason. Equal contents are encoded once.
 
     With a ``cache``, only contents that are new or changed are encoded. A row is
     found there by the SHA-256 of the content's bytes and by the encoder's
@@ -293,5 +293,5 @@ def _collect(
             if bool(np.isfinite(row).all()) and bool(row.any()):
                 x[i], mask[i] = row, True
             else:
-                problems[name] = 'holds nothing that the encoder can read'
+                problems[name] = 'contains nothing that the encoder can read'
     return ContentRows(ids, x, mask, {i: problems[i] for i in ids if i in problems})

@@ -20,7 +20,7 @@ class SentenceTransformerEncoder:
     Args:
         model: A name on the hub, a folder, or a loaded
             ``sentence_transformers.SentenceTransformer``.
-        prompt: Text to put before each text, as some models ask for.
+        prompt: Text to put before each text, as some models require.
             (default: none)
         normalize: Whether to bring rows to length one. (default: ``False``)
         device: Where a model that is not loaded yet runs. (default: the package's

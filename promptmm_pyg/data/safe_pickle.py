@@ -66,7 +66,7 @@ class _Array:
 
 
 def _allowed(holder: type) -> dict[tuple[str, str], Any]:
-    # Asked of numpy itself: the private module's name changed with numpy 2.
+    # From numpy itself: the private module's name changed with numpy 2.
     example = np.arange(2)
     table: dict[tuple[str, str], Any] = {
         ('numpy', 'ndarray'): _Array,
@@ -87,8 +87,8 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO) -> None:
         # Python 2 wrote arrays as text that only latin1 gives back.
         super().__init__(file, encoding='latin1')
-        # Stands in for scipy's classes: takes their state, has no behaviour.
-        # New for every file, which may hang things on the class itself.
+        # In place of scipy's classes: has their state, no behaviour. New for every
+        # file, which may set attributes of the class itself.
         self.holder = type('Holder', (), {})
         self.allowed = _allowed(self.holder)
 
@@ -123,7 +123,7 @@ def load_sparse_pickle(path: str | Path) -> SparseMatrix:
         loaded = unpickler.load()
     except _ForeignGlobalError as error:
         raise ValueError(
-            f"'{path}' must contain a scipy COO or CSR matrix only (it asks for "
+            f"'{path}' must contain a scipy COO or CSR matrix only (got "
             f"'{error}'). Do not unpickle it; save the matrix again from a source "
             f'you trust'
         ) from None

@@ -136,7 +136,7 @@ def _check_held_out(
     labels = graph[INTERACTS].edge_label_index
     where = f'{name}: edge_label_index'
     if labels.size(1) == 0:
-        problem, fix = 'holds no positives', 'Skip this part, or hold more out'
+        problem, fix = 'contains no positives', 'Skip this part, or hold more out'
         return [*issues, Issue('warning', where, problem, fix)], None
     if not in_range(labels, node_counts(train)):
         problem, fix = 'points outside of the nodes', 'Count nodes from zero'
@@ -145,7 +145,7 @@ def _check_held_out(
     repeated = pairs.repeated()
     if repeated.size(1):
         first = pair_name(train, *repeated[:, 0])
-        problem = f'holds {repeated.size(1)} repeated pairs (the first: {first})'
+        problem = f'contains {repeated.size(1)} repeated pairs (the first: {first})'
         issues.append(Issue('error', where, problem, 'Keep each pair once'))
     return issues, pairs
 

@@ -179,7 +179,7 @@ def _check_edges(name: str, data: HeteroData) -> list[Issue]:
         repeated = pairs[key].repeated() if key in pairs else store.edge_index[:, :0]
         if repeated.size(1):
             first = pair_name(data, *repeated[:, 0])
-            problem = f'holds {repeated.size(1)} repeated pairs (the first: {first})'
+            problem = f'contains {repeated.size(1)} repeated pairs (the first: {first})'
             fix = "Remove them (duplicates='first', --duplicates first)"
             issues.append(Issue('error', f'{name}: {key}', problem, fix))
     if not mirrored:
@@ -286,7 +286,9 @@ def check_modality(data: HeteroData, node_type: str, modality: str) -> list[Find
     bad = (~x.isfinite().all(dim=-1)).nonzero().view(-1)
     if bad.numel():
         names = node_names(data, node_type, bad)
-        problem = f'holds NaN or infinity in {bad.numel()} rows ({node_type} {names})'
+        problem = (
+            f'contains NaN or infinity in {bad.numel()} rows ({node_type} {names})'
+        )
         fix = 'Set those rows to zero, and to false in the mask'
         return [('error', problem, fix)]
     present = torch.arange(num_nodes)
@@ -324,7 +326,7 @@ def _check_rows(
     if is_padded and x.size(0) >= _FEW_ROWS:
         yield (
             'warning',
-            f'holds zeros in the first row ({node_type} '
+            f'contains zeros in the first row ({node_type} '
             f'{node_names(data, node_type, torch.tensor([0]))}) and in no other, as '
             f'padding does',
             'If all rows of an .npy file are one too far down, leave out the first '
@@ -333,7 +335,7 @@ def _check_rows(
     elif zeros.numel():
         yield (
             'warning',
-            f'holds {zeros.numel()} rows of zeros that no mask marks as missing '
+            f'contains {zeros.numel()} rows of zeros that no mask marks as missing '
             f'({node_type} {node_names(data, node_type, zeros.cpu())})',
             'If they are missing, leave the rows of a table empty; in .npy files they '
             "are missing with masks='zero-rows' (--masks zero-rows)",
@@ -343,7 +345,7 @@ def _check_rows(
     if repeated:
         yield (
             'warning',
-            f'holds {repeated} rows that repeat another row',
+            f'contains {repeated} rows that repeat another row',
             'Placeholders (one picture for all that lack one) belong in a mask',
         )
 
@@ -363,7 +365,7 @@ def _check_columns(x: Tensor, columns: tuple[str, ...] | None) -> Iterator[Findi
     if found:
         values = [f'{float(low[column]):g}' for column in found]
         names = _column_names(found, columns, [f' is {value}' for value in values])
-        problem = f'holds {len(found)} constant columns of {x.size(1)} ({names})'
+        problem = f'contains {len(found)} constant columns of {x.size(1)} ({names})'
         yield 'warning', problem, _drop(found, columns)
     found = [
         column
@@ -372,14 +374,14 @@ def _check_columns(x: Tensor, columns: tuple[str, ...] | None) -> Iterator[Findi
     ]
     if found:
         problem = (
-            f'holds {len(found)} columns that count the rows '
+            f'contains {len(found)} columns that count the rows '
             f'({_column_names(found, columns)})'
         )
         yield 'warning', problem, _drop(found, columns)
 
 
 def is_row_number(values: Tensor, name: str | None = None) -> bool:
-    """Whether a column holds 0 to n - 1 or 1 to n in some order, or different integers
+    """Whether a column is 0 to n - 1 or 1 to n in some order, or different integers
     under the name of an index.
     """
     num_rows, first = values.numel(), float(values.min())

@@ -64,7 +64,7 @@ def _check_between(
         positives = keys(_labels(getattr(split, part)), split.train)
         leaked = int(torch.isin(positives, keys(pairs, split.train)).sum())
         if leaked:
-            problem = f'holds {leaked} positives of {part}'
+            problem = f'contains {leaked} positives of {part}'
             fix = 'Build it from training data only'
             yield Issue('error', where, problem, fix)
 

@@ -193,7 +193,6 @@ class DistillationExperts(Loss):
         self._temperature = value
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         for module in self.modules():
             if isinstance(module, torch.nn.Linear):
                 torch.nn.init.xavier_uniform_(module.weight)

@@ -102,7 +102,6 @@ class ProjectedFeatures(FeatureStore):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         for lin in self.lins.values():
             reset_linear(cast(torch.nn.Linear, lin), self.linear_start)
 

@@ -109,7 +109,6 @@ class DualGNN(ContentRecommender):
         return [self.user_mix, self.item_mix] if self.mixes_items else [self.user_mix]
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         super().reset_parameters()
         for mix in self.mixes:
             with torch.no_grad():

@@ -147,7 +147,6 @@ class _Convolution(torch.nn.Module):
         self.out_lin = torch.nn.Linear(in_channels + out_channels, out_channels)
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         reset_linear(self.neighbor_lin, 'xavier_normal')
         reset_linear(self.self_lin, 'xavier_normal')
         reset_linear(self.out_lin, self.out_start)

@@ -204,7 +204,6 @@ class CrossModalAttention(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         torch.nn.init.xavier_uniform_(self.query.weight)
         torch.nn.init.xavier_uniform_(self.key.weight)
 

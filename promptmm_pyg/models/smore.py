@@ -190,7 +190,6 @@ class SpectralFusion(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         for weight in [*self.filters.values(), self.fusion_filter]:
             torch.nn.init.normal_(weight)
 

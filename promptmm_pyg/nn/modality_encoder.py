@@ -73,7 +73,6 @@ class PromptedModalityEncoder(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         self.lin.reset_parameters()  # The bias, as in the released code.
         torch.nn.init.xavier_uniform_(self.lin.weight)
 
@@ -222,7 +221,6 @@ class MissingRows(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         if self.token is not None:
             torch.nn.init.zeros_(self.token)
 

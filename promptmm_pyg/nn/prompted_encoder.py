@@ -60,7 +60,6 @@ class TokenPrompt(Prompt):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Resets all learnable parameters of the module."""
         if self.init is None:
             torch.nn.init.xavier_uniform_(self.tokens)
         else:

@@ -25,8 +25,8 @@ def data_issues(split: Split, config: Mapping[str, Any]) -> list[Issue]:
     if split.val[INTERACTS].edge_label_index.size(1) == 0:
         where = 'val: edge_label_index'
         problem = (
-            'holds no positives: the data must hold out interactions for validation, '
-            'which chooses the epoch'
+            'contains no positives: the data must hold out interactions for '
+            'validation, which chooses the epoch'
         )
         issues = [issue for issue in issues if issue.where != where]
         fix = 'Hold some out (--val-ratio, --val-file)'

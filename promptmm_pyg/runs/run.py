@@ -471,8 +471,8 @@ class Run:
         self.read_config()
         if not overwrite:
             raise RunError(
-                f"'{self.path}' holds a run. Choose another --out, or pass --resume to "
-                f'continue it or --overwrite to replace it'
+                f"'{self.path}' contains a run. Choose another --out, or pass --resume "
+                f'to continue it or --overwrite to replace it'
             )
 
 

@@ -220,8 +220,8 @@ def test_a_folder_that_holds_something_is_kept(tmp_path, fails):
     (tmp_path / 'x.csv').write_text('item_id,a,b\n50,1,2\n')
     words = ['--features', f'image={tmp_path / "x.csv"}', '--out']
     words = ['add-items', tmp_path / 'served', *words]
-    assert 'holds a recommender' in fails(*words, tmp_path / 'other')
-    assert 'holds something that is not a recommender' in fails(*words, tmp_path)
+    assert 'contains a recommender' in fails(*words, tmp_path / 'other')
+    assert 'contains something that is not a recommender' in fails(*words, tmp_path)
     assert '--out must be a folder' in fails(*words, tmp_path / 'x.csv')
     assert main([str(x) for x in (*words, tmp_path / 'other', '--overwrite')]) == 0
     assert Recommender.load(tmp_path / 'other').num_items == 21

@@ -84,11 +84,14 @@ def test_required_options_may_come_from_either(written, fails):
 @pytest.mark.parametrize(
     ('content', 'match'),
     [
-        ({'epoch': 3}, "holds 'epoch', which is not an option. Did you mean 'epochs'?"),
-        ({'zzzz': 3}, "holds 'zzzz', which is not an option. See '--help' for all"),
-        ({'resume': True}, "must not hold 'resume' (got one). Type it"),
-        ({'dry_run': True}, "must not hold 'dry_run' (got one). Type it"),
-        ({'config': 'x'}, "must not hold 'config'"),
+        (
+            {'epoch': 3},
+            "contains 'epoch', which is not an option. Did you mean 'epochs'?",
+        ),
+        ({'zzzz': 3}, "contains 'zzzz', which is not an option. See '--help' for all"),
+        ({'resume': True}, "must not contain 'resume' (got one). Type it"),
+        ({'dry_run': True}, "must not contain 'dry_run' (got one). Type it"),
+        ({'config': 'x'}, "must not contain 'config'"),
         ({'epochs': 'many'}, "invalid int value: 'many'"),
         ({'epochs': True}, "'epochs' must be a text or a number (got True)"),
         ({'epochs': [1]}, "'epochs' must be a text or a number (got [1])"),

@@ -210,7 +210,7 @@ def test_a_teacher_is_trained_on_a_column_of_texts(table, tmp_path, capsys):
     argv = ['train', str(table), '--text', 'title', '--out', str(run), '--no-prompt']
     short = ['--epochs', '1', '--embedding-dim', '4', '--quiet']
     assert main([*argv, *short]) == 0
-    assert 'teacher: validation' in capsys.readouterr().out
+    assert 'PromptMM: validation' in capsys.readouterr().out
     saved = json.loads((run / 'config.json').read_text())
     assert saved['data']['content'][0]['column'] == 'title'
     # The same contents are encoded again to go on.

@@ -36,7 +36,7 @@ def test_each_finding_has_its_fix_and_an_error_sets_the_status(files, tmp_path, 
     capsys.readouterr()
     assert main(['data', 'check', str(folder), '--duplicates', 'first']) == 0
     out = capsys.readouterr().out
-    assert 'warning: test: edge_label_index: holds no positives\n  fix: ' in out
+    assert 'warning: test: edge_label_index: contains no positives\n  fix: ' in out
 
 
 def test_an_error_sets_the_status(files, capsys, monkeypatch):
@@ -74,7 +74,7 @@ def test_a_graph_among_items_is_checked_for_leaks(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('content', 'match'),
     [
-        (np.ones((3, 2), dtype=np.int64), r'must hold integers of shape \[2, E\]'),
+        (np.ones((3, 2), dtype=np.int64), r'must contain integers of shape \[2, E\]'),
         (np.ones((2, 2)), r'got float64 \[2, 2\]'),
         (np.array([[{}], [{}]]), 'must be a whole .npy file of numbers'),
         (None, r"--item-graph names a file that does not exist: '.*graph\.npy'"),

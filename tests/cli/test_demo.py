@@ -95,7 +95,7 @@ def test_a_demo_replaces_a_demo_and_reads_test_anew(shown, capsys):
 
 
 def test_a_run_of_ones_own_is_not_replaced(small, trained, fails):
-    assert 'holds a run on your own data' in fails('demo', '--out', trained)
+    assert 'contains a run on your own data' in fails('demo', '--out', trained)
 
 
 def test_without_matplotlib_all_but_the_figure_is_there(

@@ -56,7 +56,7 @@ def test_without_a_control_none_is_timed(trained, capsys):
 def test_a_run_that_is_there_is_mentioned(files, trained, capsys):
     words = [files.table, '--features', f'text={files.text}', *TRAIN, '--dry-run']
     assert main(['train', *words, '--out', str(trained)]) == 0
-    assert f"note: '{trained}' holds a run" in capsys.readouterr().out
+    assert f"note: '{trained}' contains a run" in capsys.readouterr().out
 
 
 def test_batches_that_share_a_step_are_one_step(files, tmp_path, capsys):

@@ -172,7 +172,7 @@ def test_flags_are_read_as_they_are_printed():
     assert vars(args) == {'k': 10, 'ids': ['a', 'b'], 'lr': 2.0, 'all': False}
     assert 'items (default: 10)' in parser.format_help()
     assert 'raw ids, several' in parser.format_help()
-    with pytest.raises(ValueError, match="must hold lines '--flag METAVAR  help'"):
+    with pytest.raises(ValueError, match="must contain lines '--flag METAVAR  help'"):
         add_flags(parser, 'no flag')
 
 

@@ -170,7 +170,7 @@ def test_going_on_with_nothing_is_refused(files, tmp_path, fails):
 
 def test_a_run_is_not_overwritten_by_accident(files, trained, fails):
     before = model(trained)
-    assert 'holds a run' in fails(*argv(files, trained))
+    assert 'contains a run' in fails(*argv(files, trained))
     assert same(model(trained), before)
 
 

@@ -70,7 +70,7 @@ def test_what_cannot_be_read_is_masked(tmp_path):
         folder_contents(tmp_path, 'images'), encoder(), progress=False
     )
     assert rows.mask.tolist() == [True, False, False]
-    assert set(rows.problems.values()) == {'holds nothing that the encoder can read'}
+    assert set(rows.problems.values()) == {'contains nothing that the encoder can read'}
 
 
 def test_pictures_that_are_none_never_reach_the_model(tmp_path):
@@ -115,7 +115,7 @@ def test_the_fingerprint_tells_weights_names_and_cuts_apart():
 
 
 def test_a_function_needs_a_name():
-    with pytest.raises(ValueError, match="'name' must say which model"):
+    with pytest.raises(ValueError, match="'name' must identify the model"):
         ImageEncoder(lambda x: x, pixels, width=3)
 
 

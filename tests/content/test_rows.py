@@ -88,7 +88,7 @@ def test_rows_of_nan_infinity_or_zeros_are_taken_for_missing(bad):
     rows = encode({1: 'bad', 2: 'fine'}, Some())
     assert rows.mask.tolist() == [False, True]
     assert_array_equal(rows.x, [[0, 0], [1, 0]])
-    assert rows.problems == {1: 'holds nothing that the encoder can read'}
+    assert rows.problems == {1: 'contains nothing that the encoder can read'}
 
 
 def test_files_reach_an_encoder_of_files_as_paths(tmp_path):

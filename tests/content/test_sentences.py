@@ -128,5 +128,5 @@ def test_a_teacher_is_trained_on_sentences(tmp_path, capsys):
     argv = ['train', str(table), '--text', 'title', '--text-encoder', model]
     argv += ['--content-cache', str(tmp_path / 'cache'), '--out', str(tmp_path / 'run')]
     assert main([*argv, '--epochs', '1', '--embedding-dim', '4', '--quiet']) == 0
-    assert 'teacher: validation' in capsys.readouterr().out
+    assert 'PromptMM: validation' in capsys.readouterr().out
     assert len(list((tmp_path / 'cache').rglob('*.safetensors'))) == 1

@@ -108,7 +108,7 @@ ERRORS = {
     break_range: ('graph: edge_index', 'points outside'),
     break_reverse_range: ('graph: reverse edges', 'points outside'),
     break_label_range: ('graph: edge_label_index', 'points outside'),
-    break_unique: ('graph: edge_index', 'holds 2 repeated pairs'),
+    break_unique: ('graph: edge_index', 'contains 2 repeated pairs'),
     break_mirror: ('graph: reverse edges', 'do not mirror'),
     break_mirror_of_same_size: ('graph: reverse edges', 'do not mirror'),
     break_rows: ('x_text', 'has 5 rows for 3 nodes'),
@@ -156,29 +156,29 @@ def with_text(rows, mask=None):
 def test_rows_of_zeros_are_a_warning_unless_masked():
     rows = [[1.0, -2.0], [0.0, 0.0], [3.0, 4.0]]
     assert with_text(rows) == [
-        'holds 1 rows of zeros that no mask marks as missing (item 1)'
+        'contains 1 rows of zeros that no mask marks as missing (item 1)'
     ]
     assert with_text(rows, [True, False, True]) == []
 
 
 def test_repeated_rows_are_a_warning_unless_masked():
     rows = [[1.0, -2.0], [3.0, 4.0], [1.0, -2.0]]
-    assert with_text(rows) == ['holds 1 rows that repeat another row']
+    assert with_text(rows) == ['contains 1 rows that repeat another row']
     assert with_text(rows, [True, True, False]) == []
 
 
 def test_constant_columns_are_a_warning():
     rows = [[1.0, -2.0, 5.0], [3.0, -2.0, 5.0], [4.0, -2.0, 5.0]]
     assert with_text(rows) == [
-        'holds 2 constant columns of 3 (column 1 is -2, column 2 is 5)'
+        'contains 2 constant columns of 3 (column 1 is -2, column 2 is 5)'
     ]
 
 
 def test_words_that_no_item_has_are_no_warning():
     rows = [[0.0, 1.0, 5.0, 0.0, 0.0], [0.0, 2.0, 5.0, 0.0, 0.0], [0.0, 0, 5.0, 1.0, 0]]
-    assert with_text(rows) == ['holds 1 constant columns of 5 (column 2 is 5)']
+    assert with_text(rows) == ['contains 1 constant columns of 5 (column 2 is 5)']
     dense = [[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]]
-    assert with_text(dense) == ['holds 1 constant columns of 2 (column 0 is 0)']
+    assert with_text(dense) == ['contains 1 constant columns of 2 (column 0 is 0)']
 
 
 def test_a_modality_that_nobody_has_is_a_warning():
@@ -272,9 +272,9 @@ def test_parts_need_the_same_nodes():
 @pytest.mark.parametrize(
     ('labels', 'level', 'problem'),
     [
-        (EDGES[:, :0], 'warning', 'holds no positives'),
+        (EDGES[:, :0], 'warning', 'contains no positives'),
         (torch.tensor([[0], [9]]), 'error', 'points outside of the nodes'),
-        (torch.tensor([[0, 0], [2, 2]]), 'error', 'holds 1 repeated pairs'),
+        (torch.tensor([[0, 0], [2, 2]]), 'error', 'contains 1 repeated pairs'),
         (torch.tensor([[0.0], [2.0]]), 'error', 'is not int64 of shape [2, E]'),
     ],
 )
@@ -330,7 +330,7 @@ def test_issues_name_raw_ids():
     leak_into_messages(split)
     split.train['item'].x_text[1] = torch.nan
     problems = [problem for level, _, problem in issues_of(split) if level == 'error']
-    assert "holds NaN or infinity in 1 rows (item 'i1')" in problems
+    assert "contains NaN or infinity in 1 rows (item 'i1')" in problems
     assert (
         "1 positives are among the training message edges (the first: user 'ann', "
         "item 'i2')"
@@ -422,16 +422,16 @@ PERM = torch.tensor([[3.0, 1, 0, 2, 7, 5, 6, 4]]).t()
 @pytest.mark.parametrize('first', [0, 1])
 def test_a_column_that_counts_the_rows_is_a_warning(first):
     (issue,) = columns_of(torch.cat([RANDOM, PERM + first], dim=1))
-    assert issue.problem == 'holds 1 columns that count the rows (column 1)'
+    assert issue.problem == 'contains 1 columns that count the rows (column 1)'
     assert columns_of(torch.cat([RANDOM, PERM * 2], dim=1)) == []
 
 
 def test_the_fix_names_the_option_and_the_columns():
     x = torch.cat([RANDOM, PERM * 2, torch.full((8, 1), -1.0)], dim=1)
     constant, counts = columns_of(x, ('price', 'Unnamed: 0', 'stock'))
-    assert constant.problem == "holds 1 constant columns of 3 ('stock' is -1)"
+    assert constant.problem == "contains 1 constant columns of 3 ('stock' is -1)"
     assert constant.fix.endswith("drop_columns=['stock'] (--drop-columns 'stock')")
-    assert counts.problem == "holds 1 columns that count the rows ('Unnamed: 0')"
+    assert counts.problem == "contains 1 columns that count the rows ('Unnamed: 0')"
 
 
 def test_a_first_row_of_zeros_alone_is_padding():
@@ -444,4 +444,4 @@ def test_a_first_row_of_zeros_alone_is_padding():
     assert 'zeros in the first row (item 0) and in no other' in issue.problem
     assert '--padding-row' in issue.fix
     graph['item'].x_text[5] = 0
-    assert 'holds 2 rows of zeros' in validate(graph)[0].problem
+    assert 'contains 2 rows of zeros' in validate(graph)[0].problem

@@ -126,7 +126,7 @@ def test_positives_among_edges_of_another_type_leak(split, part, edge_type):
     labels = getattr(split, part)[INTERACTS].edge_label_index[:, :3]
     edges = labels if edge_type[0] == USER else labels.flip(0)
     (issue,) = errors(with_edges(split, edge_type, edges))
-    assert issue.problem == f'holds 3 positives of {part}'
+    assert issue.problem == f'contains 3 positives of {part}'
     assert issue.where == f'train{list(edge_type)}'
 
 

@@ -82,4 +82,4 @@ def test_a_folder_in_use_is_an_error_before_contents_are_encoded(
     monkeypatch.setattr('promptmm_pyg.runs.stages.load_split', never)
     (tmp_path / 'notes.txt').write_text('x')
     assert 'is not a run' in fails('train', files.table, '--out', tmp_path)
-    assert 'holds a run. Choose' in fails('train', files.table, '--out', distilled)
+    assert 'contains a run. Choose' in fails('train', files.table, '--out', distilled)

@@ -119,7 +119,7 @@ def test_python_and_the_command_line_train_the_same_run(trained, distilled, tmp_
 
 
 def test_a_run_is_not_replaced_without_overwrite(trained, distilled):
-    with pytest.raises(RunError, match='holds a run'):
+    with pytest.raises(RunError, match='contains a run'):
         train_run(trained, Run(trained).config)
     with pytest.raises(RunError, match='has a student'):
         distill_run(distilled)
