@@ -390,6 +390,7 @@ class ContentRecommender(GraphRecommender):
         """The weighted sum of the unweighted graphs of all modalities, frozen; by
         default, the published weights, .9 for ``'text'`` and .1 for the others.
         """
+        check_positive('num_item_layers', num_layers)
         shares = modality_shares(self.modalities, modality_weights)
         graphs = self.knn_edges(modality_x_dict, num_neighbors)
         edges = concat_edges(

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import torch
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender
@@ -85,7 +84,6 @@ class FastMMRec(ContentRecommender):
         init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
-        check_positive('num_item_layers', num_item_layers)
         self.num_item_layers = num_item_layers
         self.features = self.project(modality_x_dict, embedding_dim)
         self.embeddings = NodeEmbeddings(self.num_nodes_dict, embedding_dim, init_std)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import EdgeType, NodeType
 
-from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.models._graphs import (
@@ -95,7 +94,6 @@ class FREEDOM(ContentRecommender):
         init_std: float | None = None,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, num_layers)
-        check_positive('num_item_layers', num_item_layers)
         self.prune_ratio = prune_ratio
         self.pruning = EpochPruning(prune_ratio)
         self.features = self.project(modality_x_dict, embedding_dim, bias=False)

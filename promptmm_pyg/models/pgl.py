@@ -128,7 +128,6 @@ class PGL(ContentRecommender):
         self.keep_ratio = keep_ratio
         self.mask_rate = mask_rate
         self.temperature = temperature
-        check_positive('num_item_layers', num_item_layers)
         self.preferences = self.user_tables(embedding_dim, init_std)
         self.features = self.project(modality_x_dict, embedding_dim)
         self.graph = self.item_graph(
