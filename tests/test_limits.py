@@ -90,6 +90,22 @@ def test_settings_have_limited_depth(depth, fine, tmp_path):
                 read(tmp_path / name)
 
 
+@pytest.mark.parametrize('key', ['a' + '.a' * 200_000, '[' + '1.' * 200_000 + 'a]'])
+def test_long_keys_of_toml_are_refused_at_once(tmp_path, key):
+    """The parser's time is quadratic in their parts: an hour for this file."""
+    path = tmp_path / 'x.toml'
+    path.write_text(f'b = 1\n{key} = 1')
+    with pytest.raises(ValueError, match=r"x\.toml' must be TOML .* dots besides"):
+        read_toml(path, limits.MIB)
+    path.write_text(f'# {"." * 200}\nx = [{"0.5, " * 200}]')
+    assert read_toml(path, limits.MIB) == {'x': [0.5] * 200}
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    (tmp_path / 'x').write_text('\ufeff{}')
+    assert read_json(tmp_path / 'x') == {}
+
+
 def test_settings_have_limited_size(tmp_path):
     (tmp_path / 'x.json').write_text('[1, 2]')
     assert read_json(tmp_path / 'x.json', 6) == [1, 2]

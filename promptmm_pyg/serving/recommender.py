@@ -624,7 +624,8 @@ class Recommender:
         outside the folder is opened.
 
         On the CPU, the tables are mapped to the file: processes that load the same
-        folder share its memory, and a later :meth:`save` does not change them.
+        folder share its memory, and a later :meth:`save` does not change them. Never
+        copy other files over those of a folder that is in use: its readers would crash.
 
         Args:
             path: The folder.
