@@ -109,7 +109,7 @@ def argument_texts(cls: type) -> dict[str, str]:
     Example:
         >>> from promptmm_pyg.models import LightGCN
         >>> argument_texts(LightGCN)['num_layers']
-        'Number of layers'
+        'The number of propagation layers'
     """
     texts: dict[str, str] = {}
     for owner in reversed([*_constructors(cls)]):

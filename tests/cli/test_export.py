@@ -136,9 +136,14 @@ def test_a_folder_of_data_is_never_replaced(distilled, fails, tmp_path):
     assert 'must be new or empty' in fails('export', distilled, *words)
 
 
-def test_embeddings_need_a_student(trained, fails, tmp_path):
-    message = fails('export', trained, '--embeddings', tmp_path / 'x.npz')
-    assert 'has no recommender. Make' in message
+def test_a_run_without_a_student_exports_its_teacher(trained, tmp_path):
+    out = tmp_path / 'x.npz'
+    assert main(['export', str(trained), '--embeddings', str(out)]) == 0
+    teacher = Run(trained).embeddings()['teacher']
+    known = Run(trained).data.train['user', 'interacts', 'item'].edge_index[1].unique()
+    with np.load(out) as tables:
+        exported = torch.from_numpy(tables['item_x'])
+    assert torch.allclose(exported[known], teacher['item'][known], atol=1e-6)
 
 
 def test_data_that_have_changed_are_not_exported(trained, copy_of, fails, tmp_path):

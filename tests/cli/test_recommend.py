@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -153,9 +154,16 @@ def test_integer_histories_stay_integers(tmp_path, capsys):
     assert [x['item'] for x in results[0]['items']] == [80, 90]
 
 
-def test_a_run_without_a_student_names_the_next_step(trained, fails):
-    message = fails('recommend', trained, '--users', 'u0')
-    assert f"Make one with 'promptmm distill {trained}'" in message
+def test_a_run_without_a_student_serves_its_teacher(trained, capsys):
+    (found,) = recommend(trained, capsys, '--users', 'u0', '-k', '3')
+    lists = Recommender.load(trained / 'teacher' / 'recommender').recommend(['u0'], 3)
+    assert [x['item'] for x in found['items']] == list(lists.ids[0])
+
+
+def test_a_run_that_is_not_trained_names_the_next_step(trained, copy_of, fails):
+    run = copy_of(trained)
+    shutil.rmtree(run / 'teacher' / 'recommender')
+    assert f"'promptmm distill {run}'" in fails('recommend', run, '--users', 'u0')
 
 
 def test_what_is_not_a_run_is_a_mistake(tmp_path, fails):
