@@ -252,7 +252,7 @@ class SplitParams(NamedTuple):
 def split_params(model: str, params: Params) -> SplitParams:
     """Sorts flat hyper-parameters by their names."""
     cls = MODELS[model]
-    losses = getattr(cls, 'loss_weights', {}) if is_trained(model) else {}
+    losses = cls.loss_weights
     own = signature(cls).parameters  # Such as LATTICE's 'num_neighbors'.
     out = SplitParams({}, {}, {})
     for name, value in params.items():
@@ -277,7 +277,7 @@ def known_params(model: str) -> set[str]:
         names |= set(signature(MODELS['PromptMM']).parameters)
     names -= {'num_nodes_dict', 'edge_type', 'teacher'}
     if is_trained(model):
-        names |= {*getattr(cls, 'loss_weights', {}), *TRAINING}
+        names |= {*cls.loss_weights, *TRAINING}
     return names | BUILD_OPTIONS
 
 

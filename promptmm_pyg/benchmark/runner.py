@@ -5,7 +5,7 @@ import json
 import resource
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -404,16 +404,13 @@ class Bench:
         params = dict(params or {})
         module = partial(self._module_of, arm, params)
 
-        def targets(seed: int) -> SoftTargets:
-            key = json.dumps(['module', arm.key, params, seed])
-            if key not in self._targets:
-                adj = normalized_adj_dict(self.train)
-                self._targets[key] = with_top(
-                    soft_targets(module(seed), adj), self.train
-                )
-            return self._targets[key]
+        key = ['module', arm.key, params]
 
-        return Teacher(['module', arm.key, params], targets, module)
+        def targets(seed: int) -> SoftTargets:
+            adj = normalized_adj_dict(self.train)
+            return self._once([*key, seed], lambda: soft_targets(module(seed), adj))
+
+        return Teacher(key, targets, module)
 
     def _module_of(self, arm: Arm, params: Params, seed: int) -> torch.nn.Module:
         state = self.outcome(arm, params, seed)['state']
@@ -423,11 +420,15 @@ class Bench:
         return model
 
     def _targets_of(self, arm: Arm, params: Params, seed: int) -> SoftTargets:
-        key = json.dumps([arm.key, dict(params), seed])
-        if key not in self._targets:
-            targets = SoftTargets(self.x_dict(arm, params, seed), {})
-            self._targets[key] = with_top(targets, self.train)
-        return self._targets[key]
+        key = [arm.key, dict(params), seed]
+        return self._once(key, lambda: SoftTargets(self.x_dict(arm, params, seed), {}))
+
+    def _once(self, key: Any, make: Callable[[], SoftTargets]) -> SoftTargets:
+        """The targets of a teacher with their best items, made on first use."""
+        text = json.dumps(key)
+        if text not in self._targets:
+            self._targets[text] = with_top(make(), self.train)
+        return self._targets[text]
 
 
 def row_name(row: Mapping[str, Any]) -> str:

@@ -109,7 +109,7 @@ def load_summary(run: Run) -> Summary:
     task, error, evaluations = None, '', None
     metrics = {name: run.metrics(name).get('validation', {}) for name in _MODELS}
     try:
-        scorers = scorers_of(run.embeddings(), run.teacher())
+        scorers = scorers_of(run, run.embeddings())
         evaluations = evaluate_embeddings(scorers, run.data.val)
         metrics = {name: result.metrics for name, result in evaluations.items()}
         held_out = run.data.val[INTERACTS].edge_label_index

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from promptmm_pyg.cli.parsing import Parser, add_options, read_settings
 from promptmm_pyg.models import MODELS, PromptMM
-from promptmm_pyg.models.closed_form import ClosedForm
+from promptmm_pyg.runs.stages import trained_models
 
 _KINDS = (bool, int, float, str)
 _ROLE = re.compile(r':\w+:`~?(?:[\w.]+\.)?([^`<]*?)(?: <[^>]*>)?`')
@@ -26,11 +26,6 @@ def add_model(parser: Parser, option: str, default: str, text: str) -> None:
         metavar='NAME',
         help=f'{text}: {", ".join(names)} (default: {default})',
     )
-
-
-def trained_models() -> list[str]:
-    """The models that are trained in steps, which can be students."""
-    return [name for name, cls in MODELS.items() if not issubclass(cls, ClosedForm)]
 
 
 def _names(option: str) -> list[str]:

@@ -169,8 +169,8 @@ def _load(run: Run, missing: list[Missing]) -> _Loaded | None:
         what = f'the data could not be read, so parts are left out: {reason}'
         missing.append(Missing(what, None))
         return None
-    teacher, x_dicts = run.teacher(), run.embeddings()
-    return _Loaded(data, teacher, x_dicts, scorers_of(x_dicts, teacher))
+    x_dicts = run.embeddings()
+    return _Loaded(data, run.teacher(), x_dicts, scorers_of(run, x_dicts))
 
 
 def _recorded(run: Run, missing: list[Missing]) -> dict[str, dict[str, Any]]:

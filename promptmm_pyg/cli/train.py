@@ -83,7 +83,7 @@ def _add_model_options(parser: Parser, argv: Sequence[str]) -> None:
     name = model_of(argv, 'model', DEFAULT)
     cls: Any = MODELS[name]
     add_model_options(parser, name)
-    if getattr(cls, 'loss_weights', {}):
+    if cls.loss_weights:
         add_loss_weights(parser.add_argument_group('losses'), cls.loss_weights)
     if not cls.reads_prompt:
         return
@@ -154,7 +154,7 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
         }
         read_titles(**titles)  # Errors are raised before any work.
     prompt, cls = None, MODELS[args.model]
-    weights = getattr(cls, 'loss_weights', {})
+    weights = cls.loss_weights
     if cls.reads_prompt and not args.no_prompt:
         options = selected_options(args, PROMPT, _PROMPT_NAMES)
         prompt = {'start': args.prompt_start, **options}

@@ -1,8 +1,8 @@
 """The base of models in closed form, their interactions, and low-rank operators."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Generic, Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ class ClosedForm(FromData, ABC, Generic[Fitted]):
         ValueError: If a size does not fit.
         TypeError: If ``modality_x_dict`` is not a dictionary.
     """
+
+    loss_weights: ClassVar[Mapping[str, float]] = {}
+    """None: there is nothing to train."""
 
     def __init__(
         self,

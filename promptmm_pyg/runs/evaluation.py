@@ -17,10 +17,9 @@ from promptmm_pyg.evaluation import (
     paired_test,
     slice_by_cold_start,
 )
-from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.runs.data import RunError
 from promptmm_pyg.runs.folder import read_json, write_json
-from promptmm_pyg.runs.run import Run, Trained, XDict
+from promptmm_pyg.runs.run import Run, XDict
 
 KS = (10, 20, 50)
 PAIRS = (
@@ -50,17 +49,18 @@ def evaluate_run(
         raise RunError(f"the data hold no interactions for '{split}'")
     version = run.version()
     x_dicts = run.embeddings()
-    results = evaluate_embeddings(scorers_of(x_dicts, run.teacher()), graph)
+    results = evaluate_embeddings(scorers_of(run, x_dicts), graph)
     record_evaluation(run, split, x_dicts, results, graph, version)
     return results
 
 
-def scorers_of(x_dicts: Mapping[str, XDict], teacher: Trained) -> dict[str, Any]:
+def scorers_of(run: Run, x_dicts: Mapping[str, XDict]) -> dict[str, Any]:
     """What each model is evaluated by: its embeddings, and the exact scores of a
     teacher in closed form, whose embeddings are ``'low_rank_teacher'``.
     """
-    if not isinstance(teacher, ClosedForm):
+    if not run.is_closed_form:
         return dict(x_dicts)
+    teacher: Any = run.teacher()
     return {**x_dicts, 'teacher': teacher.scores}
 
 

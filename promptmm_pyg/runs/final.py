@@ -117,7 +117,7 @@ def refit_run(
                 data,
                 how('teacher'),
                 device,
-                recommender=target.recommender_dir,
+                recommender=None if 'student' in configs else target.recommender_dir,
                 titles=titles,
             )
             if 'student' not in configs:

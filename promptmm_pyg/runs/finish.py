@@ -64,7 +64,8 @@ def _finish_teacher(target: Run) -> None:
     _check_validated(target.teacher_dir)
     # Every checkpoint has an epoch: none is added, and the best one is restored.
     how = training_config(config, target.teacher_dir, True, False, epochs=1)
-    train_teacher(target, config, data, how)
+    served = target.teacher_recommender_dir
+    train_teacher(target, config, data, how, recommender=served)
 
 
 def _finish_student(run: Run, target: Run) -> None:

@@ -89,6 +89,11 @@ class Run:
         return self.student_dir / 'baseline'
 
     @property
+    def teacher_recommender_dir(self) -> Path:
+        """The folder of the teacher's recommender."""
+        return self.teacher_dir / 'recommender'
+
+    @property
     def recommender_dir(self) -> Path:
         """The folder of the evaluated student's recommender."""
         return current(self.path, 'recommender')
@@ -283,7 +288,7 @@ class Run:
         ``update`` made one, else that of the evaluated student, else the teacher's.
         """
         final = self.final_dir / 'recommender'
-        folders = (final, self.recommender_dir, self.teacher_dir / 'recommender')
+        folders = (final, self.recommender_dir, self.teacher_recommender_dir)
         return next((x for x in folders if x.is_dir()), self.recommender_dir)
 
     def recommender(self, *, final: bool = True) -> Recommender:
@@ -317,7 +322,7 @@ class Run:
         _ = self.data
         with self.reading():
             x_dicts = {'teacher': self._teacher_embeddings()}
-            if issubclass(MODELS[self.config['model']], ClosedForm):
+            if self.is_closed_form:
                 x_dicts['low_rank_teacher'] = x_dicts['teacher']
             if not self.has('student'):
                 return x_dicts
@@ -340,11 +345,17 @@ class Run:
         return x_dicts if placed is None else {**x_dicts, 'served': placed}
 
     def _teacher_embeddings(self) -> XDict:
-        teacher = self.teacher()
-        if isinstance(teacher, ClosedForm):
+        if self.is_closed_form:
             fix = "Train it again with 'promptmm train'"
             return load_tensors(self.teacher_dir / MODEL, fix)
+        teacher: Any = self.teacher()
         return get_embeddings(teacher, self.data.inputs)
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether the teacher is fitted, not trained in steps."""
+        cls = MODELS.get(self.config['model'])
+        return cls is not None and issubclass(cls, ClosedForm)
 
     def evaluate(
         self, split: Literal['val', 'test'] = 'val'

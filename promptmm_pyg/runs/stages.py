@@ -83,9 +83,13 @@ def student_weights(model: str) -> dict[str, float]:
     Raises:
         ValueError: If the model is unknown or in closed form.
     """
-    check_choice('model', model, [x for x in MODELS if hasattr(MODELS[x], 'losses')])
-    own: Mapping[str, float] = getattr(MODELS[model], 'loss_weights', {})
-    return {**own, **_KD_WEIGHTS}
+    check_choice('model', model, trained_models())
+    return {**MODELS[model].loss_weights, **_KD_WEIGHTS}
+
+
+def trained_models() -> list[str]:
+    """The models that are trained in steps, which can be students."""
+    return [name for name, cls in MODELS.items() if not issubclass(cls, ClosedForm)]
 
 
 def train_run(
@@ -119,8 +123,7 @@ def train_run(
     config = {**_TEACHER, **config}
     check_choice('model', config['model'], MODELS)
     cls: Any = MODELS[config['model']]
-    defaults = getattr(cls, 'loss_weights', {})
-    config['loss_weights'] = {**defaults, **config['loss_weights']}
+    config['loss_weights'] = {**cls.loss_weights, **config['loss_weights']}
     if not cls.reads_prompt:
         config['prompt'] = None
     if not resume:
@@ -138,7 +141,9 @@ def train_run(
                 {**config, **_columns(data), 'versions': versions(*_PACKAGES)},
             )
             how = training_config(config, folder / 'teacher', resume, progress)
-            train_teacher(Run(folder), config, data, how, device)
+            target = Run(folder)
+            served = target.teacher_recommender_dir
+            train_teacher(target, config, data, how, device, recommender=served)
     run.data = data
     run.check()
     return run
@@ -155,7 +160,7 @@ def train_teacher(
     titles: Mapping[Any, str] | None = None,
 ) -> None:
     """Trains a teacher and writes it to ``target``, and its recommender, with titles,
-    to a folder; by default into that of the teacher.
+    to a folder, if one is given.
     """
     served: torch.nn.Module | dict[str, Tensor]
     model = build_model(config, 'teacher', data.train)
@@ -178,13 +183,14 @@ def train_teacher(
         served = model
     metrics = best_epoch(history)
     write_json(target.teacher_dir / 'metrics.json', metrics)
-    card = {
-        'name': f'Recommender: {config["model"]}',
-        'metrics': {'teacher': metrics},
-        'training': {key: config[key] for key in ('model', 'teacher', 'train')},
-    }
-    made = make_recommender(data, served, titles_of(config, data, titles))
-    made.save(recommender or target.teacher_dir / 'recommender', card=card)
+    if recommender is not None:
+        card = {
+            'name': f'Recommender: {config["model"]}',
+            'metrics': {'teacher': metrics},
+            'training': {key: config[key] for key in ('model', 'teacher', 'train')},
+        }
+        made = make_recommender(data, served, titles_of(config, data, titles))
+        made.save(recommender, card=card)
     # Last: a model counts as trained once this file exists.
     save_tensors(target.teacher_dir / MODEL, state)
 

@@ -9,7 +9,7 @@ import torch
 from promptmm_pyg.data.schema import INTERACTS, fingerprint
 from promptmm_pyg.distillation import ensemble_targets, fit_ensemble_weights
 from promptmm_pyg.models.closed_form import ClosedForm
-from promptmm_pyg.runs.data import Prepared, RunError
+from promptmm_pyg.runs.data import RunError
 from promptmm_pyg.runs.folder import write_json
 from promptmm_pyg.runs.run import Run
 from promptmm_pyg.targets import SoftTargets, soft_targets
@@ -74,11 +74,13 @@ def _targets(run: Run) -> SoftTargets:
 
 
 def _check_same_data(run: Run, other: Run) -> None:
-    def content(data: Prepared) -> list[str]:
-        held_out = (graph[INTERACTS].edge_label_index for graph in data.split[1:])
-        return [fingerprint(data.train), *(str(x.tolist()) for x in held_out)]
-
-    if content(run.data) != content(other.data):
+    graphs = zip(run.data.split[1:], other.data.split[1:], strict=True)
+    held_out = (
+        torch.equal(*(graph[INTERACTS].edge_label_index for graph in pair))
+        for pair in graphs
+    )
+    trains = run.data.train, other.data.train
+    if fingerprint(trains[0]) != fingerprint(trains[1]) or not all(held_out):
         raise RunError(
             f"--teachers must be runs on the interactions of '{run.path}', split alike "
             f"(got '{other.path}'). Train it with the same options of the data"
