@@ -56,6 +56,7 @@ LAYERS = {
         deferred_packages=frozenset({'safetensors', 'torch'}),
     ),
     '_utils': May(set(), {'torch'}, set()),
+    'search_space': May(set(), set(), set(), deferred_packages=frozenset({'optuna'})),
     '_distributed': May(set(), {'torch'}, set()),
     'functional': May({'_utils'}, {'torch'}, set()),
     'losses': May({'_utils', 'functional'}, {'torch'}, set()),
@@ -96,7 +97,7 @@ LAYERS = {
     ),
     'models': May(
         {'_utils', 'targets', 'functional', 'losses', 'nn', 'loader', 'transforms'}
-        | {'data'},
+        | {'data', 'search_space'},
         PYG,
     ),
     'evaluation': May(
@@ -121,7 +122,7 @@ LAYERS = {
     ),
     'benchmark': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
-        | {'_progress', 'viz'},
+        | {'_progress', 'search_space', 'viz'},
         {*PYG, *CORE},
         OPTIONAL | {'optuna'},
     ),

@@ -21,14 +21,13 @@ from promptmm_pyg.benchmark.experiments import (
     suite_arm,
 )
 from promptmm_pyg.benchmark.registry import (
-    SEARCH_SPACES,
-    Range,
-    SearchSpace,
     is_trained,
 )
 from promptmm_pyg.benchmark.report import Result, markdown, mean_std, seeds_of
 from promptmm_pyg.benchmark.runner import METRIC, Bench
 from promptmm_pyg.data import ITEM
+from promptmm_pyg.models import MODELS
+from promptmm_pyg.search_space import Range, SearchSpace
 
 STUDENT, TEACHER, EASE = 'student', 'PromptMM', 'EASE'
 TRIALS, WIDTH = 5, 64  # Of every search.
@@ -42,7 +41,9 @@ def searched(
     arm, factors = suite_arm(model, training, width), {}
     if is_trained(model):
         factors['width'] = width
-    return Entry(model, arm, search=(SEARCH_SPACES[model], trials), factors=factors)
+    return Entry(
+        model, arm, search=(MODELS[model].search_space, trials), factors=factors
+    )
 
 
 def hyperparameters(dataset: Dataset, model: str) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class Main(Experiment):
     def check(self, dataset: Dataset, out: Path) -> None:  # noqa: ARG002
         check_positive('search_trials', self.search_trials)
         for student in dataset.students:
-            check_choice('students', student, SEARCH_SPACES)
+            check_choice('students', student, MODELS)
 
     def entries(self, bench: Bench) -> list[Entry]:
         training = self.config(bench.dataset)
@@ -119,7 +120,7 @@ class Main(Experiment):
                 searched(model, training, self.search_trials, width),
                 name=f'{model} {BASELINE}',
             )
-            space = SearchSpace({**SEARCH_SPACES[model].space, 'weight': WEIGHT})
+            space = SearchSpace({**MODELS[model].search_space.space, 'weight': WEIGHT})
             student = replace(
                 baseline,
                 name=f'{model} {STUDENT}',

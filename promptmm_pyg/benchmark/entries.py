@@ -8,9 +8,10 @@ import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.benchmark.config import Params
-from promptmm_pyg.benchmark.registry import SearchSpace, is_trained
+from promptmm_pyg.benchmark.registry import is_trained
 from promptmm_pyg.data import Split
 from promptmm_pyg.distillation import Adapter, promptmm_losses, truncate_embeddings
+from promptmm_pyg.search_space import SearchSpace
 from promptmm_pyg.targets import SoftTargets
 
 RANDOM, TRUNCATED = 'random', 'truncated teacher'

@@ -10,7 +10,6 @@ from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.benchmark.config import BenchmarkConfig, Dataset, Params, grid
 from promptmm_pyg.benchmark.entries import PROMPTMM, Arm, Entry, Variant
 from promptmm_pyg.benchmark.registry import (
-    SEARCH_SPACES,
     TRAINING,
     check_keys,
     check_params,
@@ -32,6 +31,7 @@ from promptmm_pyg.benchmark.report import (
 from promptmm_pyg.benchmark.result import rows_by_name
 from promptmm_pyg.benchmark.runner import METRIC, TUNING_SEED, Bench
 from promptmm_pyg.benchmark.stats import compare, mean
+from promptmm_pyg.models import MODELS
 from promptmm_pyg.viz.figure import new_axes
 
 BASELINE, LIGHT_GCN = 'baseline', 'LightGCN'
@@ -108,13 +108,13 @@ class Suite(Experiment):
     """Every model tuned by equally many trials, compared with LightGCN and the best."""
 
     metrics = ('Recall@10', 'Recall@20', 'Recall@50', 'NDCG@20')
-    models: tuple[str, ...] = tuple(SEARCH_SPACES)
+    models: tuple[str, ...] = tuple(MODELS)
     trials: int = 5
     width: int = 64
 
     def check(self, dataset: Dataset, out: Path) -> None:  # noqa: ARG002
         for model in self.models:
-            check_choice('models', model, SEARCH_SPACES)
+            check_choice('models', model, MODELS)
         check_positive('trials', self.trials)
 
     def entries(self, bench: Bench) -> list[Entry]:
@@ -123,9 +123,9 @@ class Suite(Experiment):
             Entry(
                 model,
                 suite_arm(model, training, self.width),
-                search=(SEARCH_SPACES[model], self.trials),
+                search=(MODELS[model].search_space, self.trials),
             )
-            for model in SEARCH_SPACES
+            for model in MODELS
             if model in self.models
         ]
 

@@ -17,7 +17,7 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg.benchmark.config import Dataset, Params
 from promptmm_pyg.benchmark.entries import TRUNCATED, Arm, Entry, Teacher, Variant
-from promptmm_pyg.benchmark.registry import SearchSpace, build, split_params
+from promptmm_pyg.benchmark.registry import build, split_params
 from promptmm_pyg.benchmark.stats import difference, spread
 from promptmm_pyg.data import INTERACTS, ITEM, Split, fingerprint, modality_x_dict
 from promptmm_pyg.distillation import (
@@ -27,6 +27,7 @@ from promptmm_pyg.distillation import (
 )
 from promptmm_pyg.evaluation import Evaluation, evaluate
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
+from promptmm_pyg.search_space import SearchSpace
 from promptmm_pyg.targets import SoftTargets, soft_targets, topk_targets
 from promptmm_pyg.training import TrainingConfig, load_state, save_state, train
 
@@ -323,7 +324,7 @@ class Bench:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=TUNING_SEED)
         study = optuna.create_study(direction='maximize', sampler=sampler)
-        for params in space.first_trials(trained=arm.seeded):
+        for params in space.first_trials():
             study.enqueue_trial(params)
         rows = []
         for _ in range(trials):

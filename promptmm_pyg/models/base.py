@@ -47,6 +47,7 @@ from promptmm_pyg.nn._features import (
 from promptmm_pyg.nn.csr import CSRPair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.knn import knn_graph
+from promptmm_pyg.search_space import SearchSpace, trained_space
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.transforms import (
     AddModalityPCA,
@@ -62,6 +63,8 @@ class FromData:
     """Whether the model reads modality features."""
     reads_prompt: ClassVar[bool] = False
     """Whether the model has a prompt; it starts from the PCA of the features."""
+    search_space: ClassVar[SearchSpace] = SearchSpace()
+    """The hyper-parameters that are tuned."""
 
     @classmethod
     def from_data(cls, data: Split | HeteroData, **kwargs: Any) -> Self:
@@ -139,6 +142,7 @@ class GraphRecommender(FromData, torch.nn.Module):
 
     loss_weights: ClassVar[Mapping[str, float]] = {'bpr': 1.0, 'l2': 1e-3}
     """The default weight of each loss."""
+    search_space = trained_space(1e-3)
     any_graph: ClassVar[bool] = False
     """Whether the model also embeds graphs without ``edge_type``."""
     reads_edges: ClassVar[bool] = True

@@ -18,6 +18,7 @@ from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.propagation import HeteroPropagation
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -70,6 +71,9 @@ class BM3(ContentRecommender):
     printed = ('num_layers', 'dropout')
     not_copied = ('adj_dict',)
     adj_dict: dict[EdgeType, CSRPair] | None
+    search_space = trained_space(
+        0.1, num_layers=Choices(2, (1, 2, 3)), dropout=Choices(0.3, (0.3, 0.5))
+    )
 
     def __init__(
         self,

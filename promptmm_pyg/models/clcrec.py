@@ -17,6 +17,7 @@ from promptmm_pyg.models.base import ContentRecommender, normal_std
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, Range, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 _CONTENT = 'content'  # The view of all modalities together.
@@ -69,6 +70,11 @@ class CLCRec(ContentRecommender):
     reads_weights = False
     printed = ('temperature', 'hybrid_rate')
     not_copied = ('_interactions',)
+    search_space = trained_space(
+        0.1,
+        temperature=Range(2.0, 0.1, 4.0),
+        hybrid_rate=Choices(0.5, (0.3, 0.5, 0.7)),
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models.dual_gnn import DualGNN
 from promptmm_pyg.nn._features import Features
+from promptmm_pyg.search_space import Choices, trained_space
 
 
 class DRAGON(DualGNN):
@@ -55,6 +56,9 @@ class DRAGON(DualGNN):
     """
 
     mixes_items = False
+    search_space = trained_space(
+        1e-3, num_layers=Choices(2, (1, 2, 3)), num_neighbors=Choices(10, (5, 10, 20))
+    )
 
     def __init__(
         self,

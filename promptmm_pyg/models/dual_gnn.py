@@ -18,6 +18,7 @@ from promptmm_pyg.models.closed_form import Interactions
 from promptmm_pyg.models.item_knn import top_entries
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 _BLOCK = 1024  # Users whose common items are counted at a time.
@@ -78,6 +79,7 @@ class DualGNN(ContentRecommender):
     mixes_items: ClassVar[bool] = True
     """Whether there are weights of items; only ``l2`` reads them, as released."""
     printed = ('num_layers', 'num_user_neighbors')
+    search_space = trained_space(1e-3, num_layers=Choices(2, (1, 2, 3)))
 
     def __init__(
         self,

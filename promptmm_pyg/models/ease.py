@@ -10,6 +10,7 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models.closed_form import ClosedForm, Interactions, Product
 from promptmm_pyg.nn._features import Features
+from promptmm_pyg.search_space import Range, SearchSpace
 
 _BLOCK_SIZE = 1024
 
@@ -45,6 +46,8 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
         >>> model.fit(torch.tensor([[0, 0, 1], [0, 1, 0]])).scores(torch.tensor([1]))
         tensor([[0.0000, 0.3333]])
     """
+
+    search_space = SearchSpace({'l2': Range(250.0, 1.0, 5000.0)})
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -69,6 +70,11 @@ class FastMMRec(ContentRecommender):
     """
 
     printed = ('num_layers', 'num_item_layers')
+    search_space = trained_space(
+        1e-3,
+        num_layers=Choices(2, (1, 2, 3, 4)),
+        num_neighbors=Choices(10, (5, 10, 20)),
+    )
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from promptmm_pyg.models._graphs import (
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, Range, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -78,6 +79,12 @@ class FREEDOM(ContentRecommender):
         'l2': 0.0,  # The paper has none.
     }
     printed = ('num_layers', 'prune_ratio')
+    search_space = trained_space(
+        0.0,
+        num_layers=Choices(2, (1, 2, 3, 4)),
+        prune_ratio=Choices(0.8, (0.0, 0.5, 0.8, 0.9)),
+        modality_bpr=Range(1e-3, 1e-4, 0.1),
+    )
 
     def __init__(
         self,

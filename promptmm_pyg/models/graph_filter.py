@@ -18,6 +18,7 @@ from promptmm_pyg.models.closed_form import (
 )
 from promptmm_pyg.nn._features import Features, as_tensor, check_rows
 from promptmm_pyg.nn.csr import CSRPair
+from promptmm_pyg.search_space import Choices, Range, SearchSpace
 from promptmm_pyg.targets import TeacherOutput
 
 _BLOCK = 1024  # Items at a time.
@@ -113,6 +114,13 @@ class GraphFilter(ClosedForm[_Fitted]):
     """
 
     reads_features = True
+    search_space = SearchSpace(
+        {
+            'num_layers': Choices(4, (2, 3, 4, 6, 8)),
+            'popularity': Choices(0.5, (0.25, 0.5, 0.75, 1.0)),
+            'modality_weight': Range(0.1, 0.01, 1.0),
+        }
+    )
 
     def __init__(
         self,

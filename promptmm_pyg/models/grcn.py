@@ -17,6 +17,7 @@ from promptmm_pyg.models.base import ContentRecommender, normal_std
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -83,6 +84,9 @@ class GRCN(ContentRecommender):
     reads_weights = False
     printed = ('num_layers', 'num_routings')
     linear_start = 'xavier_normal'
+    search_space = trained_space(
+        1e-3, num_layers=Choices(2, (1, 2, 3)), num_routings=Choices(0, (0, 1, 3))
+    )
 
     def __init__(
         self,

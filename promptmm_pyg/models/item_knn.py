@@ -11,6 +11,7 @@ from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models.closed_form import ClosedForm, Interactions, Product
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
+from promptmm_pyg.search_space import Choices, SearchSpace
 
 
 class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
@@ -47,6 +48,13 @@ class ItemKNN(ClosedForm[tuple[Interactions, CSRPair]]):
         >>> model.fit(torch.tensor([[0, 0, 1], [0, 1, 0]])).scores(torch.tensor([1]))
         tensor([[0.0000, 0.7071, 0.0000]])
     """
+
+    search_space = SearchSpace(
+        {
+            'k': Choices(20, (5, 10, 20, 50, 100, 200)),
+            'shrink': Choices(0.0, (0.0, 1.0, 3.0, 10.0, 30.0)),
+        }
+    )
 
     def __init__(
         self,

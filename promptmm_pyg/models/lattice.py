@@ -23,6 +23,7 @@ from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.knn import knn_graph, normalize_edges
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -87,6 +88,12 @@ class LATTICE(ContentRecommender):
     reads_weights = False
     printed = ('num_layers', 'num_neighbors')
     not_copied = ('_last',)
+    search_space = trained_space(
+        1e-4,
+        num_layers=Choices(2, (1, 2, 3, 4)),
+        num_neighbors=Choices(10, (5, 10, 20)),
+        frozen_weight=Choices(0.9, (0.5, 0.7, 0.9)),
+    )
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from promptmm_pyg.models._graphs import EdgeDict, EpochPruning, WeightDict
 from promptmm_pyg.models.base import GraphRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, trained_space
 
 
 class LayerGCN(GraphRecommender):
@@ -58,6 +59,11 @@ class LayerGCN(GraphRecommender):
     """
 
     printed = ('num_layers', 'prune_ratio')
+    search_space = trained_space(
+        1e-3,
+        num_layers=Choices(4, (2, 3, 4, 6)),
+        prune_ratio=Choices(0.1, (0.0, 0.1, 0.2)),
+    )
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, Range, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 _TEMPERATURE = 0.2  # The temperature of the hyperedges.
@@ -88,6 +89,12 @@ class LGMRec(ContentRecommender):
     }
     linear_start = 'xavier_uniform'
     printed = ('num_layers', 'num_hyperedges')
+    search_space = trained_space(
+        1e-6,
+        num_layers=Choices(2, (1, 2, 3, 4)),
+        global_weight=Range(0.3, 0.05, 1.0),
+        contrast=Range(1e-4, 1e-6, 1e-2),
+    )
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.layerwise import BLOCK, sum_of_hops
 from promptmm_pyg.nn.propagation import HeteroPropagation, check_reached
+from promptmm_pyg.search_space import Choices, trained_space
 
 
 class LightGCN(IdRecommender):
@@ -49,6 +50,7 @@ class LightGCN(IdRecommender):
     not_copied = ('_ids',)
     _ids: dict[NodeType, Tensor] | None
     """The rows of the tables that the last call looked up."""
+    search_space = trained_space(1e-4, num_layers=Choices(3, (2, 3, 4, 6)))
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 _ID = 'id'  # The block of id embeddings; names of modalities get the prefix below.
@@ -50,6 +51,7 @@ class LightGCNM(ContentRecommender):
     """
 
     linear_start = 'xavier_uniform'
+    search_space = trained_space(1e-3, num_layers=Choices(2, (1, 2, 3, 4)))
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import IdRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import trained_space
 
 
 class MatrixFactorization(IdRecommender):
@@ -33,6 +34,7 @@ class MatrixFactorization(IdRecommender):
 
     reads_edges = False
     printed = ()
+    search_space = trained_space(1e-4)
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from promptmm_pyg.models._graphs import EdgeDict, EpochPruning, WeightDict
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 FUSIONS = ('mean', 'sum', 'concat')
@@ -74,6 +75,12 @@ class MMGCF(ContentRecommender):
     """
 
     printed = ('num_layers', 'fusion', 'weighting', 'prune_ratio')
+    search_space = trained_space(
+        1e-3,
+        num_layers=Choices(2, (1, 2, 3, 4)),
+        fusion=Choices('mean', ('mean', 'sum', 'concat')),
+        weighting=Choices('equal', ('equal', 'alpha', 'normalized')),
+    )
 
     def __init__(
         self,

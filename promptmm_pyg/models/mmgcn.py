@@ -15,6 +15,7 @@ from promptmm_pyg.models.base import ContentRecommender, normal_std
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -61,6 +62,7 @@ class MMGCN(ContentRecommender):
     """
 
     reads_weights = False
+    search_space = trained_space(1e-3, num_layers=Choices(3, (1, 2, 3)))
 
     def __init__(
         self,

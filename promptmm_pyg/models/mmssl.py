@@ -16,6 +16,7 @@ from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.dropout import Dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, Range, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -75,6 +76,12 @@ class MMSSL(ContentRecommender):
         'contrast': 0.03,
     }
     linear_start = 'xavier_uniform'
+    search_space = trained_space(
+        1e-5,
+        num_layers=Choices(2, (1, 2, 3)),
+        modality_weight=Range(0.55, 0.05, 1.0),
+        contrast=Range(0.03, 3e-3, 0.3),
+    )
 
     def __init__(
         self,

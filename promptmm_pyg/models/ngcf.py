@@ -12,6 +12,7 @@ from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.dropout import dropout
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.propagation import Blocks, check_reached, propagate_blocks
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -53,6 +54,11 @@ class NGCF(GraphRecommender):
     """
 
     linear_start = 'xavier_uniform'
+    search_space = trained_space(
+        1e-3,
+        num_layers=Choices(3, (1, 2, 3)),
+        dropout=Choices(0.1, (0.0, 0.1, 0.3)),
+    )
 
     def __init__(
         self,

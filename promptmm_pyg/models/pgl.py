@@ -25,6 +25,7 @@ from promptmm_pyg.models.closed_form import LowRank, truncated_svd
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.dropout import dropout
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -98,6 +99,12 @@ class PGL(ContentRecommender):
         'contrast': 0.0,
     }
     printed = ('num_layers', 'subgraph')
+    search_space = trained_space(
+        0.0,
+        num_layers=Choices(2, (1, 2, 3, 4)),
+        keep_ratio=Choices(0.3, (0.1, 0.3, 0.5)),
+        contrast=Choices(0.0, (0.0, 1e-3, 1e-2, 0.1)),
+    )
 
     def __init__(
         self,

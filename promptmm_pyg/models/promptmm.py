@@ -36,6 +36,7 @@ from promptmm_pyg.nn.modality_encoder import Missing
 from promptmm_pyg.nn.prompt import SoftPrompt
 from promptmm_pyg.nn.prompted_features import PromptedFeatures
 from promptmm_pyg.nn.propagation import check_reached, mean_of_hops, propagate_blocks
+from promptmm_pyg.search_space import Choices, Range, trained_space
 from promptmm_pyg.targets import TeacherOutput, eval_mode
 
 
@@ -133,6 +134,12 @@ class PromptMM(PromptedFeatures, GraphRecommender):
     reads_features = True
     reads_prompt = True
     any_graph = True
+    search_space = trained_space(
+        1e-3,
+        num_layers=Choices(2, (2, 3, 4, 6)),
+        modality_weight=Range(0.5, 0.02, 1.0),
+        self_loop_weight=Choices(0.0, (0.0, 1.0)),
+    )
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from promptmm_pyg.nn.blocked_linear import ChunkedFeatures
 from promptmm_pyg.nn.csr import CSRPair
 from promptmm_pyg.nn.prompt import SoftPrompt
 from promptmm_pyg.nn.propagation import propagate_blocks
+from promptmm_pyg.search_space import Choices, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 Tables = dict[NodeType, Tensor]
@@ -121,6 +122,13 @@ class PromptMMPlus(GraphRecommender):
     }
     reads_features = True
     reads_prompt = True
+    search_space = trained_space(
+        1e-3,
+        num_layers=Choices(2, (2, 3, 4, 6)),
+        # Both are off by default: the first trial is PromptMM's.
+        item_graph_weight=Choices(0.0, (0.0, 0.1, 0.3, 1.0)),
+        alignment_weight=Choices(0.0, (0.0, 0.01, 0.1)),
+    )
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender, contrast
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, Range, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 _LEVELS = ('image', 'audio', 'text')  # Of the chain, also where one is absent.
@@ -78,6 +79,9 @@ class SLMRec(ContentRecommender):
     }
     linear_start = 'xavier_uniform'
     not_copied = ('_ids',)
+    search_space = trained_space(
+        0.0, num_layers=Choices(3, (1, 2, 3)), alignment=Range(0.1, 0.01, 1.0)
+    )
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from promptmm_pyg.models._graphs import EdgeDict, FrozenGraph, WeightDict, max_e
 from promptmm_pyg.models.base import ContentRecommender, linears
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Choices, Range, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -76,6 +77,12 @@ class SMORE(ContentRecommender):
         'l2': 1e-4,
         'contrast': 0.01,
     }
+    search_space = trained_space(
+        1e-4,
+        num_layers=Choices(3, (1, 2, 3, 4)),
+        num_neighbors=Choices(10, (5, 10, 20)),
+        contrast=Range(0.01, 1e-3, 0.1),
+    )
 
     def __init__(
         self,

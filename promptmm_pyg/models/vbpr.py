@@ -14,6 +14,7 @@ from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.search_space import Range, trained_space
 from promptmm_pyg.targets import TeacherOutput
 
 
@@ -59,6 +60,7 @@ class VBPR(ContentRecommender):
     linear_start = 'xavier_normal'
     reads_edges = False
     printed = ()
+    search_space = trained_space(1e-3, projection_l2=Range(1e-5, 1e-6, 1e-3))
 
     def __init__(
         self,

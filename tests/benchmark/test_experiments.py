@@ -6,10 +6,10 @@ import torch
 
 from promptmm_pyg.benchmark import KINDS, runner
 from promptmm_pyg.benchmark.experiments import Suite, suite_minutes
-from promptmm_pyg.benchmark.registry import SEARCH_SPACES
 from promptmm_pyg.benchmark.result import rows_by_name
 from promptmm_pyg.benchmark.stats import compare
 from promptmm_pyg.cli import main
+from promptmm_pyg.models import MODELS
 from tests.benchmark.setting import (
     CONFIGS,
     METRIC,
@@ -107,7 +107,7 @@ def test_a_suite_has_all_trials_and_costs(suite):
         values = [trial['validation'] for trial in row['trials']]
         assert len(values) == 2
         assert row['best_params'] == row['trials'][values.index(max(values))]['params']
-        assert row['trials'][0]['params'] == SEARCH_SPACES[name].defaults
+        assert row['trials'][0]['params'] == MODELS[name].search_space.defaults
         assert row['validation']['seeds'][0] == max(values)
         seconds = [trial['seconds'] for trial in row['trials']] + row['seconds'][1:]
         assert row['seconds_total'] == pytest.approx(sum(seconds))

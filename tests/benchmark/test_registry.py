@@ -4,8 +4,6 @@ import pytest
 import torch
 
 from promptmm_pyg.benchmark.registry import (
-    SEARCH_SPACES,
-    Choices,
     build,
     is_trained,
     model_kind,
@@ -14,11 +12,12 @@ from promptmm_pyg.benchmark.registry import (
 from promptmm_pyg.models import MODELS, PromptMM
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.nn import ChunkedFeatures
+from promptmm_pyg.search_space import Choices
 from promptmm_pyg.training import TrainingConfig, train
 from tests.benchmark.setting import tiny_dataset
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
-TRAINED = [name for name in SEARCH_SPACES if is_trained(name)]
+TRAINED = [name for name in MODELS if is_trained(name)]
 CLOSED_FORMS = ['Popularity', 'ItemKNN', 'EASE', 'GraphFilter']
 
 
@@ -29,9 +28,10 @@ def data():
     return split._replace(train=dataset.prepare(split.train))
 
 
-def test_every_model_has_a_search_space():
-    assert set(SEARCH_SPACES) == set(MODELS)
-    assert set(SEARCH_SPACES) - set(TRAINED) == set(CLOSED_FORMS)
+def test_every_model_has_a_search_space_of_its_own():
+    declared = {name for name, cls in MODELS.items() if 'search_space' in vars(cls)}
+    assert declared == set(MODELS) - {'Popularity'}  # It has nothing to tune.
+    assert set(MODELS) - set(TRAINED) == set(CLOSED_FORMS)
     assert {model_kind(name) for name in CLOSED_FORMS} == {'closed form'}
     ids = {name for name in MODELS if model_kind(name) == 'ids'}
     assert ids == {'MatrixFactorization', 'LightGCN', 'LayerGCN', 'NGCF'}
@@ -39,9 +39,10 @@ def test_every_model_has_a_search_space():
         is_trained('Other')
 
 
-@pytest.mark.parametrize('name', SEARCH_SPACES)
+@pytest.mark.parametrize('name', MODELS)
 def test_the_first_trial_is_the_default_of_the_model(name):
-    space, cls = SEARCH_SPACES[name], MODELS[name]
+    cls = MODELS[name]
+    space = cls.search_space
     known = _defaults(PromptMM) if name == 'PromptMMPlus' else {}
     known |= _defaults(cls)
     arguments, weights, training = split_params(name, space.defaults)
@@ -60,10 +61,10 @@ def _defaults(cls):
     return {k: p.default for k, p in inspect.signature(cls).parameters.items()}
 
 
-@pytest.mark.parametrize('name', SEARCH_SPACES)
+@pytest.mark.parametrize('name', MODELS)
 def test_the_second_trial_has_a_stronger_penalty(name):
-    first, *rest = SEARCH_SPACES[name].first_trials(trained=is_trained(name))
-    assert first == SEARCH_SPACES[name].defaults
+    first, *rest = MODELS[name].search_space.first_trials()
+    assert first == MODELS[name].search_space.defaults
     assert len(rest) == is_trained(name)
     for trial in rest:
         assert {k for k, v in trial.items() if v != first[k]} == {'l2'}
@@ -74,7 +75,7 @@ def test_the_second_trial_has_a_stronger_penalty(name):
 def test_every_model_trains_with_the_ends_of_its_space(name, data):
     params = {
         key: part.values[-1] if isinstance(part, Choices) else part.high
-        for key, part in SEARCH_SPACES[name].space.items()
+        for key, part in MODELS[name].search_space.space.items()
     }
     arguments, weights, training = split_params(name, params)
     assert {**arguments, **weights, **training} == params

@@ -15,8 +15,8 @@ from promptmm_pyg.benchmark.entries import (
     Variant,
     truncated,
 )
-from promptmm_pyg.benchmark.registry import SEARCH_SPACES
 from promptmm_pyg.distillation import truncate_embeddings
+from promptmm_pyg.models import LightGCN, MatrixFactorization
 from tests.benchmark.setting import gain, tiny_bench
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -156,12 +156,12 @@ def test_a_closed_form_has_one_seed_and_no_embeddings(bench):
 
 
 def test_the_search_starts_at_the_defaults_and_continues_from_the_cache(tmp_path):
-    space = SEARCH_SPACES['MatrixFactorization']
+    space = MatrixFactorization.search_space
     complete = tiny_bench(tmp_path / 'a').search(MF, space, 4)
     first = tiny_bench(tmp_path / 'b').search(MF, space, 2)
     again = tiny_bench(tmp_path / 'b').search(MF, space, 4)
     params = [row['params'] for row in complete]
-    assert params[:2] == space.first_trials(trained=True)
+    assert params[:2] == space.first_trials()
     assert [row['params'] for row in again] == params
     assert [row['seconds'] for row in again[:2]] == [row['seconds'] for row in first]
 
@@ -169,7 +169,7 @@ def test_the_search_starts_at_the_defaults_and_continues_from_the_cache(tmp_path
 def test_the_search_requires_optuna(bench, monkeypatch):
     monkeypatch.setitem(sys.modules, 'optuna', None)
     with pytest.raises(ImportError, match=r"'search' requires 'optuna'\. Install it"):
-        bench.search(MF, SEARCH_SPACES['LightGCN'], 1)
+        bench.search(MF, LightGCN.search_space, 1)
 
 
 def test_a_diverging_trial_is_the_worst(bench, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_diverging_trial_is_the_worst(bench, monkeypatch):
         raise FloatingPointError("'loss' must be finite")
 
     monkeypatch.setattr(runner, 'train', diverge)
-    (row,) = bench.search(MF, SEARCH_SPACES['MatrixFactorization'], 1)
+    (row,) = bench.search(MF, MatrixFactorization.search_space, 1)
     assert (row['validation'], row['error']) == (0, "'loss' must be finite")
     with pytest.raises(RuntimeError, match=r'MatrixFactorization with .* no state to'):
         bench.test(MF, row['params'], 0)
