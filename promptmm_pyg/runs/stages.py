@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training import History, LastEpochWarning, TrainingConfig, train
 from promptmm_pyg.training.loop import CHECKPOINT
 
+OnEpoch = Callable[[Mapping[str, Any]], bool | None]
 CPU = torch.device('cpu')
 _PACKAGES = ('promptmm_pyg', 'torch', 'torch_geometric', 'numpy')
 _KD_WEIGHTS = {'pairwise': 1.0, 'listwise': 1.0, 'embedding': 1.0}
@@ -100,6 +101,8 @@ def train_run(
     resume: bool = False,
     progress: bool = True,
     device: str | torch.device = CPU,
+    loaded: tuple[Prepared, str] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Run:
     """Trains a teacher, any model of the library, into the folder of a run.
 
@@ -114,6 +117,10 @@ def train_run(
         resume: Whether to continue one. (default: ``False``)
         progress: Whether to show a progress bar. (default: ``True``)
         device: Where to train; the run can be used anywhere. (default: the CPU)
+        loaded: What ``load_data`` returned for the settings of the data, for several
+            trainings on them. (default: the data are read)
+        on_epoch: As in :class:`~promptmm_pyg.training.TrainingConfig`.
+            (default: ``None``)
 
     Raises:
         RunError: If the folder holds something else, or the data have errors.
@@ -131,7 +138,7 @@ def train_run(
     elif not run.config_file.is_file():
         run.read_config()
     with exclusive(run.path):
-        data, config['data_sha256'] = load_data(config)
+        data, config['data_sha256'] = loaded or load_data(config)
         if resume:
             old = Run(where(run.path, 'teacher')).read_config()
             check_resume(config, old, subject='options and data of the run')
@@ -140,7 +147,9 @@ def train_run(
                 folder / 'config.json',
                 {**config, **_columns(data), 'versions': versions(*_PACKAGES)},
             )
-            how = training_config(config, folder / 'teacher', resume, progress)
+            teacher_dir = folder / 'teacher'
+            options = {'on_epoch': on_epoch}
+            how = training_config(config, teacher_dir, resume, progress, **options)
             target = Run(folder)
             served = target.teacher_recommender_dir
             train_teacher(target, config, data, how, device, recommender=served)

@@ -1,8 +1,9 @@
 """The settings of a training run."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
 from promptmm_pyg.loader.neighbors import NumNeighbors
@@ -71,6 +72,10 @@ class TrainingConfig:
     were not sampled."""
     block_size: int = BLOCK
     """With ``num_neighbors``: rows per block in validation."""
+    on_epoch: Callable[[Mapping[str, Any]], bool | None] | None = None
+    """Called with the record of every epoch, as in :class:`History`, after its
+    checkpoint is written; training ends with its best state where it returns ``True``,
+    and ``resume`` continues it. In several processes it is called on rank 0."""
 
     def __post_init__(self) -> None:
         for name in (

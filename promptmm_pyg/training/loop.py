@@ -268,6 +268,13 @@ def fit(
         initial=len(records),
         disable=not config.progress or rank_and_size()[0] > 0,
     )
+
+    def validate_epoch(epoch: int) -> dict[str, float]:
+        module.eval()
+        metrics = validate()
+        stopping.update(metrics[config.monitor], epoch, module.state_dict())
+        return metrics
+
     with run, bar:
         for epoch in range(len(records) + 1, config.epochs + 1):
             if stopping.should_stop:
@@ -283,13 +290,14 @@ def fit(
             }
             every = config.validate_every
             if every and (epoch % every == 0 or epoch == config.epochs):
-                module.eval()
-                metrics = validate()
-                record['validation'] = metrics
-                stopping.update(metrics[config.monitor], epoch, module.state_dict())
+                record['validation'] = validate_epoch(epoch)
             records.append(record)
             run.save(records)
             _show(bar, record, stopping, config.monitor)
+            if _is_stopped(config, record):
+                if every and not stopping.best_epoch:
+                    record['validation'] = validate_epoch(epoch)
+                break
     module.eval()
     if not config.validate_every:
         return History(records, len(records), math.nan, config.monitor)
@@ -320,13 +328,19 @@ def _train_epoch(
     return {'loss': float(total) / len(loader), 'losses': means}
 
 
+def _is_stopped(config: TrainingConfig, record: Mapping[str, Any]) -> bool:
+    on_epoch = config.on_epoch
+    return on_epoch is not None and bool(run_on_rank0(lambda: on_epoch(record)))
+
+
 def _check_processes(loader: TripletLoader, config: TrainingConfig) -> None:
     """Raises if processes were called differently: they would wait for each other."""
     draws = loader.state_dict()['generator'].tolist()
     assert_equal_across_ranks('seed', draws)
     assert_equal_across_ranks('batch_size', (loader.batch_size, len(loader)))
     folder = None if config.run_dir is None else 'set'  # A path may differ.
-    assert_equal_across_ranks('config', replace(config, run_dir=folder, progress=False))
+    settings = replace(config, run_dir=folder, progress=False, on_epoch=None)
+    assert_equal_across_ranks('config', settings)
 
 
 def _show(

@@ -1,4 +1,5 @@
 import json
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from promptmm_pyg.runs.folder import (
     write_json,
 )
 from promptmm_pyg.runs.run import Run
+from promptmm_pyg.runs.stages import load_data
 
 
 def test_tensors_come_back_also_when_they_share_memory(tmp_path):
@@ -137,3 +139,25 @@ def test_sections_that_are_left_out_have_defaults(tmp_path):
 
 def test_the_package_offers_run():
     assert promptmm_pyg.Run is Run
+
+
+def test_loaded_data_are_not_read_again_and_a_stopped_training_goes_on(tmp_path):
+    config = {
+        'data': {
+            'format': 'synthetic',
+            'synthetic': {'num_users': 40, 'num_items': 30},
+            'split': {'method': 'per-user', 'val_ratio': 0.2, 'test_ratio': 0.2},
+        },
+        'model': 'MatrixFactorization',
+        'train': {'epochs': 3},
+    }
+    options = {'loaded': load_data({**config, 'prompt': None}), 'progress': False}
+    with patch('promptmm_pyg.runs.stages.load_split', side_effect=AssertionError):
+        run = train_run(tmp_path / 'a', config, on_epoch=lambda _: True, **options)
+        assert run.metrics('teacher')['num_epochs'] == 1
+        run = train_run(tmp_path / 'a', config, resume=True, **options)
+    assert run.metrics('teacher')['num_epochs'] == 3
+    expected = train_run(tmp_path / 'b', config, progress=False)
+    for name, value in expected.teacher().state_dict().items():
+        assert torch.equal(run.teacher().state_dict()[name], value)
+    assert expected.config['data_sha256'] == run.config['data_sha256']

@@ -247,6 +247,31 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bitwise(tmp_path, options):
     assert without_seconds(expected) == without_seconds(history)
 
 
+def test_a_run_that_on_epoch_stops_and_resumes_equals_an_uninterrupted_one(tmp_path):
+    data, epochs = make_split(), []
+    straight, expected = run(data, tmp_path / 'a')
+
+    def stop(record):
+        epochs.append(record['epoch'])
+        return True
+
+    for number in range(2):
+        stopped, history = run(data, tmp_path / 'b', resume=number > 0, on_epoch=stop)
+        assert history.num_epochs == number + 1
+        assert not stopped.training
+    resumed, history = run(data, tmp_path / 'b', resume=True)
+    assert epochs == [1, 2]
+    assert states_equal(straight, resumed)
+    assert without_seconds(expected) == without_seconds(history)
+
+
+def test_a_run_that_stops_before_its_first_validation_is_validated():
+    options = {'validate_every': 3, 'on_epoch': lambda _: True}
+    _, history = run(make_split(), None, **options)
+    assert history.best_epoch == history.num_epochs == 1
+    assert history.records[0]['validation']['Recall@20'] == history.best_value
+
+
 def test_two_trainings_do_not_share_a_folder(tmp_path):
     data = make_split()
     expected = pytest.raises(ValueError, match="'run_dir' must not be in use")
