@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data import INTERACTS, ITEM, modality_x_dict
-from promptmm_pyg.models import MODELS
+from promptmm_pyg.models import get_model
+from promptmm_pyg.models._resolve import constructors
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.nn import ChunkedFeatures
 from promptmm_pyg.training import TrainingConfig
@@ -29,15 +29,14 @@ def is_trained(model: str) -> bool:
     Raises:
         ValueError: If there is no model of that name.
     """
-    check_choice('model', model, MODELS)
-    return not issubclass(MODELS[model], ClosedForm)
+    return not issubclass(get_model(model), ClosedForm)
 
 
 def model_kind(model: str) -> str:
     """``'closed form'``, ``'ids'`` or ``'multi-modal'``."""
     if not is_trained(model):
         return 'closed form'
-    return 'multi-modal' if MODELS[model].reads_features else 'ids'
+    return 'multi-modal' if get_model(model).reads_features else 'ids'
 
 
 class SplitParams(NamedTuple):
@@ -52,9 +51,9 @@ class SplitParams(NamedTuple):
 
 def split_params(model: str, params: Params) -> SplitParams:
     """Sorts flat hyper-parameters by their names."""
-    cls = MODELS[model]
+    cls = get_model(model)
     losses = cls.loss_weights
-    own = signature(cls).parameters  # Such as LATTICE's 'num_neighbors'.
+    own = _argument_names(cls)  # Such as LATTICE's 'num_neighbors'.
     out = SplitParams({}, {}, {})
     for name, value in params.items():
         if name in losses:
@@ -72,14 +71,21 @@ BUILD_OPTIONS = frozenset({'prompt', 'masks', 'feature_dtype', 'product_dtype'})
 
 def known_params(model: str) -> set[str]:
     """The names of all hyper-parameters of a model."""
-    cls = MODELS[model]
-    names = set(signature(cls).parameters)
-    if 'teacher' in names:  # Further arguments, of PromptMM.
-        names |= set(signature(MODELS['PromptMM']).parameters)
-    names -= {'num_nodes_dict', 'edge_type', 'teacher'}
+    cls = get_model(model)
+    names = _argument_names(cls) - {'num_nodes_dict', 'edge_type'}
     if is_trained(model):
         names |= {*cls.loss_weights, *TRAINING}
     return names | BUILD_OPTIONS
+
+
+def _argument_names(cls: type) -> set[str]:
+    """The keyword arguments of a model."""
+    return {
+        name
+        for part in constructors(cls)
+        for name, parameter in signature(part).parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
 
 
 def check_params(
@@ -93,7 +99,7 @@ def check_params(
         params: The names of hyper-parameters.
         more: Further names that are allowed.
     """
-    check_choice(name, model, MODELS)
+    get_model(model, option=name)
     known = known_params(model) | set(more)
     check_keys(f'{name}.{model}', params, known)
 
@@ -114,8 +120,7 @@ def build(model: str, train: HeteroData, arguments: Params) -> Any:
     ``masks=True`` (the model knows which features are missing), ``feature_dtype`` and
     ``product_dtype`` (features in half precision, and the products with them).
     """
-    is_trained(model)
-    cls: Any = MODELS[model]
+    cls: Any = get_model(model)
     arguments = dict(arguments)
     dtype = arguments.pop('feature_dtype', None)
     products = arguments.pop('product_dtype', None)

@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -197,7 +198,7 @@ def _note(text: str) -> None:
 def _describe(error: Exception) -> tuple[str, int]:
     """One line about an error, and the exit status."""
     text = ' '.join(format_error(error).split()) or type(error).__name__
-    text = _LONG_WORD.sub(r'\1...\2', text)
+    text = _LONG_WORD.sub(r'\1...\2', text) + _line_of_own_model(error)
     no_memory = isinstance(error, RuntimeError) and _NO_MEMORY.search(text)
     if no_memory or isinstance(error, MemoryError):
         return f'not enough memory ({text}). Use less data or smaller models', 1
@@ -207,6 +208,16 @@ def _describe(error: Exception) -> tuple[str, int]:
         return f'internal error ({text}). Report it with the output of --traceback', 1
     is_failure = isinstance(error, OSError) and error.errno in _FAILURES
     return text, 1 if is_failure else 2
+
+
+def _line_of_own_model(error: Exception) -> str:
+    """Where in the file of a model of the user an error was raised, if it was."""
+    resolve = sys.modules.get('promptmm_pyg.models._resolve')
+    files = {x['__file__'] for x in resolve.LOADED.values()} if resolve else ()
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename in files:
+            return f" (line {frame.lineno} of '{frame.filename}')"
+    return ''
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from promptmm_pyg.cli.system import profile_student, without_cache
 from promptmm_pyg.cli.train import metrics_text
 from promptmm_pyg.data.schema import NODE_TYPES
 from promptmm_pyg.distillation import CandidateSampling, distill, promptmm_losses
+from promptmm_pyg.models._resolve import file_hash
 from promptmm_pyg.runs import Run, distill_run
 from promptmm_pyg.runs.stages import student_weights
 
@@ -117,9 +118,11 @@ def add_arguments(parser: Parser) -> None:
 
 def _add_student_options(parser: Parser, argv: Sequence[str]) -> None:
     """Adds the options of the student that is named."""
-    name = model_of(argv, 'student', DEFAULT)
-    add_model_options(parser, name)
-    add_loss_weights(parser, student_weights(name))
+    cls = model_of(argv, 'student', DEFAULT)
+    add_model_options(parser, cls)
+    weights = student_weights(cls)
+    add_loss_weights(parser, weights)
+    parser.set_defaults(student_weights=weights)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -155,10 +158,11 @@ def student_config(args: argparse.Namespace) -> dict[str, Any]:
         'teachers': [str(Path(path).resolve()) for path in args.teachers or ()],
         'teacher_scale': args.teacher_scale,
         'model': args.student,
+        **file_hash(args.student),
         'student': model_arguments(args),
         'distill': selected_options(args, DISTILL),
         'train': selected_options(args, (*TRAIN, *LENGTH)),
-        'loss_weights': loss_weights(args, student_weights(args.student)),
+        'loss_weights': loss_weights(args, args.student_weights),
         'losses': selected_options(args, (*LOSSES, 'node_types', *_VIEWS)),
         'candidates': selected_options(args, CANDIDATES),
     }

@@ -3,11 +3,16 @@
 import argparse
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints
 
-from promptmm_pyg.cli.parsing import Parser, add_options, read_settings
-from promptmm_pyg.models import MODELS, PromptMM
+from promptmm_pyg.cli.parsing import Parser, UserError, add_options, read_settings
+from promptmm_pyg.models import (
+    ClosedForm,
+    get_model,
+    model_names,
+)
+from promptmm_pyg.models._resolve import ModelClass, constructors, full_name
 from promptmm_pyg.runs.stages import trained_models
 
 _KINDS = (bool, int, float, str)
@@ -17,24 +22,24 @@ _NOT_OPTIONS = ('edge_type',)
 
 
 def add_model(parser: Parser, option: str, default: str, text: str) -> None:
-    """Adds the option that names a model of ``MODELS``; ``text`` is its help."""
-    names = _names(option)
+    """Adds the option that names a model; ``text`` is its help."""
+    names = model_names() if option == 'model' else trained_models()
     parser.add_argument(
         f'--{option}',
-        choices=names,
+        type=full_name,
         default=default,
         metavar='NAME',
-        help=f'{text}: {", ".join(names)} (default: {default})',
+        help=f"{text}: {', '.join(names)}, or 'path/to/file.py:Class' (default: "
+        f'{default})',
     )
 
 
-def _names(option: str) -> list[str]:
-    return list(MODELS) if option == 'model' else trained_models()
+def model_of(argv: Sequence[str], option: str, default: str) -> ModelClass:
+    """The model that the command line, or else its file of settings, names. Only a file
+    that is typed is allowed to run.
 
-
-def model_of(argv: Sequence[str], option: str, default: str) -> str:
-    """The model that the command line, or else its file of settings, names; the default
-    where neither has a known one, which the parser reports.
+    Raises:
+        UserError: If there is no such model, or it cannot be a student.
     """
     finder = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, exit_on_error=False
@@ -44,22 +49,37 @@ def model_of(argv: Sequence[str], option: str, default: str) -> str:
     try:
         found = finder.parse_known_args(list(argv))[0]
     except argparse.ArgumentError:  # A value is missing.
-        return default
-    name = getattr(found, option)
+        return get_model(default)
+    name = typed = getattr(found, option)
     if name is None and found.config is not None:
         name = read_settings(found.config).get(option)
-    return name if name in _names(option) else default
+    try:
+        cls = get_model(
+            str(name or default), option=f'--{option}', allow=typed is not None
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if option == 'student' and issubclass(cls, ClosedForm):
+        raise UserError(
+            f"'--student' must be trained in steps, such as {trained_models()} (got "
+            f'{name!r}, which is fitted). Train it as a teacher'
+        )
+    return cls
 
 
-def add_model_options(parser: Parser, name: str) -> None:
+def add_model_options(parser: Parser, model: ModelClass) -> None:
     """Adds an option for each argument of a model that is a number, a text or a switch.
     One that the command has already is named ``--model-...``.
     """
-    group = parser.add_argument_group(f'model {name}')
-    texts = argument_texts(MODELS[name])
+    group = parser.add_argument_group(f'model {model.__name__}')
+    texts = argument_texts(model)
     dests: dict[str, str] = {}
-    for cls in _constructors(MODELS[name]):
-        own = {key: texts[key] for key in _plain_arguments(cls) if key not in dests}
+    for cls in constructors(model):
+        own = {
+            key: texts.get(key, key.replace('_', ' '))
+            for key in _plain_arguments(cls)
+            if key not in dests
+        }
         rename = {
             key: f'model_{key}'
             for key in own
@@ -75,16 +95,11 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, dest) for name, dest in args.model_dests.items()}
 
 
-def _constructors(cls: type) -> Iterator[type]:
-    """The class, and PromptMM where it takes further keyword arguments."""
-    yield cls
-    parameters = inspect.signature(cls).parameters.values()
-    if any(x.kind is x.VAR_KEYWORD for x in parameters):
-        yield PromptMM
-
-
 def _plain_arguments(cls: type) -> list[str]:
-    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    try:
+        hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    except NameError:  # Of a file; the types of the defaults remain.
+        hints = {}
     return [
         name
         for name, parameter in inspect.signature(cls).parameters.items()
@@ -92,7 +107,7 @@ def _plain_arguments(cls: type) -> list[str]:
         and parameter.default is not parameter.empty
         and (
             isinstance(parameter.default, _KINDS)
-            or {*get_args(hints[name])} & {*_KINDS}
+            or {*get_args(hints.get(name))} & {*_KINDS}
         )
     ]
 
@@ -107,7 +122,7 @@ def argument_texts(cls: type) -> dict[str, str]:
         'The number of propagation layers'
     """
     texts: dict[str, str] = {}
-    for owner in reversed([*_constructors(cls)]):
+    for owner in reversed([*constructors(cls)]):
         section = re.search(
             r'^Args:\n((?:    .*\n|\n)*)', f'{inspect.getdoc(owner)}\n', re.MULTILINE
         )

@@ -542,10 +542,10 @@ def flags_of_run(content: Mapping[str, Any]) -> dict[str, Any]:
         flags |= _data_flags(content['data'])
         prompt, titles = content['prompt'], content.get('titles')
         if prompt is None:
-            from promptmm_pyg.models import MODELS
+            from promptmm_pyg.models import get_model
 
-            model = MODELS.get(content.get('model', ''))
-            flags |= {'no-prompt': True} if model and model.reads_prompt else {}
+            model = get_model(content['model'], allow=False)
+            flags |= {'no-prompt': True} if model.reads_prompt else {}
         else:
             flags |= {'prompt-start': prompt['start']}
             flags |= {'prompt-dim': prompt['out_channels']}

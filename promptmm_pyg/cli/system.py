@@ -15,6 +15,7 @@ import torch
 from promptmm_pyg.data import INTERACTS, ITEM, USER, modality_x_dict
 from promptmm_pyg.distillation import distill
 from promptmm_pyg.limits import available_memory
+from promptmm_pyg.models._resolve import short_name
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.runs import Prepared, Run
 from promptmm_pyg.runs.run import build_model, build_student
@@ -83,7 +84,8 @@ def profile_teacher(
     """A report on the cost of training the teacher of a configuration."""
     model = build_model(config, 'teacher', data.train)
     if isinstance(model, ClosedForm):
-        return f'{config["model"]} is fitted in closed form, in one step; {_NOTHING}'
+        name = short_name(config['model'])
+        return f'{name} is fitted in closed form, in one step; {_NOTHING}'
     model.to(device)
     data = data.to(torch.device(device))
 

@@ -26,7 +26,7 @@ from promptmm_pyg.cli.parsing import (
     selected_options,
 )
 from promptmm_pyg.cli.system import profile_teacher, without_cache
-from promptmm_pyg.models import MODELS
+from promptmm_pyg.models._resolve import file_hash, short_name
 from promptmm_pyg.runs import Run, train_run
 from promptmm_pyg.runs.data import read_titles
 from promptmm_pyg.runs.run import FORMAT
@@ -37,7 +37,8 @@ DESCRIPTION = """\
 Train a model and save the epoch that was best on validation: the teacher PromptMM, a
 graph model of interactions and item features, or any other of the library (--model
 NAME; its options are in 'promptmm train --model NAME --help'). Models in closed form,
-such as EASE, are fitted. Test data are not used.
+such as EASE, are fitted. A model of yours is --model path/to/file.py:Class. Test data
+are not used.
 
 RUN will hold config.json (all settings), teacher/ (model.safetensors, log.jsonl with
 one line per epoch, a checkpoint, metrics, and a recommender). Ctrl-C loses at most one
@@ -48,6 +49,7 @@ example:
   promptmm train clicks.parquet --out runs/clicks --features text=text.parquet \\
       --split time --time-column day --val-ratio 0.1 --test-ratio 0.1
   promptmm train clicks.csv --out runs/ease --model EASE --l2 500
+  promptmm train clicks.csv --out runs/mine --model net.py:Net --help
   promptmm train data/tiktok --out runs/tiktok --dry-run
   promptmm train --config runs/tiktok/config.json --out runs/wide --embedding-dim 128"""
 DEFAULT = 'PromptMM'
@@ -80,9 +82,9 @@ def add_arguments(parser: Parser) -> None:
 
 def _add_model_options(parser: Parser, argv: Sequence[str]) -> None:
     """Adds the options of the model that is named."""
-    name = model_of(argv, 'model', DEFAULT)
-    cls: Any = MODELS[name]
-    add_model_options(parser, name)
+    cls: Any = model_of(argv, 'model', DEFAULT)
+    add_model_options(parser, cls)
+    parser.set_defaults(model_class=cls)
     if cls.loss_weights:
         add_loss_weights(parser.add_argument_group('losses'), cls.loss_weights)
     if not cls.reads_prompt:
@@ -119,8 +121,8 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
         device=device,
     )
-    text = metrics_text(trained, 'teacher').replace('teacher', args.model, 1)
-    print(f'{text}, in {trained.teacher_dir}')
+    text = metrics_text(trained, 'teacher').removeprefix('teacher')
+    print(f'{short_name(args.model)}{text}, in {trained.teacher_dir}')
     print(f'next: promptmm distill {trained.path}')
     return 0
 
@@ -153,7 +155,7 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
             'encoding': args.encoding,
         }
         read_titles(**titles)  # Errors are raised before any work.
-    prompt, cls = None, MODELS[args.model]
+    prompt, cls = None, args.model_class
     weights = cls.loss_weights
     if cls.reads_prompt and not args.no_prompt:
         options = selected_options(args, PROMPT, _PROMPT_NAMES)
@@ -163,6 +165,7 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
         'data': data,
         'titles': titles,
         'model': args.model,
+        **file_hash(args.model),
         'prompt': prompt,
         'teacher': model_arguments(args),
         'train': selected_options(args, (*TRAIN, *PROPAGATE, *LENGTH)),

@@ -130,6 +130,9 @@ class PromptMMPlus(GraphRecommender):
         alignment_weight=Choices(0.0, (0.0, 0.01, 0.1)),
     )
 
+    further_arguments_of = PromptMM
+    """The class that takes ``**teacher``."""
+
     def __init__(
         self,
         num_nodes_dict: dict[NodeType, int],

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._files import NEXT, current, locked
-from promptmm_pyg._utils import check_choice
 from promptmm_pyg.data import (
     INTERACTS,
     ITEM,
@@ -20,7 +19,8 @@ from promptmm_pyg.data import (
 )
 from promptmm_pyg.data.schema import node_features
 from promptmm_pyg.distillation import truncate_embeddings
-from promptmm_pyg.models import MODELS
+from promptmm_pyg.models import get_model
+from promptmm_pyg.models._resolve import ModelClass
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs.data import Prepared, RunError, hash_split, load_split, prepare
@@ -354,8 +354,7 @@ class Run:
     @property
     def is_closed_form(self) -> bool:
         """Whether the teacher is fitted, not trained in steps."""
-        cls = MODELS.get(self.config['model'])
-        return cls is not None and issubclass(cls, ClosedForm)
+        return issubclass(model_class(self.config), ClosedForm)
 
     def evaluate(
         self, split: Literal['val', 'test'] = 'val'
@@ -566,10 +565,9 @@ def build_model(config: Mapping[str, Any], part: str, train: HeteroData) -> 'Tra
         part: The section of its arguments, ``'teacher'`` or ``'student'``.
         train: The prepared training graph.
     """
-    name, options = config['model'], dict(config[part])
-    check_choice('model', name, MODELS)
+    options = dict(config[part])
     torch.manual_seed(config['train'].get('seed', 0))
-    cls: Any = MODELS[name]
+    cls: Any = model_class(config)
     if cls.reads_prompt and config.get('prompt') is None:
         options['prompt_start_dict'] = None
     model: Trained = cls.from_data(train, **options)
@@ -582,10 +580,33 @@ def build_student(config: Mapping[str, Any], train: HeteroData) -> torch.nn.Modu
     Raises:
         ValueError: If it is a model in closed form.
     """
-    model = build_model({'prompt': 'pca', **config}, 'student', train)
-    if isinstance(model, ClosedForm):
+    student_class(config)
+    model: Any = build_model({'prompt': 'pca', **config}, 'student', train)
+    student: torch.nn.Module = model
+    return student
+
+
+def model_class(config: Mapping[str, Any]) -> ModelClass:
+    """The class of the model of a configuration. A file must be that of the training,
+    and be allowed to run.
+
+    Raises:
+        ValueError: If there is no such model, or its file is another or not allowed.
+    """
+    digest = config.get('model_sha256')
+    return get_model(config['model'], sha256=digest, allow=False)
+
+
+def student_class(config: Mapping[str, Any]) -> ModelClass:
+    """The class of the student of a configuration.
+
+    Raises:
+        ValueError: As :func:`model_class`, or if it is a model in closed form.
+    """
+    cls = model_class(config)
+    if issubclass(cls, ClosedForm):
         raise ValueError(
             f"'model' of a student must be trained in steps (got {config['model']!r}, "
             f'which is fitted). Train it as a teacher'
         )
-    return model
+    return cls

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptmm_pyg._utils import check_choice, check_positive, versions
+from promptmm_pyg._utils import check_positive, versions
 from promptmm_pyg.data import ITEM, Split
 from promptmm_pyg.distillation import (
     CandidateSampling,
@@ -19,6 +19,7 @@ from promptmm_pyg.distillation import (
     promptmm_losses,
 )
 from promptmm_pyg.models import MODELS
+from promptmm_pyg.models._resolve import ModelClass, file_hash, full_name, short_name
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.runs.check import check_data
 from promptmm_pyg.runs.data import (
@@ -44,6 +45,8 @@ from promptmm_pyg.runs.run import (
     Trained,
     build_model,
     build_student,
+    model_class,
+    student_class,
 )
 from promptmm_pyg.runs.teachers import student_teacher
 from promptmm_pyg.serving import Recommender
@@ -78,19 +81,22 @@ _STUDENT: dict[str, Any] = {
 }
 
 
-def student_weights(model: str) -> dict[str, float]:
-    """The default weights of a student's own losses and of those of distillation.
-
-    Raises:
-        ValueError: If the model is unknown or in closed form.
-    """
-    check_choice('model', model, trained_models())
-    return {**MODELS[model].loss_weights, **_KD_WEIGHTS}
+def student_weights(model: ModelClass) -> dict[str, float]:
+    """The default weights of a student's own losses and of those of distillation."""
+    return {**model.loss_weights, **_KD_WEIGHTS}
 
 
 def trained_models() -> list[str]:
-    """The models that are trained in steps, which can be students."""
+    """The models of the library that are trained in steps, which can be students."""
     return [name for name, cls in MODELS.items() if not issubclass(cls, ClosedForm)]
+
+
+def with_file(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the absolute path of its model's file, if it has one, and
+    the hash of the file as ``model_sha256``, unless it has one already.
+    """
+    name = full_name(config['model'])
+    return {**file_hash(name), **config, 'model': name}
 
 
 def train_run(
@@ -109,10 +115,11 @@ def train_run(
     Args:
         path: The folder.
         config: ``data`` with ``format`` and how to read it, as in the ``config.json``
-            of a run. Optional: ``titles``, ``model`` (a name of ``MODELS``; default:
-            ``'PromptMM'``), ``prompt``, ``teacher`` (arguments of the model), ``train``
-            (arguments of :class:`~promptmm_pyg.training.TrainingConfig`) and
-            ``loss_weights``.
+            of a run. Optional: ``titles``, ``model`` (a name of
+            :func:`~promptmm_pyg.models.get_model`, to which a file must have been
+            passed once; default: ``'PromptMM'``), ``prompt``, ``teacher`` (arguments of
+            the model), ``train`` (arguments of
+            :class:`~promptmm_pyg.training.TrainingConfig`) and ``loss_weights``.
         overwrite: Whether to replace a run in ``path``. (default: ``False``)
         resume: Whether to continue one. (default: ``False``)
         progress: Whether to show a progress bar. (default: ``True``)
@@ -127,9 +134,8 @@ def train_run(
         ValueError: If a setting is out of its range. An old run is left unchanged.
     """
     run = Run(path)
-    config = {**_TEACHER, **config}
-    check_choice('model', config['model'], MODELS)
-    cls: Any = MODELS[config['model']]
+    config = with_file({**_TEACHER, **config})
+    cls: Any = model_class(config)
     config['loss_weights'] = {**cls.loss_weights, **config['loss_weights']}
     if not cls.reads_prompt:
         config['prompt'] = None
@@ -194,9 +200,12 @@ def train_teacher(
     write_json(target.teacher_dir / 'metrics.json', metrics)
     if recommender is not None:
         card = {
-            'name': f'Recommender: {config["model"]}',
+            'name': f'Recommender: {short_name(config["model"])}',
             'metrics': {'teacher': metrics},
-            'training': {key: config[key] for key in ('model', 'teacher', 'train')},
+            'training': {
+                'model': short_name(config['model']),
+                **{key: config[key] for key in ('teacher', 'train')},
+            },
         }
         made = make_recommender(data, served, titles_of(config, data, titles))
         made.save(recommender, card=card)
@@ -220,7 +229,7 @@ def distill_run(
         run: A run with a trained teacher.
         config: As the ``student/config.json`` of a run, all of it optional:
             ``teachers`` (folders of further runs on the same data), ``teacher_scale``
-            (the sum of their weights), ``model`` (a name of ``MODELS``; default:
+            (the sum of their weights), ``model`` (as for :func:`train_run`; default:
             ``'LightGCN'``), ``student`` (its arguments), ``distill``, ``train``,
             ``loss_weights``, ``losses`` (arguments of
             :func:`~promptmm_pyg.distillation.promptmm_losses`) and ``candidates``.
@@ -236,8 +245,8 @@ def distill_run(
         ValueError: If a setting is out of its range. An old student is left unchanged.
     """
     run = Run.open(run)
-    config = {**_STUDENT, **(config or {})}
-    weights = student_weights(config['model'])
+    config = with_file({**_STUDENT, **(config or {})})
+    weights = student_weights(student_class(config))
     config['loss_weights'] = {**weights, **config['loss_weights']}
     with exclusive(run.path):
         _check_student(run, config, resume=resume, overwrite=overwrite)
@@ -318,9 +327,9 @@ def save_student(
         write_json(target.baseline_dir / 'metrics.json', metrics['baseline'])
     write_json(folder / 'metrics.json', metrics['student'])
     card = {
-        'name': f'Recommender: a {config["model"]} student',
+        'name': f'Recommender: a {short_name(config["model"])} student',
         'metrics': metrics,
-        'training': config,
+        'training': {**config, 'model': short_name(config['model'])},
     }
     recommender.save(target.recommender_dir, card=card)
     # Last: the student counts as trained once this file exists.

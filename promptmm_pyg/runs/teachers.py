@@ -8,6 +8,7 @@ import torch
 
 from promptmm_pyg.data.schema import INTERACTS, fingerprint
 from promptmm_pyg.distillation import ensemble_targets, fit_ensemble_weights
+from promptmm_pyg.models._resolve import short_name
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.runs.data import RunError
 from promptmm_pyg.runs.folder import write_json
@@ -39,7 +40,7 @@ def teacher_of_runs(
     for other in (run, *(Run.open(path) for path in paths)):
         if other is not run:
             _check_same_data(run, other)
-        name = other.config['model']
+        name = short_name(other.config['model'])
         number = sum(key.partition('-')[0] == name for key in targets) + 1
         name = f'{name}-{number}' if number > 1 else name
         targets[name] = _targets(other)
