@@ -41,7 +41,7 @@ from promptmm_pyg.data import (
     split_per_user,
 )
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.models import MODELS
+from promptmm_pyg.models import get_model
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.viz.figure import new_axes
@@ -159,7 +159,7 @@ class ColdBench(Bench):
     def x_dict(self, arm: Arm, params: Any, seed: int) -> dict[str, Tensor]:
         """The embeddings; for models without features, cold items are predicted."""
         x_dict = super().x_dict(arm, params, seed)
-        if arm.embeddings is not None or MODELS[arm.model].reads_features:
+        if arm.embeddings is not None or get_model(arm.model).reads_features:
             return x_dict
         item_x = predict_cold_items(x_dict, self.split.train, self.degree > 0)
         return {**x_dict, ITEM: item_x}

@@ -33,7 +33,7 @@ from promptmm_pyg.data import (
     modality_mask_dict,
     modality_x_dict,
 )
-from promptmm_pyg.models import MODELS
+from promptmm_pyg.models import get_model
 from promptmm_pyg.transforms import (
     AddBipartiteNorm,
     AddModalityICA,
@@ -170,7 +170,7 @@ class Corruption(Variants):
         return mask_content(data, share, self.corruption_seed, pattern)
 
     def _variant(self, dataset: Dataset, share: float, arm: Params) -> Variant | None:
-        if not MODELS[arm['model']].reads_features:
+        if not get_model(arm['model']).reads_features:
             return None
         impute = arm.get('impute', False)
         key = [self.corruption, share, self.pattern, self.corruption_seed, impute]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from promptmm_pyg._utils import check_choice, check_positive
+from promptmm_pyg._utils import check_positive
 from promptmm_pyg.benchmark.config import Dataset, Params
 from promptmm_pyg.benchmark.entries import (
     PROMPTMM,
@@ -22,11 +22,12 @@ from promptmm_pyg.benchmark.experiments import (
 )
 from promptmm_pyg.benchmark.registry import (
     is_trained,
+    search_space,
 )
 from promptmm_pyg.benchmark.report import Result, markdown, mean_std, seeds_of
 from promptmm_pyg.benchmark.runner import METRIC, Bench
 from promptmm_pyg.data import ITEM
-from promptmm_pyg.models import MODELS
+from promptmm_pyg.models import get_model
 from promptmm_pyg.search_space import Range, SearchSpace
 
 STUDENT, TEACHER, EASE = 'student', 'PromptMM', 'EASE'
@@ -41,9 +42,7 @@ def searched(
     arm, factors = suite_arm(model, training, width), {}
     if is_trained(model):
         factors['width'] = width
-    return Entry(
-        model, arm, search=(MODELS[model].search_space, trials), factors=factors
-    )
+    return Entry(model, arm, search=(search_space(model), trials), factors=factors)
 
 
 def hyperparameters(dataset: Dataset, model: str) -> dict[str, Any]:
@@ -98,7 +97,7 @@ class Main(Experiment):
     def check(self, dataset: Dataset, out: Path) -> None:  # noqa: ARG002
         check_positive('search_trials', self.search_trials)
         for student in dataset.students:
-            check_choice('students', student, MODELS)
+            get_model(student, option='students')
 
     def entries(self, bench: Bench) -> list[Entry]:
         training = self.config(bench.dataset)
@@ -120,7 +119,7 @@ class Main(Experiment):
                 searched(model, training, self.search_trials, width),
                 name=f'{model} {BASELINE}',
             )
-            space = SearchSpace({**MODELS[model].search_space.space, 'weight': WEIGHT})
+            space = SearchSpace({**search_space(model).space, 'weight': WEIGHT})
             student = replace(
                 baseline,
                 name=f'{model} {STUDENT}',

@@ -11,6 +11,7 @@ from promptmm_pyg.benchmark.config import Params
 from promptmm_pyg.benchmark.registry import is_trained
 from promptmm_pyg.data import Split
 from promptmm_pyg.distillation import Adapter, promptmm_losses, truncate_embeddings
+from promptmm_pyg.models._resolve import file_hash, short_name
 from promptmm_pyg.search_space import SearchSpace
 from promptmm_pyg.targets import SoftTargets
 
@@ -80,8 +81,9 @@ class Arm:
     def key(self) -> list[Any]:
         """What a training depends on, for the cache."""
         keyed = (self.losses, self.teacher, self.variant, self.embeddings)
+        name = ':'.join([short_name(self.model), *file_hash(self.model).values()])
         return [
-            self.model,
+            name,
             dict(self.params),
             dict(self.training),
             dict(self.candidates),

@@ -14,7 +14,9 @@ from promptmm_pyg.benchmark.registry import (
     check_keys,
     check_params,
     is_trained,
+    known_params,
     model_kind,
+    search_space,
 )
 from promptmm_pyg.benchmark.report import (
     Result,
@@ -31,7 +33,8 @@ from promptmm_pyg.benchmark.report import (
 from promptmm_pyg.benchmark.result import rows_by_name
 from promptmm_pyg.benchmark.runner import METRIC, TUNING_SEED, Bench
 from promptmm_pyg.benchmark.stats import compare, mean
-from promptmm_pyg.models import MODELS
+from promptmm_pyg.models import MODELS, get_model
+from promptmm_pyg.models._resolve import file_hash, short_name
 from promptmm_pyg.viz.figure import new_axes
 
 BASELINE, LIGHT_GCN = 'baseline', 'LightGCN'
@@ -114,19 +117,25 @@ class Suite(Experiment):
 
     def check(self, dataset: Dataset, out: Path) -> None:  # noqa: ARG002
         for model in self.models:
-            check_choice('models', model, MODELS)
+            get_model(model, option='models')
+        names = [short_name(model) for model in self.models]
+        if len(names) > len(set(names)):
+            raise ValueError(
+                f"'models' must have different names (got {sorted(names)}). Rename the "
+                f'class of a file'
+            )
         check_positive('trials', self.trials)
 
     def entries(self, bench: Bench) -> list[Entry]:
         training = self.config(bench.dataset)
+        own = [model for model in self.models if model not in MODELS]
         return [
             Entry(
-                model,
+                short_name(model),
                 suite_arm(model, training, self.width),
-                search=(MODELS[model].search_space, self.trials),
+                search=(search_space(model), self.trials),
             )
-            for model in MODELS
-            if model in self.models
+            for model in (*(x for x in MODELS if x in self.models), *own)
         ]
 
     def protocol(self, dataset: Dataset) -> dict[str, Any]:
@@ -162,7 +171,8 @@ class Suite(Experiment):
         ]
         row = super().row(bench, entry)
         row |= {
-            'kind': model_kind(entry.name),
+            'kind': model_kind(entry.arm.model),
+            **file_hash(entry.arm.model),
             'parameters': first['parameters'],
             'trials': runs.trials,
             'seconds': [outcome['seconds'] for outcome in outcomes],
@@ -235,6 +245,8 @@ def suite_arm(model: str, training: Params, width: int) -> Arm:
     if not is_trained(model):
         return Arm(model)
     params: dict[str, Any] = {'embedding_dim': width}
+    if 'embedding_dim' not in known_params(model):  # One of a file may lack it.
+        params = {}
     if model == 'PromptMM':
         params['isolated_features'] = False  # As in the paper.
     return Arm(model, params, training)

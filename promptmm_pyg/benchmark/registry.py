@@ -17,6 +17,7 @@ from promptmm_pyg.models import get_model
 from promptmm_pyg.models._resolve import constructors
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.nn import ChunkedFeatures
+from promptmm_pyg.search_space import SearchSpace
 from promptmm_pyg.training import TrainingConfig
 
 Params = Mapping[str, Any]
@@ -37,6 +38,14 @@ def model_kind(model: str) -> str:
     if not is_trained(model):
         return 'closed form'
     return 'multi-modal' if get_model(model).reads_features else 'ids'
+
+
+def search_space(model: str) -> SearchSpace:
+    """The hyper-parameters of a model that are tuned; a model of a file that inherits
+    the space of its base may lack some of these.
+    """
+    known, space = known_params(model), get_model(model).search_space.space
+    return SearchSpace({name: x for name, x in space.items() if name in known})
 
 
 class SplitParams(NamedTuple):

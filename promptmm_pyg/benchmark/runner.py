@@ -26,6 +26,7 @@ from promptmm_pyg.distillation import (
     truncate_embeddings,
 )
 from promptmm_pyg.evaluation import Evaluation, evaluate
+from promptmm_pyg.models._resolve import short_name
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.search_space import SearchSpace
 from promptmm_pyg.targets import SoftTargets, soft_targets, topk_targets
@@ -117,7 +118,8 @@ class Bench:
         if self.device != 'cpu' and arm.seeded:
             key.append(self.device)
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        name = f'{self.dataset.name}-{arm.model}-{seed}-{digest}.safetensors'
+        model = short_name(arm.model)
+        name = f'{self.dataset.name}-{model}-{seed}-{digest}.safetensors'
         return self.work / name
 
     def outcome(self, arm: Arm, params: Params, seed: int) -> dict[str, Any]:
