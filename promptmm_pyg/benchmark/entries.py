@@ -71,6 +71,8 @@ class Arm:
     teacher: Teacher | None = None
     candidates: Params = field(default_factory=dict)
     start: str = RANDOM
+    """That of ``distill``, or ``'truncated teacher'``, which is in the tables as it is,
+    also if the student propagates them."""
     prompt: str = 'frozen'
     """With ``'joint'`` the student trains the prompt of its teacher, too."""
     variant: Variant | None = None

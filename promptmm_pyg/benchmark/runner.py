@@ -16,7 +16,14 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.benchmark.config import Dataset, Params
-from promptmm_pyg.benchmark.entries import TRUNCATED, Arm, Entry, Teacher, Variant
+from promptmm_pyg.benchmark.entries import (
+    RANDOM,
+    TRUNCATED,
+    Arm,
+    Entry,
+    Teacher,
+    Variant,
+)
 from promptmm_pyg.benchmark.registry import build, split_params
 from promptmm_pyg.benchmark.stats import difference, spread
 from promptmm_pyg.data import INTERACTS, ITEM, Split, fingerprint, modality_x_dict
@@ -207,6 +214,7 @@ class Bench:
                 assert arm.teacher is not None
                 width = model.embeddings.embedding_dim
                 targets = scale_scores(targets, scale).to(self.device)
+                start: Any = RANDOM if arm.start == TRUNCATED else arm.start
                 teacher: SoftTargets | torch.nn.Module = targets
                 if arm.prompt == 'joint':
                     assert arm.teacher.module is not None
@@ -215,6 +223,7 @@ class Bench:
                     model,
                     teacher,
                     data,
+                    start=start,
                     losses=arm.losses.make(targets, width, weight),
                     prompt='joint' if arm.prompt == 'joint' else 'frozen',
                     candidates=CandidateSampling(**arm.candidates),

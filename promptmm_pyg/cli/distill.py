@@ -52,6 +52,7 @@ example:
   promptmm distill runs/tiktok --dry-run
   promptmm distill --config runs/tiktok/student/config.json runs/other"""
 DISTILL = {
+    'start': "the SVD-truncated teacher, random, or the teacher's own id tables",
     'prompt': "keep the teacher's prompt frozen, or tune it with the student",
     'anchor_weight': "weight of the teacher's drift with --prompt joint",
     'baseline': 'also train the baseline, the student without distillation',

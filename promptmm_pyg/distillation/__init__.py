@@ -19,7 +19,7 @@ from promptmm_pyg.distillation.methods import (
     promptmm_losses,
     tarec_losses,
 )
-from promptmm_pyg.distillation.truncate import truncate_embeddings
+from promptmm_pyg.distillation.start import start_student, truncate_embeddings
 
 __all__ = [
     'Adapter',
@@ -36,6 +36,7 @@ __all__ = [
     'fdrec_losses',
     'fit_ensemble_weights',
     'promptmm_losses',
+    'start_student',
     'tarec_losses',
     'truncate_embeddings',
 ]

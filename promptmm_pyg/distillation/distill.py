@@ -21,7 +21,11 @@ from promptmm_pyg.distillation.objective import (
     Objective,
 )
 from promptmm_pyg.distillation.search import in_folder, search
-from promptmm_pyg.distillation.truncate import truncate_embeddings
+from promptmm_pyg.distillation.start import (
+    Start,
+    start_student,
+    truncate_embeddings,
+)
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
@@ -64,7 +68,7 @@ class DistillationResult(NamedTuple):
     targets: SoftTargets
     """The output of the teacher at the end."""
     baseline: torch.nn.Module | None
-    """The same student without distillation: same start, same batches."""
+    """The same student without distillation: a random start, the same batches."""
     baseline_history: History | None
     truncated_teacher: dict[str, Tensor]
     """The teacher's embeddings at the student's width, without training
@@ -79,6 +83,7 @@ def distill(
     teacher: torch.nn.Module | SoftTargets | ClosedForm[Any],
     data: Split,
     *,
+    start: Start = 'random',
     losses: Sequence[DistillationLoss] | None = None,
     loss_weights: Mapping[str, float] | None = None,
     prompt: Literal['frozen', 'joint'] = 'frozen',
@@ -94,6 +99,10 @@ def distill(
 ) -> DistillationResult:
     """Trains a student on interactions and on its teacher, and restores the state that
     was best on ``data.val``. ``data.test`` is not read.
+
+    A student that starts from its teacher
+    (:func:`~promptmm_pyg.distillation.start_student`) is validated before the first
+    epoch, too, and so never below its start on ``data.val``.
 
     With ``prompt='frozen'`` the teacher runs once, in eval mode, and its
     :class:`~promptmm_pyg.targets.SoftTargets` can replace it. With ``prompt='joint'``,
@@ -116,7 +125,8 @@ def distill(
     every process trains on its shard of each batch, and gradients are averaged.
 
     Args:
-        student: Called as ``student(*inputs)``; its current parameters are the start.
+        student: Called as ``student(*inputs)``; its current parameters are the start of
+            the baseline.
         teacher: A module that returns a
             :class:`~promptmm_pyg.targets.TeacherOutput`, or embeddings by node type,
             such as a student that assists the teacher; its soft targets; or a fitted
@@ -124,6 +134,9 @@ def distill(
             student or 64, whichever is larger (at most the number of users or items).
         data: The message edges of ``data.train`` are the training interactions; the
             positives of ``data.val`` are its ``edge_label_index``.
+        start: The start of the student: ``'truncated'``, the SVD-truncated teacher;
+            ``'random'``, its current parameters; or ``'teacher tables'``, the id tables
+            of a teacher of its width. (default: ``'random'``)
         losses: The distillation losses. (default: ``promptmm_losses()``)
         loss_weights: Weights of the student's own losses; names that are left out keep
             the student's weight. (default: ``student.loss_weights``; for a module
@@ -170,6 +183,7 @@ def distill(
         again = partial(
             distill,
             data=data,
+            start=start,
             losses=losses,
             prompt=prompt,
             candidates=candidates,
@@ -197,7 +211,8 @@ def distill(
     if baseline_loss_weights is not None:
         _, baseline_weights = resolve_losses(student, None, baseline_loss_weights)
     assert_equal_across_ranks('loss_weights', (own_weights, baseline_weights))
-    start = copy.deepcopy(student)
+    untrained = copy.deepcopy(student)
+    start_student(student, targets, start=start, inputs=inputs, teacher=teacher)
     torch.manual_seed(config.seed)
     objective = _objective(losses, targets, width, data, student)
     source = FrozenTeacher(targets)
@@ -252,6 +267,7 @@ def distill(
             validate=validate_student,
             lists=sampler.lists,
             stateful={'candidates': sampler, 'teacher': source},
+            validate_start=start != 'random',
             on_epoch=lambda epoch: sampler.refresh(
                 epoch, lambda: get_embeddings(student, inputs)
             ),
@@ -261,25 +277,25 @@ def distill(
     baseline_history = None
     if baseline:
         baseline_step = whole_graph_step(
-            start,
+            untrained,
             inputs,
-            resolve_losses(start, None, None)[0],
+            resolve_losses(untrained, None, None)[0],
             baseline_weights,
             config,
         )
         baseline_history = run(
-            start,
-            start,
+            untrained,
+            untrained,
             baseline_step,
             in_folder(config, BASELINE),
-            validate=lambda: validate(start, inputs),
+            validate=lambda: validate(untrained, inputs),
             name=BASELINE,
         )
     return DistillationResult(
         student,
         history,
         targets,
-        start if baseline else None,
+        untrained if baseline else None,
         baseline_history,
         truncate_embeddings(targets.x_dict, width),
     )

@@ -145,7 +145,8 @@ def _best_epoch(run: Run, name: str) -> int:
             f"'promptmm {command} {run.path}'"
         )
     with settings_of(run.folders()[name] / 'metrics.json'):
-        return int(run.metrics(name)['best_epoch'])
+        # A student may be best before its first epoch.
+        return max(1, int(run.metrics(name)['best_epoch']))
 
 
 def _settings(run: Run, name: str) -> dict[str, Any]:

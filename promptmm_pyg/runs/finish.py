@@ -89,7 +89,7 @@ def _finish_student(run: Run, target: Run) -> None:
 def _check_validated(folder: Path) -> None:
     """Raises unless the checkpoint in ``folder`` has a best epoch."""
     state = load_state(folder / CHECKPOINT)
-    if not state['stopping']['best_epoch']:
+    if not state['stopping']['best_state']:
         raise RunError(
             f"'{folder}' must have a validated epoch (got none of "
             f'{len(state["records"])}). Continue the training with --resume'

@@ -467,15 +467,14 @@ def training_config(
 
 def best_epoch(history: History) -> dict[str, Any]:
     """The validation metrics of the best epoch, as in ``metrics.json``."""
-    record = history.records[history.best_epoch - 1]
-    if 'validation' not in record:
+    if not history.best_metrics:
         return {'num_epochs': history.num_epochs}
     return {
         'monitor': history.monitor,
         'best_value': history.best_value,
         'best_epoch': history.best_epoch,
         'num_epochs': history.num_epochs,
-        'validation': record['validation'],
+        'validation': history.best_metrics,
     }
 
 

@@ -15,8 +15,10 @@ class History(NamedTuple):
 
     records: list[dict[str, Any]]
     """Per epoch: ``epoch``, ``loss``, ``losses`` by name, ``seconds`` and, where it was
-    validated, the metrics as ``validation``."""
+    validated, the metrics as ``validation``; those before the first epoch, if any, are
+    the ``start`` of the first record."""
     best_epoch: int
+    """From 1; 0 if no epoch is better than the start."""
     best_value: float
     monitor: str
     """The validation metric that chose the best epoch."""
@@ -25,6 +27,15 @@ class History(NamedTuple):
     def num_epochs(self) -> int:
         """The number of epochs trained."""
         return len(self.records)
+
+    @property
+    def best_metrics(self) -> dict[str, float]:
+        """The validation metrics of the best epoch; empty without validation."""
+        record = self.records[max(self.best_epoch, 1) - 1]
+        metrics: dict[str, float] = record.get(
+            'validation' if self.best_epoch else 'start', {}
+        )
+        return metrics
 
 
 class LastEpochWarning(UserWarning):

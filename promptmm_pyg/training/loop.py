@@ -233,6 +233,7 @@ def fit(
     lists: Callable[[Triplets], CandidateLists] | None = None,
     stateful: Mapping[str, Stateful] | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    validate_start: bool = False,
     name: str = 'train',
 ) -> History:
     """Trains ``module`` and restores its best state on validation; the last one
@@ -252,6 +253,8 @@ def fit(
         lists: Draws the candidate lists of a batch. (default: no lists)
         stateful: Further objects whose state belongs to the checkpoint.
         on_epoch: Called with the epoch's number before it starts.
+        validate_start: Whether the state before training is validated, too, and
+            restored if no epoch is better. (default: ``False``)
         name: Title of the progress bar.
     """
     _check_processes(loader, config)
@@ -275,7 +278,9 @@ def fit(
         stopping.update(metrics[config.monitor], epoch, module.state_dict())
         return metrics
 
+    is_started = validate_start and config.validate_every and not records
     with run, bar:
+        start = {'start': validate_epoch(0)} if is_started else {}
         for epoch in range(len(records) + 1, config.epochs + 1):
             if stopping.should_stop:
                 break
@@ -285,9 +290,11 @@ def fit(
             started = time.perf_counter()
             record = {
                 'epoch': epoch,
+                **start,
                 **_train_epoch(optimizer, parallel, loader, lists, sparse),
                 'seconds': time.perf_counter() - started,
             }
+            start = {}
             every = config.validate_every
             if every and (epoch % every == 0 or epoch == config.epochs):
                 record['validation'] = validate_epoch(epoch)
@@ -295,7 +302,7 @@ def fit(
             run.save(records)
             _show(bar, record, stopping, config.monitor)
             if _is_stopped(config, record):
-                if every and not stopping.best_epoch:
+                if every and not stopping.best_state:
                     record['validation'] = validate_epoch(epoch)
                 break
     module.eval()

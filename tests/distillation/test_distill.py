@@ -483,3 +483,34 @@ def test_the_objective_of_the_default_is_the_papers():
     fast(students[1], teacher, data, losses=promptmm_losses())
     assert_equal(*students)
     assert len(Objective(promptmm_losses()).losses) == 3
+
+
+def test_a_started_student_is_never_below_its_start(tmp_path):
+    data, targets = make_split(), soft_targets_of(make_split())
+    student = make_student(data.train)
+    config = replace(QUICK, learning_rate=5.0, validate_every=2, run_dir=tmp_path)
+    result = distill(student, targets, data, start='truncated', config=config)
+    history, expected = result.history, truncate_embeddings(targets.x_dict, 4)
+    torch.testing.assert_close(get_embeddings(student, data.train), expected)
+    assert history.best_epoch == 0
+    assert history.best_metrics == history.records[0]['start']
+    assert history.best_value == history.best_metrics['Recall@20']
+    # Neither does the baseline start there.
+    plain = distill(
+        make_student(data.train), targets, data, config=replace(config, run_dir=None)
+    )
+    assert_equal(result.baseline, plain.baseline)
+    assert plain.baseline_history.best_metrics['Recall@20'] > 0
+    resumed = distill(
+        make_student(data.train),
+        targets,
+        data,
+        start='truncated',
+        config=replace(config, resume=True, epochs=4),
+    )
+    assert_equal(resumed.student, student)
+    assert resumed.history.best_metrics == history.best_metrics
+
+
+def soft_targets_of(data):
+    return soft_targets(make_teacher(data.train), normalized_adj_dict(data.train))
