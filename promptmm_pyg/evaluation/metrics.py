@@ -1,7 +1,7 @@
 """Full-ranking metrics on the held-out positives of a graph."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from torch_geometric.metrics import (
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
 from promptmm_pyg._distributed import map_sharded
-from promptmm_pyg._utils import check_positive
+from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
+from promptmm_pyg.evaluation.lists import OVERALL, PER_USER, ListMetrics
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.ranking import Ranking, ScoreFn, SeenItems, rank_items
@@ -32,6 +33,8 @@ METRICS = {
     'MRR': LinkPredMRR,
     'MAP': LinkPredMAP,
 }
+ACCURACY = tuple(METRICS)
+ALL_METRICS = (*ACCURACY, *PER_USER, *OVERALL)
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,22 @@ class Evaluation:
     """The number of ranked items."""
     ranking: Ranking
     """Their lists, up to the longest cutoff."""
+    overall: dict[str, float] = field(default_factory=dict)
+    """Metrics of all lists together, such as ``'Coverage@20'``."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The mean over users by metric and cutoff; NaN if there is no user."""
-        return {key: float(x.double().mean()) for key, x in self.per_user.items()}
+        """The mean over users by metric and cutoff, NaN if there is no user; and those
+        of all lists together.
+        """
+        means = {key: float(x.double().mean()) for key, x in self.per_user.items()}
+        return {**means, **self.overall}
 
     @property
     def ks(self) -> tuple[int, ...]:
         """The cutoffs, ascending."""
-        return tuple(sorted({int(key.partition('@')[2]) for key in self.per_user}))
+        keys = (*self.per_user, *self.overall)
+        return tuple(sorted({int(key.partition('@')[2]) for key in keys}))
 
     def __str__(self) -> str:
         return self.summary()
@@ -64,10 +73,12 @@ class Evaluation:
         """A table of the metrics with one column per cutoff."""
         metrics = self.metrics
         head = f'{self.users.numel()} users x {self.num_items} items'
-        lines = [head, ' ' * 10 + ''.join(f'{f"@{k}":>9}' for k in self.ks)]
-        for name in dict.fromkeys(key.partition('@')[0] for key in metrics):
+        names = list(dict.fromkeys(key.partition('@')[0] for key in metrics))
+        width = max(9, *map(len, names)) + 1
+        lines = [head, ' ' * width + ''.join(f'{f"@{k}":>9}' for k in self.ks)]
+        for name in names:
             values = ''.join(f'{metrics[f"{name}@{k}"]:>9.4f}' for k in self.ks)
-            lines.append(f'{name:<10}{values}')
+            lines.append(f'{name:<{width}}{values}')
         return '\n'.join(lines)
 
 
@@ -76,13 +87,15 @@ def evaluate(
     data: HeteroData,
     *,
     ks: Sequence[int] = (10, 20, 50),
+    metrics: Sequence[str] = ACCURACY,
     extra_seen_edge_index: Tensor | None = None,
     batch_size: int = 1024,
     candidates: Tensor | None = None,
     memory_limit: int | str | None = None,
 ) -> Evaluation:
-    r"""Recall, NDCG, precision, hit ratio, MRR and MAP over the whole catalogue,
-    averaged over the users with at least one held-out positive.
+    r"""Metrics of the rankings of the whole catalogue: recall, NDCG, precision, hit
+    ratio, MRR and MAP, averaged over the users with at least one held-out positive, and
+    metrics beyond accuracy of the same lists.
 
     Items of the message edges of ``data`` (its training interactions) are never
     recommended. With :math:`\mathrm{rel}_j` the relevance of the item at rank
@@ -95,6 +108,38 @@ def evaluate(
 
     Precision divides by :math:`K`, average precision by :math:`\min(n, K)`. Equal
     scores are ordered by item, see :func:`~promptmm_pyg.ranking.rank_items`.
+
+    With :math:`c_i` the number of training interactions of item :math:`i`, :math:`U`
+    the number of users with training interactions, :math:`N` that of items, :math:`n_i`
+    the number of lists that contain item :math:`i`, and :math:`i_j` the item at rank
+    :math:`j`,
+
+    .. math::
+        \mathrm{AveragePopularity} = \frac{1}{K} \sum_j c_{i_j}, \qquad
+        \mathrm{Novelty} = -\frac{1}{K} \sum_j \log_2 \frac{\max(c_{i_j}, 1)}{U},
+        \qquad
+        \mathrm{Diversity} = 1 - \frac{1}{K (K - 1)} \sum_{j \neq l}
+        \cos(\mathbf{x}_{i_j}, \mathbf{x}_{i_l})
+
+    .. math::
+        \mathrm{Serendipity} = \frac{1}{K} \sum_j \mathrm{rel}_j \max \Big( 0,
+        \frac{N + 1 - j}{N} - p_{i_j} \Big), \qquad
+        p_i = \frac{N + 1 - \mathrm{rank}(c_i)}{N}, \quad p_i = 0
+        \text{ without interactions}
+
+    .. math::
+        \mathrm{Gini} = \frac{\sum_m (2m - N - 1) \, n_{(m)}}{N \sum_i n_i}, \qquad
+        \mathrm{Personalization} = 1 - \frac{\sum_i n_i (n_i - 1)}{K L (L - 1)}
+
+    with :math:`n_{(m)}` ascending and :math:`L` lists. Coverage is the fraction of the
+    catalogue in at least one list. Popularity lift is the mean popularity of the lists
+    relative to that of the training items of the same users, minus one (`"The
+    Connection Between Popularity Bias, Calibration, and Fairness in Recommendation"
+    <https://arxiv.org/abs/2008.09273>`_). Diversity is that of the item features of
+    ``data``, averaged over modalities. Coverage, average popularity, personalization
+    (of all users) and, with one-hot features, diversity are those of PyG; novelty
+    (``MeanInvUserFreq``) and serendipity those of RecTools. These are compared on lists
+    of equal length: a shorter list is averaged over its items.
 
     If ``torch.distributed`` is initialized, users are divided among the processes in
     batches of ``batch_size``. Every process must call this with the same arguments,
@@ -109,6 +154,10 @@ def evaluate(
             positives to find as ``edge_label_index``. Where ``edge_label`` is
             present, positives are the edges with labels above zero.
         ks: The cutoffs. (default: 10, 20 and 50)
+        metrics: Names among ``'Recall'``, ``'NDCG'``, ``'Precision'``, ``'HitRatio'``,
+            ``'MRR'``, ``'MAP'``, ``'Diversity'``, ``'Novelty'``, ``'Serendipity'``,
+            ``'AveragePopularity'``, ``'Coverage'``, ``'Gini'``, ``'Personalization'``
+            and ``'PopularityLift'``. (default: the first six)
         extra_seen_edge_index: More (user, item) edges ``[2, E]`` to leave out, such
             as the validation positives when testing. Results with and without are not
             comparable. (default: none)
@@ -120,9 +169,12 @@ def evaluate(
             and the metrics are not counted. (default: no limit)
 
     Raises:
-        ValueError: If there are no positives, sizes do not match, or ``memory_limit``
-            is too small.
+        ValueError: If there are no positives, sizes do not match, ``memory_limit`` is
+            too small, a metric is unknown, or diversity has no features.
     """
+    for name in metrics:
+        check_choice('metrics', name, ALL_METRICS)
+    accuracy = [name for name in METRICS if name in metrics]
     ks = sorted(set(ks))
     check_positive('ks', min(ks, default=0))
     check_positive('batch_size', batch_size)
@@ -160,13 +212,21 @@ def evaluate(
         index = ranking.item_index.cpu()
         inside = (row >= local.start) & (row < local.stop)
         pairs = row[inside] - local.start, item[inside]
-        per_user = metrics_per_user(index, *pairs, sizes[ITEM], ks)
+        per_user = metrics_per_user(index, *pairs, sizes[ITEM], ks, accuracy)
         return [index, ranking.scores.cpu(), *per_user.values()]
 
     index, scores, *values = map_sharded(part, users.numel(), batch_size)
-    names = [f'{name}@{k}' for name in METRICS for k in ks]
+    names = [f'{name}@{k}' for name in accuracy for k in ks]
     per_user = dict(zip(names, values, strict=True))
-    return Evaluation(per_user, users, sizes[ITEM], Ranking(index, scores))
+    overall: dict[str, float] = {}
+    if len(accuracy) < len(metrics):
+        lists = ListMetrics(index, users, (row, item), data)
+        for name in (x for x in PER_USER if x in metrics):
+            per_user |= lists.per_user(name, ks)
+        for name in (x for x in OVERALL if x in metrics):
+            overall |= lists.overall(name, ks)
+    ranking = Ranking(index, scores)
+    return Evaluation(per_user, users, sizes[ITEM], ranking, overall)
 
 
 def _scorer(
@@ -181,9 +241,14 @@ def _scorer(
 
 
 def metrics_per_user(
-    item_index: Tensor, row: Tensor, item: Tensor, num_items: int, ks: Sequence[int]
+    item_index: Tensor,
+    row: Tensor,
+    item: Tensor,
+    num_items: int,
+    ks: Sequence[int],
+    names: Sequence[str] = ACCURACY,
 ) -> dict[str, Tensor]:
-    """Every metric at every cutoff, one value per row.
+    """Accuracy metrics at every cutoff, one value per row.
 
     Args:
         item_index: Ranked items ``[N, K]``, padded with -1.
@@ -191,15 +256,16 @@ def metrics_per_user(
         item: The item of each positive, ``[P]``.
         num_items: The size of the catalogue.
         ks: The cutoffs.
+        names: Of the metrics. (default: all)
     """
     # PyG compares flat indices, where -1 would be the last item of the previous row.
     # An index beyond the catalogue is no item.
     padded = item_index.masked_fill(item_index < 0, num_items)
     data = LinkPredMetricData(padded, (row, item))
     per_user = {}
-    for name, metric in METRICS.items():
+    for name in names:
         for k in ks:
-            value: Tensor = metric(k=k)._compute(data)
+            value: Tensor = METRICS[name](k=k)._compute(data)
             per_user[f'{name}@{k}'] = value.float()
     return per_user
 
