@@ -33,6 +33,7 @@ from promptmm_pyg.benchmark.report import (
 from promptmm_pyg.benchmark.result import rows_by_name
 from promptmm_pyg.benchmark.runner import METRIC, TUNING_SEED, Bench
 from promptmm_pyg.benchmark.stats import compare, mean
+from promptmm_pyg.evaluation import ALL_METRICS
 from promptmm_pyg.models import MODELS, get_model
 from promptmm_pyg.models._resolve import file_hash, short_name
 from promptmm_pyg.viz.figure import new_axes
@@ -50,6 +51,8 @@ class Experiment:
     """Test metrics of a row; empty for all."""
     training: Params = field(default_factory=dict)
     """Fields of ``TrainingConfig`` in place of the data set's."""
+    list_metrics: tuple[str, ...] = ()
+    """Further test metrics, such as ``'Coverage'``."""
 
     def check(self, dataset: Dataset, out: Path) -> None:
         """Raises, before anything is trained, if an option does not fit."""
@@ -58,7 +61,8 @@ class Experiment:
         self, dataset: Dataset, seeds: Sequence[int], work: Path, device: str
     ) -> Any:
         """The data set with its cache; ``None`` if nothing is trained."""
-        return Bench(dataset, seeds, work, device=device)
+        metrics = self.list_metrics
+        return Bench(dataset, seeds, work, device=device, list_metrics=metrics)
 
     def entries(self, bench: Any) -> list[Entry]:
         """The rows of the result, in an order that does not change."""
@@ -66,7 +70,9 @@ class Experiment:
 
     def row(self, bench: Any, entry: Entry) -> dict[str, Any]:
         """The row of an entry."""
-        out: dict[str, Any] = bench.row(entry, self.metrics)
+        more = tuple(f'{name}@20' for name in self.list_metrics)
+        metrics = (*self.metrics, *more) if self.metrics else ()
+        out: dict[str, Any] = bench.row(entry, metrics)
         return out
 
     def run(self, bench: Any, dataset: Dataset, out: Path) -> dict[str, Any]:  # noqa: ARG002
@@ -372,7 +378,10 @@ def make_experiment(config: BenchmarkConfig) -> Experiment:
     options: Any = {
         k: tuple(v) if isinstance(v, list) else v for k, v in config.options.items()
     }
-    return cls(**options)
+    experiment = cls(**options)
+    for name in experiment.list_metrics:
+        check_choice('list_metrics', name, ALL_METRICS)
+    return experiment
 
 
 def experiment_class(kind: str) -> type[Experiment]:

@@ -213,7 +213,8 @@ def _values(
             f'{metric!r}). Choose one of these'
         )
     shown = {name: f'{mean(x):.4f}' for name, x in spreads.items() if x}
-    ranked = sorted(set(shown.values()), reverse=True)[:2]
+    is_low = metric.partition('@')[0] in ('Gini', 'AveragePopularity', 'PopularityLift')
+    ranked = sorted(set(shown.values()), key=float, reverse=not is_low)[:2]
     cells = []
     for name in names:
         if name not in shown:

@@ -33,6 +33,7 @@ from promptmm_pyg.distillation import (
     truncate_embeddings,
 )
 from promptmm_pyg.evaluation import Evaluation, evaluate
+from promptmm_pyg.evaluation.metrics import ACCURACY
 from promptmm_pyg.models._resolve import short_name
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.search_space import SearchSpace
@@ -65,6 +66,7 @@ class Bench:
         work: Folder of the cache.
         split: Its split. (default: read from ``dataset``)
         device: Where models are trained.
+        list_metrics: Further test metrics. (default: none)
     """
 
     def __init__(
@@ -75,9 +77,11 @@ class Bench:
         *,
         split: Split | None = None,
         device: str = 'cpu',
+        list_metrics: Sequence[str] = (),
     ) -> None:
         self.dataset, self.seeds = dataset, tuple(seeds)
         self.work, self.device = Path(work), device
+        self.test_metrics = tuple(dict.fromkeys((*ACCURACY, *list_metrics)))
         self.split = dataset.read() if split is None else split
         self.test_items: dict[str, Tensor | None] = {'test': None}
         """The ranked items per test of a row, all of them with ``None``. Entries are
@@ -293,7 +297,11 @@ class Bench:
             ks = sorted({min(k, num_items) for k in KS})
             self.test_reads[key] += 1
             self._tests[key] = evaluate(
-                scores, self.split.test, ks=ks, candidates=self.test_items[name]
+                scores,
+                self.split.test,
+                ks=ks,
+                metrics=self.test_metrics,
+                candidates=self.test_items[name],
             )
         return self._tests[key]
 

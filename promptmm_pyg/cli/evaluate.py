@@ -4,18 +4,21 @@ import argparse
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.cli.parsing import UserError, add_flags, print_json, printable
 from promptmm_pyg.evaluation import (
+    ALL_METRICS,
     Evaluation,
     PairedTest,
     paired_test,
     slice_by_cold_start,
 )
+from promptmm_pyg.evaluation.metrics import ACCURACY
 from promptmm_pyg.runs import Run
-from promptmm_pyg.runs.evaluation import PAIRS, compared_metrics
+from promptmm_pyg.runs.evaluation import PAIRS, compared_metrics, read_groups
 from promptmm_pyg.runs.folder import read_json
 
 DESCRIPTION = """\
@@ -34,11 +37,14 @@ evaluation on it is recorded in evaluation-test.json.
 --json prints one object: split, num_users, num_items, file (where it is recorded),
 embedding_dim (by model), metrics (by model and metric), differences (by pair and
 metric: difference, low, high, confidence, p_value), slices (by model, warm and cold),
-baseline_tuned (null without a baseline) and, for test, test_reads."""
+groups (with --groups), baseline_tuned (null without a baseline) and, for test,
+test_reads."""
 EXAMPLE = """\
 example:
   promptmm evaluate runs/tiktok
   promptmm evaluate runs/tiktok --eval-split test
+  promptmm evaluate runs/tiktok --metrics Coverage Gini Novelty Diversity
+  promptmm evaluate runs/tiktok --groups users.csv:gender
   promptmm evaluate runs/tiktok --json > metrics.json"""
 ONE_TRAINING = (
     'one training each: training noise is not included. Train with several seeds, see '
@@ -55,7 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='val',
         help='which held-out interactions (default: val)',
     )
-    add_flags(parser, '--json  print JSON')
+    add_flags(
+        parser,
+        f"""
+--metrics NAME...  beside Recall and NDCG, at 10, 20 and 50:
+  {', '.join(ALL_METRICS[2:])} (default: {' '.join(ACCURACY[2:])})
+--groups FILE:COLUMN  also print metrics per group of users, with intervals and the
+  largest gap: a table with user ids and this column
+--json  print JSON""",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +81,12 @@ def run(args: argparse.Namespace) -> int:
             f"'{run.path}' must be writable, since its {name} is written (got a "
             f'read-only folder). Copy the run, or change its permissions'
         )
-    results = run.evaluate(args.eval_split)
+    options: dict[str, Any] = {}
+    if args.metrics:
+        options['metrics'] = args.metrics
+    if args.groups is not None:
+        options['groups'] = _groups(run, args.groups)
+    results = run.evaluate(args.eval_split, **options)
     graph = getattr(run.data, args.eval_split)
     first = next(iter(results.values()))
     file = run.evaluation_file(args.eval_split)
@@ -86,8 +105,48 @@ def run(args: argparse.Namespace) -> int:
     if tuned is False:
         print('baseline: not tuned, see promptmm distill --tune')
     print(_slice_table(results, graph))
+    if args.groups is not None:
+        print('\n'.join(group_lines(recorded['groups'], args.groups)))
     print(f'\nwritten to {file}')
     return 0
+
+
+def _groups(run: Run, text: str) -> list[str]:
+    path, _, column = text.rpartition(':')
+    if not path or not column:
+        raise UserError(f"--groups must be FILE:COLUMN (got '{text}')")
+    user = run.config['data'].get('user')
+    return read_groups(path, column, run.data.val, user)
+
+
+def group_lines(by_model: Mapping[str, Any], title: str) -> list[str]:
+    """The metrics of each group of users by model, and the largest gaps."""
+    first = next(iter(by_model.values()))
+    rows: list[list[object]] = []
+    for group, values in first['groups'].items():
+        for metric in first['largest_gap']:
+            parts = [x['groups'][group][metric] for x in by_model.values()]
+            cells = [f'{x["mean"]:.4f} {_ends(x)}' for x in parts]
+            rows.append([group, values['num_users'], metric, *cells])
+    head = ['group', 'users', 'metric', *by_model]
+    lines = [f'\nby group of users ({title}), with 95% intervals']
+    lines += [format_table(head, rows), 'largest gaps, corrected for all pairs']
+    for model, values in by_model.items():
+        for metric, gap in values['largest_gap'].items():
+            if gap is None:
+                continue
+            text = 'significant' if gap['p_value'] < 0.05 else 'not significant'
+            lines.append(
+                f'{model}  {metric}  {gap["high_group"]} - {gap["low_group"]}  '
+                f'{gap["difference"]:+.4f}  {_ends(gap)}  {text}'
+            )
+    return lines
+
+
+def _ends(values: Mapping[str, Any]) -> str:
+    """An interval; one of a single user has no ends."""
+    low, high = values['low'], values['high']
+    return '' if low is None else f'[{low:.4f}, {high:.4f}]'
 
 
 def difference_lines(

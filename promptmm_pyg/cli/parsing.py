@@ -140,7 +140,7 @@ class Parser(argparse.ArgumentParser):
 
 
 _FLAG = re.compile(
-    r'(?P<flag>--?[\w-]+)(?: (?P<metavar>[A-Z]\w*(?:[.=]\w+)*)(?P<many>\.{3})?)?'
+    r'(?P<flag>--?[\w-]+)(?: (?P<metavar>[A-Z]\w*(?:[.=:]\w+)*)(?P<many>\.{3})?)?'
     r'(?: \[(?P<default>[^]]*)\])?  (?P<help>.*)'
 )
 

@@ -35,6 +35,7 @@ METRICS = {
 }
 ACCURACY = tuple(METRICS)
 ALL_METRICS = (*ACCURACY, *PER_USER, *OVERALL)
+"""The names of all metrics of :func:`evaluate`."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Significance of differences between models."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -125,6 +125,60 @@ def paired_test(
         p_value,
         (a.size(0), b.size(0)),
     )
+
+
+class Gap(NamedTuple):
+    """The largest difference between the means of two groups."""
+
+    high_group: str
+    low_group: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def largest_gap(
+    groups: Mapping[str, Tensor], *, confidence: float = 0.95
+) -> Gap | None:
+    """The two groups of users whose means differ most, with an interval and a p-value
+    (Welch's test), both corrected by Bonferroni for all pairs of groups, since the
+    largest of many differences is large by chance.
+
+    Args:
+        groups: The values of the users of each group, ``[N_g]``. Groups of one user
+            are ignored.
+        confidence: The coverage probability. (default: 0.95)
+
+    Returns:
+        The gap; ``None`` with fewer than two groups of two users.
+
+    Example:
+        >>> gap = largest_gap({'a': torch.tensor([1.0, 2.0]), 'b': torch.zeros(2)})
+        >>> gap.high_group, gap.difference
+        ('a', 1.5)
+    """
+    from scipy.special import stdtr, stdtrit
+
+    check_probability('confidence', confidence)
+    values = {name: x.double() for name, x in groups.items() if x.numel() > 1}
+    if len(values) < 2:
+        return None
+    means = {name: float(x.mean()) for name, x in values.items()}
+    top, bottom = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    if top == bottom:
+        top, bottom = list(means)[:2]
+    difference, num_pairs = means[top] - means[bottom], math.comb(len(values), 2)
+    parts = [float(values[x].var()) / values[x].numel() for x in (top, bottom)]
+    variance = sum(parts)
+    if variance == 0:
+        return Gap(top, bottom, *[difference] * 3, float(difference == 0))
+    sizes = [values[name].numel() for name in (top, bottom)]
+    df = variance**2 / sum(x**2 / (n - 1) for x, n in zip(parts, sizes, strict=True))
+    error = math.sqrt(variance)
+    half = error * float(stdtrit(df, 1 - (1 - confidence) / (2 * num_pairs)))
+    p_value = min(1.0, 2 * num_pairs * float(stdtr(df, -difference / error)))
+    return Gap(top, bottom, difference, difference - half, difference + half, p_value)
 
 
 def difference_variance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

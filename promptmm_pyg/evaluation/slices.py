@@ -84,17 +84,49 @@ def slice_by_history(
     num_users, num_items = data[USER].num_nodes, data[ITEM].num_nodes
     _check_graph(evaluation, num_items)
     bucket = _bucket(data[INTERACTS].edge_index[0].cpu(), num_users, bounds)
-    bucket = bucket[evaluation.users]
-    slices = {}
-    for number, name in enumerate(_names(bounds)):
-        rows = (bucket == number).nonzero().view(-1)
-        slices[name] = Evaluation(
-            {key: value[rows] for key, value in evaluation.per_user.items()},
-            evaluation.users[rows],
-            num_items,
-            _rows(evaluation.ranking, rows),
+    return {
+        name: _of_users(evaluation, bucket == number)
+        for number, name in enumerate(_names(bounds))
+    }
+
+
+def slice_by_user_group(
+    evaluation: Evaluation, groups: Sequence[str]
+) -> dict[str, Evaluation]:
+    """The evaluation of the users of each group, in the order of the names; groups
+    without an evaluated user are left out.
+
+    Args:
+        evaluation: The result of :func:`~promptmm_pyg.evaluation.evaluate`.
+        groups: The group of every user of the graph, ``[num_users]``.
+
+    Raises:
+        ValueError: If there are fewer groups than users.
+    """
+    last = int(evaluation.users.max()) if evaluation.users.numel() else -1
+    if len(groups) <= last:
+        raise ValueError(
+            f"'groups' must have a group of every user (got {len(groups)} for user "
+            f"{last}). Use a name such as 'unknown' where none is known"
         )
-    return slices
+    names = sorted(set(groups))
+    place = {name: number for number, name in enumerate(names)}
+    of_user = torch.tensor([place[name] for name in groups])
+    slices = {
+        name: _of_users(evaluation, of_user == number) for name, number in place.items()
+    }
+    return {name: part for name, part in slices.items() if part.users.numel()}
+
+
+def _of_users(evaluation: Evaluation, mask: Tensor) -> Evaluation:
+    """The part of the users in ``mask`` ``[num_users]``."""
+    rows = mask[evaluation.users].nonzero().view(-1)
+    return Evaluation(
+        {key: value[rows] for key, value in evaluation.per_user.items()},
+        evaluation.users[rows],
+        evaluation.num_items,
+        _rows(evaluation.ranking, rows),
+    )
 
 
 def _rows(ranking: Ranking, rows: Tensor) -> Ranking:

@@ -3,25 +3,32 @@
 import datetime
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._files import locked
-from promptmm_pyg.data import INTERACTS, ITEM
+from promptmm_pyg.data import INTERACTS, ITEM, USER
+from promptmm_pyg.data.interactions import id_column
+from promptmm_pyg.data.tables import read_file
 from promptmm_pyg.evaluation import (
     Evaluation,
     evaluate,
+    largest_gap,
     paired_test,
     slice_by_cold_start,
+    slice_by_user_group,
 )
+from promptmm_pyg.evaluation.metrics import ACCURACY
 from promptmm_pyg.runs.data import RunError
 from promptmm_pyg.runs.folder import read_json, write_json
 from promptmm_pyg.runs.run import Run, XDict
 
 KS = (10, 20, 50)
+UNKNOWN = 'unknown'
 PAIRS = (
     ('student', 'baseline'),
     ('student', 'truncated_teacher'),
@@ -33,24 +40,35 @@ PAIRS = (
 
 
 def evaluate_run(
-    run: Run, split: Literal['val', 'test'] = 'val'
+    run: Run,
+    split: Literal['val', 'test'] = 'val',
+    *,
+    metrics: Sequence[str] = ACCURACY,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluates every model of a run and writes ``evaluation-<split>.json``.
 
     Args:
         run: The run.
         split: ``'val'`` or ``'test'``. (default: ``'val'``)
+        metrics: As for :func:`~promptmm_pyg.evaluation.evaluate`; Recall and NDCG are
+            always among them. (default: the metrics of accuracy)
+        groups: The group of every user, such as from :func:`read_groups`; metrics per
+            group are recorded, too. (default: none)
 
     Raises:
         RunError: If nothing is held out for ``split``.
+        ValueError: If a metric is unknown.
     """
     graph = getattr(run.data, split)
     if graph[INTERACTS].edge_label_index.size(1) == 0:
         raise RunError(f"the data hold no interactions for '{split}'")
     version = run.version()
     x_dicts = run.embeddings()
-    results = evaluate_embeddings(scorers_of(run, x_dicts), graph)
-    record_evaluation(run, split, x_dicts, results, graph, version)
+    names = list(dict.fromkeys(('Recall', 'NDCG', *metrics)))
+    results = evaluate_embeddings(scorers_of(run, x_dicts), graph, names)
+    more = {} if groups is None else {'groups': by_group(results, groups)}
+    record_evaluation(run, split, x_dicts, results, graph, version, more)
     return results
 
 
@@ -65,12 +83,79 @@ def scorers_of(run: Run, x_dicts: Mapping[str, XDict]) -> dict[str, Any]:
 
 
 def evaluate_embeddings(
-    scorers: Mapping[str, Any], graph: HeteroData
+    scorers: Mapping[str, Any],
+    graph: HeteroData,
+    metrics: Sequence[str] = ACCURACY,
 ) -> dict[str, Evaluation]:
     """The evaluation of each model's embeddings or scores, by name."""
     num_items = int(graph[ITEM].num_nodes)
     ks = sorted({min(k, num_items) for k in KS})
-    return {name: evaluate(x, graph, ks=ks) for name, x in scorers.items()}
+    return {
+        name: evaluate(x, graph, ks=ks, metrics=metrics) for name, x in scorers.items()
+    }
+
+
+def read_groups(
+    path: str | Path, column: str, graph: HeteroData, user: str | None = None
+) -> list[str]:
+    """The group of every user, from a column of a table; ``'unknown'`` for users
+    without one.
+
+    Args:
+        path: The table.
+        column: The column of groups.
+        graph: A graph of the run.
+        user: The column of user ids. (default: recognized by its name)
+
+    Raises:
+        RunError: If the file is missing, or has none of the users.
+        ValueError: If it is damaged, or a column is missing.
+    """
+    if not Path(path).is_file():
+        raise RunError(
+            f"'--groups' must be FILE:COLUMN (got no file '{path}'). Correct the path"
+        )
+    table = read_file(path, caller='--groups')
+    table.check_column(column, '--groups')
+    ids = table.ids(id_column(table, user, USER), '--groups')
+    names = [str(raw) for raw in ids.values.to_pylist()]
+    texts = table.texts(column).to_pylist()
+    pairs = zip(ids.codes.tolist(), texts, strict=True)
+    known = {names[code]: text for code, text in pairs if text}
+    groups = [known.get(str(raw), UNKNOWN) for raw in graph[USER].raw_id.tolist()]
+    if set(groups) == {UNKNOWN}:
+        raise RunError(
+            f"'--groups' must have the ids of users, such as "
+            f"'{graph[USER].raw_id[0]}' (got none of them in '{path}'). Name a table "
+            f'of these users'
+        )
+    return groups
+
+
+def by_group(
+    results: Mapping[str, Evaluation], groups: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """By model: the number of users and, per metric, the mean with its 95 % interval of
+    each group, and the largest gap between two groups.
+    """
+    out: dict[str, dict[str, Any]] = {}
+    for model, result in results.items():
+        slices = slice_by_user_group(result, groups)
+        out[model] = {'groups': {}, 'largest_gap': {}}
+        for name, part in slices.items():
+            values: dict[str, Any] = {'num_users': part.users.numel()}
+            for metric in compared_metrics(results):
+                x = part.per_user[metric]
+                test = paired_test(x, torch.zeros_like(x)).to_dict()
+                values[metric] = {
+                    'mean': test['difference'],
+                    **{key: test[key] for key in ('low', 'high')},
+                }
+            out[model]['groups'][name] = values
+        for metric in compared_metrics(results):
+            gap = largest_gap({x: y.per_user[metric] for x, y in slices.items()})
+            out[model]['largest_gap'][metric] = None if gap is None else gap._asdict()
+    return out
 
 
 def compared_metrics(results: Mapping[str, Evaluation]) -> list[str]:
@@ -86,6 +171,7 @@ def record_evaluation(
     results: Mapping[str, Evaluation],
     graph: HeteroData,
     version: object = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes an evaluation; that of test with the times of all earlier ones.
 
@@ -114,6 +200,7 @@ def record_evaluation(
             }
             for name, result in results.items()
         },
+        **(more or {}),
     }
     with locked(run.path):
         if version not in (None, run.version()):

@@ -357,7 +357,7 @@ class Run:
         return issubclass(model_class(self.config), ClosedForm)
 
     def evaluate(
-        self, split: Literal['val', 'test'] = 'val'
+        self, split: Literal['val', 'test'] = 'val', **options: Any
     ) -> 'dict[str, Evaluation]':
         """Evaluates every model by full ranking and writes ``evaluation-<split>.json``.
 
@@ -365,13 +365,15 @@ class Run:
 
         Args:
             split: ``'val'`` or ``'test'``. (default: ``'val'``)
+            **options: ``metrics`` and ``groups`` of
+                :func:`~promptmm_pyg.runs.evaluate_run`.
 
         Raises:
             RunError: If nothing is held out for ``split``.
         """
         from promptmm_pyg.runs.evaluation import evaluate_run
 
-        return evaluate_run(self, split)
+        return evaluate_run(self, split, **options)
 
     def refit(self, **options: Any) -> None:
         """Trains the final model on all interactions, those of validation and test and

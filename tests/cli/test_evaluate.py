@@ -1,7 +1,9 @@
 import json
+import re
 import shutil
 
 import pytest
+import torch
 
 from promptmm_pyg.cli import main
 from promptmm_pyg.evaluation import evaluate, paired_test, slice_by_cold_start
@@ -202,3 +204,36 @@ def test_a_read_only_run_is_a_mistake_before_any_work(distilled, fails, monkeypa
     monkeypatch.setattr('os.access', lambda path, mode: False)
     message = fails('evaluate', distilled)
     assert f"'{distilled}' must be writable, since its evaluation-val.json" in message
+
+
+def test_metrics_by_name_and_groups_of_users(distilled, tmp_path, capsys, fails):
+    run = Run.open(shutil.copytree(distilled, tmp_path / 'run'))
+    users = run.data.val['user'].raw_id.tolist()
+    table = tmp_path / 'users.csv'
+    rows = [f'{user},{"old" if i % 3 else "new"}' for i, user in enumerate(users[2:])]
+    table.write_text('\n'.join(['user_id,kind', *rows]))
+    words = ['--metrics', 'Coverage', 'Novelty', '--groups', f'{table}:kind']
+    assert main(['evaluate', str(run.path), *words]) == 0
+    printed = capsys.readouterr().out
+    assert 'Coverage@20' in printed
+    assert 'MAP@20' not in printed
+    assert 'by group of users' in printed
+    assert re.search(r'student  Recall@20  \w+ - \w+  \+0\.\d+  \[', printed)
+    content = json.loads(run.evaluation_file('val').read_text())
+    result = run.evaluate(metrics=('Coverage',))['student']
+    groups = ['unknown'] * 2 + [row.split(',')[1] for row in rows]
+    values = result.per_user['Recall@20']
+    for name, recorded in content['groups']['student']['groups'].items():
+        mask = torch.tensor([groups[user] == name for user in result.users.tolist()])
+        assert recorded['num_users'] == int(mask.sum())
+        mean = recorded['Recall@20']['mean']
+        assert mean == pytest.approx(float(values[mask].mean()), abs=1e-6)
+    assert main(['report', str(run.path)]) == 0
+    assert 'not of the current models' not in capsys.readouterr().err
+    words = ['evaluate', run.path, '--groups']
+    assert 'FILE:COLUMN' in fails(*words, str(table))
+    assert 'no file' in fails(*words, 'no.csv:kind')
+    assert "'age'" in fails(*words, f'{table}:age')
+    assert "'metrics' must be one of" in fails(*words[:2], '--metrics', 'Accuracy')
+    table.write_text('user_id,kind\nnobody,old\n')
+    assert 'none of them' in fails(*words, f'{table}:kind')

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from promptmm_pyg.evaluation import holm, paired_test
+from promptmm_pyg.evaluation import holm, largest_gap, paired_test
 from promptmm_pyg.evaluation.significance import difference_variance
 
 USERS = 100
@@ -273,6 +273,24 @@ def main():
             ]
             cells = ' | '.join(f'{100 * share:.1f}' for share in shares)
             print(f'| {seeds[0]}, {seeds[1]} | {both:g} |', cells, '|', flush=True)
+
+
+def test_the_largest_gap_of_groups():
+    torch.manual_seed(0)
+    groups = {
+        'a': torch.randn(50).double(),
+        'b': torch.randn(40).double() + 1,
+        'c': torch.randn(30).double() + 0.4,
+    }
+    gap = largest_gap({**groups, 'one': torch.tensor([9.0])})
+    welch = stats.ttest_ind(groups['b'], groups['a'], equal_var=False)
+    assert (gap.high_group, gap.low_group) == ('b', 'a')
+    assert gap.p_value == pytest.approx(3 * welch.pvalue)
+    ends = welch.confidence_interval(1 - 0.05 / 3)
+    assert (gap.low, gap.high) == pytest.approx((ends.low, ends.high))
+    assert largest_gap({'a': groups['a']}) is None
+    same = largest_gap({'a': torch.ones(3), 'b': torch.ones(3)})
+    assert (same.difference, same.p_value) == (0, 1)
 
 
 if __name__ == '__main__':
