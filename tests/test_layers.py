@@ -108,6 +108,11 @@ LAYERS = {
         {*MODELS, '_distributed', '_progress', 'models'}, {*PYG, 'safetensors'}
     ),
     'distillation': May({*MODELS, '_distributed', 'models', 'training'}, PYG),
+    'tuning': May(
+        {*MODELS, '_progress', 'search_space', 'models', 'training'},
+        {'torch', 'tqdm'},
+        {'optuna'},
+    ),
     'explain': May(
         {'_utils', 'data.schema', 'nn', 'models', 'targets', 'functional'}, PYG
     ),
@@ -117,18 +122,18 @@ LAYERS = {
     # What is run from a shell may use every core dependency.
     'viz': May({'_files', 'explain.pca_map'}, {'torch'}),
     'runs': May(
-        {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'},
+        {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
+        | {'search_space', 'tuning'},
         {*PYG, 'filelock', 'numpy', 'safetensors'},
     ),
     'benchmark': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
-        | {'_progress', 'search_space', 'viz'},
+        | {'_progress', 'search_space', 'tuning', 'viz'},
         {*PYG, *CORE},
-        OPTIONAL | {'optuna'},
     ),
     'cli': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
-        | {'_progress', 'viz', 'explain', 'report', 'runs', 'benchmark'},
+        | {'_progress', 'viz', 'explain', 'report', 'runs', 'benchmark', 'tuning'},
         {*PYG, *CORE},
     ),
 }

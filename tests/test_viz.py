@@ -14,6 +14,7 @@ from promptmm_pyg.viz import (
     plot_learning_curves,
     plot_metric_bars,
     plot_run,
+    plot_trials,
     save_figure,
 )
 
@@ -306,3 +307,33 @@ def test_places_without_a_table_are_empty():
 def test_a_map_of_what_does_not_fit_is_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         plot_embedding_map(**{'x_dict': TABLES, **options})
+
+
+def trial(number, value, state='complete', **params):
+    return {'number': number, 'value': value, 'state': state, 'params': params}
+
+
+def test_trials_are_drawn_with_the_best_so_far_and_by_parameter():
+    trials = [
+        trial(0, 0.2, rate=0.001, fusion='sum'),
+        trial(1, None, 'failed', rate=0.1, fusion='mean'),
+        trial(2, 0.1, 'pruned', rate=0.1, fusion='mean'),
+        trial(3, 0.3, rate=0.01, fusion='mean'),
+    ]
+    top, rate, fusion = sorted(
+        plot_trials(trials).axes,
+        key=lambda ax: ['trial', 'rate', 'fusion'].index(ax.get_xlabel()),
+    )
+    assert line(top, 'best so far').get_ydata().tolist() == [0.2, 0.2, 0.3]
+    marks = [mark.get_xydata().tolist()[0] for mark in rate.get_lines()]
+    assert marks == [[0.001, 0.2], [0.1, 0.1], [0.01, 0.3]]
+    assert rate.get_xscale() == 'log'
+    assert [mark.get_markerfacecolor() == 'white' for mark in rate.get_lines()] == [
+        False,
+        True,
+        False,
+    ]
+    assert [text.get_text() for text in fusion.get_xticklabels()] == ['mean', 'sum']
+    assert [mark.get_xdata()[0] for mark in fusion.get_lines()] == [1, 0, 0]
+    with pytest.raises(ValueError, match="'trials' must contain a trial with a value"):
+        plot_trials(trials[1:2])

@@ -25,7 +25,7 @@ from promptmm_pyg.benchmark.entries import (
     truncated,
 )
 from promptmm_pyg.benchmark.experiments import BASELINE, Experiment
-from promptmm_pyg.benchmark.registry import build, check_params, split_params
+from promptmm_pyg.benchmark.registry import build, check_params
 from promptmm_pyg.benchmark.report import (
     Result,
     interval,
@@ -74,6 +74,7 @@ from promptmm_pyg.losses import (
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.targets import SoftTargets
+from promptmm_pyg.tuning import split_params
 
 NUM_GROUPS = 30  # Of HierarchicalTopologyKDLoss, per node type.
 SERVED_USERS = (1, 1024)  # Per request.

@@ -22,13 +22,13 @@ from promptmm_pyg.benchmark.experiments import (
 )
 from promptmm_pyg.benchmark.registry import (
     is_trained,
-    search_space,
 )
 from promptmm_pyg.benchmark.report import Result, markdown, mean_std, seeds_of
 from promptmm_pyg.benchmark.runner import METRIC, Bench
 from promptmm_pyg.data import ITEM
 from promptmm_pyg.models import get_model
 from promptmm_pyg.search_space import Range, SearchSpace
+from promptmm_pyg.tuning.tune import search_space
 
 STUDENT, TEACHER, EASE = 'student', 'PromptMM', 'EASE'
 TRIALS, WIDTH = 5, 64  # Of every search.

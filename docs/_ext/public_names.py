@@ -37,6 +37,7 @@ PACKAGES = (
     'targets',
     'training',
     'transforms',
+    'tuning',
     'viz',
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._reading import DAMAGE, read_toml
-from promptmm_pyg.benchmark.registry import TRAINING, check_keys, check_params
+from promptmm_pyg.benchmark.registry import check_keys, check_params
 from promptmm_pyg.data import (
     Split,
     load_dataset,
@@ -25,6 +25,7 @@ from promptmm_pyg.transforms import (
     AddModalityPCA,
     StandardizeModalities,
 )
+from promptmm_pyg.tuning.tune import TRAINING
 
 Params = Mapping[str, Any]
 _COMMON = ('kind', 'name', 'extends', 'datasets', 'dataset', 'seeds')

@@ -10,13 +10,11 @@ from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.benchmark.config import BenchmarkConfig, Dataset, Params, grid
 from promptmm_pyg.benchmark.entries import PROMPTMM, Arm, Entry, Variant
 from promptmm_pyg.benchmark.registry import (
-    TRAINING,
     check_keys,
     check_params,
     is_trained,
     known_params,
     model_kind,
-    search_space,
 )
 from promptmm_pyg.benchmark.report import (
     Result,
@@ -36,6 +34,7 @@ from promptmm_pyg.benchmark.stats import compare, mean
 from promptmm_pyg.evaluation import ALL_METRICS
 from promptmm_pyg.models import MODELS, get_model
 from promptmm_pyg.models._resolve import file_hash, short_name
+from promptmm_pyg.tuning.tune import TRAINING, search_space
 from promptmm_pyg.viz.figure import new_axes
 
 BASELINE, LIGHT_GCN = 'baseline', 'LightGCN'

@@ -1,27 +1,18 @@
-"""The models of a benchmark: how they are built from flat hyper-parameters.
-
-:func:`split_params` sorts these into arguments of the constructor, loss weights and
-fields of :class:`~promptmm_pyg.training.TrainingConfig` by their names.
-"""
+"""The models of a benchmark, and how they are built from flat hyper-parameters."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data import INTERACTS, ITEM, modality_x_dict
 from promptmm_pyg.models import get_model
-from promptmm_pyg.models._resolve import constructors
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.nn import ChunkedFeatures
-from promptmm_pyg.search_space import SearchSpace
-from promptmm_pyg.training import TrainingConfig
+from promptmm_pyg.tuning.tune import TRAINING, argument_names
 
 Params = Mapping[str, Any]
-TRAINING = frozenset(f.name for f in fields(TrainingConfig))
 
 
 def is_trained(model: str) -> bool:
@@ -40,40 +31,6 @@ def model_kind(model: str) -> str:
     return 'multi-modal' if get_model(model).reads_features else 'ids'
 
 
-def search_space(model: str) -> SearchSpace:
-    """The hyper-parameters of a model that are tuned; a model of a file that inherits
-    the space of its base may lack some of these.
-    """
-    known, space = known_params(model), get_model(model).search_space.space
-    return SearchSpace({name: x for name, x in space.items() if name in known})
-
-
-class SplitParams(NamedTuple):
-    """Hyper-parameters by their place."""
-
-    arguments: dict[str, Any]
-    """Arguments of the constructor."""
-    loss_weights: dict[str, float]
-    training: dict[str, Any]
-    """Fields of ``TrainingConfig``."""
-
-
-def split_params(model: str, params: Params) -> SplitParams:
-    """Sorts flat hyper-parameters by their names."""
-    cls = get_model(model)
-    losses = cls.loss_weights
-    own = _argument_names(cls)  # Such as LATTICE's 'num_neighbors'.
-    out = SplitParams({}, {}, {})
-    for name, value in params.items():
-        if name in losses:
-            out.loss_weights[name] = value
-        elif name in TRAINING and name not in own:
-            out.training[name] = value
-        else:
-            out.arguments[name] = value
-    return out
-
-
 # Of `build`, beside arguments of the constructor.
 BUILD_OPTIONS = frozenset({'prompt', 'masks', 'feature_dtype', 'product_dtype'})
 
@@ -81,20 +38,10 @@ BUILD_OPTIONS = frozenset({'prompt', 'masks', 'feature_dtype', 'product_dtype'})
 def known_params(model: str) -> set[str]:
     """The names of all hyper-parameters of a model."""
     cls = get_model(model)
-    names = _argument_names(cls) - {'num_nodes_dict', 'edge_type'}
+    names = argument_names(cls) - {'num_nodes_dict', 'edge_type'}
     if is_trained(model):
         names |= {*cls.loss_weights, *TRAINING}
     return names | BUILD_OPTIONS
-
-
-def _argument_names(cls: type) -> set[str]:
-    """The keyword arguments of a model."""
-    return {
-        name
-        for part in constructors(cls)
-        for name, parameter in signature(part).parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
 
 
 def check_params(

@@ -24,7 +24,7 @@ from promptmm_pyg.benchmark.entries import (
     Teacher,
     Variant,
 )
-from promptmm_pyg.benchmark.registry import build, split_params
+from promptmm_pyg.benchmark.registry import build
 from promptmm_pyg.benchmark.stats import difference, spread
 from promptmm_pyg.data import INTERACTS, ITEM, Split, fingerprint, modality_x_dict
 from promptmm_pyg.distillation import (
@@ -39,6 +39,7 @@ from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.search_space import SearchSpace
 from promptmm_pyg.targets import SoftTargets, soft_targets, topk_targets
 from promptmm_pyg.training import TrainingConfig, load_state, save_state, train
+from promptmm_pyg.tuning import Study, split_params
 
 METRIC = 'Recall@20'
 KS = (10, 20, 50)
@@ -327,33 +328,17 @@ class Bench:
         return max(rows, key=lambda row: row['validation'])['params'], rows
 
     def search(self, arm: Arm, space: SearchSpace, trials: int) -> list[dict[str, Any]]:
-        """Trials of Optuna's TPE in order: the defaults, these with a strong penalty,
-        then the sampler's (whose first ten are random).
-
-        Trials from the cache are reported to the study as if they had just run, so the
-        next ones are those of an uninterrupted study.
+        """The trials of a :class:`~promptmm_pyg.tuning.Study` in order. Those from the
+        cache are reported to it as if they had just run, so the next ones are those of
+        an uninterrupted study.
         """
-        try:
-            import optuna
-        except ImportError as error:
-            raise ImportError(
-                "'search' requires 'optuna'. Install it with 'pip install "
-                "promptmm_pyg[dev]'"
-            ) from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(seed=TUNING_SEED)
-        study = optuna.create_study(direction='maximize', sampler=sampler)
-        for params in space.first_trials():
-            study.enqueue_trial(params)
-        rows = []
-        for _ in range(trials):
-            trial = study.ask()
-            params = space.suggest(trial)
-            outcome = self.outcome(arm, params, TUNING_SEED)
+        study, rows = Study(space, seed=TUNING_SEED), []
+        while (trial := study.ask(limit=trials)) is not None:
+            outcome = self.outcome(arm, trial.params, TUNING_SEED)
             study.tell(trial, outcome['validation'])
             names = ('validation', 'seconds', 'error')
             costs = {k: outcome[k] for k in names if k in outcome}
-            rows.append({'params': params, **costs})
+            rows.append({'params': trial.params, **costs})
         return rows
 
     def runs(self, entry: Entry) -> Runs:

@@ -32,6 +32,7 @@ Start here:
 Then, with your own data:
   promptmm data check PATH                   find errors in the data
   promptmm train PATH --out runs/mine        train the teacher
+  promptmm tune PATH --out runs/mine --minutes 20  or search its settings
   promptmm distill runs/mine                 train the student and its recommender
   promptmm evaluate runs/mine                evaluate all models on validation
   promptmm finish runs/mine                  end a long training with its best epoch
@@ -73,6 +74,7 @@ _LONG_WORD = re.compile(r'(\S{200})\S{200,}(\S{100})')
 COMMANDS = {
     'data': ('data', 'check a data set'),
     'train': ('train', 'train a teacher'),
+    'tune': ('tune', 'train a model with many settings'),
     'distill': ('distill', 'train a student'),
     'finish': ('finish', 'end an interrupted training'),
     'refit': ('refit', 'train the final model on all interactions'),

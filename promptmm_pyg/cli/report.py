@@ -128,6 +128,7 @@ def gather_run(run: Run) -> Report:
         examples=served.examples(recommender, val) if recommender else [],
         settings=_settings(run),
         **_curves(run),
+        **gather.trials(run.metrics('teacher').get('trials', [])),
         **_slices(recorded.get('val'), results, val),
         **_latencies(recommender, loaded),
     )

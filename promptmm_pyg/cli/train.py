@@ -32,6 +32,7 @@ from promptmm_pyg.runs.data import read_titles
 from promptmm_pyg.runs.run import FORMAT
 from promptmm_pyg.runs.stages import load_data
 from promptmm_pyg.transforms import AddModalityPCA
+from promptmm_pyg.tuning.progress import params_text
 
 DESCRIPTION = """\
 Train a model and save the epoch that was best on validation: the teacher PromptMM, a
@@ -136,9 +137,8 @@ def metrics_text(run: Run, name: str) -> str:
     )
     trials = metrics.get('trials')
     if trials:
-        best = metrics['best_params']
-        text += f', best of {len(trials)} settings: learning rate '
-        text += f'{best["learning_rate"]:g}, l2 {best["l2"]:g}'
+        best = params_text(metrics['best_params']).replace('_', ' ')
+        text += f', best of {len(trials)} settings: {best}'
     elif name == 'baseline':
         text += '; not tuned (--tune 8 searches for both models)'
     return text

@@ -92,8 +92,7 @@ class FromData:
         """
         train: HeteroData = getattr(data, 'train', data)
         if cls.reads_features and modality_x_dict(train):
-            if not is_standardized(train):
-                train = StandardizeModalities()(train)
+            train = _standardized(train)
             kwargs.setdefault('modality_x_dict', cls._data_features(train))
             if cls.reads_prompt:
                 if 'prompt_start_dict' not in kwargs:
@@ -107,13 +106,32 @@ class FromData:
         return cls(sizes, **kwargs)  # type: ignore[call-arg]
 
     @classmethod
+    def prepare_data(cls, train: HeteroData) -> HeteroData:
+        """The training graph with what :meth:`from_data` computes from its features,
+        once for several models.
+        """
+        if not cls.reads_features or not modality_x_dict(train):
+            return train
+        train = _standardized(train)
+        return _with_prompt_start(train) if cls.reads_prompt else train
+
+    @classmethod
     def _data_features(cls, train: HeteroData) -> dict[str, dict[NodeType, Tensor]]:
         return modality_x_dict(train)
 
 
-def _prompt_start(train: HeteroData) -> dict[NodeType, Tensor]:
+def _standardized(train: HeteroData) -> HeteroData:
+    return train if is_standardized(train) else StandardizeModalities()(train)
+
+
+def _with_prompt_start(train: HeteroData) -> HeteroData:
     if any('prompt_start' not in train[key] for key in NODE_TYPES):
-        train = AddModalityPCA()(train)
+        return AddModalityPCA()(train)
+    return train
+
+
+def _prompt_start(train: HeteroData) -> dict[NodeType, Tensor]:
+    train = _with_prompt_start(train)
     return {key: train[key].prompt_start for key in NODE_TYPES}
 
 

@@ -75,16 +75,18 @@ def line_chart(
     y: str,
     label: str,
     *,
+    x: str = 'epoch',
     from_zero: bool = True,
 ) -> Chart:
-    """A line per model over the epochs, with a ring at the best epoch; ``y`` names the
-    vertical axis, which starts at zero if ``from_zero``.
+    """A line per model over the epochs, with a ring at the best epoch; ``x`` and ``y``
+    name the axes, and the vertical one starts at zero if ``from_zero``.
     """
     height, left, bottom = 270, 52, 226
     epochs = [epoch for curve in curves.values() for epoch in curve.epochs]
     values = [value for curve in curves.values() for value in curve.values]
     first, last = min(epochs), max(epochs)
-    x_ticks = [x for x in nice_ticks(first, last) if first <= x <= last and x % 1 == 0]
+    ticks = nice_ticks(first, last)
+    x_ticks = [tick for tick in ticks if first <= tick <= last and tick % 1 == 0]
     y_ticks = nice_ticks(min(0.0, *values) if from_zero else min(values), max(values))
     to_x = _Scale(first, last, left + 8, WIDTH - 14)
     to_y = _Scale(y_ticks[0], y_ticks[-1], bottom, 14)
@@ -102,14 +104,14 @@ def line_chart(
             for epoch, value in zip(curve.epochs, curve.values, strict=True)
         ]
         color = f'c{colors[name]}'
-        path = ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
+        path = ' '.join('{:.1f},{:.1f}'.format(*point) for point in points)
         shapes.append(Shape('polyline', {'class': f'line {color}', 'points': path}))
         if len(points) == 1:  # A line through one point is invisible.
             shapes.append(_circle(points[0], 3, f'dot {color}'))
         if curve.best is not None:
             best = points[curve.epochs.index(curve.best)]
             shapes.append(_circle(best, 5, f'ring {color}'))
-    shapes.append(_text((left + WIDTH) / 2, height - 4, 'epoch', 'middle'))
+    shapes.append(_text((left + WIDTH) / 2, height - 4, x, 'middle'))
     rotated = {
         'class': 'label',
         'text-anchor': 'middle',

@@ -57,6 +57,17 @@ class Comparison:
     last_test_read: str
 
 
+class Trial(NamedTuple):
+    """A setting that was tried for the teacher; ``value`` is ``None`` if it failed."""
+
+    number: int
+    params: dict[str, str]
+    value: float | None
+    state: str
+    epochs: int | None
+    seconds: float
+
+
 class SliceRow(NamedTuple):
     """One group of users or items."""
 
@@ -133,6 +144,8 @@ class Report:
         curves: Validation metric by model.
         losses: Training loss by model, relative to the first epoch.
         trainings: Duration by model.
+        trials: Settings that were tried for the teacher.
+        trial_curves: The value of each trial and the best so far.
         comparisons: Evaluations on validation and, where it was read, on test.
         slices: The validation metric ``slice_metric`` by groups.
         weights: Fixed weights of the teacher's settings.
@@ -152,6 +165,8 @@ class Report:
     curves: dict[str, Curve] = field(default_factory=dict)
     losses: dict[str, Curve] = field(default_factory=dict)
     trainings: dict[str, Training] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+    trial_curves: dict[str, Curve] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
     slice_metric: str = ''

@@ -34,6 +34,7 @@ from promptmm_pyg.report.content import (
     Slice,
     SliceRow,
     Training,
+    Trial,
 )
 
 Evaluations = Mapping[str, Evaluation]
@@ -98,6 +99,37 @@ def training(log: Log, best: int | None) -> Training | None:
     """The number of epochs and the median seconds per epoch."""
     seconds = [r['seconds'] for r in log if _finite(r.get('seconds'))]
     return Training(len(log), best, statistics.median(seconds)) if seconds else None
+
+
+def trials(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The trials in the metrics of a tuned teacher, and their curves.
+
+    Args:
+        recorded: The fields of :class:`~promptmm_pyg.tuning.Trial` of each.
+    """
+    rows = [
+        Trial(
+            trial['number'] + 1,
+            {
+                name: value if isinstance(value, str) else f'{value:.3g}'
+                for name, value in trial['params'].items()
+            },
+            trial['value'],
+            trial['state'],
+            trial['num_epochs'],
+            trial['seconds'] or 0.0,
+        )
+        for trial in recorded
+        if trial['state'] != 'running'
+    ]
+    points = [(row.number, row.value) for row in rows if row.value is not None]
+    values = [value for _, value in points]
+    best = [(n, max(values[: i + 1])) for i, (n, _) in enumerate(points)]
+    if not points:
+        return {'trials': rows}
+    winner = points[values.index(max(values))][0]
+    curves = {'value': _curve(points, winner), 'best so far': _curve(best, None)}
+    return {'trials': rows, 'trial_curves': curves}
 
 
 def _curve(points: Sequence[tuple[int, Any]], best: int | None) -> Curve | None:

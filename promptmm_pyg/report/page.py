@@ -95,6 +95,7 @@ def _sections(report: Report) -> dict[str, str]:
     served = report.recommender_bytes is not None
     content = {
         'learning': ('Learning curves', report.curves),
+        'trials': ('Trials', report.trials),
         'comparison': ('Teacher, student and baseline', report.comparisons),
         'slices': ('Slices', any(map(_slice_groups, report.slices))),
         'modalities': ('Modality weights', report.shares or report.weights),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from promptmm_pyg.runs.finish import finish_run
     from promptmm_pyg.runs.run import Run
     from promptmm_pyg.runs.stages import distill_run, train_run
+    from promptmm_pyg.runs.tune import tune_run
     from promptmm_pyg.runs.update import update_recommender
 
 # Imported at first use: 'data check' requires no model and no metric.
@@ -22,6 +23,7 @@ _HOMES = {
     'finish_run': 'finish',
     'refit_run': 'final',
     'train_run': 'stages',
+    'tune_run': 'tune',
     'update_recommender': 'update',
     'update_run': 'final',
 }
@@ -37,6 +39,7 @@ __all__ = [
     'prepare',
     'refit_run',
     'train_run',
+    'tune_run',
     'update_recommender',
     'update_run',
 ]

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from promptmm_pyg.runs.data import RunError
 from promptmm_pyg.training.loop import CHECKPOINT
 
 LOCK = '.lock'
+TUNING = 'tuning'
 MODEL = 'model.safetensors'
 RECORD = 'evaluation-test.json'
 # What a training makes, and what it makes outdated, by the folder of its checkpoints.
@@ -44,6 +45,7 @@ _OUTDATED = {
     'teacher': (
         *('student', 'recommender', 'final', 'updates', 'lightgcn'),
         'evaluation-val.json',
+        TUNING,
     ),
     'student': ('final', 'evaluation-val.json'),
     'final': (),
@@ -136,7 +138,9 @@ def is_leftover(path: Path) -> bool:
 
 
 @contextmanager
-def staged(folder: Path, part: str, *, resume: bool) -> Iterator[Path]:
+def staged(
+    folder: Path, part: str, *, resume: bool, keep: Collection[str] = ()
+) -> Iterator[Path]:
     """Yields the folder to train a part in, and puts the part in place at the end.
 
     A part that exists is trained again in a folder inside, and replaced when the block
@@ -147,6 +151,7 @@ def staged(folder: Path, part: str, *, resume: bool) -> Iterator[Path]:
         folder: The folder of the run.
         part: ``'teacher'``, ``'student'`` or ``'final'``.
         resume: Whether to continue the part.
+        keep: Names that the new part does not make outdated. (default: none)
     """
     stage = _stage(folder, part)
     is_trained = (folder / part / MODEL).is_file()
@@ -170,7 +175,8 @@ def staged(folder: Path, part: str, *, resume: bool) -> Iterator[Path]:
     if reads and part != 'final':
         write_json(stage / RECORD, {'test_reads': reads})
     is_longer = (stage / _LONGER).is_file()
-    replace_entries(folder, stage, _EVALUATED if is_longer else _OUTDATED[part])
+    outdated = _EVALUATED if is_longer else _OUTDATED[part]
+    replace_entries(folder, stage, set(outdated).difference(keep))
 
 
 def where(folder: Path, part: str) -> Path:

@@ -99,6 +99,22 @@ def with_file(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**file_hash(name), **config, 'model': name}
 
 
+def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of data and teacher with all sections."""
+    config = with_file({**_TEACHER, **config})
+    cls: Any = model_class(config)
+    config['loss_weights'] = {**cls.loss_weights, **config['loss_weights']}
+    if not cls.reads_prompt:
+        config['prompt'] = None
+    return config
+
+
+def write_config(folder: Path, config: Mapping[str, Any], data: Prepared) -> None:
+    """Writes the ``config.json`` of a run."""
+    content = {**config, **_columns(data), 'versions': versions(*_PACKAGES)}
+    write_json(folder / 'config.json', content)
+
+
 def train_run(
     path: str | Path,
     config: Mapping[str, Any],
@@ -134,11 +150,7 @@ def train_run(
         ValueError: If a setting is out of its range. An old run is left unchanged.
     """
     run = Run(path)
-    config = with_file({**_TEACHER, **config})
-    cls: Any = model_class(config)
-    config['loss_weights'] = {**cls.loss_weights, **config['loss_weights']}
-    if not cls.reads_prompt:
-        config['prompt'] = None
+    config = complete_config(config)
     if not resume:
         run.check_writable(overwrite=overwrite)  # Before contents are encoded.
     elif not run.config_file.is_file():
@@ -149,10 +161,7 @@ def train_run(
             old = Run(where(run.path, 'teacher')).read_config()
             check_resume(config, old, subject='options and data of the run')
         with staged(run.path, 'teacher', resume=resume) as folder:
-            write_json(
-                folder / 'config.json',
-                {**config, **_columns(data), 'versions': versions(*_PACKAGES)},
-            )
+            write_config(folder, config, data)
             teacher_dir = folder / 'teacher'
             options = {'on_epoch': on_epoch}
             how = training_config(config, teacher_dir, resume, progress, **options)
@@ -177,12 +186,9 @@ def train_teacher(
     """Trains a teacher and writes it to ``target``, and its recommender, with titles,
     to a folder, if one is given.
     """
-    served: torch.nn.Module | dict[str, Tensor]
     model = build_model(config, 'teacher', data.train)
     if isinstance(model, ClosedForm):
         history = train(model, data.split, config=how)
-        output = model.as_output()
-        state, served = output.x_dict, output.x_dict
     else:
         model.to(device)
         on_device = data.to(torch.device(device))
@@ -194,9 +200,30 @@ def train_teacher(
                 inputs=on_device.inputs,
                 config=how,
             )
-        state = model.cpu().state_dict()
-        served = model
-    metrics = best_epoch(history)
+    save_teacher(
+        target, config, data, model, history, recommender=recommender, titles=titles
+    )
+
+
+def save_teacher(
+    target: Run,
+    config: Mapping[str, Any],
+    data: Prepared,
+    model: Trained,
+    history: History,
+    *,
+    recommender: Path | None = None,
+    titles: Mapping[Any, str] | None = None,
+    search: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a trained teacher; ``search`` is what its metrics contain about trials."""
+    served: torch.nn.Module | dict[str, Tensor]
+    if isinstance(model, ClosedForm):
+        state = served = model.as_output().x_dict
+    else:
+        served = model.cpu()
+        state = served.state_dict()
+    metrics = {**best_epoch(history), **(search or {})}
     write_json(target.teacher_dir / 'metrics.json', metrics)
     if recommender is not None:
         card = {

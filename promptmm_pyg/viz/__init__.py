@@ -10,6 +10,7 @@ from promptmm_pyg.viz.run import (
     plot_metric_bars,
     plot_run,
 )
+from promptmm_pyg.viz.trials import plot_trials
 
 __all__ = [
     'Bar',
@@ -19,5 +20,6 @@ __all__ = [
     'plot_learning_curves',
     'plot_metric_bars',
     'plot_run',
+    'plot_trials',
     'save_figure',
 ]

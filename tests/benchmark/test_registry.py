@@ -7,13 +7,13 @@ from promptmm_pyg.benchmark.registry import (
     build,
     is_trained,
     model_kind,
-    split_params,
 )
 from promptmm_pyg.models import MODELS, PromptMM
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.nn import ChunkedFeatures
 from promptmm_pyg.search_space import Choices
 from promptmm_pyg.training import TrainingConfig, train
+from promptmm_pyg.tuning import split_params
 from tests.benchmark.setting import tiny_dataset
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
