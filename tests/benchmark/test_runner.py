@@ -1,4 +1,3 @@
-import sys
 from dataclasses import replace
 
 import pytest
@@ -16,7 +15,7 @@ from promptmm_pyg.benchmark.entries import (
     truncated,
 )
 from promptmm_pyg.distillation import truncate_embeddings
-from promptmm_pyg.models import LightGCN, MatrixFactorization
+from promptmm_pyg.models import MatrixFactorization
 from tests.benchmark.setting import gain, tiny_bench
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
@@ -164,12 +163,6 @@ def test_the_search_starts_at_the_defaults_and_continues_from_the_cache(tmp_path
     assert params[:2] == space.first_trials()
     assert [row['params'] for row in again] == params
     assert [row['seconds'] for row in again[:2]] == [row['seconds'] for row in first]
-
-
-def test_the_search_requires_optuna(bench, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'optuna', None)
-    with pytest.raises(ImportError, match=r"'search' requires 'optuna'\. Install it"):
-        bench.search(MF, LightGCN.search_space, 1)
 
 
 def test_a_diverging_trial_is_the_worst(bench, monkeypatch):
