@@ -279,7 +279,7 @@ def _latex(
         rf'\cmidrule(lr){{{2 + place * width}-{1 + (place + 1) * width}}}'
         for place in range(len(datasets))
     ]
-    titles = ['model', *(_escaped(x, 'latex') for x in head * len(datasets))]
+    titles = ['model', *(_escaped(x, 'latex') for x in [*head] * len(datasets))]
     rows = [[_escaped(row[0], 'latex'), *row[1:]] for row in body]
     return '\n'.join(
         [

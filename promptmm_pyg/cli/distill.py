@@ -23,6 +23,7 @@ from promptmm_pyg.cli.parsing import (
     config_text,
     loss_weights,
     selected_options,
+    trackers,
 )
 from promptmm_pyg.cli.system import profile_student, without_cache
 from promptmm_pyg.cli.train import metrics_text
@@ -132,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         print(config_text(args))
         return 0
-    device = check_device(args.device)
+    device, callbacks = check_device(args.device), trackers(args)
     run = Run.open(args.folder)
     if args.dry_run:
         run.config['data'] = without_cache(run.config['data'])
@@ -145,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
         progress=not args.quiet,
         device=device,
+        callbacks=callbacks,
     )
     for name in ('student', 'baseline'):
         if run.has(name):

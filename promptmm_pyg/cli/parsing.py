@@ -275,7 +275,13 @@ def add_training(parser: Parser, **more: str) -> None:
     add_options(parser.add_argument_group('training'), TrainingConfig, TRAIN | more)
     add_options(parser.add_argument_group('length'), TrainingConfig, LENGTH)
     add_device(parser)
-    add_flags(parser, QUIET)
+    add_flags(
+        parser,
+        f"""
+{QUIET}
+--track TRACKER=PLACE  also write metrics to 'tensorboard=FOLDER', 'mlflow=URI' or
+  'wandb=PROJECT' (offline, in the current folder); may be repeated""",
+    )
     add_config_options(parser)
     add_flags(
         parser,
@@ -283,6 +289,25 @@ def add_training(parser: Parser, **more: str) -> None:
 --dry-run  read the data, build the model, take a few steps and estimate time and
   memory; write nothing""",
     )
+
+
+def trackers(args: argparse.Namespace) -> tuple[Any, ...]:
+    """The trackers of ``--track``, with the settings of the command."""
+    from promptmm_pyg.training import MLflowTracker, TensorBoardTracker, WandbTracker
+
+    classes: dict[str, Callable[..., Any]] = {
+        'tensorboard': TensorBoardTracker,
+        'mlflow': MLflowTracker,
+        'wandb': WandbTracker,
+    }
+    unknown = sorted({name for name, _ in args.track} - set(classes))
+    if unknown:
+        raise UserError(
+            f'--track requires one of {", ".join(classes)} before the = (got '
+            f"'{unknown[0]}')"
+        )
+    params = json.loads(config_text(args)) if args.track else {}
+    return tuple(classes[name](place, params=params) for name, place in args.track)
 
 
 def add_device(parser: Parser) -> None:

@@ -24,6 +24,7 @@ from promptmm_pyg.cli.parsing import (
     config_text,
     loss_weights,
     selected_options,
+    trackers,
 )
 from promptmm_pyg.cli.system import profile_teacher, without_cache
 from promptmm_pyg.models._resolve import file_hash, short_name
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         print(config_text(args))
         return 0
-    device = check_device(args.device)
+    device, callbacks = check_device(args.device), trackers(args)
     if args.dry_run:
         config['data'] = without_cache(config['data'])
         data, _ = load_data(config)
@@ -121,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
         progress=not args.quiet,
         device=device,
+        callbacks=callbacks,
     )
     text = metrics_text(trained, 'teacher').removeprefix('teacher')
     print(f'{short_name(args.model)}{text}, in {trained.teacher_dir}')

@@ -68,12 +68,13 @@ class ListMetrics:
         """The mean over a list of one value per item; zero for an empty list."""
         index = self.item_index[:, :k]
         inside = index >= 0
-        total = (values[index.clamp(min=0)] * inside).sum(1)
+        total: Tensor = (values[index.clamp(min=0)] * inside).sum(1)
         return total / inside.sum(1).clamp(min=1)
 
     def _novelty(self) -> Tensor:
         num_users = self.user.unique().numel()
-        return -(self.count.clamp(min=1) / max(num_users, 1)).double().log2()
+        frequency: Tensor = self.count.clamp(min=1) / max(num_users, 1)
+        return -frequency.double().log2()
 
     def serendipity(self, k: int) -> Tensor:
         index, n = self.item_index[:, :k], self.num_items

@@ -172,7 +172,8 @@ def largest_gap(
     parts = [float(values[x].var()) / values[x].numel() for x in (top, bottom)]
     variance = sum(parts)
     if variance == 0:
-        return Gap(top, bottom, *[difference] * 3, float(difference == 0))
+        p_value = float(difference == 0)
+        return Gap(top, bottom, difference, difference, difference, p_value)
     sizes = [values[name].numel() for name in (top, bottom)]
     df = variance**2 / sum(x**2 / (n - 1) for x, n in zip(parts, sizes, strict=True))
     error = math.sqrt(variance)

@@ -51,7 +51,13 @@ from promptmm_pyg.runs.run import (
 from promptmm_pyg.runs.teachers import student_teacher
 from promptmm_pyg.serving import Recommender
 from promptmm_pyg.targets import SoftTargets
-from promptmm_pyg.training import History, LastEpochWarning, TrainingConfig, train
+from promptmm_pyg.training import (
+    Callback,
+    History,
+    LastEpochWarning,
+    TrainingConfig,
+    train,
+)
 from promptmm_pyg.training.loop import CHECKPOINT
 
 OnEpoch = Callable[[Mapping[str, Any]], bool | None]
@@ -125,6 +131,7 @@ def train_run(
     device: str | torch.device = CPU,
     loaded: tuple[Prepared, str] | None = None,
     on_epoch: OnEpoch | None = None,
+    callbacks: tuple[Callback, ...] = (),
 ) -> Run:
     """Trains a teacher, any model of the library, into the folder of a run.
 
@@ -144,6 +151,8 @@ def train_run(
             trainings on them. (default: the data are read)
         on_epoch: As in :class:`~promptmm_pyg.training.TrainingConfig`.
             (default: ``None``)
+        callbacks: As in :class:`~promptmm_pyg.training.TrainingConfig`.
+            (default: none)
 
     Raises:
         RunError: If the folder holds something else, or the data have errors.
@@ -163,7 +172,7 @@ def train_run(
         with staged(run.path, 'teacher', resume=resume) as folder:
             write_config(folder, config, data)
             teacher_dir = folder / 'teacher'
-            options = {'on_epoch': on_epoch}
+            options: dict[str, Any] = {'on_epoch': on_epoch, 'callbacks': callbacks}
             how = training_config(config, teacher_dir, resume, progress, **options)
             target = Run(folder)
             served = target.teacher_recommender_dir
@@ -249,6 +258,7 @@ def distill_run(
     progress: bool = True,
     device: str | torch.device = CPU,
     titles: Mapping[Any, str] | None = None,
+    callbacks: tuple[Callback, ...] = (),
 ) -> Run:
     """Trains a student, its baseline and a recommender into the folder of a run.
 
@@ -266,6 +276,8 @@ def distill_run(
         progress: Whether to show a progress bar. (default: ``True``)
         device: Where to train; the run can be used anywhere. (default: the CPU)
         titles: Titles by raw item id, for the recommender. (default: those of the run)
+        callbacks: As in :class:`~promptmm_pyg.training.TrainingConfig`.
+            (default: none)
 
     Raises:
         RunError: If the run has no teacher, or already a student.
@@ -281,7 +293,9 @@ def distill_run(
             target = Run(folder)
             teacher = student_teacher(run, config, target.student_dir)
             write_json(target.student_dir / 'config.json', config)
-            how = training_config(config, target.student_dir, resume, progress)
+            options: dict[str, Any] = {'callbacks': callbacks}
+            student_dir = target.student_dir
+            how = training_config(config, student_dir, resume, progress, **options)
             result = train_student(config, teacher, run.data, how, device)
             titles = titles_of(run.config, run.data, titles)
             recommender = make_recommender(run.data, result.student, titles)

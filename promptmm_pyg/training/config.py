@@ -8,6 +8,7 @@ from typing import Any, Literal
 from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
 from promptmm_pyg.loader.neighbors import NumNeighbors
 from promptmm_pyg.nn.layerwise import BLOCK
+from promptmm_pyg.training.callbacks import Callback
 from promptmm_pyg.training.validation import cutoff
 
 OptimizerKind = Literal['dense', 'lazy']
@@ -76,6 +77,10 @@ class TrainingConfig:
     """Called with the record of every epoch, as in :class:`History`, after its
     checkpoint is written; training ends with its best state where it returns ``True``,
     and ``resume`` continues it. In several processes it is called on rank 0."""
+
+    callbacks: tuple[Callback, ...] = ()
+    """Objects that are called during training, such as trackers
+    (:class:`~promptmm_pyg.training.TensorBoardTracker`)."""
 
     def __post_init__(self) -> None:
         for name in (

@@ -301,17 +301,27 @@ def fit(
             records.append(record)
             run.save(records)
             _show(bar, record, stopping, config.monitor)
-            if _is_stopped(config, record):
+            if _is_stopped(config, record, name):
                 if every and not stopping.best_state:
                     record['validation'] = validate_epoch(epoch)
                 break
     module.eval()
-    if not config.validate_every:
-        return History(records, len(records), math.nan, config.monitor)
-    module.load_state_dict(stopping.best_state)
-    if stopping.best_epoch == len(records) == config.epochs:
-        warnings.warn(LastEpochWarning(name, config.epochs), stacklevel=3)
-    return History(records, stopping.best_epoch, stopping.best_value, config.monitor)
+    history = History(records, len(records), math.nan, config.monitor)
+    if config.validate_every:
+        best_epoch, best_value = stopping.best_epoch, stopping.best_value
+        history = history._replace(best_epoch=best_epoch, best_value=best_value)
+        module.load_state_dict(stopping.best_state)
+    return _ended(history, config, name)
+
+
+def _ended(history: History, config: TrainingConfig, name: str) -> History:
+    """Calls what is called at the end of a training."""
+    if config.validate_every and history.best_epoch == config.epochs:
+        warnings.warn(LastEpochWarning(name, config.epochs), stacklevel=4)
+    if rank_and_size()[0] == 0:
+        for callback in config.callbacks:
+            callback.on_end(name, history)
+    return history
 
 
 def _train_epoch(
@@ -335,7 +345,13 @@ def _train_epoch(
     return {'loss': float(total) / len(loader), 'losses': means}
 
 
-def _is_stopped(config: TrainingConfig, record: Mapping[str, Any]) -> bool:
+def _is_stopped(config: TrainingConfig, record: Mapping[str, Any], name: str) -> bool:
+    """Calls what is called after an epoch; whether it ends the training."""
+    if rank_and_size()[0] == 0:
+        for callback in config.callbacks:
+            callback.on_epoch(name, record)
+            if 'validation' in record:
+                callback.on_validation(name, record)
     on_epoch = config.on_epoch
     return on_epoch is not None and bool(run_on_rank0(lambda: on_epoch(record)))
 
@@ -346,7 +362,9 @@ def _check_processes(loader: TripletLoader, config: TrainingConfig) -> None:
     assert_equal_across_ranks('seed', draws)
     assert_equal_across_ranks('batch_size', (loader.batch_size, len(loader)))
     folder = None if config.run_dir is None else 'set'  # A path may differ.
-    settings = replace(config, run_dir=folder, progress=False, on_epoch=None)
+    settings = replace(
+        config, run_dir=folder, progress=False, on_epoch=None, callbacks=()
+    )
     assert_equal_across_ranks('config', settings)
 
 

@@ -190,12 +190,18 @@ def _fit_closed_form(
     model: ClosedForm[Any], data: Split, config: TrainingConfig
 ) -> History:
     model.fit(data.train[INTERACTS].edge_index)
-    if not config.validate_every:
-        return History([{'epoch': 1}], 1, math.nan, config.monitor)
-    k = cutoff(config.monitor)
-    metrics = evaluate(model.scores, data.val, ks=(k,)).metrics
-    record = {'epoch': 1, 'validation': metrics}
-    return History([record], 1, metrics[config.monitor], config.monitor)
+    record: dict[str, Any] = {'epoch': 1}
+    value = math.nan
+    if config.validate_every:
+        k = cutoff(config.monitor)
+        record['validation'] = evaluate(model.scores, data.val, ks=(k,)).metrics
+        value = record['validation'][config.monitor]
+    history = History([record], 1, value, config.monitor)
+    for callback in config.callbacks:
+        if config.validate_every:
+            callback.on_validation(type(model).__name__, record)
+        callback.on_end(type(model).__name__, history)
+    return history
 
 
 def triplet_loader(

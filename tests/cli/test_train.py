@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -271,3 +272,16 @@ def test_a_missing_modality_gets_its_token(files, tmp_path):
     options = ['--missing', 'token', '--modality-dropout', '0.2', '--epochs', '1']
     assert main(argv(files, run, *options)) == 0
     assert any('token' in key for key in model(run))
+
+
+def test_a_tracker_that_is_unknown_or_cannot_write(files, tmp_path, fails, monkeypatch):
+    words = ['train', files.layout, '--out', tmp_path / 'run', '--track']
+    assert "before the = (got 'files')" in fails(*words, 'files=x')
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    assert "requires 'wandb'" in fails(*words, 'wandb=mine')
+    pytest.importorskip('tensorboard')
+    (tmp_path / 'file').write_text('')
+    assert 'file' in fails(*words, f'tensorboard={tmp_path}/file')
+    track = ['--track', f'tensorboard={tmp_path}/logs']
+    assert main([*map(str, words[:4]), *TRAIN, *track]) == 0
+    assert list((tmp_path / 'logs' / 'PromptMM').iterdir())
