@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / 'examples'
 ARGUMENTS = {
@@ -48,20 +49,22 @@ def test_the_other_layer_of_the_heterogeneous_student(monkeypatch, capsys):
     assert 'one layer of hgt' in capsys.readouterr().out
 
 
-def test_torchrun_trains_one_student_with_two_processes():
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_torchrun_trains_one_student_with_two_processes(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     example = [str(EXAMPLES / 'data_parallel.py'), *ARGUMENTS['data_parallel.py']]
+    monkeypatch.setattr(sys, 'argv', example)
+    runpy.run_path(example[0], run_name='__main__')
     torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
-    out = [
-        subprocess.run(
-            [sys.executable, *start, *example],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=500,
-            env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
-        ).stdout.splitlines()
-        for start in ([], torchrun)
-    ]
+    done = subprocess.run(
+        [sys.executable, *torchrun, *example],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=500,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+    )
+    out = [text.splitlines() for text in (capsys.readouterr().out, done.stdout)]
     assert [lines[-1] for lines in out] == ['by 1 process(es)', 'by 2 process(es)']
     # The embedding loss is a mean over the distinct nodes of a shard: not the same.
     metrics = [float(line.split()[-1]) for lines in out for line in lines[:-1]]

@@ -149,8 +149,9 @@ def test_readers_share_a_lock_and_writers_do_not(tmp_path: Path) -> None:
 
 def test_whatever_ends_a_writer_the_old_or_the_new_state_is_there() -> None:
     # All calls of all commands: `make torture`.
+    command = [sys.executable, '-m', 'tests.torture.kills', '--short']
     result = subprocess.run(
-        [sys.executable, '-m', 'tests.torture.kills', '--short'],
+        [*command, '--only', 'targets', 'save', '--ends', 'killed', 'full disk'],
         capture_output=True,
         text=True,
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -238,11 +235,3 @@ def test_errors():
         ValueError, match=r"'edge_index' requires source ids in \[0, 3\)"
     ):
         SeenItems.from_edge_index(torch.tensor([[3], [0]]), 3, 4)
-
-
-def test_ranking_needs_no_graph_library():
-    code = (
-        "import sys; sys.modules['torch_geometric'] = None; "
-        'import promptmm_pyg.ranking, promptmm_pyg.functional'
-    )
-    subprocess.run([sys.executable, '-c', code], check=True)

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -364,17 +362,3 @@ def test_errors_of_construction():
 
 def test_repr():
     assert str(random_recommender()) == 'Recommender(6 users, 9 items, 3 channels)'
-
-
-def test_serving_needs_no_graph_library(checkerboard, tmp_path):
-    checkerboard.save(tmp_path)
-    code = (
-        "import sys; sys.modules['torch_geometric'] = None\n"
-        'from promptmm_pyg.serving import Recommender\n'
-        f'model = Recommender.load({str(tmp_path)!r})\n'
-        "print(model.recommend('user 4', k=1).ids)"
-    )
-    out = subprocess.run(
-        [sys.executable, '-c', code], check=True, capture_output=True, text=True
-    )
-    assert out.stdout.strip() == '[1004]'

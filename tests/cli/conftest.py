@@ -1,6 +1,8 @@
 import csv
 import json
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +21,13 @@ def write_csv(path, head, rows):
     with path.open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerows([head, *rows])
+
+
+def printed(*words):
+    """What a command that succeeds prints to stdout and stderr."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        assert main([str(word) for word in words]) == 0
+    return out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope='session')

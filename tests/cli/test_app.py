@@ -182,15 +182,12 @@ def test_control_characters_of_any_output_are_escaped(capsys, monkeypatch):
     assert capsys.readouterr().out == 'a\tb\n\\x1b]0;title\\x07'
 
 
-def test_the_program_is_one_process_without_a_traceback(tmp_path):
-    done = subprocess.run(
-        [sys.executable, '-m', 'promptmm_pyg', 'evaluate', str(tmp_path)],
-        capture_output=True,
-        text=True,
-    )
+def test_the_program_is_one_process_without_a_traceback():
+    words = [sys.executable, '-m', 'promptmm_pyg', 'fly']
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ''
-    assert done.stderr.startswith(f"promptmm: error: '{tmp_path}' is not a run")
+    assert done.stderr.startswith('promptmm: error: argument COMMAND: invalid choice')
     assert done.stderr.count('\n') == 1
 
 
@@ -220,6 +217,6 @@ def test_stderr_that_cannot_be_written_does_not_change_the_status(tmp_path):
     file = tmp_path / 'script'
     file.touch()
     with file.open() as read_only:
-        words = [sys.executable, '-m', 'promptmm_pyg', 'evaluate', str(tmp_path)]
+        words = [sys.executable, '-m', 'promptmm_pyg', 'fly']
         done = subprocess.run(words, stderr=read_only, check=False)
     assert done.returncode == 2

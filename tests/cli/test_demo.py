@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 
 import pytest
@@ -7,6 +8,8 @@ from promptmm_pyg.cli import demo, main
 from promptmm_pyg.data import INTERACTS
 from promptmm_pyg.runs import Run
 from promptmm_pyg.serving import Recommender
+
+from .conftest import printed
 
 SMALL = {
     'data': {
@@ -17,18 +20,20 @@ SMALL = {
 }
 
 
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(demo, 'TEACHER', {**demo.TEACHER, **SMALL})
+@pytest.fixture(scope='module')
+def small():
     student = {**demo.STUDENT, 'train': {**demo.STUDENT['train'], 'epochs': 2}}
-    monkeypatch.setattr(demo, '_LIGHT_GCN', SMALL)
-    monkeypatch.setattr(demo, 'STUDENT', student)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, 'TEACHER', {**demo.TEACHER, **SMALL})
+        patch.setattr(demo, '_LIGHT_GCN', SMALL)
+        patch.setattr(demo, 'STUDENT', student)
+        yield
 
 
-@pytest.fixture
-def shown(small, tmp_path, capsys):
-    assert main(['demo', '--out', str(tmp_path / 'demo'), '--quiet']) == 0
-    return tmp_path / 'demo', *capsys.readouterr()
+@pytest.fixture(scope='module')
+def shown(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('runs') / 'demo'
+    return folder, *printed('demo', '--out', folder, '--quiet')
 
 
 def test_the_table_compares_four_models(shown):
@@ -86,8 +91,9 @@ def test_the_folder_is_a_run_like_any_other(shown, capsys):
     assert main(['recommend', str(folder), '--users', 'u1', '-k', '1']) == 0
 
 
-def test_a_demo_replaces_a_demo_and_reads_test_anew(shown, capsys):
+def test_a_demo_replaces_a_demo_and_reads_test_anew(shown, tmp_path, capsys):
     folder, out, _ = shown
+    folder = shutil.copytree(folder, tmp_path / 'demo')
     assert main(['demo', '--out', str(folder), '--quiet']) == 0
     again, err = capsys.readouterr()
     assert again.splitlines()[:20] == out.splitlines()[:20]

@@ -9,10 +9,12 @@ from promptmm_pyg.cli import main
 from promptmm_pyg.evaluation import evaluate, paired_test, slice_by_cold_start
 from promptmm_pyg.runs.run import Run
 
+from .conftest import printed
+
 METRICS = ('Recall', 'NDCG', 'Precision', 'HitRatio', 'MRR', 'MAP')
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def oracle(distilled):
     """The evaluations of the three models, straight from the library."""
     folder = Run(distilled)
@@ -21,13 +23,11 @@ def oracle(distilled):
     return found, data.test
 
 
-@pytest.fixture
-def reported(distilled, copy_of, capsys):
+@pytest.fixture(scope='module')
+def reported(distilled, tmp_path_factory):
     """What the program prints and writes about test."""
-    run = copy_of(distilled)
-    capsys.readouterr()
-    assert main(['evaluate', str(run), '--eval-split', 'test']) == 0
-    out, err = capsys.readouterr()
+    run = shutil.copytree(distilled, tmp_path_factory.mktemp('runs') / 'reported')
+    out, err = printed('evaluate', run, '--eval-split', 'test')
     return out, err, json.loads((run / 'evaluation-test.json').read_text())
 
 

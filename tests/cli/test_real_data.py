@@ -1,41 +1,35 @@
-"""The whole way on real files, short."""
-
-import os
-from pathlib import Path
+"""All steps on real files, short."""
 
 import pytest
 
 from promptmm_pyg.cli import main
+from tests.real_data import real_folder, sample_tiktok
 
 pytestmark = [
     pytest.mark.real_data,
     pytest.mark.filterwarnings('ignore::UserWarning'),
 ]
+SMALL = ['--embedding-dim', '8', '--epochs', '1', '--quiet']
 
 
-@pytest.mark.parametrize(
-    ('name', 'options', 'user'),
-    [
-        ('tiktok', [], '17'),
-        (
-            'ml100k',
-            ['--features', 'image=derived/image_feat_effnetlite0_1280.npy'],
-            '3',
-        ),
-    ],
-)
-def test_data_to_recommendations(name, options, user, tmp_path, capsys):
-    folder = os.environ.get('PROMPTMM_DATA')
-    if not folder or not (Path(folder) / name).is_dir():
-        pytest.skip(f"PROMPTMM_DATA names no folder with '{name}/'")
-    data, run = str(Path(folder) / name), str(tmp_path / 'run')
-    options = [x.replace('derived', f'{data}/derived') for x in options]
-    small = ['--embedding-dim', '8', '--epochs', '1', '--quiet']
-    assert main(['data', 'check', data, *options]) == 0
-    assert main(['train', data, '--out', run, *options, *small]) == 0
-    assert (
-        main(['distill', run, '--embedding-dim', '8', '--epochs', '1', '--quiet']) == 0
-    )
+def test_all_of_tiktok_passes_the_check(capsys):
+    assert main(['data', 'check', str(real_folder('tiktok'))]) == 0
+    assert '9308' in capsys.readouterr().out.replace(',', '')
+
+
+@pytest.mark.parametrize('name', ['tiktok', 'ml100k'])
+def test_data_to_recommendations(name, tmp_path, capsys):
+    run, options = str(tmp_path / 'run'), []
+    if name == 'tiktok':
+        data, user = str(tmp_path / 'tiktok'), '17'
+        sample_tiktok(tmp_path / 'tiktok')
+    else:
+        data, user = str(real_folder(name)), '3'
+        image = f'image={data}/derived/image_feat_effnetlite0_1280.npy'
+        options = ['--features', image]
+        assert main(['data', 'check', data, *options]) == 0
+    assert main(['train', data, '--out', run, *options, *SMALL]) == 0
+    assert main(['distill', run, *SMALL]) == 0
     assert main(['evaluate', run]) == 0
     capsys.readouterr()
     assert main(['recommend', run, '--users', user, '-k', '5']) == 0

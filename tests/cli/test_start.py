@@ -40,11 +40,6 @@ def test_a_mistake_in_the_name_of_a_command_imports_nothing_heavy():
     assert imported(code) == 'heavy: []'
 
 
-def test_the_recommender_needs_neither_pyg_nor_pandas():
-    found = imported('from promptmm_pyg import Recommender')
-    assert not {'torch_geometric', 'torchmetrics', 'pandas'} & set(found.split("'"))
-
-
 def test_a_command_imports_its_own_module_only():
     code = (
         'from promptmm_pyg.cli import build_parser\n'

@@ -1,8 +1,5 @@
 """``load_dataset``: every kind of data set by one function."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -157,14 +154,6 @@ def test_a_plain_function_leaves_the_untransformed_split_as_it_was():
 
     assert 'x_text' not in split.transform(without_text).test[ITEM]
     assert all('x_text' in graph[ITEM] for graph in split)
-
-
-@pytest.mark.real_data
-@pytest.mark.skipif('PROMPTMM_DATA' not in os.environ, reason='PROMPTMM_DATA not set')
-def test_tiktok_needs_no_argument():
-    data = load_dataset(Path(os.environ['PROMPTMM_DATA']) / 'tiktok')
-    assert data.train['user'].num_nodes == 9308
-    assert set(modality_x_dict(data.train)) == {'audio', 'image'}
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,11 @@
 """Counts that the data sets' sources state or that were measured on them."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from promptmm_pyg.data import INTERACTS, load_dataset, validate
+from tests.real_data import real_folder
 
 pytestmark = pytest.mark.real_data
-
-
-def folder(name):
-    root = os.environ.get('PROMPTMM_DATA')
-    if root is None or not (Path(root) / name).is_dir():
-        pytest.skip(f"PROMPTMM_DATA does not name a folder with '{name}'")
-    return Path(root) / name
 
 
 def sizes(split):
@@ -26,7 +17,7 @@ def errors(split):
 
 
 def test_tiktok_has_the_known_size():
-    split = load_dataset(folder('tiktok'))
+    split = load_dataset(real_folder('tiktok'))
     assert split.train.num_nodes_dict == {'user': 9308, 'item': 6710}
     assert sizes(split) == [59541, 3051, 6130]
     assert split.train['item'].x_image.shape == (6710, 128)
@@ -37,7 +28,7 @@ def test_tiktok_has_the_known_size():
 
 def test_ml100k_has_the_known_size():
     path = 'derived/image_feat_effnetlite0_1280.npy'
-    split = load_dataset(folder('ml100k'), features={'image': path})
+    split = load_dataset(real_folder('ml100k'), features={'image': path})
     assert split.train.num_nodes_dict == {'user': 943, 'item': 1682}
     assert sizes(split) == [75000, 12000, 13000]
     assert split.train['item'].x_text.shape == (1682, 384)

@@ -1,21 +1,16 @@
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
 from promptmm_pyg.data import INTERACTS, load_dataset
 from promptmm_pyg.evaluation import evaluate, slice_by_cold_start
+from tests.real_data import real_folder
 
 pytestmark = pytest.mark.real_data
 
 
 @pytest.fixture(scope='module')
 def test_graph():
-    folder = os.environ.get('PROMPTMM_DATA')
-    if not folder or not (Path(folder) / 'tiktok').is_dir():
-        pytest.skip("PROMPTMM_DATA names no folder with 'tiktok/'")
-    return load_dataset(Path(folder) / 'tiktok').test
+    return load_dataset(real_folder('tiktok')).test
 
 
 def test_popularity_on_tiktok(test_graph):

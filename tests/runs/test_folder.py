@@ -1,18 +1,14 @@
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
+from multiprocessing import get_context
 
 import pytest
 
 from promptmm_pyg._files import locked, replace_entries, temporary_folder
 from promptmm_pyg.cli import main
 from promptmm_pyg.runs import Run, RunError
-from promptmm_pyg.runs import folder as folder_module
 from promptmm_pyg.runs.folder import (
     exclusive,
     load_tensors,
@@ -208,15 +204,13 @@ def test_a_lock_is_free_after_an_error_and_leaves_nothing(tmp_path):
 
 def start(run, *words):
     """A student that is trained for long, once its first checkpoint is written."""
-    command = [sys.executable, '-m', 'promptmm_pyg', 'distill', str(run), *DISTILL]
-    process = subprocess.Popen(
-        [*command, *words, '--epochs', '100000', '--patience', '100000', '--seed', '4'],
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, 'PYTHONPATH': str(Path(folder_module.__file__).parents[2])},
-    )
+    argv = ['distill', str(run), *DISTILL, *words, '--seed', '4']
+    argv += ['--epochs', '100000', '--patience', '100000']
+    process = get_context('forkserver').Process(target=main, args=(argv,))
+    process.start()
     checkpoint = run / '.new-student' / 'student' / CHECKPOINT
     for _ in range(600):
-        if checkpoint.is_file() or process.poll() is not None:
+        if checkpoint.is_file() or not process.is_alive():
             break
         time.sleep(0.1)
     assert checkpoint.is_file()
@@ -229,8 +223,8 @@ def test_killing_a_training_loses_nothing(distilled, copy_of, fails, capsys):
     process = start(run, '--overwrite')
     message = fails('distill', run, *DISTILL, '--overwrite')
     assert f'(got process {process.pid} on ' in message
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
 
     assert {name: files_of(run)[name] for name in before} == before
     assert 'has a student' in fails('distill', run, *DISTILL)

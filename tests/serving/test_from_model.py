@@ -1,8 +1,5 @@
 """From a trained model and its data to a recommender."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -161,19 +158,3 @@ def test_embeddings_of_other_data_are_refused(student):
         Recommender.from_model(
             {'user': torch.ones(30, 2), 'item': torch.ones(40, 2)}, other
         )
-
-
-def test_importing_the_recommender_is_light():
-    code = (
-        'import sys, time\n'
-        'from promptmm_pyg import Recommender\n'
-        "heavy = ['torch_geometric', 'torchmetrics', 'pandas', 'faiss', 'scipy']\n"
-        'print([name for name in heavy if name in sys.modules])\n'
-        'print(time.process_time())'
-    )
-    out = subprocess.run(
-        [sys.executable, '-c', code], check=True, capture_output=True, text=True
-    )
-    loaded, seconds = out.stdout.split('\n')[:2]
-    assert loaded == '[]'
-    assert float(seconds) <= 2.0

@@ -381,7 +381,8 @@ def spawn(functions, folder, size=2):
     without a port.
     """
     folder.mkdir()
-    mp.spawn(_worker, (functions, folder, size), nprocs=size)
+    arguments = (functions, folder, size)
+    mp.start_processes(_worker, arguments, size, start_method='forkserver')
     return [torch.load(folder / f'{r}.pt', weights_only=False) for r in range(size)]
 
 
