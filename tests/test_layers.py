@@ -219,9 +219,10 @@ def test_the_light_layers_load_neither_pyg_nor_pandas():
     heavy = ['torch_geometric', *sorted(OPTIONAL), 'torchmetrics', 'scipy', 'faiss']
     heavy += [f'{NAME}.nn', f'{NAME}.data']
     code = (
-        'import sys, time\n'
+        'import sys, time, torch\n'
+        'start = time.process_time()\n'
         f'from {NAME} import Recommender\n'
-        'print(time.process_time())\n'
+        'print(time.process_time() - start)\n'
         f'import {", ".join(f"{NAME}.{layer}" for layer in LIGHT)}\n'
         f'print([name for name in {heavy} if name in sys.modules])\n'
         f'import {NAME}.viz as viz\n'
@@ -234,7 +235,7 @@ def test_the_light_layers_load_neither_pyg_nor_pandas():
     )
     seconds, *loaded = out.stdout.splitlines()
     assert loaded == ['[]', 'False', 'False']
-    assert float(seconds) <= 2.0
+    assert float(seconds) <= 0.5
 
 
 def test_the_table_has_no_cycles():

@@ -42,8 +42,8 @@ from promptmm_pyg.transforms import (
     ImputeFromNeighbors,
     StandardizeModalities,
 )
+from promptmm_pyg.transforms.features import is_standardized
 from promptmm_pyg.transforms.prompt_start import with_prompt_start
-from promptmm_pyg.transforms.standardize import is_standardized
 from promptmm_pyg.viz.figure import new_axes
 
 Pattern = Literal['items', 'modalities']

@@ -35,8 +35,7 @@ from promptmm_pyg.data.load import FORMATS, SPLIT_METHODS, resolve
 from promptmm_pyg.data.problems import collect_errors
 from promptmm_pyg.data.split import held_out
 from promptmm_pyg.data.tables import is_table_name
-from promptmm_pyg.runs.check import data_issues
-from promptmm_pyg.runs.data import HASHING, load_split
+from promptmm_pyg.runs.data import HASHING, data_issues, load_split
 
 DESCRIPTION = EXAMPLE = None
 _DESCRIPTION = """\

@@ -14,8 +14,12 @@ from promptmm_pyg.data.features import Masks
 from promptmm_pyg.data.frames import read_table
 from promptmm_pyg.data.interactions import Where, read_id_order, recognize
 from promptmm_pyg.data.readers import read_diffmm, read_mmrec, read_mmssl
-from promptmm_pyg.data.recbole import read_recbole
-from promptmm_pyg.data.recbole_files import find_atomic_files, inter_header, is_atomic
+from promptmm_pyg.data.recbole import (
+    find_atomic_files,
+    inter_header,
+    is_atomic,
+    read_recbole,
+)
 from promptmm_pyg.data.split import (
     Split,
     split_by_part,

@@ -5,10 +5,9 @@ from promptmm_pyg.loader.candidates import (
     mixed_candidates,
     uniform_candidates,
 )
-from promptmm_pyg.loader.negative import ExactNegativeSampler
 from promptmm_pyg.loader.neighbors import HeteroNeighborSampler
 from promptmm_pyg.loader.triplet_neighbors import TripletNeighborLoader, triplets_of
-from promptmm_pyg.loader.triplets import TripletLoader, Triplets
+from promptmm_pyg.loader.triplets import ExactNegativeSampler, TripletLoader, Triplets
 
 __all__ = [
     'CandidateLists',

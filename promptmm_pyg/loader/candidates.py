@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._utils import check_non_negative, check_positive
-from promptmm_pyg.loader.negative import ExactNegativeSampler
+from promptmm_pyg.loader.triplets import ExactNegativeSampler
 
 
 class CandidateLists(NamedTuple):

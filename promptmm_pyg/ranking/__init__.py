@@ -1,6 +1,5 @@
 from promptmm_pyg.ranking.approximate import ApproximateItems
-from promptmm_pyg.ranking.lists import ScoreFn, rank_items
-from promptmm_pyg.ranking.pairs import rank_candidates, score_pairs
+from promptmm_pyg.ranking.lists import ScoreFn, rank_candidates, rank_items, score_pairs
 from promptmm_pyg.ranking.seen_items import SeenItems
 from promptmm_pyg.ranking.top import Ranking, top_items
 

@@ -21,10 +21,10 @@ from promptmm_pyg.distillation import (
 from promptmm_pyg.models import MODELS
 from promptmm_pyg.models._resolve import ModelClass, file_hash, full_name, short_name
 from promptmm_pyg.models.closed_form import ClosedForm
-from promptmm_pyg.runs.check import check_data
 from promptmm_pyg.runs.data import (
     Prepared,
     RunError,
+    check_data,
     hash_split,
     load_split,
     prepare,

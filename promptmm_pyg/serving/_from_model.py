@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg.ranking import SeenItems
-from promptmm_pyg.serving._features import Features
+from promptmm_pyg.serving._feature_fit import Features
 from promptmm_pyg.serving._ids import Ids
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.placement import Placement, place_cold

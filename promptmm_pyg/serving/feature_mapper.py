@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg.ranking import SeenItems
-from promptmm_pyg.serving._feature_fit import FeatureMap, fit_maps
-from promptmm_pyg.serving._features import Features, Standard, check_features
+from promptmm_pyg.serving._feature_fit import (
+    FeatureMap,
+    Features,
+    Standard,
+    check_features,
+    fit_maps,
+)
 
 _PENALTIES = tuple(10.0**power for power in range(3, -4, -1))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from promptmm_pyg._utils import checked_edges
 from promptmm_pyg.ranking import SeenItems
-from promptmm_pyg.serving._features import Features
+from promptmm_pyg.serving._feature_fit import Features
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.fold_in import FoldIn
 

@@ -23,7 +23,7 @@ from promptmm_pyg.serving._artifact import (
     write_artifact,
 )
 from promptmm_pyg.serving._card import ABOUT, about, build_card
-from promptmm_pyg.serving._features import Features
+from promptmm_pyg.serving._feature_fit import Features
 from promptmm_pyg.serving._from_model import ModelData
 from promptmm_pyg.serving._ids import Ids, RawId, RawIds, Unknown, as_list, is_id
 from promptmm_pyg.serving._ranker import Filters, Ranker, Recommendations

@@ -1,18 +1,19 @@
 """From one graph to the next: weights, scales and the prompt's starting point."""
 
 from promptmm_pyg.transforms.bipartite_norm import AddBipartiteNorm
-from promptmm_pyg.transforms.impute import ImputeFromNeighbors
-from promptmm_pyg.transforms.modality_ica import AddModalityICA, independent_components
-from promptmm_pyg.transforms.modality_pca import (
-    AddModalityPCA,
-    principal_axes,
-    principal_components,
-)
-from promptmm_pyg.transforms.prompt_start import AddRandomPrompt
-from promptmm_pyg.transforms.standardize import (
+from promptmm_pyg.transforms.features import (
+    ImputeFromNeighbors,
     StandardizeModalities,
     is_standardized,
     standardize,
+)
+from promptmm_pyg.transforms.prompt_start import (
+    AddModalityICA,
+    AddModalityPCA,
+    AddRandomPrompt,
+    independent_components,
+    principal_axes,
+    principal_components,
 )
 
 __all__ = [

@@ -43,7 +43,7 @@ def test_an_error_sets_the_status(files, capsys, monkeypatch):
     from promptmm_pyg.data import Issue
 
     leak = Issue('error', 'val', 'leaks', 'Take it out')
-    monkeypatch.setattr('promptmm_pyg.runs.check.validate', lambda split, **_: [leak])
+    monkeypatch.setattr('promptmm_pyg.runs.data.validate', lambda split, **_: [leak])
     assert main(['data', 'check', files.layout]) == 1
     out = capsys.readouterr().out
     assert out.endswith(

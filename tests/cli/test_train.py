@@ -17,7 +17,7 @@ from promptmm_pyg.transforms import (
     AddRandomPrompt,
     StandardizeModalities,
 )
-from promptmm_pyg.transforms.standardize import standardize
+from promptmm_pyg.transforms.features import standardize
 
 from .conftest import TRAIN
 
@@ -187,7 +187,7 @@ def test_data_with_errors_are_not_trained_on(files, tmp_path, fails, monkeypatch
     from promptmm_pyg.data import Issue
 
     found = [Issue('error', 'val', 'leaks', 'Remove it')]
-    monkeypatch.setattr('promptmm_pyg.runs.check.validate', lambda split, **_: found)
+    monkeypatch.setattr('promptmm_pyg.runs.data.validate', lambda split, **_: found)
     message = fails(*argv(files, tmp_path / 'run'))
     assert '1 error; the first: val: leaks' in message
     assert not (tmp_path / 'run').exists()
@@ -197,7 +197,7 @@ def test_warnings_about_the_data_go_to_stderr(files, tmp_path, capsys, monkeypat
     from promptmm_pyg.data import Issue
 
     found = [Issue('warning', 'item', 'is odd', 'Look')]
-    monkeypatch.setattr('promptmm_pyg.runs.check.validate', lambda split, **_: found)
+    monkeypatch.setattr('promptmm_pyg.runs.data.validate', lambda split, **_: found)
     assert main(argv(files, tmp_path / 'run')) == 0
     assert 'warning: item: is odd. Look\n' in capsys.readouterr().err
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.loader import ExactNegativeSampler, negative
+from promptmm_pyg.loader import ExactNegativeSampler, triplets
 
 
 def make_edges(num_users=20, num_items=30, num_edges=200, seed=0):
@@ -124,7 +124,7 @@ def test_short_integers_for_users_and_items_do_not_overflow():
 
 @pytest.mark.parametrize('largest_table', [599, 600])
 def test_positives_are_known(largest_table, monkeypatch):
-    monkeypatch.setattr(negative, '_TABLE_BYTES', largest_table)
+    monkeypatch.setattr(triplets, '_TABLE_BYTES', largest_table)
     edges = make_edges()
     sampler = ExactNegativeSampler(edges, num_users=20, num_items=30)
     known = sampler.is_positive(torch.arange(20)[:, None], torch.arange(30)[None])

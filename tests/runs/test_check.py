@@ -8,8 +8,7 @@ from promptmm_pyg.data import (
     split_leave_one_out,
     split_per_user,
 )
-from promptmm_pyg.runs.check import check_data, data_issues
-from promptmm_pyg.runs.data import RunError
+from promptmm_pyg.runs.data import RunError, check_data, data_issues
 
 PER_USER = {'method': 'per-user', 'val_ratio': 0.1, 'test_ratio': 0.1, 'seed': 0}
 

@@ -120,7 +120,7 @@ def test_candidates_of_equal_scores_are_in_the_order_of_items():
 
 
 def test_scores_are_inner_products_in_single_precision(monkeypatch):
-    monkeypatch.setattr('promptmm_pyg.ranking.pairs._BLOCK', 6)  # Two rows.
+    monkeypatch.setattr('promptmm_pyg.ranking.lists._BLOCK', 6)  # Two rows.
     generator = torch.Generator().manual_seed(0)
     user_x, item_x = (torch.randn(n, 3, generator=generator).half() for n in (4, 7))
     users, items = torch.tensor([0, 3, 3, 1, 0]), torch.tensor([6, 0, 6, 2, 2])
