@@ -6,7 +6,7 @@ import torch
 
 from promptmm_pyg.benchmark import KINDS, runner
 from promptmm_pyg.benchmark.experiments import Suite, suite_minutes
-from promptmm_pyg.benchmark.result import rows_by_name
+from promptmm_pyg.benchmark.result import load_result, rows_by_name
 from promptmm_pyg.benchmark.stats import compare
 from promptmm_pyg.cli import main
 from promptmm_pyg.models import MODELS
