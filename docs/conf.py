@@ -48,7 +48,7 @@ nitpick_ignore_regex = [
         r'py:.*',
         r'(collections|datetime|np|numpy|pathlib|pd|torch|torch_geometric)\..*',
     ),
-    (r'py:class', r'Axes|Figure|HeteroData|NumpyArray|Tensor|dict\[str'),
+    (r'py:class', r'Axes|Figure|HeteroData|NumpyArray|Tensor|(dict|tuple)\[str'),
     (r'py:class', r'promptmm_pyg\.(models\._|benchmark\.|search_space\.).*|Dataset'),
     (r'py:class', r'promptmm_pyg\.(_distributed|report\.(content|charts))\..*'),
     (r'py:class', r'promptmm_pyg\..*\.([A-Z]|_Graphs)'),

@@ -104,7 +104,7 @@ def _fill_cache(
     for students in (False, True):
         stage = [i for i in trained if (entries[i].arm.teacher is not None) == students]
         with ProcessPoolExecutor(
-            jobs,
+            max(1, min(jobs, len(stage))),
             mp_context=multiprocessing.get_context('spawn'),
             initializer=end_with_parent,
             max_tasks_per_child=1,

@@ -53,7 +53,7 @@ def evaluate_run(
         split: ``'val'`` or ``'test'``. (default: ``'val'``)
         metrics: As for :func:`~promptmm_pyg.evaluation.evaluate`; Recall and NDCG are
             always among them. (default: the metrics of accuracy)
-        groups: The group of every user, such as from :func:`read_groups`; metrics per
+        groups: The group of every user, such as from ``read_groups``; metrics per
             group are recorded, too. (default: none)
 
     Raises:
