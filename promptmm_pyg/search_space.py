@@ -49,6 +49,19 @@ class SearchSpace:
         """The first trial."""
         return {name: part.default for name, part in self.space.items()}
 
+    def with_learning_rate(self, rate: float) -> 'SearchSpace':
+        """The same with another default learning rate, if it is tuned.
+
+        Example:
+            >>> trained_space(0.1).with_learning_rate(0.01).defaults
+            {'learning_rate': 0.01, 'l2': 0.1}
+        """
+        old = self.space.get('learning_rate')
+        if not isinstance(old, Range):
+            return self
+        new = Range(rate, min(rate, old.low), max(rate, old.high))
+        return SearchSpace({**self.space, 'learning_rate': new})
+
     def first_trials(self) -> list[dict[str, Any]]:
         """The defaults and, for models trained in steps, these with a strong
         penalty.
@@ -89,5 +102,5 @@ def trained_space(l2: float, **parts: Range | Choices) -> SearchSpace:
         if l2
         else Choices(0.0, (0.0, 1e-5, 1e-4, 1e-3, 1e-2))
     )
-    rate = Range(3e-3, 1e-3, 1e-2)
+    rate = Range(3e-3, 1e-3, 2e-2)  # The default depends on the data.
     return SearchSpace({'learning_rate': rate, **arguments, 'l2': penalty, **weights})

@@ -332,6 +332,9 @@ class Bench:
         cache are reported to it as if they had just run, so the next ones are those of
         an uninterrupted study.
         """
+        num_interactions = self.train[INTERACTS].edge_index.size(1)
+        config = TrainingConfig(**arm.training).resolve(num_interactions)
+        space = space.with_learning_rate(float(config.learning_rate))
         study, rows = Study(space, seed=TUNING_SEED), []
         while (trial := study.ask(limit=trials)) is not None:
             outcome = self.outcome(arm, trial.params, TUNING_SEED)

@@ -18,9 +18,9 @@ from promptmm_pyg.limits import LAYERS, TOML_BYTES, WIDTH
 
 Group = argparse.ArgumentParser | argparse._ArgumentGroup
 TRAIN = {
-    'learning_rate': 'step size of the optimizer',
+    'learning_rate': 'step size of the optimizer; auto grows with the step',
     'weight_decay': 'decay of all parameters by the optimizer',
-    'batch_size': 'interactions per step',
+    'batch_size': 'interactions per step; auto is an eighth of the data, at least 1024',
     'optimizer': "'dense' updates every row of the embedding tables at each step, "
     "'lazy' the rows of the batch; lazy requires a model without propagation (mf)",
     'seed': 'seed of everything random in training',
@@ -38,6 +38,7 @@ _HARMLESS = '\u200c\u200d\xa0'
 _ACTIONS = ('help', 'config', 'print_config', 'dry_run', 'resume', 'overwrite')
 
 
+AUTO = 'auto'
 _LIMITS = {'embedding_dim': WIDTH, 'out_channels': WIDTH, 'num_layers': LAYERS}
 _LIMITS |= {'seed': 2**63 - 1}
 
@@ -221,10 +222,11 @@ def add_options(
         elif get_origin(hints.get(name)) is Literal:
             options['choices'] = get_args(hints[name])
         else:
-            kind = type(default) if default is not None else get_args(hints[name])[0]
+            given = default not in (None, AUTO)
+            kind = type(default) if given else get_args(hints[name])[0]
             limit = _LIMITS.get(name, 10**9)
             types: dict[type, Any] = {int: up_to(limit), float: finite, str: str}
-            options['type'] = types[kind]
+            options['type'] = types[kind] if default != AUTO else or_auto(types[kind])
             options['metavar'] = {int: 'N', float: 'X', str: 'NAME'}[kind]
         flag = f'--{dest.replace("_", "-")}'
         shown = 'none' if default is None else default
@@ -240,6 +242,16 @@ def finite(text: str) -> float:
 
 
 finite.__name__ = 'float'  # In the message about other text.
+
+
+def or_auto(number: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The type of an option with a number or ``auto``."""
+
+    def parse(text: str) -> Any:
+        return AUTO if text == AUTO else number(text)
+
+    parse.__name__ = f"number or '{AUTO}'"  # In the message about other text.
+    return parse
 
 
 def up_to(limit: int) -> Callable[[str], int]:

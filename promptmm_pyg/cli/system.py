@@ -149,7 +149,10 @@ def profile_model(
     clock = _Clock()
     handle = model.register_forward_pre_hook(clock)
     length = dict.fromkeys(('epochs', 'patience', 'validate_every'), _NEVER)
-    config = TrainingConfig(**{**options, **length}, progress=False)
+    interactions = data.train[INTERACTS].edge_index.size(1)
+    config = TrainingConfig(**{**options, **length}, progress=False).resolve(
+        interactions, shared_forward=name == 'teacher'
+    )
     try:
         run(config)
     except _EnoughError:
@@ -161,7 +164,6 @@ def profile_model(
     validation(model, data.inputs, data.val, config.monitor)
     seconds = time.perf_counter() - started
     parameters = [x for x in model.parameters() if x.requires_grad]
-    interactions = data.train[INTERACTS].edge_index.size(1)
     return Cost(
         name,
         sum(x.numel() for x in parameters),

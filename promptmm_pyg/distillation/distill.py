@@ -172,7 +172,10 @@ def distill(
     check_choice('prompt', prompt, ('frozen', 'joint'))
     check_positive('anchor_weight', anchor_weight)
     check_non_negative('tune', tune)
-    config = config or TrainingConfig()
+    check_split(data)
+    config = (config or TrainingConfig()).resolve(
+        data.train[INTERACTS].edge_index.size(1)
+    )
     _check_config(config)
     if tune:
         if baseline_loss_weights is not None:
@@ -195,7 +198,6 @@ def distill(
         )
         weights = resolve_losses(student, None, loss_weights)[1]
         return search(again, student, teacher, weights, config, tune)
-    check_split(data)
     check_monitor(config.monitor, data.val)
     train = data.train
     negative_items = negative_pool(negative_items, train)
@@ -248,7 +250,7 @@ def distill(
     ) -> History:
         loader = triplet_loader(
             train,
-            batch_size=config.batch_size,
+            batch_size=int(config.batch_size),
             seed=config.seed,
             negative_items=negative_items,
         )

@@ -75,7 +75,7 @@ def search(
     best_teacher = teacher
     baseline: Any = None
     trials: list[dict[str, float]] = []
-    settings = search_settings(config.learning_rate, weights['l2'], num_trials)
+    settings = search_settings(float(config.learning_rate), weights['l2'], num_trials)
     for number, (rate, penalty) in enumerate(settings):
         own = copy.deepcopy(teacher)  # Its prompt may be tuned.
         with warnings.catch_warnings():

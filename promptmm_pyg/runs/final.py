@@ -36,6 +36,7 @@ from promptmm_pyg.runs.stages import (
 )
 from promptmm_pyg.runs.update import EPOCHS, L2, NothingNewError, update_recommender
 from promptmm_pyg.serving import Recommender
+from promptmm_pyg.training import TrainingConfig
 
 
 class Update(NamedTuple):
@@ -94,7 +95,9 @@ def refit_run(
         with settings_of(run.student_dir / 'config.json'):  # Before training.
             weights, settings = _weights(run), _settings(run, 'student')
     with exclusive(run.path):
-        graph = merge_all(run.read_split(), updates_of(run))
+        split = run.read_split()
+        num_trained = split.train[INTERACTS].edge_index.size(1)
+        graph = merge_all(split, updates_of(run))
         everything = Split(graph, graph, graph)
         state |= {'data_sha256': hash_split(everything)}
         if resume:
@@ -107,7 +110,8 @@ def refit_run(
             def how(name: str) -> Any:
                 folder = target.folders()[name]
                 length = {'epochs': state['epochs'][name], 'validate_every': 0}
-                config = {**configs[name], 'train': _settings(run, name)}
+                settings = _numbers(_settings(run, name), name, num_trained)
+                config = {**configs[name], 'train': settings}
                 return training_config(config, folder, resume, progress, **length)
 
             titles = run.recommender().titles
@@ -153,6 +157,17 @@ def _settings(run: Run, name: str) -> dict[str, Any]:
     """The options of training, with the learning rate that a search chose."""
     config = run.config if name == 'teacher' else run.student_config
     return {**config['train'], **_best_param(run, name, 'learning_rate')}
+
+
+def _numbers(
+    settings: Mapping[str, Any], name: str, num_interactions: int
+) -> dict[str, Any]:
+    """The settings with the numbers that 'auto' had when the model was evaluated."""
+    config = TrainingConfig(**settings).resolve(
+        num_interactions, shared_forward=name == 'teacher'
+    )
+    keys = 'batch_size', 'learning_rate', 'propagate_every'
+    return {**settings, **{key: getattr(config, key) for key in keys}}
 
 
 def _weights(run: Run) -> dict[str, float]:

@@ -16,13 +16,13 @@ from promptmm_pyg.runs.stages import (
     training_config,
 )
 from promptmm_pyg.runs.teachers import student_teacher
-from promptmm_pyg.training.checkpoint import load_state
 from promptmm_pyg.training.loop import CHECKPOINT
 
 
 def finish_run(run: Run | str | Path) -> str:
     """Ends an interrupted training with its best epoch so far, as if patience had run
-    out. The checkpoint stays, so that ``resume`` can still continue it.
+    out; without a validated epoch, with the last. The checkpoint stays, so that
+    ``resume`` can still continue it.
 
     Args:
         run: A run whose training was interrupted.
@@ -31,7 +31,7 @@ def finish_run(run: Run | str | Path) -> str:
         ``'teacher'`` or ``'student'``, whichever was interrupted.
 
     Raises:
-        RunError: If no training was interrupted, or no epoch was validated.
+        RunError: If no training was interrupted.
     """
     run = Run.open(run)
     with exclusive(run.path):
@@ -61,7 +61,6 @@ def _finish_teacher(target: Run) -> None:
     config = target.read_config()
     data, digest = load_data(config)
     target.check_data(digest)
-    _check_validated(target.teacher_dir)
     # Every checkpoint has an epoch: none is added, and the best one is restored.
     how = training_config(config, target.teacher_dir, True, False, epochs=1)
     served = target.teacher_recommender_dir
@@ -71,7 +70,6 @@ def _finish_teacher(target: Run) -> None:
 def _finish_student(run: Run, target: Run) -> None:
     config, options = target.student_config, dict[str, Any]()
     trials = sorted(target.student_dir.glob(f'trials/*/{CHECKPOINT}'))
-    _check_validated(trials[0].parent if trials else target.student_dir)
     if trials:
         options['tune'] = len(trials)
     baselines = [target.baseline_dir, *target.student_dir.glob('trials/*/baseline')]
@@ -84,13 +82,3 @@ def _finish_student(run: Run, target: Run) -> None:
         run.data, result.student, titles_of(run.config, run.data, None)
     )
     save_student(target, config, result, recommender)
-
-
-def _check_validated(folder: Path) -> None:
-    """Raises unless the checkpoint in ``folder`` has a best epoch."""
-    state = load_state(folder / CHECKPOINT)
-    if not state['stopping']['best_state']:
-        raise RunError(
-            f"'{folder}' must have a validated epoch (got none of "
-            f'{len(state["records"])}). Continue the training with --resume'
-        )

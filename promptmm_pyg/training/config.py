@@ -1,7 +1,8 @@
 """The settings of a training run."""
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,11 @@ from promptmm_pyg.training.callbacks import Callback
 from promptmm_pyg.training.validation import cutoff
 
 OptimizerKind = Literal['dense', 'lazy']
+Auto = Literal['auto']
+# Steps per epoch, and the smallest and the largest batch that shares its memory.
+_STEPS, _SMALLEST, _LARGEST = 8, 1024, 32_768
+_NEIGHBORHOOD = 2048  # The largest batch on neighborhoods.
+_RATE, _LARGEST_RATE = 3e-3, 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +35,17 @@ class TrainingConfig:
         1
     """
 
-    learning_rate: float = 3e-3
-    """Step size of Adam. Better on validation than 1e-3 on four data sets for LightGCN
-    and PromptMM, and reached in half the epochs."""
+    learning_rate: float | Auto = 'auto'
+    """Step size of Adam. ``'auto'``: 0.003 for steps of at most 2,048 interactions,
+    and in proportion to larger ones, at most 0.01."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW)."""
-    batch_size: int = 2048
-    """Interactions per batch, over all processes."""
+    batch_size: int | Auto = 'auto'
+    """Interactions per batch, over all processes. ``'auto'``: the power of two next to
+    an eighth of the training interactions, at least 1,024 and at most 32,768 (with
+    ``num_neighbors`` 2,048). An epoch then has about eight steps, and its cost on the
+    whole graph grows linearly with the data; ``train`` raises ``propagate_every``
+    beyond."""
     optimizer: OptimizerKind = 'dense'
     """``'lazy'`` updates only the rows of a batch, in tables that the model returns
     unchanged or looks up by id (:class:`~promptmm_pyg.training.LazyAdamW`)."""
@@ -44,13 +54,13 @@ class TrainingConfig:
     ``batch_size * propagate_every`` interactions with the memory of ``batch_size``.
     Equal to the large batch for losses that are means over the batch; in-batch losses
     see their ``batch_size`` examples only."""
-    epochs: int = 200
+    epochs: int = 500
     """Passes over the training interactions, at most."""
-    patience: int = 20
+    patience: int = 10
     """Validations without improvement before training stops."""
     monitor: str = 'Recall@20'
     """Validation metric that chooses the best epoch."""
-    validate_every: int = 1
+    validate_every: int = 5
     """Epochs between two validations. With 0 there is none: all epochs are trained and
     the last is kept, as for a final model on all interactions."""
     seed: int = 0
@@ -83,14 +93,13 @@ class TrainingConfig:
     (:class:`~promptmm_pyg.training.TensorBoardTracker`)."""
 
     def __post_init__(self) -> None:
-        for name in (
-            'learning_rate',
-            'batch_size',
-            'propagate_every',
-            'epochs',
-            'patience',
-            'block_size',
-        ):
+        for name in ('learning_rate', 'batch_size'):
+            value = getattr(self, name)
+            if isinstance(value, str) and value != 'auto':
+                raise ValueError(f"'{name}' must be a number or 'auto' (got {value!r})")
+            if value != 'auto':
+                check_positive(name, value)
+        for name in ('propagate_every', 'epochs', 'patience', 'block_size'):
             check_positive(name, getattr(self, name))
         for name in ('weight_decay', 'validate_every'):
             check_non_negative(name, getattr(self, name))
@@ -111,3 +120,32 @@ class TrainingConfig:
                 f"'propagate_every' must be 1 with 'num_neighbors' (got "
                 f'{self.propagate_every}). Every batch has its own neighborhood'
             )
+
+    def resolve(
+        self, num_interactions: int, *, shared_forward: bool = False
+    ) -> 'TrainingConfig':
+        """The same with numbers in place of ``'auto'``.
+
+        Args:
+            num_interactions: Of the training graph.
+            shared_forward: Whether ``propagate_every`` may be raised.
+                (default: ``False``)
+
+        Example:
+            >>> config = TrainingConfig().resolve(60_000)
+            >>> config.batch_size, config.learning_rate
+            (8192, 0.01)
+        """
+        size, every = self.batch_size, self.propagate_every
+        if size == 'auto':
+            step = 2 ** round(math.log2(max(num_interactions, 1) / _STEPS))
+            largest = _LARGEST if self.num_neighbors is None else _NEIGHBORHOOD
+            step = max(_SMALLEST, step // every)
+            size = min(step, largest)
+            if shared_forward and self.num_neighbors is None and every == 1:
+                every = step // size if self.optimizer == 'dense' else 1
+        rate = self.learning_rate
+        if rate == 'auto':
+            rate = _RATE * int(size) * every / 2048
+            rate = min(max(_RATE, rate), _LARGEST_RATE)
+        return replace(self, batch_size=size, propagate_every=every, learning_rate=rate)

@@ -302,9 +302,10 @@ def fit(
             run.save(records)
             _show(bar, record, stopping, config.monitor)
             if _is_stopped(config, record, name):
-                if every and not stopping.best_state:
-                    record['validation'] = validate_epoch(epoch)
                 break
+        # Stopped, or continued with fewer epochs, before the first validation.
+        if config.validate_every and not stopping.best_state:
+            records[-1]['validation'] = validate_epoch(len(records))
     module.eval()
     history = History(records, len(records), math.nan, config.monitor)
     if config.validate_every:

@@ -45,7 +45,7 @@ def train_on_neighborhoods(
     loader = TripletNeighborLoader(
         train,
         config.num_neighbors,
-        batch_size=config.batch_size,
+        batch_size=int(config.batch_size),
         drop_targets=config.drop_targets,
         rescale=config.rescale,
         negative_items=negative_items,

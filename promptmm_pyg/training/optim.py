@@ -134,7 +134,7 @@ def make_optimizer(
     with ``config.optimizer='lazy'``.
     """
     trained = [p for p in parameters if p.requires_grad]
-    rate, decay = config.learning_rate, config.weight_decay
+    rate, decay = float(config.learning_rate), config.weight_decay
     if config.optimizer == 'lazy':
         return LazyAdamW(trained, lr=rate, weight_decay=decay)
     return torch.optim.AdamW(trained, lr=rate, weight_decay=decay, fused=True)

@@ -133,8 +133,10 @@ def train(
             different devices.
         FloatingPointError: If the loss becomes infinite or NaN.
     """
-    config = config or TrainingConfig()
     check_split(data)
+    config = (config or TrainingConfig()).resolve(
+        data.train[INTERACTS].edge_index.size(1), shared_forward=True
+    )
     check_monitor(config.monitor, data.val)
     if isinstance(model, ClosedForm):
         return _fit_closed_form(model, data, config)
@@ -149,7 +151,7 @@ def train(
     torch.manual_seed(config.seed)
     loader = triplet_loader(
         data.train,
-        batch_size=config.batch_size * config.propagate_every,
+        batch_size=int(config.batch_size) * config.propagate_every,
         seed=config.seed,
         negative_items=negative_items,
     )
@@ -181,7 +183,7 @@ def whole_graph_step(
             losses,
             weights,
             model.parameters(),
-            config.batch_size,
+            int(config.batch_size),
         )
     return lambda batch, _: step_output(losses(model(*inputs), batch), weights)
 

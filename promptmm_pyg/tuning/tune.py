@@ -199,7 +199,9 @@ def tune(
         data,
         dict(arguments or {}),
         dict(loss_weights or {}),
-        config or TrainingConfig(),
+        (config or TrainingConfig()).resolve(
+            data.train[INTERACTS].edge_index.size(1), shared_forward=True
+        ),
         inputs,
         Budget(trials, minutes),
     )
@@ -207,6 +209,7 @@ def tune(
         fixed = {*(arguments or {}), *(loss_weights or {})}
         parts = search_space(tuner.cls).space
         space = SearchSpace({k: v for k, v in parts.items() if k not in fixed})
+        space = space.with_learning_rate(float(tuner.config.learning_rate))
     tuner.prune, tuner.should_stop = prune, should_stop
     warmup = tuner.config.patience * tuner.config.validate_every
     study = Study(space, seed=tuner.config.seed, folder=folder, warmup=warmup)

@@ -12,8 +12,9 @@ import pytest
 from promptmm_pyg.cli import main
 from promptmm_pyg.data import INTERACTS, make_synthetic_dataset, split_per_user
 
-TRAIN = ['--epochs', '2', '--batch-size', '128', '--embedding-dim', '8', '--quiet']
-DISTILL = ['--epochs', '2', '--batch-size', '128', '--embedding-dim', '4', '--quiet']
+QUICK = ['--epochs', '2', '--batch-size', '128', '--validate-every', '1', '--quiet']
+TRAIN = [*QUICK, '--embedding-dim', '8']
+DISTILL = [*QUICK, '--embedding-dim', '4']
 SIZES = {'num_users': 40, 'num_items': 60, 'num_clusters': 4}
 
 

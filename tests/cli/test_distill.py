@@ -49,7 +49,9 @@ def test_student_and_baseline_are_those_of_the_library(distilled):
         module,
         folder.teacher(),
         data.split,
-        config=TrainingConfig(epochs=2, batch_size=128, progress=False),
+        config=TrainingConfig(
+            epochs=2, batch_size=128, validate_every=1, progress=False
+        ),
     )
     assert result.baseline is not None
     assert same(model(distilled), result.student.state_dict())
@@ -207,7 +209,12 @@ def test_options_reach_the_student_and_its_losses(trained, copy_of):
         candidates=CandidateSampling(num_uniform=3),
         baseline=False,
         config=TrainingConfig(
-            epochs=2, learning_rate=0.01, batch_size=128, seed=3, progress=False
+            epochs=2,
+            learning_rate=0.01,
+            batch_size=128,
+            validate_every=1,
+            seed=3,
+            progress=False,
         ),
     )
     assert same(model(run), result.student.state_dict())

@@ -84,7 +84,7 @@ def test_one_set_of_ratios_is_the_default_of_all_splits(splitter):
 
 
 def test_no_number_of_the_training_is_out_of_reach():
-    others = {'run_dir', 'resume', 'progress', *LENGTH, *NEIGHBORHOODS}
+    others = {'run_dir', 'resume', 'progress', 'on_epoch', *LENGTH, *NEIGHBORHOODS}
     assert (
         set(defaults(TrainingConfig))
         == set(train.TRAIN) | set(train.PROPAGATE) | others
@@ -127,10 +127,10 @@ def test_a_weight_that_is_given_replaces_its_default_only():
 )
 def test_a_weight_that_does_not_fit_is_a_mistake(text, match):
     parser = Parser()
-    add_loss_weights(parser, distill.student_weights('LightGCN'))
+    add_loss_weights(parser, distill.student_weights(LightGCN))
     args = parser.parse_args(['--loss-weight', text])
     with pytest.raises(UserError, match=match):
-        loss_weights(args, distill.student_weights('LightGCN'))
+        loss_weights(args, distill.student_weights(LightGCN))
 
 
 def test_a_name_and_a_value_are_parted_at_the_first_sign():

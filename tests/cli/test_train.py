@@ -57,7 +57,9 @@ def test_the_model_is_the_one_the_library_trains(trained):
     train(
         teacher,
         data.split,
-        config=TrainingConfig(epochs=2, batch_size=128, progress=False),
+        config=TrainingConfig(
+            epochs=2, batch_size=128, validate_every=1, progress=False
+        ),
     )
     assert same(model(trained), teacher.state_dict())
 

@@ -9,7 +9,7 @@ from promptmm_pyg.distillation.search import search_settings
 from promptmm_pyg.models import LightGCN, PromptMM
 from promptmm_pyg.training import LastEpochWarning, TrainingConfig, train
 
-CONFIG = TrainingConfig(epochs=2, batch_size=256, progress=False)
+CONFIG = TrainingConfig(epochs=2, batch_size=256, learning_rate=3e-3, progress=False)
 
 
 @pytest.fixture(scope='module')

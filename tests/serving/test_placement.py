@@ -111,7 +111,9 @@ def cold():
 def trained_student(data):
     torch.manual_seed(0)
     student = LightGCN.from_data(data, embedding_dim=16)
-    config = TrainingConfig(epochs=20, learning_rate=0.02, progress=False)
+    config = TrainingConfig(
+        epochs=20, batch_size=2048, validate_every=1, learning_rate=0.02, progress=False
+    )
     train(student, data, loss_weights={'l2': 0.01}, config=config)
     return student
 

@@ -13,7 +13,7 @@ from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
 from promptmm_pyg.training import TrainingConfig
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
-QUICK = TrainingConfig(epochs=3, patience=5, progress=False)
+QUICK = TrainingConfig(epochs=3, validate_every=1, progress=False)
 
 
 def make_split(num_users=60, num_items=40):

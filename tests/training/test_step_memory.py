@@ -56,7 +56,7 @@ def largest(x, *, tokens=1, masked=False, shared=False, build=False):
     else:
         teacher = make_teacher(nodes, x, tokens, masked)
     watch.known |= {b.untyped_storage().data_ptr() for b in teacher.buffers()}
-    optimizer = make_optimizer(teacher.parameters(), TrainingConfig())
+    optimizer = make_optimizer(teacher.parameters(), TrainingConfig(learning_rate=0.01))
     losses, weights = teacher.losses, teacher.loss_weights
     step = amortized(
         lambda: teacher(operators), losses, weights, teacher.parameters(), 4

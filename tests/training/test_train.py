@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -217,7 +218,7 @@ def test_best_state_on_validation_is_restored(monkeypatch):
 
     module = importlib.import_module('promptmm_pyg.training.train')
     monkeypatch.setattr(module, 'validation', fake)
-    config = TrainingConfig(epochs=10, patience=2, progress=False)
+    config = TrainingConfig(epochs=10, patience=2, validate_every=1, progress=False)
     history = train(model, data, inputs=(), config=config)
     assert history.num_epochs == 4
     assert (history.best_epoch, history.best_value) == (2, 0.9)
@@ -228,7 +229,12 @@ def test_best_state_on_validation_is_restored(monkeypatch):
 def run(data, run_dir, epochs=5, **options):
     teacher = make_teacher(data.train, dropout=0.3)
     config = TrainingConfig(
-        epochs=epochs, seed=2, batch_size=64, run_dir=run_dir, progress=False, **options
+        epochs=epochs,
+        seed=2,
+        batch_size=64,
+        run_dir=run_dir,
+        progress=False,
+        **{'validate_every': 1, **options},
     )
     return teacher, train(teacher, data, config=config)
 
@@ -383,6 +389,7 @@ def test_a_model_that_is_not_finite_is_an_error():
         ({'monitor': 'Recall@0'}, "'monitor' must be.*'Recall@0'"),
         ({'monitor': 'Recall@x'}, "'monitor' must be.*'Recall@x'"),
         ({'epochs': 0}, "'epochs' must be positive"),
+        ({'batch_size': 'all'}, "'batch_size' must be a number or 'auto'"),
         ({'batch_size': 0}, "'batch_size' must be positive"),
         ({'patience': 0}, "'patience' must be positive"),
         ({'learning_rate': 0.0}, "'learning_rate' must be positive"),
@@ -405,6 +412,50 @@ def test_a_model_that_is_not_finite_is_an_error():
 def test_a_config_with_a_bad_value_is_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ('interactions', 'step', 'rate'),
+    [
+        (0, 1024, 3e-3),
+        (8_000, 1024, 3e-3),
+        (11_800, 2048, 3e-3),  # 1,475 per step: between 2^10 and 2^11, nearer to 2^11.
+        (30_000, 4096, 6e-3),
+        (60_000, 8192, 1e-2),
+        (10_000_000, 2**20, 1e-2),
+    ],
+)
+def test_auto_has_about_eight_steps_per_epoch(interactions, step, rate):
+    config = TrainingConfig().resolve(interactions, shared_forward=True)
+    assert config.batch_size * config.propagate_every == step
+    assert config.batch_size == min(step, 32_768)
+    assert config.learning_rate == pytest.approx(rate)
+    alone = TrainingConfig().resolve(interactions)
+    assert alone.propagate_every == 1
+    given = TrainingConfig(batch_size=100, learning_rate=0.1)
+    assert given.resolve(interactions) == given
+
+
+def test_auto_batches_of_neighborhoods_are_small():
+    config = TrainingConfig(num_neighbors=[5]).resolve(10**7, shared_forward=True)
+    assert (config.batch_size, config.propagate_every) == (2048, 1)
+
+
+def test_auto_trains_as_with_its_numbers(monkeypatch):
+    monkeypatch.setattr('promptmm_pyg.training.config._SMALLEST', 8)
+    monkeypatch.setattr('promptmm_pyg.training.config._LARGEST', 16)
+    data = make_split()
+    number = data.train['user', 'interacts', 'item'].edge_index.size(1)
+    step = 2 ** round(math.log2(number / 8))
+    assert step > 16
+    numbers = {'batch_size': 16, 'propagate_every': step // 16, 'learning_rate': 3e-3}
+    models = []
+    for options in ({'batch_size': 'auto', 'learning_rate': 'auto'}, numbers):
+        torch.manual_seed(0)
+        models.append(make_student(data.train))
+        train(models[-1], data, config=replace(QUICK, **options))
+    for x, y in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(x, y)
 
 
 def test_errors_before_training(tmp_path):

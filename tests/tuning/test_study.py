@@ -26,7 +26,7 @@ def trials_by_hand(count):
     for _ in range(count):
         trial = study.ask()
         params = {
-            'learning_rate': trial.suggest_float('learning_rate', 1e-3, 1e-2, log=True),
+            'learning_rate': trial.suggest_float('learning_rate', 1e-3, 2e-2, log=True),
             'num_layers': trial.suggest_categorical('num_layers', (2, 3, 4, 6)),
             'l2': trial.suggest_float('l2', 1e-5, 0.2, log=True),
         }
