@@ -120,7 +120,7 @@ class Part(NamedTuple):
     start: str = RANDOM
 
 
-FULL = 'PromptMM'
+FULL, STARTED = 'PromptMM', 'truncated'
 # The paper's sum: decoupled list-wise and embedding losses per modality.
 PAPER: Params = {'list_views': 'modalities', 'embedding_views': 'modalities'}
 PARTS: dict[str, Part] = {
@@ -133,7 +133,10 @@ PARTS: dict[str, Part] = {
     'fused view': Part({'list_views': 'fused', 'embedding_views': 'fused'}),
     'all views': Part({'list_views': 'all', 'embedding_views': 'all'}),
     'joint prompt': Part(prompt='joint'),
-    'truncated start': Part(start=TRUNCATED),
+    'truncated start': Part(start=STARTED),
+    'fused view, truncated start': Part(
+        {'list_views': 'fused', 'embedding_views': 'fused'}, start=STARTED
+    ),
 }
 
 
@@ -219,7 +222,7 @@ class Parts(Experiment):
             RANDOM: grid(
                 {'weight': self.weights, 'l2': [factor * l2 for factor in self.l2]}
             ),
-            TRUNCATED: grid(
+            STARTED: grid(
                 {'weight': self.weights, 'learning_rate': self.start_learning_rates}
             ),
         }
@@ -244,7 +247,7 @@ class Parts(Experiment):
                 start=part.start,
             )
             trials = grids[part.start]
-            if part.start == TRUNCATED:
+            if part.start == STARTED:
                 trials = tuple({**trial, 'l2': l2} for trial in trials)
             row = Entry(
                 name,

@@ -84,7 +84,15 @@ def test_one_set_of_ratios_is_the_default_of_all_splits(splitter):
 
 
 def test_no_number_of_the_training_is_out_of_reach():
-    others = {'run_dir', 'resume', 'progress', 'on_epoch', *LENGTH, *NEIGHBORHOODS}
+    others = {
+        'run_dir',
+        'resume',
+        'progress',
+        'on_epoch',
+        'callbacks',
+        *LENGTH,
+        *NEIGHBORHOODS,
+    }
     assert (
         set(defaults(TrainingConfig))
         == set(train.TRAIN) | set(train.PROPAGATE) | others
