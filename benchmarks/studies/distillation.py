@@ -17,6 +17,7 @@ from promptmm_pyg.benchmark.config import Dataset, Params, grid
 from promptmm_pyg.benchmark.entries import (
     PROMPTMM,
     RANDOM,
+    STARTED,
     TRUNCATED,
     Arm,
     Entry,
@@ -230,7 +231,7 @@ class Distillation(Experiment):
         for trial in (*grid(self.trials), *grid(self.baseline_trials)):
             check_params('student', self.student, trial, ('weight', 'score_scale'))
         for start in self.starts:
-            check_choice('starts', start, (RANDOM, TRUNCATED))
+            check_choice('starts', start, (RANDOM, TRUNCATED, STARTED[0]))
         if max(self.widths) > self.search_width:
             raise ValueError(
                 f"'widths' must be at most {self.search_width}, the teacher's own (got "

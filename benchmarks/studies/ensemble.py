@@ -1,6 +1,7 @@
 """Several teachers and their ensemble into one narrow student."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -9,13 +10,22 @@ from typing import Any
 from benchmarks.studies.distillation import LOSSES, Distillation
 from benchmarks.studies.main import EASE, TEACHER, searched
 from promptmm_pyg.benchmark.config import Dataset, Params, grid
-from promptmm_pyg.benchmark.entries import RANDOM, Arm, Entry, Teacher, truncated
+from promptmm_pyg.benchmark.entries import (
+    RANDOM,
+    STARTED,
+    TRUNCATED,
+    Arm,
+    Entry,
+    Teacher,
+    truncated,
+)
 from promptmm_pyg.benchmark.experiments import BASELINE, LIGHT_GCN, suite_arm
 from promptmm_pyg.benchmark.registry import build, is_trained
 from promptmm_pyg.benchmark.report import (
     Result,
     interval,
     markdown,
+    mean_epochs,
     mean_std,
     recall,
     title,
@@ -146,6 +156,78 @@ class Ensemble(Distillation):
         return '\n'.join([*lines, *markdown(head, students)])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Starts(Ensemble):
+    """Starts of several students of an ensemble of closed forms, beside its untrained
+    truncation and the baselines.
+    """
+
+    students: tuple[str, ...] = ('MatrixFactorization', 'LightGCN')
+    starts: tuple[str, ...] = (RANDOM, TRUNCATED, STARTED[0])
+    params: Mapping[str, Params] = field(default_factory=dict)
+    """Hyper-parameters of each student."""
+
+    def teachers(self, bench: Bench) -> 'Teachers':
+        return ClosedFormTeachers(bench, self)
+
+    def rows(self, bench: Bench, teachers: 'Teachers') -> list[Entry]:
+        name, losses = teachers.names[0], LOSSES[self.losses[0]]
+        teacher, (width,) = teachers.teacher(name), self.widths
+        factors = {'student': '', 'width': width}
+        arm = Arm('teacher', embeddings=teacher)
+        full = Entry(name, arm, factors={**factors, 'width': self.teacher_width})
+        cut = Entry(
+            f'{name}, {TRUNCATED}',
+            truncated(teacher, width),
+            factors=factors,
+            references={'teacher': full},
+            retained_of=full,
+        )
+        entries = [*teachers.references(), full, cut]
+        for student in self.students:
+            params = {'student': student, 'student_params': self.params[student]}
+            arm_of = partial(replace(self, **params).student_arm, bench.dataset, width)
+            factors = {'student': student, 'width': width}
+            baseline = Entry(
+                BASELINE, arm_of(), grid(self.baseline_trials), factors=factors
+            )
+            entries.append(baseline)
+            references = {BASELINE: baseline, 'truncated_teacher': cut, 'teacher': full}
+            entries += [
+                Entry(
+                    name,
+                    arm_of(losses, start, teacher),
+                    grid(self.trials),
+                    factors={**factors, 'start': start},
+                    references=references,
+                    retained_of=full,
+                )
+                for start in self.starts
+            ]
+        return entries
+
+    @classmethod
+    def table(cls, result: Result) -> str:
+        """The rows with their share of the teacher and their differences."""
+        rows = [
+            [
+                row['name'],
+                row.get('student', ''),
+                row.get('start', ''),
+                mean_std(row['validation']),
+                mean_epochs(row),
+                recall(row),
+                f'{row["retained_ratio"]:.0%}' if 'retained_ratio' in row else '',
+                interval(row.get(f'diff_vs_{BASELINE}')),
+                interval(row.get('diff_vs_truncated_teacher')),
+            ]
+            for row in result['rows']
+        ]
+        head = ['distillation', 'student', 'start', 'validation', 'epochs', 'test']
+        head += ['of teacher', f'vs. {BASELINE} (95 %)', 'vs. truncated teacher']
+        return '\n'.join([*title(result), *markdown(head, rows)])
+
+
 class Teachers:
     """PromptMM, a graph filter, EASE, and their ensemble. All choices are made on
     validation, of equals the first.
@@ -243,6 +325,24 @@ class Teachers:
         """The teacher that students have."""
         key = ['ensemble', name, self.protocol(), self.options.teacher_width]
         return Teacher(key, lambda seed: self.make(name, seed)[2])
+
+
+class ClosedFormTeachers(Teachers):
+    """The ensemble of a graph filter and EASE."""
+
+    names = ('ensemble',)
+
+    def members(self) -> list[Entry]:
+        return []
+
+    def references(self) -> list[Entry]:
+        return [self.searched[EASE]]
+
+    def parts(self, name: str, seed: int) -> dict[str, SoftTargets]:  # noqa: ARG002
+        return {name: self.closed_form(name)[1] for name in (GRAPH_FILTER, EASE)}
+
+    def seed_of(self, name: str, seed: int) -> int:  # noqa: ARG002
+        return 0
 
 
 class SuiteTeachers(Teachers):

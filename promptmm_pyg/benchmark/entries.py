@@ -16,6 +16,8 @@ from promptmm_pyg.search_space import SearchSpace
 from promptmm_pyg.targets import SoftTargets
 
 RANDOM, TRUNCATED = 'random', 'truncated teacher'
+STARTED = ('truncated', 'teacher tables')
+"""The other starts of ``distill``."""
 
 
 class Teacher(NamedTuple):

@@ -34,8 +34,9 @@ from promptmm_pyg.runs import Run, distill_run
 from promptmm_pyg.runs.stages import student_weights
 
 DESCRIPTION = """\
-Train a small student on the interactions and on the output of the teacher in RUN. The
-baseline is the same student without distillation: same start, same batches. Their
+Train a small student on the interactions and on the output of the teacher in RUN. It
+starts from the teacher, truncated to its width, and is never below that on validation.
+The baseline is the same student without a teacher, on the same batches. Their
 difference is the effect of the teacher; see it with 'promptmm evaluate RUN'. It is
 fair with --tune N, which tries N learning rates and l2 penalties, the same for both,
 and costs N times as much; else the baseline is not tuned.

@@ -83,7 +83,7 @@ def distill(
     teacher: torch.nn.Module | SoftTargets | ClosedForm[Any],
     data: Split,
     *,
-    start: Start = 'random',
+    start: Start = 'truncated',
     losses: Sequence[DistillationLoss] | None = None,
     loss_weights: Mapping[str, float] | None = None,
     prompt: Literal['frozen', 'joint'] = 'frozen',
@@ -100,9 +100,9 @@ def distill(
     """Trains a student on interactions and on its teacher, and restores the state that
     was best on ``data.val``. ``data.test`` is not read.
 
-    A student that starts from its teacher
-    (:func:`~promptmm_pyg.distillation.start_student`) is validated before the first
-    epoch, too, and so never below its start on ``data.val``.
+    The student starts from its SVD-truncated teacher
+    (:func:`~promptmm_pyg.distillation.start_student`) and is validated before the first
+    epoch, too: it is never below its start on ``data.val``.
 
     With ``prompt='frozen'`` the teacher runs once, in eval mode, and its
     :class:`~promptmm_pyg.targets.SoftTargets` can replace it. With ``prompt='joint'``,
@@ -136,7 +136,7 @@ def distill(
             positives of ``data.val`` are its ``edge_label_index``.
         start: The start of the student: ``'truncated'``, the SVD-truncated teacher;
             ``'random'``, its current parameters; or ``'teacher tables'``, the id tables
-            of a teacher of its width. (default: ``'random'``)
+            of a teacher of its width. (default: ``'truncated'``)
         losses: The distillation losses. (default: ``promptmm_losses()``)
         loss_weights: Weights of the student's own losses; names that are left out keep
             the student's weight. (default: ``student.loss_weights``; for a module

@@ -42,6 +42,7 @@ QUICK = {
         'cost_repeats=1',
     ],
     'ensemble': ['widths=[4,8]', 'closed_form_widths=[8,16]', *SEARCH],
+    'starts': ['widths=[4]', 'closed_form_widths=[8]', 'search_trials=1'],
     'ablation': [
         'options={denoise=[{denoise=true}],graph=[{item_graph_weight=0.1}]}',
     ],
@@ -177,6 +178,20 @@ def test_a_shuffled_teacher_has_the_embeddings_of_other_nodes(tmp_path):
     for key, x in x_dict.items():
         assert not torch.equal(permuted[key], x)
         assert torch.equal(permuted[key].sort(dim=0).values, x.sort(dim=0).values)
+
+
+def test_starts_of_students(results):
+    result = results('starts')[1]
+    rows = {(r['name'], r.get('student'), r.get('start')): r for r in result['rows']}
+    cut = rows['ensemble, truncated teacher', '', None]
+    for student in ('MatrixFactorization', 'LightGCN'):
+        started = rows['ensemble', student, 'truncated']
+        # No epoch is restored that is worse than the start.
+        assert started['validation']['mean'] >= cut['validation']['mean'] - 0.01
+        assert {'random', 'truncated teacher'} <= {
+            start for _, name, start in rows if name == student
+        }
+        assert gain(started, cut, 'diff_vs_truncated_teacher')
 
 
 def test_students_of_an_ensemble(results):

@@ -148,7 +148,7 @@ def test_a_joint_prompt_changes_the_targets_and_not_the_teacher(trained, copy_of
     run = copy_of(trained)
     # Slow enough that the prompt is better on validation.
     words = ['--embedding-dim', '8', '--prompt', 'joint', '--learning-rate', '0.0003']
-    words += ['--student', 'MatrixFactorization']
+    words += ['--student', 'MatrixFactorization', '--start', 'random']
     assert main(['distill', str(run), *DISTILL, *words]) == 0
     tables = Run(run).embeddings()
     assert same(model(run, 'teacher'), model(trained, 'teacher'))
@@ -247,7 +247,8 @@ def test_a_student_is_not_overwritten_by_accident(distilled, fails):
 
 def test_a_student_is_overwritten_on_purpose(distilled, copy_of):
     run = copy_of(distilled)
-    assert main(['distill', str(run), *DISTILL, '--overwrite', '--seed', '4']) == 0
+    words = ['--overwrite', '--start', 'random']
+    assert main(['distill', str(run), *DISTILL, *words]) == 0
     assert not same(model(run), model(distilled))
     assert same(model(run, 'teacher'), model(distilled, 'teacher'))
 

@@ -433,6 +433,7 @@ def test_an_adapter_alone_teaches_a_student(name):
         make_student(data.train),
         targets,
         data,
+        start='random',
         losses=[adapter],
         loss_weights={'bpr': 0.1, 'l2': 0.0},
         baseline=False,

@@ -124,7 +124,7 @@ def test_the_last_epoch_as_the_best_one_is_a_warning(data):
     with pytest.warns(LastEpochWarning, match="'LightGCN' is the last .1.: raise"):
         train(student, data, config=config)
     with pytest.warns(LastEpochWarning) as caught:
-        distill(student, teacher, data, config=config)
+        distill(student, teacher, data, start='random', config=config)
     assert [x.message.args for x in caught] == [('student', 1), ('baseline', 1)]
 
 

@@ -61,7 +61,8 @@ def test_refit_trains_on_everything_and_is_served(run):
     assert torch.equal(run.recommender(final=False).item_x, evaluated.item_x)
     assert final.titles == evaluated.titles
     assert final.feature_mapper is not None
-    epochs = {name: run.metrics(name)['best_epoch'] for name in ('teacher', 'student')}
+    names = ('teacher', 'student')
+    epochs = {name: max(1, run.metrics(name)['best_epoch']) for name in names}
     assert run.final['epochs'] == epochs
     for name, number in epochs.items():
         log = (run.final_dir / name / 'log.jsonl').read_text().splitlines()
