@@ -180,19 +180,20 @@ class Starts(Ensemble):
             f'{name}, {TRUNCATED}',
             truncated(teacher, width),
             factors=factors,
-            references={'teacher': full},
             retained_of=full,
         )
         entries = [*teachers.references(), full, cut]
         for student in self.students:
-            params = {'student': student, 'student_params': self.params[student]}
-            arm_of = partial(replace(self, **params).student_arm, bench.dataset, width)
+            options = replace(
+                self, student=student, student_params=self.params[student]
+            )
+            arm_of = partial(options.student_arm, bench.dataset, width)
             factors = {'student': student, 'width': width}
             baseline = Entry(
                 BASELINE, arm_of(), grid(self.baseline_trials), factors=factors
             )
             entries.append(baseline)
-            references = {BASELINE: baseline, 'truncated_teacher': cut, 'teacher': full}
+            references = {BASELINE: baseline, 'truncated_teacher': cut}
             entries += [
                 Entry(
                     name,
