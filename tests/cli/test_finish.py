@@ -91,7 +91,8 @@ def test_an_epoch_before_the_first_validation_is_validated(
     trained, copy_of, interrupted
 ):
     run = copy_of(trained)
-    interrupted(1, 'distill', run, *DISTILL, *LONG, '--validate-every', '5')
+    words = ['--validate-every', '5', '--start', 'random']
+    interrupted(1, 'distill', run, *DISTILL, *LONG, *words)
     assert main(['finish', str(run)]) == 0
     assert Run(run).metrics('student')['best_epoch'] == 1
 
