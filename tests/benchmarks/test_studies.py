@@ -478,7 +478,8 @@ def test_each_part_of_promptmm_changes_what_it_is_named_after():
         left_out = name.removeprefix('without ').replace('-', '')
         assert [x.name for x in losses] == [x for x in every if x != left_out]
         assert {x.weight for x in losses} == {2.0}
-        expected = {'fused view': 'fused', 'all views': 'all'}.get(name, 'modalities')
+        views = {'fused view': 'fused', 'all views': 'all'}
+        expected = views.get(name.partition(',')[0], 'modalities')
         for loss in losses:
             assert getattr(loss, 'views', expected) == expected
     modes = {
