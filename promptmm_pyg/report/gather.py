@@ -111,7 +111,7 @@ def trials(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         Trial(
             trial['number'] + 1,
             {
-                name: value if isinstance(value, str) else f'{value:.3g}'
+                name: value if isinstance(value, str) else f'{value:.4g}'
                 for name, value in trial['params'].items()
             },
             trial['value'],

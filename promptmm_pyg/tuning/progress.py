@@ -103,10 +103,10 @@ def params_text(params: Mapping[str, Any]) -> str:
 
     Example:
         >>> params_text({'learning_rate': 0.00312345, 'num_layers': 3})
-        'learning_rate 0.00312, num_layers 3'
+        'learning_rate 0.003123, num_layers 3'
     """
     texts = (
-        f'{name} {value:.3g}' if isinstance(value, float) else f'{name} {value}'
+        f'{name} {value:.4g}' if isinstance(value, float) else f'{name} {value}'
         for name, value in params.items()
     )
     return ', '.join(texts) or 'nothing to tune'

@@ -34,14 +34,11 @@ def plot_trials(
     if not trials:
         raise ValueError("'trials' must contain a trial with a value (got none)")
     names = list(dict.fromkeys(name for trial in trials for name in trial['params']))
-    rows = 1 + math.ceil(len(names) / _COLUMNS)
-    figure = figure_of(
-        new_axes('plot_trials', 9.0, 0.6 + 2.6 * rows, rows=rows, columns=_COLUMNS)
-    )
-    axes = figure.axes
-    grid = axes[0].get_gridspec()
-    for ax in [*axes[:_COLUMNS], *axes[_COLUMNS + len(names) :]]:
-        ax.remove()
+    columns = min(_COLUMNS, max(1, len(names)))
+    rows = 1 + math.ceil(len(names) / columns)
+    figure = figure_of(new_axes('plot_trials', 9.0, 0.6 + 2.6 * rows))
+    figure.clear()
+    grid = figure.add_gridspec(rows, columns)
     top = figure.add_subplot(grid[0, :])
     numbers = [trial['number'] + 1 for trial in trials]
     _draw(top, numbers, trials)
@@ -50,9 +47,10 @@ def plot_trials(
     top.step(numbers, best, where='post', color=COLORS[1], label='best so far')
     top.set_xlabel('trial')
     top.set_ylabel(f'validation {metric}')
-    top.xaxis.get_major_locator().set_params(integer=True)
+    top.locator_params(axis='x', integer=True)
     top.legend(frameon=False, loc='lower right')
-    for ax, name in zip(axes[_COLUMNS:], names, strict=False):
+    for number, name in enumerate(names):
+        ax = figure.add_subplot(grid[1 + number // columns, number % columns])
         own = [trial for trial in trials if name in trial['params']]
         points = [trial['params'][name] for trial in own]
         _draw(ax, _positions(ax, points), own)
