@@ -4,6 +4,7 @@ Beyond a limit an error is raised before memory is allocated. The guide ``limits
 the documentation has a table of them.
 """
 
+import os
 from pathlib import Path
 
 MIB = 2**20
@@ -77,3 +78,12 @@ def available_memory(group: Path = Path('/sys/fs/cgroup')) -> int:
     except (OSError, ValueError):  # The text 'max' means that there is no limit.
         return free
     return min(free, max(0, limit - used))
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # psutil has it on some systems only.
+        return len(os.sched_getaffinity(0))
+    import psutil
+
+    return psutil.cpu_count() or 1

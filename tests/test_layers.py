@@ -131,9 +131,11 @@ LAYERS = {
         | {'_progress', 'search_space', 'tuning', 'viz'},
         {*PYG, *CORE},
     ),
+    'auto': May({*MODELS, 'models', 'distillation', 'training', 'runs', 'tuning'}, PYG),
     'cli': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
-        | {'_progress', 'viz', 'explain', 'report', 'runs', 'benchmark', 'tuning'},
+        | {'_progress', 'viz', 'explain', 'report', 'runs', 'benchmark', 'tuning'}
+        | {'auto'},
         {*PYG, *CORE},
     ),
 }

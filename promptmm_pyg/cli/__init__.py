@@ -31,6 +31,8 @@ Start here:
   promptmm demo                              all steps once, on synthetic data
 Then, with your own data:
   promptmm data check PATH                   find errors in the data
+  promptmm auto PATH --out runs/best         find the best model in half an hour
+or step by step:
   promptmm train PATH --out runs/mine        train the teacher
   promptmm tune PATH --out runs/mine --minutes 20  or search its settings
   promptmm distill runs/mine                 train the student and its recommender
@@ -73,6 +75,7 @@ _LONG_WORD = re.compile(r'(\S{200})\S{200,}(\S{100})')
 # here. The module is imported when its command is typed.
 COMMANDS = {
     'data': ('data', 'check a data set'),
+    'auto': ('auto', 'find the best recommender within a budget of time'),
     'train': ('train', 'train a teacher'),
     'tune': ('tune', 'train a model with many settings'),
     'distill': ('distill', 'train a student'),
@@ -305,7 +308,7 @@ def format_error(error: Exception) -> str:
 
 def _how_to_resume(argv: list[str]) -> str:
     words = argv
-    if {'train', 'distill', 'refit'} & set(argv[:2]):
+    if {'train', 'distill', 'refit', 'auto'} & set(argv[:2]):
         words = [word for word in argv if word not in ('--overwrite', '--resume')]
         words.append('--resume')
     return f'Continue with: {shlex.join(["promptmm", *words])}'

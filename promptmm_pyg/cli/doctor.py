@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 import torch
 
 from promptmm_pyg.cli.parsing import Parser, add_flags, print_json
-from promptmm_pyg.cli.system import GIB, bytes_text, cores
+from promptmm_pyg.cli.system import GIB, bytes_text
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
-from promptmm_pyg.limits import available_memory
+from promptmm_pyg.limits import available_memory, cores
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.runs import prepare
 from promptmm_pyg.runs.folder import load_tensors, save_tensors

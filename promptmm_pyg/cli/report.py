@@ -11,6 +11,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg._files import replacing
+from promptmm_pyg.cli.auto import HEAD, leaderboard
 from promptmm_pyg.cli.compare import (
     count_parameters,
     flatten,
@@ -27,7 +28,11 @@ from promptmm_pyg.report import Report, gather, render, served
 from promptmm_pyg.report.content import Missing, Size
 from promptmm_pyg.report.page import GENERATOR
 from promptmm_pyg.runs import Prepared, Run
-from promptmm_pyg.runs.evaluation import evaluate_embeddings, scorers_of
+from promptmm_pyg.runs.evaluation import (
+    evaluate_embeddings,
+    evaluated_embeddings,
+    scorers_of,
+)
 from promptmm_pyg.runs.folder import MODEL, read_json
 from promptmm_pyg.runs.run import Trained, XDict
 from promptmm_pyg.serving import Recommender
@@ -110,6 +115,7 @@ def gather_run(run: Run) -> Report:
         missing.append(
             Missing('the items have no titles: train with --titles FILE', None)
         )
+    rows = leaderboard(run.search)
     train, val = (loaded.data.train, loaded.data.val) if loaded else (None, None)
     return Report(
         name=run.path.resolve().name,
@@ -127,6 +133,8 @@ def gather_run(run: Run) -> Report:
         num_threads=torch.get_num_threads(),
         examples=served.examples(recommender, val) if recommender else [],
         settings=_settings(run),
+        leaderboard=[list(HEAD), *rows] if rows else [],
+        ensemble=run.search.get('ensemble') or {},
         **_curves(run),
         **gather.trials(run.metrics('teacher').get('trials', [])),
         **_slices(recorded.get('val'), results, val),
@@ -150,7 +158,7 @@ def _missing(run: Run) -> list[Missing]:
             what = 'the student is not fully trained'
         command = f'promptmm distill {folder}{" --resume" * has_started}'
         return [Missing(f'{what}, so there are no recommendations', command)]
-    if not run.has('baseline'):
+    if not run.has('baseline') and not run.search:
         what = (
             'the student was trained without its baseline, so the effect of the '
             'teacher is unknown'
@@ -170,7 +178,7 @@ def _load(run: Run, missing: list[Missing]) -> _Loaded | None:
         what = f'the data could not be read, so parts are left out: {reason}'
         missing.append(Missing(what, None))
         return None
-    x_dicts = run.embeddings()
+    x_dicts = evaluated_embeddings(run)
     return _Loaded(data, run.teacher(), x_dicts, scorers_of(run, x_dicts))
 
 
@@ -257,24 +265,28 @@ def _sizes(run: Run, loaded: _Loaded | None) -> dict[str, Size]:
             in_memory = gather.table_bytes(x_dicts[name]) if name in x_dicts else None
             stored = (folder / MODEL).stat().st_size
             sizes[name] = Size(counts.get(name), stored, in_memory)
+    if 'ensemble' in x_dicts:
+        sizes['ensemble'] = Size(None, None, gather.table_bytes(x_dicts['ensemble']))
     return sizes
 
 
 def _latencies(
     recommender: Recommender | None, loaded: _Loaded | None
 ) -> dict[str, Any]:
-    """The latency of the student and, served in the same way, of the teacher."""
+    """The latency of the student and, served in the same way, of its teachers."""
     recommenders = {} if recommender is None else {'student': recommender}
     if loaded is not None:
-        x_dict, train = loaded.x_dicts['teacher'], loaded.data.train
-        teacher = Recommender(
-            x_dict[USER],
-            x_dict[ITEM],
-            user_ids=train[USER].raw_id,
-            item_ids=train[ITEM].raw_id,
-            seen=train[INTERACTS].edge_index,
-        )
-        recommenders = {'teacher': teacher, **recommenders}
+        train = loaded.data.train
+        for name in {'teacher', 'ensemble'} & set(loaded.x_dicts):
+            x_dict = loaded.x_dicts[name]
+            recommenders[name] = Recommender(
+                x_dict[USER],
+                x_dict[ITEM],
+                user_ids=train[USER].raw_id,
+                item_ids=train[ITEM].raw_id,
+                seen=train[INTERACTS].edge_index,
+            )
+        recommenders = dict(sorted(recommenders.items(), reverse=True))
     if not recommenders:
         return {}
     k = min(10, *(x.num_items for x in recommenders.values()))

@@ -1,7 +1,6 @@
 """Cores, memory, and ``--dry-run``: a few real steps to estimate time and memory."""
 
 import math
-import os
 import statistics
 import sys
 import time
@@ -9,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 
 from promptmm_pyg.data import INTERACTS, ITEM, USER, modality_x_dict
@@ -242,13 +240,6 @@ def _memory_lines(costs: list[Cost], data: Prepared) -> list[str]:
         lines.append(f'  on the GPU {bytes_text(used)} of {bytes_text(total)}')
     lines.append(f'  free now: {bytes_text(available_memory())}')
     return lines
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # psutil has it on some systems only.
-        return len(os.sched_getaffinity(0))
-    return psutil.cpu_count() or 1
 
 
 def peak_memory() -> int | None:

@@ -1,7 +1,7 @@
 """``promptmm train``: a teacher, or any other model."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +148,8 @@ def metrics_text(run: Run, name: str) -> str:
 
 def run_config(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that determines the teacher, as plain values."""
-    data, titles = data_config(args), None
-    if args.titles is not None:
-        titles = {
-            'path': str(Path(args.titles).resolve()),
-            'item': data.get('item') or args.item_column,
-            'title': args.title_column,
-            'encoding': args.encoding,
-        }
-        read_titles(**titles)  # Errors are raised before any work.
+    data = data_config(args)
+    titles = titles_config(args, data)
     prompt, cls = None, args.model_class
     weights = cls.loss_weights
     if cls.reads_prompt and not args.no_prompt:
@@ -173,3 +166,19 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
         'train': selected_options(args, (*TRAIN, *PROPAGATE, *LENGTH)),
         'loss_weights': loss_weights(args, weights) if weights else {},
     }
+
+
+def titles_config(
+    args: argparse.Namespace, data: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """How to read ``--titles``; errors are raised before any work."""
+    if args.titles is None:
+        return None
+    titles = {
+        'path': str(Path(args.titles).resolve()),
+        'item': data.get('item') or args.item_column,
+        'title': args.title_column,
+        'encoding': args.encoding,
+    }
+    read_titles(**titles)
+    return titles

@@ -1,7 +1,7 @@
 """The content of a report as plain values, without tensors, paths and HTML."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Bar(NamedTuple):
@@ -155,6 +155,9 @@ class Report:
         latencies: Time of top-``latency_k`` lists with ``num_threads`` threads.
         examples: A few users and their lists.
         settings: By name.
+        leaderboard: The models of a search: the names of the columns, then one row
+            per model.
+        ensemble: The ensemble of a search: ``fitted``, ``judged`` and ``single``.
     """
 
     name: str
@@ -179,3 +182,5 @@ class Report:
     num_threads: int = 1
     examples: list[Example] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
+    leaderboard: list[list[Any]] = field(default_factory=list)
+    ensemble: dict[str, Any] = field(default_factory=dict)

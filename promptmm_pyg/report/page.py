@@ -94,6 +94,7 @@ def _sections(report: Report) -> dict[str, str]:
     """Title by anchor of the sections that have content, in the order of the page."""
     served = report.recommender_bytes is not None
     content = {
+        'search': ('Search', report.leaderboard),
         'learning': ('Learning curves', report.curves),
         'trials': ('Trials', report.trials),
         'comparison': ('Teacher, student and baseline', report.comparisons),

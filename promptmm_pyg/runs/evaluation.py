@@ -29,6 +29,7 @@ from promptmm_pyg.runs.run import Run, XDict
 
 KS = (10, 20, 50)
 UNKNOWN = 'unknown'
+REFERENCES = ('LightGCN', 'EASE')
 PAIRS = (
     ('student', 'baseline'),
     ('student', 'truncated_teacher'),
@@ -36,6 +37,8 @@ PAIRS = (
     ('ensemble', 'student'),
     ('served', 'student'),
     ('teacher', 'low_rank_teacher'),
+    ('ensemble', 'teacher'),
+    *((name, other) for name in ('student', 'ensemble') for other in REFERENCES),
 )
 
 
@@ -64,7 +67,7 @@ def evaluate_run(
     if graph[INTERACTS].edge_label_index.size(1) == 0:
         raise RunError(f"the data hold no interactions for '{split}'")
     version = run.version()
-    x_dicts = run.embeddings()
+    x_dicts = evaluated_embeddings(run)
     names = list(dict.fromkeys(('Recall', 'NDCG', *metrics)))
     results = evaluate_embeddings(scorers_of(run, x_dicts), graph, names)
     more = {} if groups is None else {'groups': by_group(results, groups)}
@@ -76,10 +79,21 @@ def scorers_of(run: Run, x_dicts: Mapping[str, XDict]) -> dict[str, Any]:
     """What each model is evaluated by: its embeddings, and the exact scores of a
     teacher in closed form, whose embeddings are ``'low_rank_teacher'``.
     """
-    if not run.is_closed_form:
-        return dict(x_dicts)
-    teacher: Any = run.teacher()
-    return {**x_dicts, 'teacher': teacher.scores}
+    scorers: dict[str, Any] = dict(x_dicts)
+    for name, other in {'teacher': run, **run.references()}.items():
+        if name in scorers and other.is_closed_form:
+            teacher: Any = other.teacher()
+            scorers[name] = teacher.scores
+    return scorers
+
+
+def evaluated_embeddings(run: Run) -> dict[str, XDict]:
+    """The embeddings of a run's models, and of the references of a search."""
+    others = run.references().items()
+    return {
+        **run.embeddings(),
+        **{name: other.embeddings()['teacher'] for name, other in others},
+    }
 
 
 def evaluate_embeddings(

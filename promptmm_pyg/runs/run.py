@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from promptmm_pyg.evaluation import Evaluation
 
 FORMAT = 'promptmm_pyg.run.v1'
+AUTO = 'auto.json'  # The state of a search.
 XDict = dict[str, Tensor]
 Trained = torch.nn.Module | ClosedForm[Any]
 _SECTIONS: dict[str, tuple[type, ...]] = {
@@ -350,6 +351,22 @@ class Run:
             return load_tensors(self.teacher_dir / MODEL, fix)
         teacher: Any = self.teacher()
         return get_embeddings(teacher, self.data.inputs)
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """What ``promptmm auto`` tried; empty for other runs."""
+        file = self.path / AUTO
+        return read_json(file) if file.is_file() else {}
+
+    def references(self) -> 'dict[str, Run]':
+        """The tuned models of a search that its result is compared with, by name."""
+        runs = {
+            name: Run(self.path / folder)
+            for name, folder in self.search.get('references', {}).items()
+        }
+        for run in runs.values():
+            run.data = self.data  # Read once.
+        return {name: run for name, run in runs.items() if run.has('teacher')}
 
     @property
     def is_closed_form(self) -> bool:

@@ -132,6 +132,7 @@ def train_run(
     loaded: tuple[Prepared, str] | None = None,
     on_epoch: OnEpoch | None = None,
     callbacks: tuple[Callback, ...] = (),
+    on_trained: Callable[[Trained], None] | None = None,
 ) -> Run:
     """Trains a teacher, any model of the library, into the folder of a run.
 
@@ -153,6 +154,8 @@ def train_run(
             (default: ``None``)
         callbacks: As in :class:`~promptmm_pyg.training.TrainingConfig`.
             (default: none)
+        on_trained: Called with the trained model, of which no recommender is made then.
+            (default: ``None``)
 
     Raises:
         RunError: If the folder holds something else, or the data have errors.
@@ -175,8 +178,10 @@ def train_run(
             options: dict[str, Any] = {'on_epoch': on_epoch, 'callbacks': callbacks}
             how = training_config(config, teacher_dir, resume, progress, **options)
             target = Run(folder)
-            served = target.teacher_recommender_dir
-            train_teacher(target, config, data, how, device, recommender=served)
+            served = None if on_trained else target.teacher_recommender_dir
+            model = train_teacher(target, config, data, how, device, recommender=served)
+            if on_trained is not None:
+                on_trained(model)
     run.data = data
     run.check()
     return run
@@ -191,9 +196,9 @@ def train_teacher(
     *,
     recommender: Path | None = None,
     titles: Mapping[Any, str] | None = None,
-) -> None:
+) -> Trained:
     """Trains a teacher and writes it to ``target``, and its recommender, with titles,
-    to a folder, if one is given.
+    to a folder, if one is given. Returns the trained model.
     """
     model = build_model(config, 'teacher', data.train)
     if isinstance(model, ClosedForm):
@@ -212,6 +217,7 @@ def train_teacher(
     save_teacher(
         target, config, data, model, history, recommender=recommender, titles=titles
     )
+    return model
 
 
 def save_teacher(
@@ -352,9 +358,11 @@ def save_student(
     target: Run,
     config: Mapping[str, Any],
     result: DistillationResult,
-    recommender: Recommender,
+    recommender: Recommender | None,
 ) -> None:
-    """Writes a student, its baseline and its recommender to ``target``."""
+    """Writes a student, its baseline and its recommender, if there is one, to
+    ``target``.
+    """
     folder = target.student_dir
     save_tensors(folder / 'targets.safetensors', result.targets.x_dict)
     search = _search_of(result)
@@ -367,14 +375,22 @@ def save_student(
         }
         write_json(target.baseline_dir / 'metrics.json', metrics['baseline'])
     write_json(folder / 'metrics.json', metrics['student'])
-    card = {
-        'name': f'Recommender: a {short_name(config["model"])} student',
-        'metrics': metrics,
-        'training': {**config, 'model': short_name(config['model'])},
-    }
-    recommender.save(target.recommender_dir, card=card)
+    if recommender is not None:
+        recommender.save(target.recommender_dir, card=student_card(config, metrics))
     # Last: the student counts as trained once this file exists.
     save_tensors(folder / MODEL, result.student.state_dict())
+
+
+def student_card(
+    config: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a student's recommender records about its training."""
+    name = short_name(config['model'])
+    return {
+        'name': f'Recommender: a {name} student',
+        'metrics': metrics,
+        'training': {**config, 'model': name},
+    }
 
 
 def _search_of(result: DistillationResult) -> dict[str, dict[str, Any]]:

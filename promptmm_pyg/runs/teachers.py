@@ -24,7 +24,8 @@ def teacher_of_runs(
 
     Args:
         run: The run of the student.
-        paths: The folders of the other runs, on the same data.
+        paths: The folders of the other runs, on the same data; one that is relative
+            is looked for in the folder of ``run`` first, so that this can be moved.
         scale: The sum of the weights, an inverse temperature.
         folder: Where ``teachers.json`` with runs and weights is written.
             (default: nowhere)
@@ -34,6 +35,8 @@ def teacher_of_runs(
             or no teacher is better than chance.
     """
     data = run.data
+    inside = [run.path / path for path in paths]
+    paths = [a if a.is_dir() else b for a, b in zip(inside, paths, strict=True)]
     _check_named_once([run.path, *paths])
     targets: dict[str, SoftTargets] = {}
     used: dict[str, dict[str, Any]] = {}

@@ -84,9 +84,12 @@ class TrainingConfig:
     block_size: int = BLOCK
     """With ``num_neighbors``: rows per block in validation."""
     on_epoch: Callable[[Mapping[str, Any]], bool | None] | None = None
-    """Called with the record of every epoch, as in :class:`History`, after its
-    checkpoint is written; training ends with its best state where it returns ``True``,
-    and ``resume`` continues it. In several processes it is called on rank 0."""
+    """Called with the record of every epoch, as in :class:`History`; training ends with
+    its best state where it returns ``True``, and ``resume`` continues it. In several
+    processes it is called on rank 0."""
+    checkpoint_seconds: float = 0.0
+    """Seconds between two checkpoints in ``run_dir``, if epochs are shorter; the last
+    epoch always has one."""
 
     callbacks: tuple[Callback, ...] = ()
     """Objects that are called during training, such as trackers
@@ -101,7 +104,7 @@ class TrainingConfig:
                 check_positive(name, value)
         for name in ('propagate_every', 'epochs', 'patience', 'block_size'):
             check_positive(name, getattr(self, name))
-        for name in ('weight_decay', 'validate_every'):
+        for name in ('weight_decay', 'validate_every', 'checkpoint_seconds'):
             check_non_negative(name, getattr(self, name))
         check_choice('optimizer', self.optimizer, ('dense', 'lazy'))
         cutoff(self.monitor)

@@ -281,9 +281,8 @@ def fit(
     is_started = validate_start and config.validate_every and not records
     with run, bar:
         start = {'start': validate_epoch(0)} if is_started else {}
-        for epoch in range(len(records) + 1, config.epochs + 1):
-            if stopping.should_stop:
-                break
+        epochs = range(len(records) + 1, config.epochs + 1)
+        for epoch in epochs if not stopping.should_stop else ():
             if on_epoch is not None:
                 on_epoch(epoch)
             module.train()
@@ -295,16 +294,17 @@ def fit(
                 'seconds': time.perf_counter() - started,
             }
             start = {}
-            every = config.validate_every
-            if every and (epoch % every == 0 or epoch == config.epochs):
+            if _is_validated(config, epoch):
                 record['validation'] = validate_epoch(epoch)
             records.append(record)
-            run.save(records)
+            is_last = _is_last(config, record, stopping)
+            run.save(records, now=is_last)
             _show(bar, record, stopping, config.monitor)
-            if _is_stopped(config, record, name):
+            _call_back(config, record, name)
+            if is_last:
                 break
         # Stopped, or continued with fewer epochs, before the first validation.
-        if config.validate_every and not stopping.best_state:
+        if records and config.validate_every and not stopping.best_state:
             records[-1]['validation'] = validate_epoch(len(records))
     module.eval()
     history = History(records, len(records), math.nan, config.monitor)
@@ -346,15 +346,27 @@ def _train_epoch(
     return {'loss': float(total) / len(loader), 'losses': means}
 
 
-def _is_stopped(config: TrainingConfig, record: Mapping[str, Any], name: str) -> bool:
-    """Calls what is called after an epoch; whether it ends the training."""
+def _is_validated(config: TrainingConfig, epoch: int) -> bool:
+    every = config.validate_every
+    return every > 0 and (epoch % every == 0 or epoch == config.epochs)
+
+
+def _call_back(config: TrainingConfig, record: Mapping[str, Any], name: str) -> None:
+    """Calls what is called after an epoch."""
     if rank_and_size()[0] == 0:
         for callback in config.callbacks:
             callback.on_epoch(name, record)
             if 'validation' in record:
                 callback.on_validation(name, record)
+
+
+def _is_last(
+    config: TrainingConfig, record: Mapping[str, Any], stopping: EarlyStopping
+) -> bool:
+    """Whether training ends with this epoch."""
     on_epoch = config.on_epoch
-    return on_epoch is not None and bool(run_on_rank0(lambda: on_epoch(record)))
+    is_stopped = on_epoch is not None and run_on_rank0(lambda: on_epoch(record))
+    return bool(is_stopped) or stopping.should_stop or record['epoch'] == config.epochs
 
 
 def _check_processes(loader: TripletLoader, config: TrainingConfig) -> None:
@@ -400,6 +412,8 @@ class _Run:
         }
         self.dir = Path(config.run_dir) if config.run_dir is not None else None
         self.resume = config.resume
+        self.seconds = config.checkpoint_seconds
+        self._saved, self._saved_at = 0, time.monotonic()
         self._lock = ExitStack()
 
     def __enter__(self) -> None:
@@ -433,6 +447,7 @@ class _Run:
             if 'cuda_rng' in state and torch.cuda.is_available():
                 torch.cuda.set_rng_state(state['cuda_rng'])
             records = state['records']
+            self._saved = len(records)
         # An interrupted run may have logged an epoch that no checkpoint holds.
         log = folder / LOG
         run_on_rank0(lambda: write_jsonl(log, records))
@@ -457,15 +472,23 @@ class _Run:
                 f'there, or start again without resume'
             )
 
-    def save(self, records: list[dict[str, Any]]) -> None:
-        """Writes log and checkpoint."""
-        if self.dir is not None:
-            folder = self.dir
-            run_on_rank0(lambda: self._write(folder, records))
+    def save(self, records: list[dict[str, Any]], *, now: bool) -> None:
+        """Writes log and checkpoint, if ``now`` or if it is time."""
+        if self.dir is None:
+            return
+        folder = self.dir
+
+        def write() -> None:
+            if now or time.monotonic() - self._saved_at >= self.seconds:
+                self._write(folder, records)
+                self._saved, self._saved_at = len(records), time.monotonic()
+
+        run_on_rank0(write)
 
     def _write(self, folder: Path, records: list[dict[str, Any]]) -> None:
         on_gpu = torch.cuda.is_initialized()
-        append_jsonl(folder / LOG, records[-1])
+        for record in records[self._saved :]:
+            append_jsonl(folder / LOG, record)
         save_state(
             folder / CHECKPOINT,
             {

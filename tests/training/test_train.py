@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from promptmm_pyg.training import (
     save_state,
     train,
 )
-from promptmm_pyg.training.loop import step_output, train_step
+from promptmm_pyg.training.loop import LOG, step_output, train_step
 from tests.training.setting import (
     QUICK,
     Interrupted,
@@ -269,6 +270,19 @@ def test_a_run_that_on_epoch_stops_and_resumes_equals_an_uninterrupted_one(tmp_p
     assert epochs == [1, 2]
     assert states_equal(straight, resumed)
     assert without_seconds(expected) == without_seconds(history)
+
+
+def test_checkpoints_are_written_in_time_and_at_the_end(tmp_path):
+    data = make_split()
+    with patch('promptmm_pyg.training.loop.save_state', wraps=save_state) as saved:
+        expected = run(data, tmp_path / 'a', checkpoint_seconds=1e6)
+        assert saved.call_count == 1
+    first = {'checkpoint_seconds': 1e6, 'on_epoch': lambda record: record['epoch'] == 3}
+    run(data, tmp_path / 'b', **first)
+    resumed = run(data, tmp_path / 'b', resume=True, checkpoint_seconds=1e6)
+    assert states_equal(expected[0], resumed[0])
+    lines = (tmp_path / 'b' / LOG).read_text().splitlines()
+    assert [json.loads(line)['epoch'] for line in lines] == [1, 2, 3, 4, 5]
 
 
 def test_a_run_that_stops_before_its_first_validation_is_validated():

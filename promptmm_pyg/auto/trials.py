@@ -1,0 +1,204 @@
+"""The trained models of a search, and which of them is trained next."""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from promptmm_pyg.models import MODELS
+from promptmm_pyg.models.closed_form import ClosedForm
+from promptmm_pyg.tuning import split_params
+
+WIDTH = 64  # Of trained models.
+ETA = 3
+"""One of so many trials is continued, for as many times the seconds."""
+REFERENCES = ('LightGCN', 'EASE')
+"""What every result is compared with: tuned by as many trials as any other model."""
+
+
+@dataclass
+class Trial:
+    """One model with one setting of its hyper-parameters."""
+
+    name: str
+    """Its folder, such as ``'LightGCN-2'``."""
+    model: str
+    params: dict[str, Any] = field(default_factory=dict)
+    status: str = 'new'
+    """``'new'``, ``'running'``, ``'paused'`` (it can be continued), ``'done'`` or
+    ``'failed'`` or, at the end, ``'removed'``."""
+    rung: int = -1
+    """The number of times it was continued; -1 before its first training."""
+    value: float = -math.inf
+    """The best validation metric so far."""
+    gain: float = -math.inf
+    """The validation metric of the sum of this and the best trial, less the latter's.
+    """
+    epochs: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    tried: int = 1
+    """Settings of a closed form, of which this is the best."""
+    error: str = ''
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether its trained parameters are there."""
+        return self.value > -math.inf and self.status != 'removed'
+
+
+def best_trials(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """The best trial of every model, the best model first."""
+    usable = [trial for trial in trials if trial.is_usable]
+    ranked = sorted(usable, key=lambda trial: -trial.value)
+    best: dict[str, Trial] = {}
+    for trial in ranked:
+        best.setdefault(trial.model, trial)
+    return best
+
+
+def next_trial(trials: Sequence[Trial], *, explore: bool) -> Trial | None:
+    """The trial to train next, by asynchronous successive halving (`"A System for
+    Massively Parallel Hyperparameter Tuning" <https://arxiv.org/abs/1810.05934>`_).
+
+    Of the trials that were trained for a rung, the best third on validation is
+    continued to the next one, the highest rung first; and so are the one that adds most
+    to the best trial, since an ensemble profits from models that differ, and the best
+    of the references. Without such a trial, the first new one begins.
+
+    Args:
+        trials: All trials, in the order in which new ones begin.
+        explore: Whether new trials may begin. Else the most promising paused trial is
+            continued, of whatever rung.
+
+    Returns:
+        The trial; ``None`` if there is nothing to train.
+    """
+    trials = [trial for trial in trials if not is_closed_form(trial.model)]
+    paused = [trial for trial in trials if trial.status == 'paused']
+    best = best_trials(trials)
+    if not explore:
+        return min(paused, key=lambda x: _promise(x, trials, best), default=None)
+    for rung in sorted({trial.rung for trial in paused}, reverse=True):
+        peers = [x for x in trials if x.rung >= rung and x.is_usable]
+        allowed = len(peers) // ETA
+        continued = sum(x.rung > rung for x in peers)
+        waiting = [trial for trial in paused if trial.rung == rung]
+        waiting.sort(key=lambda trial: -trial.value)
+        for trial in waiting:
+            by_value, by_gain = _ranks(trial, peers)
+            is_reference = best.get(trial.model) is trial and trial.model in REFERENCES
+            if by_value < allowed or (by_gain == 0 < allowed):
+                return trial
+            if is_reference and continued:
+                return trial
+    return next((trial for trial in trials if trial.status == 'new'), None)
+
+
+def _ranks(trial: Trial, peers: Sequence[Trial]) -> tuple[int, int]:
+    """How many peers are better, by value and by gain; all, if nothing is gained."""
+    by_gain = sum(peer.gain > trial.gain for peer in peers)
+    return (
+        sum(peer.value > trial.value for peer in peers),
+        by_gain if trial.gain > 0 else len(peers),
+    )
+
+
+def _promise(
+    trial: Trial, trials: Sequence[Trial], best: Mapping[str, Trial]
+) -> tuple[int, int]:
+    """Its better rank; the best trial of a reference is among the first."""
+    rank = min(_ranks(trial, trials))
+    if best.get(trial.model) is trial and trial.model in REFERENCES:
+        rank = min(rank, 1)
+    return rank, trial.rung
+
+
+def draw_trial(trials: Sequence[Trial], seed: int, num_models: int = 8) -> Trial | None:
+    """A further trial of one of the best models: that with the fewest trials so far, a
+    reference first of equals. Its second setting has a strong penalty; all others are
+    random points of the model's ``search_space``.
+
+    Args:
+        trials: All trials.
+        seed: Of the random points.
+        num_models: The number of models that are tuned. (default: ``8``)
+
+    Returns:
+        The trial; ``None`` if no model has hyper-parameters that are tuned.
+    """
+    models = [m for m in best_trials(trials) if not is_closed_form(m)]
+    chosen = models[:num_models] + [m for m in REFERENCES if m in models[num_models:]]
+    chosen = [m for m in chosen if MODELS[m].search_space.space]
+    if not chosen:
+        return None
+    counts = {m: sum(trial.model == m for trial in trials) for m in chosen}
+    model = min(chosen, key=lambda m: (counts[m], m not in REFERENCES))
+    return Trial(
+        f'{model}-{counts[model] + 1}', model, setting(model, counts[model], seed)
+    )
+
+
+def setting(model: str, number: int, seed: int) -> dict[str, Any]:
+    """The hyper-parameters of a model's trial; the first ones are its defaults."""
+    space = MODELS[model].search_space
+    first = space.first_trials()
+    if number < len(first):
+        return {} if number == 0 else dict(first[number])
+    generator = random.Random(f'{seed} {model} {number}')
+    drawn: Any = _Draw(generator)
+    return {name: part.suggest(name, drawn) for name, part in space.space.items()}
+
+
+class _Draw:
+    """A random point of a search space, with the methods of an Optuna trial."""
+
+    def __init__(self, generator: random.Random) -> None:
+        self.generator = generator
+
+    def suggest_float(self, _: str, low: float, high: float, *, log: bool) -> float:
+        """A number, log-uniform: the only kind of the search spaces."""
+        assert log
+        exponent = self.generator.uniform(math.log(low), math.log(high))
+        return float(f'{math.exp(exponent):.3g}')
+
+    def suggest_categorical(self, _: str, values: Sequence[Any]) -> Any:
+        """One of several values."""
+        return self.generator.choice(values)
+
+
+def is_closed_form(model: str) -> bool:
+    """Whether a model is fitted, not trained in steps."""
+    return issubclass(MODELS[model], ClosedForm)
+
+
+def models_for(names: Sequence[str] | None, *, has_features: bool) -> list[str]:
+    """The models that data allow, those named or all.
+
+    Raises:
+        ValueError: If none is left.
+    """
+    allowed = [
+        m
+        for m in MODELS
+        if has_features or is_closed_form(m) or not MODELS[m].reads_features
+    ]
+    chosen = [m for m in allowed if names is None or m in names]
+    if not chosen:
+        raise ValueError(
+            f"'models' (--models) must name a model that reads no item features, since "
+            f'the data have none (got {sorted(names or ())}). Pass some of {allowed}, '
+            f'or --features'
+        )
+    return chosen
+
+
+def as_config(trial: Trial, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a trial's run."""
+    arguments, loss_weights, training = split_params(trial.model, trial.params)
+    config = {**settings, 'model': trial.model, 'teacher': arguments}
+    config['train'] = {**settings['train'], **training}
+    if not is_closed_form(trial.model):
+        config['teacher'] = {'embedding_dim': WIDTH, **arguments}
+    return {**config, 'loss_weights': loss_weights}

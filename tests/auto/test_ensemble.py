@@ -1,0 +1,76 @@
+"""The members of an ensemble, on tables whose errors are known."""
+
+import pytest
+import torch
+
+from promptmm_pyg.auto.ensemble import ScoreLists, choose_ensemble, sample_users
+from promptmm_pyg.data import INTERACTS, ITEM, USER, make_synthetic_dataset
+from promptmm_pyg.data.split import split_per_user
+from promptmm_pyg.evaluation import evaluate
+
+
+@pytest.fixture(scope='module')
+def split():
+    graph = make_synthetic_dataset(num_users=300, num_items=60, seed=0)
+    return split_per_user(graph, val_ratio=0.4, test_ratio=0.1, seed=0)
+
+
+def truth(split):
+    """Tables that score a validation positive 1 and all else 0."""
+    items = torch.eye(60)
+    users = torch.zeros(300, 60)
+    users[tuple(split.val[INTERACTS].edge_label_index)] = 1.0
+    return {USER: users, ITEM: items}
+
+
+def noise(seed, width=8):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        USER: torch.randn(300, width, generator=generator),
+        ITEM: torch.randn(60, width, generator=generator),
+    }
+
+
+def blurred(x_dict, other, weight):
+    """The sum of two scores."""
+    return {key: torch.cat([x_dict[key], weight * other[key]], 1) for key in x_dict}
+
+
+def test_teachers_of_noise_have_no_weight(split):
+    trials = {'good': blurred(truth(split), noise(0), 0.5)}
+    trials |= {f'noise-{n}': noise(n) for n in range(1, 7)}
+    choice = choose_ensemble(trials, split.train, split.val, k=5)
+    assert choice.weights == {'good': 1.0}
+    assert choice.judged == choice.fitted == choice.single
+
+
+def test_teachers_with_independent_errors_are_added_up(split):
+    trials = {
+        'a': blurred(truth(split), noise(1), 0.7),
+        'b': blurred(truth(split), noise(2), 0.7),
+        'noise': noise(3),
+    }
+    choice = choose_ensemble(trials, split.train, split.val, k=5)
+    assert set(choice.weights) == {'a', 'b'}
+    assert choice.weights['a'] == pytest.approx(0.5, abs=0.1)
+    assert choice.judged > choice.single + 0.05
+    assert choice.fitted == pytest.approx(choice.judged, abs=0.05)
+
+
+def test_the_recall_of_a_sum_is_that_of_full_ranking(split):
+    trials = {'a': noise(1), 'b': noise(2)}
+    lists = ScoreLists(trials, split.train, split.val)
+    every = torch.arange(lists.num_users)
+    for number, tables in enumerate(trials.values()):
+        expected = evaluate(tables, split.val, ks=(5,)).metrics['Recall@5']
+        weights = torch.eye(2)[number]
+        assert lists.recall(weights, every, 5) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_sample_of_users_keeps_all_of_their_positives(split):
+    sampled = sample_users(split.val, 50)
+    pairs, every = (x[INTERACTS].edge_label_index for x in (sampled, split.val))
+    users = pairs[0].unique()
+    assert users.numel() == 50
+    assert pairs.size(1) == int(torch.isin(every[0], users).sum())
+    assert split.val[INTERACTS].edge_label_index.size(1) > pairs.size(1)

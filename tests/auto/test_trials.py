@@ -1,0 +1,123 @@
+"""Which trial is trained next, against learning curves made by hand."""
+
+import math
+
+import pytest
+
+from promptmm_pyg.auto.trials import (
+    Trial,
+    as_config,
+    draw_trial,
+    models_for,
+    next_trial,
+    setting,
+)
+from promptmm_pyg.models import MODELS
+
+
+def halve(curves, num_steps, gains=()):
+    """The trained (name, rung), one at a time; ``curves`` has a value per rung."""
+    trials = [Trial(name, 'VBPR') for name in curves]
+    steps = []
+    for _ in range(num_steps):
+        trial = next_trial(trials, explore=True)
+        if trial is None:
+            break
+        trial.rung += 1
+        trial.value = max(trial.value, curves[trial.name][trial.rung])
+        trial.gain = dict(gains).get(trial.name, -math.inf)
+        trial.status = 'paused'
+        steps.append(f'{trial.name}{trial.rung}')
+    return steps
+
+
+def test_one_in_three_is_continued_the_highest_rung_first():
+    curves = {
+        'a': (0.10,),
+        'b': (0.20,),
+        'c': (0.30, 0.31),  # The best of three.
+        'd': (0.40, 0.50, 0.6),  # Better than these: continued at once.
+        'e': (0.05,),
+        'f': (0.35, 0.36),  # The second of six.
+        'g': (0.01,),
+    }
+    # With c, d and f on rung 1, the best of them goes on to rung 2 before g begins.
+    expected = ['a0', 'b0', 'c0', 'c1', 'd0', 'd1', 'e0', 'f0', 'f1', 'd2', 'g0']
+    assert halve(curves, 20) == expected
+
+
+def test_a_weaker_trial_that_adds_most_to_the_best_is_continued():
+    curves = {'a': (0.3, 0.3), 'b': (0.2, 0.2), 'c': (0.1, 0.1)}
+    assert halve(curves, 9) == ['a0', 'b0', 'c0', 'a1']
+    steps = halve(curves, 9, {'b': 0.01, 'c': 0.05}.items())
+    assert steps == ['a0', 'b0', 'c0', 'a1', 'c1']
+
+
+def test_the_best_trial_of_a_reference_is_continued_too():
+    trials = [
+        Trial(name, model, status='paused', rung=rung, value=value)
+        for name, model, rung, value in (
+            ('x', 'VBPR', 1, 0.5),
+            ('y', 'VBPR', 0, 0.4),
+            ('z', 'VBPR', 0, 0.3),
+            ('LightGCN', 'LightGCN', 0, 0.1),
+            ('LightGCN-2', 'LightGCN', 0, 0.05),
+        )
+    ]
+    assert next_trial(trials, explore=True).name == 'LightGCN'
+    trials[3].status = 'done'
+    assert next_trial(trials, explore=True) is None
+    # At the end, the most promising one of any rung.
+    assert next_trial(trials, explore=False).name == 'x'
+
+
+def test_a_failed_trial_is_no_peer_and_nothing_is_left_of_an_empty_search():
+    trials = [Trial('a', 'VBPR', status='failed'), Trial('b', 'VBPR')]
+    assert next_trial(trials, explore=True).name == 'b'
+    assert next_trial(trials[:1], explore=False) is None
+    assert draw_trial(trials[:1], 0) is None
+
+
+def test_settings_begin_with_the_defaults_and_are_drawn_from_the_search_space():
+    space = MODELS['LightGCN'].search_space.space
+    assert setting('LightGCN', 0, 0) == {}
+    assert setting('LightGCN', 1, 0)['l2'] == 0.03
+    drawn = [setting('LightGCN', n, 0) for n in range(2, 30)]
+    rates = [params['learning_rate'] for params in drawn]
+    assert min(rates) >= space['learning_rate'].low
+    assert max(rates) <= space['learning_rate'].high
+    assert {params['num_layers'] for params in drawn} == {2, 3, 4, 6}
+    assert drawn == [setting('LightGCN', n, 0) for n in range(2, 30)]
+    assert drawn != [setting('LightGCN', n, 1) for n in range(2, 30)]
+
+
+def test_a_reference_is_tuned_by_as_many_trials_as_any_other_model():
+    # The reference is the worst of ten models.
+    names = [m for m in MODELS if MODELS[m].search_space.space and m != 'LightGCN']
+    names = [m for m in names if m not in ('EASE', 'ItemKNN', 'GraphFilter')][:9]
+    trials = [Trial(m, m, status='done', value=0.5) for m in names]
+    trials.append(Trial('LightGCN', 'LightGCN', status='done', value=0.1))
+    for number in range(27):
+        trial = draw_trial(trials, 0)
+        assert trial is not None
+        trial.value, trial.status = 0.01 * number / 27, 'done'
+        trials.append(trial)
+    counts = [sum(x.model == m for x in trials) for m in names[:8]]
+    assert sum(x.model == 'LightGCN' for x in trials) >= max(counts) > 1
+    assert trials[10].name == 'LightGCN-2'
+
+
+def test_without_features_only_models_of_ids_are_trained():
+    names = models_for(None, has_features=False)
+    assert {'EASE', 'GraphFilter', 'LightGCN'} <= set(names)
+    assert not {'VBPR', 'FREEDOM', 'PromptMM'} & set(names)
+    with pytest.raises(ValueError, match=r"'models' \(--models\) must .*got .'VBPR'"):
+        models_for(['VBPR'], has_features=False)
+
+
+def test_hyperparameters_are_sorted_into_the_settings_of_a_run():
+    params = {'learning_rate': 0.01, 'num_layers': 2, 'l2': 0.1}
+    config = as_config(Trial('x', 'LightGCN', params), {'train': {'seed': 3}})
+    assert config['train'] == {'seed': 3, 'learning_rate': 0.01}
+    assert config['teacher'] == {'embedding_dim': 64, 'num_layers': 2}
+    assert config['loss_weights'] == {'l2': 0.1}
