@@ -113,9 +113,7 @@ def leaderboard(search: dict[str, Any]) -> list[list[Any]]:
                 sum(trial['tried'] for trial in tried),
                 best['epochs'],
                 round(sum(trial['cpu_seconds'] for trial in tried)),
-                f'left out: {best["error"]}'
-                if best['error']
-                else settings or 'default',
+                _note(best) or settings or 'default',
             ]
         )
     return rows
