@@ -1,22 +1,22 @@
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from promptmm_pyg.cli import system
 from promptmm_pyg.cli.system import (
     available_memory,
     bytes_text,
-    cores,
     peak_memory,
     seconds_text,
 )
+from promptmm_pyg.limits import cores
 
 
 @pytest.fixture
 def limited(tmp_path, monkeypatch):
     """The free memory with the files of a control group, of 5,000 bytes in all."""
     free = SimpleNamespace(available=5000)
-    monkeypatch.setattr(system.psutil, 'virtual_memory', lambda: free)
+    monkeypatch.setattr(psutil, 'virtual_memory', lambda: free)
 
     def write(**group):
         for name, text in group.items():
