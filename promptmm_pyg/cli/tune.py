@@ -56,6 +56,11 @@ def run(args: argparse.Namespace) -> int:
             print(config_text(args))
             return 0
         return train.run(args)
+    if args.track:
+        raise UserError(
+            f"--track must be left out of 'tune' (got '{args.track[0][0]}'). The "
+            f"trials are in RUN; track a training with 'promptmm train'"
+        )
     if args.trials is None and args.minutes is None:
         raise UserError('--trials N or --minutes X is required (got neither)')
     config = train.run_config(args)

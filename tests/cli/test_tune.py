@@ -39,6 +39,7 @@ def test_a_tuned_run_is_a_run(files, tmp_path, capsys):
     ('more', 'message'),
     [
         ((), '--trials N or --minutes X is required (got neither)'),
+        (('--track', 'wandb=x'), "--track must be left out of 'tune' (got 'wandb')"),
         (('--trials', '0'), "'trials' must be positive (got 0)"),
         (('--trials', '2', '--resume'), 'has no search to continue'),
     ],
