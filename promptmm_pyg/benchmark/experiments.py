@@ -50,8 +50,7 @@ class Experiment:
     """Test metrics of a row; empty for all."""
     training: Params = field(default_factory=dict)
     """Fields of ``TrainingConfig`` in place of the data set's."""
-    list_metrics: tuple[str, ...] = ()
-    """Further test metrics, such as ``'Coverage'``."""
+    list_metrics: tuple[str, ...] = ()  # Further test metrics, such as 'Coverage'.
 
     def check(self, dataset: Dataset, out: Path) -> None:
         """Raises, before anything is trained, if an option does not fit."""
