@@ -174,6 +174,7 @@ class _Search:
                 trial.status = 'paused' if trial.is_usable else 'new'
             self.trials.append(trial)
         self.students = list(state.get('students', ()))
+        self.evaluation = state.get('evaluation', self.evaluation)
 
     def save(self, **more: Any) -> None:
         """Writes the state of the search."""
@@ -190,6 +191,7 @@ class _Search:
         content = {
             'minutes': self.budget.total / 60,
             'seconds': self.budget.used,
+            'evaluation': self.evaluation,
             'monitor': self.source.settings['train']['monitor'],
             'trials': trials,
             'ensemble': self.choice._asdict() if self.choice else None,
@@ -309,7 +311,7 @@ class _Search:
                 result = results.get(f'{model}/0', {'error': 'no time for it'})
                 self._finish(model, result)
         times = [result.get('evaluation', 0.0) for result in results.values()]
-        self.evaluation = max(times, default=1.0)
+        self.evaluation = max(times, default=self.evaluation)
         new = [trial for trial in self.trials if trial.model in models]
         tasks = [self._training(x, 0.0) for x in new if x.status == 'new']
         for name, result in collect(self.workers, tasks, self._show).items():
