@@ -81,7 +81,7 @@ def fit_closed_form(
     cls: Any = MODELS[model]
     fitted = cls.from_data(data.train, **params)
     fitted.fit(data.train[INTERACTS].edge_index)
-    watch({})
+    watch.check()
     started = time.time()
     monitor = source.settings['train']['monitor']
     metrics = evaluate(fitted.scores, data.val, ks=(cutoff(monitor),)).metrics
@@ -109,7 +109,7 @@ def train_trial(
         progress=False,
         device=source.device,
         loaded=source.loaded,
-        on_epoch=watch,
+        callbacks=(watch,),
         on_trained=on_trained,
     )
     if not tables:  # Of a closed form, written with it.
@@ -138,7 +138,7 @@ def distill_trial(
     scaled = {name: scale * weight for name, weight in weights.items()}
     teacher = ensemble_targets(targets, scaled, data.train)
     target = Run(folder / 'run')
-    options = {'on_epoch': watch}
+    options = {'callbacks': (watch,)}
     how = training_config(config, target.student_dir, False, False, **options)
     result = train_student(config, teacher, data, how, torch.device(source.device))
     save_student(target, config, result, None)

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from promptmm_pyg.runs.folder import read_json, write_json
+from promptmm_pyg.training import Callback
 
 RESULT = 'result.json'
 GRACE = 3.0
@@ -38,7 +39,7 @@ class Task:
     """When it must have ended, by :func:`time.time`."""
 
 
-class Watch:
+class Watch(Callback):
     """Ends a training in time: after its seconds, before an epoch that would not end by
     the deadline, or when the parent ends or is interrupted.
 
@@ -54,7 +55,11 @@ class Watch:
         self.longest, self.stopped = 0.0, False
         self._parent = os.getppid()
 
-    def __call__(self, _: Mapping[str, Any]) -> bool:
+    def on_epoch(self, *_: Any) -> bool:
+        return self.check()
+
+    def check(self) -> bool:
+        """Whether to end, after one epoch more."""
         now = time.time()
         self.longest, self._last = max(self.longest, now - self._last), now
         self.stopped = (

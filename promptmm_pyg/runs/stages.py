@@ -60,7 +60,6 @@ from promptmm_pyg.training import (
 )
 from promptmm_pyg.training.loop import CHECKPOINT
 
-OnEpoch = Callable[[Mapping[str, Any]], bool | None]
 CPU = torch.device('cpu')
 _PACKAGES = ('promptmm_pyg', 'torch', 'torch_geometric', 'numpy')
 _KD_WEIGHTS = {'pairwise': 1.0, 'listwise': 1.0, 'embedding': 1.0}
@@ -130,7 +129,6 @@ def train_run(
     progress: bool = True,
     device: str | torch.device = CPU,
     loaded: tuple[Prepared, str] | None = None,
-    on_epoch: OnEpoch | None = None,
     callbacks: tuple[Callback, ...] = (),
     on_trained: Callable[[Trained], None] | None = None,
 ) -> Run:
@@ -150,8 +148,6 @@ def train_run(
         device: Where to train; the run can be used anywhere. (default: the CPU)
         loaded: What ``load_data`` returned for the settings of the data, for several
             trainings on them. (default: the data are read)
-        on_epoch: As in :class:`~promptmm_pyg.training.TrainingConfig`.
-            (default: ``None``)
         callbacks: As in :class:`~promptmm_pyg.training.TrainingConfig`.
             (default: none)
         on_trained: Called with the trained model, of which no recommender is made then.
@@ -175,7 +171,7 @@ def train_run(
         with staged(run.path, 'teacher', resume=resume) as folder:
             write_config(folder, config, data)
             teacher_dir = folder / 'teacher'
-            options: dict[str, Any] = {'on_epoch': on_epoch, 'callbacks': callbacks}
+            options: dict[str, Any] = {'callbacks': callbacks}
             how = training_config(config, teacher_dir, resume, progress, **options)
             target = Run(folder)
             served = None if on_trained else target.teacher_recommender_dir

@@ -20,8 +20,10 @@ class Callback:
     :class:`~promptmm_pyg.training.History`.
     """
 
-    def on_epoch(self, name: str, record: Mapping[str, Any]) -> None:
-        """Called after each epoch; its checkpoint is written."""
+    def on_epoch(self, name: str, record: Mapping[str, Any]) -> bool | None:
+        """Called after each epoch; its checkpoint is written. The training ends with
+        its best state if this returns ``True``, and ``resume`` continues it.
+        """
 
     def on_validation(self, name: str, record: Mapping[str, Any]) -> None:
         """Called after each epoch with ``validation`` in its record."""

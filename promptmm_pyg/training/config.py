@@ -1,10 +1,9 @@
 """The settings of a training run."""
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
 from promptmm_pyg.loader.neighbors import NumNeighbors
@@ -83,16 +82,13 @@ class TrainingConfig:
     were not sampled."""
     block_size: int = BLOCK
     """With ``num_neighbors``: rows per block in validation."""
-    on_epoch: Callable[[Mapping[str, Any]], bool | None] | None = None
-    """Called with the record of every epoch, as in :class:`History`; training ends with
-    its best state where it returns ``True``, and ``resume`` continues it. In several
-    processes it is called on rank 0."""
     checkpoint_seconds: float = 0.0
     """Seconds between two checkpoints in ``run_dir``, if epochs are shorter; the last
     epoch always has one."""
 
     callbacks: tuple[Callback, ...] = ()
-    """Objects that are called during training, such as trackers
+    """Objects that are called during training and may end it
+    (:class:`~promptmm_pyg.training.Callback`), such as trackers
     (:class:`~promptmm_pyg.training.TensorBoardTracker`)."""
 
     def __post_init__(self) -> None:

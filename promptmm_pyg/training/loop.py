@@ -297,10 +297,12 @@ def fit(
             if _is_validated(config, epoch):
                 record['validation'] = validate_epoch(epoch)
             records.append(record)
-            is_last = _is_last(config, record, stopping)
+            is_last = stopping.should_stop or epoch == config.epochs
             run.save(records, now=is_last)
             _show(bar, record, stopping, config.monitor)
-            _call_back(config, record, name)
+            if _is_ended_by_callback(config, record, name):
+                run.save(records, now=True)
+                break
             if is_last:
                 break
         # Stopped, or continued with fewer epochs, before the first validation.
@@ -319,9 +321,12 @@ def _ended(history: History, config: TrainingConfig, name: str) -> History:
     """Calls what is called at the end of a training."""
     if config.validate_every and history.best_epoch == config.epochs:
         warnings.warn(LastEpochWarning(name, config.epochs), stacklevel=4)
-    if rank_and_size()[0] == 0:
+
+    def call() -> None:
         for callback in config.callbacks:
             callback.on_end(name, history)
+
+    run_on_rank0(call)
     return history
 
 
@@ -351,22 +356,20 @@ def _is_validated(config: TrainingConfig, epoch: int) -> bool:
     return every > 0 and (epoch % every == 0 or epoch == config.epochs)
 
 
-def _call_back(config: TrainingConfig, record: Mapping[str, Any], name: str) -> None:
+def _is_ended_by_callback(
+    config: TrainingConfig, record: Mapping[str, Any], name: str
+) -> bool:
     """Calls what is called after an epoch."""
-    if rank_and_size()[0] == 0:
+
+    def call() -> bool:
+        is_ended = False
         for callback in config.callbacks:
-            callback.on_epoch(name, record)
+            is_ended |= bool(callback.on_epoch(name, record))
             if 'validation' in record:
                 callback.on_validation(name, record)
+        return is_ended
 
-
-def _is_last(
-    config: TrainingConfig, record: Mapping[str, Any], stopping: EarlyStopping
-) -> bool:
-    """Whether training ends with this epoch."""
-    on_epoch = config.on_epoch
-    is_stopped = on_epoch is not None and run_on_rank0(lambda: on_epoch(record))
-    return bool(is_stopped) or stopping.should_stop or record['epoch'] == config.epochs
+    return run_on_rank0(call)
 
 
 def _check_processes(loader: TripletLoader, config: TrainingConfig) -> None:
@@ -375,9 +378,7 @@ def _check_processes(loader: TripletLoader, config: TrainingConfig) -> None:
     assert_equal_across_ranks('seed', draws)
     assert_equal_across_ranks('batch_size', (loader.batch_size, len(loader)))
     folder = None if config.run_dir is None else 'set'  # A path may differ.
-    settings = replace(
-        config, run_dir=folder, progress=False, on_epoch=None, callbacks=()
-    )
+    settings = replace(config, run_dir=folder, progress=False, callbacks=())
     assert_equal_across_ranks('config', settings)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg._distributed import assert_equal_across_ranks
+from promptmm_pyg._distributed import assert_equal_across_ranks, run_on_rank0
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.evaluation import evaluate
@@ -199,10 +199,14 @@ def _fit_closed_form(
         record['validation'] = evaluate(model.scores, data.val, ks=(k,)).metrics
         value = record['validation'][config.monitor]
     history = History([record], 1, value, config.monitor)
-    for callback in config.callbacks:
-        if config.validate_every:
-            callback.on_validation(type(model).__name__, record)
-        callback.on_end(type(model).__name__, history)
+
+    def call() -> None:
+        for callback in config.callbacks:
+            if config.validate_every:
+                callback.on_validation(type(model).__name__, record)
+            callback.on_end(type(model).__name__, history)
+
+    run_on_rank0(call)
     return history
 
 

@@ -24,6 +24,7 @@ from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.search_space import SearchSpace
 from promptmm_pyg.training import (
+    Callback,
     History,
     LastEpochWarning,
     TrainingConfig,
@@ -309,7 +310,8 @@ class _Tuner:
     def _train(self, trial: Trial, current: '_Current') -> tuple[Any, History]:
         model = self._build(trial.params)
         _, weights, training = split_params(self.cls, trial.params)
-        config = replace(self.config, **training, on_epoch=current.on_epoch)
+        callbacks = (*self.config.callbacks, current)
+        config = replace(self.config, **training, callbacks=callbacks)
         with warnings.catch_warnings(), current.watch(model):
             warnings.simplefilter('ignore', LastEpochWarning)
             history = train(
@@ -391,7 +393,7 @@ class _Tuner:
             signal.signal(signal.SIGINT, before)
 
 
-class _Current:
+class _Current(Callback):
     """The trial that is running."""
 
     def __init__(self, tuner: _Tuner, trial: Trial) -> None:
@@ -407,7 +409,7 @@ class _Current:
         """Since its start."""
         return round(time.monotonic() - self.started, 3)
 
-    def on_epoch(self, record: Mapping[str, Any]) -> bool:
+    def on_epoch(self, _: str, record: Mapping[str, Any]) -> bool:
         """Whether the trial ends with this epoch."""
         tuner, now = self.tuner, time.monotonic()
         seconds, self.last = now - self.last, now

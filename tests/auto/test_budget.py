@@ -38,13 +38,13 @@ def test_a_training_ends_after_its_seconds_or_before_an_epoch_that_is_too_long(
         watch = Watch(seconds, deadline, stop)
         for epoch in range(1, 8):
             now[0] += 10  # At 45, an epoch that begins at 40 would end too late.
-            if watch({}):
+            if watch.on_epoch('', {}):
                 assert epoch == ends
                 break
         else:
             assert ends is None
         stop.is_set = lambda: True
-        assert watch({})
+        assert watch.check()
 
 
 def _work(folder, watch, kind):
@@ -52,7 +52,7 @@ def _work(folder, watch, kind):
         time.sleep(60)
     if kind == 'fails':
         raise ValueError('no such thing')
-    return {'value': 1.0, 'stopped': watch({})}
+    return {'value': 1.0, 'stopped': watch.check()}
 
 
 def test_processes_report_results_failures_and_lateness(tmp_path):

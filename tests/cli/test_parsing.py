@@ -88,7 +88,7 @@ def test_no_number_of_the_training_is_out_of_reach():
         'run_dir',
         'resume',
         'progress',
-        'on_epoch',
+        'checkpoint_seconds',
         'callbacks',
         *LENGTH,
         *NEIGHBORHOODS,

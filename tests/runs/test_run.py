@@ -16,6 +16,7 @@ from promptmm_pyg.runs.folder import (
 )
 from promptmm_pyg.runs.run import Run
 from promptmm_pyg.runs.stages import load_data
+from tests.training.setting import Stop
 
 
 def test_tensors_come_back_also_when_they_share_memory(tmp_path):
@@ -153,7 +154,7 @@ def test_loaded_data_are_not_read_again_and_a_stopped_training_goes_on(tmp_path)
     }
     options = {'loaded': load_data({**config, 'prompt': None}), 'progress': False}
     with patch('promptmm_pyg.runs.stages.load_split', side_effect=AssertionError):
-        run = train_run(tmp_path / 'a', config, on_epoch=lambda _: True, **options)
+        run = train_run(tmp_path / 'a', config, callbacks=(Stop(),), **options)
         assert run.metrics('teacher')['num_epochs'] == 1
         run = train_run(tmp_path / 'a', config, resume=True, **options)
     assert run.metrics('teacher')['num_epochs'] == 3

@@ -29,6 +29,7 @@ from promptmm_pyg.transforms import AddBipartiteNorm
 from tests.training.setting import (
     Interrupted,
     LightGCN,
+    Stop,
     make_split,
     make_student,
     make_teacher,
@@ -257,6 +258,13 @@ def written(folder):
     return calls[0], len((folder / 'written' / 'log.jsonl').read_text().splitlines())
 
 
+def stopped(folder):
+    """The epochs of a training that a callback of rank 0 alone ends."""
+    callbacks = () if rank_and_size()[0] else (Stop(2),)
+    options = {'checkpoint_seconds': 1e6, 'callbacks': callbacks}
+    return len(trained(run_dir=folder / 'stopped', **options)['records'])
+
+
 def _raised(work):
     try:
         work()
@@ -353,6 +361,7 @@ APART = [
     group_of_the_caller,
     other_start,
     written,
+    stopped,
     disagreements,
     losses_that_are_not_finite,
     scores_of_one_shard,

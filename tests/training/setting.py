@@ -10,10 +10,21 @@ from promptmm_pyg.data import (
     split_per_user,
 )
 from promptmm_pyg.models import LightGCN, MatrixFactorization, PromptMM
-from promptmm_pyg.training import TrainingConfig
+from promptmm_pyg.training import Callback, TrainingConfig
 from promptmm_pyg.transforms import AddModalityPCA, StandardizeModalities
 
 QUICK = TrainingConfig(epochs=3, validate_every=1, progress=False)
+
+
+class Stop(Callback):
+    """Ends every training at an epoch."""
+
+    def __init__(self, epoch=1):
+        self.epoch, self.epochs = epoch, []
+
+    def on_epoch(self, name, record):
+        self.epochs.append(record['epoch'])
+        return record['epoch'] >= self.epoch
 
 
 def make_split(num_users=60, num_items=40):
@@ -91,6 +102,7 @@ __all__ = [
     'QUICK',
     'Interrupted',
     'LightGCN',
+    'Stop',
     'Watch',
     'make_split',
     'make_student',

@@ -14,7 +14,7 @@ from promptmm_pyg.training import (
     WandbTracker,
     train,
 )
-from tests.training.test_train import make_split, make_student, make_teacher
+from tests.training.setting import Stop, make_split, make_student, make_teacher
 
 
 class Recorder(Callback):
@@ -56,6 +56,15 @@ def test_callbacks_are_called_in_order():
     recorder.calls.clear()
     train(EASE.from_data(data), data, config=config)
     assert recorder.calls == [('validation', 'EASE', 1), ('end', 'EASE', 1)]
+
+
+def test_a_callback_ends_a_training_and_all_see_its_end():
+    data, recorder = make_split(), Recorder()
+    callbacks = (Stop(), recorder)
+    config = TrainingConfig(validate_every=2, progress=False, callbacks=callbacks)
+    history = train(make_student(data.train), data, config=config)
+    assert [call[::2] for call in recorder.calls] == [('epoch', 1), ('end', 1)]
+    assert history.best_epoch == 1
 
 
 def tracked(tracker):

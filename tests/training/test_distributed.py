@@ -93,6 +93,10 @@ def test_only_rank_0_writes(several):
     assert [results['written'] for results in several] == [(3, 3), (0, 3)]
 
 
+def test_a_callback_of_rank_0_ends_the_training_of_all(several):
+    assert [results['stopped'] for results in several] == [2, 2]
+
+
 @pytest.mark.parametrize('rank', [0, 1])
 @pytest.mark.parametrize(
     ('given', 'named'),

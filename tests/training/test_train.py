@@ -19,6 +19,7 @@ from promptmm_pyg.models import EASE
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training import (
+    Callback,
     TrainingConfig,
     bpr_losses,
     load_state,
@@ -30,6 +31,7 @@ from tests.training.setting import (
     QUICK,
     Interrupted,
     LightGCN,
+    Stop,
     make_split,
     make_student,
     make_teacher,
@@ -254,20 +256,16 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bitwise(tmp_path, options):
     assert without_seconds(expected) == without_seconds(history)
 
 
-def test_a_run_that_on_epoch_stops_and_resumes_equals_an_uninterrupted_one(tmp_path):
-    data, epochs = make_split(), []
+def test_a_run_that_a_callback_stops_and_resumes_equals_an_uninterrupted_one(tmp_path):
+    data, stop = make_split(), Stop()
     straight, expected = run(data, tmp_path / 'a')
-
-    def stop(record):
-        epochs.append(record['epoch'])
-        return True
-
+    options = {'callbacks': (stop, Callback())}  # One that returns True is enough.
     for number in range(2):
-        stopped, history = run(data, tmp_path / 'b', resume=number > 0, on_epoch=stop)
+        stopped, history = run(data, tmp_path / 'b', resume=number > 0, **options)
         assert history.num_epochs == number + 1
         assert not stopped.training
     resumed, history = run(data, tmp_path / 'b', resume=True)
-    assert epochs == [1, 2]
+    assert stop.epochs == [1, 2]
     assert states_equal(straight, resumed)
     assert without_seconds(expected) == without_seconds(history)
 
@@ -277,7 +275,7 @@ def test_checkpoints_are_written_in_time_and_at_the_end(tmp_path):
     with patch('promptmm_pyg.training.loop.save_state', wraps=save_state) as saved:
         expected = run(data, tmp_path / 'a', checkpoint_seconds=1e6)
         assert saved.call_count == 1
-    first = {'checkpoint_seconds': 1e6, 'on_epoch': lambda record: record['epoch'] == 3}
+    first = {'checkpoint_seconds': 1e6, 'callbacks': (Stop(3),)}
     run(data, tmp_path / 'b', **first)
     resumed = run(data, tmp_path / 'b', resume=True, checkpoint_seconds=1e6)
     assert states_equal(expected[0], resumed[0])
@@ -286,7 +284,7 @@ def test_checkpoints_are_written_in_time_and_at_the_end(tmp_path):
 
 
 def test_a_run_that_stops_before_its_first_validation_is_validated():
-    options = {'validate_every': 3, 'on_epoch': lambda _: True}
+    options = {'validate_every': 3, 'callbacks': (Stop(),)}
     _, history = run(make_split(), None, **options)
     assert history.best_epoch == history.num_epochs == 1
     assert history.records[0]['validation']['Recall@20'] == history.best_value
