@@ -9,7 +9,7 @@ import torch
 
 from promptmm_pyg.models import EASE, LightGCN, Popularity
 from promptmm_pyg.search_space import Choices, SearchSpace
-from promptmm_pyg.training import TrainingConfig, train
+from promptmm_pyg.training import History, TrainingConfig, train
 from promptmm_pyg.tuning import split_params, tune
 from tests.training.setting import make_split
 
@@ -44,6 +44,59 @@ def test_the_best_trial_is_the_training_with_its_parameters(data):
             assert all(torch.equal(a, b) for a, b in parts)
     assert result.history.best_value == max(values)
     assert [trial.state for trial in result.trials] == ['complete'] * 3
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Makes ``train`` validate as given, per trial and epoch; a model's first
+    parameters are then the number of its trial.
+    """
+
+    def script(*curves):
+        numbers = iter(range(len(curves)))
+
+        def fake(model, _, *, config, **__):
+            number, records = next(numbers), []
+            torch.nn.init.constant_(next(model.parameters()), number)
+            for epoch, value in enumerate(curves[number], 1):
+                record = {'epoch': epoch, 'validation': {config.monitor: value}}
+                records.append(record)
+                if any(x.on_epoch('', record) for x in config.callbacks):
+                    break
+            values = curves[number][: len(records)]
+            best = max(values)
+            return History(records, values.index(best) + 1, best, config.monitor)
+
+        monkeypatch.setattr(module, 'train', fake)
+
+    return script
+
+
+@pytest.mark.parametrize('is_on_disk', [False, True])
+def test_the_best_trial_is_returned_of_equals_the_first(
+    data, scripted, tmp_path, is_on_disk
+):
+    scripted([0.2], [0.1, 0.5, 0.4], [0.3], [0.5])
+    result = tuned(data, trials=4, folder=tmp_path if is_on_disk else None)
+    assert [trial.value for trial in result.trials] == [0.2, 0.5, 0.3, 0.5]
+    assert result.best_params == result.trials[1].params
+    assert result.history[1:3] == (2, 0.5)
+    assert (next(result.model.parameters()) == 1).all()
+
+
+@pytest.mark.parametrize('prune', [True, False])
+def test_a_trial_that_is_worse_than_the_median_is_pruned(data, scripted, prune):
+    config = replace(QUICK, patience=2, validate_every=1)
+    median = [0.4, 0.5, 0.5]
+    better, worse = [0.1, 0.6, 0.7], [0.4, 0.4, 0.9]
+    scripted(*[median] * 4, better, worse)
+    result = tuned(data, trials=6, config=config, prune=prune)
+    ends = [(trial.state, trial.num_epochs, trial.value) for trial in result.trials]
+    assert ends[:4] == [('complete', 3, 0.5)] * 4
+    assert ends[4] == ('complete', 3, 0.7)
+    # After the two epochs of ``patience``, with its best value so far.
+    assert ends[5] == (('pruned', 2, 0.4) if prune else ('complete', 3, 0.9))
+    assert (next(result.model.parameters()) == (4 if prune else 5)).all()
 
 
 def test_closed_forms_are_tuned_alike(data):
