@@ -10,6 +10,7 @@ from promptmm_pyg._utils import check_choice
 from promptmm_pyg.benchmark.config import Dataset, Params, grid
 from promptmm_pyg.benchmark.entries import (
     RANDOM,
+    STARTED,
     TRUNCATED,
     Arm,
     Entry,
@@ -30,6 +31,7 @@ from promptmm_pyg.benchmark.report import (
 from promptmm_pyg.benchmark.runner import METRIC, Bench
 from promptmm_pyg.benchmark.stats import mean, spread
 from promptmm_pyg.distillation import promptmm_losses
+from promptmm_pyg.distillation.start import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +119,10 @@ class Part(NamedTuple):
     """Arguments of ``promptmm_losses``; weights are factors."""
     prompt: str = 'frozen'
     """Of ``distill``; ``'none'`` for a teacher without prompt."""
-    start: str = RANDOM
+    start: Start = RANDOM
 
 
-FULL, STARTED = 'PromptMM', 'truncated'
+FULL = 'PromptMM'
 # The paper's sum: decoupled list-wise and embedding losses per modality.
 PAPER: Params = {'list_views': 'modalities', 'embedding_views': 'modalities'}
 PARTS: dict[str, Part] = {

@@ -48,6 +48,7 @@ from promptmm_pyg.distillation import (
     tarec_losses,
     truncate_embeddings,
 )
+from promptmm_pyg.distillation.start import Start
 from promptmm_pyg.functional import l2_normalize, score_lists
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import (
@@ -208,7 +209,7 @@ class Distillation(Experiment):
     student_params: Params = field(default_factory=dict)
     losses: tuple[str, ...] = tuple(LOSSES)
     widths: tuple[int, ...] = (16, 32)
-    starts: tuple[str, ...] = (RANDOM,)
+    starts: tuple[Start, ...] = (RANDOM,)
     tuned_width: int | None = None
     """Width of the trials of each loss. (default: the first)"""
     trials: Any = ({'weight': 1.0, 'l2': 0.01},)
@@ -231,7 +232,7 @@ class Distillation(Experiment):
         for trial in (*grid(self.trials), *grid(self.baseline_trials)):
             check_params('student', self.student, trial, ('weight', 'score_scale'))
         for start in self.starts:
-            check_choice('starts', start, (RANDOM, TRUNCATED, STARTED[0]))
+            check_choice('starts', start, (RANDOM, STARTED))
         if max(self.widths) > self.search_width:
             raise ValueError(
                 f"'widths' must be at most {self.search_width}, the teacher's own (got "
@@ -249,7 +250,7 @@ class Distillation(Experiment):
         dataset: Dataset,
         width: int,
         losses: Losses | None = None,
-        start: str = RANDOM,
+        start: Start = RANDOM,
         teacher: Teacher | None = None,
     ) -> Arm:
         """A student; without ``losses`` it is the baseline."""
@@ -273,7 +274,7 @@ class Distillation(Experiment):
         arm = partial(self.student_arm, bench.dataset)
         entries: list[Entry] = []
         for width in self.widths:
-            factors = {'width': width, 'start': TRUNCATED}
+            factors: dict[str, Any] = {'width': width, 'start': STARTED}
             arm_of_cut = truncated(teacher, width)
             cut = Entry(TRUNCATED, arm_of_cut, factors=factors, retained_of=full)
             for start in self.starts:

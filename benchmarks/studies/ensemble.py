@@ -39,6 +39,7 @@ from promptmm_pyg.distillation import (
     fit_ensemble_weights,
     truncate_embeddings,
 )
+from promptmm_pyg.distillation.start import Start
 from promptmm_pyg.targets import SoftTargets
 
 GRAPH_FILTER = 'GraphFilter'
@@ -163,7 +164,7 @@ class Starts(Ensemble):
     """
 
     students: tuple[str, ...] = ('MatrixFactorization', 'LightGCN')
-    starts: tuple[str, ...] = (RANDOM, TRUNCATED, STARTED[0])
+    starts: tuple[Start, ...] = (RANDOM, STARTED)
     params: Mapping[str, Params] = field(default_factory=dict)
     """Hyper-parameters of each student."""
 

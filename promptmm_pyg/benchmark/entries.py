@@ -11,13 +11,15 @@ from promptmm_pyg.benchmark.config import Params
 from promptmm_pyg.benchmark.registry import is_trained
 from promptmm_pyg.data import Split
 from promptmm_pyg.distillation import Adapter, promptmm_losses, truncate_embeddings
+from promptmm_pyg.distillation.start import Start
 from promptmm_pyg.models._resolve import file_hash, short_name
 from promptmm_pyg.search_space import SearchSpace
 from promptmm_pyg.targets import SoftTargets
 
-RANDOM, TRUNCATED = 'random', 'truncated teacher'
-STARTED = ('truncated', 'teacher tables')
-"""The other starts of ``distill``."""
+# Starts of `distill`.
+RANDOM: Start = 'random'
+STARTED: Start = 'truncated'
+TRUNCATED = 'truncated teacher'  # A row without training.
 
 
 class Teacher(NamedTuple):
@@ -72,9 +74,8 @@ class Arm:
     losses: Losses | None = None
     teacher: Teacher | None = None
     candidates: Params = field(default_factory=dict)
-    start: str = RANDOM
-    """That of ``distill``, or ``'truncated teacher'``, which is in the tables as it is,
-    also if the student propagates them."""
+    start: Start = RANDOM
+    """Of ``distill``, and of a training without losses of distillation."""
     prompt: str = 'frozen'
     """With ``'joint'`` the student trains the prompt of its teacher, too."""
     variant: Variant | None = None

@@ -18,7 +18,6 @@ from torch_geometric.data import HeteroData
 from promptmm_pyg.benchmark.config import Dataset, Params
 from promptmm_pyg.benchmark.entries import (
     RANDOM,
-    TRUNCATED,
     Arm,
     Entry,
     Teacher,
@@ -30,7 +29,7 @@ from promptmm_pyg.data import INTERACTS, ITEM, Split, fingerprint, modality_x_di
 from promptmm_pyg.distillation import (
     CandidateSampling,
     distill,
-    truncate_embeddings,
+    start_student,
 )
 from promptmm_pyg.evaluation import Evaluation, evaluate
 from promptmm_pyg.evaluation.metrics import ACCURACY
@@ -178,10 +177,10 @@ class Bench:
     def model(self, arm: Arm, arguments: Params, targets: SoftTargets | None) -> Any:
         """A model before its training."""
         model = build(arm.model, self.graph(arm.variant), arguments)
-        if arm.start == TRUNCATED:
+        if arm.losses is None and arm.start != RANDOM:
             assert targets is not None
-            width = model.embeddings.embedding_dim
-            model.embeddings.load_tables(truncate_embeddings(targets.x_dict, width))
+            inputs = (normalized_adj_dict(self.graph(arm.variant)),)
+            start_student(model, targets, start=arm.start, inputs=inputs)
         return model
 
     def train_options(self) -> dict[str, Any]:
@@ -219,7 +218,6 @@ class Bench:
                 assert arm.teacher is not None
                 width = model.embeddings.embedding_dim
                 targets = scale_scores(targets, scale).to(self.device)
-                start: Any = RANDOM if arm.start == TRUNCATED else arm.start
                 teacher: SoftTargets | torch.nn.Module = targets
                 if arm.prompt == 'joint':
                     assert arm.teacher.module is not None
@@ -228,7 +226,7 @@ class Bench:
                     model,
                     teacher,
                     data,
-                    start=start,
+                    start=arm.start,
                     losses=arm.losses.make(targets, width, weight),
                     prompt='joint' if arm.prompt == 'joint' else 'frozen',
                     candidates=CandidateSampling(**arm.candidates),

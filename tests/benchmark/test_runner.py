@@ -6,7 +6,7 @@ import torch
 from promptmm_pyg.benchmark import runner
 from promptmm_pyg.benchmark.entries import (
     PROMPTMM,
-    TRUNCATED,
+    STARTED,
     Arm,
     Entry,
     Losses,
@@ -81,7 +81,7 @@ def test_the_cache_depends_on_features_validation_and_every_part_of_an_arm(tmp_p
         replace(MF, losses=Losses('other', None), teacher=one),
         replace(MF, losses=PROMPTMM, teacher=Teacher('two', None)),
         replace(MF, candidates={'num_uniform': 3}),
-        replace(MF, start=TRUNCATED),
+        replace(MF, start=STARTED),
         replace(MF, variant=Variant(['a'], None)),
         replace(MF, embeddings=one),
     ]
@@ -195,7 +195,7 @@ def test_a_student_learns_from_its_teacher(bench):
 def test_a_start_from_the_truncated_teacher(bench):
     given = teacher(bench)
     still = {'learning_rate': 1e-12, 'l2': 0.0}
-    arm = replace(MF, start=TRUNCATED, teacher=given)
+    arm = replace(MF, start=STARTED, teacher=given)
     start = truncate_embeddings(given.targets(0).x_dict, 4)
     x_dict = bench.x_dict(arm, still, 0)
     for key, x in start.items():

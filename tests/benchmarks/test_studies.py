@@ -130,7 +130,7 @@ def test_losses_are_compared_at_every_width(results):
     for width in (4, 8):
         baseline = rows.pop(('baseline', width, 'random'))
         assert 'diff_vs_baseline' not in baseline
-        cut = rows.pop(('truncated teacher', width, 'truncated teacher'))
+        cut = rows.pop(('truncated teacher', width, 'truncated'))
         for row in (cut, *(rows[name, width, 'random'] for name in names)):
             assert gain(row, baseline)
     for name in names:
@@ -154,12 +154,12 @@ def test_only_the_baseline_is_tuned_at_every_width(tmp_path):
 def test_widths_have_two_starts_and_costs(results):
     folder, result = results('widths')
     rows = rows_of(result)
-    cut = rows['truncated teacher', 8, 'truncated teacher']
-    for start in ('random', 'truncated teacher'):
+    cut = rows['truncated teacher', 8, 'truncated']
+    for start in ('random', 'truncated'):
         row = rows['ListwiseKDLoss', 8, start]
         assert gain(row, rows['baseline', 8, start])
         assert gain(row, cut, 'diff_vs_truncated_teacher')
-    assert gain(cut, rows['baseline', 8, 'truncated teacher'])
+    assert gain(cut, rows['baseline', 8, 'truncated'])
     costs = {(row['name'], row['width']): row for row in result['costs']}
     assert len(costs) == 4
     student = costs['MatrixFactorization', 8]
@@ -188,7 +188,7 @@ def test_starts_of_students(results):
         started = rows['ensemble', student, 'truncated']
         # No epoch is restored that is worse than the start.
         assert started['validation']['mean'] >= cut['validation']['mean'] - 0.01
-        assert {'random', 'truncated teacher'} <= {
+        assert {'random', 'truncated'} <= {
             start for _, name, start in rows if name == student
         }
         assert gain(started, cut, 'diff_vs_truncated_teacher')

@@ -90,6 +90,7 @@ def test_no_number_of_the_training_is_out_of_reach():
         'progress',
         'checkpoint_seconds',
         'callbacks',
+        'checkpoint_seconds',
         *LENGTH,
         *NEIGHBORHOODS,
     }
