@@ -46,14 +46,18 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r'py:.*',
-        r'(collections|datetime|np|numpy|pathlib|pd|torch|torch_geometric)\..*',
+        r'(collections|datetime|np|numpy|optuna|pathlib|pd|torch|torch_geometric)\..*',
     ),
-    (r'py:class', r'Axes|Figure|HeteroData|NumpyArray|Tensor|(dict|tuple)\[str'),
+    (
+        r'py:class',
+        r'Axes|Figure|HeteroData|NumpyArray|Tensor|(dict|tuple)\[(str|~typing).*',
+    ),
     (r'py:class', r'promptmm_pyg\.(models\._|benchmark\.|search_space\.).*|Dataset'),
     (r'py:class', r'promptmm_pyg\.(_distributed|report\.(content|charts))\..*'),
     (r'py:class', r'promptmm_pyg\..*\.([A-Z]|_Graphs)'),
     # Types of private modules.
     (r'py:class', r'promptmm_pyg\.(\w+\.)*_[a-z]\w*\..*'),
+    (r'py:obj', r'typing\.Literal\[.*'),
     (r'py:meth', r'forward'),
     (r'py:attr', r'feature_mapper'),
     (r'py:func', r'save_prompt|save_targets'),

@@ -26,7 +26,7 @@ class Trial:
     """The tuned hyper-parameters."""
     state: State = 'running'
     """``'pruned'``: worse than the median of the others. ``'stopped'``: the time was
-    over. ``'failed'``: see :attr:`error`. ``'repeated'``: had been tried before."""
+    over. ``'failed'``: see ``error``. ``'repeated'``: had been tried before."""
     value: float | None = None
     """The validation metric of its best epoch; ``None`` if it has none."""
     best_epoch: int | None = None

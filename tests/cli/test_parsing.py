@@ -88,7 +88,6 @@ def test_no_number_of_the_training_is_out_of_reach():
         'run_dir',
         'resume',
         'progress',
-        'checkpoint_seconds',
         'callbacks',
         'checkpoint_seconds',
         *LENGTH,
