@@ -13,6 +13,7 @@ from promptmm_pyg.models import MODELS
 from promptmm_pyg.runs import RunError
 from promptmm_pyg.runs.folder import staged, write_json
 from promptmm_pyg.runs.stages import student_weights
+from promptmm_pyg.runs.teachers import TEACHERS
 
 if TYPE_CHECKING:
     from promptmm_pyg.auto.run import _Search
@@ -124,7 +125,7 @@ def distill_student(search: '_Search') -> None:
     with staged(search.path, 'student', resume=False) as folder:
         for part in ('student', 'recommender'):
             shutil.copytree(source / part, folder / part)
-        write_json(folder / 'student' / 'teachers.json', teachers)
+        write_json(folder / 'student' / TEACHERS, teachers)
     for task in tasks:
         shutil.rmtree(task.folder, ignore_errors=True)
     search.save()

@@ -7,8 +7,9 @@ from promptmm_pyg.runs.data import Prepared, RunError, prepare
 
 if TYPE_CHECKING:
     from promptmm_pyg.runs.evaluation import evaluate_run
-    from promptmm_pyg.runs.final import Update, refit_run, update_run
+    from promptmm_pyg.runs.final import Update, update_run
     from promptmm_pyg.runs.finish import finish_run
+    from promptmm_pyg.runs.refit import refit_run
     from promptmm_pyg.runs.run import Run
     from promptmm_pyg.runs.stages import distill_run, train_run
     from promptmm_pyg.runs.tune import tune_run
@@ -21,7 +22,7 @@ _HOMES = {
     'distill_run': 'stages',
     'evaluate_run': 'evaluation',
     'finish_run': 'finish',
-    'refit_run': 'final',
+    'refit_run': 'refit',
     'train_run': 'stages',
     'tune_run': 'tune',
     'update_recommender': 'update',

@@ -1,11 +1,10 @@
-"""The final model of a run: trained on everything, or continued with new data."""
+"""The final model of a run, continued with new data."""
 
 import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data import (
@@ -15,28 +14,16 @@ from promptmm_pyg.data import (
     Split,
     load_dataset,
 )
-from promptmm_pyg.runs.data import RunError, hash_split, prepare
+from promptmm_pyg.runs.data import RunError
 from promptmm_pyg.runs.folder import (
     exclusive,
-    read_json,
     staged,
-    where,
     write_json,
 )
-from promptmm_pyg.runs.record import merge_all, record_update, updates_of
-from promptmm_pyg.runs.run import Run, settings_of
-from promptmm_pyg.runs.stages import (
-    CPU,
-    check_resume,
-    make_recommender,
-    save_student,
-    train_student,
-    train_teacher,
-    training_config,
-)
+from promptmm_pyg.runs.record import record_update, updates_of
+from promptmm_pyg.runs.run import Run
 from promptmm_pyg.runs.update import EPOCHS, L2, NothingNewError, update_recommender
 from promptmm_pyg.serving import Recommender
-from promptmm_pyg.training import TrainingConfig
 
 
 class Update(NamedTuple):
@@ -52,147 +39,6 @@ class Update(NamedTuple):
     """New items."""
     items_with_features: int
     """Those of the new items that have features."""
-
-
-def refit_run(
-    run: Run | str | Path,
-    *,
-    resume: bool = False,
-    progress: bool = True,
-    device: str | torch.device = CPU,
-) -> Run:
-    """Trains teacher and student, if there is one, on all interactions, those of
-    validation, test and updates, and makes the result the recommender that is served.
-
-    Settings are those of the run; with a search, those it chose. Each model is trained
-    for the number of epochs that was best on validation: as many passes over more
-    interactions. Nothing is validated, and the evaluated models do not change.
-
-    Args:
-        run: A run with a trained model.
-        resume: Whether to continue an interrupted one. (default: ``False``)
-        progress: Whether to show a progress bar. (default: ``True``)
-        device: Where to train. (default: the CPU)
-
-    Raises:
-        RunError: If a model is not trained yet, or the data have changed.
-    """
-    run = Run.open(run)
-    configs = {'teacher': run.config}
-    if (run.student_dir / 'config.json').is_file():
-        configs['student'] = run.student_config
-    state: dict[str, Any] = {
-        'made_by': 'refit',
-        'epochs': {name: _best_epoch(run, name) for name in configs},
-        'updates': len(updates_of(run)),
-    }
-    if 'student' in configs:
-        if run.student_config.get('teachers'):
-            raise RunError(
-                f"'{run.path}' must have a student of one teacher for a refit (got "
-                f'one of several runs). Refit these, then distill them'
-            )
-        with settings_of(run.student_dir / 'config.json'):  # Before training.
-            weights, settings = _weights(run), _settings(run, 'student')
-    with exclusive(run.path):
-        split = run.read_split()
-        num_trained = split.train[INTERACTS].edge_index.size(1)
-        graph = merge_all(split, updates_of(run))
-        everything = Split(graph, graph, graph)
-        state |= {'data_sha256': hash_split(everything)}
-        if resume:
-            _check_same(run, state)
-        data = prepare(everything, run.config['prompt'])
-        with staged(run.path, 'final', resume=resume) as folder:
-            target = Run(folder / 'final')
-            _write_state(target, state, graph)
-
-            def how(name: str) -> Any:
-                folder = target.folders()[name]
-                length = {'epochs': state['epochs'][name], 'validate_every': 0}
-                settings = _numbers(_settings(run, name), name, num_trained)
-                config = {**configs[name], 'train': settings}
-                return training_config(config, folder, resume, progress, **length)
-
-            titles = run.recommender().titles
-            train_teacher(
-                target,
-                run.config,
-                data,
-                how('teacher'),
-                device,
-                recommender=None if 'student' in configs else target.recommender_dir,
-                titles=titles,
-            )
-            if 'student' not in configs:
-                return run
-            config = {
-                **run.student_config,
-                'train': settings,
-                'loss_weights': weights,
-            }
-            options: dict[str, Any] = {'baseline': False, 'tune': 0}
-            teacher = target.teacher_of(run.config, data.train)
-            result = train_student(
-                config, teacher, data, how('student'), device, **options
-            )
-            made = make_recommender(data, result.student, titles)
-            save_student(target, config, result, made)
-    return run
-
-
-def _best_epoch(run: Run, name: str) -> int:
-    if not run.has(name):
-        command = {'teacher': 'train PATH --out', 'student': 'distill'}[name]
-        raise RunError(
-            f"'{run.path}' must have a trained {name} (got none). Train it with "
-            f"'promptmm {command} {run.path}'"
-        )
-    with settings_of(run.folders()[name] / 'metrics.json'):
-        # A student may be best before its first epoch.
-        return max(1, int(run.metrics(name)['best_epoch']))
-
-
-def _settings(run: Run, name: str) -> dict[str, Any]:
-    """The options of training, with the learning rate that a search chose."""
-    config = run.config if name == 'teacher' else run.student_config
-    return {**config['train'], **_best_param(run, name, 'learning_rate')}
-
-
-def _numbers(
-    settings: Mapping[str, Any], name: str, num_interactions: int
-) -> dict[str, Any]:
-    """The settings with the numbers that 'auto' had when the model was evaluated."""
-    config = TrainingConfig(**settings).resolve(
-        num_interactions, shared_forward=name == 'teacher'
-    )
-    keys = 'batch_size', 'learning_rate', 'propagate_every'
-    return {**settings, **{key: getattr(config, key) for key in keys}}
-
-
-def _weights(run: Run) -> dict[str, float]:
-    return {**run.student_config['loss_weights'], **_best_param(run, 'student', 'l2')}
-
-
-def _best_param(run: Run, name: str, key: str) -> dict[str, Any]:
-    """What a search chose; empty if there was none."""
-    best = run.metrics(name).get('best_params', {})
-    return {key: best[key]} if key in best else {}
-
-
-def _check_same(run: Run, state: Mapping[str, Any]) -> None:
-    folder = where(run.path, 'final') / 'final'
-    if folder.parent == run.path:
-        raise RunError(f"'{run.path}' has no interrupted refit to continue")
-    old = {'train': {}, **read_json(folder / 'config.json')}
-    check_resume({'train': {}, **state}, old, subject='models and data of the refit')
-
-
-def _write_state(target: Run, state: Mapping[str, Any], graph: HeteroData) -> None:
-    counts = {f'{key}s': int(graph[key].num_nodes) for key in (USER, ITEM)}
-    counts['interactions'] = graph[INTERACTS].edge_index.size(1)
-    date = datetime.date.today().isoformat()
-    write_json(target.config_file, {**state, **counts, 'date': date})
 
 
 def update_run(

@@ -217,17 +217,13 @@ class Run:
         """
         _ = self.data  # First: a replacement waits for readers.
         with self.reading():
-            return self.teacher_of(self.config, self.data.train)
-
-    def teacher_of(self, config: Mapping[str, Any], train: HeteroData) -> 'Trained':
-        """The teacher of this folder, for other settings and data than the folder's."""
-        fix = "Finish its training: 'promptmm train ... --resume'"
-        state = load_tensors(self.teacher_dir / MODEL, fix)
-        with settings_of(self.config_file, RuntimeError):
-            model = build_model(config, 'teacher', train)
-            if isinstance(model, ClosedForm):
-                return model.fit(train[INTERACTS].edge_index)
-            model.load_state_dict(state)
+            fix = "Finish its training: 'promptmm train ... --resume'"
+            state = load_tensors(self.teacher_dir / MODEL, fix)
+            with settings_of(self.config_file, RuntimeError):
+                model = build_model(self.config, 'teacher', self.data.train)
+                if isinstance(model, ClosedForm):
+                    return model.fit(self.data.train[INTERACTS].edge_index)
+                model.load_state_dict(state)
         return model.eval()
 
     def student(self) -> torch.nn.Module:
@@ -404,7 +400,7 @@ class Run:
         Raises:
             RunError: If a model is not trained yet, or the data have changed.
         """
-        from promptmm_pyg.runs.final import refit_run
+        from promptmm_pyg.runs.refit import refit_run
 
         refit_run(self, **options)
 

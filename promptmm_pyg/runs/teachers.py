@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data.schema import INTERACTS, fingerprint
 from promptmm_pyg.distillation import ensemble_targets, fit_ensemble_weights
 from promptmm_pyg.models._resolve import short_name
 from promptmm_pyg.models.closed_form import ClosedForm
-from promptmm_pyg.runs.data import RunError
-from promptmm_pyg.runs.folder import write_json
-from promptmm_pyg.runs.run import Run
+from promptmm_pyg.runs.data import Prepared, RunError
+from promptmm_pyg.runs.folder import read_json, write_json
+from promptmm_pyg.runs.run import Run, Trained, settings_of
 from promptmm_pyg.targets import SoftTargets, soft_targets
+
+TEACHERS = 'teachers.json'
 
 
 def teacher_of_runs(
@@ -46,8 +49,8 @@ def teacher_of_runs(
         name = short_name(other.config['model'])
         number = sum(key.partition('-')[0] == name for key in targets) + 1
         name = f'{name}-{number}' if number > 1 else name
-        targets[name] = _targets(other)
-        used[name] = {'run': str(other.path.resolve())}
+        targets[name] = targets_of(other.teacher(), other.data)
+        used[name] = {'run': _recorded_path(run, other)}
     try:
         weights = fit_ensemble_weights(targets, data.train, data.val)
     except ValueError as error:
@@ -55,7 +58,7 @@ def teacher_of_runs(
     if folder is not None:
         for name, weight in weights.items():
             used[name]['weight'] = weight
-        write_json(folder / 'teachers.json', used)
+        write_json(folder / TEACHERS, used)
     scaled = {name: scale * weight for name, weight in weights.items()}
     return ensemble_targets(targets, scaled, data.train)
 
@@ -70,11 +73,48 @@ def _check_named_once(paths: Sequence[str | Path]) -> None:
         )
 
 
-def _targets(run: Run) -> SoftTargets:
-    teacher = run.teacher()
+def _recorded_path(run: Run, other: Run) -> str:
+    """The folder of a run; relative if it is in that of the student, which may move."""
+    root, path = run.path.resolve(), other.path.resolve()
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def recorded_teachers(run: Run) -> dict[str, tuple[Run, float]]:
+    """The runs that taught the student together, and their weights, by name. Those of
+    weight zero are left out. Empty if the teacher of the run taught it alone.
+
+    Raises:
+        RunError: If one of them is no run any more, or the file is damaged.
+    """
+    file = run.student_dir / TEACHERS
+    content = read_json(file) if file.is_file() else {}
+    with settings_of(file):
+        weights = {name: float(x['weight']) for name, x in content.items()}
+        paths = {name: run.path / x['run'] for name, x in content.items()}
+    used = {name: weight for name, weight in weights.items() if weight > 0}
+    return {name: (Run.open(paths[name]), weight) for name, weight in used.items()}
+
+
+def targets_of(teacher: Trained, data: Prepared) -> SoftTargets:
+    """The output of a trained teacher."""
     if isinstance(teacher, ClosedForm):
         return SoftTargets.from_output(teacher.as_output())
-    return soft_targets(teacher, *run.data.inputs)
+    return soft_targets(teacher, *data.inputs)
+
+
+def check_same_interactions(
+    run: Run, other: Run, train: HeteroData, other_train: HeteroData
+) -> None:
+    """Raises a ``RunError`` unless two runs have the same interactions and nodes."""
+    if fingerprint(train) != fingerprint(other_train):
+        raise _other_data_error(run, other)
+
+
+def _other_data_error(run: Run, other: Run) -> RunError:
+    return RunError(
+        f"--teachers must be runs on the interactions of '{run.path}', split alike "
+        f"(got '{other.path}'). Train it with the same options of the data"
+    )
 
 
 def _check_same_data(run: Run, other: Run) -> None:
@@ -83,12 +123,9 @@ def _check_same_data(run: Run, other: Run) -> None:
         torch.equal(*(graph[INTERACTS].edge_label_index for graph in pair))
         for pair in graphs
     )
-    trains = run.data.train, other.data.train
-    if fingerprint(trains[0]) != fingerprint(trains[1]) or not all(held_out):
-        raise RunError(
-            f"--teachers must be runs on the interactions of '{run.path}', split alike "
-            f"(got '{other.path}'). Train it with the same options of the data"
-        )
+    check_same_interactions(run, other, run.data.train, other.data.train)
+    if not all(held_out):
+        raise _other_data_error(run, other)
 
 
 def student_teacher(

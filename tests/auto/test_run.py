@@ -93,8 +93,13 @@ def test_a_moved_run_finds_its_members(folder, tmp_path):
     student_teacher(moved, config, tmp_path)
     teachers = read_json(tmp_path / 'teachers.json')
     assert teachers.keys() == {'EASE', 'LightGCN'}
-    assert teachers['LightGCN']['run'] == str(moved.path / 'members' / 'LightGCN')
+    assert teachers['EASE']['run'] == '.'
+    assert teachers['LightGCN']['run'] == 'members/LightGCN'
     assert moved.evaluate('val').keys() >= {'LightGCN', 'EASE', 'student'}
+    ensemble = moved.search['ensemble']['weights']
+    moved.refit(progress=False)
+    assert moved.final['teachers'] == ensemble
+    assert moved.recommender().user_x.size(1) == 8
 
 
 def test_the_report_has_the_leaderboard(folder, capsys):
