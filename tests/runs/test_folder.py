@@ -220,7 +220,8 @@ def start(run, *words):
 def test_killing_a_training_loses_nothing(distilled, copy_of, fails, capsys):
     run = copy_of(distilled)
     before = files_of(run)
-    process = start(run, '--overwrite')
+    # Else its best epoch may be the start, which is that of the former student.
+    process = start(run, '--overwrite', '--start', 'random')
     message = fails('distill', run, *DISTILL, '--overwrite')
     assert f'(got process {process.pid} on ' in message
     process.kill()
