@@ -1,6 +1,7 @@
 """``promptmm distill``: the student, its baseline, and a recommender."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,21 @@ def run(args: argparse.Namespace) -> int:
     for name in ('student', 'baseline'):
         if run.has(name):
             print(metrics_text(run, name))
+    if run.has('baseline'):
+        values = [run.metrics(name)['best_value'] for name in ('student', 'baseline')]
+        if values[0] < values[1]:
+            print(weak_teacher(run.path), file=sys.stderr)
     print(f'next: promptmm evaluate {run.path}')
     return 0
+
+
+def weak_teacher(path: Path) -> str:
+    """What to do where the student is below its baseline."""
+    return (
+        'note: the student without a teacher is better on validation: the teacher is '
+        f"too weak on these data. Tune it ('promptmm tune'), try 'promptmm distill "
+        f"{path} --overwrite --start random', or let 'promptmm auto' choose"
+    )
 
 
 def student_config(args: argparse.Namespace) -> dict[str, Any]:

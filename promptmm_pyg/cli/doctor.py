@@ -46,6 +46,8 @@ EXTRAS = {
     'ann': 'approximate ranking, faiss indices',
     'content': 'encoders of texts and images',
     'ica': '--prompt-start ica',
+    'tune': 'promptmm tune',
+    'tracking': '--track',
 }
 # Packages that are compiled against torch, by extra.
 _COMPILED = {'kernels': ('torch_scatter', 'torch_sparse'), 'content': ('torchvision',)}

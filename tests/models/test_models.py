@@ -580,6 +580,7 @@ def test_it_trains_and_a_resumed_run_is_the_same(name, split, tmp_path):
         config = TrainingConfig(
             epochs=epochs,
             patience=99,
+            validate_every=1,
             run_dir=tmp_path / folder,
             resume=resume,
             progress=False,
