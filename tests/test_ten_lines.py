@@ -71,7 +71,7 @@ def test_the_program_is_ten_lines():
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_on_a_folder(synthetic, tmp_path, monkeypatch, capsys):
-    write_diffmm(tmp_path / 'data' / 'tiktok', synthetic)
+    write_diffmm(tmp_path / 'data' / 'ml100k', synthetic)
     names = run(PROGRAM, tmp_path, monkeypatch, epochs=2)
     check(names, capsys.readouterr().out)
     # The folder has its own split, which is kept.
@@ -92,7 +92,7 @@ def test_on_tables(synthetic, tmp_path, monkeypatch, capsys):
         head = ('item_id', *(f'c{n}' for n in range(6)))
         csv.writer(file).writerows([head, *rows])
     call = re.search(r"load_dataset\('clicks.csv', [^`]*\)", README)[0]
-    program = PROGRAM.replace("load_dataset('data/tiktok')", call)
+    program = PROGRAM.replace("load_dataset('data/ml100k')", call)
     assert program != PROGRAM
     names = run(program, tmp_path, monkeypatch, epochs=2)
     check(names, capsys.readouterr().out)
@@ -102,17 +102,17 @@ def test_on_tables(synthetic, tmp_path, monkeypatch, capsys):
 @pytest.mark.real_data
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_on_tiktok(tmp_path, monkeypatch, capsys):
-    sample_tiktok(tmp_path / 'data' / 'tiktok')
+    sample_tiktok(tmp_path / 'data' / 'ml100k')
     names = run(PROGRAM, tmp_path, monkeypatch, epochs=2)
     printed = capsys.readouterr().out
     check(names, printed)
-    assert OUTPUT.startswith('6130 users x 6710 items')
+    assert OUTPUT.startswith('904 users x 1682 items')
     assert printed.startswith('140 users x 6710 items')
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_the_four_command_lines(synthetic, tmp_path, monkeypatch, capsys):
-    write_diffmm(tmp_path / 'data' / 'tiktok', synthetic)
+    write_diffmm(tmp_path / 'data' / 'ml100k', synthetic)
     monkeypatch.chdir(tmp_path)
     block = README.split('## The command line')[1].split('```bash\n')[1].split('```')[0]
     lines = block.splitlines()
