@@ -123,6 +123,15 @@ def test_an_interruption_says_how_to_go_on(argv, expected, capsys, monkeypatch):
     assert last == f'promptmm: interrupted. Continue with: promptmm {expected}'
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT raises, also where the tests run in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('interruptible')
 def test_an_import_that_hides_an_interruption_is_interrupted(capsys, monkeypatch):
     def hides(name):
         try:
