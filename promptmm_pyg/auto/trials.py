@@ -141,11 +141,13 @@ def draw_trial(trials: Sequence[Trial], seed: int, num_models: int = 8) -> Trial
 
 
 def setting(model: str, number: int, seed: int) -> dict[str, Any]:
-    """The hyper-parameters of a model's trial; the first ones are its defaults."""
+    """The hyper-parameters of a model's trial; of the first ones, those that differ
+    from its defaults: the learning rate is then that of the data.
+    """
     space = MODELS[model].search_space
-    first = space.first_trials()
+    first, defaults = space.first_trials(), space.defaults
     if number < len(first):
-        return {} if number == 0 else dict(first[number])
+        return {k: v for k, v in first[number].items() if v != defaults[k]}
     generator = random.Random(f'{seed} {model} {number}')
     drawn: Any = _Draw(generator)
     return {name: part.suggest(name, drawn) for name, part in space.space.items()}

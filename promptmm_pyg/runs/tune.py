@@ -16,6 +16,7 @@ import torch
 
 from promptmm_pyg._files import remove
 from promptmm_pyg._utils import check_positive
+from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.models._resolve import constructors, short_name
 from promptmm_pyg.runs.data import Prepared, RunError
 from promptmm_pyg.runs.folder import (
@@ -229,14 +230,18 @@ def _search(
         arguments['prompt_start_dict'] = None
     if end is not None:
         options['minutes'] = max((end - time.time()) / 60, 1e-3)
+    num_interactions = data.train[INTERACTS].edge_index.size(1)
+    how = TrainingConfig(**config['train']).resolve(
+        num_interactions, shared_forward=True
+    )
     return tune(
         cls,
         on_device.split,
         arguments=arguments,
         loss_weights=config['loss_weights'],
-        config=TrainingConfig(**config['train']),
+        config=how,
         inputs=on_device.inputs,
-        space=tuned_space(config),
+        space=tuned_space(config).with_learning_rate(float(how.learning_rate)),
         folder=path / TUNING,
         **options,
     )

@@ -480,7 +480,8 @@ class _Run:
         folder = self.dir
 
         def write() -> None:
-            if now or time.monotonic() - self._saved_at >= self.seconds:
+            is_time = now or time.monotonic() - self._saved_at >= self.seconds
+            if is_time and len(records) > self._saved:
                 self._write(folder, records)
                 self._saved, self._saved_at = len(records), time.monotonic()
 

@@ -82,6 +82,7 @@ def test_settings_begin_with_the_defaults_and_are_drawn_from_the_search_space():
     space = MODELS['LightGCN'].search_space.space
     assert setting('LightGCN', 0, 0) == {}
     assert setting('LightGCN', 1, 0)['l2'] == 0.03
+    assert 'learning_rate' not in setting('LightGCN', 1, 0)  # 'auto' chooses it.
     drawn = [setting('LightGCN', n, 0) for n in range(2, 30)]
     rates = [params['learning_rate'] for params in drawn]
     assert min(rates) >= space['learning_rate'].low

@@ -47,6 +47,12 @@ def test_the_teacher_is_the_best_trial(tmp_path):
     assert not (run.path / 'tuning').exists()
 
 
+def test_the_first_trial_has_the_learning_rate_of_a_training(tmp_path):
+    config = {**LIGHT_GCN, 'train': {'epochs': 1, 'batch_size': 8192}}
+    (first,) = tuned(tmp_path, config, trials=1).metrics('teacher')['trials']
+    assert first['params']['learning_rate'] == 0.01
+
+
 def test_processes_tune_one_run(tmp_path, monkeypatch):
     journal, search = tmp_path / 'tuning' / 'trials.jsonl', module._search
 
