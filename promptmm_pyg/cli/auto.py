@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from promptmm_pyg.auto import auto_run
-from promptmm_pyg.cli.data import add_data_options, data_config
+from promptmm_pyg.cli.data import data_config
 from promptmm_pyg.cli.evaluate import ONE_TRAINING, format_table, interval_text
 from promptmm_pyg.cli.parsing import (
     Parser,
@@ -14,7 +14,7 @@ from promptmm_pyg.cli.parsing import (
     check_device,
     config_text,
 )
-from promptmm_pyg.cli.train import titles_config
+from promptmm_pyg.cli.train import add_run_options, titles_config
 from promptmm_pyg.evaluation import PairedTest
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.folder import read_json
@@ -40,8 +40,7 @@ _ORDER = ('ensemble', 'student', 'truncated_teacher', 'teacher', 'LightGCN', 'EA
 def add_arguments(parser: Parser) -> None:
     """Adds all options."""
     parser.usage = 'promptmm auto PATH --out RUN [options]'
-    add_data_options(parser)
-    parser.add_argument('--out', required=True, metavar='RUN', help='folder to write')
+    add_run_options(parser)
     add_flags(
         parser,
         """
@@ -51,10 +50,6 @@ def add_arguments(parser: Parser) -> None:
 --jobs N  models that are trained side by side, each with its share of the cores
   (default: by cores and memory)
 --seed N [0]  seed of everything random
---resume  go on with an interrupted search
---overwrite  replace a run in RUN
---titles FILE  table with the item column and a column of titles (default: none)
---title-column NAME [title]  column of titles
 --quiet  show no progress""",
     )
     add_device(parser)

@@ -66,6 +66,14 @@ _PROMPT_NAMES = {'out_channels': 'prompt_dim', 'combine': 'prompt_combine'}
 def add_arguments(parser: Parser) -> None:
     """Adds all options."""
     parser.usage = 'promptmm train PATH --out RUN [options]'
+    add_run_options(parser)
+    add_model(parser, 'model', DEFAULT, 'the model to train')
+    add_training(parser, **PROPAGATE)
+    parser.add_more = _add_model_options
+
+
+def add_run_options(parser: Parser) -> None:
+    """Adds the options of data, of titles and of the folder that is written."""
     add_data_options(parser)
     parser.add_argument('--out', required=True, metavar='RUN', help='folder to write')
     add_flags(
@@ -77,9 +85,6 @@ def add_arguments(parser: Parser) -> None:
   recommendations (default: none)
 --title-column NAME [title]  column of titles""",
     )
-    add_model(parser, 'model', DEFAULT, 'the model to train')
-    add_training(parser, **PROPAGATE)
-    parser.add_more = _add_model_options
 
 
 def _add_model_options(parser: Parser, argv: Sequence[str]) -> None:
