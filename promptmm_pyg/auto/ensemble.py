@@ -3,7 +3,7 @@ over-fitting validation.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER
-from promptmm_pyg.distillation import ensemble_targets, fit_ensemble_weights
+from promptmm_pyg.distillation import ensemble_targets
 from promptmm_pyg.distillation.ensemble import score_std
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.evaluation.metrics import positives
@@ -23,6 +23,10 @@ Tables = Mapping[str, Tensor]
 LIST = 50
 """The items of a user per trial that are ranked again by their sum."""
 MAX_PICKS = 12
+ROUNDS = 5
+"""Of halves."""
+MIN_WEIGHT = 0.02
+"""Smaller weights are set to zero."""
 
 
 class Choice(NamedTuple):
@@ -80,137 +84,140 @@ def choose_ensemble(
     val: HeteroData,
     *,
     k: int = 20,
-    required: str | None = None,
     max_users: int = 4000,
     seed: int = 0,
 ) -> Choice:
-    """Chooses trials and fits their weights (`fit_ensemble_weights`).
+    """Chooses trials and their weights by bagged ensemble selection (`"Ensemble
+    Selection from Libraries of Models" <https://doi.org/10.1145/1015330.1015432>`_).
+    The first one is always among them.
 
-    The validation users are split in two halves. On each, trials are added one by one,
-    as long as the sum of the standardized scores ranks better (`"Ensemble Selection
-    from Libraries of Models" <https://doi.org/10.1145/1015330.1015432>`_); how many are
-    used is decided on the other half. The ensemble has the trials that both halves
-    chose, so that one that was lucky on a half is left out.
+    The validation users are split in halves, several times. On each half, trials are
+    added one by one, with replacement, as long as the sum of the standardized scores
+    ranks better on the other half. The weight of a trial is its mean share of these
+    sums, so that a trial that was lucky on one half counts little.
 
     Args:
         trials: Embeddings of users and items by trial; the best one first.
         train: Graph whose message edges are the training interactions.
         val: Graph with validation positives.
         k: The cutoff of Recall. (default: ``20``)
-        required: A trial that is always part of it. (default: the first)
         max_users: Validation users that are looked at, at most. (default: ``4000``)
         seed: Of sample and halves. (default: ``0``)
     """
-    required = required or next(iter(trials))
-    sampled = sample_users(val, max_users, seed)
-    lists = ScoreLists(trials, train, sampled)
-    num_users = lists.num_users
-    order = torch.randperm(num_users, generator=torch.Generator().manual_seed(seed + 1))
-    halves = order[: num_users // 2], order[num_users // 2 :]
+    lists = ScoreLists(trials, train, sample_users(val, max_users, seed), k)
+    every = torch.arange(lists.num_users)
+    judged = 0.0
+    for own, other in _halves(every, seed):
+        judged += lists.recall(_bagged(lists, own, seed), other) / 2
+    weights = _bagged(lists, every, seed)
     names = list(trials)
-    picks, judged = [], []
-    for own, other in (halves, halves[::-1]):
-        chosen = _forward(lists, own, other, k)
-        members = {names[i] for i in chosen}
-        graph = of_users(sampled, lists.users[own])
-        weights = _fit(trials, members, train, graph)
-        judged.append(lists.recall(_vector(weights, names), other, k))
-        picks.append(members)
-    members = (picks[0] & picks[1]) | {required}
-    weights = _fit(trials, members, train, sampled)
-    every = torch.arange(num_users)
-    single = lists.recall(_vector({required: 1.0}, names), every, k)
-    fitted = lists.recall(_vector(weights, names), every, k)
-    choice = Choice(weights, fitted, sum(judged) / 2, single)
-    if choice.judged <= single or fitted <= single:  # Nothing is gained by a sum.
-        return Choice({required: 1.0}, single, single, single)
-    return choice
+    alone = torch.eye(len(names))[0]
+    single, fitted = lists.recall(alone, every), lists.recall(weights, every)
+    if judged <= single or fitted <= single:  # Nothing is gained by a sum.
+        return Choice({names[0]: 1.0}, single, single, single)
+    chosen = {n: w for n, w in zip(names, weights.tolist(), strict=True) if w > 0}
+    return Choice(chosen, fitted, judged, single)
 
 
-def _fit(
-    trials: Mapping[str, Tables],
-    members: set[str],
-    train: HeteroData,
-    val: HeteroData,
-) -> dict[str, float]:
-    targets = {name: as_targets(x) for name, x in trials.items() if name in members}
-    if len(targets) == 1:
-        return dict.fromkeys(targets, 1.0)
-    try:
-        weights = fit_ensemble_weights(targets, train, val)
-    except ValueError:  # No positive is in a list, or none is better than chance.
-        return dict.fromkeys(targets, 1 / len(targets))
-    return {name: weight for name, weight in weights.items() if weight > 0}
+def _halves(rows: Tensor, seed: int) -> tuple[tuple[Tensor, Tensor], ...]:
+    order = torch.randperm(
+        rows.numel(), generator=torch.Generator().manual_seed(seed + 1)
+    )
+    first, second = rows[order].tensor_split(2)
+    return (first, second), (second, first)
 
 
-def _vector(weights: Mapping[str, float], names: Sequence[str]) -> Tensor:
-    return torch.tensor([weights.get(name, 0.0) for name in names])
-
-
-def _forward(lists: 'ScoreLists', own: Tensor, other: Tensor, k: int) -> list[int]:
-    """The picks of a half, as many as are best on the other one."""
-    total = torch.zeros(lists.num_trials)
-    chosen: list[int] = []
-    values: list[float] = []
-    eye = torch.eye(lists.num_trials)
-    for _ in range(min(MAX_PICKS, 2 * lists.num_trials)):
-        scores = [lists.recall(total + one, own, k) for one in eye]
-        best = max(range(lists.num_trials), key=lambda i: scores[i])
-        total = total + eye[best]
-        chosen.append(best)
-        values.append(lists.recall(total, other, k))
-    return chosen[: values.index(max(values)) + 1]
+def _bagged(lists: 'ScoreLists', rows: Tensor, seed: int) -> Tensor:
+    """The mean shares of the trials in the sums that are chosen on halves of ``rows``,
+    without negligible ones but the first.
+    """
+    shares = []
+    for number in range(ROUNDS):
+        for own, other in _halves(rows, seed + 100 * (number + 1)):
+            picks = lists.forward(own, other)
+            counts = torch.bincount(torch.tensor(picks), minlength=lists.num_trials)
+            shares.append(counts / counts.sum())
+    mean = torch.stack(shares).mean(dim=0)
+    mean = torch.where(mean < MIN_WEIGHT, 0.0, mean)
+    mean[0].clamp_(min=MIN_WEIGHT)
+    return mean / mean.sum()
 
 
 class ScoreLists:
-    """The standardized scores of every trial on each user's best items of all trials.
+    """How the standardized scores of every trial rank the positives among each user's
+    best items of all trials.
 
     Args:
         trials: Embeddings by trial.
         train: Graph with the training interactions.
         val: Graph with the positives of the users.
+        k: The cutoff of Recall.
     """
 
     def __init__(
-        self, trials: Mapping[str, Tables], train: HeteroData, val: HeteroData
+        self,
+        trials: Mapping[str, Tables],
+        train: HeteroData,
+        val: HeteroData,
+        k: int = 20,
     ) -> None:
         sizes = train.num_nodes_dict
         user, item = positives(val)
-        self.users, row = user.unique(return_inverse=True)
-        self.num_users, self.num_trials = self.users.numel(), len(trials)
+        users, row = user.unique(return_inverse=True)
+        self.num_users, self.num_trials, self.k = users.numel(), len(trials), k
         seen = SeenItems.from_edge_index(
             train[INTERACTS].edge_index, sizes[USER], sizes[ITEM]
         )
         top = min(LIST, sizes[ITEM])
         best = [
-            rank_items((x[USER], x[ITEM]), self.users, top, seen=seen).item_index
+            rank_items((x[USER], x[ITEM]), users, top, seen=seen).item_index
             for x in trials.values()
         ]
         items = torch.cat(best, dim=1).sort(dim=1).values
         items[:, 1:] = items[:, 1:].masked_fill(items[:, 1:] == items[:, :-1], -1)
+        # The lists are filled up to the same length by -1.
+        items = items.sort(dim=1, descending=True).values
+        items = items[:, : int((items >= 0).sum(dim=1).max())]
+        place = (items[row] == item[:, None]).nonzero()
+        row, column = row[place[:, 0]], place[:, 1:]
         index = items.clamp(min=0)
-        self.scores = torch.stack(
-            [
-                score_lists(x[USER], x[ITEM], self.users, index) / score_std(name, x)
-                for name, x in trials.items()
-            ]
-        )
-        """``[T, N, L]``; those of padding are ignored."""
-        self.padding = items < 0
-        flat = row * sizes[ITEM] + item
-        self.is_positive = torch.isin(self.users_rows(index, sizes[ITEM]), flat)
-        self.is_positive &= ~self.padding
-        self.num_positives = torch.bincount(row, minlength=self.num_users)
+        margins = []
+        for name, x in trials.items():
+            scores = score_lists(x[USER], x[ITEM], users, index) / score_std(name, x)
+            margin = scores[row] - scores[row].gather(1, column)
+            margins.append(margin.masked_fill(items[row] < 0, -torch.inf))
+        self.margins = torch.stack(margins)
+        """Scores of the items of a list less that of a positive, ``[T, P, L]``."""
+        self.row = row
+        """The user of each positive that is in a list, ``[P]``."""
+        num_positives = torch.bincount(user.unique(return_inverse=True)[1])
+        self.share = 1 / num_positives[row]
 
-    def users_rows(self, index: Tensor, num_items: int) -> Tensor:
-        """One number per pair of a row and an item."""
-        return torch.arange(self.num_users)[:, None] * num_items + index
-
-    def recall(self, weights: Tensor, rows: Tensor, k: int) -> float:
-        """Recall at ``k`` of the weighted sum, on some of the users."""
+    def recall(self, weights: Tensor, rows: Tensor) -> float:
+        """Recall of the weighted sum, on some of the users."""
         used = weights.nonzero().view(-1)
-        scores = torch.einsum('t,tnl->nl', weights[used], self.scores[used][:, rows])
-        scores = scores.masked_fill(self.padding[rows], -torch.inf)
-        top = scores.topk(min(k, scores.size(1)), dim=1).indices
-        hits = self.is_positive[rows].gather(1, top).sum(1)
-        return float((hits / self.num_positives[rows]).mean())
+        place = torch.isin(self.row, rows).nonzero().view(-1)
+        margins = self.margins[used][:, place]
+        total = (weights[used, None, None] * margins).sum(dim=0)
+        return self._hits(total, place) / rows.numel()
+
+    def forward(self, own: Tensor, other: Tensor) -> list[int]:
+        """The picks on some users, as many as are best on others."""
+        places = [torch.isin(self.row, x).nonzero().view(-1) for x in (own, other)]
+        margins, others = (self.margins[:, place] for place in places)
+        total, judged = torch.zeros_like(margins[0]), torch.zeros_like(others[0])
+        picks: list[int] = []
+        values: list[float] = []
+        for _ in range(MAX_PICKS):
+            scores = [self._hits(total + margin, places[0]) for margin in margins]
+            best = max(range(self.num_trials), key=lambda i: scores[i])
+            total += margins[best]
+            judged += others[best]
+            picks.append(best)
+            values.append(self._hits(judged, places[1]))
+        return picks[: values.index(max(values)) + 1]
+
+    def _hits(self, margins: Tensor, place: Tensor) -> float:
+        """The sum of the users' recall by the margins of some positives."""
+        is_hit = (margins > 0).sum(dim=1) < self.k
+        return float(self.share[place][is_hit].sum())

@@ -35,10 +35,11 @@ from promptmm_pyg.runs import Run, distill_run
 from promptmm_pyg.runs.stages import student_weights
 
 DESCRIPTION = """\
-Train a small student on the interactions and on the output of the teacher in RUN. It
-starts from the teacher, truncated to its width, and is never below that on validation.
-The baseline is the same student without a teacher, on the same batches. Their
-difference is the effect of the teacher; see it with 'promptmm evaluate RUN'. It is
+Train a small student on the interactions and on the output of the teacher in RUN. The
+baseline, the same student without a teacher on the same batches, is trained first. The
+student starts from the teacher, truncated to its width, where this is at least as good
+as the baseline on validation, and else at random. The difference of student and
+baseline is the effect of the teacher; see it with 'promptmm evaluate RUN'. It is
 fair with --tune N, which tries N learning rates and l2 penalties, the same for both,
 and costs N times as much; else the baseline is not tuned.
 
@@ -55,7 +56,8 @@ example:
   promptmm distill runs/tiktok --dry-run
   promptmm distill --config runs/tiktok/student/config.json runs/other"""
 DISTILL = {
-    'start': "the SVD-truncated teacher, random, or the teacher's own id tables",
+    'start': 'the SVD-truncated teacher, random, the tables of a teacher of the same '
+    'width, or the better of the first two by validation',
     'prompt': "keep the teacher's prompt frozen, or tune it with the student",
     'anchor_weight': "weight of the teacher's drift with --prompt joint",
     'baseline': 'also train the baseline, the student without distillation',
@@ -76,6 +78,11 @@ CANDIDATES = {
     'top_k': 'length of the top lists that these are drawn from',
     'refresh_every': 'epochs between two rankings by the student',
 }
+WEAK_TEACHER = (
+    'note: the student without a teacher is better on validation: the teacher is too '
+    "weak on these data. Tune it with 'promptmm tune', or let 'promptmm auto' choose "
+    'one'
+)
 _VIEWS = {'list_views': 'list-wise', 'embedding_views': 'embedding'}
 DEFAULT = 'LightGCN'
 
@@ -156,18 +163,9 @@ def run(args: argparse.Namespace) -> int:
     if run.has('baseline'):
         values = [run.metrics(name)['best_value'] for name in ('student', 'baseline')]
         if values[0] < values[1]:
-            print(weak_teacher(run.path), file=sys.stderr)
+            print(WEAK_TEACHER, file=sys.stderr)
     print(f'next: promptmm evaluate {run.path}')
     return 0
-
-
-def weak_teacher(path: Path) -> str:
-    """What to do where the student is below its baseline."""
-    return (
-        'note: the student without a teacher is better on validation: the teacher is '
-        f"too weak on these data. Tune it ('promptmm tune'), try 'promptmm distill "
-        f"{path} --overwrite --start random', or let 'promptmm auto' choose"
-    )
 
 
 def student_config(args: argparse.Namespace) -> dict[str, Any]:

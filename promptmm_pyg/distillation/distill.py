@@ -22,10 +22,12 @@ from promptmm_pyg.distillation.objective import (
 )
 from promptmm_pyg.distillation.search import in_folder, search
 from promptmm_pyg.distillation.start import (
+    STARTS,
     Start,
     start_student,
     truncate_embeddings,
 )
+from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
@@ -53,6 +55,7 @@ from promptmm_pyg.training.validation import (
     check_device,
     check_monitor,
     check_split,
+    cutoff,
     validation,
 )
 
@@ -73,6 +76,8 @@ class DistillationResult(NamedTuple):
     truncated_teacher: dict[str, Tensor]
     """The teacher's embeddings at the student's width, without training
     (:func:`~promptmm_pyg.distillation.truncate_embeddings`)."""
+    start: Start
+    """From where the student was trained; of ``'best'`` the one that was chosen."""
     trials: list[dict[str, float]] | None = None
     """The settings that were tried and the validation metric of ``student`` and
     ``baseline`` with each. (``None``: no search, so the baseline is not tuned)"""
@@ -83,7 +88,7 @@ def distill(
     teacher: torch.nn.Module | SoftTargets | ClosedForm[Any],
     data: Split,
     *,
-    start: Start = 'truncated',
+    start: Start | Literal['best'] = 'best',
     losses: Sequence[DistillationLoss] | None = None,
     loss_weights: Mapping[str, float] | None = None,
     prompt: Literal['frozen', 'joint'] = 'frozen',
@@ -101,8 +106,9 @@ def distill(
     was best on ``data.val``. ``data.test`` is not read.
 
     The student starts from its SVD-truncated teacher
-    (:func:`~promptmm_pyg.distillation.start_student`) and is validated before the first
-    epoch, too: it is never below its start on ``data.val``.
+    (:func:`~promptmm_pyg.distillation.start_student`), unless this is worse than the
+    baseline on ``data.val``: a weak teacher would hold the student back. It is
+    validated before the first epoch, too, and never below such a start.
 
     With ``prompt='frozen'`` the teacher runs once, in eval mode, and its
     :class:`~promptmm_pyg.targets.SoftTargets` can replace it. With ``prompt='joint'``,
@@ -135,8 +141,10 @@ def distill(
         data: The message edges of ``data.train`` are the training interactions; the
             positives of ``data.val`` are its ``edge_label_index``.
         start: The start of the student: ``'truncated'``, the SVD-truncated teacher;
-            ``'random'``, its current parameters; or ``'teacher tables'``, the id tables
-            of a teacher of its width. (default: ``'truncated'``)
+            ``'random'``, its current parameters; ``'teacher tables'``, the id tables of
+            a teacher of its width; or ``'best'``, the truncated teacher if it is at
+            least as good as the baseline on ``data.val``, or if there is no baseline or
+            no validation, and else random. (default: ``'best'``)
         losses: The distillation losses. (default: ``promptmm_losses()``)
         loss_weights: Weights of the student's own losses; names that are left out keep
             the student's weight. (default: ``student.loss_weights``; for a module
@@ -170,6 +178,7 @@ def distill(
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     check_choice('prompt', prompt, ('frozen', 'joint'))
+    check_choice('start', start, ('best', *STARTS))
     check_positive('anchor_weight', anchor_weight)
     check_non_negative('tune', tune)
     check_split(data)
@@ -214,7 +223,6 @@ def distill(
         _, baseline_weights = resolve_losses(student, None, baseline_loss_weights)
     assert_equal_across_ranks('loss_weights', (own_weights, baseline_weights))
     untrained = copy.deepcopy(student)
-    start_student(student, targets, start=start, inputs=inputs, teacher=teacher)
     torch.manual_seed(config.seed)
     objective = _objective(losses, targets, width, data, student)
     source = FrozenTeacher(targets)
@@ -257,27 +265,10 @@ def distill(
         with lazy_tables(model, inputs, config):
             return fit(module, step, loader, config=config, **kwargs)
 
-    if config.validate_every:
-        source.hold(validate, config.monitor)
-    parts = {'student': student, 'objective': objective, **source.parts}
-    with source:
-        history = run(
-            torch.nn.ModuleDict(parts),
-            student,
-            step,
-            config,
-            validate=validate_student,
-            lists=sampler.lists,
-            stateful={'candidates': sampler, 'teacher': source},
-            validate_start=start != 'random',
-            on_epoch=lambda epoch: sampler.refresh(
-                epoch, lambda: get_embeddings(student, inputs)
-            ),
-            name='student',
-        )
-    targets = source.final_targets()
     baseline_history = None
+    own_config = config
     if baseline:
+        own_config, baseline_config = _configs(config)
         baseline_step = whole_graph_step(
             untrained,
             inputs,
@@ -289,10 +280,32 @@ def distill(
             untrained,
             untrained,
             baseline_step,
-            in_folder(config, BASELINE),
+            baseline_config,
             validate=lambda: validate(untrained, inputs),
             name=BASELINE,
         )
+    truncated = truncate_embeddings(targets.x_dict, width)
+    used = _start(start, truncated, baseline_history, data, config.monitor)
+    start_student(student, targets, start=used, inputs=inputs, teacher=teacher)
+    if config.validate_every:
+        source.hold(validate, config.monitor)
+    parts = {'student': student, 'objective': objective, **source.parts}
+    with source:
+        history = run(
+            torch.nn.ModuleDict(parts),
+            student,
+            step,
+            own_config,
+            validate=validate_student,
+            lists=sampler.lists,
+            stateful={'candidates': sampler, 'teacher': source},
+            validate_start=used != 'random',
+            on_epoch=lambda epoch: sampler.refresh(
+                epoch, lambda: get_embeddings(student, inputs)
+            ),
+            name='student',
+        )
+    targets = source.final_targets()
     return DistillationResult(
         student,
         history,
@@ -300,6 +313,7 @@ def distill(
         untrained if baseline else None,
         baseline_history,
         truncate_embeddings(targets.x_dict, width),
+        used,
     )
 
 
@@ -315,6 +329,35 @@ def _objective(
     objective.setup(targets, width, data.train)
     parameter = next(student.parameters(), None)
     return objective if parameter is None else objective.to(parameter)
+
+
+def _configs(config: TrainingConfig) -> tuple[TrainingConfig, TrainingConfig]:
+    """Those of student and baseline, of which the latter is trained first."""
+    own, baseline = in_folder(config), in_folder(config, BASELINE)
+    if config.resume and not baseline.resume:
+        raise FileNotFoundError(
+            f"'config' must have resume=False where nothing was trained (got "
+            f"resume=True, and no checkpoint in '{baseline.run_dir}')"
+        )
+    return own, baseline
+
+
+def _start(
+    start: Start | Literal['best'],
+    truncated: dict[str, Tensor],
+    baseline: History | None,
+    data: Split,
+    monitor: str,
+) -> Start:
+    """The start, of ``'best'`` a random one where the baseline is better than the
+    truncated teacher.
+    """
+    if start != 'best':
+        return start
+    if baseline is None or not baseline.best_metrics:
+        return 'truncated'
+    value = evaluate(truncated, data.val, ks=(cutoff(monitor),)).metrics[monitor]
+    return 'random' if value < baseline.best_value else 'truncated'
 
 
 def _check_config(config: TrainingConfig) -> None:

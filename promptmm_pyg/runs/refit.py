@@ -184,7 +184,9 @@ class _Refit:
         config = _student_config(self.run)
         folder = self.target.student_dir
         how = self._config('student', 'student', config['train'], folder)
-        options: dict[str, Any] = {'baseline': False, 'tune': 0}
+        # What 'best' was when the student was evaluated.
+        start = self.run.metrics('student')['start']
+        options: dict[str, Any] = {'baseline': False, 'tune': 0, 'start': start}
         result = train_student(config, teacher, data, how, self.device, **options)
         titles = self.run.recommender().titles
         made = make_recommender(data, result.student, titles)

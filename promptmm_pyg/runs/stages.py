@@ -362,7 +362,8 @@ def save_student(
     folder = target.student_dir
     save_tensors(folder / 'targets.safetensors', result.targets.x_dict)
     search = _search_of(result)
-    metrics = {'student': {**best_epoch(result.history), **search['student']}}
+    own = {**best_epoch(result.history), 'start': result.start, **search['student']}
+    metrics: dict[str, dict[str, Any]] = {'student': own}
     if result.baseline is not None and result.baseline_history is not None:
         save_tensors(target.baseline_dir / MODEL, result.baseline.state_dict())
         metrics['baseline'] = {

@@ -59,12 +59,12 @@ def test_teachers_with_independent_errors_are_added_up(split):
 
 def test_the_recall_of_a_sum_is_that_of_full_ranking(split):
     trials = {'a': noise(1), 'b': noise(2)}
-    lists = ScoreLists(trials, split.train, split.val)
+    lists = ScoreLists(trials, split.train, split.val, k=5)
     every = torch.arange(lists.num_users)
     for number, tables in enumerate(trials.values()):
         expected = evaluate(tables, split.val, ks=(5,)).metrics['Recall@5']
         weights = torch.eye(2)[number]
-        assert lists.recall(weights, every, 5) == pytest.approx(expected, abs=1e-6)
+        assert lists.recall(weights, every) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_sample_of_users_keeps_all_of_their_positives(split):

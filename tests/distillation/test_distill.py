@@ -393,7 +393,7 @@ def run(data, run_dir, resume=False):
     return out.student, out.baseline, teacher
 
 
-@pytest.mark.parametrize('cut', [7, 15])  # In the student's run, in the baseline's.
+@pytest.mark.parametrize('cut', [7, 15])  # In the baseline's run, in the student's.
 def test_a_resumed_run_equals_the_uninterrupted_one_bitwise(tmp_path, cut):
     data = make_split()
     straight = run(data, tmp_path / 'a')
@@ -514,6 +514,37 @@ def test_a_started_student_is_never_below_its_start(tmp_path):
     )
     assert_equal(resumed.student, student)
     assert resumed.history.best_metrics == history.best_metrics
+
+
+@pytest.mark.parametrize('is_weak', [True, False])
+def test_the_best_start_is_random_where_the_baseline_is_better_than_the_truncation(
+    is_weak,
+):
+    data = make_split()
+    # A teacher of the positives themselves, or of their opposite.
+    right = torch.zeros(60, 40)
+    right[tuple(data.val[INTERACTS].edge_label_index)] = -1.0 if is_weak else 1.0
+    x_dict = {'user': right, 'item': torch.eye(40)}
+    config = replace(QUICK, validate_every=1)
+    students = [make_student(data.train, 32) for _ in range(2)]
+    targets = SoftTargets(x_dict, {})
+    best = distill(students[0], targets, data, config=config)
+    expected = 'random' if is_weak else 'truncated'
+    assert best.start == expected
+    distill(students[1], targets, data, start=expected, config=config)
+    assert_equal(*students)
+    without = distill(
+        make_student(data.train, 32), targets, data, baseline=False, config=config
+    )
+    assert without.start == 'truncated'
+
+
+def test_nothing_to_resume_is_an_error_before_the_baseline_is_trained(tmp_path):
+    data = make_split()
+    config = replace(QUICK, run_dir=tmp_path, resume=True)
+    with pytest.raises(FileNotFoundError, match='resume=False'):
+        distill(make_student(data.train), soft_targets_of(data), data, config=config)
+    assert not list(tmp_path.iterdir())
 
 
 def soft_targets_of(data):
