@@ -123,3 +123,17 @@ def check_folder(name: str, folder: Path) -> None:
 def counted(number: int, word: str) -> str:
     """A number with its word: ``'1 error'``, ``'2 errors'``."""
     return f'{number} {word}' + 's' * (number != 1)
+
+
+def missing_extra(caller: str, package: str, extra: str) -> ImportError:
+    """The error to raise where a package of an extra is not installed.
+
+    Args:
+        caller: The name of the function or class.
+        package: The package that it requires.
+        extra: The extra of this package that installs it.
+    """
+    return ImportError(
+        f"'{caller}' requires '{package}'. Install it with "
+        f"'pip install promptmm_pyg[{extra}]'"
+    )

@@ -42,6 +42,7 @@ or step by step:
   promptmm update runs/mine new.csv          continue it with new interactions
   promptmm recommend runs/mine --users 7 42  recommend items to users
   promptmm similar runs/mine --items 31 8    find items that are alike
+  promptmm serve runs/mine                   recommend over HTTP
   promptmm add-items runs/mine --features text=new.csv  add items without training
   promptmm explain runs/mine --user 7        explain a score
   promptmm report runs/mine                  write one page about the run
@@ -85,6 +86,7 @@ COMMANDS = {
     'evaluate': ('evaluate', 'evaluate all models of a run'),
     'recommend': ('recommend', 'recommend items'),
     'similar': ('similar', 'similar items'),
+    'serve': ('serve', 'recommend over HTTP'),
     'add-items': ('add_items', 'add new items without training'),
     'demo': ('demo', 'all steps once, on synthetic data'),
     'compare': ('compare', 'compare runs'),
@@ -285,10 +287,10 @@ def _run(args: argparse.Namespace) -> int:
         warnings.filterwarnings('ignore', message='Sparse CSR tensor support')
         warnings.filterwarnings('ignore', message='Sparse invariant checks')
         warnings.showwarning = _show_warning
-        if 'torch' in sys.modules and args.command != 'data':
+        if 'torch' in sys.modules and args.command not in ('data', 'serve'):
             from promptmm_pyg.training import tune_allocator
 
-            tune_allocator()  # 'data check' takes no step, and returns its memory.
+            tune_allocator()  # The others take no step, and return their memory.
         status: int = args.run(args)
     return status
 

@@ -48,6 +48,7 @@ EXTRAS = {
     'ica': '--prompt-start ica',
     'tune': 'promptmm tune',
     'tracking': '--track',
+    'serve': 'promptmm serve',
 }
 # Packages that are compiled against torch, by extra.
 _COMPILED = {'kernels': ('torch_scatter', 'torch_sparse'), 'content': ('torchvision',)}

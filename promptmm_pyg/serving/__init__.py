@@ -12,6 +12,7 @@ from promptmm_pyg.serving.feature_mapper import FeatureMapper
 from promptmm_pyg.serving.fold_in import FoldIn
 from promptmm_pyg.serving.placement import Placement, place_cold
 from promptmm_pyg.serving.recommender import Recommender
+from promptmm_pyg.serving.server import create_app
 
 __all__ = [
     'FeatureMap',
@@ -23,6 +24,7 @@ __all__ = [
     'Recommender',
     'Tables',
     'TopItems',
+    'create_app',
     'export_embeddings',
     'export_program',
     'faiss_index',

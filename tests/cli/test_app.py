@@ -17,6 +17,7 @@ COMMANDS = [
     ['evaluate'],
     ['recommend'],
     ['similar'],
+    ['serve'],
     ['add-items'],
     ['demo'],
     ['compare'],
