@@ -250,10 +250,8 @@ def _shares(loaded: _Loaded | None) -> dict[str, dict[str, float]]:
         return {}
     teacher: Any = loaded.teacher
     explainer = Explainer(teacher, *loaded.data.inputs)
-    return {
-        node_type: gather.part_shares(explainer.parts(node_type))
-        for node_type in (USER, ITEM)
-    }
+    shares = {x: gather.part_shares(explainer.parts(x)) for x in (USER, ITEM)}
+    return {node_type: x for node_type, x in shares.items() if x}
 
 
 def _sizes(run: Run, loaded: _Loaded | None) -> dict[str, Size]:
@@ -326,11 +324,11 @@ def _slices(
         return {}
     metric = gather.drawn_metric(content)
     if results and val is not None:
-        return {'slices': gather.slices(results, val, metric), 'slice_metric': metric}
-    return {
-        'slices': gather.recorded_slices(content, metric),
-        'slice_metric': metric,
-    }
+        slices = gather.slices(results, val, metric)
+    else:
+        slices = gather.recorded_slices(content, metric)
+    slices += gather.recorded_groups(content, metric)
+    return {'slices': slices, 'slice_metric': metric}
 
 
 def _settings(run: Run) -> dict[str, str]:

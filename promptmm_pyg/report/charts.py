@@ -3,7 +3,7 @@ the style of the page, by class.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from promptmm_pyg.report.content import Bar, Curve
@@ -32,19 +32,17 @@ class Chart(NamedTuple):
     width: int = WIDTH
 
 
-def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that cover ``low`` to ``high`` in about ``count`` steps.
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers from ``low`` to ``high``, at most ``count + 1``.
 
     Example:
         >>> nice_ticks(0.0, 0.37)
-        [0.0, 0.1, 0.2, 0.3, 0.4]
+        [0.0, 0.1, 0.2, 0.3]
     """
-    if not high > low:
-        high = low + (abs(low) or 1.0)
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * x for x in (1, 2, 5, 10) if power * x >= raw * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(tick * step, 12) for tick in range(first, last + 1)]
 
 
@@ -59,11 +57,16 @@ def shorten(text: str, length: int) -> str:
 
 
 class _Scale:
-    """A linear map from values to positions."""
+    """A linear map from the range of ``values`` to positions, with round ticks; a range
+    of one value is extended.
+    """
 
-    def __init__(self, low: float, high: float, start: float, end: float) -> None:
-        self.low, self.start = low, start
-        self.slope = (end - start) / ((high - low) or 1.0)
+    def __init__(self, values: Iterable[float], start: float, end: float) -> None:
+        numbers = list(values)
+        self.low, high = min(numbers), max(numbers)
+        high = high if high > self.low else self.low + (abs(self.low) or 1.0)
+        self.start, self.slope = start, (end - start) / (high - self.low)
+        self.ticks = nice_ticks(self.low, high)
 
     def __call__(self, value: float) -> float:
         return self.start + self.slope * (value - self.low)
@@ -76,27 +79,21 @@ def line_chart(
     label: str,
     *,
     x: str = 'epoch',
-    from_zero: bool = True,
 ) -> Chart:
     """A line per model over the epochs, with a ring at the best epoch; ``x`` and ``y``
-    name the axes, and the vertical one starts at zero if ``from_zero``.
+    name the axes, which fit the values.
     """
     height, left, bottom = 270, 52, 226
-    epochs = [epoch for curve in curves.values() for epoch in curve.epochs]
-    values = [value for curve in curves.values() for value in curve.values]
-    first, last = min(epochs), max(epochs)
-    ticks = nice_ticks(first, last)
-    x_ticks = [tick for tick in ticks if first <= tick <= last and tick % 1 == 0]
-    y_ticks = nice_ticks(min(0.0, *values) if from_zero else min(values), max(values))
-    to_x = _Scale(first, last, left + 8, WIDTH - 14)
-    to_y = _Scale(y_ticks[0], y_ticks[-1], bottom, 14)
+    to_x = _Scale((n for c in curves.values() for n in c.epochs), left + 8, WIDTH - 14)
+    to_y = _Scale((v for c in curves.values() for v in c.values), bottom - 8, 14)
     shapes = []
-    for tick in y_ticks:
+    for tick in to_y.ticks:
         shapes.append(_line(left, to_y(tick), WIDTH - 8, to_y(tick), 'grid'))
         shapes.append(_text(left - 6, to_y(tick) + 4, f'{tick:g}', 'end'))
-    for tick in x_ticks:
-        shapes.append(_line(to_x(tick), bottom, to_x(tick), bottom + 4, 'axis'))
-        shapes.append(_text(to_x(tick), bottom + 18, f'{tick:g}', 'middle'))
+    for tick in to_x.ticks:
+        if tick % 1 == 0:
+            shapes.append(_line(to_x(tick), bottom, to_x(tick), bottom + 4, 'axis'))
+            shapes.append(_text(to_x(tick), bottom + 18, f'{tick:g}', 'middle'))
     shapes.append(_line(left, bottom, WIDTH - 8, bottom, 'axis'))
     for name, curve in curves.items():
         points = [
@@ -135,11 +132,11 @@ def bar_chart(
     """
     bars = [bar for _, group in groups for bar in group.values()]
     ends = [end for bar in bars for end in bar if end is not None]
-    ticks = nice_ticks(min(0.0, *ends), max(0.0, *ends))
     names = [name for _, group in groups for name in group]
-    left = 22 + 7 * min(18, max(len(name) for name in names))
-    right = WIDTH - 64
-    to_x = _Scale(ticks[0], ticks[-1], left, right)
+    left = 28 + 7 * min(18, max(len(name) for name in names))
+    right = WIDTH - 68
+    to_x = _Scale([0.0, *ends], left, right)
+    ticks = to_x.ticks
     shapes: list[Shape] = []
     y = 4.0
     for heading, group in groups:

@@ -5,7 +5,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,12 +36,19 @@ from promptmm_pyg.report.content import (
     Training,
     Trial,
 )
+from promptmm_pyg.report.headline import MINOR
 
+T = TypeVar('T')
 Evaluations = Mapping[str, Evaluation]
 Log = list[dict[str, Any]]
 _MIN_USERS = 20  # An interval over fewer users is not informative.
 _CHUNK = 65_536  # Rows; features may be memory-mapped.
 _SPLITS = {'val': 'validation', 'test': 'test'}
+_NAMES = {
+    'truncated_teacher': 'truncated teacher',
+    'low_rank_teacher': 'low-rank teacher',
+}
+_FIRST = ('student', 'teacher', 'baseline', 'ensemble')
 
 
 def read_log(path: Path) -> Log:
@@ -166,6 +173,16 @@ def agrees(content: Mapping[str, Any], results: Evaluations) -> bool:
     return True
 
 
+def _named(models: Mapping[str, T]) -> dict[str, T]:
+    """By the names of the page, the main models first."""
+    first = [name for name in _FIRST if name in models]
+    return {_NAMES.get(x, x): models[x] for x in dict.fromkeys([*first, *models])}
+
+
+def _pair(text: str) -> str:
+    return ' - '.join(_NAMES.get(name, name) for name in text.split(' - '))
+
+
 def comparison(
     content: Mapping[str, Any], results: Evaluations | None = None
 ) -> Comparison:
@@ -173,12 +190,13 @@ def comparison(
     interval for each model in ``results``, the same evaluation with values per user.
     """
     metric = drawn_metric(content)
+    metrics = _named(content['metrics'])
     bars = {
         name: Bar(values[metric])
-        for name, values in content['metrics'].items()
+        for name, values in metrics.items()
         if values.get(metric) is not None
     }
-    for name, result in (results or {}).items():
+    for name, result in _named(results or {}).items():
         if name in bars:
             bars[name] = bars[name]._replace(**_interval(result.per_user[metric]))
     reads = content.get('test_reads', [])
@@ -186,11 +204,11 @@ def comparison(
         split=_SPLITS[content['split']],
         num_users=content['num_users'],
         metric=metric,
-        metrics=content['metrics'],
-        widths=content.get('embedding_dim', {}),
+        metrics=metrics,
+        widths=_named(content.get('embedding_dim', {})),
         bars=bars,
         differences=[
-            Difference(pair, key, Bar(x['difference'], x['low'], x['high']))
+            Difference(_pair(pair), key, Bar(x['difference'], x['low'], x['high']))
             for pair, by_metric in content.get('differences', {}).items()
             for key, x in by_metric.items()
         ],
@@ -208,10 +226,14 @@ def _interval(values: Tensor) -> dict[str, float]:
 
 
 def slices(results: Evaluations, data: HeteroData, metric: str) -> list[Slice]:
-    """Evaluations by item popularity, history length and missing modalities."""
-    popularity = {n: slice_by_item_popularity(x, data) for n, x in results.items()}
-    history = {n: slice_by_history(x, data) for n, x in results.items()}
-    missing = {n: slice_by_missing(x, data) for n, x in results.items()}
+    """Evaluations by item popularity, history length and missing modalities; that of
+    the served recommender, which treats cold items in its own way, by popularity only.
+    """
+    main = {n: x for n, x in _named(results).items() if n not in _NAMES.values()}
+    popularity = {n: slice_by_item_popularity(x, data) for n, x in main.items()}
+    main.pop('served', None)
+    history = {n: slice_by_history(x, data) for n, x in main.items()}
+    missing = {n: slice_by_missing(x, data) for n, x in main.items()}
     parts = [
         Slice(
             'Cold and rare items',
@@ -238,7 +260,7 @@ def recorded_slices(content: Mapping[str, Any], metric: str) -> list[Slice]:
     """Warm and cold items as an evaluation recorded them, without intervals."""
     rows = []
     for kind in ('warm', 'cold'):
-        by_model = content.get('slices', {})
+        by_model = _named(content.get('slices', {}))
         parts = {name: x[kind] for name, x in by_model.items() if kind in x}
         if parts:
             users = max(part['num_users'] for part in parts.values())
@@ -247,6 +269,19 @@ def recorded_slices(content: Mapping[str, Any], metric: str) -> list[Slice]:
             rows.append(SliceRow(kind, users, bars))
     caption = 'Held-out items with training interactions (warm) and without (cold).'
     return [Slice('Warm and cold items', caption, rows)] if rows else []
+
+
+def recorded_groups(content: Mapping[str, Any], metric: str) -> list[Slice]:
+    """Groups of users as ``promptmm evaluate --groups`` recorded them."""
+    rows: dict[str, SliceRow] = {}
+    for model, by_group in _named(content.get('groups', {})).items():
+        for name, part in by_group['groups'].items():
+            row = rows.setdefault(name, SliceRow(name, part['num_users'], {}))
+            if model not in MINOR and metric in part:
+                values = part[metric]
+                row.bars[model] = Bar(values['mean'], values['low'], values['high'])
+    caption = 'Users by the groups that were evaluated.'
+    return [Slice('Groups of users', caption, list(rows.values()))] if rows else []
 
 
 def _rows(parts: Mapping[str, Mapping[str, Evaluation]], metric: str) -> list[SliceRow]:
@@ -302,12 +337,14 @@ def slice_by_missing(evaluation: Evaluation, data: HeteroData) -> dict[str, Eval
 
 def part_shares(parts: Mapping[str, Tensor]) -> dict[str, float]:
     """The share of each source in the embeddings: its mean norm over the nodes,
-    relative to the sum over sources.
+    relative to the sum over sources; empty if there is one source.
 
     Args:
         parts: Rows ``[N, D]`` by source, from
             :meth:`~promptmm_pyg.explain.Explainer.parts`.
     """
+    if len(parts) < 2:
+        return {}
     norms = {name: float(x.double().norm(dim=-1).mean()) for name, x in parts.items()}
     total = sum(norms.values())
     return {name: norm / total for name, norm in norms.items()} if total > 0 else {}
@@ -326,7 +363,7 @@ def data_facts(train: HeteroData, val: HeteroData) -> dict[str, str]:
     missing = missing_rows(val)
     for name, x_dict in modality_x_dict(val).items():
         text = ', '.join(f'{x.size(-1):,} numbers per {k}' for k, x in x_dict.items())
-        if name in missing:
+        if name in missing and missing[name].any():
             text += f'; missing for {float(missing[name].double().mean()):.1%} of items'
         facts[f'modality {name}'] = text
     return facts

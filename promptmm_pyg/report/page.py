@@ -1,14 +1,13 @@
 """A report as one page of HTML that loads nothing and runs no script."""
 
-import math
 import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from jinja2.filters import do_filesizeformat
 
-from promptmm_pyg.report import charts
+from promptmm_pyg.report import charts, tables
 from promptmm_pyg.report.content import Bar, Comparison, Report, Slice
+from promptmm_pyg.report.headline import MINOR, definitions, headline
 
 GENERATOR = '<meta name="generator" content="promptmm_pyg report">'
 """Part of every report; marks a file as one."""
@@ -39,34 +38,14 @@ def render(report: Report) -> str:
         .render(
             report=report,
             sections=_sections(report),
+            headline=headline(report),
+            definitions=definitions(report),
             colors=_colors(report),
             policy=_POLICY,
             generator=GENERATOR,
         )
     )
     return _INVALID.sub('\ufffd', page)
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A number with fixed decimals, or a dash.
-
-    Example:
-        >>> number(0.25), number(None), number(float('nan'))
-        ('0.2500', '–', '–')
-    """
-    if value is None or not math.isfinite(value):
-        return '–'
-    return f'{value:,.{digits}f}'
-
-
-def file_size(count: int | None) -> str:
-    """A number of bytes, or a dash.
-
-    Example:
-        >>> file_size(12), file_size(3 << 20), file_size(None)
-        ('12 Bytes', '3.0 MiB', '–')
-    """
-    return '–' if count is None else do_filesizeformat(count, binary=True)
 
 
 def _environment() -> Environment:
@@ -77,7 +56,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, file_size=file_size)
+    environment.filters.update(
+        number=tables.number, file_size=tables.file_size, interval=tables.interval
+    )
     environment.globals.update(
         bar_chart=charts.bar_chart,
         line_chart=charts.line_chart,
@@ -86,6 +67,8 @@ def _environment() -> Environment:
         slice_groups=_slice_groups,
         share_groups=_share_groups,
         has_intervals=_has_intervals,
+        minor=MINOR,
+        tables=tables,
     )
     return environment
 
@@ -94,14 +77,14 @@ def _sections(report: Report) -> dict[str, str]:
     """Title by anchor of the sections that have content, in the order of the page."""
     served = report.recommender_bytes is not None
     content = {
-        'search': ('Search', report.leaderboard),
-        'learning': ('Learning curves', report.curves),
-        'trials': ('Trials', report.trials),
         'comparison': ('Teacher, student and baseline', report.comparisons),
+        'examples': ('Example recommendations', report.examples),
         'slices': ('Slices', any(map(_slice_groups, report.slices))),
         'modalities': ('Modality weights', report.shares or report.weights),
         'cost': ('Size and latency', report.sizes or report.latencies or served),
-        'examples': ('Example recommendations', report.examples),
+        'learning': ('Learning curves', report.curves),
+        'trials': ('Trials', report.trials),
+        'search': ('Search', report.leaderboard),
         'settings': ('Settings', report.settings),
     }
     return {key: title for key, (title, present) in content.items() if present}
@@ -118,7 +101,7 @@ def _colors(report: Report) -> dict[str, int]:
 
 def _difference_groups(comparison: Comparison) -> _Groups:
     return [
-        (pair, {metric: bar})
+        (pair, {'': bar})
         for pair, metric, bar in comparison.differences
         if metric == comparison.metric
     ]
@@ -126,7 +109,7 @@ def _difference_groups(comparison: Comparison) -> _Groups:
 
 def _slice_groups(part: Slice) -> _Groups:
     return [
-        (f'{row.name} ({row.num_users:,} users)', row.bars)
+        (f'{row.name} ({row.num_users:,} user{"s" * (row.num_users != 1)})', row.bars)
         for row in part.rows
         if row.bars
     ]

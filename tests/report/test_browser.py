@@ -113,6 +113,15 @@ def test_the_page_is_no_wider_than_the_screen(whole_page, tmp_path, width):
     assert int(probe(whole_page, tmp_path, expression, width)) <= width
 
 
+def test_no_table_scrolls_sideways_on_a_phone(whole_page, tmp_path):
+    expression = (
+        '[...d.querySelectorAll("details")].map(x => x.open = true) && '
+        '[...d.querySelectorAll(".wide")].filter(x => x.scrollWidth > x.clientWidth + 1'
+        ').map(x => x.textContent)'
+    )
+    assert probe(whole_page, tmp_path, expression, 390) == '[]'
+
+
 def test_letters_of_charts_stay_readable_on_a_phone(whole_page, tmp_path):
     expression = (
         'Math.min(...[...d.querySelectorAll("svg text")].map('

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from promptmm_pyg.report import charts
-from promptmm_pyg.report.charts import WIDTH, nice_ticks, shorten
+from promptmm_pyg.report.charts import WIDTH, _Scale, nice_ticks, shorten
 from promptmm_pyg.report.content import Bar, Curve, Report
 from promptmm_pyg.report.page import _environment
 from tests.report.conftest import Page
@@ -28,27 +28,29 @@ CONTEXT = {
     'colors': {},
     'policy': '',
     'generator': '',
+    'headline': [],
+    'definitions': [],
 }
 
 
 @pytest.mark.parametrize(
     ('low', 'high', 'ticks'),
     [
-        (0, 1, [0, 0.5, 1]),
-        (0, 0.37, [0, 0.1, 0.2, 0.3, 0.4]),
-        (-0.24, 0.24, [-0.4, -0.2, 0, 0.2, 0.4]),
-        (1, 25, [0, 10, 20, 30]),
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, 0.37, [0, 0.1, 0.2, 0.3]),
+        (-0.24, 0.24, [-0.2, -0.1, 0, 0.1, 0.2]),
+        (1, 25, [5, 10, 15, 20, 25]),
     ],
 )
-def test_ticks_are_round_and_cover_the_values(low, high, ticks):
+def test_ticks_are_round_and_inside_the_range(low, high, ticks):
     assert nice_ticks(low, high) == pytest.approx(ticks)
 
 
 @pytest.mark.parametrize('value', [0.0, 3.0, -2.0, 1e-9])
 def test_one_value_has_ticks_too(value):
-    ticks = nice_ticks(value, value)
-    assert len(ticks) > 1
-    assert ticks[0] <= value < ticks[-1]
+    scale = _Scale([value, value], 0, 100)
+    assert len(scale.ticks) > 1
+    assert scale(value) == 0
 
 
 def points(chart):
@@ -76,10 +78,11 @@ def test_a_single_epoch_is_visible():
     assert 'ring' not in chart
 
 
-def test_an_axis_starts_at_zero_by_default():
-    curves = {'m': Curve((1, 2), (0.8, 0.9))}
-    assert '>0</text>' in line_chart(curves, {'m': 0}, 'y', '')
-    assert '>0</text>' not in line_chart(curves, {'m': 0}, 'y', '', from_zero=False)
+def test_axes_fit_the_values():
+    chart = line_chart({'m': Curve((5, 10), (0.8, 0.9))}, {'m': 0}, 'y', '')
+    (x1, y1), (x2, y2) = points(chart)
+    assert x2 - x1 > 0.8 * WIDTH
+    assert y1 - y2 > 180
 
 
 def bars(chart):

@@ -10,6 +10,7 @@ from promptmm_pyg.report.gather import (
     data_facts,
     drawn_metric,
     part_shares,
+    recorded_groups,
     recorded_slices,
     slices,
     table_bytes,
@@ -79,7 +80,8 @@ def test_a_comparison_has_the_recorded_values():
     assert (one.split, one.num_users, one.num_test_reads) == ('validation', 30, 2)
     assert one.last_test_read == 'two'
     assert one.bars == {'teacher': Bar(0.5)}
-    assert one.metrics is CONTENT['metrics']
+    assert one.metrics == CONTENT['metrics']
+    assert list(one.metrics) == ['student', 'teacher']
     assert one.differences[0] == ('teacher - student', 'Recall@20', (0.1, -0.1, 0.3))
 
 
@@ -160,10 +162,19 @@ def test_recorded_slices_have_no_interval_and_leave_out_what_is_empty():
     assert recorded_slices({}, 'Recall@20') == []
 
 
+def test_recorded_groups_have_their_intervals():
+    value = {'mean': 0.5, 'low': 0.4, 'high': 0.6}
+    part = {'groups': {'young': {'num_users': 9, 'Recall@20': value}}}
+    content = {'groups': {'student': part, 'served': part}}
+    (found,) = recorded_groups(content, 'Recall@20')
+    assert found.rows == [('young', 9, {'student': Bar(0.5, 0.4, 0.6)})]
+    assert recorded_groups({}, 'Recall@20') == []
+
+
 def test_shares_are_those_of_the_mean_lengths():
     parts = {'id': torch.tensor([[3.0, 4.0], [0.0, -1.0]]), 'text': torch.eye(2)}
     assert part_shares(parts) == {'id': 0.75, 'text': 0.25}
-    assert part_shares({'id': torch.zeros(2, 2)}) == {}
+    assert part_shares({'id': torch.ones(2, 2)}) == {}  # One source, no share.
 
 
 def test_facts_count_what_is_there():

@@ -19,7 +19,9 @@ from promptmm_pyg.report.content import (
     SliceRow,
     Training,
 )
-from promptmm_pyg.report.page import _environment, file_size, number
+from promptmm_pyg.report.headline import headline
+from promptmm_pyg.report.page import _environment
+from promptmm_pyg.report.tables import file_size, number
 from tests.report.conftest import EVIL, Page
 
 
@@ -100,12 +102,12 @@ def test_links_lead_to_the_sections_that_are_there():
         targets
         == ids
         == [
-            'learning',
             'comparison',
+            'examples',
             'slices',
             'modalities',
             'cost',
-            'examples',
+            'learning',
             'settings',
         ]
     )
@@ -126,12 +128,13 @@ def test_both_color_schemes_and_phones_are_served():
 @pytest.mark.parametrize(
     'words',
     [
-        'trainable parameters file embeddings x 1,234 2.0 KiB –',
-        'x 1,024 1.50 1.25 to 2.00 9',
+        'trainable parameters file x 1,234 2.0 KiB The',  # No empty column.
+        'x 1,024 1.50 1.25 to 2.00 Learning',
+        'the quartiles of 9 repeats or',
         'Measured when this report was made, on the same machine with 1 thread;',
-        'x Recall@20 +0.1000 -0.1000 to 0.3000 not significant: contains zero',
+        'pair Recall@20 x +0.1000 (-0.1000 to +0.3000)',
         'Interacted with x and 8 more .',
-        '1 x x 1.500 yes',
+        'rank item score held out 1 x x 1.500 yes',
         'x 2 2 0.5',
     ],
 )
@@ -150,8 +153,39 @@ def test_an_interval_on_one_side_of_zero_is_significant(low):
     report = full()
     bar = Bar(low + 0.1, low, low + 0.2)
     report.comparisons[0].differences[0] = Difference('x', 'Recall@20', bar)
-    words = f'{low:.4f} to {low + 0.2:.4f} significant'
+    words = f'{low + 0.1:+.4f} * ({low:+.4f} to {low + 0.2:+.4f})'
     assert words in Page(render(report)).text
+
+
+def compared(split='validation', low=0.01, reads=0):
+    bars = {'student': Bar(0.25, 0.2, 0.3), 'teacher': Bar(0.2), 'baseline': Bar(0.2)}
+    difference = Difference('student - baseline', 'Recall@20', Bar(0.05, low, 0.09))
+    widths = {'student': 16, 'teacher': 64}
+    return Comparison(
+        split, 1900, 'Recall@20', {}, widths, bars, [difference], reads, 'now'
+    )
+
+
+def test_the_headline_says_how_good_against_what_and_how_sure():
+    assert headline(Report('n', 'm', comparisons=[compared()])) == [
+        'The student has Recall@20 0.2500 on validation (mean over 1,900 users, 95% '
+        'interval 0.2000 to 0.3000).',
+        'Against the baseline without a teacher: +0.0500 (+25.0%), 95% interval '
+        '+0.0100 to +0.0900: significant.',
+        "It has 125% of the teacher's value, at width 16 instead of 64.",
+        'Intervals are over users of one training; training noise is not included. '
+        'Epochs were chosen on validation, so its values are optimistic; test was not '
+        'read.',
+    ]
+
+
+def test_the_headline_is_of_test_where_it_was_read():
+    parts = [compared(), compared('test', low=-0.01, reads=2)]
+    text = ' '.join(headline(Report('n', 'm', comparisons=parts)))
+    assert 'on test' in text
+    assert 'no significant difference' in text
+    assert 'Test was read 2 times, so the values are optimistic.' in text
+    assert headline(Report('n', 'm')) == []
 
 
 def test_a_model_has_one_color_everywhere():
