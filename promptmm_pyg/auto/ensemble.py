@@ -2,7 +2,6 @@
 over-fitting validation.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from promptmm_pyg.evaluation.metrics import positives
 from promptmm_pyg.functional import score_lists
 from promptmm_pyg.ranking import SeenItems, rank_items
 from promptmm_pyg.targets import SoftTargets
+from promptmm_pyg.training.validation import sample_users
 
 Tables = Mapping[str, Tensor]
 LIST = 50
@@ -41,24 +41,6 @@ class Choice(NamedTuple):
     and weighted on the other half."""
     single: float
     """That of the best trial alone, on the same users."""
-
-
-def sample_users(val: HeteroData, num_users: int, seed: int = 0) -> HeteroData:
-    """The validation graph with the positives of a sample of its users."""
-    users = positives(val)[0].unique()
-    generator = torch.Generator().manual_seed(seed)
-    order = users[torch.randperm(users.numel(), generator=generator)]
-    return of_users(val, order[:num_users])
-
-
-def of_users(val: HeteroData, users: Tensor) -> HeteroData:
-    """The validation graph with the positives of some users."""
-    graph = copy.copy(val)
-    pairs = torch.stack(positives(val))
-    graph[INTERACTS].edge_label_index = pairs[:, torch.isin(pairs[0], users)]
-    if 'edge_label' in graph[INTERACTS]:
-        del graph[INTERACTS].edge_label
-    return graph
 
 
 def gain_of(best: Tables, other: Tables, val: HeteroData, k: int) -> tuple[float, ...]:

@@ -14,7 +14,6 @@ from promptmm_pyg.auto.ensemble import (
     Tables,
     choose_ensemble,
     gain_of,
-    sample_users,
 )
 from promptmm_pyg.auto.student import distill_student, student_seconds
 from promptmm_pyg.auto.trials import (
@@ -43,6 +42,7 @@ from promptmm_pyg.models import MODELS
 from promptmm_pyg.runs import Run, RunError, evaluate_run
 from promptmm_pyg.runs.folder import exclusive, read_json, staged, write_json
 from promptmm_pyg.runs.run import AUTO, FORMAT
+from promptmm_pyg.training.validation import sample_users
 
 CLOSED_FORM_TRIALS = 6
 GAIN_USERS = 1000

@@ -30,6 +30,7 @@ LENGTH = {
     'patience': 'validations without improvement before training stops',
     'monitor': 'validation metric that chooses the best epoch',
     'validate_every': 'epochs between two validations',
+    'validation_users': 'users that are validated, at most; of more, a sample',
 }
 QUIET = '--quiet  show no progress bar'
 # Not printable, but part of words: two joiners and the no-break space.

@@ -20,7 +20,7 @@ from promptmm_pyg.runs.run import build_model, build_student
 from promptmm_pyg.runs.stages import distill_arguments
 from promptmm_pyg.runs.teachers import student_teacher
 from promptmm_pyg.training import TrainingConfig, train
-from promptmm_pyg.training.validation import validation
+from promptmm_pyg.training.validation import sample_users, validation
 
 GIB = 1 << 30
 _STEPS = 6  # Measured, after one that warms up.
@@ -159,7 +159,8 @@ def profile_model(
         handle.remove()
     _synchronize(model)
     started = time.perf_counter()
-    validation(model, data.inputs, data.val, config.monitor)
+    val = sample_users(data.val, config.validation_users)
+    validation(model, data.inputs, val, config.monitor)
     seconds = time.perf_counter() - started
     parameters = [x for x in model.parameters() if x.requires_grad]
     return Cost(

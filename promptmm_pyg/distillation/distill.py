@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch_geometric.data import HeteroData
 
 from promptmm_pyg._distributed import assert_equal_across_ranks
 from promptmm_pyg._utils import check_choice, check_non_negative, check_positive
@@ -56,6 +57,7 @@ from promptmm_pyg.training.validation import (
     check_monitor,
     check_split,
     cutoff,
+    sample_users,
     validation,
 )
 
@@ -208,7 +210,7 @@ def distill(
         weights = resolve_losses(student, None, loss_weights)[1]
         return search(again, student, teacher, weights, config, tune)
     check_monitor(config.monitor, data.val)
-    train = data.train
+    train, val = data.train, sample_users(data.val, config.validation_users)
     negative_items = negative_pool(negative_items, train)
     adj = (normalized_adj_dict(train),)
     inputs = adj if inputs is None else inputs
@@ -243,7 +245,7 @@ def distill(
         source.extend(values, weights, teacher_output)
         return step_output(values, weights)
 
-    validate = partial(validation, val=data.val, monitor=config.monitor)
+    validate = partial(validation, val=val, monitor=config.monitor)
 
     def validate_student() -> dict[str, float]:
         source.hold(validate, config.monitor)
@@ -285,7 +287,7 @@ def distill(
             name=BASELINE,
         )
     truncated = truncate_embeddings(targets.x_dict, width)
-    used = _start(start, truncated, baseline_history, data, config.monitor)
+    used = _start(start, truncated, baseline_history, val, config.monitor)
     start_student(student, targets, start=used, inputs=inputs, teacher=teacher)
     if config.validate_every:
         source.hold(validate, config.monitor)
@@ -346,7 +348,7 @@ def _start(
     start: Start | Literal['best'],
     truncated: dict[str, Tensor],
     baseline: History | None,
-    data: Split,
+    val: HeteroData,
     monitor: str,
 ) -> Start:
     """The start, of ``'best'`` a random one where the baseline is better than the
@@ -356,7 +358,7 @@ def _start(
         return start
     if baseline is None or not baseline.best_metrics:
         return 'truncated'
-    value = evaluate(truncated, data.val, ks=(cutoff(monitor),)).metrics[monitor]
+    value = evaluate(truncated, val, ks=(cutoff(monitor),)).metrics[monitor]
     return 'random' if value < baseline.best_value else 'truncated'
 
 

@@ -62,6 +62,10 @@ class TrainingConfig:
     validate_every: int = 5
     """Epochs between two validations. With 0 there is none: all epochs are trained and
     the last is kept, as for a final model on all interactions."""
+    validation_users: int = 20_000
+    """Users that are validated, at most: of more, a sample by the fixed seed 0, so that
+    validation does not grow with the data and two trainings have the same users. The
+    metrics of :func:`~promptmm_pyg.evaluation.evaluate` are of all."""
     seed: int = 0
     """Seed of batches, negatives, candidates, neighbors and dropout."""
     run_dir: str | Path | None = None
@@ -98,7 +102,13 @@ class TrainingConfig:
                 raise ValueError(f"'{name}' must be a number or 'auto' (got {value!r})")
             if value != 'auto':
                 check_positive(name, value)
-        for name in ('propagate_every', 'epochs', 'patience', 'block_size'):
+        for name in (
+            'propagate_every',
+            'epochs',
+            'patience',
+            'validation_users',
+            'block_size',
+        ):
             check_positive(name, getattr(self, name))
         for name in ('weight_decay', 'validate_every', 'checkpoint_seconds'):
             check_non_negative(name, getattr(self, name))

@@ -35,6 +35,7 @@ from promptmm_pyg.training.validation import (
     check_monitor,
     check_split,
     cutoff,
+    sample_users,
     validation,
 )
 
@@ -138,14 +139,15 @@ def train(
         data.train[INTERACTS].edge_index.size(1), shared_forward=True
     )
     check_monitor(config.monitor, data.val)
+    val = sample_users(data.val, config.validation_users)
     if isinstance(model, ClosedForm):
-        return _fit_closed_form(model, data, config)
+        return _fit_closed_form(model, data.train, val, config)
     function, weights = resolve_losses(model, losses, loss_weights)
     assert_equal_across_ranks('loss_weights', weights)
     negative_items = negative_pool(negative_items, data.train)
     if config.num_neighbors is not None:
         return train_on_neighborhoods(
-            model, data.train, data.val, function, weights, config, negative_items
+            model, data.train, val, function, weights, config, negative_items
         )
     check_device('data.train', data.train[INTERACTS].edge_index, 'model', model)
     torch.manual_seed(config.seed)
@@ -163,7 +165,7 @@ def train(
             step,
             loader,
             config=config,
-            validate=lambda: validation(model, arguments, data.val, config.monitor),
+            validate=lambda: validation(model, arguments, val, config.monitor),
             name=type(model).__name__,
             on_epoch=getattr(model, 'start_epoch', None),
         )
@@ -189,14 +191,14 @@ def whole_graph_step(
 
 
 def _fit_closed_form(
-    model: ClosedForm[Any], data: Split, config: TrainingConfig
+    model: ClosedForm[Any], train: HeteroData, val: HeteroData, config: TrainingConfig
 ) -> History:
-    model.fit(data.train[INTERACTS].edge_index)
+    model.fit(train[INTERACTS].edge_index)
     record: dict[str, Any] = {'epoch': 1}
     value = math.nan
     if config.validate_every:
         k = cutoff(config.monitor)
-        record['validation'] = evaluate(model.scores, data.val, ks=(k,)).metrics
+        record['validation'] = evaluate(model.scores, val, ks=(k,)).metrics
         value = record['validation'][config.monitor]
     history = History([record], 1, value, config.monitor)
 

@@ -1,14 +1,15 @@
 """Validation metrics, and checks that run before training starts."""
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from promptmm_pyg.data.schema import ITEM
+from promptmm_pyg.data.schema import INTERACTS, ITEM
 from promptmm_pyg.evaluation import evaluate
-from promptmm_pyg.evaluation.metrics import METRICS
+from promptmm_pyg.evaluation.metrics import METRICS, positives
 from promptmm_pyg.models.inference import get_embeddings
 
 
@@ -17,6 +18,23 @@ def validation(
 ) -> dict[str, float]:
     """The metrics of ``val`` at the cutoff of the monitored metric."""
     return evaluate(get_embeddings(model, inputs), val, ks=(cutoff(monitor),)).metrics
+
+
+def sample_users(val: HeteroData, num_users: int, seed: int = 0) -> HeteroData:
+    """The validation graph with all positives of a sample of its users; the graph
+    itself, if it has no more.
+    """
+    user, item = positives(val)
+    users = user.unique()
+    if users.numel() <= num_users:
+        return val
+    order = torch.randperm(users.numel(), generator=torch.Generator().manual_seed(seed))
+    kept = torch.isin(user, users[order[:num_users]])
+    graph = copy.copy(val)
+    graph[INTERACTS].edge_label_index = torch.stack([user, item])[:, kept]
+    if 'edge_label' in graph[INTERACTS]:
+        del graph[INTERACTS].edge_label
+    return graph
 
 
 def cutoff(monitor: str) -> int:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from promptmm_pyg.auto.ensemble import ScoreLists, choose_ensemble, sample_users
+from promptmm_pyg.auto.ensemble import ScoreLists, choose_ensemble
 from promptmm_pyg.data import INTERACTS, ITEM, USER, make_synthetic_dataset
 from promptmm_pyg.data.split import split_per_user
 from promptmm_pyg.evaluation import evaluate
@@ -65,12 +65,3 @@ def test_the_recall_of_a_sum_is_that_of_full_ranking(split):
         expected = evaluate(tables, split.val, ks=(5,)).metrics['Recall@5']
         weights = torch.eye(2)[number]
         assert lists.recall(weights, every) == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_sample_of_users_keeps_all_of_their_positives(split):
-    sampled = sample_users(split.val, 50)
-    pairs, every = (x[INTERACTS].edge_label_index for x in (sampled, split.val))
-    users = pairs[0].unique()
-    assert users.numel() == 50
-    assert pairs.size(1) == int(torch.isin(every[0], users).sum())
-    assert split.val[INTERACTS].edge_label_index.size(1) > pairs.size(1)

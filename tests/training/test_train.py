@@ -27,6 +27,7 @@ from promptmm_pyg.training import (
     train,
 )
 from promptmm_pyg.training.loop import LOG, step_output, train_step
+from promptmm_pyg.training.validation import sample_users
 from tests.training.setting import (
     QUICK,
     Interrupted,
@@ -227,6 +228,23 @@ def test_best_state_on_validation_is_restored(monkeypatch):
     assert (history.best_epoch, history.best_value) == (2, 0.9)
     torch.testing.assert_close(dict(model.state_dict()), states[1])
     assert not model.training
+
+
+@pytest.mark.parametrize('cls', [LightGCN, EASE])
+def test_of_many_users_a_sample_is_validated(cls):
+    """With all positives of its users, and the same in each validation."""
+    data = make_split()
+    config = replace(QUICK, validate_every=1, validation_users=9)
+    model = EASE.from_data(data) if cls is EASE else make_student(data.train, cls=cls)
+    history = train(model, data, config=config)
+    sampled = sample_users(data.val, 9)
+    pairs, every = (x[INTERACTS].edge_label_index for x in (sampled, data.val))
+    users = pairs[0].unique()
+    assert users.numel() == 9
+    assert pairs.size(1) == int(torch.isin(every[0], users).sum()) < every.size(1)
+    assert sample_users(data.val, 60) is data.val
+    output = model.scores if cls is EASE else get_embeddings(model, data.train)
+    assert history.best_metrics == evaluate(output, sampled, ks=(20,)).metrics
 
 
 def run(data, run_dir, epochs=5, **options):
