@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import re
 import sys
 import tempfile
@@ -167,6 +168,10 @@ def check_threads() -> list[Check]:
         return [Check('note', 'threads', f'{text}, which is slower', fix)]
     if threads < num_cores:
         fix = f'To use all cores, unset OMP_NUM_THREADS or set it to {num_cores}'
+        return [Check('note', 'threads', text, fix)]
+    if threads > 1 and os.environ.get('OMP_WAIT_POLICY', '').upper() != 'PASSIVE':
+        fix = 'OMP_WAIT_POLICY=PASSIVE promptmm ..., or OMP_NUM_THREADS=1'
+        text += ', which do not sleep while they wait: slow beside other programs'
         return [Check('note', 'threads', text, fix)]
     return [Check('ok', 'threads', text)]
 

@@ -18,9 +18,10 @@ from promptmm_pyg.data.schema import (
     modality_x_dict,
 )
 from promptmm_pyg.data.split import Split
-from promptmm_pyg.functional import l2_normalize, rows, score_pairs
+from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import bpr_loss, info_nce_loss, squared_norm
+from promptmm_pyg.losses import info_nce_loss
+from promptmm_pyg.losses._rows import bpr_of_rows, squared_norm_of_rows
 from promptmm_pyg.models._graphs import (
     Bipartite,
     EdgeDict,
@@ -208,19 +209,11 @@ class GraphRecommender(FromData, torch.nn.Module):
 
     def bpr(self, x_dict: Mapping[NodeType, Tensor], batch: Triplets) -> Tensor:
         """BPR of the embeddings of users and items."""
-        user_x, item_x = x_dict[self.user], x_dict[self.item]
-        return bpr_loss(
-            score_pairs(user_x, item_x, batch.user, batch.positive),
-            score_pairs(user_x, item_x, batch.user, batch.negative),
-        )
+        return bpr_of_rows(x_dict[self.user], x_dict[self.item], *batch)
 
     def l2(self, x_dict: Mapping[NodeType, Tensor], batch: Triplets) -> Tensor:
         """Half the squared norm of the rows of an example, averaged over the batch."""
-        return squared_norm(
-            rows(x_dict[self.user], batch.user),
-            rows(x_dict[self.item], batch.positive),
-            rows(x_dict[self.item], batch.negative),
-        )
+        return l2_of_rows(x_dict[self.user], x_dict[self.item], batch)
 
     def contrast(
         self,
@@ -515,8 +508,7 @@ def node_types(
 def bpr_and_l2(
     x_dict: Mapping[NodeType, Tensor], user: NodeType, item: NodeType, batch: Triplets
 ) -> dict[str, Tensor]:
-    """BPR, and half the squared norm of the rows of an example, on one batch; both use
-    the same lookups.
+    """BPR, and half the squared norm of the rows of an example, on one batch.
 
     Args:
         x_dict: Embeddings ``[N_t, D]`` per node type.
@@ -524,15 +516,17 @@ def bpr_and_l2(
         item: The node type of items.
         batch: User, positive and negative items ``[B]``.
     """
-    user_x, positive, negative = (
-        rows(x_dict[user], batch.user),
-        rows(x_dict[item], batch.positive),
-        rows(x_dict[item], batch.negative),
-    )
+    user_x, item_x = x_dict[user], x_dict[item]
     return {
-        'bpr': bpr_loss((user_x * positive).sum(-1), (user_x * negative).sum(-1)),
-        'l2': squared_norm(user_x, positive, negative),
+        'bpr': bpr_of_rows(user_x, item_x, *batch),
+        'l2': l2_of_rows(user_x, item_x, batch),
     }
+
+
+def l2_of_rows(user_x: Tensor, item_x: Tensor, batch: Triplets) -> Tensor:
+    """Half the squared norm of the rows of an example, averaged over the batch."""
+    tables = [(user_x, [batch.user]), (item_x, [batch.positive, batch.negative])]
+    return squared_norm_of_rows(tables, batch.user.numel())
 
 
 def linears(

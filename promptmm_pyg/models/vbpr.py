@@ -10,6 +10,7 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.loader import Triplets
 from promptmm_pyg.losses import squared_norm
+from promptmm_pyg.losses._rows import squared_norm_of_rows
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
@@ -107,16 +108,14 @@ class VBPR(ContentRecommender):
         :math:`[\mathbf{E}_m; \boldsymbol{\beta}_m]`, averaged over modalities.
         """
         id_dict = self.embeddings()
-        tables = (id_dict[self.user], *self.tastes().values())
-        user_rows = [table[batch.user] for table in tables]
-        item_rows = [
-            table[index]
-            for table in (id_dict[self.item], self.item_bias)
-            for index in (batch.positive, batch.negative)
+        items = [batch.positive, batch.negative]
+        tables = [
+            (x, [batch.user]) for x in (id_dict[self.user], *self.tastes().values())
         ]
+        tables += [(x, items) for x in (id_dict[self.item], self.item_bias)]
         projections = [squared_norm(weight) for weight in self.features.weights]
         return {
             'bpr': self.bpr(output.x_dict, batch),
-            'l2': squared_norm(*user_rows, *item_rows),
+            'l2': squared_norm_of_rows(tables, batch.user.numel()),
             'projection_l2': torch.stack(projections).mean(),
         }

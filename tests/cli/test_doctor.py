@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from promptmm_pyg.__main__ import set_wait_policy
 from promptmm_pyg.cli import doctor, main
 from promptmm_pyg.cli.doctor import Check
 from promptmm_pyg.cli.system import GIB
@@ -104,14 +105,38 @@ def test_a_kernel_that_does_not_load_is_a_problem(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('have', 'used', 'level'), [(2, 4, 'note'), (2, 2, 'ok'), (4, 1, 'note')]
+    ('have', 'used', 'policy', 'level'),
+    [
+        (2, 4, 'PASSIVE', 'note'),
+        (2, 2, 'passive', 'ok'),
+        (2, 2, 'ACTIVE', 'note'),
+        (1, 1, '', 'ok'),
+        (4, 1, 'PASSIVE', 'note'),
+    ],
 )
-def test_threads_should_be_as_many_as_cores(monkeypatch, have, used, level):
+def test_threads_should_be_as_many_as_cores_and_sleep_while_they_wait(
+    monkeypatch, have, used, policy, level
+):
+    monkeypatch.setenv('OMP_WAIT_POLICY', policy)
     monkeypatch.setattr(doctor, 'cores', lambda: have)
     monkeypatch.setattr(doctor.torch, 'get_num_threads', lambda: used)
     (check,) = doctor.check_threads()
     assert check.level == level
     assert bool(check.fix) == (level == 'note')
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        ({}, {'OMP_WAIT_POLICY': 'PASSIVE', 'KMP_BLOCKTIME': '0'}),
+        ({'OMP_WAIT_POLICY': 'ACTIVE'}, {'OMP_WAIT_POLICY': 'ACTIVE'}),
+        ({'GOMP_SPINCOUNT': '9'}, {'GOMP_SPINCOUNT': '9'}),
+    ],
+)
+def test_the_wait_policy_of_the_user_is_not_changed(given, expected):
+    environment = dict(given)
+    set_wait_policy(environment)
+    assert environment == expected
 
 
 @pytest.mark.parametrize(('free', 'level'), [(2 * GIB - 1, 'note'), (2 * GIB, 'ok')])
