@@ -20,6 +20,7 @@ CORE = {'numpy', 'psutil', 'safetensors', 'tqdm'}
 # Extras: inside the function that uses them, and not in the lightest layers.
 OPTIONAL = {'faiss', 'matplotlib', 'narwhals', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
 OPTIONAL |= {'torch_scatter', 'torch_sparse'}
+OPTIONAL |= {'lancedb', 'onnx'}
 OPTIONAL |= {'fastapi', 'prometheus_client', 'pydantic', 'uvicorn'}
 OPTIONAL |= {'PIL', 'sentence_transformers', 'timm', 'torchvision'}
 READING = {'_files', '_reading', 'limits'}

@@ -50,6 +50,7 @@ EXTRAS = {
     'tune': 'promptmm tune',
     'tracking': '--track',
     'serve': 'promptmm serve',
+    'export': 'promptmm export --onnx and --lancedb',
 }
 # Packages that are compiled against torch, by extra.
 _COMPILED = {'kernels': ('torch_scatter', 'torch_sparse'), 'content': ('torchvision',)}

@@ -18,6 +18,8 @@ from promptmm_pyg.runs import Run
 from promptmm_pyg.serving import (
     Recommender,
     export_embeddings,
+    export_lancedb,
+    export_onnx,
     export_program,
     faiss_index,
 )
@@ -25,19 +27,22 @@ from promptmm_pyg.serving import (
 DESCRIPTION = """\
 Write the recommender of RUN for other programs: ids and embeddings, a faiss index of
 the items by inner product (its positions are those of 'item_ids' among the embeddings),
-or a program of torch.export that maps rows of users to their best items. Or write the
-data of RUN in the layout of MMRec.
+a program of torch.export or ONNX that maps rows of users to their best items, or tables
+of items and users for LanceDB. Or write the data of RUN in the layout of MMRec.
 
 Files are written atomically; existing files are kept unless --overwrite is given."""
 EXAMPLE = """\
 example:
   promptmm export runs/tiktok --embeddings tiktok.npz --faiss items.index
-  promptmm export runs/tiktok --torch-export top20.pt2 -k 20
+  promptmm export runs/tiktok --torch-export top20.pt2 --onnx top20.onnx -k 20
+  promptmm export runs/tiktok --lancedb tiktok.lancedb
   promptmm export runs/tiktok --mmrec data/tiktok-mmrec"""
 _SUFFIXES = {
     'embeddings': ('.npz', '.parquet'),
     'faiss': (),
     'torch_export': ('.pt2',),
+    'onnx': ('.onnx',),
+    'lancedb': (),
     'mmrec': (),
 }
 
@@ -52,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   NAME.users.parquet and NAME.items.parquet
 --faiss FILE  a faiss index of the items
 --torch-export FILE  rankings as a program, .pt2
+--onnx FILE  rankings as a program of ONNX, .onnx
+--lancedb FOLDER  the tables 'items' and 'users' in a database of LanceDB
 --mmrec FOLDER  the data; the folder must be new or empty, its name becomes that of the
   data set. Needs no student""",
     )
@@ -60,9 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         """
 --faiss-factory NAME [Flat]  description of the index for faiss, such as 'HNSW32'; Flat
   is exact
--k N  items per user of --torch-export (default: 10, or all if there are fewer)
---include-seen  --torch-export: also items that the user has interacted with
---overwrite  replace files""",
+-k N  items per user of a program (default: 10, or all if there are fewer)
+--include-seen  in a program: also items that the user has interacted with
+--overwrite  replace files and tables""",
     )
 
 
@@ -72,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
     if args.mmrec is not None:
         data = Run.open(args.folder).read_split()
         log(write_mmrec(_with_masks(data), args.mmrec))
-    if args.embeddings is None and args.faiss is None and args.torch_export is None:
+    if all(getattr(args, name) is None for name in _SUFFIXES if name != 'mmrec'):
         return 0
     recommender = load_recommender(args.folder)
-    if args.torch_export is not None:
+    if args.torch_export is not None or args.onnx is not None:
         args.k = check_k(args.k, recommender)
     if args.embeddings is not None:
         for path in export_embeddings(recommender, args.embeddings):
@@ -83,12 +90,13 @@ def run(args: argparse.Namespace) -> int:
     if args.faiss is not None:
         _write_faiss(recommender, args.faiss, args.faiss_factory)
         log(args.faiss)
-    if args.torch_export is not None:
-        seen = not args.include_seen
-        program = export_program(
-            recommender, args.torch_export, args.k, exclude_seen=seen
-        )
-        log(program)
+    programs = ((args.torch_export, export_program), (args.onnx, export_onnx))
+    for path, export in programs:
+        if path is not None:
+            seen = not args.include_seen
+            log(export(recommender, path, args.k, exclude_seen=seen))
+    if args.lancedb is not None:
+        log(export_lancedb(recommender, args.lancedb, overwrite=args.overwrite))
     return 0
 
 
@@ -108,7 +116,7 @@ def _check(args: argparse.Namespace) -> None:
         if _SUFFIXES[name] and Path(path).suffix not in _SUFFIXES[name]:
             suffixes = ' or '.join(_SUFFIXES[name])
             raise UserError(f"{_option(name)} must end in {suffixes} (got '{path}')")
-        if name != 'mmrec':  # 'write_mmrec' never replaces anything.
+        if name not in ('mmrec', 'lancedb'):  # Folders are checked by who writes.
             for file in _files(Path(path)):
                 _check_file(name, file, overwrite=args.overwrite)
 

@@ -1,7 +1,7 @@
 """Embeddings and rankings for other programs."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._files import replacing
-from promptmm_pyg._utils import check_flag, check_positive
+from promptmm_pyg._utils import check_flag, check_positive, missing_extra
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.ranking.approximate import import_faiss
 from promptmm_pyg.serving._ids import RawId
@@ -194,9 +194,83 @@ def export_embeddings(recommender: 'Recommender', path: str | Path) -> list[Path
         return [path]
     titles = [tables.titles.get(raw) for raw in items]
     paths = [path.with_suffix(f'.{name}.parquet') for name in ('users', 'items')]
-    _write_parquet(paths[0], users, kinds[0], tables.user_x, None)
-    _write_parquet(paths[1], items, kinds[1], tables.item_x, titles)
+    pa = _pyarrow('export_embeddings')
+    title = (pa.string(), titles)
+    for output, (schema, blocks) in zip(
+        paths,
+        (
+            _arrow_blocks(users, kinds[0], tables.user_x),
+            _arrow_blocks(items, kinds[1], tables.item_x, title=title),
+        ),
+        strict=True,
+    ):
+        with (
+            replacing(output) as temporary,
+            pa.parquet.ParquetWriter(temporary, schema) as writer,
+        ):
+            for block in blocks:
+                writer.write_table(block)
     return paths
+
+
+def export_lancedb(
+    recommender: 'Recommender', folder: str | Path, *, overwrite: bool = False
+) -> Path:
+    """Writes two tables to a database of LanceDB, which needs no server: ``items``
+    (``id``, ``embedding``, ``title``) and ``users`` (``id``, ``embedding``, ``seen``,
+    the items to leave out).
+
+    The list of a user are the items with the largest inner product::
+
+        user = users.search().where("id = 'u1'").to_list()[0]
+        query = items.search(user['embedding']).distance_type('dot').limit(10)
+        query.where(f'id NOT IN {tuple(user["seen"])}', prefilter=True).to_list()
+
+    Equal scores are in any order there.
+
+    Args:
+        recommender: What to export.
+        folder: The folder of the database; other tables in it are unchanged.
+        overwrite: Whether to replace tables of these names. (default: ``False``)
+
+    Raises:
+        ImportError: If ``lancedb`` is not installed (the extra ``export``).
+        ValueError: If there is a table of one of these names, or the ids of one kind
+            mix numbers and text.
+    """
+    try:
+        import lancedb
+    except ImportError as error:
+        raise missing_extra('export_lancedb', 'lancedb', 'export') from error
+    pa, tables = _pyarrow('export_lancedb'), recommender.tables
+    users, items = list(tables.users), list(tables.items)
+    kinds = _id_kind('user_ids', users), _id_kind('item_ids', items)
+    seen = tables.seen
+    parts = seen.col.cpu().split(seen.num_seen.tolist())
+    histories = [[items[row] for row in part.tolist()] for part in parts]
+    titles = [tables.titles.get(raw) for raw in items]
+    list_type = pa.list_(pa.string() if kinds[1] is str else pa.int64())
+    contents = {
+        'items': _arrow_blocks(
+            items, kinds[1], tables.item_x, title=(pa.string(), titles)
+        ),
+        'users': _arrow_blocks(
+            users, kinds[0], tables.user_x, seen=(list_type, histories)
+        ),
+    }
+    folder = Path(folder)
+    database = lancedb.connect(folder)
+    known = set(database.list_tables().tables) & set(contents)
+    if known and not overwrite:
+        raise ValueError(
+            f"'folder' must have no table '{min(known)}' (got '{folder}'). Choose "
+            f'another one, or overwrite it'
+        )
+    for name, (schema, blocks) in contents.items():
+        batches = (batch for block in blocks for batch in block.to_batches())
+        reader = pa.RecordBatchReader.from_batches(schema, batches)
+        database.create_table(name, reader, mode='overwrite')
+    return folder
 
 
 def faiss_index(recommender: 'Recommender', factory: str = 'Flat') -> Any:
@@ -256,34 +330,38 @@ def _id_array(name: str, ids: list[RawId]) -> np.ndarray:
     return np.array(ids, dtype=np.str_ if texts else np.int64)
 
 
-def _write_parquet(
-    path: Path,
+def _arrow_blocks(
     ids: list[RawId],
     kind: type,
     x: Tensor,
-    titles: list[str | None] | None,
-) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ImportError(
-            "'export_embeddings' requires 'pyarrow' for '.parquet'. "
-            "Install it with 'pip install promptmm_pyg[frames]'"
-        ) from error
+    **columns: tuple[Any, Sequence[Any]],
+) -> tuple[Any, Iterator[Any]]:
+    """The schema and the tables of some rows at a time, of ids, embeddings and other
+    columns, each a type of Arrow and its values.
+    """
+    import pyarrow as pa
+
     fields = [('id', pa.string() if kind is str else pa.int64())]
     fields.append(('embedding', pa.list_(pa.float32(), x.size(1))))
-    if titles is not None:
-        fields.append(('title', pa.string()))
-    schema = pa.schema(fields)
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    schema = pa.schema([*fields, *((key, of) for key, (of, _) in columns.items())])
+
+    def blocks() -> Iterator[Any]:
         for start in range(0, max(1, len(ids)), _CHUNK):
             rows = slice(start, start + _CHUNK)
             flat = pa.array(_array(x[rows]).reshape(-1))
-            columns = [
+            arrays = [
                 pa.array(ids[rows], type=schema.field('id').type),
                 pa.FixedSizeListArray.from_arrays(flat, x.size(1)),
+                *(pa.array(values[rows], type=of) for of, values in columns.values()),
             ]
-            if titles is not None:
-                columns.append(pa.array(titles[rows], type=pa.string()))
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            yield pa.Table.from_arrays(arrays, schema=schema)
+
+    return schema, blocks()
+
+
+def _pyarrow(caller: str) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise missing_extra(caller, 'pyarrow', 'frames') from error
+    return pyarrow

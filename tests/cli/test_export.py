@@ -76,9 +76,7 @@ def test_the_data_come_back_from_mmrec_without_a_student(trained, tmp_path):
 
 def test_an_output_is_required(distilled, fails):
     message = fails('export', distilled)
-    assert 'Pass one or more of --embeddings, --faiss, --torch-export, --mmrec' in (
-        message
-    )
+    assert 'Pass one or more of --embeddings, --faiss, --torch-export' in (message)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +84,7 @@ def test_an_output_is_required(distilled, fails):
     [
         (['--embeddings', 'x.csv'], '--embeddings must end in .npz or .parquet'),
         (['--torch-export', 'x.pt'], '--torch-export must end in .pt2'),
+        (['--onnx', 'x.pb'], '--onnx must end in .onnx'),
         (['--torch-export', 'x.pt2', '-k', '0'], '-k must be between 1 and'),
         (['--torch-export', 'x.pt2', '-k', '999'], '-k must be between 1 and'),
     ],

@@ -10,6 +10,8 @@ from promptmm_pyg.serving import (
     Recommender,
     TopItems,
     export_embeddings,
+    export_lancedb,
+    export_onnx,
     export_program,
     faiss_index,
 )
@@ -75,6 +77,44 @@ def test_the_exported_program_takes_any_batch(tmp_path, options):
         expected = model.recommend(np.array(users) + 10, k=4, **options)
         assert named(model, index) == expected.ids.tolist()
         np.testing.assert_array_equal(scores.numpy(), expected.scores)
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_onnxruntime_ranks_as_the_recommender_does(tmp_path, options):
+    pytest.importorskip('onnx', reason='requires promptmm_pyg[export]')
+    runtime = pytest.importorskip('onnxruntime', reason='requires onnxruntime')
+    for k, dtype in ((1, torch.float), (4, torch.half), (9, torch.float)):
+        model = ties(seed=k, dtype=dtype)
+        path = export_onnx(model, tmp_path / f'{k}.onnx', k=k, **options)
+        session = runtime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        for users in ([0], [5, 0, 2, 2, 3], [2]):
+            index, scores = session.run(None, {'users': np.array(users)})
+            expected = model.recommend(np.array(users) + 10, k=k, **options)
+            assert named(model, index) == expected.ids.tolist()
+            np.testing.assert_array_equal(scores, expected.scores)
+
+
+def test_lancedb_finds_what_the_recommender_does(tmp_path):
+    lancedb = pytest.importorskip('lancedb', reason='requires promptmm_pyg[export]')
+    g = torch.Generator().manual_seed(0)
+    x = [torch.randn(n, 4, generator=g) for n in (5, 200)]
+    seen = torch.stack([torch.arange(50) % 5, torch.randperm(200, generator=g)[:50]])
+    items = [f"it's {n}" for n in range(200)]
+    titles = {items[0]: 'Ünïcode'}
+    model = Recommender(*x, user_ids=range(5), item_ids=items, seen=seen, titles=titles)
+    folder = export_lancedb(model, tmp_path / 'new' / 'db')
+    with pytest.raises(ValueError, match=r"'folder' must have no table 'items'"):
+        export_lancedb(model, folder)
+    export_lancedb(model, folder, overwrite=True)
+    database = lancedb.connect(folder)
+    table = database.open_table('items')
+    assert table.search().where("title = 'Ünïcode'").to_list()[0]['id'] == items[0]
+    for user in range(5):
+        (row,) = database.open_table('users').search().where(f'id = {user}').to_list()
+        query = table.search(row['embedding']).distance_type('dot').limit(10)
+        ids = ', '.join("'" + raw.replace("'", "''") + "'" for raw in row['seen'])
+        result = query.where(f'id NOT IN ({ids})', prefilter=True).to_list()
+        assert [x['id'] for x in result] == model.recommend(user, 10).ids.tolist()
 
 
 def test_the_module_moves_and_keeps_its_tables():
@@ -224,13 +264,15 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
             lambda model: export_embeddings(model, 'x.parquet'),
             r"'pyarrow'.*promptmm_pyg\[frames\]",
         ),
+        (lambda model: export_onnx(model, 'x.onnx'), r"'onnx'.*promptmm_pyg\[export\]"),
+        (lambda model: export_lancedb(model, 'x'), r'lancedb.*promptmm_pyg\[export\]'),
         (lambda model: faiss_index(model), r"'faiss'.*promptmm_pyg\[ann\]"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(
     monkeypatch, tmp_path, call, message
 ):
-    for name in ('pyarrow', 'pyarrow.parquet', 'faiss'):
+    for name in ('pyarrow', 'pyarrow.parquet', 'faiss', 'onnx', 'lancedb'):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ImportError, match=message):
