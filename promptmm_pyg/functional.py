@@ -83,7 +83,7 @@ def score_lists(
     user_x: Tensor, item_x: Tensor, user_index: Tensor, item_index: Tensor
 ) -> Tensor:
     """One score for each candidate in each user's list, differentiable in both
-    tables.
+    tables. First derivatives only.
 
     Args:
         user_x: User vectors ``[num_users, D]``.
@@ -103,10 +103,61 @@ def score_lists(
             "'item_index' must have the shape [B, K] where 'user_index' has [B] "
             f'(got {list(item_index.size())} and {list(user_index.size())})'
         )
-    users, items = rows(user_x, user_index).unsqueeze(1), rows(item_x, item_index)
-    if torch.is_grad_enabled() and (users.requires_grad or items.requires_grad):
-        return (users * items).sum(-1)  # With the faster gradient.
-    return torch.matmul(users, items.mT).squeeze(1)
+    sparse = tuple(getattr(x, 'sparse_grad', False) for x in (user_x, item_x))
+    scores: Tensor = _score_lists(user_x, item_x, user_index, item_index, sparse)
+    return scores
+
+
+class _ScoreLists(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        user_x: Tensor,
+        item_x: Tensor,
+        user_index: Tensor,
+        item_index: Tensor,
+        sparse: tuple[bool, bool],
+    ) -> Tensor:
+        users = user_x.index_select(0, user_index)
+        items = item_x.index_select(0, item_index.reshape(-1))
+        items = items.view(*item_index.size(), item_x.size(1))
+        ctx.save_for_backward(users, items, user_index, item_index)
+        ctx.sizes, ctx.sparse = (user_x.size(), item_x.size()), sparse
+        return torch.bmm(items, users[..., None]).squeeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        users, items, user_index, item_index = ctx.saved_tensors
+        grad = grads[0]
+        d_user = d_item = None
+        if ctx.needs_input_grad[0]:
+            d_rows = torch.bmm(grad[:, None], items).squeeze(1)
+            d_user = add_rows(ctx.sizes[0], ctx.sparse[0], [(user_index, d_rows)])
+        if ctx.needs_input_grad[1]:
+            d_rows = (grad[..., None] * users[:, None]).flatten(0, 1)
+            parts = [(item_index.reshape(-1), d_rows)]
+            d_item = add_rows(ctx.sizes[1], ctx.sparse[1], parts)
+        return d_user, d_item, None, None, None
+
+
+_score_lists: Any = _ScoreLists.apply
+
+
+def add_rows(
+    size: torch.Size, sparse: bool, parts: list[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """The sum of rows ``[B, D]`` at their positions ``[B]`` in zeros of ``size``."""
+    if sparse:
+        index = torch.cat([index for index, _ in parts])
+        values = torch.cat([rows for _, rows in parts])
+        return torch.sparse_coo_tensor(
+            index[None], values, size, check_invariants=False
+        )
+    out = parts[0][1].new_zeros(size)
+    for index, values in parts:
+        out.scatter_add_(0, index[:, None].expand_as(values), values)
+    return out
 
 
 def score_all(user_x: Tensor, item_x: Tensor) -> Tensor:

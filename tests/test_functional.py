@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from promptmm_pyg.functional import rows, score_all, score_lists, score_pairs
+from promptmm_pyg.functional import (
+    rows,
+    score_all,
+    score_lists,
+    score_pairs,
+    sparse_gradients,
+)
 
 
 def tables(dtype=torch.float):
@@ -93,3 +99,19 @@ def test_lists_score_the_same_with_and_without_gradients():
     torch.testing.assert_close(
         learning.detach(), score_lists(user_x, item_x, user, items)
     )
+
+
+def test_lists_of_sparse_tables_have_the_gradient_of_a_loop():
+    user_x, item_x = (x.requires_grad_() for x in tables(torch.double))
+    user, items = torch.tensor([0, 1, 0]), torch.tensor([[1, 0], [2, 2], [3, 1]])
+    factor = torch.arange(1.0, 7.0).view(3, 2).double()
+    expected = torch.zeros(5, 3).double(), torch.zeros(7, 3).double()
+    for b, u in enumerate(user.tolist()):
+        for k, i in enumerate(items[b].tolist()):
+            expected[0][u] += factor[b, k] * item_x[i].detach()
+            expected[1][i] += factor[b, k] * user_x[u].detach()
+    with sparse_gradients([user_x, item_x]):
+        (factor * score_lists(user_x, item_x, user, items)).sum().backward()
+    for table, grad in zip((user_x, item_x), expected, strict=True):
+        assert table.grad.is_sparse
+        torch.testing.assert_close(table.grad.to_dense(), grad)

@@ -124,7 +124,8 @@ class OnLists(Adapter):
 
     Args:
         loss: Called as ``loss(student_logits, teacher_logits, mask=mask)``, each
-            ``[B, K]``, and with ``target_mask=`` if its forward has that argument.
+            ``[B, K]``, and with ``target_mask=`` if its forward has that argument; or,
+            if it has a method ``of_views``, once with a list of the views' logits.
         weight: Its weight. (default: ``1.0``)
         views: ``'all'``, ``'modalities'``, ``'fused'``, a modality, or a list of these
             names. (default: ``'all'``)
@@ -177,7 +178,11 @@ class OnLists(Adapter):
             view: list_logits(view_of(teacher, view), user, items)
             for view in resolve_views(self.views, teacher)
         }
-        losses = {k: self.loss(student_logits, x, **masks) for k, x in logits.items()}
+        if hasattr(self.loss, 'of_views'):
+            values = self.loss.of_views(student_logits, list(logits.values()), **masks)
+        else:
+            values = [self.loss(student_logits, x, **masks) for x in logits.values()]
+        losses = dict(zip(logits, values, strict=True))
         if isinstance(self.view_weights, torch.nn.Module):
             means = {view: loss.mean() for view, loss in losses.items()}
             weighted: Tensor = self.view_weights(means)

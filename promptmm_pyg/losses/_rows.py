@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from promptmm_pyg.functional import check_width
+from promptmm_pyg.functional import add_rows, check_width
 from promptmm_pyg.losses._base import at_least_float32
 
 
@@ -97,11 +97,11 @@ class _BPR(torch.autograd.Function):
         user_sparse, item_sparse = ctx.sparse
         d_user = d_item = None
         if ctx.needs_input_grad[0]:
-            d_user = _scattered(user_size, user_sparse, [(user, factor * gap)])
+            d_user = add_rows(user_size, user_sparse, [(user, factor * gap)])
         if ctx.needs_input_grad[1]:
             step = factor * u
             parts = [(positive, step), (negative, -step)]
-            d_item = _scattered(item_size, item_sparse, parts)
+            d_item = add_rows(item_size, item_sparse, parts)
         return d_user, d_item, None, None, None, None
 
 
@@ -129,29 +129,13 @@ class _SquaredNorm(torch.autograd.Function):
         if not ctx.sparse:
             return x * (saved * scale).to(x.dtype)[:, None], None, None
         values = x.index_select(0, saved).mul_(scale.to(x.dtype))
-        return _scattered(x.size(), ctx.is_sparse_grad, [(saved, values)]), None, None
+        return add_rows(x.size(), ctx.is_sparse_grad, [(saved, values)]), None, None
 
 
 def _squares(x: Tensor) -> Tensor:
     """The squared norm of every row, ``[N]``."""
     norm = torch.linalg.vector_norm(at_least_float32(x), dim=1)
     return norm * norm
-
-
-def _scattered(
-    size: torch.Size, sparse: bool, parts: list[tuple[Tensor, Tensor]]
-) -> Tensor:
-    """The sum of rows ``[B, D]`` at their positions in a matrix of ``size``."""
-    if sparse:
-        index = torch.cat([index for index, _ in parts])
-        values = torch.cat([rows for _, rows in parts])
-        return torch.sparse_coo_tensor(
-            index[None], values, size, check_invariants=False
-        )
-    out = parts[0][1].new_zeros(size)
-    for index, rows in parts:
-        out.scatter_add_(0, index[:, None].expand_as(rows), rows)
-    return out
 
 
 _bpr: Any = _BPR.apply

@@ -1,5 +1,6 @@
 """List-wise distillation: plain, decoupled (DKD) and rank-aware."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,8 +28,14 @@ def list_divergence(
     student, teacher = log_softmax(student, mask), log_softmax(teacher, mask)
     if mask is None:
         return _divergence(student, teacher)
-    # Zeros where masked: `-inf - -inf` is not computed.
-    gap = teacher.masked_fill(~mask, 0.0) - student.masked_fill(~mask, 0.0)
+    return _masked_divergence(student.masked_fill(~mask, 0.0), teacher, mask)
+
+
+def _masked_divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """The divergence of log-probabilities, the student's with zeros where masked:
+    ``-inf - -inf`` is not computed.
+    """
+    gap = teacher.masked_fill(~mask, 0.0) - student
     return (teacher.exp() * gap).sum(dim=-1)
 
 
@@ -113,9 +120,21 @@ def decoupled_kd_terms(
     non-target part, one value per list, see :class:`DecoupledKDLoss`. Gradients flow
     to both lists.
     """
+    lists = student_logits, [teacher_logits], target_mask, temperature, mask
+    return _terms_of_views(*lists)[0]
+
+
+def _terms_of_views(
+    student_logits: Tensor,
+    views: Sequence[Tensor],
+    target_mask: Tensor,
+    temperature: float,
+    mask: Tensor | None,
+) -> list[DecoupledTerms]:
+    """:func:`decoupled_kd_terms` for several lists of teacher logits."""
     check_positive('temperature', temperature)
-    student, teacher = as_list_pair(student_logits, teacher_logits, mask)
-    student, teacher = student / temperature, teacher / temperature
+    pairs = [as_list_pair(student_logits, x, mask) for x in views]
+    student = pairs[0][0] / temperature
     check_selection('student_logits', student_logits, 'target_mask', target_mask)
     rest = ~target_mask
     if mask is not None:
@@ -128,12 +147,20 @@ def decoupled_kd_terms(
             f'these lists out'
         )
     student_mass = _log_mass(student, target_mask, rest)
-    teacher_mass = _log_mass(teacher, target_mask, rest)
-    return DecoupledTerms(
-        target=_divergence(student_mass, teacher_mass),
-        non_target=list_divergence(student, teacher, rest),
-        non_target_mass=teacher_mass[..., 1].exp(),
-    )
+    student_rest = log_softmax(student, rest).masked_fill(~rest, 0.0)
+    terms = []
+    for _, logits in pairs:
+        teacher = logits / temperature
+        teacher_mass = _log_mass(teacher, target_mask, rest)
+        teacher_rest = log_softmax(teacher, rest)
+        terms.append(
+            DecoupledTerms(
+                target=_divergence(student_mass, teacher_mass),
+                non_target=_masked_divergence(student_rest, teacher_rest, rest),
+                non_target_mass=teacher_mass[..., 1].exp(),
+            )
+        )
+    return terms
 
 
 def _log_mass(logits: Tensor, target_mask: Tensor, rest: Tensor) -> Tensor:
@@ -205,14 +232,27 @@ class DecoupledKDLoss(Loss):
         target_mask: Tensor,
         mask: Tensor | None = None,
     ) -> Tensor:
-        terms = decoupled_kd_terms(
-            student_logits, teacher_logits, target_mask, self.temperature, mask
-        )
-        if self.listwise == 'kl':
-            loss = terms.target + terms.non_target_mass * terms.non_target
-        else:
-            loss = self.alpha * terms.target + self.beta * terms.non_target
-        return reduce(self.temperature**2 * loss, self.reduction)
+        return self.of_views(student_logits, [teacher_logits], target_mask, mask)[0]
+
+    def of_views(
+        self,
+        student_logits: Tensor,
+        views: Sequence[Tensor],
+        target_mask: Tensor,
+        mask: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The loss for each of several lists of teacher logits ``[B, K]``; what
+        concerns the student alone is computed once.
+        """
+        lists = student_logits, views, target_mask, self.temperature, mask
+        losses = []
+        for terms in _terms_of_views(*lists):
+            if self.listwise == 'kl':
+                loss = terms.target + terms.non_target_mass * terms.non_target
+            else:
+                loss = self.alpha * terms.target + self.beta * terms.non_target
+            losses.append(reduce(self.temperature**2 * loss, self.reduction))
+        return losses
 
 
 def rank_aware_kd_loss(

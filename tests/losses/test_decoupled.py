@@ -155,3 +155,21 @@ def test_a_masked_candidate_does_not_count_as_another():
 def test_the_terms_must_have_a_positive_temperature():
     with pytest.raises(ValueError, match=r"'temperature' must .* \(got -1.0\)"):
         decoupled_kd_terms(*make_lists(), temperature=-1.0)
+
+
+@pytest.mark.parametrize('listwise', ['dkd', 'kl'])
+@pytest.mark.parametrize('masked', [False, True])
+def test_several_views_equal_the_views_one_by_one(listwise, masked):
+    student, first, target_mask = make_lists(num_targets=2)
+    second, mask = first.flip(0), make_mask() if masked else None
+    loss = DecoupledKDLoss(0.7, 1.3, 2.0, listwise)
+    student.requires_grad_()
+    together = torch.stack(loss.of_views(student, [first, second], target_mask, mask))
+    alone = [loss(student, x, target_mask, mask) for x in (first, second)]
+    torch.testing.assert_close(together, torch.stack(alone))
+    weights = torch.tensor([1.0, 3.0]).double()  # Views are not confused.
+    gradients = [
+        torch.autograd.grad((weights * x).sum(), student)[0]
+        for x in (together, torch.stack(alone))
+    ]
+    torch.testing.assert_close(*gradients)
