@@ -78,7 +78,7 @@ class DistillationResult(NamedTuple):
     truncated_teacher: dict[str, Tensor]
     """The teacher's embeddings at the student's width, without training
     (:func:`~promptmm_pyg.distillation.truncate_embeddings`)."""
-    start: Start
+    start: Start | Literal['baseline']
     """From where the student was trained; of ``'best'`` the one that was chosen."""
     trials: list[dict[str, float]] | None = None
     """The settings that were tried and the validation metric of ``student`` and
@@ -90,7 +90,7 @@ def distill(
     teacher: torch.nn.Module | SoftTargets | ClosedForm[Any],
     data: Split,
     *,
-    start: Start | Literal['best'] = 'best',
+    start: Start | Literal['best', 'baseline'] = 'best',
     losses: Sequence[DistillationLoss] | None = None,
     loss_weights: Mapping[str, float] | None = None,
     prompt: Literal['frozen', 'joint'] = 'frozen',
@@ -108,9 +108,9 @@ def distill(
     was best on ``data.val``. ``data.test`` is not read.
 
     The student starts from its SVD-truncated teacher
-    (:func:`~promptmm_pyg.distillation.start_student`), unless this is worse than the
-    baseline on ``data.val``: a weak teacher would hold the student back. It is
-    validated before the first epoch, too, and never below such a start.
+    (:func:`~promptmm_pyg.distillation.start_student`) or from the baseline, whichever
+    is better on ``data.val``, and is validated before the first epoch, too: it is never
+    below either of them there, however weak the teacher is.
 
     With ``prompt='frozen'`` the teacher runs once, in eval mode, and its
     :class:`~promptmm_pyg.targets.SoftTargets` can replace it. With ``prompt='joint'``,
@@ -144,9 +144,9 @@ def distill(
             positives of ``data.val`` are its ``edge_label_index``.
         start: The start of the student: ``'truncated'``, the SVD-truncated teacher;
             ``'random'``, its current parameters; ``'teacher tables'``, the id tables of
-            a teacher of its width; or ``'best'``, the truncated teacher if it is at
-            least as good as the baseline on ``data.val``, or if there is no baseline or
-            no validation, and else random. (default: ``'best'``)
+            a teacher of its width; ``'baseline'``, the trained baseline; or ``'best'``,
+            the better one of truncated teacher and baseline on ``data.val``; without
+            baseline or validation, the truncated teacher. (default: ``'best'``)
         losses: The distillation losses. (default: ``promptmm_losses()``)
         loss_weights: Weights of the student's own losses; names that are left out keep
             the student's weight. (default: ``student.loss_weights``; for a module
@@ -180,7 +180,7 @@ def distill(
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     check_choice('prompt', prompt, ('frozen', 'joint'))
-    check_choice('start', start, ('best', *STARTS))
+    _check_start(start, baseline)
     check_positive('anchor_weight', anchor_weight)
     check_non_negative('tune', tune)
     check_split(data)
@@ -288,7 +288,7 @@ def distill(
         )
     truncated = truncate_embeddings(targets.x_dict, width)
     used = _start(start, truncated, baseline_history, val, config.monitor)
-    start_student(student, targets, start=used, inputs=inputs, teacher=teacher)
+    _set_start(student, untrained, used, targets, inputs, teacher)
     if config.validate_every:
         source.hold(validate, config.monitor)
     parts = {'student': student, 'objective': objective, **source.parts}
@@ -333,6 +333,12 @@ def _objective(
     return objective if parameter is None else objective.to(parameter)
 
 
+def _check_start(start: str, baseline: bool) -> None:
+    check_choice('start', start, ('best', 'baseline', *STARTS))
+    if start == 'baseline' and not baseline:
+        raise ValueError("'baseline' must be True with start='baseline' (got False)")
+
+
 def _configs(config: TrainingConfig) -> tuple[TrainingConfig, TrainingConfig]:
     """Those of student and baseline, of which the latter is trained first."""
     own, baseline = in_folder(config), in_folder(config, BASELINE)
@@ -345,21 +351,33 @@ def _configs(config: TrainingConfig) -> tuple[TrainingConfig, TrainingConfig]:
 
 
 def _start(
-    start: Start | Literal['best'],
+    start: Start | Literal['best', 'baseline'],
     truncated: dict[str, Tensor],
     baseline: History | None,
     val: HeteroData,
     monitor: str,
-) -> Start:
-    """The start, of ``'best'`` a random one where the baseline is better than the
-    truncated teacher.
-    """
+) -> Start | Literal['baseline']:
+    """The start, of ``'best'`` the better one of truncated teacher and baseline."""
     if start != 'best':
         return start
     if baseline is None or not baseline.best_metrics:
         return 'truncated'
     value = evaluate(truncated, val, ks=(cutoff(monitor),)).metrics[monitor]
-    return 'random' if value < baseline.best_value else 'truncated'
+    return 'baseline' if value < baseline.best_value else 'truncated'
+
+
+def _set_start(
+    student: torch.nn.Module,
+    baseline: torch.nn.Module,
+    start: Start | Literal['baseline'],
+    targets: SoftTargets,
+    inputs: tuple[Any, ...],
+    teacher: Any,
+) -> None:
+    if start == 'baseline':
+        student.load_state_dict(baseline.state_dict())
+    else:
+        start_student(student, targets, start=start, inputs=inputs, teacher=teacher)
 
 
 def _check_config(config: TrainingConfig) -> None:

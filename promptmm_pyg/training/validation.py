@@ -22,8 +22,10 @@ def validation(
 
 def sample_users(val: HeteroData, num_users: int, seed: int = 0) -> HeteroData:
     """The validation graph with all positives of a sample of its users; the graph
-    itself, if it has no more.
+    itself, if it has no more or nothing is held out.
     """
+    if 'edge_label_index' not in val[INTERACTS]:  # Of a final model.
+        return val
     user, item = positives(val)
     users = user.unique()
     if users.numel() <= num_users:

@@ -517,9 +517,7 @@ def test_a_started_student_is_never_below_its_start(tmp_path):
 
 
 @pytest.mark.parametrize('is_weak', [True, False])
-def test_the_best_start_is_random_where_the_baseline_is_better_than_the_truncation(
-    is_weak,
-):
+def test_the_best_start_is_the_better_one_of_truncation_and_baseline(is_weak):
     data = make_split()
     # A teacher of the positives themselves, or of their opposite.
     right = torch.zeros(60, 40)
@@ -529,7 +527,7 @@ def test_the_best_start_is_random_where_the_baseline_is_better_than_the_truncati
     students = [make_student(data.train, 32) for _ in range(2)]
     targets = SoftTargets(x_dict, {})
     best = distill(students[0], targets, data, config=config)
-    expected = 'random' if is_weak else 'truncated'
+    expected = 'baseline' if is_weak else 'truncated'
     assert best.start == expected
     distill(students[1], targets, data, start=expected, config=config)
     assert_equal(*students)
@@ -537,6 +535,12 @@ def test_the_best_start_is_random_where_the_baseline_is_better_than_the_truncati
         make_student(data.train, 32), targets, data, baseline=False, config=config
     )
     assert without.start == 'truncated'
+    values = [
+        evaluate(x, data.val, ks=(20,)).metrics['Recall@20']
+        for x in (best.truncated_teacher, get_embeddings(best.baseline, data.train))
+    ]
+    assert best.history.records[0]['start']['Recall@20'] == max(values)
+    assert best.history.best_value >= max(values)
 
 
 def test_nothing_to_resume_is_an_error_before_the_baseline_is_trained(tmp_path):
