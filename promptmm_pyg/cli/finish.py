@@ -31,7 +31,5 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if run.has('baseline'):
         print(metrics_text(run, 'baseline'))
-    else:
-        print("baseline: not trained, as 'promptmm distill ... --resume' would")
     print(f'next: promptmm evaluate {run.path}')
     return 0

@@ -21,8 +21,9 @@ from promptmm_pyg.training.loop import CHECKPOINT
 
 def finish_run(run: Run | str | Path) -> str:
     """Ends an interrupted training with its best epoch so far, as if patience had run
-    out; without a validated epoch, with the last. The checkpoint stays, so that
-    ``resume`` can still continue it.
+    out; without a validated epoch, with the last. A student whose baseline was
+    interrupted is trained for one epoch. The checkpoint stays, so that ``resume`` can
+    still continue it.
 
     Args:
         run: A run whose training was interrupted.
@@ -69,7 +70,11 @@ def _finish_teacher(target: Run) -> None:
 
 def _finish_student(run: Run, target: Run) -> None:
     config, options = target.student_config, dict[str, Any]()
-    trials = sorted(target.student_dir.glob(f'trials/*/{CHECKPOINT}'))
+    trials = [
+        folder
+        for folder in target.student_dir.glob('trials/*')
+        if any(folder.rglob(CHECKPOINT))
+    ]
     if trials:
         options['tune'] = len(trials)
     baselines = [target.baseline_dir, *target.student_dir.glob('trials/*/baseline')]

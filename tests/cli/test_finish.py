@@ -46,24 +46,16 @@ def test_a_finished_teacher_is_that_of_its_best_epoch(
     assert Run.open(run).metrics('teacher') == Run(trained).metrics('teacher')
 
 
-def test_a_finished_student_has_all_files(
-    trained, distilled, copy_of, interrupted, capsys
+@pytest.mark.parametrize('epochs', [2, 4])  # In the baseline's run, in the student's.
+def test_a_finished_student_and_its_baseline_are_those_of_their_best_epochs(
+    trained, distilled, copy_of, interrupted, epochs
 ):
     run = copy_of(trained)
-    interrupted(2, 'distill', run, *DISTILL, *LONG)
+    interrupted(epochs, 'distill', run, *DISTILL)
     assert main(['finish', str(run)]) == 0
-    assert 'baseline: not trained' in capsys.readouterr().out
-    assert model(run, 'student') == model(distilled, 'student')
+    for name in ('student', 'student/baseline'):
+        assert model(run, name) == model(distilled, name)
     assert Run(run).recommender().num_items == 60
-
-
-def test_a_finished_baseline_is_that_of_its_best_epoch(
-    trained, distilled, copy_of, interrupted
-):
-    run = copy_of(trained)
-    interrupted(4, 'distill', run, *DISTILL)
-    assert main(['finish', str(run)]) == 0
-    assert model(run, 'student/baseline') == model(distilled, 'student/baseline')
 
 
 def test_a_finished_training_can_be_continued(trained, distilled, copy_of, interrupted):
@@ -91,7 +83,7 @@ def test_an_epoch_before_the_first_validation_is_validated(
     trained, copy_of, interrupted
 ):
     run = copy_of(trained)
-    words = ['--validate-every', '5', '--start', 'random']
+    words = ['--validate-every', '5', '--start', 'random', '--no-baseline']
     interrupted(1, 'distill', run, *DISTILL, *LONG, *words)
     assert main(['finish', str(run)]) == 0
     assert Run(run).metrics('student')['best_epoch'] == 1

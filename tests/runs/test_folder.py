@@ -203,12 +203,12 @@ def test_a_lock_is_free_after_an_error_and_leaves_nothing(tmp_path):
 
 
 def start(run, *words):
-    """A student that is trained for long, once its first checkpoint is written."""
+    """A baseline that is trained for long, once its first checkpoint is written."""
     argv = ['distill', str(run), *DISTILL, *words, '--seed', '4']
     argv += ['--epochs', '100000', '--patience', '100000']
     process = get_context('forkserver').Process(target=main, args=(argv,))
     process.start()
-    checkpoint = run / '.new-student' / 'student' / CHECKPOINT
+    checkpoint = run / '.new-student' / 'student' / 'baseline' / CHECKPOINT
     for _ in range(600):
         if checkpoint.is_file() or not process.is_alive():
             break
@@ -235,5 +235,5 @@ def test_killing_a_training_loses_nothing(distilled, copy_of, fails, capsys):
         files_of(run)['student/model.safetensors']
         != before['student/model.safetensors']
     )
-    assert not Run(run).has('baseline')
+    assert Run(run).has('baseline')
     assert not [path for path in run.iterdir() if path.name.startswith('.')]
