@@ -25,6 +25,9 @@ by the item's users. Each table adds up to the score. The further columns of the
 two tables show the parts of the user's (the item's) embedding. The share of a neighbor
 includes the earlier hops through it.
 
+Neighbors are listed by name until they are 90% of the score, or 20; the others are
+summed, with their mean.
+
 The teacher is explained by default; a student has ids only. --map draws the items by
 each part of the model on two principal axes, colored by their number of users."""
 EXAMPLE = """\
@@ -51,6 +54,12 @@ class _Names:
         title = self.titles.get(raw) if node_type == ITEM else None
         return printable(raw if title is None else f'{raw}  {title}')
 
+    def short(self, node_type: str, node: int) -> str:
+        """The title, or node type and id where there is none."""
+        raw = str(self.ids[node_type][node])
+        title = self.titles.get(raw) if node_type == ITEM else None
+        return printable(title or f'{node_type} {raw}')
+
     def row(self, option: str, node_type: str, text: str) -> int:
         ids = RawIds(node_type, self.ids[node_type], len(self.ids[node_type]))
         return ids.find(known_ids(option, [text], ids, strict=False))[0]
@@ -74,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(
         parser,
         """
--k N [5]  neighbors to list for the user and for the item
+-k N  neighbors to list for the user and for the item (default: 90% of the score)
 --out FILE.png  also draw the parts
 --map FILE.png  draw a map of the items
 --json  print JSON""",
@@ -102,7 +111,7 @@ def _check(args: argparse.Namespace) -> None:
         for option in ('item', 'out', 'json'):
             if getattr(args, option):
                 raise UserError(f'--{option} requires --user')
-    if args.k < 0:
+    if args.k is not None and args.k < 0:
         raise UserError(f'-k must be zero or more (got {args.k})')
     for option in ('out', 'map'):
         path = getattr(args, option)
@@ -212,7 +221,7 @@ def _plain(
 
 
 def _plain_side(
-    side: Side, explanation: Explanation, names: _Names, k: int
+    side: Side, explanation: Explanation, names: _Names, k: int | None
 ) -> dict[str, Any]:
     def parts(values: Tensor) -> dict[str, float]:
         return dict(zip(explanation.sources, values.tolist(), strict=True))
@@ -220,18 +229,19 @@ def _plain_side(
     return {
         'itself': parts(side.own),
         'num_neighbors': side.num_neighbors,
+        'covered': side.covered(k),
         'neighbors': [
             {
                 'id': names.ids[kind][node],
                 'score': float(values.sum()),
                 'parts': parts(values),
             }
-            for kind, node, values in side.top(k)
+            for kind, node, values in side.top(side.num_covering() if k is None else k)
         ],
     }
 
 
-def _draw(path: str, explanation: Explanation, names: _Names, k: int) -> None:
+def _draw(path: str, explanation: Explanation, names: _Names, k: int | None) -> None:
     from promptmm_pyg.viz import plot_explanation, save_figure
 
     panels = {'by part': list(explanation.by_source.items())}
@@ -240,10 +250,11 @@ def _draw(path: str, explanation: Explanation, names: _Names, k: int) -> None:
         (explanation.item_side, "by the item's users"),
     ):
         if side.n_id_dict:
-            rows = side.rows(k, names)
+            rows = side.rows(k, names.short)
             panels[head] = [(name, float(values.sum())) for name, values in rows]
-    user, item = names(USER, explanation.user), names(ITEM, explanation.item)
-    title = f'{item}  for  {user}:  {explanation.score:.3f}'
+    user = names.short(USER, explanation.user)
+    item = names.short(ITEM, explanation.item)
+    title = f'{item} for {user}: score {explanation.score:.3f}'
     save_figure(plot_explanation(panels, title), path)
 
 

@@ -12,6 +12,8 @@ from torch_geometric.typing import EdgeType, NodeType
 from promptmm_pyg._utils import check_non_negative
 
 Label = Callable[[NodeType, int], str]
+_COVERED = 0.9
+_MAX_ROWS = 20
 
 
 def _row(node_type: NodeType, node: int) -> str:
@@ -63,20 +65,48 @@ class Side(NamedTuple):
         order = values.sum(dim=1).abs().argsort(descending=True, stable=True)
         return [(types[p], int(n_id[p]), values[p]) for p in order[:k].tolist()]
 
-    def rows(self, k: int, label: Label = _row) -> list[tuple[str, Tensor]]:
+    def num_covering(self) -> int:
+        """The number of top neighbors which, with the node itself, are at least 90% of
+        the score, at most 20.
+        """
+        rest = self.total - float(self.own.sum())
+        limit = (1 - _COVERED) * abs(self.total)
+        top = self.top(min(_MAX_ROWS, self.num_neighbors))
+        for k, (_, _, values) in enumerate(top):
+            if abs(rest) <= limit:
+                return k
+            rest -= float(values.sum())
+        return len(top)
+
+    def covered(self, k: int | None = None) -> float:
+        """The share of the score that the node itself and its ``k`` top neighbors have;
+        above one where the others are negative.
+
+        Args:
+            k: The number of neighbors. (default: :meth:`num_covering`)
+        """
+        top = self.top(self.num_covering() if k is None else k)
+        named = float(self.own.sum()) + sum(float(values.sum()) for *_, values in top)
+        return named / self.total if self.total else math.nan
+
+    def rows(
+        self, k: int | None = None, label: Label = _row
+    ) -> list[tuple[str, Tensor]]:
         """Name and values ``[S]`` of the ``k`` top neighbors, of the other neighbors
         together, and of the node itself; their sum is the score.
 
         Args:
-            k: The number of neighbors.
+            k: The number of neighbors. (default: :meth:`num_covering`)
             label: The name of a node, from its type and row. (default: type and row)
         """
-        top = self.top(k)
+        top = self.top(self.num_covering() if k is None else k)
         rows = [(label(node_type, node), values) for node_type, node, values in top]
         num_others = self.num_neighbors - len(top)
         if num_others:
             rest = self.by_source - self.own - sum(values for _, values in rows)
-            rows.append((f'{num_others} other{"s" * (num_others > 1)}', rest))
+            mean = float(rest.sum()) / num_others
+            name = f'{num_others} others, {mean:+.2g} each on average'
+            rows.append(('1 other' if num_others == 1 else name, rest))
         return [*rows, (f'the {self.node_type} itself', self.own)]
 
 
@@ -138,13 +168,14 @@ class Explanation:
                 f'the parameters and the features of the model are finite'
             )
 
-    def summary(self, k: int = 5, label: Label = _row) -> str:
+    def summary(self, k: int | None = None, label: Label = _row) -> str:
         """Three tables: the score by source, by the user's items and by the item's
         users. The last columns of these two are the sources of that end's embedding,
         without the split of interaction terms.
 
         Args:
-            k: The number of neighbors per end. (default: ``5``)
+            k: The number of neighbors per end. (default: as many as are 90% of the
+                score with the node itself, at most 20)
             label: The name of a node, from its type and row. (default: type and row)
 
         Raises:
@@ -163,7 +194,7 @@ class Explanation:
         return '\n\n'.join(blocks)
 
     def _side_table(
-        self, side: Side, head: str, k: int, label: Label, digits: int
+        self, side: Side, head: str, k: int | None, label: Label, digits: int
     ) -> str:
         lines = [*side.rows(k, label), ('sum', side.by_source)]
         single = len(self.sources) == 1
@@ -171,7 +202,8 @@ class Explanation:
             (name, float(values.sum()), *([] if single else values.tolist()))
             for name, values in lines
         ]
-        return _table([head, 'score', *([] if single else self.sources)], rows, digits)
+        table = _table([head, 'score', *([] if single else self.sources)], rows, digits)
+        return f'{table}\nby name: {side.covered(k):.0%} of the score'
 
 
 def _decimals(size: float) -> int:

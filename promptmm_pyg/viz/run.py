@@ -177,7 +177,7 @@ def plot_explanation(
             f'{ {name: len(parts) for name, parts in panels.items()} })'
         )
     num_bars = max(len(parts) for parts in panels.values())
-    size = 0.8 + 4.6 * len(panels), 1.5 + 0.38 * (num_bars + 1)
+    size = 0.8 + 5.2 * len(panels), 1.5 + 0.38 * (num_bars + 1)
     figure = figure_of(new_axes('plot_explanation', *size, columns=len(panels)))
     totals = [sum(value for _, value in parts) for parts in panels.values()]
     values = [value for parts in panels.values() for _, value in parts] + totals
@@ -211,7 +211,7 @@ def _draw_parts(ax: 'Axes', parts: Sequence[tuple[str, float]]) -> None:
         )
     ax.plot([0, 0], [-0.6, last + 0.6], color='black', linewidth=0.8)
     ax.axhline(last - 0.5, color='0.75', linewidth=0.8)
-    names = [name if len(name) <= 30 else f'{name[:27]}...' for name, _ in parts]
+    names = [name if len(name) <= 34 else f'{name[:31]}...' for name, _ in parts]
     ax.set_yticks(range(len(parts)), names, fontsize=9)
     ax.tick_params(axis='y', length=0)
     ax.set_xlabel('score')

@@ -62,6 +62,7 @@ def test_all_neighbors_and_the_node_itself_add_up(distilled, loaded, capsys):
         total += sum(side['itself'].values())
         assert total == pytest.approx(found['score'], abs=1e-5)
         assert side['num_neighbors'] == len(side['neighbors'])
+        assert side['covered'] == pytest.approx(1.0)
 
 
 def test_the_rank_is_among_what_the_user_has_not_seen(distilled, loaded, capsys):
@@ -204,3 +205,4 @@ def test_control_characters_of_ids_and_titles_are_shown_escaped():
     ids = {'user': ['\x1b[31mu'], 'item': ['i\n']}
     names = _Names(ids, {'i\n': 'T\x07'})
     assert [names('user', 0), names('item', 0)] == ['\\x1b[31mu', 'i\\n  T\\x07']
+    assert names.short('item', 0) == 'T\\x07'

@@ -107,12 +107,30 @@ def test_the_summary_shows_parts_and_the_first_neighbors():
         '1 other            -1.0000  -1.0000  +0.0000\n'
         'the user itself    +1.0000  +1.0000  +0.0000\n'
         'sum               +10.0000  +6.0000  +4.0000\n'
+        'by name: 110% of the score\n'
         '\n'
         "the item's users     score        a        b\n"
         'u3                 +3.0000  +1.0000  +2.0000\n'
         'the item itself    +7.0000  +3.0000  +4.0000\n'
-        'sum               +10.0000  +4.0000  +6.0000'
+        'sum               +10.0000  +4.0000  +6.0000\n'
+        'by name: 100% of the score'
     )
+
+
+def test_as_many_neighbors_as_are_ninety_percent_of_the_score():
+    n_id = torch.arange(9)
+    values = tensor(*[[6.0], [0.1], [2.0], [0.2], [0.1], [0.1], [0.2], [0.1], [0.1]])
+    side = Side('user', 0, tensor([1.0]), {ITEM_USER: n_id}, {ITEM_USER: values})
+    assert side.num_covering() == 2  # 1 + 6 + 2 of 9.9.
+    assert side.covered() == pytest.approx(9 / 9.9)
+    names = [name for name, _ in side.rows()]
+    assert names[:2] == ['item 0', 'item 2']
+    assert names[2:] == ['7 others, +0.13 each on average', 'the user itself']
+    many = side._replace(
+        n_id_dict={ITEM_USER: torch.arange(99)},
+        value_dict={ITEM_USER: values[:1] + n_id.new_zeros(99, 1)},
+    )
+    assert many.num_covering() == 20
 
 
 def test_without_labels_nodes_are_rows():
