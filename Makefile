@@ -12,7 +12,13 @@ INTEGRATION := $(VENV)/.integration
 # Each module runs on its own: `python -m tests.torture.NAME`.
 TORTURE := $(filter-out _%,$(basename $(notdir $(wildcard tests/torture/*.py))))
 
-.PHONY: help demo test torture docs lint types kernels integration clean
+# Both ends of the range of versions, in environments of their own; warnings of other
+# versions are no errors.
+OLDEST ?= torch==2.13.0 torch-geometric==2.7.0
+NEWEST ?= torch torch-geometric
+CORE ?= tests/losses tests/nn tests/models tests/loader tests/training tests/distillation
+
+.PHONY: help demo test torture docs lint types kernels integration oldest newest clean
 
 help:
 	@echo "make demo     train, distill and report on the built-in data (sets up first)"
@@ -24,6 +30,8 @@ help:
 	@echo "make kernels  compile torch-scatter and torch-sparse (about 20 minutes)"
 	@echo "make integration  install what a few tests need: a browser, a sentence model,"
 	@echo "              RecBole's data (about 2 minutes; tests skip what is not there)"
+	@echo "make oldest   run the core of the tests with the oldest torch and PyG"
+	@echo "make newest   run it with the newest torch and PyG"
 	@echo "make clean    remove the environment and the caches"
 
 $(STAMP): pyproject.toml
@@ -77,5 +85,12 @@ kernels: $(KERNELS)
 
 integration: $(INTEGRATION)
 
+oldest: VERSIONS = $(OLDEST)
+newest: VERSIONS = $(NEWEST)
+oldest newest:
+	$(PYTHON) -m venv $(VENV)-$@
+	$(VENV)-$@/bin/python -m pip install --quiet --upgrade $(VERSIONS) --editable ".[dev]"
+	$(VENV)-$@/bin/python -m pytest -W default $(CORE)
+
 clean:
-	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache

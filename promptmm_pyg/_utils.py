@@ -134,6 +134,10 @@ def missing_extra(caller: str, package: str, extra: str) -> ImportError:
         extra: The extra of this package that installs it.
     """
     return ImportError(
-        f"'{caller}' requires '{package}'. Install it with "
-        f"'pip install promptmm_pyg[{extra}]'"
+        f"'{caller}' requires '{package}'. Install it with {how_to_install(extra)}"
     )
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra, as it is in messages."""
+    return f'\'pip install ".[{extra}]"\' in the folder of promptmm_pyg'

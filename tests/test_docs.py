@@ -143,7 +143,7 @@ def site(tmp_path_factory):
     needed = ('sphinx', 'myst_parser', 'furo', 'latex2mathml')
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
-        pytest.skip(f"building requires {missing} (pip install 'promptmm_pyg[docs]')")
+        pytest.skip(f"building requires {missing} (pip install '.[docs]')")
     out = tmp_path_factory.mktemp('site')
     build, errors = import_module('sphinx.cmd.build').main, StringIO()
     # Without the names in the menu of every page, which take as long as all the rest.

@@ -122,7 +122,7 @@ LAYERS = {
         {'data.schema', 'evaluation', 'ranking', 'serving'}, {*PYG, 'jinja2'}, set()
     ),
     # What is run from a shell may use every core dependency.
-    'viz': May({'_files', 'explain.pca_map'}, {'torch'}),
+    'viz': May({'_files', '_utils', 'explain.pca_map'}, {'torch'}),
     'runs': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
         | {'search_space', 'tuning'},

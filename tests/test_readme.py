@@ -38,6 +38,12 @@ def test_the_readme_is_short():
     assert len(README.read_bytes()) <= 10_000
 
 
+def test_the_page_of_the_package_index_has_no_link_into_the_repository():
+    links = re.findall(r'\]\(([^)]*)\)', (ROOT / 'PYPI.md').read_text())
+    assert links
+    assert all(link.startswith('https://') for link in links)
+
+
 def test_the_results_table_equals_the_result_files():
     pictures = runpy.run_path(str(ROOT / 'docs' / 'make_pictures.py'))
     assert pictures['table']() in README.read_text()

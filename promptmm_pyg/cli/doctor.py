@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from promptmm_pyg._utils import how_to_install
 from promptmm_pyg.cli.parsing import Parser, add_flags, print_json
 from promptmm_pyg.cli.system import GIB, bytes_text
 from promptmm_pyg.data import make_synthetic_dataset, split_per_user
@@ -329,7 +330,7 @@ def install_line(extra: str) -> str:
         names = requirements(extra)
         packages = ' '.join(f"'{name}>={least}'" for name, least in names.items())
         return f'pip install --no-build-isolation {packages}'
-    line = f"pip install '{_PACKAGE}[{extra}]'"
+    line = how_to_install(extra)
     if extra == 'content':
         line += ' (torchvision must match torch: install both from one index)'
     return line

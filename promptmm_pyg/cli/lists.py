@@ -12,6 +12,7 @@ from typing import Any
 
 from promptmm_pyg._files import replacing
 from promptmm_pyg._progress import Progress
+from promptmm_pyg._utils import missing_extra
 from promptmm_pyg.cli.parsing import QUIET, UserError, add_flags, printable
 from promptmm_pyg.serving import RawIds, Recommendations
 
@@ -205,8 +206,5 @@ def _arrow() -> tuple[Any, Any]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise ImportError(
-            "--out FILE.parquet requires 'pyarrow'. Install it with 'pip install "
-            "promptmm_pyg[frames]', or write FILE.csv or FILE.jsonl"
-        ) from error
+        raise missing_extra('--out FILE.parquet', 'pyarrow', 'frames') from error
     return pa, pq

@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from promptmm_pyg._utils import how_to_install
+
 Rows = np.ndarray[Any, Any]
 Takes = Literal['text', 'files']
 
@@ -40,7 +42,7 @@ BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
 
 def not_loaded(what: str, package: str, error: Exception) -> ImportError:
     """The error to raise where ``what`` needs a package that is missing or broken."""
-    how = "'pip install promptmm_pyg[content]'"
+    how = how_to_install('content')
     if isinstance(error, ModuleNotFoundError) and error.name == package:
         name = package.replace('_', '-')
         return ImportError(f"'{what}' requires '{name}'. Install it with {how}")

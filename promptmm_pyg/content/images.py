@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from promptmm_pyg._reading import DAMAGE
+from promptmm_pyg._utils import missing_extra
 from promptmm_pyg.content.encoder import BROKEN, Rows, model_print, not_loaded
 from promptmm_pyg.limits import PIXELS
 
@@ -116,10 +117,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError(
-            "'ImageEncoder' requires 'pillow'. Install it with "
-            "'pip install promptmm_pyg[content]'"
-        ) from error
+        raise missing_extra('ImageEncoder', 'pillow', 'content') from error
     return Image
 
 

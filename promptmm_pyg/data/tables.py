@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from promptmm_pyg._reading import check_file
+from promptmm_pyg._utils import missing_extra
 from promptmm_pyg.data.ids import IdColumn, is_text
 from promptmm_pyg.data.table_files import (
     PEEK,
@@ -219,10 +220,7 @@ def require_arrow(caller: str) -> None:
         import narwhals  # noqa: F401
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            f"'{caller}' requires 'pyarrow' and 'narwhals'. Install them with "
-            f"'pip install promptmm_pyg[frames]'"
-        ) from error
+        raise missing_extra(caller, "pyarrow' and 'narwhals", 'frames') from error
 
 
 def release_memory() -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptmm_pyg._utils import check_positive
+from promptmm_pyg._utils import check_positive, missing_extra
 from promptmm_pyg.ranking.lists import rank_items, score_dtype
 from promptmm_pyg.ranking.seen_items import SeenItems, check_catalogue, check_index
 from promptmm_pyg.ranking.top import Ranking, check_length, top_items
@@ -284,10 +284,7 @@ def import_faiss(name: str = 'ApproximateItems') -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError(
-            f"'{name}' requires 'faiss'. Install it with 'pip install "
-            f"promptmm_pyg[ann]'"
-        ) from error
+        raise missing_extra(name, 'faiss', 'ann') from error
     return faiss
 
 

@@ -14,6 +14,7 @@ from promptmm_pyg._utils import (
     check_finite_features,
     check_positive,
     checked_edges,
+    missing_extra,
 )
 from promptmm_pyg.data.schema import (
     INTERACTS,
@@ -311,10 +312,7 @@ def independent_components(
     try:
         from sklearn.decomposition import FastICA
     except ImportError as error:
-        raise ImportError(
-            "'independent_components' requires 'scikit-learn'. Install it with "
-            "'pip install promptmm_pyg[ica]'"
-        ) from error
+        raise missing_extra('independent_components', 'scikit-learn', 'ica') from error
     check_positive('out_channels', out_channels)
     centered = (x - x.mean(dim=0)).double()
     # In the space of the principal components, so the width does not matter.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from promptmm_pyg._files import locked, temporary_folder
+from promptmm_pyg._utils import missing_extra
 from promptmm_pyg.search_space import SearchSpace
 
 JOURNAL = 'trials.jsonl'
@@ -44,9 +45,7 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise ImportError(
-            "tuning requires 'optuna'. Install it with 'pip install promptmm_pyg[tune]'"
-        ) from error
+        raise missing_extra('tune', 'optuna', 'tune') from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

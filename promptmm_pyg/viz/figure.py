@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptmm_pyg._files import replacing
+from promptmm_pyg._utils import missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,10 +45,7 @@ def new_axes(
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            f"'{caller}' requires 'matplotlib'. Install it with "
-            f"'pip install promptmm_pyg[viz]'"
-        ) from error
+        raise missing_extra(caller, 'matplotlib', 'viz') from error
     figure = Figure(figsize=(width, height), layout='constrained')
     FigureCanvasAgg(figure)
     figure.subplots(rows, columns)

@@ -78,7 +78,7 @@ def test_a_message_of_the_library_is_one_line(fails, monkeypatch):
 
 def test_a_missing_package_is_a_mistake(fails, files, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
-    assert 'promptmm_pyg[frames]' in fails('data', 'check', files.table)
+    assert '".[frames]"' in fails('data', 'check', files.table)
 
 
 def test_traceback_raises_what_happened():

@@ -200,7 +200,7 @@ def test_mistakes_are_named(table, files, argv, match):
 def test_a_missing_package_is_one_line(table, monkeypatch, fails):
     monkeypatch.setitem(sys.modules, 'sentence_transformers', None)
     argv = ['data', 'check', table, '--text', 'title', '--text-encoder', 'sbert']
-    assert 'pip install promptmm_pyg[content]' in fails(*argv)
+    assert 'pip install ".[content]"' in fails(*argv)
 
 
 def test_a_teacher_is_trained_on_a_column_of_texts(table, tmp_path, capsys):

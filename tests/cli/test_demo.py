@@ -110,7 +110,7 @@ def test_without_matplotlib_all_but_the_figure_is_there(
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     assert main(['demo', '--out', str(tmp_path / 'demo'), '--quiet']) == 0
     out, err = capsys.readouterr()
-    assert 'promptmm_pyg[viz]' in err
+    assert '".[viz]"' in err
     assert 'figure:' not in out
     assert not (tmp_path / 'demo' / 'demo.png').exists()
 

@@ -62,7 +62,10 @@ def test_a_version_that_is_too_old_is_a_problem(monkeypatch):
     monkeypatch.setattr(doctor, 'version', lambda name: '0.1')
     torch_check = next(c for c in doctor.check_versions() if c.about == 'torch')
     assert torch_check == Check(
-        'problem', 'torch', '0.1 is too old', "pip install 'torch>=2.6'"
+        'problem',
+        'torch',
+        '0.1 is too old',
+        f"pip install 'torch>={doctor.requirements(None)['torch']}'",
     )
     frames = next(c for c in doctor.check_extras() if c.about == 'extra frames')
     assert frames.level == 'note'

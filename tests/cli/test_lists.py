@@ -191,7 +191,7 @@ def test_parquet_requires_pyarrow(served, fails, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     out = served.parent / 'x.parquet'
     words = ('recommend', served, '--all-users', '--out', out)
-    assert "--out FILE.parquet requires 'pyarrow'" in fails(*words)
+    assert "'--out FILE.parquet' requires 'pyarrow'" in fails(*words)
 
 
 def test_progress_is_lines_without_a_terminal(served, monkeypatch, capsys):

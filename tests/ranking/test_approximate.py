@@ -197,7 +197,7 @@ def test_without_faiss_the_extra_is_named(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, '__import__', fake)
-    with pytest.raises(ImportError, match=r"requires 'faiss'.*promptmm_pyg\[ann\]"):
+    with pytest.raises(ImportError, match=r"requires 'faiss'.*\[ann\]"):
         ApproximateItems(torch.ones(2, 2))
 
 

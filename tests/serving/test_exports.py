@@ -81,7 +81,7 @@ def test_the_exported_program_takes_any_batch(tmp_path, options):
 
 @pytest.mark.parametrize('options', OPTIONS)
 def test_onnxruntime_ranks_as_the_recommender_does(tmp_path, options):
-    pytest.importorskip('onnx', reason='requires promptmm_pyg[export]')
+    pytest.importorskip('onnx', reason='requires the extra export')
     runtime = pytest.importorskip('onnxruntime', reason='requires onnxruntime')
     for k, dtype in ((1, torch.float), (4, torch.half), (9, torch.float)):
         model = ties(seed=k, dtype=dtype)
@@ -95,7 +95,7 @@ def test_onnxruntime_ranks_as_the_recommender_does(tmp_path, options):
 
 
 def test_lancedb_finds_what_the_recommender_does(tmp_path):
-    lancedb = pytest.importorskip('lancedb', reason='requires promptmm_pyg[export]')
+    lancedb = pytest.importorskip('lancedb', reason='requires the extra export')
     g = torch.Generator().manual_seed(0)
     x = [torch.randn(n, 4, generator=g) for n in (5, 200)]
     seen = torch.stack([torch.arange(50) % 5, torch.randperm(200, generator=g)[:50]])
@@ -262,11 +262,11 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     [
         (
             lambda model: export_embeddings(model, 'x.parquet'),
-            r"'pyarrow'.*promptmm_pyg\[frames\]",
+            r"'pyarrow'.*\[frames\]",
         ),
-        (lambda model: export_onnx(model, 'x.onnx'), r"'onnx'.*promptmm_pyg\[export\]"),
-        (lambda model: export_lancedb(model, 'x'), r'lancedb.*promptmm_pyg\[export\]'),
-        (lambda model: faiss_index(model), r"'faiss'.*promptmm_pyg\[ann\]"),
+        (lambda model: export_onnx(model, 'x.onnx'), r"'onnx'.*\[export\]"),
+        (lambda model: export_lancedb(model, 'x'), r'lancedb.*\[export\]'),
+        (lambda model: faiss_index(model), r"'faiss'.*\[ann\]"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(

@@ -112,5 +112,5 @@ def test_mistakes_about_an_index_are_named(synthetic):
 def test_without_faiss_the_extra_is_named(synthetic, monkeypatch):
     monkeypatch.setitem(sys.modules, 'faiss', None)
     model, _ = synthetic()
-    with pytest.raises(ImportError, match=r"requires 'faiss'.*promptmm_pyg\[ann\]"):
+    with pytest.raises(ImportError, match=r"requires 'faiss'.*\[ann\]"):
         model.index_items()

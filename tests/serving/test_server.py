@@ -18,7 +18,7 @@ from promptmm_pyg.cli import main
 from promptmm_pyg.serving import Recommender
 
 for package in ('fastapi', 'prometheus_client', 'uvicorn'):
-    pytest.importorskip(package, reason='requires promptmm_pyg[serve]')
+    pytest.importorskip(package, reason='requires the extra serve')
 httpx = pytest.importorskip('httpx', reason='requires httpx')
 DOCKERFILE = Path(__file__).parents[2] / 'examples' / 'Dockerfile'
 
@@ -224,7 +224,7 @@ def test_a_port_in_use_is_found_before_any_work(capsys):
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'uvicorn', None)
     assert main(['serve', 'runs/not-there']) == 2
-    assert "'pip install promptmm_pyg[serve]'" in capsys.readouterr().err
+    assert 'pip install ".[serve]"' in capsys.readouterr().err
 
 
 def test_the_dockerfile_serves_what_it_copies():

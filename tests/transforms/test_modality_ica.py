@@ -139,7 +139,7 @@ def test_mean_decomposes_each_modality_on_its_own():
 
 def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn.decomposition', None)
-    with pytest.raises(ImportError, match=r"'scikit-learn'.*promptmm_pyg\[ica\]"):
+    with pytest.raises(ImportError, match=r"'scikit-learn'.*\[ica\]"):
         independent_components(make_x(), 3)
 
 

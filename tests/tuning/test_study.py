@@ -108,5 +108,5 @@ def test_failed_trials_are_recorded_and_not_the_best():
 
 def test_a_search_requires_optuna(monkeypatch):
     monkeypatch.setitem(sys.modules, 'optuna', None)
-    with pytest.raises(ImportError, match=r"'optuna'.*promptmm_pyg\[tune\]"):
+    with pytest.raises(ImportError, match=r"'optuna'.*\[tune\]"):
         Study(SPACE)
