@@ -20,7 +20,7 @@ CORE = {'numpy', 'psutil', 'safetensors', 'tqdm'}
 # Extras: inside the function that uses them, and not in the lightest layers.
 OPTIONAL = {'faiss', 'matplotlib', 'narwhals', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
 OPTIONAL |= {'torch_scatter', 'torch_sparse'}
-OPTIONAL |= {'lancedb', 'onnx'}
+OPTIONAL |= {'huggingface_hub', 'lancedb', 'onnx'}
 OPTIONAL |= {'fastapi', 'prometheus_client', 'pydantic', 'uvicorn'}
 OPTIONAL |= {'PIL', 'sentence_transformers', 'timm', 'torchvision'}
 READING = {'_files', '_reading', 'limits'}
@@ -60,11 +60,12 @@ LAYERS = {
     '_utils': May(set(), {'torch'}, set()),
     'search_space': May(set(), set(), set(), deferred_packages=frozenset({'optuna'})),
     '_distributed': May(set(), {'torch'}, set()),
+    'hub': May({'_utils'}, set(), {'huggingface_hub'}),
     'functional': May({'_utils'}, {'torch'}, set()),
     'losses': May({'_utils', 'functional'}, {'torch'}, set()),
     'ranking': May({'_utils', 'functional'}, {'torch'}, {'faiss'}),
     'serving': May(
-        {*READING, '_utils', 'functional', 'ranking'},
+        {*READING, '_utils', 'functional', 'hub', 'ranking'},
         {'torch', 'numpy', 'safetensors'},
         deferred_layers=frozenset(
             {'data.schema', 'data.split', 'models.inference', 'targets'}

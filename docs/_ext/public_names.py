@@ -26,6 +26,7 @@ PACKAGES = (
     'evaluation',
     'explain',
     'functional',
+    'hub',
     'loader',
     'losses',
     'models',

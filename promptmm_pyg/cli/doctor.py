@@ -51,6 +51,7 @@ EXTRAS = {
     'tune': 'promptmm tune',
     'tracking': '--track',
     'serve': 'promptmm serve',
+    'hub': 'push_to_hub and from_pretrained',
     'export': 'promptmm export --onnx and --lancedb',
 }
 # Packages that are compiled against torch, by extra.

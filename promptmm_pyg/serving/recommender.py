@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from promptmm_pyg._utils import check_flag
+from promptmm_pyg.hub import HubMixin
 from promptmm_pyg.ranking import ApproximateItems, SeenItems, score_pairs
 from promptmm_pyg.serving._artifact import (
     MAX_BYTES,
@@ -46,7 +47,7 @@ _Histories = RawId | History | Sequence[History]
 _Weights = Sequence[float] | Sequence[Sequence[float]] | None
 
 
-class Recommender:
+class Recommender(HubMixin):
     """Serves a trained model by raw ids, without the model, the training data or
     torch_geometric.
 
