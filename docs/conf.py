@@ -50,7 +50,7 @@ nitpick_ignore_regex = [
     ),
     (
         r'py:class',
-        r'Axes|Figure|HeteroData|NumpyArray|Tensor|(dict|tuple)\[(str|~typing).*',
+        r'Axes|FastAPI|Figure|HeteroData|NumpyArray|Tensor|(dict|tuple)\[(str|~typing).*',
     ),
     (r'py:class', r'promptmm_pyg\.(models\._|benchmark\.|search_space\.).*|Dataset'),
     (r'py:class', r'promptmm_pyg\.(_distributed|report\.(content|charts))\..*'),

@@ -170,7 +170,7 @@ class HubMixin:
             repo_id: ``'owner/name'``.
             card: See :meth:`save_pretrained`.
             dataset: See :meth:`save_pretrained`.
-            **options: The other arguments of :func:`upload`.
+            **options: The other arguments of :func:`~promptmm_pyg.hub.upload`.
 
         Raises:
             ImportError: If ``huggingface_hub`` is not installed.
@@ -197,11 +197,11 @@ class HubMixin:
 
         Args:
             pretrained_model_name_or_path: A folder, or ``'owner/name'``.
-            revision: See :func:`download`.
-            cache_dir: See :func:`download`.
-            token: See :func:`download`.
-            force_download: See :func:`download`.
-            local_files_only: See :func:`download`.
+            revision: See :func:`~promptmm_pyg.hub.download`.
+            cache_dir: See :func:`~promptmm_pyg.hub.download`.
+            token: See :func:`~promptmm_pyg.hub.download`.
+            force_download: See :func:`~promptmm_pyg.hub.download`.
+            local_files_only: See :func:`~promptmm_pyg.hub.download`.
             **options: Arguments of ``load``, such as ``device``.
 
         Raises:

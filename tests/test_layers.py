@@ -134,6 +134,7 @@ LAYERS = {
         | {'_progress', 'search_space', 'tuning', 'viz'},
         {*PYG, *CORE},
     ),
+    'adapters': May({*MODELS, 'models', 'serving', 'training'}, {*PYG, 'numpy'}),
     'auto': May({*MODELS, 'models', 'distillation', 'training', 'runs', 'tuning'}, PYG),
     'cli': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}

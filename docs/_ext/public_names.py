@@ -19,6 +19,7 @@ from promptmm_pyg.cli import build_parser
 ROOT = 'promptmm_pyg'
 # Each has a page; an object is documented on the page of the package it is made in.
 PACKAGES = (
+    'adapters',
     'benchmark',
     'content',
     'data',

@@ -67,7 +67,8 @@ def read_table(
     Args:
         path: One row per interaction: a ``.csv``, ``.tsv``, ``.txt`` or ``.jsonl`` file
             (also with ``.gz`` or ``.zst``), or ``.parquet``; or a frame of pandas,
-            polars or pyarrow, a relation of DuckDB, or another that narwhals reads.
+            polars or pyarrow, a relation of DuckDB, a ``datasets.Dataset``, or another
+            that narwhals reads.
             All other tables may also be files, relative to the folder of this one, or
             frames.
         user: The column of user ids, integers or text. (default: ``'user_id'``)

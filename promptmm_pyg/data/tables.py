@@ -328,8 +328,8 @@ def _check_encoding(encoding: str | None) -> str:
 
 
 def as_table(frame: Any, name: str, columns: Sequence[str] | None = None) -> Table:
-    """The table of a frame of pandas, polars, pyarrow, DuckDB or others that narwhals
-    reads.
+    """The table of a frame of pandas, polars, pyarrow, DuckDB, ``datasets`` or others
+    that narwhals reads.
 
     Args:
         frame: The frame, or a :class:`Table`.
@@ -346,6 +346,10 @@ def as_table(frame: Any, name: str, columns: Sequence[str] | None = None) -> Tab
     import narwhals as nw
     import pyarrow as pa
 
+    if isinstance(frame, pa.RecordBatchReader):
+        frame = frame.read_all()
+    elif hasattr(frame, 'with_format'):  # `datasets.Dataset` of Hugging Face.
+        frame = frame.with_format('arrow')[:]
     try:
         native = nw.from_native(frame)
         known = native.collect_schema().names()
