@@ -38,8 +38,7 @@ class _Adapter:
     Args:
         train_fn: Trains a model on a split, whose validation part is a tenth of the
             interactions and whose test part is empty. It returns the model, its
-            embeddings, or the result of :func:`~promptmm_pyg.distill`, whose student is
-            used.
+            embeddings, or the result of ``distill``, whose student is used.
         recommender: What to serve without ``fit``. (default: none)
     """
 
@@ -64,8 +63,8 @@ class _Adapter:
 
     def _fit(self, graph: Any) -> None:
         data = split_per_user(graph, _VALIDATION, 0.0)
-        model = self.train_fn(data)
-        model = getattr(model, 'student', model)
+        result = self.train_fn(data)
+        model: Any = getattr(result, 'student', result)
         self._recommender = Recommender.from_model(model, data)
 
 
@@ -78,7 +77,7 @@ class FrameModel(_Adapter):
 
     Args:
         train_fn: Trains a model on a split, a tenth of it for validation, and returns
-            the model or the result of :func:`~promptmm_pyg.distill`.
+            the model or the result of :func:`~promptmm_pyg.distillation.distill`.
             (default: :func:`train_light_gcn`)
         recommender: What to serve without ``fit``. (default: none)
         **options: Arguments of :func:`~promptmm_pyg.data.read_table`, such as
@@ -161,7 +160,7 @@ class FrameModel(_Adapter):
             allow=items_to_recommend,
             unknown='ignore',
         )
-        is_item = np.not_equal(ids, None).astype(bool)
+        is_item = np.isfinite(scores)
         row, rank = is_item.nonzero()
         columns: dict[str, Any] = {
             self.options['user']: [known[x] for x in row.tolist()],
@@ -196,7 +195,7 @@ class MatrixModel(_Adapter):
 
     Args:
         train_fn: Trains a model on a split, a tenth of it for validation, and returns
-            the model or the result of :func:`~promptmm_pyg.distill`.
+            the model or the result of :func:`~promptmm_pyg.distillation.distill`.
             (default: :func:`train_light_gcn`)
         recommender: What to serve without ``fit``; ids are the rows of its tables.
             (default: none)
@@ -314,7 +313,7 @@ def retrieval_inputs(
     not in the list 0, so that recall knows of them.
 
     Args:
-        evaluation: The result of :func:`~promptmm_pyg.evaluate`.
+        evaluation: The result of :func:`~promptmm_pyg.evaluation.evaluate`.
         data: The graph that was evaluated.
 
     Example:
