@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.__main__ import speed_table
+from benchmarks.speed.__main__ import epochs_table, speed_table
 from benchmarks.speed.scale import scale_plot, scale_table
 from benchmarks.speed.serving import serving_table
 from benchmarks.studies.ablation import Ablation, Parts
@@ -46,6 +46,7 @@ STUDIES: dict[str, type[Experiment]] = {
 }
 TABLES = {
     'speed': speed_table,
+    'epochs': epochs_table,
     'scale': scale_table,
     'serving': serving_table,
     'updates': updates_table,

@@ -31,21 +31,27 @@ POSITIVE = (
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> Times:
-    """Median and range in milliseconds. All alternatives take turns, so that changes of
-    the machine's speed affect all of them.
+    """Median and range in milliseconds, and the median of the time on the processor.
+    All alternatives take turns, so that changes of the machine's speed affect all of
+    them.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
+    cpu_times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             run()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             if turn:  # The first turn warms up.
                 times[name].append(1e3 * (time.perf_counter() - started))
+                cpu_times[name].append(1e3 * (time.process_time() - cpu_started))
     return {
         name: {
             'median_ms': statistics.median(values),
             'min_ms': min(values),
             'max_ms': max(values),
+            'cpu_ms': statistics.median(cpu_times[name]),
         }
         for name, values in times.items()
     }

@@ -1,13 +1,16 @@
 """Times against their alternatives, all in one run; medians and ratios.
 
     python -m benchmarks.speed
+    python -m benchmarks.speed --epochs [--device cuda]
 
-Writes ``benchmarks/results/speed.json``. Everything is synthetic, so nothing but the
-package is needed; torch_sparse and the libraries that ``benchmarks/README.md`` names
-take part where they are installed.
+Writes ``benchmarks/results/speed.json``; the second, with epoch and evaluation of
+teacher and LightGCN beside plain loops, ``epochs.json`` in a few minutes.
+Everything is synthetic, so nothing but the package is needed; torch_sparse and the
+libraries that ``benchmarks/README.md`` names take part where they are installed.
 """
 
 import argparse
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,9 @@ from benchmarks.speed.operators import (
     triad_numbers,
     with_rate,
 )
-from benchmarks.speed.teacher import teacher_runs
+from benchmarks.speed.teacher import epoch_runs, epoch_times, teacher_runs
 from promptmm_pyg.benchmark.result import versions, write_result
+from promptmm_pyg.cli.parsing import UserError, check_device
 from promptmm_pyg.nn import CSRPair
 from promptmm_pyg.training import tune_allocator
 
@@ -89,6 +93,52 @@ def measure(repeats: int, width: int) -> dict[str, Any]:
     return {'sections': sections, 'roofline': rows}
 
 
+def measure_epochs(repeats: int, device: str) -> dict[str, Any]:
+    """Epoch and evaluation of every contestant, in seconds, and their parts."""
+    tune_allocator()
+    graph = random_graph(*next(iter(GRAPHS.values())))
+    contestants = epoch_runs(graph, RANKED_USERS, device)
+    parts = {
+        f'{name}: {part}': run
+        for name, runs in contestants.items()
+        for part, run in runs.items()
+    }
+    times = interleaved(parts, repeats)
+    epochs = {}
+    for name, runs in contestants.items():
+        size = int(name.split('batch ')[1].split()[0].rstrip(','))
+        own = {part: times[f'{name}: {part}'] for part in runs}
+        epochs[name] = {
+            key: epoch_times(own, size, graph.num_edges, f'{key}_ms') / 1e3
+            for key in ('cpu', 'median')
+        } | {f'{part}_cpu_ms': value['cpu_ms'] for part, value in own.items()}
+    return {'epochs': epochs, 'device': device}
+
+
+def epochs_table(result: dict[str, Any]) -> str:
+    """Seconds of an epoch and an evaluation, and ratios to ours above."""
+    lines = [
+        '| epoch and evaluation | CPU s | to ours | wall s | CPU ms of drawing, step '
+        'and evaluation |',
+        '|---|---|---|---|---|',
+    ]
+    ours = 1.0
+    for name, value in result['epochs'].items():
+        if '(ours)' in name:
+            ours = value['cpu']
+        parts = ', '.join(
+            f'{value[f"{part}_cpu_ms"]:.1f}'
+            for part in ('drawing', 'step', 'evaluation')
+        )
+        lines.append(
+            f'| {name} | {value["cpu"]:.2f} | {value["cpu"] / ours:.1f}x | '
+            f'{value["median"]:.2f} | {parts} |'
+        )
+    load, threads = result['load'], result['threads']
+    lines += ['', f'{threads} threads on {result["device"]}; load {load:.1f} before.']
+    return '\n'.join(lines)
+
+
 def roofline_lines(rows: list[dict[str, Any]]) -> list[str]:
     """Measured time beside the time at full bandwidth; nothing without rows."""
     if not rows:
@@ -135,19 +185,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--width', type=int, default=32, help='channels propagated')
-    parser.add_argument(
-        '--out', type=Path, default=Path('benchmarks/results/speed.json')
-    )
+    parser.add_argument('--epochs', action='store_true', help='epochs and evaluation')
+    parser.add_argument('--device', default='cpu', help='of --epochs')
+    parser.add_argument('--out', type=Path)
     args = parser.parse_args()
+    try:
+        check_device(args.device)
+    except (UserError, RuntimeError) as error:
+        parser.error(str(error))
+    kind, load = 'epochs' if args.epochs else 'speed', os.getloadavg()[0]
     result = {
-        'kind': 'speed',
-        **measure(args.repeats, args.width),
+        'kind': kind,
+        **(
+            measure_epochs(args.repeats, args.device)
+            if args.epochs
+            else measure(args.repeats, args.width)
+        ),
         'peak_memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         'threads': torch.get_num_threads(),
+        'load': load,
         'versions': versions(),
     }
-    write_result(args.out, result)
-    print(speed_table(result))
+    write_result(args.out or Path(f'benchmarks/results/{kind}.json'), result)
+    print(epochs_table(result) if args.epochs else speed_table(result))
 
 
 if __name__ == '__main__':

@@ -216,12 +216,8 @@ def ranking_runs(graph: Graph, user_x: Tensor, item_x: Tensor, num_ranked: int) 
     }
 
 
-def evaluation_runs(
-    graph: Graph, user_x: Tensor, item_x: Tensor, num_ranked: int
-) -> Runs:
-    """Recall@20 and NDCG@20 of the first users, one held-out item each; every run
-    returns both means. Ours computes four further metrics.
-    """
+def held_out(graph: Graph, num_ranked: int) -> HeteroData:
+    """The graph with one held-out item each of the first users."""
     users = torch.arange(num_ranked)
     positives = torch.randint(
         graph.num_items, (num_ranked,), generator=torch.Generator().manual_seed(0)
@@ -230,6 +226,17 @@ def evaluation_runs(
     data[USER].num_nodes, data[ITEM].num_nodes = graph.num_users, graph.num_items
     data[INTERACTS].edge_index = graph.edge_index
     data[INTERACTS].edge_label_index = torch.stack([users, positives])
+    return data
+
+
+def evaluation_runs(
+    graph: Graph, user_x: Tensor, item_x: Tensor, num_ranked: int
+) -> Runs:
+    """Recall@20 and NDCG@20 of the first users, one held-out item each; every run
+    returns both means. Ours computes four further metrics.
+    """
+    data = held_out(graph, num_ranked)
+    users, positives = data[INTERACTS].edge_label_index
 
     def ours() -> tuple[float, float]:
         metrics = evaluate({USER: user_x, ITEM: item_x}, data, ks=(K,)).metrics

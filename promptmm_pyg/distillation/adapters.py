@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from promptmm_pyg.functional import rows, score_lists, score_pairs
 from promptmm_pyg.loader import CandidateLists, Triplets
 from promptmm_pyg.losses import (
     CollaborativeKDLoss,
+    DecoupledKDLoss,
     RankAwareKDLoss,
     RankingDistillationLoss,
     RelaxedRankingLoss,
@@ -124,8 +125,7 @@ class OnLists(Adapter):
 
     Args:
         loss: Called as ``loss(student_logits, teacher_logits, mask=mask)``, each
-            ``[B, K]``, and with ``target_mask=`` if its forward has that argument; or,
-            if it has a method ``of_views``, once with a list of the views' logits.
+            ``[B, K]``, and with ``target_mask=`` if its forward has that argument.
         weight: Its weight. (default: ``1.0``)
         views: ``'all'``, ``'modalities'``, ``'fused'``, a modality, or a list of these
             names. (default: ``'all'``)
@@ -178,10 +178,13 @@ class OnLists(Adapter):
             view: list_logits(view_of(teacher, view), user, items)
             for view in resolve_views(self.views, teacher)
         }
-        if hasattr(self.loss, 'of_views'):
-            values = self.loss.of_views(student_logits, list(logits.values()), **masks)
+        views = list(logits.values())
+        # A subclass may have another forward.
+        if type(self.loss).forward is DecoupledKDLoss.forward:
+            of_views = cast(DecoupledKDLoss, self.loss).of_views
+            values = of_views(student_logits, views, lists.target_mask, lists.mask)
         else:
-            values = [self.loss(student_logits, x, **masks) for x in logits.values()]
+            values = [self.loss(student_logits, x, **masks) for x in views]
         losses = dict(zip(logits, values, strict=True))
         if isinstance(self.view_weights, torch.nn.Module):
             means = {view: loss.mean() for view, loss in losses.items()}

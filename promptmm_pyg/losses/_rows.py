@@ -134,8 +134,8 @@ class _SquaredNorm(torch.autograd.Function):
 
 def _squares(x: Tensor) -> Tensor:
     """The squared norm of every row, ``[N]``."""
-    norm = torch.linalg.vector_norm(at_least_float32(x), dim=1)
-    return norm * norm
+    norm: Tensor = torch.linalg.vector_norm(at_least_float32(x), dim=1)
+    return norm.square()
 
 
 _bpr: Any = _BPR.apply

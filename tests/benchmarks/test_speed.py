@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import interleaved, operators, serving
+from benchmarks.speed import interleaved, operators, serving, teacher
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
@@ -33,6 +33,27 @@ def test_every_alternative_is_measured_on_small_graphs(monkeypatch, tmp_path, ca
         assert '(ours)' in next(iter(times)), title
     rows = [(row['graph'], row['channels']) for row in result['roofline']]
     assert rows == [(g, c) for g in speed.GRAPHS for c in operators.CHANNELS]
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_epochs_are_composed_of_their_parts(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(speed, 'GRAPHS', {'small': (50, 40, 200)})
+    monkeypatch.setattr(speed, 'RANKED_USERS', 30)
+    out = tmp_path / 'epochs.json'
+    arguments = ['speed', '--epochs', '--repeats', '1', '--out', str(out)]
+    monkeypatch.setattr(sys, 'argv', arguments)
+    speed.main()
+    result = json.loads(out.read_text())
+    assert speed.epochs_table(result) == capsys.readouterr().out.rstrip('\n')
+    names = list(result['epochs'])  # The default batch is the smallest.
+    assert ['(ours)' in name for name in names] == [True, False] * 3
+    value = {'drawing': {'cpu_ms': 1.0}, 'step': {'cpu_ms': 10.0}}
+    value['evaluation'] = {'cpu_ms': 100.0}
+    assert teacher.epoch_times(value, 16, 33, 'cpu_ms') == 131.0
+    monkeypatch.setattr(sys, 'argv', ['speed', '--epochs', '--device', 'cuda:99'])
+    with pytest.raises(SystemExit):
+        speed.main()
+    assert "'cuda:99' is not available" in capsys.readouterr().err
 
 
 def test_alternatives_take_turns_and_the_first_turn_is_left_out():

@@ -3,8 +3,9 @@ import torch
 
 from benchmarks.speed import random_graph
 from benchmarks.speed import teacher as module
+from benchmarks.speed.models import draw_batches
 from benchmarks.speed.teacher import ReferenceTeacher
-from promptmm_pyg.nn import csr_pair_dict
+from promptmm_pyg.losses import weighted_sum
 
 GRAPH = random_graph(20, 15, 60)
 
@@ -43,13 +44,7 @@ def test_every_step_moves_its_own_teacher():
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_plain_torch_computes_the_same_and_so_is_its_gradient():
     teacher = module.make_teacher(GRAPH, (6, 5), 'fast (ours)').eval()
-    adj = csr_pair_dict(
-        {
-            ('user', 'interacts', 'item'): GRAPH.edge_index,
-            ('item', 'rev_interacts', 'user'): GRAPH.edge_index.flip([0]),
-        },
-        num_nodes_dict={'user': GRAPH.num_users, 'item': GRAPH.num_items},
-    )
+    adj = module.operators(GRAPH)
     to_user = adj[('item', 'rev_interacts', 'user')]
     plain = ReferenceTeacher(teacher, *module.coo_matrices(to_user)).eval()
     x_dict = teacher(adj).x_dict
@@ -60,3 +55,11 @@ def test_plain_torch_computes_the_same_and_so_is_its_gradient():
         grads.append(torch.autograd.grad(loss, list(teacher.parameters())))
     torch.testing.assert_close(*outs)
     torch.testing.assert_close(*grads)
+    batch = draw_batches(GRAPH, 16)[0]
+    losses = [
+        weighted_sum(teacher.losses(teacher(adj), batch), teacher.loss_weights),
+        plain.loss(batch),
+    ]
+    torch.testing.assert_close(*losses)
+    parameters = list(teacher.parameters())
+    torch.testing.assert_close(*[torch.autograd.grad(x, parameters) for x in losses])
