@@ -1,5 +1,6 @@
 """Every example runs, on data small enough for a test."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -39,6 +40,21 @@ def test_example_runs_and_reports(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [name, *ARGUMENTS[name]])
     runpy.run_path(str(EXAMPLES / name), run_name='__main__')
     assert REPORTS.get(name, 'Recall@20') in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'path', sorted((EXAMPLES / 'notebooks').glob('*.ipynb')), ids=str
+)
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_the_cells_of_a_notebook_run_in_order(path, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads(path.read_text())['cells']
+    code = [''.join(x['source']) for x in cells if x['cell_type'] == 'code']
+    assert code
+    names = {'__name__': path.stem}
+    for source in code:
+        exec(compile(source, str(path), 'exec'), names)
+    assert 'error' not in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
