@@ -29,7 +29,8 @@ LENGTH = {
     'epochs': 'passes over the training interactions, at most',
     'patience': 'validations without improvement before training stops',
     'monitor': 'validation metric that chooses the best epoch',
-    'validate_every': 'epochs between two validations',
+    'validate_every': 'epochs between two validations; auto is 5, and 1 for a student '
+    'that does not start at random',
     'validation_users': 'users that are validated, at most; of more, a sample',
 }
 QUIET = '--quiet  show no progress bar'

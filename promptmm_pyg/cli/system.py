@@ -120,6 +120,9 @@ def profile_student(run: Run, config: dict[str, Any], device: str) -> str:
     )
     data = run.data.to(torch.device(device))
     arguments = distill_arguments(config, data)
+    arguments['baseline'] = False  # It is measured alone.
+    if arguments['start'] == 'baseline':
+        arguments['start'] = 'random'
 
     def run_distillation(training: TrainingConfig) -> None:
         distill(student, teacher, data.split, config=training, **arguments)
@@ -184,7 +187,8 @@ def report(
     costs: list[Cost], options: Mapping[str, Any], data: Prepared, trials: int = 1
 ) -> str:
     """Measured and estimated costs, as text."""
-    every, epochs = options['validate_every'], options['epochs']
+    config = TrainingConfig(validate_every=options['validate_every']).resolve(1)
+    every, epochs = int(config.validate_every), options['epochs']
     users, items = data.train[USER].num_nodes, data.train[ITEM].num_nodes
     interactions = data.train[INTERACTS].edge_index.size(1)
     lines = [f'data: {users} users, {items} items, {interactions} interactions']

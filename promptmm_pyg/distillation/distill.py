@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -162,7 +163,7 @@ def distill(
             (default: ``loss_weights``)
         tune: The number of settings to try, each for student and baseline, of which
             the best on validation are returned: the given learning rate and weight of
-            ``l2``, then points between a quarter of the rate and four times, and
+            ``l2``, then points between a tenth of the rate and four times, and
             between 0.0001 and 0.3. Costs as many trainings. (default: ``0``, no
             search: the baseline has the settings of the student and is not tuned)
         anchor_weight: With ``prompt='joint'``, weight of the ``anchor``, the squared
@@ -184,9 +185,9 @@ def distill(
     check_positive('anchor_weight', anchor_weight)
     check_non_negative('tune', tune)
     check_split(data)
-    config = (config or TrainingConfig()).resolve(
-        data.train[INTERACTS].edge_index.size(1)
-    )
+    given = config or TrainingConfig()
+    num_interactions = data.train[INTERACTS].edge_index.size(1)
+    config = given.resolve(num_interactions)
     _check_config(config)
     if tune:
         if baseline_loss_weights is not None:
@@ -208,6 +209,7 @@ def distill(
             teacher_inputs=teacher_inputs,
         )
         weights = resolve_losses(student, None, loss_weights)[1]
+        config = replace(config, validate_every=given.validate_every)
         return search(again, student, teacher, weights, config, tune)
     check_monitor(config.monitor, data.val)
     train, val = data.train, sample_users(data.val, config.validation_users)
@@ -256,8 +258,11 @@ def distill(
         model: torch.nn.Module,
         step: Step,
         config: TrainingConfig,
+        *,
+        is_started: bool = False,
         **kwargs: Any,
     ) -> History:
+        config = config.resolve(num_interactions, is_started=is_started)
         loader = triplet_loader(
             train,
             batch_size=int(config.batch_size),
@@ -268,9 +273,9 @@ def distill(
             return fit(module, step, loader, config=config, **kwargs)
 
     baseline_history = None
-    own_config = config
+    own_config = given
     if baseline:
-        own_config, baseline_config = _configs(config)
+        own_config, baseline_config = _configs(given)
         baseline_step = whole_graph_step(
             untrained,
             inputs,
@@ -301,6 +306,7 @@ def distill(
             validate=validate_student,
             lists=sampler.lists,
             stateful={'candidates': sampler, 'teacher': source},
+            is_started=used != 'random',
             validate_start=used != 'random',
             on_epoch=lambda epoch: sampler.refresh(
                 epoch, lambda: get_embeddings(student, inputs)

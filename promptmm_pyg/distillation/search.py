@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from promptmm_pyg.distillation.distill import DistillationResult
 
 # A factor of the learning rate, and the weight of the penalty.
-_RATE, _PENALTY = (0.25, 4.0), (1e-4, 0.3)
+_RATE, _PENALTY = (0.1, 4.0), (1e-4, 0.3)
 TRIALS = 'trials'
 
 
 def search_settings(rate: float, penalty: float, num_trials: int) -> list[Any]:
     """Learning rates and ``l2`` weights: those given, then points of a Sobol sequence
-    on a logarithmic scale, from a quarter of the rate to four times, and from 0.0001
+    on a logarithmic scale, from a tenth of the rate to four times, and from 0.0001
     to 0.3.
 
     Example:

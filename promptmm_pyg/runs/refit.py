@@ -218,7 +218,11 @@ class _Refit:
     def _config(
         self, name: str, part: str, settings: Mapping[str, Any], folder: Path
     ) -> TrainingConfig:
-        config = {'train': _numbers(settings, part, self.num_trained)}
+        is_started = name == 'student' and (
+            self.run.metrics('student')['start'] != 'random'
+        )
+        numbers = _numbers(settings, part, self.num_trained, is_started)
+        config = {'train': numbers}
         length: dict[str, Any] = {'epochs': self.epochs[name], 'validate_every': 0}
         return training_config(config, folder, self.resume, self.progress, **length)
 
@@ -242,11 +246,11 @@ def _settings(run: Run, name: str) -> dict[str, Any]:
 
 
 def _numbers(
-    settings: Mapping[str, Any], name: str, num_interactions: int
+    settings: Mapping[str, Any], name: str, num_interactions: int, is_started: bool
 ) -> dict[str, Any]:
     """The settings with the numbers that 'auto' had when the model was evaluated."""
     config = TrainingConfig(**settings).resolve(
-        num_interactions, shared_forward=name == 'teacher'
+        num_interactions, shared_forward=name == 'teacher', is_started=is_started
     )
     keys = 'batch_size', 'learning_rate', 'propagate_every'
     return {**settings, **{key: getattr(config, key) for key in keys}}

@@ -17,6 +17,8 @@ Auto = Literal['auto']
 _STEPS, _SMALLEST, _LARGEST = 8, 1024, 32_768
 _NEIGHBORHOOD = 2048  # The largest batch on neighborhoods.
 _RATE, _LARGEST_RATE = 3e-3, 1e-2
+_STARTED_RATE = 1e-3  # Of a student that starts from a good state.
+_VALIDATE_EVERY = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,8 @@ class TrainingConfig:
 
     learning_rate: float | Auto = 'auto'
     """Step size of Adam. ``'auto'``: 0.003 for steps of at most 2,048 interactions,
-    and in proportion to larger ones, at most 0.01."""
+    and in proportion to larger ones, at most 0.01; 0.001 for a student that does not
+    start at random."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW)."""
     batch_size: int | Auto = 'auto'
@@ -59,9 +62,10 @@ class TrainingConfig:
     """Validations without improvement before training stops."""
     monitor: str = 'Recall@20'
     """Validation metric that chooses the best epoch."""
-    validate_every: int = 5
-    """Epochs between two validations. With 0 there is none: all epochs are trained and
-    the last is kept, as for a final model on all interactions."""
+    validate_every: int | Auto = 'auto'
+    """Epochs between two validations. ``'auto'``: 5, and 1 for a student that does not
+    start at random, which is best after few epochs. With 0 there is none: all epochs
+    are trained and the last is kept, as for a final model on all interactions."""
     validation_users: int = 20_000
     """Users that are validated, at most: of more, a sample by the fixed seed 0, so that
     validation does not grow with the data and two trainings have the same users. The
@@ -96,12 +100,13 @@ class TrainingConfig:
     (:class:`~promptmm_pyg.training.TensorBoardTracker`)."""
 
     def __post_init__(self) -> None:
-        for name in ('learning_rate', 'batch_size'):
+        for name in ('learning_rate', 'batch_size', 'validate_every'):
             value = getattr(self, name)
             if isinstance(value, str) and value != 'auto':
                 raise ValueError(f"'{name}' must be a number or 'auto' (got {value!r})")
+            check = check_non_negative if name == 'validate_every' else check_positive
             if value != 'auto':
-                check_positive(name, value)
+                check(name, value)
         for name in (
             'propagate_every',
             'epochs',
@@ -110,7 +115,7 @@ class TrainingConfig:
             'block_size',
         ):
             check_positive(name, getattr(self, name))
-        for name in ('weight_decay', 'validate_every', 'checkpoint_seconds'):
+        for name in ('weight_decay', 'checkpoint_seconds'):
             check_non_negative(name, getattr(self, name))
         check_choice('optimizer', self.optimizer, ('dense', 'lazy'))
         cutoff(self.monitor)
@@ -131,13 +136,19 @@ class TrainingConfig:
             )
 
     def resolve(
-        self, num_interactions: int, *, shared_forward: bool = False
+        self,
+        num_interactions: int,
+        *,
+        shared_forward: bool = False,
+        is_started: bool = False,
     ) -> 'TrainingConfig':
         """The same with numbers in place of ``'auto'``.
 
         Args:
             num_interactions: Of the training graph.
             shared_forward: Whether ``propagate_every`` may be raised.
+                (default: ``False``)
+            is_started: Whether the model does not start at random.
                 (default: ``False``)
 
         Example:
@@ -156,5 +167,14 @@ class TrainingConfig:
         rate = self.learning_rate
         if rate == 'auto':
             rate = _RATE * int(size) * every / 2048
-            rate = min(max(_RATE, rate), _LARGEST_RATE)
-        return replace(self, batch_size=size, propagate_every=every, learning_rate=rate)
+            rate = _STARTED_RATE if is_started else min(max(_RATE, rate), _LARGEST_RATE)
+        validate_every = self.validate_every
+        if validate_every == 'auto':
+            validate_every = 1 if is_started else _VALIDATE_EVERY
+        return replace(
+            self,
+            batch_size=size,
+            propagate_every=every,
+            learning_rate=rate,
+            validate_every=validate_every,
+        )

@@ -352,7 +352,7 @@ def _train_epoch(
 
 
 def _is_validated(config: TrainingConfig, epoch: int) -> bool:
-    every = config.validate_every
+    every = int(config.validate_every)
     return every > 0 and (epoch % every == 0 or epoch == config.epochs)
 
 

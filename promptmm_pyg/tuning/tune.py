@@ -194,7 +194,6 @@ def tune(
     for name, value in (('trials', trials), ('minutes', minutes)):
         if value is not None:
             check_positive(name, value)
-    check_positive('validate_every', (config or TrainingConfig()).validate_every)
     tuner = _Tuner(
         get_model(model) if isinstance(model, str) else model,
         data,
@@ -206,13 +205,15 @@ def tune(
         inputs,
         Budget(trials, minutes),
     )
+    every = int(tuner.config.validate_every)
+    check_positive('validate_every', every)
     if space is None:
         fixed = {*(arguments or {}), *(loss_weights or {})}
         parts = search_space(tuner.cls).space
         space = SearchSpace({k: v for k, v in parts.items() if k not in fixed})
         space = space.with_learning_rate(float(tuner.config.learning_rate))
     tuner.prune, tuner.should_stop = prune, should_stop
-    warmup = tuner.config.patience * tuner.config.validate_every
+    warmup = tuner.config.patience * every
     study = Study(space, seed=tuner.config.seed, folder=folder, warmup=warmup)
     with study:
         return tuner.run(study, progress)

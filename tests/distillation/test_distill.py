@@ -531,6 +531,11 @@ def test_the_best_start_is_the_better_one_of_truncation_and_baseline(is_weak):
     assert best.start == expected
     distill(students[1], targets, data, start=expected, config=config)
     assert_equal(*students)
+    config = TrainingConfig(epochs=2, progress=False)
+    student = make_student(data.train, 32)
+    auto = distill(student, targets, data, start=expected, config=config)
+    for history, number in ((auto.history, 2), (auto.baseline_history, 1)):
+        assert sum('validation' in x for x in history.records) == number
     without = distill(
         make_student(data.train, 32), targets, data, baseline=False, config=config
     )

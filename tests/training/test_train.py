@@ -462,8 +462,17 @@ def test_auto_has_about_eight_steps_per_epoch(interactions, step, rate):
     assert config.learning_rate == pytest.approx(rate)
     alone = TrainingConfig().resolve(interactions)
     assert alone.propagate_every == 1
-    given = TrainingConfig(batch_size=100, learning_rate=0.1)
+    given = TrainingConfig(batch_size=100, learning_rate=0.1, validate_every=2)
     assert given.resolve(interactions) == given
+
+
+def test_auto_of_a_started_model_is_small_steps_and_every_validation():
+    config = TrainingConfig().resolve(60_000, is_started=True)
+    assert (config.learning_rate, config.validate_every) == (0.001, 1)
+    assert TrainingConfig().resolve(60_000).validate_every == 5
+    given = TrainingConfig(learning_rate=0.1, validate_every=3)
+    config = given.resolve(60_000, is_started=True)
+    assert (config.learning_rate, config.validate_every) == (0.1, 3)
 
 
 def test_auto_batches_of_neighborhoods_are_small():
