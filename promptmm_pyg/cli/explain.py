@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(
         parser,
         """
--k N  neighbors to list for the user and for the item (default: 90% of the score)
+-k N  neighbors to list for the user and for the item (default: 90%% of the score)
 --out FILE.png  also draw the parts
 --map FILE.png  draw a map of the items
 --json  print JSON""",
