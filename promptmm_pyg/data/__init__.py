@@ -8,6 +8,13 @@ from promptmm_pyg.data.load import load_dataset
 from promptmm_pyg.data.mmrec import write_mmrec
 from promptmm_pyg.data.movielens import from_movielens, split_movielens
 from promptmm_pyg.data.recbole import read_recbole_texts
+from promptmm_pyg.data.recipes import (
+    RawData,
+    fetch,
+    read_amazon,
+    read_microlens,
+    read_movielens,
+)
 from promptmm_pyg.data.safe_pickle import SparseMatrix, load_sparse_pickle
 from promptmm_pyg.data.schema import (
     INTERACTS,
@@ -42,10 +49,12 @@ __all__ = [
     'FeatureDict',
     'Issue',
     'MultiModalDataset',
+    'RawData',
     'SparseMatrix',
     'Split',
     'build_graph',
     'checkerboard',
+    'fetch',
     'fingerprint',
     'from_movielens',
     'load_dataset',
@@ -54,6 +63,9 @@ __all__ = [
     'modality_mask_dict',
     'modality_x_dict',
     'open_features',
+    'read_amazon',
+    'read_microlens',
+    'read_movielens',
     'read_recbole_texts',
     'read_table',
     'save_features',
