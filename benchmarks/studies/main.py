@@ -8,6 +8,7 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.benchmark.config import Dataset, Params
 from promptmm_pyg.benchmark.entries import (
     PROMPTMM,
+    STARTED,
     TRUNCATED,
     Arm,
     Entry,
@@ -86,7 +87,8 @@ def student_and_baseline(
 @dataclass(frozen=True, kw_only=True)
 class Main(Experiment):
     """The teacher, its students and their baselines, LightGCN and EASE. All are tuned
-    by equally many trials.
+    by equally many trials. Students start from the truncated teacher, the default of
+    ``distill`` where the baseline is not better.
     """
 
     metrics = ()
@@ -128,6 +130,7 @@ class Main(Experiment):
                     losses=PROMPTMM,
                     teacher=targets,
                     candidates=bench.dataset.candidates,
+                    start=STARTED,
                 ),
                 search=(space, self.search_trials),
                 references={

@@ -331,7 +331,9 @@ class Bench:
         an uninterrupted study.
         """
         num_interactions = self.train[INTERACTS].edge_index.size(1)
-        config = TrainingConfig(**arm.training).resolve(num_interactions)
+        config = TrainingConfig(**arm.training).resolve(
+            num_interactions, is_started=arm.start != RANDOM
+        )
         space = space.with_learning_rate(float(config.learning_rate))
         study, rows = Study(space, seed=TUNING_SEED), []
         while (trial := study.ask(limit=trials)) is not None:
