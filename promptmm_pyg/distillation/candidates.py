@@ -25,9 +25,9 @@ class CandidateSampling(NamedTuple):
 
     num_uniform: int = 10
     """Uniform negatives."""
-    num_teacher_topk: int = 0
+    num_teacher_topk: int = 10
     """Draws from the teacher's best unseen items."""
-    num_student_topk: int = 0
+    num_student_topk: int = 10
     """Draws from the student's best unseen items."""
     top_k: int = 100
     """The number of best items to draw from."""

@@ -153,7 +153,8 @@ def distill(
             the student's weight. (default: ``student.loss_weights``; for a module
             without, ``{'bpr': 1.0, 'l2': 1e-3}``)
         prompt: ``'frozen'`` or ``'joint'``. (default: ``'frozen'``)
-        candidates: What candidate lists contain. (default: ten uniform negatives)
+        candidates: What candidate lists contain. (default: ten uniform negatives, and
+            ten of the best items of each of teacher and student)
         config: Optimizer, batches, length, monitor, folder. (default:
             ``TrainingConfig()``)
         baseline: Whether to train the same student without its teacher, too, in the

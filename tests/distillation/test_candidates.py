@@ -21,7 +21,8 @@ def make_targets(seed=0):
 
 def make_source(train, items=None, targets=None, **kwargs):
     targets = make_targets() if targets is None else targets
-    return CandidateSampler(CandidateSampling(**kwargs), train, targets, 0, items)
+    sizes = {'num_teacher_topk': 0, 'num_student_topk': 0, **kwargs}
+    return CandidateSampler(CandidateSampling(**sizes), train, targets, 0, items)
 
 
 def make_batch(train):

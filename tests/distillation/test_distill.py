@@ -35,6 +35,7 @@ from tests.training.setting import (
 )
 
 ONE = TrainingConfig(epochs=1, progress=False)
+UNIFORM = CandidateSampling(10, num_teacher_topk=0, num_student_topk=0)
 
 
 def state(module):
@@ -69,6 +70,7 @@ def test_one_step_equals_the_same_step_written_by_hand(prompt):
         losses=losses,
         prompt=prompt,
         anchor_weight=0.5,
+        candidates=UNIFORM,
         config=TrainingConfig(
             epochs=1,
             learning_rate=0.01,
@@ -83,7 +85,7 @@ def test_one_step_equals_the_same_step_written_by_hand(prompt):
     batch = next(iter(TripletLoader(edge_index, 60, 40, 10_000, seed=4)))
     hand_teacher.eval()  # No dropout in the teacher's output.
     targets = soft_targets(hand_teacher, adj_dict)
-    sampler = CandidateSampler(CandidateSampling(), data.train, targets, 4).sampler
+    sampler = CandidateSampler(UNIFORM, data.train, targets, 4).sampler
     lists = uniform_candidates(
         sampler, batch.user, batch.positive, 10, torch.Generator().manual_seed(4)
     )
