@@ -192,8 +192,14 @@ def read_titles(
 def warn_titles(
     path: str | Path, titles: Mapping[str, str], ids: Iterable[Any]
 ) -> None:
-    """Warns on stderr of titles that match no item where items lack one."""
+    """Warns on stderr of titles that match no item where items lack one.
+
+    Raises:
+        RunError: If the ids are those of the items but shifted by one: the titles would
+            be those of other items.
+    """
     items = {str(raw) for raw in ids}
+    _check_not_shifted(path, titles, items)
     unknown = [raw for raw in titles if raw not in items]
     without = [raw for raw in items if raw not in titles]
     if not without or (titles and not unknown):
@@ -205,6 +211,21 @@ def warn_titles(
         f'as {min(without)!r}. Compare how ids are written',
         file=sys.stderr,
     )
+
+
+def _check_not_shifted(
+    path: str | Path, titles: Mapping[str, str], items: set[str]
+) -> None:
+    if not all(raw.isdecimal() for raw in (*titles, *items)):
+        return
+    named, known = ({int(raw) for raw in ids} for ids in (titles, items))
+    for shift in (1, -1):
+        if not known <= named and {raw + shift for raw in known} <= named:
+            raise RunError(
+                f"--titles '{path}' must have the ids of the items (got {min(named)} "
+                f'to {max(named)} for items {min(known)} to {max(known)}). They seem '
+                f'to be shifted by one, and each title would be that of another item'
+            )
 
 
 def contents_of(config: Mapping[str, Any]) -> Mapping[Any, str | Path | None]:

@@ -8,7 +8,7 @@ from promptmm_pyg.data import (
     split_leave_one_out,
     split_per_user,
 )
-from promptmm_pyg.runs.data import RunError, check_data, data_issues
+from promptmm_pyg.runs.data import RunError, check_data, data_issues, warn_titles
 
 PER_USER = {'method': 'per-user', 'val_ratio': 0.1, 'test_ratio': 0.1, 'seed': 0}
 
@@ -46,3 +46,14 @@ def test_nothing_to_validate_on_is_an_error(capsys):
     with pytest.raises(RunError, match=r"1 error.*data check clicks.csv'"):
         check_data(split, {'path': 'clicks.csv'})
     assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize('shift', [0, 1, -1])
+def test_titles_of_ids_that_are_shifted_by_one_are_refused(shift, capsys):
+    titles = {str(raw + shift): f'title {raw}' for raw in range(3, 9)}
+    if shift:
+        with pytest.raises(RunError, match='shifted by one'):
+            warn_titles('items.csv', titles, range(3, 9))
+    warn_titles('items.csv', titles, range(3 + shift, 8 + shift))
+    warn_titles('items.csv', titles, ['a', 'b'])
+    assert "'items.csv': 6 of 6 titles match no item" in capsys.readouterr().err
