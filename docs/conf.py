@@ -46,7 +46,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r'py:.*',
-        r'(collections|datetime|fastapi|np|numpy|optuna|pathlib|pd|torch|torch_geometric)\..*',
+        r'(collections|datetime|fastapi|np|numpy|optuna|pa|pathlib|pd|torch|torch_geometric)\..*',
     ),
     (
         r'py:class',

@@ -37,11 +37,11 @@ from promptmm_pyg.runs.stages import student_weights
 DESCRIPTION = """\
 Train a small student on the interactions and on the output of the teacher in RUN. The
 baseline, the same student without a teacher on the same batches, is trained first. The
-student starts from the teacher, truncated to its width, or from the baseline, whichever
-is better on validation, and is never below either of them there. The difference of
-student and baseline is the effect of the teacher; see it with 'promptmm evaluate RUN'.
-It is fair with --tune N, which tries N learning rates and l2 penalties, the same for
-both, and costs N times as much; else the baseline is not tuned.
+student starts from the teacher, truncated to its width, unless that is below the
+baseline on validation, and else at random. The difference of student and baseline is
+the effect of the teacher; see it with 'promptmm evaluate RUN'. It is fair with --tune
+N, which tries N learning rates and l2 penalties, the same for both, and costs N times
+as much; else the baseline is not tuned.
 
 RUN will also hold student/ (with baseline/) and recommender/, which serves without
 training data. Ctrl-C loses at most one epoch: the same command with --resume
@@ -56,8 +56,8 @@ example:
   promptmm distill runs/tiktok --dry-run
   promptmm distill --config runs/tiktok/student/config.json runs/other"""
 DISTILL = {
-    'start': 'the SVD-truncated teacher, random, the baseline, the tables of a teacher '
-    'of the same width, or the better one of truncated teacher and baseline',
+    'start': 'the SVD-truncated teacher, random, the tables of a teacher of the same '
+    'width, or the best of the first two by validation',
     'prompt': "keep the teacher's prompt frozen, or tune it with the student",
     'anchor_weight': "weight of the teacher's drift with --prompt joint",
     'baseline': 'also train the baseline, the student without distillation',
@@ -79,9 +79,8 @@ CANDIDATES = {
     'refresh_every': 'epochs between two rankings by the student',
 }
 WEAK_TEACHER = (
-    'note: the student without a teacher is better on validation than the truncated '
-    "teacher, which is weak on these data. Tune it with 'promptmm tune', or let "
-    "'promptmm auto' choose one"
+    'note: the student without a teacher is better on validation: the teacher is weak '
+    "on these data. Tune it with 'promptmm tune', or let 'promptmm auto' choose one"
 )
 _VIEWS = {'list_views': 'list-wise', 'embedding_views': 'embedding'}
 DEFAULT = 'LightGCN'
@@ -162,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
             print(metrics_text(run, name))
     if run.has('baseline'):
         values = [run.metrics(name)['best_value'] for name in ('student', 'baseline')]
-        if run.metrics('student')['start'] == 'baseline' or values[0] < values[1]:
+        if values[0] < values[1]:
             print(WEAK_TEACHER, file=sys.stderr)
     print(f'next: promptmm evaluate {run.path}')
     return 0

@@ -121,8 +121,6 @@ def profile_student(run: Run, config: dict[str, Any], device: str) -> str:
     data = run.data.to(torch.device(device))
     arguments = distill_arguments(config, data)
     arguments['baseline'] = False  # It is measured alone.
-    if arguments['start'] == 'baseline':
-        arguments['start'] = 'random'
 
     def run_distillation(training: TrainingConfig) -> None:
         distill(student, teacher, data.split, config=training, **arguments)

@@ -79,7 +79,7 @@ class DistillationResult(NamedTuple):
     truncated_teacher: dict[str, Tensor]
     """The teacher's embeddings at the student's width, without training
     (:func:`~promptmm_pyg.distillation.truncate_embeddings`)."""
-    start: Start | Literal['baseline']
+    start: Start
     """From where the student was trained; of ``'best'`` the one that was chosen."""
     trials: list[dict[str, float]] | None = None
     """The settings that were tried and the validation metric of ``student`` and
@@ -91,7 +91,7 @@ def distill(
     teacher: torch.nn.Module | SoftTargets | ClosedForm[Any],
     data: Split,
     *,
-    start: Start | Literal['best', 'baseline'] = 'best',
+    start: Start | Literal['best'] = 'best',
     losses: Sequence[DistillationLoss] | None = None,
     loss_weights: Mapping[str, float] | None = None,
     prompt: Literal['frozen', 'joint'] = 'frozen',
@@ -109,9 +109,9 @@ def distill(
     was best on ``data.val``. ``data.test`` is not read.
 
     The student starts from its SVD-truncated teacher
-    (:func:`~promptmm_pyg.distillation.start_student`) or from the baseline, whichever
-    is better on ``data.val``, and is validated before the first epoch, too: it is never
-    below either of them there, however weak the teacher is.
+    (:func:`~promptmm_pyg.distillation.start_student`), unless this is below the
+    baseline on ``data.val``: a weak teacher would hold the student back. It is
+    validated before the first epoch, too, and never below such a start there.
 
     With ``prompt='frozen'`` the teacher runs once, in eval mode, and its
     :class:`~promptmm_pyg.targets.SoftTargets` can replace it. With ``prompt='joint'``,
@@ -145,9 +145,9 @@ def distill(
             positives of ``data.val`` are its ``edge_label_index``.
         start: The start of the student: ``'truncated'``, the SVD-truncated teacher;
             ``'random'``, its current parameters; ``'teacher tables'``, the id tables of
-            a teacher of its width; ``'baseline'``, the trained baseline; or ``'best'``,
-            the better one of truncated teacher and baseline on ``data.val``; without
-            baseline or validation, the truncated teacher. (default: ``'best'``)
+            a teacher of its width; or ``'best'``, random where the truncated teacher is
+            below the baseline on ``data.val``, else the truncated teacher.
+            (default: ``'best'``)
         losses: The distillation losses. (default: ``promptmm_losses()``)
         loss_weights: Weights of the student's own losses; names that are left out keep
             the student's weight. (default: ``student.loss_weights``; for a module
@@ -182,7 +182,7 @@ def distill(
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     check_choice('prompt', prompt, ('frozen', 'joint'))
-    _check_start(start, baseline)
+    check_choice('start', start, ('best', *STARTS))
     check_positive('anchor_weight', anchor_weight)
     check_non_negative('tune', tune)
     check_split(data)
@@ -294,7 +294,7 @@ def distill(
         )
     truncated = truncate_embeddings(targets.x_dict, width)
     used = _start(start, truncated, baseline_history, val, config.monitor)
-    _set_start(student, untrained, used, targets, inputs, teacher)
+    start_student(student, targets, start=used, inputs=inputs, teacher=teacher)
     if config.validate_every:
         source.hold(validate, config.monitor)
     parts = {'student': student, 'objective': objective, **source.parts}
@@ -340,12 +340,6 @@ def _objective(
     return objective if parameter is None else objective.to(parameter)
 
 
-def _check_start(start: str, baseline: bool) -> None:
-    check_choice('start', start, ('best', 'baseline', *STARTS))
-    if start == 'baseline' and not baseline:
-        raise ValueError("'baseline' must be True with start='baseline' (got False)")
-
-
 def _configs(config: TrainingConfig) -> tuple[TrainingConfig, TrainingConfig]:
     """Those of student and baseline, of which the latter is trained first."""
     own, baseline = in_folder(config), in_folder(config, BASELINE)
@@ -358,33 +352,21 @@ def _configs(config: TrainingConfig) -> tuple[TrainingConfig, TrainingConfig]:
 
 
 def _start(
-    start: Start | Literal['best', 'baseline'],
+    start: Start | Literal['best'],
     truncated: dict[str, Tensor],
     baseline: History | None,
     val: HeteroData,
     monitor: str,
-) -> Start | Literal['baseline']:
-    """The start, of ``'best'`` the better one of truncated teacher and baseline."""
+) -> Start:
+    """The start, of ``'best'`` a random one where the truncated teacher is below the
+    baseline.
+    """
     if start != 'best':
         return start
     if baseline is None or not baseline.best_metrics:
         return 'truncated'
     value = evaluate(truncated, val, ks=(cutoff(monitor),)).metrics[monitor]
-    return 'baseline' if value < baseline.best_value else 'truncated'
-
-
-def _set_start(
-    student: torch.nn.Module,
-    baseline: torch.nn.Module,
-    start: Start | Literal['baseline'],
-    targets: SoftTargets,
-    inputs: tuple[Any, ...],
-    teacher: Any,
-) -> None:
-    if start == 'baseline':
-        student.load_state_dict(baseline.state_dict())
-    else:
-        start_student(student, targets, start=start, inputs=inputs, teacher=teacher)
+    return 'random' if value < baseline.best_value else 'truncated'
 
 
 def _check_config(config: TrainingConfig) -> None:

@@ -16,7 +16,6 @@ from promptmm_pyg.data import (
     Split,
 )
 from promptmm_pyg.distillation import ensemble_targets
-from promptmm_pyg.distillation.distill import BASELINE
 from promptmm_pyg.runs.data import Prepared, RunError, hash_split, prepare
 from promptmm_pyg.runs.folder import (
     exclusive,
@@ -26,12 +25,11 @@ from promptmm_pyg.runs.folder import (
     write_json,
 )
 from promptmm_pyg.runs.record import merge_all, updates_of
-from promptmm_pyg.runs.run import Run, Trained, build_student, settings_of
+from promptmm_pyg.runs.run import Run, Trained, settings_of
 from promptmm_pyg.runs.stages import (
     CPU,
     check_resume,
     make_recommender,
-    own_loss_weights,
     save_student,
     train_student,
     train_teacher,
@@ -43,7 +41,7 @@ from promptmm_pyg.runs.teachers import (
     targets_of,
 )
 from promptmm_pyg.targets import SoftTargets
-from promptmm_pyg.training import TrainingConfig, train
+from promptmm_pyg.training import TrainingConfig
 
 
 def refit_run(
@@ -80,8 +78,6 @@ def refit_run(
     epochs = {name: _best_epoch(other, 'teacher') for name, other in teachers.items()}
     if has_student:
         epochs['student'] = _best_epoch(run, 'student')
-        if run.metrics('student')['start'] == BASELINE:
-            epochs[BASELINE] = _best_epoch(run, BASELINE)
         with settings_of(run.student_dir / 'config.json'):  # Before training.
             _student_config(run)
     state: dict[str, Any] = {
@@ -189,31 +185,12 @@ class _Refit:
         folder = self.target.student_dir
         how = self._config('student', 'student', config['train'], folder)
         # What 'best' was when the student was evaluated.
-        start, student = self.run.metrics('student')['start'], None
-        if start == 'baseline':
-            start, student = 'random', self.baseline(config, data, folder / BASELINE)
+        start = self.run.metrics('student')['start']
         options: dict[str, Any] = {'baseline': False, 'tune': 0, 'start': start}
-        result = train_student(
-            config, teacher, data, how, self.device, student, **options
-        )
+        result = train_student(config, teacher, data, how, self.device, **options)
         titles = self.run.recommender().titles
         made = make_recommender(data, result.student, titles)
         save_student(self.target, config, result, made)
-
-    def baseline(
-        self, config: Mapping[str, Any], data: Prepared, folder: Path
-    ) -> torch.nn.Module:
-        """The student without a teacher, from which it starts."""
-        student = build_student(config, data.train).to(self.device)
-        on_device = data.to(torch.device(self.device))
-        train(
-            student,
-            on_device.split,
-            config=self._config(BASELINE, 'student', config['train'], folder),
-            inputs=on_device.inputs,
-            loss_weights=own_loss_weights(config),
-        )
-        return student
 
     def _config(
         self, name: str, part: str, settings: Mapping[str, Any], folder: Path

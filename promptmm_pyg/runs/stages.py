@@ -311,11 +311,10 @@ def train_student(
     data: Prepared,
     how: TrainingConfig,
     device: str | torch.device = CPU,
-    student: torch.nn.Module | None = None,
     **options: Any,
 ) -> DistillationResult:
-    """Distills a student, a new one or that given; the result is on the CPU."""
-    student = (student or build_student(config, data.train)).to(device)
+    """Distills a student; the result is on the CPU."""
+    student = build_student(config, data.train).to(device)
     on_device = data.to(torch.device(device))
     if not isinstance(teacher, ClosedForm):
         teacher = teacher.to(device)
@@ -487,23 +486,16 @@ def load_data(config: Mapping[str, Any]) -> tuple[Prepared, str]:
     return prepare(split, config['prompt']), hash_split(split)
 
 
-_LOSSES = ('pairwise', 'listwise', 'embedding')
-
-
-def own_loss_weights(config: Mapping[str, Any]) -> dict[str, float]:
-    """The weights of a student's losses without those of the distillation."""
-    return {k: w for k, w in config['loss_weights'].items() if k not in _LOSSES}
-
-
 def distill_arguments(config: Mapping[str, Any], data: Prepared) -> dict[str, Any]:
     """The arguments of :func:`~promptmm_pyg.distillation.distill` for a student."""
-    weights = config['loss_weights']
+    weights = dict(config['loss_weights'])
+    names = ('pairwise', 'listwise', 'embedding')
     losses = promptmm_losses(
-        **{f'{name}_weight': weights[name] for name in _LOSSES}, **config['losses']
+        **{f'{name}_weight': weights.pop(name) for name in names}, **config['losses']
     )
     return {
         'losses': losses,
-        'loss_weights': own_loss_weights(config),
+        'loss_weights': weights,
         'candidates': CandidateSampling(**config['candidates']),
         'inputs': data.inputs,
         'teacher_inputs': data.inputs,

@@ -519,7 +519,7 @@ def test_a_started_student_is_never_below_its_start(tmp_path):
 
 
 @pytest.mark.parametrize('is_weak', [True, False])
-def test_the_best_start_is_the_better_one_of_truncation_and_baseline(is_weak):
+def test_the_best_start_is_random_where_the_truncation_is_below_the_baseline(is_weak):
     data = make_split()
     # A teacher of the positives themselves, or of their opposite.
     right = torch.zeros(60, 40)
@@ -529,25 +529,20 @@ def test_the_best_start_is_the_better_one_of_truncation_and_baseline(is_weak):
     students = [make_student(data.train, 32) for _ in range(2)]
     targets = SoftTargets(x_dict, {})
     best = distill(students[0], targets, data, config=config)
-    expected = 'baseline' if is_weak else 'truncated'
+    expected = 'random' if is_weak else 'truncated'
     assert best.start == expected
     distill(students[1], targets, data, start=expected, config=config)
     assert_equal(*students)
     config = TrainingConfig(epochs=2, progress=False)
     student = make_student(data.train, 32)
     auto = distill(student, targets, data, start=expected, config=config)
-    for history, number in ((auto.history, 2), (auto.baseline_history, 1)):
+    numbers = (auto.history, 1 if is_weak else 2), (auto.baseline_history, 1)
+    for history, number in numbers:
         assert sum('validation' in x for x in history.records) == number
     without = distill(
         make_student(data.train, 32), targets, data, baseline=False, config=config
     )
     assert without.start == 'truncated'
-    values = [
-        evaluate(x, data.val, ks=(20,)).metrics['Recall@20']
-        for x in (best.truncated_teacher, get_embeddings(best.baseline, data.train))
-    ]
-    assert best.history.records[0]['start']['Recall@20'] == max(values)
-    assert best.history.best_value >= max(values)
 
 
 def test_nothing_to_resume_is_an_error_before_the_baseline_is_trained(tmp_path):

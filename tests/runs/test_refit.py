@@ -141,29 +141,6 @@ def test_an_interrupted_refit_continues_to_the_same_student(run, tmp_path, monke
     assert torch.equal(other.recommender().item_x, run.recommender().item_x)
 
 
-def test_a_student_that_started_from_its_baseline_does_so_again(trained, tmp_path):
-    run = Run.open(shutil.copytree(trained, tmp_path / 'run'))
-    assert main(['distill', str(run.path), '--start', 'baseline', *DISTILL]) == 0
-    assert run.metrics('student')['start'] == 'baseline'
-    run.refit(progress=False)
-    split = all_interactions(run)
-    torch.manual_seed(0)
-    student = LightGCN.from_data(split, embedding_dim=4)
-    config = TrainingConfig(
-        epochs=run.final['epochs']['baseline'],
-        batch_size=128,
-        validate_every=0,
-        progress=False,
-    )
-    train(student, split, config=config)
-    start = student.embeddings()['item']
-    final = load_file(run.final_dir / 'student' / 'model.safetensors')
-    trained_item = final['embeddings.tables.item']
-    # A few steps away, where a random start would be far.
-    distance = (trained_item - start).norm() / start.norm()
-    assert 0 < distance < 0.3
-
-
 def test_one_model_alone_teaches_with_standardized_scores(run):
     """As ``auto`` records it if a sum is no better."""
     file = run.student_dir / 'teachers.json'
