@@ -52,7 +52,7 @@ def test_callbacks_are_called_in_order():
     config = configured(recorder, epochs=1)
     distill(make_student(data.train), make_teacher(data.train), data, config=config)
     ends = [call for call in recorder.calls if call[0] == 'end']
-    assert ends == [('end', 'student', 1), ('end', 'baseline', 1)]
+    assert ends == [('end', 'baseline', 1), ('end', 'student', 1)]
     recorder.calls.clear()
     train(EASE.from_data(data), data, config=config)
     assert recorder.calls == [('validation', 'EASE', 1), ('end', 'EASE', 1)]
