@@ -64,6 +64,8 @@ from promptmm_pyg.training.validation import (
 
 CLOSED_FORM_WIDTH = 64
 BASELINE = 'baseline'
+# Of the baseline: training from the truncated teacher adds a few percent at most.
+_WEAK = 0.95
 
 
 class DistillationResult(NamedTuple):
@@ -109,7 +111,7 @@ def distill(
     was best on ``data.val``. ``data.test`` is not read.
 
     The student starts from its SVD-truncated teacher
-    (:func:`~promptmm_pyg.distillation.start_student`), unless this is below the
+    (:func:`~promptmm_pyg.distillation.start_student`), unless this is below 95 % of the
     baseline on ``data.val``: a weak teacher would hold the student back. It is
     validated before the first epoch, too, and never below such a start there.
 
@@ -146,7 +148,7 @@ def distill(
         start: The start of the student: ``'truncated'``, the SVD-truncated teacher;
             ``'random'``, its current parameters; ``'teacher tables'``, the id tables of
             a teacher of its width; or ``'best'``, random where the truncated teacher is
-            below the baseline on ``data.val``, else the truncated teacher.
+            below 95 % of the baseline on ``data.val``, else the truncated teacher.
             (default: ``'best'``)
         losses: The distillation losses. (default: ``promptmm_losses()``)
         loss_weights: Weights of the student's own losses; names that are left out keep
@@ -358,15 +360,15 @@ def _start(
     val: HeteroData,
     monitor: str,
 ) -> Start:
-    """The start, of ``'best'`` a random one where the truncated teacher is below the
-    baseline.
+    """The start, of ``'best'`` a random one where the truncated teacher is far below
+    the baseline.
     """
     if start != 'best':
         return start
     if baseline is None or not baseline.best_metrics:
         return 'truncated'
     value = evaluate(truncated, val, ks=(cutoff(monitor),)).metrics[monitor]
-    return 'random' if value < baseline.best_value else 'truncated'
+    return 'random' if value < _WEAK * baseline.best_value else 'truncated'
 
 
 def _check_config(config: TrainingConfig) -> None:

@@ -17,6 +17,7 @@ from promptmm_pyg.distillation import (
     truncate_embeddings,
 )
 from promptmm_pyg.distillation.candidates import CandidateSampler
+from promptmm_pyg.distillation.distill import _start
 from promptmm_pyg.distillation.objective import JointTeacher, Objective
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletLoader, uniform_candidates
@@ -25,6 +26,7 @@ from promptmm_pyg.models import EASE
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import SoftTargets, soft_targets
 from promptmm_pyg.training import TrainingConfig, bpr_losses, loop, train
+from promptmm_pyg.training.history import History
 from tests.training.setting import (
     QUICK,
     Interrupted,
@@ -543,6 +545,16 @@ def test_the_best_start_is_random_where_the_truncation_is_below_the_baseline(is_
         make_student(data.train, 32), targets, data, baseline=False, config=config
     )
     assert without.start == 'truncated'
+
+
+@pytest.mark.parametrize(('share', 'start'), [(0.96, 'truncated'), (0.94, 'random')])
+def test_a_truncation_of_95_percent_of_the_baseline_is_good_enough(share, start):
+    val, x_dict = make_split().val, make_teacher(make_split().train).embeddings()
+    value = evaluate(dict(x_dict), val, ks=(20,)).metrics['Recall@20']
+    record = {'epoch': 1, 'validation': {'Recall@20': value / share}}
+    baseline = History([record], 1, value / share, 'Recall@20')
+    assert value > 0
+    assert _start('best', dict(x_dict), baseline, val, 'Recall@20') == start
 
 
 def test_nothing_to_resume_is_an_error_before_the_baseline_is_trained(tmp_path):
