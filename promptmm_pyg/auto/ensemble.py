@@ -11,11 +11,11 @@ from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER
 from promptmm_pyg.distillation import ensemble_targets
-from promptmm_pyg.distillation.ensemble import score_std
+from promptmm_pyg.distillation.ensemble import best_items, score_std
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.evaluation.metrics import positives
 from promptmm_pyg.functional import score_lists
-from promptmm_pyg.ranking import SeenItems, rank_items
+from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training.validation import sample_users
 
@@ -141,7 +141,7 @@ class ScoreLists:
         trials: Mapping[str, Tables],
         train: HeteroData,
         val: HeteroData,
-        k: int = 20,
+        k: int,
     ) -> None:
         sizes = train.num_nodes_dict
         user, item = positives(val)
@@ -150,29 +150,26 @@ class ScoreLists:
         seen = SeenItems.from_edge_index(
             train[INTERACTS].edge_index, sizes[USER], sizes[ITEM]
         )
-        top = min(LIST, sizes[ITEM])
-        best = [
-            rank_items((x[USER], x[ITEM]), users, top, seen=seen).item_index
-            for x in trials.values()
-        ]
-        items = torch.cat(best, dim=1).sort(dim=1).values
-        items[:, 1:] = items[:, 1:].masked_fill(items[:, 1:] == items[:, :-1], -1)
-        # The lists are filled up to the same length by -1.
+        tables = [(x[USER], x[ITEM]) for x in trials.values()]
+        items = best_items(tables, users, seen, min(LIST, sizes[ITEM]))
+        # Shorter lists end with -1.
         items = items.sort(dim=1, descending=True).values
         items = items[:, : int((items >= 0).sum(dim=1).max())]
+        num_positives = torch.bincount(row)
         place = (items[row] == item[:, None]).nonzero()
         row, column = row[place[:, 0]], place[:, 1:]
+        is_filler = items[row] < 0
         index = items.clamp(min=0)
         margins = []
         for name, x in trials.items():
             scores = score_lists(x[USER], x[ITEM], users, index) / score_std(name, x)
-            margin = scores[row] - scores[row].gather(1, column)
-            margins.append(margin.masked_fill(items[row] < 0, -torch.inf))
+            scores = scores[row]
+            margin = scores - scores.gather(1, column)
+            margins.append(margin.masked_fill(is_filler, -torch.inf))
         self.margins = torch.stack(margins)
         """Scores of the items of a list less that of a positive, ``[T, P, L]``."""
         self.row = row
         """The user of each positive that is in a list, ``[P]``."""
-        num_positives = torch.bincount(user.unique(return_inverse=True)[1])
         self.share = 1 / num_positives[row]
 
     def recall(self, weights: Tensor, rows: Tensor) -> float:

@@ -273,7 +273,14 @@ def distill(
             negative_items=negative_items,
         )
         with lazy_tables(model, inputs, config):
-            return fit(module, step, loader, config=config, **kwargs)
+            return fit(
+                module,
+                step,
+                loader,
+                config=config,
+                validate_start=is_started,
+                **kwargs,
+            )
 
     baseline_history = None
     own_config = given
@@ -294,8 +301,7 @@ def distill(
             validate=lambda: validate(untrained, inputs),
             name=BASELINE,
         )
-    truncated = truncate_embeddings(targets.x_dict, width)
-    used = _start(start, truncated, baseline_history, val, config.monitor)
+    used = _start(start, targets, width, baseline_history, val, config.monitor)
     start_student(student, targets, start=used, inputs=inputs, teacher=teacher)
     if config.validate_every:
         source.hold(validate, config.monitor)
@@ -310,7 +316,6 @@ def distill(
             lists=sampler.lists,
             stateful={'candidates': sampler, 'teacher': source},
             is_started=used != 'random',
-            validate_start=used != 'random',
             on_epoch=lambda epoch: sampler.refresh(
                 epoch, lambda: get_embeddings(student, inputs)
             ),
@@ -355,7 +360,8 @@ def _configs(config: TrainingConfig) -> tuple[TrainingConfig, TrainingConfig]:
 
 def _start(
     start: Start | Literal['best'],
-    truncated: dict[str, Tensor],
+    targets: SoftTargets,
+    width: int,
     baseline: History | None,
     val: HeteroData,
     monitor: str,
@@ -367,6 +373,7 @@ def _start(
         return start
     if baseline is None or not baseline.best_metrics:
         return 'truncated'
+    truncated = truncate_embeddings(targets.x_dict, width)
     value = evaluate(truncated, val, ks=(cutoff(monitor),)).metrics[monitor]
     return 'random' if value < _WEAK * baseline.best_value else 'truncated'
 

@@ -1,7 +1,7 @@
 """Weighted sums of several teachers, and fitted weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -235,7 +235,7 @@ def _make_problem(
     users, place, count = user.unique(return_inverse=True, return_counts=True)
     lists = None
     if top_k is not None:
-        lists = _shortlists(tables, users, seen, min(top_k, sizes[ITEM]))
+        lists = best_items(tables, users, seen, min(top_k, sizes[ITEM]))
         listed = (lists[place] == item[:, None]).any(dim=1)
         if not listed.any():
             raise ValueError(
@@ -256,10 +256,12 @@ def _make_problem(
     )
 
 
-def _shortlists(
-    tables: list[tuple[Tensor, Tensor]], users: Tensor, seen: SeenItems, k: int
+def best_items(
+    tables: Sequence[tuple[Tensor, Tensor]], users: Tensor, seen: SeenItems, k: int
 ) -> Tensor:
-    """The union of the best items of all teachers."""
+    """The union of the ``k`` best items of all teachers ``[N, L]``, ascending and with
+    -1 in place of repeated ones.
+    """
     best = [rank_items(pair, users, k, seen=seen).item_index for pair in tables]
     items = torch.cat(best, dim=1).sort(dim=1).values
     repeated = items[:, 1:] == items[:, :-1]

@@ -513,8 +513,9 @@ def training_config(
     """The training of a configuration; the run may have been interrupted before its
     first checkpoint. Options replace those of the configuration.
     """
-    if config['train'].get('validate_every') != 'auto':
-        check_positive('validate_every', config['train'].get('validate_every', 1))
+    every = config['train'].get('validate_every', 'auto')
+    if every != 'auto':
+        check_positive('validate_every', every)
     resume = resume and any(folder.rglob(CHECKPOINT))
     options = {**config['train'], **options}
     return TrainingConfig(**options, run_dir=folder, resume=resume, progress=progress)

@@ -554,7 +554,8 @@ def test_a_truncation_of_95_percent_of_the_baseline_is_good_enough(share, start)
     record = {'epoch': 1, 'validation': {'Recall@20': value / share}}
     baseline = History([record], 1, value / share, 'Recall@20')
     assert value > 0
-    assert _start('best', dict(x_dict), baseline, val, 'Recall@20') == start
+    targets = SoftTargets(dict(x_dict), {})
+    assert _start('best', targets, 8, baseline, val, 'Recall@20') == start
 
 
 def test_nothing_to_resume_is_an_error_before_the_baseline_is_trained(tmp_path):
