@@ -100,7 +100,7 @@ LAYERS = {
     ),
     'models': May(
         {'_utils', 'targets', 'functional', 'losses', 'nn', 'loader', 'transforms'}
-        | {'data', 'search_space'},
+        | {'data', 'limits', 'search_space'},
         PYG,
     ),
     'evaluation': May(

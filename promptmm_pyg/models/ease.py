@@ -8,11 +8,13 @@ from torch_geometric.typing import EdgeType, NodeType
 
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
+from promptmm_pyg.limits import check_memory
 from promptmm_pyg.models.closed_form import ClosedForm, Interactions, Product
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.search_space import Range, SearchSpace
 
 _BLOCK_SIZE = 1024
+_ALTERNATIVES = "Use 'ItemKNN' (a sparse matrix) or 'GraphFilter' (none)"
 
 
 class EASE(ClosedForm[tuple[Interactions, Tensor]]):
@@ -27,7 +29,9 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
         \mathbf{A} + \lambda \mathbf{I})^{-1}
 
     :math:`\mathbf{B}` is dense, and fitting needs two such matrices in double
-    precision, so ``max_items`` limits the size of the catalogue.
+    precision, so ``max_items`` limits the size of the catalogue. Beyond it,
+    :class:`~promptmm_pyg.models.ItemKNN` has a sparse matrix, and
+    :class:`~promptmm_pyg.models.GraphFilter` none.
 
     Args:
         num_nodes_dict: The number of nodes per node type.
@@ -39,7 +43,8 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
         max_items: The most items a catalogue may have. (default: ``20000``)
 
     Raises:
-        ValueError: If a size does not fit, or there are more than ``max_items`` items.
+        ValueError: If a size does not fit, there are more than ``max_items`` items,
+            or the matrices do not fit into free memory.
 
     Example:
         >>> model = EASE({'user': 2, 'item': 2}, l2=1.0)
@@ -61,13 +66,15 @@ class EASE(ClosedForm[tuple[Interactions, Tensor]]):
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type, embedding_dim)
         check_positive('l2', l2)
+        needed = 16 * self.num_items**2
         if self.num_items > max_items:
-            gib = 16 * self.num_items**2 / 2**30
             raise ValueError(
                 f"'num_nodes_dict' must have at most max_items={max_items} items (got "
-                f'{self.num_items}, which take about {gib:.1f} GiB to fit). Raise '
-                f"'max_items' if there is enough memory, or use 'ItemKNN'"
+                f'{self.num_items}, which require {needed / 2**30:.1f} GiB to fit). '
+                f"{_ALTERNATIVES}, or raise 'max_items'"
             )
+        name = f'EASE of {self.num_items} items'
+        check_memory(name, needed, _ALTERNATIVES)
         self.l2 = l2
 
     def fit(self, edge_index: Tensor) -> Self:

@@ -3,7 +3,12 @@
 from promptmm_pyg.nn.blocked_linear import BlockedLinear, ChunkedFeatures
 from promptmm_pyg.nn.csr import CSRPair, as_csr_pair, csr_pair_dict
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
-from promptmm_pyg.nn.knn import cached_knn_graph, knn_graph, normalize_edges
+from promptmm_pyg.nn.knn import (
+    cached_knn_graph,
+    knn_graph,
+    knn_recall,
+    normalize_edges,
+)
 from promptmm_pyg.nn.modality_encoder import MissingRows, PromptedModalityEncoder
 from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statistics
 from promptmm_pyg.nn.prompted_encoder import PromptedEncoder, TokenPrompt
@@ -26,6 +31,7 @@ __all__ = [
     'cached_knn_graph',
     'csr_pair_dict',
     'knn_graph',
+    'knn_recall',
     'load_prompt',
     'normalize_edges',
     'prompt_statistics',

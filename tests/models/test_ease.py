@@ -67,6 +67,8 @@ def test_a_large_catalogue_is_an_error_with_its_memory():
     # 16 bytes * 40000^2 = 23.8 GiB.
     with pytest.raises(ValueError, match=r'max_items=20000 .*40000.*23\.8 GiB'):
         EASE({'user': 2, 'item': 40000}, edge_type=USER_ITEM)
+    with pytest.raises(ValueError, match=r"free memory \(got .* MiB\).*'GraphFilter'"):
+        EASE({'user': 2, 'item': 10**6}, edge_type=USER_ITEM, max_items=10**6)
     with pytest.raises(ValueError, match='max_items=6 items'):
         EASE(NUM_NODES, edge_type=USER_ITEM, max_items=6)
     EASE(NUM_NODES, edge_type=USER_ITEM, max_items=7)

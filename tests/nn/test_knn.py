@@ -5,7 +5,13 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from promptmm_pyg.nn import knn_graph, normalize_edges
+from promptmm_pyg.nn import (
+    cached_knn_graph,
+    knn,
+    knn_graph,
+    knn_recall,
+    normalize_edges,
+)
 from tests.nn.graphs import features
 
 
@@ -176,6 +182,67 @@ def test_rows_sum_to_one():
     torch.testing.assert_close(sums, torch.ones(20))
 
 
+CENTERS = features(16, num=20)
+
+
+def clustered():
+    noise = torch.randn(400, 16, generator=torch.Generator().manual_seed(1))
+    return CENTERS.repeat(20, 1) + 0.05 * noise
+
+
+@pytest.mark.parametrize('self_loops', [False, True])
+def test_the_approximate_graph_of_separate_clusters_is_exact(monkeypatch, self_loops):
+    x, mask = clustered(), torch.ones(400, dtype=torch.bool)
+    x[7], mask[9] = 0.0, False
+    x[50] = x[30]  # Equal cosines: the smaller index is first.
+    monkeypatch.setattr(
+        knn,
+        '_clusters',
+        lambda unit: ((unit @ CENTERS.t()).argmax(1), torch.arange(20).view(20, 1)),
+    )
+    options = {'mask': mask, 'weighted': True, 'self_loops': self_loops}
+    exact = knn_graph(x, 5, method='exact', **options)
+    approximate = knn_graph(x, 5, method='approximate', block_size=7, **options)
+    assert torch.equal(approximate[0], exact[0])
+    torch.testing.assert_close(approximate[1], exact[1])
+    options.pop('weighted')
+    assert knn_recall(x, exact[0], 5, **options) == 1
+
+
+def test_the_recall_of_noise_is_measured_and_warned_about():
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
+    x = features(16, num=400)
+    with pytest.warns(UserWarning, match=r"95% .*\(got \d\d%\).*method='exact'"):
+        edge_index, _ = knn_graph(x, 5, method='approximate')
+    assert edge_index.shape == (2, 2000)
+    result = NearestNeighbors(n_neighbors=5, metric='cosine').fit(x).kneighbors()[1]
+    exact = {(j, i) for i, row in enumerate(result.tolist()) for j in row}
+    hits = exact & set(map(tuple, edge_index.t().tolist()))
+    assert knn_recall(x, edge_index, 5, num_rows=400) == len(hits) / 2000
+    assert 0.1 < knn_recall(x, edge_index, 5, num_rows=100, seed=3) < 0.9
+
+
+def test_auto_is_approximate_where_the_exact_graph_is_costly(tmp_path, monkeypatch):
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
+    calls = []
+
+    def clusters(*args):
+        calls.append(args)
+        return original(*args)
+
+    original = knn._clusters
+    monkeypatch.setattr(knn, '_clusters', clusters)
+    x = clustered()
+    cached_knn_graph(tmp_path, x, 5)
+    assert not calls
+    monkeypatch.setattr(knn, '_CHEAP', 400**2 * 16 - 1)
+    cached_knn_graph(tmp_path, x, 5)  # Another file.
+    assert len(calls) == 1
+    monkeypatch.setattr(knn, 'find_spec', lambda _: None)
+    knn_graph(x, 5)
+    assert len(calls) == 1
+
+
 def test_errors():
     x = features(3)
     with pytest.raises(ValueError, match="'k' must be positive"):
@@ -184,6 +251,10 @@ def test_errors():
         knn_graph(x, 1, block_size=0)
     with pytest.raises(ValueError, match="'normalize' must be one of 'sym', 'row'"):
         knn_graph(x, 1, normalize='mean')
+    with pytest.raises(ValueError, match="'method' must be one of 'auto', 'exact'"):
+        knn_graph(x, 1, method='fast')
+    with pytest.raises(ValueError, match="'num_rows' must be positive"):
+        knn_recall(x, torch.zeros(2, 0, dtype=torch.long), 1, num_rows=0)
     with pytest.raises(ValueError, match="'normalize' must be one of 'sym', 'row'"):
         normalize_edges(torch.zeros(2, 0, dtype=torch.long), x[0, :0], 1, 'col')
     with pytest.raises(ValueError, match=r"'x' must have shape \[N, F\]"):
