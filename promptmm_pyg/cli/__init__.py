@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -18,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from promptmm_pyg import __version__
-from promptmm_pyg.cli.parsing import EscapedStream, Parser, UserError, printable
+from promptmm_pyg.cli.parsing import (
+    HELP_COLUMNS,
+    EscapedStream,
+    Parser,
+    UserError,
+    printable,
+)
 
 __all__ = ['main']
 
@@ -175,8 +182,24 @@ def _main(argv: list[str]) -> int:
         return status
 
 
+def _written_help(argv: Sequence[str]) -> str:
+    """The help of a command from the file of all of them: no command is imported.
+    Empty in a narrow terminal, and where other options are typed.
+    """
+    from promptmm_pyg.cli.completion import read_commands
+
+    *words, last = argv or ['']
+    is_help = last in ('-h', '--help') and bool(words)
+    if not is_help or shutil.get_terminal_size().columns < HELP_COLUMNS:
+        return ''
+    return str(read_commands().get(' '.join(words), {}).get('help', ''))
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     try:
+        if text := _written_help(argv):
+            print(text, end='')
+            raise SystemExit(0)
         args = build_parser(command_of(argv)).parse_args(argv)
     except SystemExit:
         sys.stdout.flush()  # A closed pipe after --help.

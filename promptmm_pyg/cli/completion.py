@@ -1,13 +1,17 @@
 """``promptmm completion``: a script for the shell that completes what is typed.
 
-The words are in a file of the package, so that no command is imported.
+The words and the help of every command are in a file of the package, so that no command
+is imported to show them. Write it again by ``python -m promptmm_pyg.cli.completion``.
 """
 
 import argparse
+import json
 from importlib.resources import files
+from typing import Any
 
 from promptmm_pyg.cli.parsing import Parser
 
+FILE = 'commands.json'
 DESCRIPTION = """\
 Print a script that completes the commands and options of promptmm in your shell."""
 EXAMPLE = """\
@@ -58,26 +62,29 @@ def run(args: argparse.Namespace) -> int:
 
 def read_words() -> dict[str, list[str]]:
     """The words after each command, and after none (``''``)."""
-    text = (files('promptmm_pyg.cli') / 'completion.txt').read_text(encoding='utf-8')
-    lines = (line.partition(':') for line in text.splitlines())
-    return {command: rest.split() for command, _, rest in lines}
+    return {name: x['words'] for name, x in read_commands().items() if 'words' in x}
 
 
-def collect_words(parser: Parser) -> dict[str, list[str]]:
-    """The words of a program with all its commands, for ``completion.txt``."""
-    words = {'': _words(parser)}
+def read_commands() -> dict[str, dict[str, Any]]:
+    """The words and the help of each command, from ``commands.json``."""
+    text = (files('promptmm_pyg.cli') / FILE).read_text(encoding='utf-8')
+    commands: dict[str, dict[str, Any]] = json.loads(text)
+    return commands
+
+
+def collect_commands(parser: Parser) -> dict[str, dict[str, Any]]:
+    """The content of ``commands.json``, from a program with all its commands."""
+    commands: dict[str, dict[str, Any]] = {'': {'words': _words(parser)}}
     for name, child in _children(parser).items():
+        inner = _children(child)
         if isinstance(child, Parser):
             child.complete(())
-        inner = _children(child)
         below = [word for x in inner.values() for word in _words(x)]
-        words[name] = list(dict.fromkeys([*_words(child), *below]))
-    return words
-
-
-def format_words(words: dict[str, list[str]]) -> str:
-    """The content of ``completion.txt``."""
-    return ''.join(f'{name}: {" ".join(found)}\n' for name, found in words.items())
+        words = list(dict.fromkeys([*_words(child), *below]))
+        commands[name] = {'words': words, 'help': child.format_help()}
+        for word, x in inner.items():
+            commands[f'{name} {word}'] = {'help': x.format_help()}
+    return commands
 
 
 def _children(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -100,4 +107,4 @@ def _words(parser: argparse.ArgumentParser) -> list[str]:
 if __name__ == '__main__':
     from promptmm_pyg.cli import build_parser
 
-    print(format_words(collect_words(build_parser())), end='')
+    print(json.dumps(collect_commands(build_parser()), indent=1))

@@ -9,6 +9,7 @@ import inspect
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -33,6 +34,8 @@ LENGTH = {
     'that does not start at random',
     'validation_users': 'users that are validated, at most; of more, a sample',
 }
+HELP_COLUMNS = 80
+"""The help of a command is not wider, in a wider terminal either."""
 QUIET = '--quiet  show no progress bar'
 # Not printable, but part of words: two joiners and the no-break space.
 _HARMLESS = '\u200c\u200d\xa0'
@@ -100,11 +103,17 @@ def _escape(character: str) -> str:
     return character.encode('unicode_escape').decode('ascii')
 
 
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Lines as wide as the terminal, and not wider than can be read well."""
+    width = min(shutil.get_terminal_size().columns, HELP_COLUMNS) - 2
+    return argparse.RawDescriptionHelpFormatter(prog, width=width)
+
+
 class Parser(argparse.ArgumentParser):
     """Errors are raised as :class:`UserError` instead of ending the program."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault('formatter_class', _formatter)
         kwargs.setdefault('allow_abbrev', False)
         super().__init__(*args, **kwargs)
         self.reads_config = False

@@ -1,16 +1,39 @@
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 from promptmm_pyg.cli import COMMANDS, build_parser, main
-from promptmm_pyg.cli.completion import collect_words, read_words
+from promptmm_pyg.cli.completion import collect_commands, read_commands, read_words
+
+WRITTEN_BY = 3, 11
 
 
-def test_the_file_of_words_is_that_of_the_commands():
-    # Write it again: python -m promptmm_pyg.cli.completion
-    assert read_words() == collect_words(build_parser())
+def test_the_file_has_the_words_and_the_help_of_the_commands(monkeypatch):
+    # Write it again: COLUMNS=80 python -m promptmm_pyg.cli.completion
+    monkeypatch.setenv('COLUMNS', '120')  # As wide as in a terminal of 80.
+    collected, written = collect_commands(build_parser()), read_commands()
+    assert read_words() == {k: x['words'] for k, x in collected.items() if 'words' in x}
     assert set(read_words()['']) >= {*COMMANDS, '--version', '--help'}
+    assert set(written) == {*read_words(), 'data check'}
+    if sys.version_info[:2] == WRITTEN_BY:  # argparse changes its layout.
+        assert written == collected
+
+
+def test_help_is_that_of_the_parser_in_a_narrow_terminal_and_with_more_words(
+    monkeypatch, capsys
+):
+    for columns, words in (
+        ('80', ['train']),
+        ('50', ['train']),
+        ('80', ['train', '--model', 'EASE']),
+    ):
+        monkeypatch.setenv('COLUMNS', columns)
+        with pytest.raises(SystemExit):
+            main([*words, '--help'])
+        is_written = capsys.readouterr().out == read_commands()['train']['help']
+        assert is_written == ((columns, len(words)) == ('80', 1))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def imported(code):
 
 @pytest.mark.parametrize(
     'words',
-    [['--help'], ['--version'], ['completion', 'bash'], ['completion', '--help']],
+    [['--help'], ['--version'], ['completion', 'bash'], ['data', 'check', '--help']],
 )
 def test_help_version_and_completion_import_nothing_heavy(words):
     code = (
