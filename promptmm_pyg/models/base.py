@@ -20,8 +20,8 @@ from promptmm_pyg.data.schema import (
 from promptmm_pyg.data.split import Split
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
-from promptmm_pyg.losses import info_nce_loss
 from promptmm_pyg.losses._rows import bpr_of_rows, squared_norm_of_rows
+from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._graphs import (
     Bipartite,
     EdgeDict,
@@ -549,23 +549,6 @@ def reset(module: torch.nn.Module, start: LinearStart = 'default') -> None:
     else:
         for child in module.children():
             reset(child, start)
-
-
-def contrast(
-    anchor: Tensor, positive: Tensor, temperature: float, *, symmetric: bool = False
-) -> Tensor:
-    """InfoNCE from one view of nodes to another, or in both directions; zero for a
-    single node, as it has no negative.
-
-    Args:
-        anchor: One view of the nodes ``[B, D]``.
-        positive: The other view ``[B, D]``.
-        temperature: Divides the cosines.
-        symmetric: Whether the other direction is averaged in. (default: ``False``)
-    """
-    if anchor.size(0) < 2:
-        return anchor.new_zeros(())
-    return info_nce_loss(anchor, positive, temperature, symmetric=symmetric)
 
 
 def normal_std(init_std: float | None, *shape: int) -> float:

@@ -12,6 +12,7 @@ from promptmm_pyg._utils import check_non_negative, check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import cosine_logsumexp, l2_normalize, rows
 from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models._contrast import ROWS
 from promptmm_pyg.models._graphs import Bipartite, EdgeDict, GraphCache, WeightDict
 from promptmm_pyg.models.base import ContentRecommender, unsquared_norm
 from promptmm_pyg.nn._features import Features
@@ -186,7 +187,8 @@ class LGMRec(ContentRecommender):
         :math:`\mathbf{g}^m` to that of the next modality with all nodes as negatives,
         summed over the users of the batch and over its positives, with repeats; and
         ``l2``, the sum of the Frobenius norms, not squared, of the batch's final
-        embeddings of users, positives and negatives, divided by its size.
+        embeddings of users, positives and negatives, divided by its size. The sum over
+        a larger batch than the published 2,048 is scaled to that size.
 
         For more than two modalities, the sum over neighbors in their order is our
         generalization.
@@ -207,6 +209,7 @@ class LGMRec(ContentRecommender):
         self, output: TeacherOutput, node_type: NodeType, index: Tensor
     ) -> Tensor:
         """The contrast between modalities of nodes ``[B]`` of one node type."""
+        index, count = index.unique(return_counts=True)
         hyper = [
             l2_normalize(x_dict[node_type].chunk(2, dim=1)[1])
             for x_dict in output.modality_x_dict.values()
@@ -216,8 +219,8 @@ class LGMRec(ContentRecommender):
             anchor = rows(first, index)
             own = (anchor * rows(second, index)).sum(dim=1) / self.temperature
             logsumexp, _ = cosine_logsumexp(anchor, second, self.temperature)
-            total = total + (logsumexp - own).sum()
-        return total
+            total = total + (count * (logsumexp - own)).sum()
+        return total * min(1.0, ROWS / int(count.sum()))
 
 
 def _unweighted(adj: CSRPair) -> CSRPair:

@@ -11,6 +11,7 @@ from promptmm_pyg._utils import check_non_negative, check_positive, check_probab
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import cosine_logsumexp, l2_normalize, rows
 from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models._contrast import in_parts
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
@@ -155,7 +156,7 @@ class MMSSL(ContentRecommender):
         distinct = batch.user.unique()
         final = rows(output.x_dict[self.user], distinct)
         views = self.attention(users[:, distinct])
-        contrasts = [self._contrast(view, final) for view in views]
+        contrasts = [in_parts(self._contrast, view, final) for view in views]
         squares = users.square().sum() + items.square().sum()
         return {
             **super().losses(output, batch),

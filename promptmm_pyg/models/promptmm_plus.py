@@ -12,6 +12,7 @@ from promptmm_pyg._utils import check_non_negative, check_positive, check_probab
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import l2_normalize
 from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models._contrast import contrast
 from promptmm_pyg.models._graphs import (
     EdgeDict,
     EdgeSampler,
@@ -21,7 +22,7 @@ from promptmm_pyg.models._graphs import (
     item_edges,
     reverse_type,
 )
-from promptmm_pyg.models.base import GraphRecommender, contrast
+from promptmm_pyg.models.base import GraphRecommender
 from promptmm_pyg.models.promptmm import PromptMM
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.blocked_linear import ChunkedFeatures

@@ -12,8 +12,9 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.functional import rows
 from promptmm_pyg.loader import Triplets
+from promptmm_pyg.models._contrast import contrast, in_parts
 from promptmm_pyg.models._graphs import EdgeDict, WeightDict
-from promptmm_pyg.models.base import ContentRecommender, contrast
+from promptmm_pyg.models.base import ContentRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.search_space import Choices, Range, trained_space
@@ -163,12 +164,16 @@ class SLMRec(ContentRecommender):
         }
 
     def _alignment(self, output: TeacherOutput, own: Tensor, batch: Triplets) -> Tensor:
-        losses, label = [], torch.arange(own.size(0), device=own.device)
+        losses = []
         for name, lin in self.chain.items():
             own = lin(own)
             if name in self.heads:
                 x = output.modality_x_dict[name.removeprefix('to_')][self.item]
                 view = self.heads[name](rows(x, batch.positive))
-                logits = own @ view.t() / self.temperature
-                losses.append(torch.nn.functional.cross_entropy(logits, label))
+                losses.append(in_parts(self._row_entropy, own, view))
         return torch.stack(losses).sum()
+
+    def _row_entropy(self, anchor: Tensor, positive: Tensor) -> Tensor:
+        label = torch.arange(anchor.size(0), device=anchor.device)
+        logits = anchor @ positive.t() / self.temperature
+        return torch.nn.functional.cross_entropy(logits, label)

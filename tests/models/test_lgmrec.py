@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptmm_pyg.models import LGMRec
+from promptmm_pyg.models import LGMRec, lgmrec
 from tests.models.setting import (
     BATCH,
     dense_smooth,
@@ -84,6 +84,15 @@ def test_forward_and_losses_equal_dense_matrices(num_hyper_layers):
     torch.testing.assert_close(losses['bpr'], naive_bpr(output.x_dict))
     assert losses['contrast'].item() == pytest.approx(contrast, rel=1e-5)
     assert losses['l2'].item() == pytest.approx(norms / 5, rel=1e-5)
+
+
+def test_the_sum_over_a_large_batch_is_scaled_to_the_published_size(monkeypatch):
+    model = build().eval()
+    output = model(operators())
+    whole = model.losses(output, BATCH)['contrast']
+    monkeypatch.setattr(lgmrec, 'ROWS', 2)
+    scaled = model.losses(output, BATCH)['contrast']
+    torch.testing.assert_close(scaled, whole * 2 / len(BATCH.user))
 
 
 def test_one_modality_has_no_contrast_and_three_have_two():
