@@ -95,7 +95,7 @@ LAYERS = {
         {*PYG, 'safetensors'},
     ),
     'nn': May(
-        {*READING, '_utils', 'functional', 'targets', 'ranking'},
+        {*READING, '_distributed', '_utils', 'functional', 'targets', 'ranking'},
         {*PYG, 'safetensors'},
     ),
     'models': May(

@@ -26,6 +26,7 @@ from promptmm_pyg.distillation.search import in_folder, search
 from promptmm_pyg.distillation.start import (
     STARTS,
     Start,
+    check_sharded,
     start_student,
     truncate_embeddings,
 )
@@ -46,7 +47,9 @@ from promptmm_pyg.training.loop import (
     fit,
     step_output,
 )
+from promptmm_pyg.training.sharded import BatchRows, looks_up_rows
 from promptmm_pyg.training.train import (
+    LossFunction,
     lazy_tables,
     negative_pool,
     resolve_losses,
@@ -230,6 +233,7 @@ def distill(
         _, baseline_weights = resolve_losses(student, None, baseline_loss_weights)
     assert_equal_across_ranks('loss_weights', (own_weights, baseline_weights))
     untrained = copy.deepcopy(student)
+    check_sharded(student, losses or (), start)
     torch.manual_seed(config.seed)
     objective = _objective(losses, targets, width, data, student)
     source = FrozenTeacher(targets)
@@ -238,18 +242,7 @@ def distill(
     sampler = CandidateSampler(
         candidates or CandidateSampling(), train, targets, config.seed, negative_items
     )
-
-    def step(batch: Triplets, lists: CandidateLists | None) -> StepOutput:
-        assert lists is not None
-        output = student(*inputs)
-        x_dict = output.x_dict if isinstance(output, TeacherOutput) else output
-        teacher_output = source()
-        values = own_losses(output, batch)
-        weights = dict.fromkeys(values, 1.0) if own_weights is None else {**own_weights}
-        objective.extend(values, weights, x_dict, teacher_output, batch, lists)
-        source.extend(values, weights, teacher_output)
-        return step_output(values, weights)
-
+    step = _step(student, inputs, own_losses, own_weights, objective, source)
     validate = partial(validation, val=val, monitor=config.monitor)
 
     def validate_student() -> dict[str, float]:
@@ -331,6 +324,35 @@ def distill(
         truncate_embeddings(targets.x_dict, width),
         used,
     )
+
+
+def _step(
+    student: torch.nn.Module,
+    inputs: tuple[Any, ...],
+    own_losses: LossFunction,
+    own_weights: Mapping[str, float] | None,
+    objective: Objective,
+    source: FrozenTeacher,
+) -> Step:
+    """The losses of the student, of the teacher and of both, on a batch."""
+
+    def step(batch: Triplets, lists: CandidateLists | None) -> StepOutput:
+        teacher_output = target = source()
+        if looks_up_rows(student):
+            nodes = BatchRows.of(batch, lists)
+            n_id_dict, batch, lists = nodes
+            output, target = student(n_id_dict=n_id_dict), nodes.cut(teacher_output)
+        else:
+            output = student(*inputs)
+        x_dict = output.x_dict if isinstance(output, TeacherOutput) else output
+        assert lists is not None
+        values = own_losses(output, batch)
+        weights = dict.fromkeys(values, 1.0) if own_weights is None else {**own_weights}
+        objective.extend(values, weights, x_dict, target, batch, lists)
+        source.extend(values, weights, teacher_output)
+        return step_output(values, weights)
+
+    return step
 
 
 def _objective(

@@ -1,6 +1,6 @@
 """The SVD-truncated teacher, and the start of a student."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -8,8 +8,10 @@ from torch import Tensor
 
 from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.data.schema import ITEM, NODE_TYPES, USER
+from promptmm_pyg.distillation.adapters import OnTopK
 from promptmm_pyg.models.inference import get_embeddings
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.sharded_embeddings import sharded_parameters
 from promptmm_pyg.targets import SoftTargets, TeacherOutput, eval_mode
 
 Start = Literal['truncated', 'random', 'teacher tables']
@@ -98,9 +100,14 @@ def start_student(
 
 
 def _copy_tables(student: torch.nn.Module, teacher: Any) -> None:
-    own, other = (_tables(model) for model in (student, teacher))
-    shapes = [{key: list(x.shape) for key, x in part.items()} for part in (own, other)]
-    if not own or shapes[0] != shapes[1]:
+    own, other = (_embeddings(model) for model in (student, teacher))
+    shapes = [
+        {key: [num, x.embedding_dim] for key, num in x.num_nodes_dict.items()}
+        if x is not None
+        else {}
+        for x in (own, other)
+    ]
+    if own is None or other is None or shapes[0] != shapes[1]:
         raise ValueError(
             f"'start' must be 'truncated' or 'random' for a student and a teacher "
             f"without id tables of the same shapes (got 'teacher tables', and tables "
@@ -108,13 +115,35 @@ def _copy_tables(student: torch.nn.Module, teacher: Any) -> None:
             f'{shapes[1] or "none"} of {type(teacher).__name__})'
         )
     with torch.no_grad():
-        for key, table in own.items():
-            table.copy_(other[key])
+        own.load_tables(other())
 
 
-def _tables(model: Any) -> dict[str, torch.nn.Parameter]:
+def _embeddings(model: Any) -> NodeEmbeddings | None:
     embeddings = getattr(model, 'embeddings', None)
-    return dict(embeddings.tables) if isinstance(embeddings, NodeEmbeddings) else {}
+    return embeddings if isinstance(embeddings, NodeEmbeddings) else None
+
+
+def check_sharded(student: torch.nn.Module, losses: Iterable[Any], start: str) -> None:
+    """Raises if a student with sharded tables does not support an argument of
+    ``distill``.
+    """
+    if not sharded_parameters(student):
+        return
+    if getattr(student, 'reads_edges', True):
+        if start not in ('random', 'teacher tables'):
+            raise ValueError(
+                f"'start' must be 'random' or 'teacher tables' for a student that "
+                f'propagates sharded tables (got {start!r}), as a truncated teacher '
+                f'is fitted to whole tables'
+            )
+        return
+    by_id = [x for x in losses if isinstance(x, OnTopK) or getattr(x, 'grouped', False)]
+    if by_id:
+        names = [type(x).__name__ for x in by_id]
+        raise ValueError(
+            f"'losses' must use the rows of the batch only with sharded tables (got "
+            f"{names}). Leave out 'OnTopK' and 'group_dict', or use whole tables"
+        )
 
 
 def _fit_truncated(
@@ -131,8 +160,9 @@ def _fit_truncated(
         fitted = embeddings
         with torch.no_grad():
             for key in NODE_TYPES:
-                if embeddings.tables[key].shape == target[key].shape:
-                    embeddings.tables[key].copy_(target[key])
+                rows = target[key][embeddings.local_rows(key)]
+                if embeddings.tables[key].shape == rows.shape:
+                    embeddings.tables[key].copy_(rows)
     parameters = [p for p in fitted.parameters() if p.requires_grad]
     scale = {key: float(target[key].square().sum()) or 1.0 for key in NODE_TYPES}
 

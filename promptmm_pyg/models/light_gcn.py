@@ -15,6 +15,7 @@ from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
 from promptmm_pyg.nn.layerwise import BLOCK, sum_of_hops
 from promptmm_pyg.nn.propagation import HeteroPropagation, check_reached
+from promptmm_pyg.nn.sharded_embeddings import ShardedEmbeddings
 from promptmm_pyg.search_space import Choices, trained_space
 
 
@@ -38,6 +39,9 @@ class LightGCN(IdRecommender):
         num_layers: The number of propagation layers. (default: ``3``)
         init_std: Standard deviation of a normal start of the tables.
             (default: Xavier uniform, as in the paper)
+        sharded: Whether the rows of the tables are divided among the processes of a
+            ``torch.distributed`` group (:class:`~promptmm_pyg.nn.ShardedEmbeddings`).
+            (default: ``False``)
 
     Shapes:
         - **inputs:** edges in any form of :func:`~promptmm_pyg.nn.as_csr_pair` and
@@ -61,9 +65,11 @@ class LightGCN(IdRecommender):
         embedding_dim: int = 32,
         num_layers: int = 3,
         init_std: float | None = None,
+        sharded: bool = False,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type)
-        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
+        tables = ShardedEmbeddings if sharded else NodeEmbeddings
+        self.embeddings = tables(num_nodes_dict, embedding_dim, init_std)
         self.propagation = HeteroPropagation(num_layers)
         self.num_layers = num_layers
         self._ids = None

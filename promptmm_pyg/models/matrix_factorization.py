@@ -8,6 +8,7 @@ from promptmm_pyg.models._graphs import EdgeDict, WeightDict
 from promptmm_pyg.models.base import IdRecommender
 from promptmm_pyg.nn._features import Features
 from promptmm_pyg.nn.embeddings import NodeEmbeddings
+from promptmm_pyg.nn.sharded_embeddings import ShardedEmbeddings
 from promptmm_pyg.search_space import trained_space
 
 
@@ -25,6 +26,9 @@ class MatrixFactorization(IdRecommender):
         init_std: Standard deviation of a normal start of the tables; ``None`` for
             Xavier uniform. (default: ``0.1``, that of MyMediaLite, the implementation
             of the paper's authors)
+        sharded: Whether the rows of the tables are divided among the processes of a
+            ``torch.distributed`` group (:class:`~promptmm_pyg.nn.ShardedEmbeddings`).
+            (default: ``False``)
 
     Shapes:
         - **input:** ``n_id_dict``, ids :math:`(n_t)` of the rows to look up per node
@@ -44,9 +48,11 @@ class MatrixFactorization(IdRecommender):
         edge_type: EdgeType = INTERACTS,
         embedding_dim: int = 32,
         init_std: float | None = 0.1,
+        sharded: bool = False,
     ) -> None:
         super().__init__(num_nodes_dict, modality_x_dict, edge_type)
-        self.embeddings = NodeEmbeddings(num_nodes_dict, embedding_dim, init_std)
+        tables = ShardedEmbeddings if sharded else NodeEmbeddings
+        self.embeddings = tables(num_nodes_dict, embedding_dim, init_std)
 
     def forward(
         self,

@@ -14,6 +14,8 @@ from promptmm_pyg.nn.prompt import PromptStatistics, SoftPrompt, prompt_statisti
 from promptmm_pyg.nn.prompted_encoder import PromptedEncoder, TokenPrompt
 from promptmm_pyg.nn.prompts import load_prompt, save_prompt
 from promptmm_pyg.nn.propagation import HeteroPropagation, propagate_blocks
+from promptmm_pyg.nn.sharded_embeddings import ShardedEmbeddings
+from promptmm_pyg.nn.shards import Shards
 
 __all__ = [
     'BlockedLinear',
@@ -25,6 +27,8 @@ __all__ = [
     'PromptStatistics',
     'PromptedEncoder',
     'PromptedModalityEncoder',
+    'ShardedEmbeddings',
+    'Shards',
     'SoftPrompt',
     'TokenPrompt',
     'as_csr_pair',

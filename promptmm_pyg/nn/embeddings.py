@@ -1,11 +1,14 @@
 """Embedding tables, one per node type."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch_geometric.typing import NodeType
 
 from promptmm_pyg._utils import check_positive
 from promptmm_pyg.functional import rows
+from promptmm_pyg.nn.shards import Shards
 
 
 class NodeEmbeddings(torch.nn.Module):
@@ -39,12 +42,19 @@ class NodeEmbeddings(torch.nn.Module):
             check_positive('init_std', init_std)
         for node_type, num_nodes in num_nodes_dict.items():
             check_positive(f"num_nodes_dict['{node_type}']", num_nodes)
+        self.num_nodes_dict = dict(num_nodes_dict)
         self.embedding_dim = embedding_dim
         self.init_std = init_std
         self.tables = torch.nn.ParameterDict()
-        for key, num in num_nodes_dict.items():
-            self.tables[key] = torch.nn.Parameter(torch.empty(num, embedding_dim))
+        for key in num_nodes_dict:
+            rows = self.local_rows(key)
+            table = torch.empty(rows.stop - rows.start, embedding_dim)
+            self.tables[key] = torch.nn.Parameter(table)
         self.reset_parameters()
+
+    def local_rows(self, node_type: NodeType) -> slice:
+        """The rows of a table that this process holds: all of them."""
+        return slice(0, self.num_nodes_dict[node_type])
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
@@ -65,28 +75,56 @@ class NodeEmbeddings(torch.nn.Module):
                 f"'x_dict' must have the node types {sorted(self.tables)} "
                 f'(got {sorted(x_dict)})'
             )
-        for key, table in self.tables.items():
-            if x_dict[key].shape != table.shape:
+        for key, num_nodes in self.num_nodes_dict.items():
+            shape = [num_nodes, self.embedding_dim]
+            if list(x_dict[key].shape) != shape:
                 raise ValueError(
-                    f"'x_dict['{key}']' must have shape {list(table.shape)} (got "
+                    f"'x_dict['{key}']' must have shape {shape} (got "
                     f'{list(x_dict[key].shape)})'
                 )
         with torch.no_grad():
             for key, table in self.tables.items():
-                table.copy_(x_dict[key])
+                table.copy_(x_dict[key][self.local_rows(key)])
+
+    def load_shards(self, path: str | Path) -> None:
+        """Copies saved shards (:class:`~promptmm_pyg.nn.Shards`), of any number of
+        processes, into the tables; one shard at a time is in memory.
+
+        Raises:
+            ValueError: If a shard is missing or of another run, or sizes differ.
+        """
+        shards = Shards.open(path)
+        sizes = self.num_nodes_dict, self.embedding_dim
+        if sizes != (shards.num_nodes_dict, shards.embedding_dim):
+            raise ValueError(
+                f"'path' must have shards of tables {sizes[0]} of width {sizes[1]} "
+                f'(got {shards.num_nodes_dict} of width {shards.embedding_dim})'
+            )
+        with torch.no_grad():
+            for start_dict, x_dict in shards:
+                for key, table in self.tables.items():
+                    own, start = self.local_rows(key), start_dict[key]
+                    first = max(own.start, start)
+                    last = min(own.stop, start + x_dict[key].size(0))
+                    if first < last:
+                        x = x_dict[key][first - start : last - start]
+                        table[first - own.start : last - own.start] = x
 
     def forward(
         self, n_id_dict: dict[NodeType, Tensor] | None = None
     ) -> dict[NodeType, Tensor]:
         if n_id_dict is None:
             return dict(self.tables.items())
+        self._check_ids(n_id_dict)
+        return {key: rows(x, n_id_dict[key]) for key, x in self.tables.items()}
+
+    def _check_ids(self, n_id_dict: dict[NodeType, Tensor]) -> None:
         missing = sorted(set(self.tables) - set(n_id_dict))
         if missing:
             raise ValueError(
                 f"'n_id_dict' must have ids of every node type (got none of {missing})"
             )
-        return {key: rows(x, n_id_dict[key]) for key, x in self.tables.items()}
 
     def __repr__(self) -> str:
-        sizes = ', '.join(f'{key}={t.size(0)}' for key, t in self.tables.items())
+        sizes = ', '.join(f'{key}={num}' for key, num in self.num_nodes_dict.items())
         return f'{self.__class__.__name__}({sizes}, embedding_dim={self.embedding_dim})'

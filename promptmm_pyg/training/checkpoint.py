@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from promptmm_pyg._distributed import rank_and_size, run_on_all, run_on_rank0
 from promptmm_pyg._files import write_safetensors
 from promptmm_pyg._reading import read_tensors
 
@@ -45,6 +46,53 @@ def load_state(path: str | Path) -> dict[str, Any]:
         return state
 
     return read_tensors(path, _FORMAT, 'a saved training state', parse)
+
+
+def save_sharded_state(path: Path, state: dict[str, Any], epoch: int) -> None:
+    """Saves the states of all processes, which differ in their rows of sharded tables.
+
+    The state of rank 0 is written last and replaces the former one; until then the
+    others' former files stay, so an interruption leaves the former states.
+    """
+    rank, size = rank_and_size()
+    state = {**state, 'num_shards': size}
+    if rank > 0:
+        run_on_all(lambda: save_state(_shard(path, rank, epoch), state))
+    else:
+        run_on_all(lambda: None)
+    run_on_rank0(lambda: save_state(path, state))
+    if rank > 0:
+        for file in path.parent.glob(_shard(path, rank, '*').name):
+            if file != _shard(path, rank, epoch):
+                file.unlink()
+
+
+def load_sharded_state(path: Path) -> dict[str, Any]:
+    """The state of this process, of those that :func:`save_sharded_state` wrote.
+
+    Raises:
+        ValueError: If it was written by another number of processes, or a file is
+            missing.
+    """
+    rank, size = rank_and_size()
+    own: dict[str, Any] = {}
+
+    def read() -> tuple[int, int]:
+        own.update(load_state(path))
+        return own.get('num_shards', 1), len(own['records'])
+
+    num_shards, epoch = run_on_rank0(read)
+    if num_shards != size:
+        raise ValueError(
+            f"'resume' requires the {num_shards} processes of the run in "
+            f"'{path.parent}' (got {size}), as each has its rows of sharded tables. "
+            f'Start as many'
+        )
+    return run_on_all(lambda: load_state(_shard(path, rank, epoch)) if rank else own)
+
+
+def _shard(path: Path, rank: int, epoch: int | str) -> Path:
+    return path.with_name(f'{path.stem}-{rank:05}-epoch-{epoch}{path.suffix}')
 
 
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

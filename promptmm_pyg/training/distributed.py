@@ -26,6 +26,7 @@ from promptmm_pyg._distributed import (
     broadcast,
     rank_and_size,
 )
+from promptmm_pyg.nn.sharded_embeddings import sharded_parameters
 
 
 @contextmanager
@@ -77,7 +78,8 @@ def _device() -> torch.device:
 
 
 def broadcast_module(module: torch.nn.Module) -> None:
-    """Copies the parameters and the persistent buffers of rank 0 to every process.
+    """Copies the parameters and the persistent buffers of rank 0 to every process,
+    but for the rows of sharded tables.
 
     Raises:
         ValueError: If another process has parameters of other shapes.
@@ -86,6 +88,7 @@ def broadcast_module(module: torch.nn.Module) -> None:
         return
     state = {key: x for key, x in module.state_dict().items() if isinstance(x, Tensor)}
     named = {**state, **dict(module.named_parameters())}
+    named = {k: x for k, x in named.items() if k not in sharded_parameters(module)}
     assert_equal_across_ranks(
         'module', [(k, tuple(x.shape), str(x.dtype)) for k, x in named.items()]
     )
@@ -120,17 +123,23 @@ def data_parallel(
 ) -> tuple[Callable[..., Any], list[torch.nn.Parameter]]:
     """Returns ``step`` with gradients of ``module`` averaged over processes in its
     backward, and the parameters for :func:`average_sparse_gradients` after it: tables
-    with sparse gradients, which DDP does not support on every backend.
+    with sparse gradients, which DDP does not support on every backend. Sharded tables
+    average their gradients themselves.
     """
     if rank_and_size()[1] == 1:
         return step, []
     wrapped = _Step(module, step)
     named = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
-    sparse = {k: p for k, p in named.items() if getattr(p, 'sparse_grad', False)}
-    if len(sparse) == len(named):
+    sharded = sharded_parameters(wrapped)
+    sparse = {
+        name: p
+        for name, p in named.items()
+        if getattr(p, 'sparse_grad', False) and name not in sharded
+    }
+    if named.keys() == sparse.keys() | sharded.keys():
         return step, list(sparse.values())
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-        wrapped, list(sparse)
+        wrapped, [*sparse, *sharded]
     )
     # A step may not use all parameters, such as those of a disabled prompt.
     parallel = DistributedDataParallel(

@@ -23,7 +23,13 @@ from promptmm_pyg._files import locked
 from promptmm_pyg._progress import Progress
 from promptmm_pyg.loader import CandidateLists, TripletLoader, Triplets
 from promptmm_pyg.losses import weighted_sum
-from promptmm_pyg.training.checkpoint import load_state, save_state
+from promptmm_pyg.nn.sharded_embeddings import sharded_parameters
+from promptmm_pyg.training.checkpoint import (
+    load_sharded_state,
+    load_state,
+    save_sharded_state,
+    save_state,
+)
 from promptmm_pyg.training.config import TrainingConfig
 from promptmm_pyg.training.distributed import (
     average_sparse_gradients,
@@ -414,6 +420,7 @@ class _Run:
         self.dir = Path(config.run_dir) if config.run_dir is not None else None
         self.resume = config.resume
         self.seconds = config.checkpoint_seconds
+        self.is_sharded = bool(sharded_parameters(module))
         self._saved, self._saved_at = 0, time.monotonic()
         self._lock = ExitStack()
 
@@ -439,7 +446,10 @@ class _Run:
         records: list[dict[str, Any]] = []
         if self.resume:
             checkpoint = folder / CHECKPOINT
-            state = run_on_rank0(lambda: load_state(checkpoint))
+            if self.is_sharded:
+                state = load_sharded_state(checkpoint)
+            else:
+                state = run_on_rank0(lambda: load_state(checkpoint))
             self._check_device(state['loader']['generator'])
             self.module.load_state_dict(state['module'])
             for key, part in self.parts.items():
@@ -479,25 +489,28 @@ class _Run:
             return
         folder = self.dir
 
-        def write() -> None:
+        def begin() -> bool:
             is_time = now or time.monotonic() - self._saved_at >= self.seconds
-            if is_time and len(records) > self._saved:
-                self._write(folder, records)
-                self._saved, self._saved_at = len(records), time.monotonic()
+            if not is_time or len(records) <= self._saved:
+                return False
+            for record in records[self._saved :]:
+                append_jsonl(folder / LOG, record)
+            self._saved, self._saved_at = len(records), time.monotonic()
+            return True
 
-        run_on_rank0(write)
+        if not run_on_rank0(begin):
+            return
+        if self.is_sharded:
+            save_sharded_state(folder / CHECKPOINT, self._state(records), len(records))
+        else:
+            run_on_rank0(lambda: save_state(folder / CHECKPOINT, self._state(records)))
 
-    def _write(self, folder: Path, records: list[dict[str, Any]]) -> None:
+    def _state(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         on_gpu = torch.cuda.is_initialized()
-        for record in records[self._saved :]:
-            append_jsonl(folder / LOG, record)
-        save_state(
-            folder / CHECKPOINT,
-            {
-                'module': dict(self.module.state_dict()),
-                **{key: part.state_dict() for key, part in self.parts.items()},
-                'rng': torch.get_rng_state(),
-                **({'cuda_rng': torch.cuda.get_rng_state()} if on_gpu else {}),
-                'records': records,
-            },
-        )
+        return {
+            'module': dict(self.module.state_dict()),
+            **{key: part.state_dict() for key, part in self.parts.items()},
+            'rng': torch.get_rng_state(),
+            **({'cuda_rng': torch.cuda.get_rng_state()} if on_gpu else {}),
+            'records': records,
+        }

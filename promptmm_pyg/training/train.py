@@ -18,6 +18,7 @@ from promptmm_pyg.loader import TripletLoader, Triplets
 from promptmm_pyg.models.base import GraphRecommender, bpr_and_l2
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
+from promptmm_pyg.nn.sharded_embeddings import sharded_parameters
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training.config import TrainingConfig
 from promptmm_pyg.training.distributed import assert_same_rows_across_ranks
@@ -25,11 +26,13 @@ from promptmm_pyg.training.history import History
 from promptmm_pyg.training.loop import (
     Losses,
     Step,
+    StepOutput,
     amortized,
     fit,
     step_output,
 )
 from promptmm_pyg.training.neighborhood import train_on_neighborhoods
+from promptmm_pyg.training.sharded import BatchRows, looks_up_rows
 from promptmm_pyg.training.validation import (
     check_device,
     check_monitor,
@@ -136,7 +139,8 @@ def train(
     """
     check_split(data)
     config = (config or TrainingConfig()).resolve(
-        data.train[INTERACTS].edge_index.size(1), shared_forward=True
+        data.train[INTERACTS].edge_index.size(1),
+        shared_forward=not looks_up_rows(model),
     )
     check_monitor(config.monitor, data.val)
     val = sample_users(data.val, config.validation_users)
@@ -178,7 +182,9 @@ def whole_graph_step(
     weights: Mapping[str, float] | None,
     config: TrainingConfig,
 ) -> Step:
-    """One forward on the whole graph per step."""
+    """One forward on the whole graph per step; of sharded tables without edges, one
+    look-up of the batch's rows.
+    """
     if config.propagate_every > 1:
         return amortized(
             lambda: model(*inputs),
@@ -187,7 +193,14 @@ def whole_graph_step(
             model.parameters(),
             int(config.batch_size),
         )
-    return lambda batch, _: step_output(losses(model(*inputs), batch), weights)
+    if not looks_up_rows(model):
+        return lambda batch, _: step_output(losses(model(*inputs), batch), weights)
+
+    def on_rows(batch: Triplets, _: Any) -> StepOutput:
+        n_id_dict, local, _ = BatchRows.of(batch)
+        return step_output(losses(model(n_id_dict=n_id_dict), local), weights)
+
+    return on_rows
 
 
 def _fit_closed_form(
@@ -262,6 +275,8 @@ def lazy_tables(
     """
     if config.optimizer == 'dense':
         return nullcontext()
+    if looks_up_rows(model):
+        return sparse_gradients(sharded_parameters(model).values())
     x_dict = get_embeddings(model, inputs)
     tables = [x for x in x_dict.values() if x.is_leaf and x.requires_grad]
     if not tables:

@@ -11,13 +11,17 @@ from promptmm_pyg.data.schema import INTERACTS, ITEM
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.evaluation.metrics import METRICS, positives
 from promptmm_pyg.models.inference import get_embeddings
+from promptmm_pyg.training.sharded import evaluate_rows, looks_up_rows
 
 
 def validation(
     model: torch.nn.Module, inputs: tuple[Any, ...], val: HeteroData, monitor: str
 ) -> dict[str, float]:
     """The metrics of ``val`` at the cutoff of the monitored metric."""
-    return evaluate(get_embeddings(model, inputs), val, ks=(cutoff(monitor),)).metrics
+    k = cutoff(monitor)
+    if looks_up_rows(model):
+        return evaluate_rows(model, val, k).metrics
+    return evaluate(get_embeddings(model, inputs), val, ks=(k,)).metrics
 
 
 def sample_users(val: HeteroData, num_users: int, seed: int = 0) -> HeteroData:

@@ -16,12 +16,19 @@ from promptmm_pyg.distillation import (
     CandidateSampling,
     OnLists,
     OnPairs,
+    OnTopK,
     distill,
     promptmm_losses,
 )
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import TripletNeighborLoader
-from promptmm_pyg.losses import ListwiseKDLoss, PairwiseKDLoss, info_nce_loss
+from promptmm_pyg.losses import (
+    ListwiseKDLoss,
+    PairwiseKDLoss,
+    RelaxedRankingLoss,
+    info_nce_loss,
+)
+from promptmm_pyg.models import MatrixFactorization
 from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.targets import soft_targets
 from promptmm_pyg.training import TrainingConfig, bpr_losses, distributed, train
@@ -151,6 +158,45 @@ def joint(_):
     return distilled(double_split(), per_example(), prompt='joint')
 
 
+def make_sharded(train, cls=MatrixFactorization):
+    torch.manual_seed(1)
+    return cls(train.num_nodes_dict, embedding_dim=4, sharded=True).double()
+
+
+def whole(history, model):
+    """Like :func:`described`, with tables in place of their rows."""
+    with torch.no_grad():
+        return {**described(history), 'tables': model.embeddings()}
+
+
+def sharded(_):
+    """Sharded tables, of a model without edges and of one that propagates."""
+    data, out = double_split(), {}
+    config = replace(CONFIG, validate_every=1, weight_decay=0.1)
+    for cls in (MatrixFactorization, LightGCN):
+        for options in (
+            {},
+            {'optimizer': 'lazy', 'num_neighbors': [-1, -1, -1]},
+            {'optimizer': 'lazy'},
+        ):
+            if cls is LightGCN and len(options) == 1:
+                continue  # It has no rows to look up.
+            model = make_sharded(data.train, cls)
+            history = train(model, data, config=replace(config, **options))
+            out[cls.__name__, len(options)] = whole(history, model)
+    return out
+
+
+def sharded_student(_):
+    data = double_split()
+    student = make_sharded(data.train)
+    teacher = make_teacher(data.train).double()
+    config = replace(CONFIG, batch_size=90, optimizer='lazy')
+    # Contrast within the batch, as in the paper, sees the examples of the shard.
+    out = distill(student, teacher, data, losses=per_example(), config=config)
+    return whole(out.history, student), whole(out.baseline_history, out.baseline)
+
+
 def evaluation(_):
     data, out = make_split(), {}
     g = torch.Generator().manual_seed(0)
@@ -173,6 +219,8 @@ ALIKE = [
     lazy_neighbors,
     frozen,
     joint,
+    sharded,
+    sharded_student,
     evaluation,
 ]
 
@@ -191,6 +239,46 @@ def resumed(folder):
                 out = distilled(data, promptmm_losses(), run_dir, resume=number > 0)
         except KeyboardInterrupt:
             assert cut is not None
+    return out
+
+
+def sharded_files(folder):
+    """What is saved and resumed by shards, and the errors of other calls."""
+    data, run = double_split(), folder / 'sharded'
+    out = {}
+    for name, cut in (('uninterrupted', None), ('cut', 5), ('resumed', None)):
+        model = make_sharded(data.train)
+        config = replace(
+            CONFIG,
+            run_dir=run / name.replace('resumed', 'cut'),
+            resume=name == 'resumed',
+        )
+        try:
+            with Interrupted(10**9 if cut is None else cut):
+                out[name] = whole(train(model, data, config=config), model)
+        except KeyboardInterrupt:
+            assert cut == 5
+    for _ in range(2):  # The second replaces the first.
+        model.embeddings.save_shards(run / 'tables')
+    other = make_sharded(data.train).requires_grad_(False)
+    other.embeddings.load_shards(run / 'tables')
+    with torch.no_grad():
+        own, loaded = model(), other()
+    assert all(torch.equal(own[key], loaded[key]) for key in own)
+    out['rows'] = {key: len(x) for key, x in model.embeddings.tables.items()}
+    teacher = make_teacher(data.train).double()
+    top = [OnTopK(RelaxedRankingLoss())]
+    plain = {'user': 60 + rank_and_size()[0], 'item': 40}
+    calls = {
+        'ids': lambda: model(n_id_dict={k: torch.tensor([0, 60]) for k in own}),
+        'losses': lambda: distill(model, teacher, data, losses=top),
+        'start': lambda: distill(make_sharded(data.train, LightGCN), teacher, data),
+        'num_nodes_dict': lambda: MatrixFactorization(plain, sharded=True),
+        'memory': lambda: MatrixFactorization(
+            {'user': 10**12, 'item': 1}, sharded=True
+        ),
+    }
+    out['errors'] = {name: _raised(call) for name, call in calls.items()}
     return out
 
 
@@ -355,6 +443,7 @@ def group_of_the_caller(_):
 APART = [
     papers_losses,
     resumed,
+    sharded_files,
     shards_of_in_batch_losses,
     neighborhoods_of_shards,
     sparse_averages,

@@ -1,5 +1,6 @@
 """Two real processes against one."""
 
+import shutil
 from datetime import timedelta
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 import torch.distributed as dist
 
 from promptmm_pyg.losses import info_nce_loss
+from promptmm_pyg.models import MatrixFactorization
+from promptmm_pyg.nn import Shards
 from promptmm_pyg.training import process_group
 from tests.training import processes
 
@@ -17,6 +20,11 @@ ALIKE = [function.__name__ for function in processes.ALIKE]
 def several(tmp_path_factory):
     folder = tmp_path_factory.mktemp('several')
     return processes.spawn([*processes.ALIKE, *processes.APART], folder / 'group')
+
+
+@pytest.fixture(scope='module')
+def saved(several, tmp_path_factory):
+    return tmp_path_factory.getbasetemp() / 'several0' / 'group' / 'sharded' / 'tables'
 
 
 @pytest.fixture(scope='module')
@@ -42,6 +50,62 @@ def test_processes_agree_bit_by_bit(several, name):
 def test_a_resumed_group_equals_an_uninterrupted_one(several):
     first = several[0]
     torch.testing.assert_close(first['resumed'], first['papers_losses'], rtol=0, atol=0)
+
+
+@pytest.fixture(scope='module')
+def files(several):
+    return [results['sharded_files'] for results in several]
+
+
+def test_sharded_training_resumes_and_every_process_has_half_of_the_rows(files):
+    for result in files:
+        torch.testing.assert_close(
+            result['resumed'], result['uninterrupted'], rtol=0, atol=0
+        )
+        assert result['rows'] == {'user': 30, 'item': 20}
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        ('ids', "IndexError: 'n_id_dict['user']' must have ids from 0 to 59 (got 0 to"),
+        ('losses', "ValueError: 'losses' must use the rows of the batch only"),
+        ('start', "ValueError: 'start' must be 'random' or 'teacher tables'"),
+        ('num_nodes_dict', "ValueError: 'num_nodes_dict' must be the same in all"),
+        ('memory', "ValueError: 'num_nodes_dict' (500,000,000,001 rows of width 32"),
+    ],
+)
+def test_what_sharded_tables_do_not_support_is_an_error(files, rank, call, message):
+    assert files[rank]['errors'][call].startswith(message)
+
+
+def test_shards_are_merged_into_ordinary_tables(several, saved, files):
+    tables = files[0]['resumed']['tables']
+    model = MatrixFactorization({'user': 60, 'item': 40}, embedding_dim=4).double()
+    model.embeddings.load_shards(saved)
+    torch.testing.assert_close(model(), tables, rtol=0, atol=0, check_dtype=False)
+    shards = Shards.open(saved)
+    starts = [start for start, _ in shards]
+    assert starts == [{'user': 0, 'item': 0}, {'user': 30, 'item': 20}]
+    wide = MatrixFactorization({'user': 60, 'item': 40}, embedding_dim=5)
+    with pytest.raises(ValueError, match=r'width 5 .got .* of width 4'):
+        wide.embeddings.load_shards(saved)
+
+
+def test_missing_and_foreign_shards_are_refused_before_they_are_read(saved, tmp_path):
+    copy = shutil.copytree(saved, tmp_path / 'copy')
+    second = sorted(copy.glob('*.safetensors'))[1]
+    content = second.read_bytes()
+    second.unlink()
+    with pytest.raises(ValueError, match=r"all 2 shards .* .got 1 in .*, without \['"):
+        Shards.open(copy)
+    run = Shards.open(saved).run
+    second.write_bytes(content.replace(run.encode(), b'f' * len(run)))
+    with pytest.raises(ValueError, match=rf"one run, {run} .got .1: '{'f' * 12}'"):
+        Shards.open(copy)
+    with pytest.raises(FileNotFoundError, match='saved shards'):
+        Shards.open(tmp_path)
 
 
 def test_in_batch_losses_see_their_shard_and_gradients_are_weighted_by_its_size(
