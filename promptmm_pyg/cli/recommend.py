@@ -32,6 +32,7 @@ from promptmm_pyg.cli.selection import (
     read_pair_texts,
     read_pairs,
 )
+from promptmm_pyg.ranking import ApproximateItems
 from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import read_ids
 from promptmm_pyg.serving import Recommendations, Recommender
@@ -74,7 +75,7 @@ FOLDER = 'folder of a run with a student, or a recommender'
 class _Request(NamedTuple):
     """For whom to rank, and what belongs to single users."""
 
-    keys: list[Any]
+    keys: Sequence[Any]
     """User ids, or names of new users."""
     histories: list[list[Any]] | None
     """The items of new users."""
@@ -118,7 +119,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"""
 --memory-limit SIZE  limit of the memory of the ranking, such as '2GiB' (default: none;
   32 MiB with --out)
---approximate  search an index for the best items; it is built first and needs faiss
+--approximate  search an index for the best items; it is that of --save-index, or built
+  first, and requires faiss
+--save-index  build the index and save it beside the recommender, for later calls
 --nprobe N  clusters of items that --approximate compares with a user; more find more
   (default: {_NPROBE})
 --recall  also rank exactly and print on stderr the share of these items that
@@ -136,9 +139,7 @@ def run(args: argparse.Namespace) -> int:
     request = _read_request(args, recommender)
     options: dict[str, Any] = item_filters(args, recommender)
     options['exclude_seen'] = not args.include_seen
-    index = None
-    if args.approximate:
-        index = recommender.index_items(nprobe=args.nprobe or _NPROBE)
+    index = _index(args, recommender) if args.approximate else None
     blocks = _rank(args, recommender, request, {**options, 'index': index})
     titles, ids = recommender.titles, recommender.users
     if args.out is not None:
@@ -178,9 +179,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError('--memory-limit and --approximate exclude each other')
     if args.nprobe is not None and args.nprobe < 1:
         raise UserError(f'--nprobe must be positive (got {args.nprobe})')
-    for name in ('nprobe', 'recall'):
+    for name in ('nprobe', 'recall', 'save_index'):
         if getattr(args, name) not in (None, False) and not args.approximate:
-            raise UserError(f'--{name} requires --approximate')
+            raise UserError(f'--{name.replace("_", "-")} requires --approximate')
     if args.recall and args.users is None:
         raise UserError('--recall requires --users')
     _check_pairs(args)
@@ -226,6 +227,19 @@ def load_recommender(folder: str | Path) -> Recommender:
     return run.recommender()
 
 
+def _index(args: argparse.Namespace, recommender: Recommender) -> ApproximateItems:
+    """The saved index, or a new one."""
+    is_own = is_recommender(args.folder)
+    folder = Path(args.folder) if is_own else Run.open(args.folder).served_dir
+    nprobe = args.nprobe or _NPROBE
+    if not args.save_index and current(folder, 'index.safetensors').is_file():
+        return recommender.load_index(folder, nprobe=nprobe)
+    index = recommender.index_items(nprobe=nprobe)
+    if args.save_index:
+        recommender.save_index(folder, index)
+    return index
+
+
 def is_recommender(folder: str | Path) -> bool:
     """Whether a folder itself is that of a recommender."""
     return current(Path(folder), 'card.json').is_file()
@@ -240,8 +254,9 @@ def _read_request(args: argparse.Namespace, recommender: Recommender) -> _Reques
         if getattr(args, name) is not None
     }
     users = recommender.users
+    keys: Sequence[Any]
     if args.all_users:
-        keys = recommender.user_ids
+        keys = users
     elif args.users is not None:
         keys = known_ids('--users', args.users, users, strict=args.strict)
     elif args.users_file is not None:
@@ -259,10 +274,11 @@ def _read_request(args: argparse.Namespace, recommender: Recommender) -> _Reques
     return _Request(keys, None, pairs)
 
 
-def _note_average(keys: list[Any], recommender: Recommender) -> None:
+def _note_average(keys: Sequence[Any], recommender: Recommender) -> None:
     """Names users whose list is not theirs."""
-    rows = torch.as_tensor(recommender.users.rows('users', keys))
-    empty = recommender.seen.num_seen[rows] == 0
+    empty = recommender.seen.num_seen == 0
+    if keys is not recommender.users:
+        empty = empty[torch.as_tensor(recommender.users.rows('users', keys))]
     if int(empty.sum()) > 0 and bool(recommender.seen.col.numel()):
         first = keys[int(empty.nonzero()[0])]
         log(
@@ -296,7 +312,8 @@ def _rank(
     limit = args.memory_limit
     if limit is None and args.out and options['index'] is None:
         # Enough for the lists and the seen items of each block.
-        most = max(recommender.seen.num_seen.tolist(), default=0)
+        num_seen = recommender.seen.num_seen
+        most = int(num_seen.max()) if num_seen.numel() else 0
         limit = MEMORY + 120 * size * args.k + 48 * most
     for start in range(0, len(request.keys), size):
         keys = request.keys[start : start + size]

@@ -1,8 +1,8 @@
 """Approximate top-K lists by a clustered index; requires faiss."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import ceil, sqrt
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,50 @@ class ApproximateItems:
         self.item_x = item_x.detach()
         self.num_lists = num_lists
         self.nprobe = nprobe
-        self._clusters = Clusters(self.item_x, num_lists, nprobe, seed)
+        self._clusters = Clusters.train(self.item_x, num_lists, nprobe, seed)
+
+    @classmethod
+    def from_state(
+        cls, item_x: Tensor, state: Mapping[str, Tensor], nprobe: int = 32
+    ) -> Self:
+        """The index of :meth:`state`, without clustering.
+
+        Args:
+            item_x: The vectors of the index, ``[num_items, D]``.
+            state: Its centroids and the cluster of each item.
+            nprobe: The number of clusters to search per user. (default: 32)
+
+        Raises:
+            ImportError: If faiss is not installed (the extra ``ann``).
+            ValueError: If the state does not fit the vectors.
+        """
+        check_positive('nprobe', nprobe)
+        centroids, label = (state.get(name) for name in ('centroids', 'label'))
+        fits = (
+            centroids is not None
+            and label is not None
+            and (centroids.dtype, label.dtype) == (torch.float, torch.long)
+            and centroids.dim() == 2
+            and centroids.size(1) == item_x.size(1) + 1
+            and label.shape == item_x.shape[:1]
+            and 0 <= int(label.min()) <= int(label.max()) < centroids.size(0)
+        )
+        if not fits or centroids is None or label is None:
+            raise ValueError(
+                f"'state' must be that of an index of {item_x.size(0)} items of width "
+                f'{item_x.size(1)} (got another). Build the index anew'
+            )
+        index = cls.__new__(cls)
+        index.item_x, index.nprobe = item_x.detach(), nprobe
+        index.num_lists = centroids.size(0)
+        index._clusters = Clusters(item_x.detach(), centroids, label, nprobe)
+        return index
+
+    def state(self) -> dict[str, Tensor]:
+        """The centroids ``[num_lists, D + 1]`` and the cluster of each item
+        ``[num_items]``, for :meth:`from_state`.
+        """
+        return {'centroids': self._clusters.centroids, 'label': self._clusters.label}
 
     @property
     def num_items(self) -> int:
@@ -243,24 +286,45 @@ class ApproximateItems:
 class Clusters:
     """Item vectors on a sphere, clustered by distance; the one user of faiss."""
 
-    def __init__(self, item_x: Tensor, num_lists: int, nprobe: int, seed: int) -> None:
+    def __init__(
+        self, item_x: Tensor, centroids: Tensor, label: Tensor, nprobe: int
+    ) -> None:
         self._faiss = import_faiss()
-        self._nprobe = min(nprobe, num_lists)
-        vectors = _lift(item_x).numpy()
-        width = vectors.shape[1]
+        from faiss.contrib.ivf_tools import add_preassigned
+
+        self.centroids, self.label = centroids, label
+        self._nprobe = min(nprobe, centroids.size(0))
+        width = centroids.size(1)
         # Clusters are chosen by distance. Within them, inner products give the same
         # order with less rounding.
+        self._quantizer = self._faiss.IndexFlatL2(width)
+        self._quantizer.add(centroids.numpy())
         self._index = self._faiss.IndexIVFFlat(
-            self._faiss.IndexFlatL2(width),
+            self._quantizer,
             width,
-            num_lists,
+            centroids.size(0),
             self._faiss.METRIC_INNER_PRODUCT,
         )
-        self._index.cp.spherical = False
-        self._index.cp.seed = seed
-        self._index.cp.min_points_per_centroid = 1  # Fewer points print a warning.
-        self._index.train(vectors)
-        self._index.add(vectors)
+        add_preassigned(self._index, _lift(item_x).numpy(), label.numpy())
+
+    @classmethod
+    def train(
+        cls, item_x: Tensor, num_lists: int, nprobe: int, seed: int
+    ) -> 'Clusters':
+        """Clusters the vectors."""
+        faiss = import_faiss()
+        vectors = _lift(item_x).numpy()
+        kmeans = faiss.Kmeans(
+            vectors.shape[1],
+            num_lists,
+            niter=10,
+            seed=seed,
+            min_points_per_centroid=1,  # Fewer points print a warning.
+        )
+        kmeans.train(vectors)
+        _, label = kmeans.index.search(vectors, 1)
+        centroids = torch.from_numpy(kmeans.centroids)
+        return cls(item_x, centroids, torch.from_numpy(label).view(-1), nprobe)
 
     def parameters(self, candidates: Tensor | None) -> Any:
         """The search parameters for some candidates."""

@@ -23,7 +23,8 @@ from promptmm_pyg._files import (
     temporary_folder,
     write_safetensors,
 )
-from promptmm_pyg.ranking import SeenItems
+from promptmm_pyg._reading import checksum, read_tensors
+from promptmm_pyg.ranking import ApproximateItems, SeenItems
 from promptmm_pyg.serving._card import CARD, README, markdown
 from promptmm_pyg.serving._ids import RawIds
 from promptmm_pyg.serving._tables import Tables, Titles
@@ -31,9 +32,13 @@ from promptmm_pyg.serving._texts import Texts
 from promptmm_pyg.serving.feature_mapper import FeatureMapper
 
 FORMAT = 'promptmm_pyg.Recommender'
+_INDEX_FORMAT = 'promptmm_pyg.ApproximateItems'
 VERSION = 3
 TENSORS = 'model.safetensors'
 CONFIG = 'config.json'
+INDEX = 'index.safetensors'
+VERIFIED = 64 * 2**20
+"""Bytes of the largest file of tensors that is read and compared by default."""
 MAX_BYTES = 16 * 2**30
 _MAX_CONFIG = 2**16
 _FILES = (TENSORS, CARD)
@@ -99,13 +104,49 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
-def read_artifact(path: Path, max_bytes: int) -> Artifact:
-    """Reads what :func:`write_artifact` wrote, also while it writes."""
+def write_index(path: Path, item_x: Tensor, index: ApproximateItems) -> None:
+    """Writes an index beside the tables, with the checksum of its items."""
+    about = {'format': _INDEX_FORMAT, 'items': _digest(item_x)}
+    write_safetensors(path / INDEX, index.state(), about)
+
+
+def read_index(path: Path, item_x: Tensor, nprobe: int) -> ApproximateItems:
+    """The index of :func:`write_index`.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, or belongs to other items.
+    """
+    file = current(path, INDEX)
+    about, state = read_tensors(
+        file, _INDEX_FORMAT, 'an index of items', lambda about, x: (about, x)
+    )
+    if about.get('items') != _digest(item_x):
+        raise ValueError(
+            f"'{file}' must be the index of these items (got that of others: items or "
+            f"their embeddings have changed). Build it anew: 'index_items' and "
+            f"'save_index', or --save-index"
+        )
+    return ApproximateItems.from_state(item_x, state, nprobe)
+
+
+def _digest(item_x: Tensor) -> str:
+    return checksum({'item_x': item_x}, {})
+
+
+def read_artifact(
+    path: Path, max_bytes: int, verify: bool | None
+) -> tuple[Artifact, bool]:
+    """Reads what :func:`write_artifact` wrote, also while it writes, and whether its
+    tensors were compared with their checksum.
+    """
     with locked(path, shared=True):
-        return _read_folder(path, max_bytes)
+        return _read_folder(path, max_bytes, verify)
 
 
-def _read_folder(path: Path, max_bytes: int) -> Artifact:
+def _read_folder(
+    path: Path, max_bytes: int, verify: bool | None
+) -> tuple[Artifact, bool]:
     config, card_file, file = (current(path, x) for x in (CONFIG, CARD, TENSORS))
     entries = _read_config(config)
     with _opened(card_file, max_bytes, entries[CARD]) as opened:
@@ -113,8 +154,11 @@ def _read_folder(path: Path, max_bytes: int) -> Artifact:
     _check_digest(card_file, entries[CARD], hashlib.sha256(content).hexdigest())
     card = _object(card_file, content)
     with _opened(file, max_bytes, entries[TENSORS]) as opened:
-        digest = hashlib.file_digest(opened, 'sha256').hexdigest()
-        _check_digest(file, entries[TENSORS], digest)
+        if verify is None:
+            verify = entries[TENSORS].size <= VERIFIED
+        if verify:
+            digest = hashlib.file_digest(opened, 'sha256').hexdigest()
+            _check_digest(file, entries[TENSORS], digest)
         tensors, metadata = _map(file)
         # The open file has this number: what was mapped is what was checked.
         if file.stat().st_ino != os.fstat(opened.fileno()).st_ino:
@@ -123,7 +167,7 @@ def _read_folder(path: Path, max_bytes: int) -> Artifact:
         state = {key: _parse(text.encode()) for key, text in metadata.items()}
     except ValueError as error:
         raise ValueError(f"'{file}' has invalid metadata ({error})") from error
-    return Artifact(tensors, state, card)
+    return Artifact(tensors, state, card), verify
 
 
 def _map(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -137,16 +181,21 @@ def _map(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def restore(
-    artifact: Artifact, device: str | torch.device
+    artifact: Artifact, device: str | torch.device, verify: bool
 ) -> tuple[Tables, FeatureMapper | None]:
     """The parts of a recommender.
+
+    Args:
+        artifact: Its content.
+        device: The device of the embeddings.
+        verify: Whether to check all values, which reads all tensors.
 
     Raises:
         ValueError: If the parts of the artifact do not fit each other.
     """
     tensors, state = artifact.tensors, artifact.state
     user_x, item_x = (_embeddings(tensors, name) for name in ('user_x', 'item_x'))
-    users, items = (_ids(tensors, name) for name in ('user_ids', 'item_ids'))
+    users, items = (_ids(tensors, name, verify) for name in ('user_ids', 'item_ids'))
     added = state.get('num_added', 0)
     if type(added) is not int or not 0 <= added <= item_x.size(0):
         raise ValueError(f'got {added!r} added items')
@@ -158,11 +207,11 @@ def restore(
         item_x.to(device),
         users,
         items,
-        _seen(tensors, user_x.size(0), item_x.size(0)),
-        _titles(tensors, items),
+        _seen(tensors, user_x.size(0), item_x.size(0), verify),
+        _titles(tensors, items, verify),
         added,
     )
-    tables.check()
+    tables.check(values=verify)
     return tables, mapper
 
 
@@ -281,8 +330,10 @@ def _tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return tensors[name]
 
 
-def _seen(tensors: Mapping[str, Tensor], num_users: int, num_items: int) -> SeenItems:
-    """Compressed rows, once no index is out of range."""
+def _seen(
+    tensors: Mapping[str, Tensor], num_users: int, num_items: int, verify: bool
+) -> SeenItems:
+    """Compressed rows, once no index is out of range if ``verify``."""
     rowptr, col = (_tensor(tensors, name) for name in ('seen_rowptr', 'seen_col'))
     valid = (
         rowptr.dtype == col.dtype == torch.long
@@ -290,9 +341,11 @@ def _seen(tensors: Mapping[str, Tensor], num_users: int, num_items: int) -> Seen
         and col.dim() == 1
         and int(rowptr[0]) == 0
         and int(rowptr[-1]) == col.numel()
-        and bool((rowptr[1:] >= rowptr[:-1]).all())
-        and (col.numel() == 0 or 0 <= int(col.min()) <= int(col.max()) < num_items)
     )
+    if valid and verify:
+        valid = bool((rowptr[1:] >= rowptr[:-1]).all()) and (
+            col.numel() == 0 or 0 <= int(col.min()) <= int(col.max()) < num_items
+        )
     if not valid:
         raise ValueError(
             f"'seen_rowptr' and 'seen_col' are not compressed rows of {num_users} "
@@ -301,20 +354,20 @@ def _seen(tensors: Mapping[str, Tensor], num_users: int, num_items: int) -> Seen
     return SeenItems(rowptr, col, num_items)
 
 
-def _ids(tensors: Mapping[str, Tensor], name: str) -> RawIds:
+def _ids(tensors: Mapping[str, Tensor], name: str, verify: bool) -> RawIds:
     arrays = {key: x.numpy() for key, x in tensors.items() if key.startswith(name)}
     try:
-        return RawIds.from_arrays(name, arrays)
+        return RawIds.from_arrays(name, arrays, verify)
     except KeyError as error:
         raise ValueError(f'there is no tensor {error}') from error
 
 
-def _titles(tensors: Mapping[str, Tensor], items: RawIds) -> Titles:
+def _titles(tensors: Mapping[str, Tensor], items: RawIds, verify: bool) -> Titles:
     """Titles that are read when they are needed."""
     row, text, offsets = (
         _tensor(tensors, f'titles.{part}') for part in ('row', 'text', 'offsets')
     )
-    texts = Texts.checked(text.numpy(), offsets.numpy())
+    texts = Texts.checked(text.numpy(), offsets.numpy(), verify)
     if row.dtype != torch.long or list(row.shape) != [len(texts)]:
         raise ValueError(f"'titles' are {len(texts)} for {list(row.shape)} rows")
     if len(texts) and not 0 <= int(row.min()) <= int(row.max()) < len(items):

@@ -77,25 +77,28 @@ class RawIds(Sequence[RawId]):
         self._set(texts, is_integer, np.array(rows, dtype=np.int64))
 
     @classmethod
-    def from_arrays(cls, name: str, arrays: Mapping[str, np.ndarray]) -> 'RawIds':
-        """The ids of :meth:`arrays`, which are not copied.
+    def from_arrays(
+        cls, name: str, arrays: Mapping[str, np.ndarray], verify: bool = True
+    ) -> 'RawIds':
+        """The ids of :meth:`arrays`, which are not copied; without ``verify`` only
+        their types and sizes are checked.
 
         Raises:
             ValueError: If the arrays do not fit each other.
         """
         ids = cls.__new__(cls)
         data, offsets, is_integer, order = (arrays[f'{name}.{part}'] for part in _PARTS)
-        texts = Texts.checked(data, offsets)
-        is_row = np.zeros(len(texts), bool)
+        texts = Texts.checked(data, offsets, verify)
         fits = (
-            (is_integer.dtype == np.bool and order.dtype == np.int64)
-            and is_integer.shape == order.shape == is_row.shape
-            and bool(((order >= 0) & (order < len(order))).all())
+            is_integer.dtype == np.bool
+            and order.dtype == np.int64
+            and is_integer.shape == order.shape == (len(texts),)
         )
-        if fits:
-            is_row[order] = True
-        if not (fits and is_row.all()):
+        if not fits or (verify and not _is_permutation(order)):
             raise ValueError(f"the order of '{name}' is no permutation")
+        if not verify:
+            ids._set(texts, is_integer, order)
+            return ids
         # Else known ids are not found, or those of another row are.
         signs = texts.compare_next(order)
         is_before = is_integer[order[:-1]] & ~is_integer[order[1:]]
@@ -331,6 +334,14 @@ def as_list(ids: object) -> list[Any]:
         return [ids]
     values: Any = ids.tolist() if hasattr(ids, 'tolist') else list(cast(Any, ids))
     return values if isinstance(values, list) else [values]
+
+
+def _is_permutation(order: np.ndarray) -> bool:
+    if not ((order >= 0) & (order < len(order))).all():
+        return False
+    is_row = np.zeros(len(order), bool)
+    is_row[order] = True
+    return bool(is_row.all())
 
 
 def _is_integer(text: str) -> bool:

@@ -35,8 +35,10 @@ class Texts(Sequence[str]):
         return cls(np.frombuffer(bytearray().join(encoded), dtype=np.uint8), offsets)
 
     @classmethod
-    def checked(cls, data: np.ndarray, offsets: np.ndarray) -> 'Texts':
-        """Arrays of a file.
+    def checked(
+        cls, data: np.ndarray, offsets: np.ndarray, verify: bool = True
+    ) -> 'Texts':
+        """Arrays of a file; without ``verify`` only their types and ends are checked.
 
         Raises:
             ValueError: If they are not the buffer of strings.
@@ -47,10 +49,16 @@ class Texts(Sequence[str]):
             and (data.ndim, offsets.ndim) == (1, 1)
             and len(offsets) > 0
             and (offsets[0], offsets[-1]) == (0, len(data))
-            and bool((offsets[1:] >= offsets[:-1]).all())
+            and (not verify or bool((offsets[1:] >= offsets[:-1]).all()))
         )
         if not valid:
             raise ValueError('offsets of texts are invalid')
+        if verify:
+            cls._check_characters(data, offsets)
+        return cls(data, offsets)
+
+    @staticmethod
+    def _check_characters(data: np.ndarray, offsets: np.ndarray) -> None:
         starts = offsets[:-1][offsets[:-1] < len(data)]
         # No string may start within a character.
         if len(data) and (np.take(data, starts) & 0xC0 == 0x80).any():
@@ -65,7 +73,6 @@ class Texts(Sequence[str]):
             if part.max() >= 0x80:
                 part.tobytes().decode('utf-8', 'surrogatepass')
             start = end
-        return cls(data, offsets)
 
     def encoded(self, row: int) -> bytes:
         """One string as bytes."""

@@ -19,9 +19,11 @@ from promptmm_pyg.serving._artifact import (
     MAX_BYTES,
     Artifact,
     read_artifact,
+    read_index,
     restore,
     table_tensors,
     write_artifact,
+    write_index,
 )
 from promptmm_pyg.serving._card import ABOUT, about, build_card
 from promptmm_pyg.serving._feature_fit import Features
@@ -483,12 +485,36 @@ class Recommender(HubMixin):
         self, *, num_lists: int | None = None, nprobe: int = 32, seed: int = 0
     ) -> ApproximateItems:
         """An index of the current items, for catalogues of a million and more;
-        requires faiss. It is not saved, and invalid after :meth:`add_items`. The
-        arguments are those of :class:`~promptmm_pyg.ranking.ApproximateItems`.
+        requires faiss. It is invalid after :meth:`add_items`. The arguments are those
+        of :class:`~promptmm_pyg.ranking.ApproximateItems`; :meth:`save_index` saves it.
         """
         return ApproximateItems(
             self.item_x, num_lists=num_lists, nprobe=nprobe, seed=seed
         )
+
+    def save_index(self, path: str | Path, index: ApproximateItems) -> None:
+        """Writes an index to ``index.safetensors`` in the folder ``path``, beside the
+        saved recommender.
+
+        Raises:
+            ValueError: If the index was built from other items.
+        """
+        self._ranker.check_index(index)
+        write_index(Path(path), self.item_x, index)
+
+    def load_index(self, path: str | Path, *, nprobe: int = 32) -> ApproximateItems:
+        """The index of :meth:`save_index`, without clustering the items again;
+        requires faiss.
+
+        Args:
+            path: The folder.
+            nprobe: The number of clusters to search per user. (default: 32)
+
+        Raises:
+            FileNotFoundError: If there is no index.
+            ValueError: If it is damaged or belongs to other items.
+        """
+        return read_index(Path(path), self.item_x, nprobe)
 
     def index_recall(
         self,
@@ -620,6 +646,7 @@ class Recommender(HubMixin):
         *,
         device: str | torch.device = 'cpu',
         max_bytes: int = MAX_BYTES,
+        verify: bool | None = None,
     ) -> 'Recommender':
         """Reads what :meth:`save` wrote. No code in the files is executed, and no file
         outside the folder is opened.
@@ -632,15 +659,18 @@ class Recommender(HubMixin):
             path: The folder.
             device: The device of the embeddings. (default: the CPU)
             max_bytes: The size of the largest file to read. (default: 16 GiB)
+            verify: Whether to read all tensors, compare their checksum and check all
+                values. Without it, sizes, types and shapes are checked and tables stay
+                on the disk until they are used. (default: tables of up to 64 MiB)
 
         Raises:
             ValueError: If a file is missing, too large, a link to outside, of an
                 unknown format version or changed, or parts do not fit each other.
         """
-        artifact = read_artifact(Path(path), max_bytes)
+        artifact, verified = read_artifact(Path(path), max_bytes, verify)
         recommender = cls.__new__(cls)
         try:
-            recommender._set(*restore(artifact, device))
+            recommender._set(*restore(artifact, device, verified))
         except ValueError as error:
             raise ValueError(
                 f"'{path}' must contain a recommender ({error})"

@@ -197,6 +197,27 @@ def test_an_index_finds_the_items_and_recall_is_printed(distilled, capsys):
     assert 'clusters compared: 100.00% of the exact items found' in err
 
 
+def test_a_saved_index_is_used_until_the_items_change(
+    distilled, tmp_path, capsys, fails, monkeypatch
+):
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
+    model = Recommender.load(distilled / 'recommender')
+    model.save(tmp_path / 'served')
+    words = ['--users', 'u3', 'u0', '-k', '4', '--approximate']
+    first = recommend(tmp_path / 'served', capsys, *words, '--save-index')
+    with monkeypatch.context() as patch:
+        patch.setattr(Recommender, 'index_items', None)
+        assert recommend(tmp_path / 'served', capsys, *words) == first
+    Recommender(
+        model.user_x,
+        model.item_x * 2,
+        user_ids=model.user_ids,
+        item_ids=model.item_ids,
+        seen=model.seen,
+    ).save(tmp_path / 'served')
+    assert 'index of these items' in fails('recommend', tmp_path / 'served', *words)
+
+
 def test_an_index_serves_new_users_too(distilled, capsys):
     pytest.importorskip('faiss', reason="requires the extra 'ann'")
     results = recommend(distilled, capsys, '--history', 'i1', 'i2', '--approximate')
@@ -212,6 +233,7 @@ def test_an_index_serves_new_users_too(distilled, capsys):
         (['--approximate', '--nprobe', '0'], '--nprobe must be positive (got 0)'),
         (['--nprobe', '4'], '--nprobe requires --approximate'),
         (['--recall'], '--recall requires --approximate'),
+        (['--save-index'], '--save-index requires --approximate'),
     ],
 )
 def test_options_of_large_rankings_that_do_not_fit_are_refused(

@@ -13,7 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from promptmm_pyg.serving import Recommender
+from promptmm_pyg.ranking import ApproximateItems
+from promptmm_pyg.serving import Recommender, _artifact, _texts
 
 
 @pytest.fixture
@@ -146,6 +147,59 @@ def test_a_file_too_large_is_refused_unread(folder, monkeypatch):
         file.truncate(2**40)  # A hole: it takes no space on the disk.
     with pytest.raises(ValueError, match=r'config\.json.*at most 65536 bytes'):
         Recommender.load(folder)
+
+
+def test_large_tables_stay_on_the_disk(folder, synthetic, monkeypatch):
+    model = Recommender.load(folder, verify=True)
+    monkeypatch.setattr(_artifact, 'VERIFIED', 0)
+    monkeypatch.setattr(hashlib, 'file_digest', None)
+    monkeypatch.setattr(_texts.Texts, 'compare_next', None)
+    mapped = Recommender.load(folder)
+    monkeypatch.undo()
+    lists, expected = (x.recommend(['u3', 'u0'], 5) for x in (mapped, model))
+    assert lists.ids.tolist() == expected.ids.tolist()
+    assert mapped.titles == model.titles
+    path = folder / 'model.safetensors'
+    content = bytearray(path.read_bytes())
+    content[-200] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r'model\.safetensors.*its checksum differs'):
+        Recommender.load(folder)
+    assert Recommender.load(folder, verify=False).num_items == 61
+    path.write_bytes(bytes(content[:-1]))
+    with pytest.raises(ValueError, match=r'model\.safetensors.*its size differs'):
+        Recommender.load(folder, verify=False)
+
+
+def test_a_saved_index_is_loaded_and_that_of_other_items_is_refused(folder, tmp_path):
+    pytest.importorskip('faiss', reason="requires the extra 'ann'")
+    model = Recommender.load(folder)
+    index = model.index_items(num_lists=9, nprobe=2)
+    model.save_index(folder, index)
+    again = Recommender.load(folder)
+    loaded = again.load_index(folder, nprobe=2)
+    assert repr(loaded) == repr(index) == 'ApproximateItems(61, num_lists=9, nprobe=2)'
+    users = again.user_ids
+    lists, expected = (
+        again.recommend(users, index=loaded),
+        model.recommend(users, index=index),
+    )
+    assert lists.ids.tolist() == expected.ids.tolist()
+    with pytest.raises(ValueError, match="'index' must be built from the current"):
+        model.save_index(tmp_path, loaded)
+    again.add_items(['newer'], {'image': torch.ones(1, 8)})
+    with pytest.raises(ValueError, match=r'be the index of these items.*--save-index'):
+        again.load_index(folder)
+    (folder / 'index.safetensors').write_bytes(b'{')
+    with pytest.raises(ValueError, match=r'index\.safetensors.*save it again'):
+        model.load_index(folder)
+    with pytest.raises(FileNotFoundError, match='must be an index of items'):
+        model.load_index(tmp_path)
+    state = index.state()
+    wrong = {**state, 'label': state['label'] + 9}
+    for other in ({}, {**state, 'label': state['label'][1:]}, wrong):
+        with pytest.raises(ValueError, match='index of 61 items of width 4'):
+            ApproximateItems.from_state(model.item_x, other)
 
 
 def test_a_file_of_another_size_is_refused_unread(folder, monkeypatch):
