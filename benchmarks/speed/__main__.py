@@ -2,9 +2,11 @@
 
     python -m benchmarks.speed
     python -m benchmarks.speed --epochs [--device cuda]
+    python -m benchmarks.speed --processes 1 2
 
 Writes ``benchmarks/results/speed.json``; the second, with epoch and evaluation of
-teacher and LightGCN beside plain loops, ``epochs.json`` in a few minutes.
+teacher and LightGCN beside plain loops, ``epochs.json`` in a few minutes; the third,
+with steps of sharded tables by the number of processes, ``sharded.json``.
 Everything is synthetic, so nothing but the package is needed; torch_sparse and the
 libraries that ``benchmarks/README.md`` names take part where they are installed.
 """
@@ -12,6 +14,7 @@ libraries that ``benchmarks/README.md`` names take part where they are installed
 import argparse
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from benchmarks.speed.operators import (
     triad_numbers,
     with_rate,
 )
+from benchmarks.speed.scale_steps import sharded_costs, sharded_table
 from benchmarks.speed.teacher import epoch_runs, epoch_times, teacher_runs
 from promptmm_pyg.benchmark.result import versions, write_result
 from promptmm_pyg.cli.parsing import UserError, check_device
@@ -187,6 +191,7 @@ def main() -> None:
     parser.add_argument('--width', type=int, default=32, help='channels propagated')
     parser.add_argument('--epochs', action='store_true', help='epochs and evaluation')
     parser.add_argument('--device', default='cpu', help='of --epochs')
+    parser.add_argument('--processes', type=int, nargs='+', help='of sharded tables')
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
     try:
@@ -194,20 +199,25 @@ def main() -> None:
     except (UserError, RuntimeError) as error:
         parser.error(str(error))
     kind, load = 'epochs' if args.epochs else 'speed', os.getloadavg()[0]
+    if args.processes:
+        kind = 'sharded'
+        costs = [sharded_costs(number, args.width) for number in args.processes]
+        measured: dict[str, Any] = {'sharded': costs, 'width': args.width}
+        table: Callable[[dict[str, Any]], str] = sharded_table
+    elif args.epochs:
+        measured, table = measure_epochs(args.repeats, args.device), epochs_table
+    else:
+        measured, table = measure(args.repeats, args.width), speed_table
     result = {
         'kind': kind,
-        **(
-            measure_epochs(args.repeats, args.device)
-            if args.epochs
-            else measure(args.repeats, args.width)
-        ),
+        **measured,
         'peak_memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         'threads': torch.get_num_threads(),
         'load': load,
         'versions': versions(),
     }
     write_result(args.out or Path(f'benchmarks/results/{kind}.json'), result)
-    print(epochs_table(result) if args.epochs else speed_table(result))
+    print(table(result))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,8 @@
 """The steps whose cost grows with the graph."""
 
 import resource
+import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from benchmarks.speed import PROMPT, Size, interleaved
+from promptmm_pyg.benchmark.report import markdown
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.distillation import CandidateSampling, promptmm_losses
 from promptmm_pyg.distillation.candidates import CandidateSampler
-from promptmm_pyg.distillation.objective import Objective
+from promptmm_pyg.distillation.distill import distillation_step
+from promptmm_pyg.distillation.objective import FrozenTeacher, Objective
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.functional import sparse_gradients
 from promptmm_pyg.loader import (
@@ -29,12 +35,21 @@ from promptmm_pyg.models import MatrixFactorization, PromptMM
 from promptmm_pyg.models.inference import normalized_adj_dict
 from promptmm_pyg.ranking import SeenItems, rank_items
 from promptmm_pyg.targets import SoftTargets, load_targets, save_targets
-from promptmm_pyg.training import TrainingConfig, bpr_losses
+from promptmm_pyg.training import (
+    TrainingConfig,
+    bpr_losses,
+    load_state,
+    save_state,
+)
 from promptmm_pyg.training.config import OptimizerKind
 from promptmm_pyg.training.loop import StepOutput, amortized, step_output, train_step
 from promptmm_pyg.training.neighborhood import seed_rows
 from promptmm_pyg.training.optim import make_optimizer
-from promptmm_pyg.training.train import BPR_WEIGHTS, triplet_loader
+from promptmm_pyg.training.train import (
+    BPR_WEIGHTS,
+    triplet_loader,
+    whole_graph_step,
+)
 from promptmm_pyg.transforms import AddBipartiteNorm
 
 Step = Callable[[Triplets], None]
@@ -318,3 +333,108 @@ def inference(teacher: PromptMM, data: HeteroData, path: Path, costs: Costs) -> 
     with costs.timed('targets written'):
         x_dict = teacher.inference(normalized_adj_dict(data))
         save_targets(path, SoftTargets(x_dict, {}), data, top_k=0)
+
+
+SHARDED = {USER: 1_000_000, ITEM: 200_000}
+SHARDED_STEPS = 5  # After one that allocates.
+
+
+def sharded_costs(
+    num_processes: int, width: int, batch_size: int = 8192
+) -> dict[str, Any]:
+    """Steps of a student with sharded tables in new processes of one group, by gloo:
+    seconds, bytes sent to others and memory of the process that needs most.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        arguments = (num_processes, width, batch_size, Path(name))
+        torch.multiprocessing.start_processes(
+            _sharded_process, arguments, num_processes, start_method='spawn'
+        )
+        parts = [load_state(Path(name) / f'{r}') for r in range(num_processes)]
+    names = [name for name in parts[0] if name != 'losses']
+    worst = {name: max(part[name] for part in parts) for name in names}
+    return {'processes': num_processes, **worst, 'losses': parts[0]['losses']}
+
+
+def _sharded_process(
+    rank: int, size: int, width: int, batch_size: int, folder: Path
+) -> None:
+    torch.set_num_threads(1)
+    store = (folder / 'store').as_uri()
+    dist.init_process_group('gloo', init_method=store, rank=rank, world_size=size)
+    torch.manual_seed(0)
+    start = peak_mib()
+    model = MatrixFactorization(SHARDED, embedding_dim=width, sharded=True)
+    config = TrainingConfig(learning_rate=LEARNING_RATE, optimizer='lazy')
+    optimizer = make_optimizer(model.parameters(), config)
+    # Rows that share their memory, for a teacher that needs none.
+    constant = {k: torch.randn(1, width).expand(n, -1) for k, n in SHARDED.items()}
+    targets = SoftTargets(constant, {})
+    objective = Objective(promptmm_losses())
+    objective.setup(targets, width, HeteroData())
+    bpr = whole_graph_step(model, (), bpr_losses, BPR_WEIGHTS, config)
+    teacher = FrozenTeacher(targets)
+    distilled = distillation_step(
+        model, (), bpr_losses, BPR_WEIGHTS, objective, teacher
+    )
+    result: dict[str, Any] = {'losses': []}
+    with sparse_gradients(model.embeddings.tables.values()), counted_bytes() as sent:
+        for prefix, step in (('', bpr), ('distillation_', distilled)):
+            times, bytes_before = [], 0
+            for number in range(SHARDED_STEPS + 1):
+                if number == 1:
+                    bytes_before = sent[0]
+                drawn = torch.randint(SHARDED[ITEM], (batch_size, 12))
+                user = torch.randint(SHARDED[USER], (batch_size,))
+                batch = Triplets(user, drawn[:, 0], drawn[:, 1])
+                target = torch.arange(11).expand(batch_size, -1) == 0
+                items = torch.cat([drawn[:, :1], drawn[:, 2:]], dim=1)
+                started = time.perf_counter()
+                lists = CandidateLists(items, target)
+                loss, _ = train_step(optimizer, step, batch, lists)
+                times.append(time.perf_counter() - started)
+                if not prefix:  # Others have losses within their shard.
+                    result['losses'].append(float(loss))
+            result[f'{prefix}seconds'] = statistics.median(times[1:])
+            total = sent[0] - bytes_before
+            result[f'{prefix}sent_mib'] = total / SHARDED_STEPS / 2**20
+            result.setdefault('memory_mib', peak_mib() - start)
+    result['tables_mib'] = sum(x.nbytes for x in model.parameters()) / 2**20
+    save_state(folder / f'{rank}', result)
+    dist.destroy_process_group()
+
+
+@contextmanager
+def counted_bytes() -> Iterator[list[int]]:
+    """Counts what this process sends to others by all-to-all."""
+    send, total = dist.all_to_all_single, [0]
+
+    def counted(out: Tensor, x: Tensor, received: Any, sent: Any) -> None:
+        rows = sent or [x.size(0) // dist.get_world_size()] * dist.get_world_size()
+        row = x[:1].nbytes
+        total[0] += row * (sum(rows) - rows[dist.get_rank()])
+        send(out, x, received, sent)
+
+    dist.all_to_all_single = counted
+    try:
+        yield total
+    finally:
+        dist.all_to_all_single = send
+
+
+def sharded_table(result: dict[str, Any]) -> str:
+    """Memory, bytes and seconds by the number of processes."""
+    rows = result['sharded']
+    head = [
+        *('processes', 'tables MiB', 'peak MiB', 'BPR s', 'sent MiB'),
+        *('distillation s', 'sent MiB', 'largest difference of a loss'),
+    ]
+    body = []
+    for row in rows:
+        pairs = zip(row['losses'], rows[0]['losses'], strict=True)
+        names = ('tables_mib', 'memory_mib', 'seconds', 'sent_mib')
+        names += ('distillation_seconds', 'distillation_sent_mib')
+        numbers = [f'{row[name]:.3g}' for name in names]
+        largest = max(abs(a - b) for a, b in pairs)
+        body.append([str(row['processes']), *numbers, f'{largest:.1e}'])
+    return '\n'.join(markdown(head, body))

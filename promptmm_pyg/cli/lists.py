@@ -176,9 +176,8 @@ def _jsonl(path: Path, types: dict[str, type], verbatim: bool) -> Iterator[Write
 def _parquet(path: Path, types: dict[str, type], verbatim: bool) -> Iterator[Write]:
     del verbatim
     pa, pq = _arrow()
-    kinds = {int: pa.int64(), float: pa.float32(), str: pa.string()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in types.items()])
     tables: list[Any] = []
+    schema = arrow_table(types, [[] for _ in types]).schema
     with pq.ParquetWriter(path, schema) as writer:
 
         def flush() -> None:
@@ -186,19 +185,25 @@ def _parquet(path: Path, types: dict[str, type], verbatim: bool) -> Iterator[Wri
             tables.clear()
 
         def write(columns: Columns) -> None:
-            arrays = []
-            for (name, kind), values in zip(types.items(), columns, strict=True):
-                if kind is str:
-                    values = [x if x is None else str(x) for x in values]
-                column = schema.field(name).type
-                arrays.append(pa.array(values, type=column, from_pandas=True))
-            tables.append(pa.Table.from_arrays(arrays, schema=schema))
+            tables.append(arrow_table(types, columns))
             if sum(table.num_rows for table in tables) >= _GROUP:
                 flush()
 
         yield write
         if tables:
             flush()
+
+
+def arrow_table(types: dict[str, type], columns: Columns) -> Any:
+    """Columns as an Arrow table."""
+    pa, _ = _arrow()
+    kinds = {int: pa.int64(), float: pa.float32(), str: pa.string()}
+    arrays = []
+    for kind, values in zip(types.values(), columns, strict=True):
+        if kind is str:
+            values = [x if x is None else str(x) for x in values]
+        arrays.append(pa.array(values, type=kinds[kind], from_pandas=True))
+    return pa.Table.from_arrays(arrays, names=list(types))
 
 
 def _arrow() -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +14,14 @@ from promptmm_pyg.cli.evaluate import format_table
 from promptmm_pyg.cli.lists import (
     MEMORY,
     add_output,
+    arrow_table,
     block_size,
     check_output,
     columns_of,
     id_type,
     write_file,
 )
-from promptmm_pyg.cli.parsing import UserError, add_flags
+from promptmm_pyg.cli.parsing import UserError, add_flags, printable
 from promptmm_pyg.cli.selection import (
     Pairs,
     add_item_filters,
@@ -53,6 +55,9 @@ replaces FILE once it is complete. In .csv, an apostrophe precedes titles and te
 that a spreadsheet would run as a formula (they start with = + - @ or a tab, and are no
 numbers) unless --verbatim is given; .jsonl and .parquet hold all text as it is.
 
+--engine ray ranks all users with Ray Data, on the cluster that it finds or on this
+machine, and writes a folder of Parquet files; all machines must see RUN and --out.
+
 For many users or items: --memory-limit ranks in blocks within a limit, with the same
 lists; --approximate compares with a part of the items only, and --recall measures what
 it misses."""
@@ -66,7 +71,8 @@ example:
       --where stock=1 --where brand=a,b --item-table items.csv --out lists.csv
   promptmm recommend runs/tiktok --candidates shortlist.csv --out lists.jsonl
   promptmm recommend runs/tiktok --pairs pairs.csv --out scores.csv
-  promptmm recommend runs/tiktok --users 7 42 --approximate --recall"""
+  promptmm recommend runs/tiktok --users 7 42 --approximate --recall
+  promptmm recommend runs/tiktok --all-users --engine ray --num-workers 8 --out lists"""
 _NPROBE = 32
 _PAIRS = 2**16  # Scored and written at once.
 FOLDER = 'folder of a run with a student, or a recommender'
@@ -114,6 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 --user-column NAME  column of user ids in files of pairs (default: user or user_id)""",
     )
     add_output(parser, 'the lists')
+    _add_engine(parser)
     add_flags(
         parser.add_argument_group('many users or items'),
         f"""
@@ -129,6 +136,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('a cluster')
+    group.add_argument(
+        '--engine',
+        choices=('local', 'ray'),
+        default='local',
+        help='what ranks: this process, or workers of Ray (needs the extra ray)',
+    )
+    add_flags(
+        group,
+        '--num-workers N  workers of --engine ray, with one CPU each (default: 1)',
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Prints a table, or JSON, or writes a file."""
     _check(args)
@@ -139,13 +160,14 @@ def run(args: argparse.Namespace) -> int:
     request = _read_request(args, recommender)
     options: dict[str, Any] = item_filters(args, recommender)
     options['exclude_seen'] = not args.include_seen
+    if args.engine == 'ray':
+        return _rank_on_ray(args, recommender, options)
     index = _index(args, recommender) if args.approximate else None
     blocks = _rank(args, recommender, request, {**options, 'index': index})
-    titles, ids = recommender.titles, recommender.users
+    titles = recommender.titles
     if args.out is not None:
-        types = {'user': str if request.histories else id_type(ids), 'rank': int}
-        types |= {'item': id_type(recommender.items), 'score': float}
-        types |= {'title': str} if titles else {}
+        types = _types(recommender)
+        types |= {'user': str} if request.histories else {}
         columns = ((len(keys), columns_of(keys, x, titles)) for keys, x in blocks)
         write_file(args, types, columns, len(request.keys), 'users')
     else:
@@ -163,6 +185,40 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _types(recommender: Recommender) -> dict[str, type]:
+    """The type of each column of the lists of known users."""
+    types = {'user': id_type(recommender.users), 'rank': int}
+    types |= {'item': id_type(recommender.items), 'score': float}
+    return types | ({'title': str} if recommender.titles else {})
+
+
+def _rank_on_ray(
+    args: argparse.Namespace, recommender: Recommender, options: dict[str, Any]
+) -> int:
+    """Writes the lists of all users to a folder, by workers of Ray."""
+    from promptmm_pyg.cluster import recommend_all
+
+    types, start = _types(recommender), time.perf_counter()
+
+    def to_arrow(keys: list[Any], lists: Recommendations, titles: Any) -> Any:
+        return arrow_table(types, columns_of(keys, lists, titles))
+
+    is_folder = is_recommender(args.folder)
+    number = recommend_all(
+        args.folder if is_folder else Run.open(args.folder).served_dir,
+        args.out,
+        args.k,
+        to_arrow,
+        num_workers=args.num_workers or 1,
+        block_size=block_size(args.k),
+        memory_limit=args.memory_limit or _block_memory(args.k, recommender),
+        **options,
+    )
+    seconds = time.perf_counter() - start
+    print(printable(f'written: {args.out} ({number:,} users, {seconds:.1f} s)'))
+    return 0
+
+
 def _check(args: argparse.Namespace) -> None:
     """Raises before any work is done."""
     whom = ('users', 'users_file', 'history', 'pairs', 'candidates')
@@ -171,7 +227,12 @@ def _check(args: argparse.Namespace) -> None:
             'one of --users, --users-file, --all-users, --history, --candidates and '
             '--pairs is required'
         )
-    check_output(args)
+    if args.engine == 'ray':
+        _check_ray(args)
+    elif args.num_workers is not None:
+        raise UserError('--num-workers requires --engine ray')
+    else:
+        check_output(args)
     check_item_filters(args)
     if args.all_users and args.out is None:
         raise UserError('--all-users requires --out FILE')
@@ -185,6 +246,23 @@ def _check(args: argparse.Namespace) -> None:
     if args.recall and args.users is None:
         raise UserError('--recall requires --users')
     _check_pairs(args)
+
+
+def _check_ray(args: argparse.Namespace) -> None:
+    if not args.all_users or args.out is None:
+        raise UserError('--engine ray requires --all-users and --out FOLDER')
+    names = ('exclude', 'candidates', 'approximate', 'json', 'overwrite', 'verbatim')
+    for name in names:
+        if getattr(args, name):
+            raise UserError(f'--{name} and --engine ray exclude each other')
+    path = Path(args.out)
+    if path.suffix or path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(
+            f'--out must be a folder that is new or empty with --engine ray (got '
+            f"'{path}')"
+        )
+    if args.num_workers is not None and args.num_workers < 1:
+        raise UserError(f'--num-workers must be positive (got {args.num_workers})')
 
 
 def _check_pairs(args: argparse.Namespace) -> None:
@@ -311,10 +389,7 @@ def _rank(
     size = block_size(args.k)
     limit = args.memory_limit
     if limit is None and args.out and options['index'] is None:
-        # Enough for the lists and the seen items of each block.
-        num_seen = recommender.seen.num_seen
-        most = int(num_seen.max()) if num_seen.numel() else 0
-        limit = MEMORY + 120 * size * args.k + 48 * most
+        limit = _block_memory(args.k, recommender)
     for start in range(0, len(request.keys), size):
         keys = request.keys[start : start + size]
         if request.histories is not None:
@@ -332,6 +407,12 @@ def _rank(
         }
         own['memory_limit'] = None if 'candidates' in own else limit
         yield keys, recommender.recommend(keys, args.k, **options, **own)
+
+
+def _block_memory(k: int, recommender: Recommender) -> int:
+    """Bytes that suffice for the lists and the seen items of a block."""
+    most = int(recommender.seen.num_seen.max()) if recommender.num_users else 0
+    return MEMORY + 120 * block_size(k) * k + 48 * most
 
 
 def _score(args: argparse.Namespace, recommender: Recommender) -> int:

@@ -37,6 +37,7 @@ from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.targets import SoftTargets, TeacherOutput, soft_targets
 from promptmm_pyg.training.config import TrainingConfig
 from promptmm_pyg.training.distributed import (
+    assert_same_data_across_ranks,
     assert_same_rows_across_ranks,
     broadcast_module,
 )
@@ -218,6 +219,7 @@ def distill(
         config = replace(config, validate_every=given.validate_every)
         return search(again, student, teacher, weights, config, tune)
     check_monitor(config.monitor, data.val)
+    assert_same_data_across_ranks(data.train, data.val)
     train, val = data.train, sample_users(data.val, config.validation_users)
     negative_items = negative_pool(negative_items, train)
     adj = (normalized_adj_dict(train),)
@@ -242,7 +244,9 @@ def distill(
     sampler = CandidateSampler(
         candidates or CandidateSampling(), train, targets, config.seed, negative_items
     )
-    step = _step(student, inputs, own_losses, own_weights, objective, source)
+    step = distillation_step(
+        student, inputs, own_losses, own_weights, objective, source
+    )
     validate = partial(validation, val=val, monitor=config.monitor)
 
     def validate_student() -> dict[str, float]:
@@ -326,7 +330,7 @@ def distill(
     )
 
 
-def _step(
+def distillation_step(
     student: torch.nn.Module,
     inputs: tuple[Any, ...],
     own_losses: LossFunction,

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch_geometric.data import HeteroData
 
 from promptmm_pyg._distributed import (
     _on_backend,
@@ -26,6 +27,7 @@ from promptmm_pyg._distributed import (
     broadcast,
     rank_and_size,
 )
+from promptmm_pyg.data.schema import INTERACTS, modality_x_dict
 from promptmm_pyg.nn.sharded_embeddings import sharded_parameters
 
 
@@ -104,6 +106,20 @@ def assert_same_rows_across_ranks(name: str, x: Tensor) -> None:
         assert_equal_across_ranks(
             name, (tuple(x.shape), hashlib.sha256(flat.numpy().data).hexdigest())
         )
+
+
+def assert_same_data_across_ranks(train: HeteroData, val: HeteroData) -> None:
+    """Raises on every rank unless all have the same held-out interactions, and equal
+    features in a sample of rows; training interactions are compared by their loader.
+    """
+    if rank_and_size()[1] == 1:
+        return
+    if 'edge_label_index' in val[INTERACTS]:
+        assert_same_rows_across_ranks('val', val[INTERACTS].edge_label_index)
+    for modality, x_dict in sorted(modality_x_dict(train).items()):
+        for key, x in sorted(x_dict.items()):
+            rows = x[:: max(1, x.size(0) // 100)]
+            assert_same_rows_across_ranks(f'{modality} features of {key}', rows)
 
 
 class _Step(torch.nn.Module):

@@ -21,7 +21,10 @@ from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
 from promptmm_pyg.nn.sharded_embeddings import sharded_parameters
 from promptmm_pyg.targets import TeacherOutput
 from promptmm_pyg.training.config import TrainingConfig
-from promptmm_pyg.training.distributed import assert_same_rows_across_ranks
+from promptmm_pyg.training.distributed import (
+    assert_same_data_across_ranks,
+    assert_same_rows_across_ranks,
+)
 from promptmm_pyg.training.history import History
 from promptmm_pyg.training.loop import (
     Losses,
@@ -143,6 +146,7 @@ def train(
         shared_forward=not looks_up_rows(model),
     )
     check_monitor(config.monitor, data.val)
+    assert_same_data_across_ranks(data.train, data.val)
     val = sample_users(data.val, config.validation_users)
     if isinstance(model, ClosedForm):
         return _fit_closed_form(model, data.train, val, config)

@@ -8,6 +8,9 @@ from promptmm_pyg.cli import main
 from promptmm_pyg.serving import Recommender
 
 
+RAY = ['--all-users', '--engine', 'ray', '--out']
+
+
 def recommend(run, capsys, *words):
     capsys.readouterr()
     assert main(['recommend', str(run), *words, '--json']) == 0
@@ -101,6 +104,20 @@ def test_allowed_and_denied_items_come_from_files(distilled, tmp_path, capsys):
         (['--users', 'u0', '-k', '0'], 'between 1 and 60, the number of items (got 0)'),
         (['--users', 'u0', '--allow', 'no.txt'], "there is no file 'no.txt' of ids"),
         (['--users', 'u0', '--allow', 'a', '--deny', 'b'], 'not allowed with argument'),
+        (
+            ['--users', 'u0', '--engine', 'ray'],
+            'ray requires --all-users and --out FOLDER',
+        ),
+        (
+            ['--users', 'u0', '--num-workers', '2'],
+            '--num-workers requires --engine ray',
+        ),
+        (
+            [*RAY, 'x.parquet'],
+            'must be a folder that is new or empty with --engine ray',
+        ),
+        ([*RAY, 'x', '--json'], '--json and --engine ray exclude each other'),
+        ([*RAY, 'x', '--num-workers', '0'], '--num-workers must be positive (got 0)'),
         ([], 'one of --users, --users-file, --all-users, --history, --candidates and'),
         (['--users', 'u0', '--history', 'i1'], 'not allowed with argument'),
         (['--history'], '--history: expected at least one argument'),

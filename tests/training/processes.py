@@ -370,11 +370,17 @@ def disagreements(folder):
     flipped = data.train.clone()
     flipped[INTERACTS].edge_index = flipped[INTERACTS].edge_index.flip(1)
     other = data if rank == 0 else data._replace(train=flipped)
+    held_out, features = data.val.clone(), data.train.clone()
+    if rank:
+        held_out[INTERACTS].edge_label_index[1, 0] += 1
+        features['item'].x_text = features['item'].x_text + 1
     x = {key: value * (1 + rank) for key, value in targets.x_dict.items()}
     student = make_student(data.train, width=4 + rank).double()
     calls = {
         'seed': lambda: trained(seed=rank),
         'train': lambda: trained(data=other),
+        'val': lambda: trained(data=data._replace(val=held_out)),
+        'features': lambda: trained(data=data._replace(train=features)),
         'weights': lambda: trained(loss_weights={'l2': 0.1 * rank}),
         'batch_size': lambda: trained(batch_size=64 + rank),
         'learning_rate': lambda: trained(learning_rate=0.1 + rank),

@@ -167,6 +167,8 @@ def test_a_callback_of_rank_0_ends_the_training_of_all(several):
     [
         ('seed', 'seed'),
         ('train', 'train'),
+        ('val', 'val'),
+        ('features', 'text features of item'),
         ('weights', 'loss_weights'),
         ('batch_size', 'batch_size'),
         ('learning_rate', 'config'),
