@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.speed.__main__ import epochs_table, speed_table
 from benchmarks.speed.scale import scale_plot, scale_table
+from benchmarks.speed.scale_steps import sharded_table
 from benchmarks.speed.serving import serving_table
 from benchmarks.studies.ablation import Ablation, Parts
 from benchmarks.studies.budget import Budget
@@ -49,6 +50,7 @@ TABLES = {
     'epochs': epochs_table,
     'scale': scale_table,
     'serving': serving_table,
+    'sharded': sharded_table,
     'updates': updates_table,
 }
 

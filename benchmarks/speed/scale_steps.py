@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 from torch_geometric.data import HeteroData
 
 from benchmarks.speed import PROMPT, Size, interleaved
@@ -347,7 +347,7 @@ def sharded_costs(
     """
     with tempfile.TemporaryDirectory() as name:
         arguments = (num_processes, width, batch_size, Path(name))
-        torch.multiprocessing.start_processes(
+        start_processes(
             _sharded_process, arguments, num_processes, start_method='spawn'
         )
         parts = [load_state(Path(name) / f'{r}') for r in range(num_processes)]
@@ -415,7 +415,7 @@ def counted_bytes() -> Iterator[list[int]]:
         total[0] += row * (sum(rows) - rows[dist.get_rank()])
         send(out, x, received, sent)
 
-    dist.all_to_all_single = counted
+    dist.all_to_all_single = counted  # type: ignore[assignment]
     try:
         yield total
     finally:
@@ -432,8 +432,8 @@ def sharded_table(result: dict[str, Any]) -> str:
     body = []
     for row in rows:
         pairs = zip(row['losses'], rows[0]['losses'], strict=True)
-        names = ('tables_mib', 'memory_mib', 'seconds', 'sent_mib')
-        names += ('distillation_seconds', 'distillation_sent_mib')
+        names = ['tables_mib', 'memory_mib', 'seconds', 'sent_mib']
+        names += ['distillation_seconds', 'distillation_sent_mib']
         numbers = [f'{row[name]:.3g}' for name in names]
         largest = max(abs(a - b) for a, b in pairs)
         body.append([str(row['processes']), *numbers, f'{largest:.1e}'])

@@ -52,12 +52,13 @@ EXTRAS = {
     'tracking': '--track',
     'serve': 'promptmm serve',
     'hub': 'push_to_hub and from_pretrained',
+    'ray': '--engine ray and promptmm_pyg.cluster',
     'export': 'promptmm export --onnx and --lancedb',
 }
 # Packages that are compiled against torch, by extra.
 _COMPILED = {'kernels': ('torch_scatter', 'torch_sparse'), 'content': ('torchvision',)}
 _FORM = re.compile(
-    r'(?P<name>[\w.-]+)\s*>=\s*(?P<least>[\d.]+)'
+    r'(?P<name>[\w.-]+)(\[[\w,]+\])?\s*>=\s*(?P<least>[\d.]+)'
     r'(\s*;\s*extra\s*==\s*["\'](?P<extra>[\w-]+)["\'])?'
 )
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import interleaved, operators, serving, teacher
+from benchmarks.speed import interleaved, operators, scale_steps, serving, teacher
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
@@ -91,3 +91,15 @@ def test_implicit_ranks_the_same_tables():
         rows = [model.items.find(ids) for ids in run().ids]
         same = theirs[name]()[0] == rows
         assert same.mean() > 0.99  # The last digit of a product may differ.
+
+
+def test_steps_of_sharded_tables_are_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(scale_steps, 'SHARDED', {'user': 30, 'item': 20})
+    monkeypatch.setattr(scale_steps, 'SHARDED_STEPS', 1)
+    run = lambda work, arguments, number, **_: work(0, *arguments)  # noqa: E731
+    monkeypatch.setattr(scale_steps, 'start_processes', run)
+    row = scale_steps.sharded_costs(1, 4, batch_size=8)
+    assert row['sent_mib'] == 0 < row['seconds']
+    assert row['tables_mib'] == 4 * 4 * 50 / 2**20
+    assert len(row['losses']) == 2
+    assert '| 1 |' in scale_steps.sharded_table({'sharded': [row]})

@@ -7,7 +7,6 @@ import torch
 from promptmm_pyg.cli import main
 from promptmm_pyg.serving import Recommender
 
-
 RAY = ['--all-users', '--engine', 'ray', '--out']
 
 
