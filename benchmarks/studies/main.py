@@ -8,6 +8,7 @@ from promptmm_pyg._utils import check_positive
 from promptmm_pyg.benchmark.config import Dataset, Params
 from promptmm_pyg.benchmark.entries import (
     PROMPTMM,
+    RANDOM,
     STARTED,
     TRUNCATED,
     Arm,
@@ -28,12 +29,17 @@ from promptmm_pyg.benchmark.report import Result, markdown, mean_std, seeds_of
 from promptmm_pyg.benchmark.runner import METRIC, Bench
 from promptmm_pyg.data import ITEM
 from promptmm_pyg.models import get_model
-from promptmm_pyg.search_space import Range, SearchSpace
+from promptmm_pyg.search_space import STRONG_L2, Range, SearchSpace
 from promptmm_pyg.tuning.tune import search_space
 
 STUDENT, TEACHER, EASE = 'student', 'PromptMM', 'EASE'
 TRIALS, WIDTH = 5, 64  # Of every search.
 WEIGHT = Range(1.0, 0.1, 30.0)  # Of the losses of distillation.
+RANDOM_STARTS: tuple[Params, ...] = (
+    {'start': RANDOM},
+    {'start': RANDOM, 'l2': STRONG_L2},
+)
+"""The last trials of a student, in place of as many drawn ones."""
 
 
 def searched(
@@ -87,8 +93,7 @@ def student_and_baseline(
 @dataclass(frozen=True, kw_only=True)
 class Main(Experiment):
     """The teacher, its students and their baselines, LightGCN and EASE. All are tuned
-    by equally many trials. Students start from the truncated teacher, the default of
-    ``distill`` where the baseline is not better.
+    by equally many trials, of which the last two of a student start at random.
     """
 
     metrics = ()
@@ -132,7 +137,8 @@ class Main(Experiment):
                     candidates=bench.dataset.candidates,
                     start=STARTED,
                 ),
-                search=(space, self.search_trials),
+                search=(space, max(1, self.search_trials - len(RANDOM_STARTS))),
+                trials=RANDOM_STARTS,
                 references={
                     BASELINE: baseline,
                     'truncated_teacher': cuts[name],

@@ -65,7 +65,8 @@ class Arm:
     """A way to train a model: all but the tuned hyper-parameters and the seed.
 
     With ``losses`` the model is a student, whose hyper-parameters also contain
-    ``weight`` (of the losses) and ``score_scale`` (of the teacher).
+    ``weight`` (of the losses), ``score_scale`` (of the teacher) and ``start``, in place
+    of that of the arm.
     """
 
     model: str
@@ -113,7 +114,7 @@ class Entry:
     tuned_as: Arm | None = None
     """The arm whose trials decide, such as one of another width. (default: ``arm``)"""
     search: tuple[SearchSpace, int] | None = None
-    """A search space and the number of trials, in place of ``trials``."""
+    """A search space and the number of trials, which come before ``trials``."""
     factors: Params = field(default_factory=dict)
     """Further columns of the row."""
     references: Mapping[str, 'Entry'] = field(default_factory=dict)

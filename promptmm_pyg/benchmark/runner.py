@@ -194,6 +194,7 @@ class Bench:
     ) -> dict[str, Any]:
         params = dict(params)
         weight, scale = params.pop('weight', 1.0), params.pop('score_scale', 1.0)
+        start = params.pop('start', arm.start)
         arguments, loss_weights, training = split_params(arm.model, params)
         model = self.model(arm, arguments, targets).to(self.device)
         graph = self.graph(arm.variant).clone().to(self.device)
@@ -226,7 +227,7 @@ class Bench:
                     model,
                     teacher,
                     data,
-                    start=arm.start,
+                    start=start,
                     losses=arm.losses.make(targets, width, weight),
                     prompt='joint' if arm.prompt == 'joint' else 'frozen',
                     candidates=CandidateSampling(**arm.candidates),
@@ -311,18 +312,17 @@ class Bench:
     def best_params(self, entry: Entry) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The trial that is best on validation, of equals the first; and all trials."""
         arm = entry.tuned_as or entry.arm
-        if entry.search is not None:
-            rows = self.search(arm, *entry.search)
-        elif len(entry.trials) == 1:
+        if entry.search is None and len(entry.trials) == 1:
             return dict(entry.trials[0]), []
-        else:
-            rows = [
-                {
-                    'params': dict(trial),
-                    'validation': self.trial_value(arm, trial, self.seeds[0]),
-                }
-                for trial in entry.trials
-            ]
+        rows = [] if entry.search is None else self.search(arm, *entry.search)
+        rows += [
+            {
+                'params': dict(trial),
+                'validation': self.trial_value(arm, trial, self.seeds[0]),
+            }
+            for trial in entry.trials
+            if trial or entry.search is None
+        ]
         return max(rows, key=lambda row: row['validation'])['params'], rows
 
     def search(self, arm: Arm, space: SearchSpace, trials: int) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ from tests.benchmark.setting import (
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 SEARCH = ['search_trials=1', 'search_width=8']
 QUICK = {
-    'main': ['search_trials=2', 'search_width=8'],
+    'main': ['search_trials=3', 'search_width=8'],
     'losses': ['losses=["ListwiseKDLoss","PromptMM"]', 'widths=[4,8]', *SEARCH],
     'widths': [
         *SEARCH,
