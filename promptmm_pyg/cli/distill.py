@@ -38,10 +38,11 @@ DESCRIPTION = """\
 Train a small student on the interactions and on the output of the teacher in RUN. The
 baseline, the same student without a teacher on the same batches, is trained first. The
 student starts from the teacher, truncated to its width, unless that is below 95 % of
-the baseline on validation, and else at random. The difference of student and baseline
-is the effect of the teacher; see it with 'promptmm evaluate RUN'. It is fair with
---tune N, which tries N learning rates and l2 penalties, the same for both, and costs N
-times as much; else the baseline is not tuned.
+the baseline on validation, and else at random; one that ends below the baseline is
+trained again, from a random start. The difference of student and baseline is the effect
+of the teacher; see it with 'promptmm evaluate RUN'. It is fair with --tune N, which
+tries N learning rates and l2 penalties, the same for both, and costs N times as much;
+else the baseline is not tuned.
 
 RUN will also hold student/ (with baseline/) and recommender/, which serves without
 training data. Ctrl-C loses at most one epoch: the same command with --resume

@@ -22,7 +22,12 @@ from promptmm_pyg.distillation.objective import (
     JointTeacher,
     Objective,
 )
-from promptmm_pyg.distillation.search import in_folder, search
+from promptmm_pyg.distillation.search import (
+    BASELINE,
+    in_folder,
+    retried_at_random,
+    search,
+)
 from promptmm_pyg.distillation.start import (
     STARTS,
     Start,
@@ -67,7 +72,6 @@ from promptmm_pyg.training.validation import (
 )
 
 CLOSED_FORM_WIDTH = 64
-BASELINE = 'baseline'
 # Of the baseline: training from the truncated teacher adds a few percent at most.
 _WEAK = 0.95
 
@@ -117,7 +121,9 @@ def distill(
     The student starts from its SVD-truncated teacher
     (:func:`~promptmm_pyg.distillation.start_student`), unless this is below 95 % of the
     baseline on ``data.val``: a weak teacher would hold the student back. It is
-    validated before the first epoch, too, and never below such a start there.
+    validated before the first epoch, too, and never below such a start there. If it
+    ends below the baseline, it is trained again from a random start, in the folder
+    ``random`` of the run, and the better student is returned.
 
     With ``prompt='frozen'`` the teacher runs once, in eval mode, and its
     :class:`~promptmm_pyg.targets.SoftTargets` can replace it. With ``prompt='joint'``,
@@ -151,9 +157,10 @@ def distill(
             positives of ``data.val`` are its ``edge_label_index``.
         start: The start of the student: ``'truncated'``, the SVD-truncated teacher;
             ``'random'``, its current parameters; ``'teacher tables'``, the id tables of
-            a teacher of its width; or ``'best'``, random where the truncated teacher is
-            below 95 % of the baseline on ``data.val``, else the truncated teacher.
-            (default: ``'best'``)
+            a teacher of its width; or ``'best'``, the better one on ``data.val``:
+            random where the truncated teacher is below 95 % of the baseline, or where
+            the student ends better; without baseline, or with ``prompt='joint'``,
+            training is not repeated. (default: ``'best'``)
         losses: The distillation losses. (default: ``promptmm_losses()``)
         loss_weights: Weights of the student's own losses; names that are left out keep
             the student's weight. (default: ``student.loss_weights``; for a module
@@ -235,6 +242,8 @@ def distill(
         _, baseline_weights = resolve_losses(student, None, baseline_loss_weights)
     assert_equal_across_ranks('loss_weights', (own_weights, baseline_weights))
     untrained = copy.deepcopy(student)
+    is_open = start == 'best' and baseline and prompt == 'frozen'
+    fresh = copy.deepcopy((student, losses)) if is_open else None
     check_sharded(student, losses or (), start)
     torch.manual_seed(config.seed)
     objective = _objective(losses, targets, width, data, student)
@@ -316,10 +325,10 @@ def distill(
             on_epoch=lambda epoch: sampler.refresh(
                 epoch, lambda: get_embeddings(student, inputs)
             ),
-            name='student',
+            name='student' if used != 'random' else 'student, random start',
         )
     targets = source.final_targets()
-    return DistillationResult(
+    result = DistillationResult(
         student,
         history,
         targets,
@@ -328,6 +337,22 @@ def distill(
         truncate_embeddings(targets.x_dict, width),
         used,
     )
+    if fresh is None:
+        return result
+    again = partial(
+        distill,
+        fresh[0],
+        targets,
+        data,
+        start='random',
+        losses=fresh[1],
+        loss_weights=loss_weights,
+        candidates=candidates,
+        baseline=False,
+        negative_items=negative_items,
+        inputs=inputs,
+    )
+    return retried_at_random(result, again, given)
 
 
 def distillation_step(

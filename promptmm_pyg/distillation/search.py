@@ -1,4 +1,4 @@
-"""The same small search of settings for a student and its baseline."""
+"""Several trainings of a student, of which the best is kept."""
 
 import copy
 import shutil
@@ -12,6 +12,7 @@ import torch
 
 from promptmm_pyg._distributed import run_on_rank0
 from promptmm_pyg._files import replacing
+from promptmm_pyg.distillation.start import Start
 from promptmm_pyg.training.config import TrainingConfig
 from promptmm_pyg.training.history import LastEpochWarning
 from promptmm_pyg.training.loop import CHECKPOINT, LOG
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 # A factor of the learning rate, and the weight of the penalty.
 _RATE, _PENALTY = (0.1, 4.0), (1e-4, 0.3)
-TRIALS = 'trials'
+TRIALS, BASELINE = 'trials', 'baseline'
+RANDOM: Start = 'random'
 
 
 def search_settings(rate: float, penalty: float, num_trials: int) -> list[Any]:
@@ -97,7 +99,8 @@ def search(
             if baseline is None or trial['baseline'] > trials[baseline[0]]['baseline']:
                 baseline = number, tried
         trials.append(trial)
-    run_on_rank0(lambda: _copy_logs(config, best[0], baseline and baseline[0]))
+    logs = _trial_logs(best[0], baseline and baseline[0])
+    run_on_rank0(lambda: _copy_logs(config, logs))
     student.load_state_dict(best[1].student.state_dict())
     if isinstance(teacher, torch.nn.Module):
         teacher.load_state_dict(best_teacher.state_dict())
@@ -114,6 +117,32 @@ def search(
     return result
 
 
+def retried_at_random(
+    result: 'DistillationResult',
+    run: Callable[..., 'DistillationResult'],
+    config: TrainingConfig,
+) -> 'DistillationResult':
+    """Trains a student that ended below its baseline again, from a random start, and
+    returns the better one.
+
+    Args:
+        result: The student that started from its truncated teacher.
+        run: ``distill`` from a random start, without the baseline.
+        config: The settings of the first training.
+    """
+    baseline = result.baseline_history
+    if result.start == 'random' or baseline is None or not baseline.best_metrics:
+        return result
+    if result.history.best_value >= baseline.best_value:
+        return result
+    other = run(config=in_folder(config, RANDOM))
+    if other.history.best_value <= result.history.best_value:
+        return result
+    run_on_rank0(lambda: _copy_logs(config, {'.': RANDOM}))
+    result.student.load_state_dict(other.student.state_dict())
+    return result._replace(history=other.history, start=RANDOM)
+
+
 def in_folder(config: TrainingConfig, *names: str) -> TrainingConfig:
     """The same with a folder of its own in the run's."""
     if config.run_dir is None:
@@ -124,11 +153,19 @@ def in_folder(config: TrainingConfig, *names: str) -> TrainingConfig:
     return replace(config, run_dir=folder, resume=resume)
 
 
-def _copy_logs(config: TrainingConfig, student: int, baseline: int | None) -> None:
+def _trial_logs(student: int, baseline: int | None) -> dict[str, str]:
+    """The logs of the best trials, by the folder that they are copied to."""
+    logs = {'.': f'{TRIALS}/{student:02d}'}
+    if baseline is not None:
+        logs[BASELINE] = f'{TRIALS}/{baseline:02d}/{BASELINE}'
+    return logs
+
+
+def _copy_logs(config: TrainingConfig, sources: Mapping[str, str]) -> None:
+    """Copies logs within the run, by the folder that they are copied to."""
     if config.run_dir is None:
         return
     folder = Path(config.run_dir)
-    chosen = [(student, '.')] + ([] if baseline is None else [(baseline, 'baseline')])
-    for number, name in chosen:
-        with replacing(folder / name / LOG) as temporary:
-            shutil.copy(folder / TRIALS / f'{number:02d}' / name / LOG, temporary)
+    for target, source in sources.items():
+        with replacing(folder / target / LOG) as temporary:
+            shutil.copy(folder / source / LOG, temporary)

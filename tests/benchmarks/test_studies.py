@@ -107,14 +107,14 @@ def test_every_row_of_main_is_tuned_by_equally_many_trials(results):
     folder, result = results('main')
     rows = rows_by_name(result)
     for name, row in rows.items():
-        assert row['num_trials'] == (1 if name.startswith('truncated') else 2), name
+        assert row['num_trials'] == (1 if name.startswith('truncated') else 3), name
     student, baseline = (
         rows[f'MatrixFactorization {name}']['best_params']
         for name in ('student', 'baseline')
     )
-    assert set(student) - set(baseline) == {'weight'}
+    assert set(student) - set(baseline) in ({'weight'}, {'start'})
     # The suite has the same LightGCN, from the same trainings.
-    options = ['models=["LightGCN"]', 'trials=2', 'width=8', 'training={}']
+    options = ['models=["LightGCN"]', 'trials=3', 'width=8', 'training={}']
     config = tiny('suite', *options)
     cached = set((folder / 'work').iterdir())
     assert (

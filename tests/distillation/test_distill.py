@@ -1,7 +1,9 @@
 """``distill``: its steps, its baseline, joint prompts, resume and errors."""
 
 import copy
+import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -556,6 +558,35 @@ def test_a_truncation_of_95_percent_of_the_baseline_is_good_enough(share, start)
     assert value > 0
     targets = SoftTargets(dict(x_dict), {})
     assert _start('best', targets, 8, baseline, val, 'Recall@20') == start
+
+
+def test_a_student_that_ends_below_the_baseline_is_trained_from_a_random_start(
+    tmp_path, monkeypatch
+):
+    data = make_split()
+    wrong = torch.zeros(60, 40)
+    wrong[tuple(data.val[INTERACTS].edge_label_index)] = -1.0
+    targets = SoftTargets({'user': wrong, 'item': torch.eye(40)}, {})
+    config = replace(QUICK, validate_every=1, run_dir=tmp_path)
+    # As of a teacher that is nearly as good as the baseline.
+    module = sys.modules[distill.__module__]
+    starts = {'best': 'truncated', 'random': 'random'}
+    monkeypatch.setattr(module, '_start', lambda start, *_: starts[start])
+    students = [make_student(data.train, 32) for _ in range(3)]
+    # Of little weight, such a teacher does no harm from a random start.
+    losses = [OnEmbeddings(ScaledCosineLoss(), weight=1e-3)]
+    run = partial(distill, teacher=targets, data=data, losses=losses)
+    best = run(students[0], config=config)
+    expected = run(students[1], start='random', config=replace(config, run_dir=None))
+    assert best.start == 'random'
+    assert best.student is students[0]
+    assert best.history.best_value == expected.history.best_value
+    assert_equal(*students[:2])
+    log = (tmp_path / 'log.jsonl').read_text()
+    assert log == (tmp_path / 'random' / 'log.jsonl').read_text()
+    again = run(students[2], config=replace(config, resume=True))
+    assert_equal(students[0], students[2])
+    assert (again.start, (tmp_path / 'log.jsonl').read_text()) == ('random', log)
 
 
 def test_nothing_to_resume_is_an_error_before_the_baseline_is_trained(tmp_path):
