@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.__main__ import epochs_table, speed_table
-from benchmarks.speed.scale import scale_plot, scale_table
+from benchmarks.speed.scale import scale_plot, scale_table, stages_table
 from benchmarks.speed.scale_steps import sharded_table
 from benchmarks.speed.serving import serving_table
 from benchmarks.studies.ablation import Ablation, Parts
@@ -51,6 +51,7 @@ TABLES = {
     'scale': scale_table,
     'serving': serving_table,
     'sharded': sharded_table,
+    'stages': stages_table,
     'updates': updates_table,
 }
 

@@ -1,6 +1,9 @@
 """Cost against edges, from a hundred thousand interactions to ten million.
 
     python -m benchmarks.speed.scale --sizes 1e5 1e6 1e7 --features 256 --memory 16GiB
+    python -m benchmarks.speed.scale --sizes 2e6 --stages 'data check' train distill \\
+        evaluate recommend --formats parquet csv
+    python -m benchmarks.speed.scale --sizes 1e8 --stages ids --formats parquet
 
 Every size is measured in a process of its own, for its own peak memory. Graphs are
 synthetic: ten interactions per user, one item per five users, long-tailed degrees; item
@@ -13,6 +16,11 @@ users is a product of users and items and cannot be linear in edges: it is measu
 
 Finished sizes are cached under ``--work``: an interrupted run continues. Writes
 ``scale.json`` and ``scale.png``.
+
+With ``--stages``, the commands of a run on a table with text ids and item features:
+``data check``, ``train`` (two epochs), ``distill`` (one), ``evaluate`` and ``recommend
+--all-users``, each with its seconds and its peak memory as a process; ``ids`` only
+reads and codes the ids. Writes ``stages.json``.
 """
 
 import argparse
@@ -20,14 +28,20 @@ import hashlib
 import json
 import math
 import multiprocessing
+import os
+import shlex
 import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +65,14 @@ from promptmm_pyg.data.schema import INTERACTS
 from promptmm_pyg.ranking._budget import parse_memory
 from promptmm_pyg.training import load_state, save_state, tune_allocator
 from promptmm_pyg.viz.figure import figure_of, new_axes
+
+STAGES = ('ids', 'data check', 'train', 'distill', 'evaluate', 'recommend')
+_ROWS = 2**20  # Of a block of a table that is written.
+_IDS = """import sys
+from promptmm_pyg.data.tables import read_file
+table = read_file(sys.argv[1], ['user_id', 'item_id'])
+print([len(table.ids(name).values) for name in ('user_id', 'item_id')])
+"""
 
 
 def exponent(edges: list[int], seconds: list[float]) -> float:
@@ -282,6 +304,142 @@ def measured(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[flo
     )
 
 
+def write_table(size: Size, folder: Path, suffix: str, *, has_pairs: bool) -> Path:
+    """A table of interactions with text ids, written in blocks, and ids and features of
+    its items beside it; without ``has_pairs``, users and items at random.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path, random = folder / f'clicks.{suffix}', np.random.default_rng(size.seed)
+    names, kinds = ('user_id', 'item_id', 'timestamp'), (pa.string(),) * 2
+    schema = pa.schema(list(zip(names, (*kinds, pa.int64()), strict=True)))
+    kind = pa.parquet.ParquetWriter if suffix == 'parquet' else pa.csv.CSVWriter
+    pairs = np.zeros((2, 0), np.int64)
+    if has_pairs:
+        pairs = draw_graph(size)[INTERACTS].edge_index.numpy()
+        pairs = pairs[:, random.permutation(pairs.shape[1])]
+        write_items(size, folder, np.unique(pairs[1]))
+    number = pairs.shape[1] if has_pairs else size.interactions
+    with kind(path, schema) as writer:
+        for start in range(0, number, _ROWS):
+            rows = np.arange(start, min(start + _ROWS, number))
+            block = (
+                pairs[:, rows] if has_pairs else _random_pairs(size, len(rows), random)
+            )
+            texts = [pc.utf8_lpad(pa.array(x).cast(pa.string()), 9, '0') for x in block]
+            columns = [*texts, pa.array(1_700_000_000 + rows)]
+            writer.write_table(pa.table(columns, schema=schema))
+    return path
+
+
+def _random_pairs(size: Size, number: int, random: np.random.Generator) -> Any:
+    return np.stack([random.integers(n, size=number) for n in (size.users, size.items)])
+
+
+def write_items(size: Size, folder: Path, items: Any) -> None:
+    """Ids and random features of items."""
+    text = '\n'.join(f'{number:09}' for number in items.tolist())
+    (folder / 'ids.txt').write_text(text, encoding='utf-8')
+    shape = (len(items), size.features)
+    x = np.lib.format.open_memmap(folder / 'text.npy', 'w+', np.float32, shape)
+    start = 0
+    for rows in _random_features(size):
+        part = rows[: len(x) - start]
+        x[start : start + len(part)] = part
+        start += len(part)
+    x.flush()
+
+
+def stage_commands(
+    table: Path, folder: Path, options: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """The words of the commands of a run, by stage.
+
+    Args:
+        table: The interactions.
+        folder: Where ids and features are, and the run is written.
+        options: The stages with their further options.
+    """
+    run = str(folder / 'run')
+    data = [str(table), '--features', f'text={folder / "text.npy"}']
+    data += ['--item-ids', str(folder / 'ids.txt')]
+    epochs = ['--validate-every', '1', '--quiet']
+    lists = str(folder / 'lists.parquet')
+    ranking = ['--all-users', '--approximate', '--save-index', '--overwrite']
+    commands = {
+        'ids': [str(table)],
+        'data check': ['data', 'check', *data],
+        'train': [
+            'train',
+            *data,
+            '--out',
+            run,
+            '--overwrite',
+            '--epochs',
+            '2',
+            *epochs,
+        ],
+        'distill': ['distill', run, '--overwrite', '--epochs', '1', *epochs],
+        'evaluate': ['evaluate', run],
+        'recommend': ['recommend', run, *ranking, '--out', lists, *epochs[2:]],
+    }
+    return {
+        stage: [*commands[stage], *shlex.split(words)]
+        for stage, words in options.items()
+    }
+
+
+def measure_stages(
+    size: Size, folder: Path, suffix: str, options: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Seconds and peak memory of each stage, up to one that fails.
+
+    Args:
+        size: The size.
+        folder: Where data and run are written.
+        suffix: Format of the table.
+        options: The stages with their further options.
+    """
+    table = write_table(size, folder, suffix, has_pairs=set(options) > {'ids'})
+    rows = []
+    for stage, words in stage_commands(table, folder, options).items():
+        program = ['-c', _IDS] if stage == 'ids' else ['-m', 'promptmm_pyg']
+        started = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *program, *words])
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        row = {'interactions': size.interactions, 'format': suffix, 'stage': stage}
+        row |= {'seconds': time.perf_counter() - started}
+        row |= {'cpu': usage.ru_utime + usage.ru_stime}
+        row |= {'peak_mib': usage.ru_maxrss / 1024, 'status': process.returncode}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        if process.returncode:
+            break
+    return rows
+
+
+def stages_table(result: dict[str, Any]) -> str:
+    """One line per stage."""
+    rows = result['stages']
+    formats = {'cpu': 'CPU s', 'seconds': 's', 'peak_mib': 'peak MiB', 'status': 'exit'}
+    head = ['interactions', 'format', 'stage', *formats.values()]
+    body = [
+        [
+            f'{row["interactions"]:,}',
+            row['format'],
+            row['stage'],
+            *(f'{row[key]:,.0f}' for key in formats),
+        ]
+        for row in rows
+    ]
+    return '\n'.join(markdown(head, body))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -297,12 +455,32 @@ def main() -> None:
     parser.add_argument('--repeats', type=int, default=3, help='of a step')
     parser.add_argument('--seconds', type=float, default=300, help='limit of an epoch')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--stages', nargs='+', choices=STAGES, help='of a run')
+    parser.add_argument('--formats', nargs='+', default=['parquet', 'csv'])
+    parser.add_argument('--train-options', default='', help='of --stages, as one text')
+    parser.add_argument('--distill-options', default='', help='likewise')
     parser.add_argument('--work', type=Path, default=Path('runs/benchmarks'))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results'))
     args = parser.parse_args()
     names = ('features', 'width', 'batch_size', 'ranked_users', 'repeats', 'seconds')
     common: dict[str, Any] = {name: getattr(args, name) for name in names}
     common |= {'memory': parse_memory(args.memory), 'threads': args.threads}
+    if args.stages:
+        texts = {'train': args.train_options, 'distill': args.distill_options}
+        options = {stage: texts.get(stage, '') for stage in args.stages}
+        rows = [
+            row
+            for number in args.sizes
+            for suffix in args.formats
+            for row in measure_stages(
+                Size(number, **common), args.work / 'stages', suffix, options
+            )
+        ]
+        result = {'kind': 'stages', 'stages': rows, 'options': options}
+        result |= {'threads': args.threads, 'versions': versions()}
+        write_result(args.out / 'stages.json', result)
+        print(stages_table(result))
+        return
     result = run([Size(number, **common) for number in args.sizes], args.work)
     write_result(args.out / 'scale.json', result)
     scale_plot(result, args.out / 'scale.png')

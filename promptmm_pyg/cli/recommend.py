@@ -384,7 +384,7 @@ def _rank(
     recommender: Recommender,
     request: _Request,
     options: dict[str, Any],
-) -> Iterator[tuple[list[Any], Recommendations]]:
+) -> Iterator[tuple[Sequence[Any], Recommendations]]:
     """The lists of some users at a time."""
     size = block_size(args.k)
     limit = args.memory_limit

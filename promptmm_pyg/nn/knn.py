@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -362,7 +363,7 @@ def cached_knn_graph(
     return graph[0].to(x.device), graph[1].to(x.device)
 
 
-def _digest(x: Tensor, mask: Tensor | None, options: list[object]) -> str:
+def _digest(x: Tensor, mask: Tensor | None, options: Sequence[object]) -> str:
     header = [_VERSION, list(x.shape), str(x.dtype), mask is not None, *options]
     digest = hashlib.sha256(json.dumps(header).encode())
     for part in (x, mask):

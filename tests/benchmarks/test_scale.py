@@ -11,6 +11,8 @@ from benchmarks.speed import GIB, Size, _held_out, draw_graph, scale
 from benchmarks.speed.scale import measure, scale_table
 from benchmarks.speed.scale_steps import Costs, epoch
 from promptmm_pyg.benchmark.result import load_result
+from promptmm_pyg.cli import build_parser
+from promptmm_pyg.data import load_dataset
 from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 
 TINY = {'features': 8, 'width': 4, 'repeats': 1, 'batch_size': 256, 'threads': 1}
@@ -201,3 +203,33 @@ def test_the_figure_has_logarithmic_axes_and_exponents(result, monkeypatch, tmp_
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     with pytest.raises(ImportError, match="'scale_plot' requires 'matplotlib'"):
         scale.scale_plot(result, tmp_path / 'x.png')
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'parquet'])
+def test_the_stages_of_a_run_read_the_table_that_is_written(tmp_path, suffix):
+    size = Size(2000, **TINY)
+    path = scale.write_table(size, tmp_path, suffix, has_pairs=True)
+    data = load_dataset(
+        path, features={'text': tmp_path / 'text.npy'}, item_ids=tmp_path / 'ids.txt'
+    )
+    held_out = draw_graph(size)[INTERACTS].edge_index.size(1)
+    assert sum(x[INTERACTS].edge_label_index.size(1) for x in data) == held_out
+    assert data.train['item'].x_text.size(1) == 8
+    options = dict.fromkeys(scale.STAGES, '') | {'train': "--epochs '3'"}
+    commands = scale.stage_commands(path, tmp_path, options)
+    assert commands['train'][-2:] == ['--epochs', '3']
+    parser = build_parser()
+    for stage in scale.STAGES[1:]:
+        parser.parse_args(commands[stage])
+
+
+def test_a_stage_has_its_time_and_memory(monkeypatch, tmp_path, capsys):
+    flags = ['--sizes', '300', '--stages', 'ids', '--formats', 'csv']
+    flags += ['--work', str(tmp_path / 'work'), '--out', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', ['scale', *flags])
+    scale.main()
+    result = load_result(tmp_path / 'stages.json')
+    (row,) = result['stages']
+    assert row['status'] == 0
+    assert row['peak_mib'] > 50
+    assert scale.stages_table(result) in capsys.readouterr().out
