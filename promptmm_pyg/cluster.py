@@ -26,7 +26,6 @@ __all__ = [
     'recommend_all',
     'resumable',
     'run_workers',
-    'write_rows',
 ]
 
 T = TypeVar('T')
@@ -175,14 +174,9 @@ def recommend_all(
         return rank
 
     needed = {**resources, 'memory': resources.get('memory', size + _BLOCK)}
-    write_rows(
-        setup,
-        num_users,
-        path,
-        num_workers=num_workers,
-        resources=needed,
-        block_size=block_size,
-    )
+    dataset = _dataset(setup, num_users, num_workers, needed, block_size)
+    with replacing(Path(path).resolve()) as temporary:  # It appears when complete.
+        dataset.write_parquet(str(temporary))
     return num_users
 
 
@@ -228,32 +222,6 @@ def encode_on_workers(
 
     _dataset(setup, len(names), num_workers, resources, block_size).materialize()
     return encode_content(contents, make_encoder(), cache=cache, progress=False)
-
-
-def write_rows(
-    setup: Callable[[], Compute],
-    length: int,
-    path: str | Path,
-    *,
-    num_workers: int,
-    resources: Resources = ONE_CPU,
-    block_size: int = 1024,
-) -> None:
-    """Writes what workers compute from the row numbers below ``length`` to a folder of
-    Parquet files, which appears when it is complete.
-
-    Args:
-        setup: Called once per worker; returns a function of row numbers whose result is
-            an Arrow table.
-        length: The number of rows.
-        path: A folder that is new or empty.
-        num_workers: The number of workers; Ray Data needs one more CPU.
-        resources: What each worker reserves. (default: one CPU)
-        block_size: Rows per call. (default: ``1024``)
-    """
-    dataset = _dataset(setup, length, num_workers, resources, block_size)
-    with replacing(Path(path).resolve()) as temporary:
-        dataset.write_parquet(str(temporary))
 
 
 class _Worker:

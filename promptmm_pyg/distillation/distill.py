@@ -364,10 +364,11 @@ def distillation_step(
     source: FrozenTeacher,
 ) -> Step:
     """The losses of the student, of the teacher and of both, on a batch."""
+    on_rows = looks_up_rows(student)
 
     def step(batch: Triplets, lists: CandidateLists | None) -> StepOutput:
         teacher_output = target = source()
-        if looks_up_rows(student):
+        if on_rows:
             nodes = BatchRows.of(batch, lists)
             n_id_dict, batch, lists = nodes
             output, target = student(n_id_dict=n_id_dict), nodes.cut(teacher_output)

@@ -90,7 +90,8 @@ def broadcast_module(module: torch.nn.Module) -> None:
         return
     state = {key: x for key, x in module.state_dict().items() if isinstance(x, Tensor)}
     named = {**state, **dict(module.named_parameters())}
-    named = {k: x for k, x in named.items() if k not in sharded_parameters(module)}
+    for name in sharded_parameters(module):
+        del named[name]
     assert_equal_across_ranks(
         'module', [(k, tuple(x.shape), str(x.dtype)) for k, x in named.items()]
     )

@@ -173,17 +173,20 @@ def sharded(_):
     """Sharded tables, of a model without edges and of one that propagates."""
     data, out = double_split(), {}
     config = replace(CONFIG, validate_every=1, weight_decay=0.1)
-    for cls in (MatrixFactorization, LightGCN):
-        for options in (
+    neighbors = {'optimizer': 'lazy', 'num_neighbors': [-1, -1, -1]}
+    settings = {
+        MatrixFactorization: [
             {},
-            {'optimizer': 'lazy', 'num_neighbors': [-1, -1, -1]},
             {'optimizer': 'lazy'},
-        ):
-            if cls is LightGCN and len(options) == 1:
-                continue  # It has no rows to look up.
+            {'batch_size': 20, 'propagate_every': 3},
+        ],
+        LightGCN: [{}, neighbors],
+    }
+    for cls, options in settings.items():
+        for number, kwargs in enumerate(options):
             model = make_sharded(data.train, cls)
-            history = train(model, data, config=replace(config, **options))
-            out[cls.__name__, len(options)] = whole(history, model)
+            history = train(model, data, config=replace(config, **kwargs))
+            out[cls.__name__, number] = whole(history, model)
     return out
 
 
