@@ -45,6 +45,24 @@ class IdColumn(NamedTuple):
                 values = values.cast(pa.large_string())
         return _from_dictionary(values.dictionary_encode())
 
+    def joined(self, other: 'IdColumn') -> 'IdColumn':
+        """The rows of both columns, of one type."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        # The own ids are first, so their codes stay.
+        values = pc.unique(pa.chunked_array([self.values, other.values]))
+        places = np.append(positions(other.values, values), np.int32(-1))
+        return IdColumn(np.concatenate([self.codes, places[other.codes]]), values)
+
+    def as_dictionary(self) -> 'pa.Array':
+        """The column in Arrow."""
+        import pyarrow as pa
+
+        empty = self.codes < 0
+        codes = pa.array(self.codes, mask=empty if empty.any() else None)
+        return pa.DictionaryArray.from_arrays(codes, self.values)
+
     def missing(self) -> NumpyArray:
         """Boolean ``[N]``: where there is no id."""
         empty = self.codes < 0

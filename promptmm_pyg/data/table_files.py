@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from promptmm_pyg._reading import check_file
-from promptmm_pyg.data.ids import is_text
+from promptmm_pyg.data.ids import IdColumn, is_text
 from promptmm_pyg.limits import (
     FREE_ROWS,
     FREE_TEXT,
@@ -28,6 +28,7 @@ _COMPRESSED = {'.gz': 'gzip', '.zst': 'zstd'}
 SEPARATORS = (',', '\t', ';', '|')
 PEEK = 50  # Rows that separators and types are recognized by.
 _BLOCK = 2**22
+_ROWS = 2**20  # Of a block of a Parquet file.
 _MAX_CELL = 2**31 - 1  # Python's own limit is 128 KiB.
 
 
@@ -323,11 +324,46 @@ def read_parquet(path: Path, columns: list[str] | None) -> 'pa.Table':
     # A long text that is stored once must not be repeated for every row.
     texts = [name for name in names if is_text(schema.field(name).type)]
     try:
-        table = parquet.ParquetFile(path, read_dictionary=texts).read(columns=names)
+        file = parquet.ParquetFile(path, read_dictionary=texts)
+        if file.metadata.num_rows > _ROWS and texts:
+            return _read_blocks(file, names, texts)
+        table = file.read(columns=names)
         table.validate(full=True)
     except (pa.ArrowException, UnicodeError, OSError) as error:
         raise _unreadable(path, error, 'utf-8') from error
     return table
+
+
+def _read_blocks(file: Any, names: list[str], texts: list[str]) -> 'pa.Table':
+    """A file read in blocks whose texts are coded by one dictionary at once: row groups
+    have dictionaries of their own, most of which are the same.
+    """
+    import pyarrow as pa
+
+    coded: dict[str, list[IdColumn]] = {name: [] for name in texts}
+    others: dict[str, list[Any]] = {name: [] for name in names if name not in texts}
+    for batch in file.iter_batches(_ROWS, columns=names):
+        batch.validate(full=True)
+        for name, parts in others.items():
+            parts.append(batch.column(name))
+        for name, columns in coded.items():
+            column = IdColumn.encode(batch.column(name))
+            assert column is not None
+            # Columns of similar length are joined: each id is looked up a few times.
+            while columns and len(columns[-1].codes) <= len(column.codes):
+                column = columns.pop().joined(column)
+            columns.append(column)
+    table: dict[str, Any] = {}
+    for name in names:
+        if name in others:
+            table[name] = pa.chunked_array(others.pop(name))
+            continue
+        columns = coded.pop(name)
+        while len(columns) > 1:
+            last = columns.pop()
+            columns[-1] = columns[-1].joined(last)
+        table[name] = columns[0].as_dictionary()
+    return pa.table(table)
 
 
 def read_json(path: Path, columns: list[str] | None, encoding: str) -> 'pa.Table':

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from promptmm_pyg.data import INTERACTS, load_dataset, read_table
+from promptmm_pyg.data import INTERACTS, load_dataset, read_table, table_files
 from promptmm_pyg.data.tables import read_file
 
 pa = pytest.importorskip('pyarrow')
@@ -348,6 +348,28 @@ def test_rows_are_selected(tmp_path, suffix, options, expected):
 def test_selections_are_checked(tmp_path, options, match):
     with pytest.raises(ValueError, match=match):
         selected(tmp_path, **options)
+
+
+@pytest.mark.parametrize('rows', [1, 3, 7, 1000])
+def test_a_long_parquet_file_is_read_in_blocks(tmp_path, monkeypatch, rows):
+    random = np.random.default_rng(0)
+    names = [None if n == 5 else f'ü{n}' for n in random.integers(9, size=50)]
+    table = pa.table(
+        {
+            'user_id': names,
+            'time': pa.array(random.integers(99, size=50)),
+            'empty': pa.array([None] * 50, pa.string()),
+            'item_id': pa.array([f'i{n}' for n in range(50)], pa.large_string()),
+        }
+    )
+    parquet.write_table(table, tmp_path / 'clicks.parquet', row_group_size=11)
+    monkeypatch.setattr(table_files, '_ROWS', rows)
+    result = read_file(tmp_path / 'clicks.parquet').data
+    assert result.to_pydict() == table.to_pydict()
+    if rows < 50:
+        (chunk,) = result.column('user_id').chunks
+        expected = [name for name in dict.fromkeys(names) if name is not None]
+        assert chunk.dictionary.to_pylist() == expected
 
 
 def test_a_parquet_file_of_more_rows_than_can_be_is_refused(tmp_path, monkeypatch):
