@@ -404,7 +404,7 @@ def measure_stages(
         suffix: Format of the table.
         options: The stages with their further options.
     """
-    table = write_table(size, folder, suffix, has_pairs=set(options) > {'ids'})
+    table = write_table(size, folder, suffix, has_pairs=set(options) != {'ids'})
     rows = []
     for stage, words in stage_commands(table, folder, options).items():
         program = ['-c', _IDS] if stage == 'ids' else ['-m', 'promptmm_pyg']
