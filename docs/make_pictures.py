@@ -1,7 +1,8 @@
 """The pictures and the results table of the README, from ``benchmarks/results``.
 
-python docs/make_pictures.py          # writes the pictures
-python docs/make_pictures.py --table  # prints the table
+python docs/make_pictures.py                      # writes the pictures
+python docs/make_pictures.py --table              # prints the table
+python docs/make_pictures.py --gallery runs/demo  # of the front page, from a demo
 """
 
 import argparse
@@ -9,7 +10,10 @@ import runpy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from promptmm_pyg.benchmark.result import load_result, rows_by_name
+from promptmm_pyg.cli import main
 from promptmm_pyg.viz.figure import COLORS, figure_of, new_axes, save_figure
 
 DOCS = Path(__file__).parent
@@ -53,11 +57,11 @@ def rows() -> list[Row]:
 
 
 def _values(dataset: str) -> tuple[Value, ...]:
-    main = rows_by_name(_read(f'main-{dataset}'))
-    width = main['LightGCN student']['width']
+    by_name = rows_by_name(_read(f'main-{dataset}'))
+    width = by_name['LightGCN student']['width']
     cut = f'truncated teacher, width {width}'
     names = {name: cut if name == 'truncated teacher' else name for name in COLUMNS}
-    return tuple(_value(COLUMNS[k], main[name]) for k, name in names.items())
+    return tuple(_value(COLUMNS[k], by_name[name]) for k, name in names.items())
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -117,11 +121,27 @@ def draw() -> None:
     save_figure(figure, PICTURE)
 
 
+def draw_gallery(run: Path) -> None:
+    """Writes the pictures of the front page, small, from the run of a demo."""
+    why, items = run / 'explanation.png', run / 'map.png'
+    user = 'u1685'  # The most active one.
+    main(['explain', str(run), '--user', user, '--out', str(why), '--map', str(items)])
+    for picture in (run / 'demo.png', why, items):
+        with Image.open(picture) as image:
+            image.thumbnail((1200, 1200))
+            small = image.convert('RGB').quantize(64)
+        small.save(PICTURE.parent / f'gallery_{picture.name}', optimize=True)
+
+
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--table', action='store_true')
-    if parser.parse_args().table:
+    parser.add_argument('--gallery', type=Path, metavar='RUN')
+    args = parser.parse_args()
+    if args.table:
         print(table())
+    elif args.gallery:
+        draw_gallery(args.gallery)
     else:
         draw()
         runpy.run_path(str(DOCS / '_ext' / 'architecture.py'), run_name='__main__')
