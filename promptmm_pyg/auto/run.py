@@ -46,7 +46,7 @@ from promptmm_pyg.training.validation import sample_users
 
 CLOSED_FORM_TRIALS = 6
 GAIN_USERS = 1000
-MAX_TEACHERS = 16
+MAX_TEACHERS = 24
 MIN_SECONDS = 1.0  # Of a training.
 _FIRST = 0.25  # Of the search, for the first training of every model.
 # Of the search: until when every model begins before one is continued, and until when

@@ -65,3 +65,31 @@ def test_the_recall_of_a_sum_is_that_of_full_ranking(split):
         expected = evaluate(tables, split.val, ks=(5,)).metrics['Recall@5']
         weights = torch.eye(2)[number]
         assert lists.recall(weights, every) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_most_likely_weights_are_at_a_minimum_of_a_naive_likelihood(split):
+    trials = {'a': blurred(truth(split), noise(1), 0.7), 'b': noise(2), 'c': noise(3)}
+    trials['b'] = blurred(truth(split), trials['b'], 0.9)
+    lists = ScoreLists(trials, split.train, split.val, k=5)
+    rows = torch.arange(0, lists.num_users, 2)
+    weights = lists.most_likely(rows)
+    assert weights.sum() == pytest.approx(1.0, abs=1e-5)
+
+    def loss(scale):
+        total = norm = 0.0
+        for number, user in enumerate(lists.row.tolist()):
+            if user % 2 == 0:
+                share = float(lists.share[number])
+                margins = lists.margins[:, number].clamp(min=-1e9)  # Of fillers.
+                sums = (scale[:, None] * margins).sum(dim=0)
+                total += share * float(sums.exp().sum().log())
+                norm += share
+        return total / norm
+
+    # The sum of the weights is free: the best one is searched first.
+    scales = [weights * 2 ** (n / 32) for n in range(-64, 160)]
+    best = min(scales, key=loss)
+    for change in torch.eye(3):
+        for step in (-0.05, 0.05):
+            moved = (best + step * best.sum() * change).clamp(min=0.0)
+            assert loss(moved) >= loss(best) - 5e-3
