@@ -22,6 +22,8 @@ PICTURE = DOCS / '_static' / 'results.png'
 METRIC = 'Recall@20'
 DATASETS = {
     'office': 'Office (Amazon)',
+    'tiktok': 'TikTok',
+    'ml100k': 'MovieLens-100K',
     'synthetic': 'synthetic',
 }
 COLUMNS = {
