@@ -82,8 +82,8 @@ def test_mistakes(tmp_path):
     with pytest.raises(RunError, match='has no search to continue'):
         tuned(tmp_path, resume=True)
     config = {**LIGHT_GCN, 'train': {'batch_size': 4}}
-    with pytest.raises(ValueError, match=r"'minutes' .*at least .* \(got 0.001\)"):
-        tuned(tmp_path / 'a', config, minutes=0.001)
+    with pytest.raises(ValueError, match=r"'minutes' .*at least .* \(got 1e-05\)"):
+        tuned(tmp_path / 'a', config, minutes=1e-5)
     with pytest.raises(RunError, match=r'contains a search\. Pass --resume'):
         tuned(tmp_path / 'a')
     with pytest.raises(RunError, match=r"options and data of the search \('train.ba"):

@@ -40,7 +40,7 @@ def test_a_large_tensor_reuses_freed_memory():
     with ProcessPoolExecutor(1, get_context('forkserver')) as pool:
         default, tuned = pool.submit(count_faults).result()
     assert default > 10 * 2**14 / 16  # At least, if pages are of 64 KiB.
-    assert tuned < default / 10
+    assert tuned < default / 2  # The system may take freed memory back.
 
 
 def test_elsewhere_nothing_is_done(monkeypatch):
