@@ -229,7 +229,7 @@ def _search(
     if cls.reads_prompt and config['prompt'] is None:
         arguments['prompt_start_dict'] = None
     if end is not None:
-        options['minutes'] = max((end - time.time()) / 60, 1e-3)
+        options['minutes'] = max((end - time.time()) / 60, 1e-6)
     num_interactions = data.train[INTERACTS].edge_index.size(1)
     how = TrainingConfig(**config['train']).resolve(
         num_interactions, shared_forward=True
