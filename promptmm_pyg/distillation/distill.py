@@ -325,7 +325,7 @@ def distill(
             on_epoch=lambda epoch: sampler.refresh(
                 epoch, lambda: get_embeddings(student, inputs)
             ),
-            name='student' if used != 'random' else 'student, random start',
+            name='student',
         )
     targets = source.final_targets()
     result = DistillationResult(
