@@ -186,12 +186,12 @@ def _written_help(argv: Sequence[str]) -> str:
     """The help of a command from the file of all of them: no command is imported.
     Empty in a narrow terminal, and where other options are typed.
     """
-    from promptmm_pyg.cli.completion import read_commands
-
     *words, last = argv or ['']
     is_help = last in ('-h', '--help') and bool(words)
     if not is_help or shutil.get_terminal_size().columns < HELP_COLUMNS:
         return ''
+    from promptmm_pyg.cli.completion import read_commands
+
     return str(read_commands().get(' '.join(words), {}).get('help', ''))
 
 

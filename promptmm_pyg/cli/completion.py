@@ -1,7 +1,8 @@
 """``promptmm completion``: a script for the shell that completes what is typed.
 
 The words and the help of every command are in a file of the package, so that no command
-is imported to show them. Write it again by ``python -m promptmm_pyg.cli.completion``.
+is imported to show them. ``python -m promptmm_pyg.cli.completion`` prints it, with
+``COLUMNS=80``.
 """
 
 import argparse

@@ -203,9 +203,8 @@ def _rank_on_ray(
     def to_arrow(keys: list[Any], lists: Recommendations, titles: Any) -> Any:
         return arrow_table(types, columns_of(keys, lists, titles))
 
-    is_folder = is_recommender(args.folder)
     number = recommend_all(
-        args.folder if is_folder else Run.open(args.folder).served_dir,
+        recommender_folder(args.folder),
         args.out,
         args.k,
         to_arrow,
@@ -307,15 +306,18 @@ def load_recommender(folder: str | Path) -> Recommender:
 
 def _index(args: argparse.Namespace, recommender: Recommender) -> ApproximateItems:
     """The saved index, or a new one."""
-    is_own = is_recommender(args.folder)
-    folder = Path(args.folder) if is_own else Run.open(args.folder).served_dir
-    nprobe = args.nprobe or _NPROBE
+    folder, nprobe = recommender_folder(args.folder), args.nprobe or _NPROBE
     if not args.save_index and current(folder, 'index.safetensors').is_file():
         return recommender.load_index(folder, nprobe=nprobe)
     index = recommender.index_items(nprobe=nprobe)
     if args.save_index:
         recommender.save_index(folder, index)
     return index
+
+
+def recommender_folder(folder: str | Path) -> Path:
+    """The folder of the recommender that is served: itself, or that of a run."""
+    return Path(folder) if is_recommender(folder) else Run.open(folder).served_dir
 
 
 def is_recommender(folder: str | Path) -> bool:
