@@ -2,6 +2,7 @@
 over-fitting validation.
 """
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,24 +11,20 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from promptmm_pyg.data.schema import INTERACTS, ITEM, NODE_TYPES, USER
-from promptmm_pyg.distillation import ensemble_targets
 from promptmm_pyg.distillation.ensemble import best_items, score_std
-from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.evaluation.metrics import positives
-from promptmm_pyg.functional import score_lists
 from promptmm_pyg.ranking import SeenItems
 from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training.validation import sample_users
 
 Tables = Mapping[str, Tensor]
-LIST = 50
-"""The items of a user per trial that are ranked again by their sum."""
 MAX_PICKS = 12
 ROUNDS = 5
 """Of halves."""
-MIN_WEIGHT = 0.02
+MIN_WEIGHT = 0.01
 """Smaller weights are set to zero."""
 _STEPS = 60  # Of L-BFGS.
+_BLOCK = 256  # Users.
 
 
 class Choice(NamedTuple):
@@ -42,18 +39,6 @@ class Choice(NamedTuple):
     and weighted on the other half."""
     single: float
     """That of the best trial alone, on the same users."""
-
-
-def gain_of(best: Tables, other: Tables, val: HeteroData, k: int) -> tuple[float, ...]:
-    """Recall of the best trial, and of its sum with another one."""
-    parts = {'best': as_targets(best), 'other': as_targets(other)}
-    both = ensemble_targets(parts, dict.fromkeys(parts, 1.0))
-    return recall(best, val, k), recall(both.x_dict, val, k)
-
-
-def recall(tables: Tables, val: HeteroData, k: int) -> float:
-    """Recall at ``k``."""
-    return evaluate(dict(tables), val, ks=(k,)).metrics[f'Recall@{k}']
 
 
 def as_targets(tables: Tables) -> SoftTargets:
@@ -109,6 +94,22 @@ def choose_ensemble(
     return Choice(chosen, fitted, judged, single)
 
 
+def _score_lists(tables: Tables, users: Tensor, items: Tensor) -> Tensor:
+    """The scores of a list per user: for long lists, all scores cost less."""
+    parts = zip(users.split(_BLOCK), items.split(_BLOCK), strict=True)
+    return torch.cat(
+        [(tables[USER][u] @ tables[ITEM].t()).gather(1, i) for u, i in parts]
+    )
+
+
+def ranks_items(name: str, tables: Tables) -> bool:
+    """Whether all embeddings are finite and their scores differ between items."""
+    try:
+        return math.isfinite(score_std(name, tables))
+    except ValueError:
+        return False
+
+
 def _halves(rows: Tensor, seed: int) -> tuple[tuple[Tensor, Tensor], ...]:
     order = torch.randperm(
         rows.numel(), generator=torch.Generator().manual_seed(seed + 1)
@@ -145,6 +146,7 @@ class ScoreLists:
         train: Graph with the training interactions.
         val: Graph with the positives of the users.
         k: The cutoff of Recall.
+        list_size: The best items of every trial. (default: ``50``)
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class ScoreLists:
         train: HeteroData,
         val: HeteroData,
         k: int,
+        list_size: int = 50,
     ) -> None:
         sizes = train.num_nodes_dict
         user, item = positives(val)
@@ -162,7 +165,7 @@ class ScoreLists:
             train[INTERACTS].edge_index, sizes[USER], sizes[ITEM]
         )
         tables = [(x[USER], x[ITEM]) for x in trials.values()]
-        items = best_items(tables, users, seen, min(LIST, sizes[ITEM]))
+        items = best_items(tables, users, seen, min(list_size, sizes[ITEM]))
         # Shorter lists end with -1.
         items = items.sort(dim=1, descending=True).values
         items = items[:, : int((items >= 0).sum(dim=1).max())]
@@ -173,8 +176,7 @@ class ScoreLists:
         index = items.clamp(min=0)
         margins = []
         for name, x in trials.items():
-            scores = score_lists(x[USER], x[ITEM], users, index) / score_std(name, x)
-            scores = scores[row]
+            scores = _score_lists(x, users, index)[row] / score_std(name, x)
             margin = scores - scores.gather(1, column)
             margins.append(margin.masked_fill(is_filler, -torch.inf))
         self.margins = torch.stack(margins)
@@ -207,10 +209,11 @@ class ScoreLists:
             values.append(self._hits(judged, places[1]))
         return picks[: values.index(max(values)) + 1]
 
-    def most_likely(self, rows: Tensor) -> Tensor:
-        """The weights with sum one under which the positives of some users are most
-        likely among the items of their lists; every user counts the same.
+    def most_likely(self, rows: Tensor | None = None) -> Tensor:
+        """The weights with sum one under which the positives of some users, or of all,
+        are most likely among the items of their lists; every user counts the same.
         """
+        rows = torch.arange(self.num_users) if rows is None else rows
         place = torch.isin(self.row, rows).nonzero().view(-1)
         margins, share = self.margins[:, place], self.share[place]
         is_filler = margins[0] == -torch.inf

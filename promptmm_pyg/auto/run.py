@@ -11,9 +11,10 @@ from promptmm_pyg._utils import check_choice, check_positive
 from promptmm_pyg.auto.budget import Budget, Screen, duration, leaders
 from promptmm_pyg.auto.ensemble import (
     Choice,
+    ScoreLists,
     Tables,
     choose_ensemble,
-    gain_of,
+    ranks_items,
 )
 from promptmm_pyg.auto.student import distill_student, student_seconds
 from promptmm_pyg.auto.trials import (
@@ -45,13 +46,15 @@ from promptmm_pyg.runs.run import AUTO, FORMAT
 from promptmm_pyg.training.validation import sample_users
 
 CLOSED_FORM_TRIALS = 6
-GAIN_USERS = 1000
-MAX_TEACHERS = 24
+MAX_TEACHERS = 48
 MIN_SECONDS = 1.0  # Of a training.
-_FIRST = 0.25  # Of the search, for the first training of every model.
+_FIRST = 0.5  # Of the search, for the first training of every model.
 # Of the search: until when every model begins before one is continued, and until when
 # new trials begin.
-_BREADTH, _EXPLORE = 0.4, 0.6
+_BREADTH, _EXPLORE = 0.5, 0.7
+# How trials are weighted during the search: validation users, items of a list and the
+# largest share of the time.
+_USERS, _LIST, _WEIGHING = 1000, 20, 0.05
 
 
 def auto_run(
@@ -164,12 +167,12 @@ class _Search:
         self.evaluation = 1.0  # Seconds of one evaluation.
         self.first = ''
         self.students: list[dict[str, Any]] = []
+        self._next_weighing = 0.0
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on with the trials of an interrupted search."""
         for content in state.get('trials', ()):
             trial = Trial(**{**content, 'value': content['value'] or float('-inf')})
-            trial.gain = content['gain'] or float('-inf')
             if trial.status == 'running':
                 trial.status = 'paused' if trial.is_usable else 'new'
             self.trials.append(trial)
@@ -180,9 +183,8 @@ class _Search:
         """Writes the state of the search."""
         trials = [asdict(trial) for trial in self.trials]
         for content in trials:
-            for key in ('value', 'gain'):
-                if content[key] == float('-inf'):
-                    content[key] = None
+            if content['value'] == float('-inf'):
+                content['value'] = None
         references = {
             trial.model: f'members/{trial.name}'
             for trial in best_trials(self.trials).values()
@@ -221,7 +223,6 @@ class _Search:
         num_bytes = 600_000_000 + 3000 * (sizes[USER] + sizes[ITEM])
         jobs, threads = processes(jobs, cores(), num_bytes, available_memory())
         self.workers = Workers(jobs, threads, self.source.device)
-        self.val = sample_users(data.val, GAIN_USERS, self.seed)
         line = self.screen.line
         line(
             f'{sizes[USER]} users, {sizes[ITEM]} items, {num_edges} training '
@@ -370,6 +371,7 @@ class _Search:
         new = (trial for trial in self.trials if trial.status == 'new')
         if done < _BREADTH and (trial := next(new, None)) is not None:
             return trial
+        self.weigh()
         trial = next_trial(self.trials, explore=done < _EXPLORE)
         if trial is None and done < 0.95:
             trial = draw_trial(self.trials, self.seed)
@@ -410,7 +412,6 @@ class _Search:
         trial.rung += 1
         trial.value, trial.epochs = result['value'], result['epochs']
         trial.status = 'paused' if result['stopped'] else 'done'
-        self._measure_gain(trial)
         if not is_closed_form(trial.model):
             note = '' if trial.status == 'paused' else ', converged'
             self.screen.line(
@@ -418,19 +419,40 @@ class _Search:
                 f'{trial.seconds:.0f} s{note}; best {leaders(self.trials, 1)}'
             )
 
-    def _measure_gain(self, trial: Trial) -> None:
-        others = [x for x in self.trials if x.is_usable and x is not trial]
-        if not others:
-            trial.gain = 0.0
+    def weigh(self) -> None:
+        """Weights all trials so far in their ensemble, unless that would take too much
+        of the time.
+        """
+        started = self.budget.clock()
+        if started < self._next_weighing:
             return
-        best = max(others, key=lambda x: x.value)
-        try:
-            tables, own = (load_tables(self.tables_of(x)) for x in (best, trial))
-            alone, both = gain_of(tables, own, self.val, self.k)
-        except ValueError:  # The same score for all items.
-            trial.gain = float('-inf')
-            return
-        trial.gain = both - alone
+        tables = self._tables()
+        if len(tables) > 1:
+            data = self.source.data
+            val = sample_users(data.val, _USERS, self.seed)
+            lists = ScoreLists(tables, data.train, val, self.k, _LIST)
+            weights = dict(zip(tables, lists.most_likely().tolist(), strict=True))
+            for trial in self.trials:
+                trial.weight = weights.get(trial.name, 0.0)
+        now = self.budget.clock()
+        self._next_weighing = now + (now - started) / _WEIGHING
+
+    def _tables(self, first: Trial | None = None) -> dict[str, Tables]:
+        """The embeddings of the trials that rank items: of the first one, of the best
+        of every model, and of those with most weight, as far as memory allows.
+        """
+        usable = [x for x in self.trials if x.is_usable and self.tables_of(x).is_file()]
+        best = {id(trial) for trial in best_trials(usable).values()}
+        usable.sort(key=lambda x: (x is not first, id(x) not in best, -x.weight))
+        tables: dict[str, Tables] = {}
+        for trial in usable[:MAX_TEACHERS]:
+            loaded = load_tables(self.tables_of(trial))
+            if ranks_items(trial.name, loaded):
+                tables[trial.name] = loaded
+            num_bytes = sum(x.nbytes for x in loaded.values())
+            if available_memory() < 4 * num_bytes * self.workers.jobs:
+                break
+        return tables
 
     def tables_of(self, trial: Trial) -> Path:
         """The file of the embeddings of a trial."""
@@ -438,14 +460,7 @@ class _Search:
 
     def choose(self, first: Trial) -> None:
         """Chooses the ensemble."""
-        usable = [x for x in self.trials if x.is_usable and self.tables_of(x).is_file()]
-        best = {id(trial) for trial in best_trials(usable).values()}
-        usable.sort(key=lambda x: (x is not first, id(x) not in best, -x.value))
-        tables: dict[str, Tables] = {}
-        for trial in usable[:MAX_TEACHERS]:
-            loaded = load_tables(self.tables_of(trial))
-            if all(bool(x.isfinite().all()) for x in loaded.values()):
-                tables[trial.name] = loaded
+        tables = self._tables(first)
         data = self.source.data
         self.choice = choose_ensemble(
             tables, data.train, data.val, k=self.k, seed=self.seed

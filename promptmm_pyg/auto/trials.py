@@ -32,9 +32,10 @@ class Trial:
     """The number of times it was continued; -1 before its first training."""
     value: float = -math.inf
     """The best validation metric so far."""
-    gain: float = -math.inf
-    """The validation metric of the sum of this and the best trial, less the latter's.
-    """
+    weight: float = 0.0
+    """Its weight in the ensemble of all trials so far."""
+    seed: int | None = None
+    """Of its training; that of the search, if there is none."""
     epochs: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -63,9 +64,9 @@ def next_trial(trials: Sequence[Trial], *, explore: bool) -> Trial | None:
     Massively Parallel Hyperparameter Tuning" <https://arxiv.org/abs/1810.05934>`_).
 
     Of the trials that were trained for a rung, the best third on validation is
-    continued to the next one, the highest rung first; and so are the one that adds most
-    to the best trial, since an ensemble profits from models that differ, and the best
-    of the references. Without such a trial, the first new one begins.
+    continued to the next one, the highest rung first; and so are the third with most
+    weight in the ensemble, which profits from models that differ, and the best of the
+    references. Without such a trial, the first new one begins.
 
     Args:
         trials: All trials, in the order in which new ones begin.
@@ -87,21 +88,19 @@ def next_trial(trials: Sequence[Trial], *, explore: bool) -> Trial | None:
         waiting = [trial for trial in paused if trial.rung == rung]
         waiting.sort(key=lambda trial: -trial.value)
         for trial in waiting:
-            by_value, by_gain = _ranks(trial, peers)
+            rank = min(_ranks(trial, peers))
             is_reference = best.get(trial.model) is trial and trial.model in REFERENCES
-            if by_value < allowed or (by_gain == 0 < allowed):
-                return trial
-            if is_reference and continued:
+            if rank < allowed or (is_reference and continued):
                 return trial
     return next((trial for trial in trials if trial.status == 'new'), None)
 
 
 def _ranks(trial: Trial, peers: Sequence[Trial]) -> tuple[int, int]:
-    """How many peers are better, by value and by gain; all, if nothing is gained."""
-    by_gain = sum(peer.gain > trial.gain for peer in peers)
+    """How many peers are better, by value and by weight; all, without a weight."""
+    by_weight = sum(peer.weight > trial.weight for peer in peers)
     return (
         sum(peer.value > trial.value for peer in peers),
-        by_gain if trial.gain > 0 else len(peers),
+        by_weight if trial.weight > 0 else len(peers),
     )
 
 
@@ -115,29 +114,41 @@ def _promise(
     return rank, trial.rung
 
 
-def draw_trial(trials: Sequence[Trial], seed: int, num_models: int = 8) -> Trial | None:
-    """A further trial of one of the best models: that with the fewest trials so far, a
-    reference first of equals. Its second setting has a strong penalty; all others are
-    random points of the model's ``search_space``.
+def draw_trial(trials: Sequence[Trial], seed: int, num_best: int = 6) -> Trial | None:
+    """A further trial of one of the models, which are tried in proportion to their
+    share (D'Hondt's method): half of it their weight in the ensemble, half of it equal
+    among the best models. A reference is tried as often as any other model.
+
+    The second setting of a model has a strong penalty. Then its best setting so far,
+    trained with another seed, and random points of its ``search_space`` take turns: the
+    sum of several trainings ranks better than one.
 
     Args:
         trials: All trials.
         seed: Of the random points.
-        num_models: The number of models that are tuned. (default: ``8``)
+        num_best: The number of best models. (default: ``6``)
 
     Returns:
         The trial; ``None`` if no model has hyper-parameters that are tuned.
     """
-    models = [m for m in best_trials(trials) if not is_closed_form(m)]
-    chosen = models[:num_models] + [m for m in REFERENCES if m in models[num_models:]]
-    chosen = [m for m in chosen if MODELS[m].search_space.space]
-    if not chosen:
+    best = best_trials(trials)
+    models = [m for m in best if not is_closed_form(m) and MODELS[m].search_space.space]
+    if not models:
         return None
-    counts = {m: sum(trial.model == m for trial in trials) for m in chosen}
-    model = min(chosen, key=lambda m: (counts[m], m not in REFERENCES))
-    return Trial(
-        f'{model}-{counts[model] + 1}', model, setting(model, counts[model], seed)
-    )
+    weights = [sum(x.weight for x in trials if x.model == m) for m in models]
+    total = sum(weights) or 1.0
+    shares = {
+        m: weight / total + (n < num_best) / min(num_best, len(models))
+        for n, (m, weight) in enumerate(zip(models, weights, strict=True))
+    }
+    shares |= {m: max(shares.values()) for m in REFERENCES if m in shares}
+    counts = {m: sum(trial.model == m for trial in trials) for m in models}
+    model = max(models, key=lambda m: (shares[m] / (counts[m] + 1), m in REFERENCES))
+    count, again = counts[model], best[model]
+    name = f'{model}-{count + 1}'
+    if count >= 2 and count % 2 == 0:
+        return Trial(name, model, dict(again.params), seed=seed + count)
+    return Trial(name, model, setting(model, count, seed))
 
 
 def setting(model: str, number: int, seed: int) -> dict[str, Any]:
@@ -201,6 +212,8 @@ def as_config(trial: Trial, settings: Mapping[str, Any]) -> dict[str, Any]:
     arguments, loss_weights, training = split_params(trial.model, trial.params)
     config = {**settings, 'model': trial.model, 'teacher': arguments}
     config['train'] = {**settings['train'], **training}
+    if trial.seed is not None:
+        config['train']['seed'] = trial.seed
     if not is_closed_form(trial.model):
         config['teacher'] = {'embedding_dim': WIDTH, **arguments}
     return {**config, 'loss_weights': loss_weights}

@@ -99,7 +99,8 @@ def leaderboard(search: dict[str, Any]) -> list[list[Any]]:
     for model, tried in trials.items():
         best = tried[0]
         weight = sum(weights.get(trial['name'], 0.0) for trial in tried)
-        settings = ', '.join(f'{k} {v}' for k, v in best['params'].items())
+        seed = {} if best['seed'] is None else {'seed': best['seed']}
+        settings = ', '.join(f'{k} {v}' for k, v in (best['params'] | seed).items())
         rows.append(
             [
                 model,

@@ -73,6 +73,9 @@ def test_the_result_is_a_run_whose_test_was_read_once(folder):
     truncated = val['truncated_teacher']['Recall@20']
     assert val['student']['Recall@20'] >= truncated - 1e-6
     assert run.recommender().user_x.size(1) == 8
+    weights = {x['name']: x['weight'] for x in run.search['trials']}
+    assert sum(weights.values()) == pytest.approx(1.0, abs=1e-4)
+    assert weights['VBPR'] == 0.0  # It failed.
 
 
 def test_a_model_that_fails_is_left_out(folder):

@@ -1,7 +1,5 @@
 """Which trial is trained next, against learning curves made by hand."""
 
-import math
-
 import pytest
 
 from promptmm_pyg.auto.trials import (
@@ -15,7 +13,7 @@ from promptmm_pyg.auto.trials import (
 from promptmm_pyg.models import MODELS
 
 
-def halve(curves, num_steps, gains=()):
+def halve(curves, num_steps, weights=()):
     """The trained (name, rung), one at a time; ``curves`` has a value per rung."""
     trials = [Trial(name, 'VBPR') for name in curves]
     steps = []
@@ -25,7 +23,7 @@ def halve(curves, num_steps, gains=()):
             break
         trial.rung += 1
         trial.value = max(trial.value, curves[trial.name][trial.rung])
-        trial.gain = dict(gains).get(trial.name, -math.inf)
+        trial.weight = dict(weights).get(trial.name, 0.0)
         trial.status = 'paused'
         steps.append(f'{trial.name}{trial.rung}')
     return steps
@@ -46,7 +44,7 @@ def test_one_in_three_is_continued_the_highest_rung_first():
     assert halve(curves, 20) == expected
 
 
-def test_a_weaker_trial_that_adds_most_to_the_best_is_continued():
+def test_a_weaker_trial_with_most_weight_in_the_ensemble_is_continued():
     curves = {'a': (0.3, 0.3), 'b': (0.2, 0.2), 'c': (0.1, 0.1)}
     assert halve(curves, 9) == ['a0', 'b0', 'c0', 'a1']
     steps = halve(curves, 9, {'b': 0.01, 'c': 0.05}.items())
@@ -103,9 +101,33 @@ def test_a_reference_is_tuned_by_as_many_trials_as_any_other_model():
         assert trial is not None
         trial.value, trial.status = 0.01 * number / 27, 'done'
         trials.append(trial)
-    counts = [sum(x.model == m for x in trials) for m in names[:8]]
+    counts = [sum(x.model == m for x in trials) for m in names]
     assert sum(x.model == 'LightGCN' for x in trials) >= max(counts) > 1
     assert trials[10].name == 'LightGCN-2'
+
+
+def test_models_with_weight_are_tried_again_and_with_other_seeds():
+    names = ('LightGCN', 'VBPR', 'BM3', 'CLCRec')
+    trials = [
+        Trial(m, m, status='done', value=0.3 - 0.1 * n) for n, m in enumerate(names)
+    ]
+    trials[3].weight = 0.8  # The worst one.
+    trials[1].weight = 0.2
+    for _ in range(20):
+        trial = draw_trial(trials, 7, num_best=2)
+        assert trial is not None
+        trial.value, trial.status = -1.0, 'done'
+        trials.append(trial)
+    counts = {m: sum(x.model == m for x in trials) for m in names}
+    # Shares .8, .7 (1/2 + .2), 0 and .8: a reference has that of the best.
+    assert counts == {'LightGCN': 8, 'VBPR': 7, 'BM3': 1, 'CLCRec': 8}
+    drawn = [x for x in trials if x.model == 'CLCRec']
+    assert [x.seed for x in drawn] == [None, None, 9, None, 11, None, 13, None]
+    assert drawn[2].params == drawn[0].params == {}
+    assert drawn[1].params == setting('CLCRec', 1, 7)
+    assert drawn[3].params == setting('CLCRec', 3, 7)
+    config = as_config(drawn[2], {'train': {'seed': 7}})
+    assert config['train']['seed'] == 9
 
 
 def test_without_features_only_models_of_ids_are_trained():
