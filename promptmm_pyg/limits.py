@@ -80,6 +80,17 @@ def available_memory(group: Path = Path('/sys/fs/cgroup')) -> int:
     return min(free, max(0, limit - used))
 
 
+def total_memory(group: Path = Path('/sys/fs/cgroup')) -> int:
+    """Bytes of the machine, within the limit of a container."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    try:
+        return min(total, int((group / 'memory.max').read_text(encoding='utf-8')))
+    except (OSError, ValueError):  # The text 'max' means that there is no limit.
+        return total
+
+
 def cores() -> int:
     """The cores that this process may use."""
     if hasattr(os, 'sched_getaffinity'):  # psutil has it on some systems only.

@@ -4,7 +4,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,15 +17,22 @@ from promptmm_pyg.models._resolve import short_name
 from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.runs import Prepared, Run
 from promptmm_pyg.runs.run import build_model, build_student
-from promptmm_pyg.runs.stages import distill_arguments
+from promptmm_pyg.runs.stages import distill_arguments, training_options
 from promptmm_pyg.runs.teachers import student_teacher
-from promptmm_pyg.training import TrainingConfig, train
+from promptmm_pyg.training import (
+    NeighborChoice,
+    TrainingConfig,
+    choose_neighbors,
+    train,
+)
+from promptmm_pyg.training.neighborhood import blockwise_validation, with_neighbors
 from promptmm_pyg.training.validation import sample_users, validation
 
 GIB = 1 << 30
 _STEPS = 6  # Measured, after one that warms up.
 _SECONDS = 10.0  # No further step is started after this time.
 _NEVER = 10**9
+_LONG = 3600.0  # Seconds, from which on a training is warned about.
 _NOTHING = 'nothing was written'
 
 
@@ -92,7 +99,10 @@ def profile_teacher(
     note = ''
     if run.config_file.is_file():
         note = f"\nnote: '{run.path}' contains a run, see --resume and --overwrite"
-    return report([cost], config['train'], data) + note
+    choice = choose_neighbors(model, data.train)
+    name, given = short_name(config['model']), config['train']['num_neighbors']
+    about = neighbors_text(choice, name, given)
+    return report([cost], config['train'], data, about=about) + note
 
 
 def _train(
@@ -149,9 +159,10 @@ def profile_model(
     handle = model.register_forward_pre_hook(clock)
     length = dict.fromkeys(('epochs', 'patience', 'validate_every'), _NEVER)
     interactions = data.train[INTERACTS].edge_index.size(1)
-    config = TrainingConfig(**{**options, **length}, progress=False).resolve(
-        interactions, shared_forward=name == 'teacher'
-    )
+    config = TrainingConfig(**training_options({**options, **length}), progress=False)
+    if name == 'teacher':
+        config = with_neighbors(model, data.train, config)
+    config = config.resolve(interactions, shared_forward=name == 'teacher')
     try:
         run(config)
     except _EnoughError:
@@ -161,7 +172,10 @@ def profile_model(
     _synchronize(model)
     started = time.perf_counter()
     val = sample_users(data.val, config.validation_users)
-    validation(model, data.inputs, val, config.monitor)
+    if config.samples_neighbors:
+        blockwise_validation(model, data.train, val, config)()
+    else:
+        validation(model, data.inputs, val, config.monitor)
     seconds = time.perf_counter() - started
     parameters = [x for x in model.parameters() if x.requires_grad]
     return Cost(
@@ -182,7 +196,11 @@ def _synchronize(model: torch.nn.Module) -> None:
 
 
 def report(
-    costs: list[Cost], options: Mapping[str, Any], data: Prepared, trials: int = 1
+    costs: list[Cost],
+    options: Mapping[str, Any],
+    data: Prepared,
+    trials: int = 1,
+    about: str = '',
 ) -> str:
     """Measured and estimated costs, as text."""
     config = TrainingConfig(validate_every=options['validate_every']).resolve(1)
@@ -215,7 +233,37 @@ def report(
         )
     else:
         lines.append(f'time: {seconds_text(high)} for {epochs} epochs{each}')
+    if high > _LONG:
+        lines.append(
+            'warning: it can take more than an hour. Less: a shorter --patience or '
+            "fewer --epochs, a model in closed form such as '--model GraphFilter', or "
+            "'--model MatrixFactorization --optimizer lazy'"
+        )
+    lines += [about] if about else []
     return '\n'.join([*lines, *_memory_lines(costs, data), _NOTHING])
+
+
+def neighbors_text(
+    choice: NeighborChoice, name: str, num_neighbors: Sequence[int] | str
+) -> str:
+    """What a step is trained on, and why."""
+    sampled = choice.num_neighbors if num_neighbors == 'auto' else num_neighbors
+    memory = (
+        f'about {bytes_text(choice.needed)} by the cost model; training may use '
+        f'{bytes_text(choice.allowed)}'
+    )
+    if sampled not in (None, 'none'):
+        hops = ' and '.join(map(str, sampled or ()))
+        return (
+            f'steps: neighborhoods of {hops} edges per node. The whole graph: {memory}'
+        )
+    text = f'steps: on the whole graph: {memory}'
+    if choice.needed > choice.allowed:
+        fix = 'Pass --num-neighbors auto'
+        if not choice.supported:
+            fix = f'{name} is not trained on neighborhoods; PromptMM and LightGCN are'
+        text += f'\nwarning: it may not fit into memory. {fix}'
+    return text
 
 
 def _memory_lines(costs: list[Cost], data: Prepared) -> list[str]:

@@ -1,6 +1,7 @@
 """``promptmm train``: a teacher, or any other model."""
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from promptmm_pyg.cli.parsing import (
     LENGTH,
     TRAIN,
     Parser,
+    UserError,
     add_flags,
     add_loss_weights,
     add_options,
@@ -69,6 +71,16 @@ def add_arguments(parser: Parser) -> None:
     add_run_options(parser)
     add_model(parser, 'model', DEFAULT, 'the model to train')
     add_training(parser, **PROPAGATE)
+    parser.add_argument(
+        '--num-neighbors',
+        nargs='+',
+        type=_neighbors,
+        default=['auto'],
+        metavar='N',
+        help='edges per node in each hop of the neighborhood that a step is trained '
+        "on, such as '10 10'; none trains on the whole graph, auto too where that "
+        'fits into memory (default: auto)',
+    )
     parser.add_more = _add_model_options
 
 
@@ -168,9 +180,34 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
         **file_hash(args.model),
         'prompt': prompt,
         'teacher': model_arguments(args),
-        'train': selected_options(args, (*TRAIN, *PROPAGATE, *LENGTH)),
+        'train': {
+            **selected_options(args, (*TRAIN, *PROPAGATE, *LENGTH)),
+            'num_neighbors': num_neighbors(args.num_neighbors),
+        },
         'loss_weights': loss_weights(args, weights) if weights else {},
     }
+
+
+def _neighbors(text: str) -> int | str:
+    if text in ('auto', 'none'):
+        return text
+    if re.fullmatch(r'-1|0*[1-9]\d{0,8}', text):
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"must be 'auto', 'none', -1 (all edges) or a positive number (got '{text}')"
+    )
+
+
+def num_neighbors(values: list[int | str]) -> list[int | str] | str:
+    """The numbers of ``--num-neighbors``, or its word."""
+    if len(values) == 1 and isinstance(values[0], str):
+        return values[0]
+    if not all(isinstance(value, int) for value in values):
+        raise UserError(
+            f"--num-neighbors must be 'auto', 'none' or numbers (got "
+            f'{" ".join(map(str, values))})'
+        )
+    return values
 
 
 def titles_config(

@@ -431,9 +431,9 @@ def _start(
 
 
 def _check_config(config: TrainingConfig) -> None:
-    if config.propagate_every > 1 or config.num_neighbors is not None:
+    if config.propagate_every > 1 or config.samples_neighbors:
         raise ValueError(
-            f"'config' must have propagate_every=1 and num_neighbors=None "
+            f"'config' must have propagate_every=1 and num_neighbors='auto' or None "
             f"for 'distill' (got {config.propagate_every} and "
             f'{config.num_neighbors})'
         )

@@ -25,7 +25,7 @@ from promptmm_pyg.runs.folder import (
     write_json,
 )
 from promptmm_pyg.runs.record import merge_all, updates_of
-from promptmm_pyg.runs.run import Run, Trained, settings_of
+from promptmm_pyg.runs.run import Run, Trained, build_model, settings_of
 from promptmm_pyg.runs.stages import (
     CPU,
     check_resume,
@@ -34,6 +34,7 @@ from promptmm_pyg.runs.stages import (
     train_student,
     train_teacher,
     training_config,
+    training_options,
 )
 from promptmm_pyg.runs.teachers import (
     check_same_interactions,
@@ -42,6 +43,7 @@ from promptmm_pyg.runs.teachers import (
 )
 from promptmm_pyg.targets import SoftTargets
 from promptmm_pyg.training import TrainingConfig
+from promptmm_pyg.training.neighborhood import with_neighbors
 
 
 def refit_run(
@@ -151,7 +153,10 @@ class _Refit:
         recommender: Path | None = None,
     ) -> Trained:
         """The teacher of a run, trained again."""
-        settings = _settings(other, 'teacher')
+        settings = training_options(_settings(other, 'teacher'))
+        model = build_model(other.config, 'teacher', data.train)
+        how = with_neighbors(model, data.train, TrainingConfig(**settings))
+        settings |= {'num_neighbors': how.num_neighbors, 'optimizer': how.optimizer}
         return train_teacher(
             target,
             other.config,

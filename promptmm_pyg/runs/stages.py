@@ -517,8 +517,16 @@ def training_config(
     if every != 'auto':
         check_positive('validate_every', every)
     resume = resume and any(folder.rglob(CHECKPOINT))
-    options = {**config['train'], **options}
+    options = training_options({**config['train'], **options})
     return TrainingConfig(**options, run_dir=folder, resume=resume, progress=progress)
+
+
+def training_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :class:`~promptmm_pyg.training.TrainingConfig`; a run has the word
+    ``'none'`` for neighbors, since an option without a value is its default.
+    """
+    is_none = options.get('num_neighbors') == 'none'
+    return {**options, **({'num_neighbors': None} if is_none else {})}
 
 
 def best_epoch(history: History) -> dict[str, Any]:

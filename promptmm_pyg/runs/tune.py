@@ -35,6 +35,7 @@ from promptmm_pyg.runs.stages import (
     complete_config,
     load_data,
     save_teacher,
+    training_options,
     write_config,
 )
 from promptmm_pyg.search_space import SearchSpace
@@ -231,7 +232,7 @@ def _search(
     if end is not None:
         options['minutes'] = max((end - time.time()) / 60, 1e-6)
     num_interactions = data.train[INTERACTS].edge_index.size(1)
-    how = TrainingConfig(**config['train']).resolve(
+    how = TrainingConfig(**training_options(config['train'])).resolve(
         num_interactions, shared_forward=True
     )
     return tune(

@@ -11,6 +11,7 @@ from promptmm_pyg.training.checkpoint import load_state, save_state
 from promptmm_pyg.training.config import TrainingConfig
 from promptmm_pyg.training.distributed import process_group
 from promptmm_pyg.training.history import EarlyStopping, History, LastEpochWarning
+from promptmm_pyg.training.neighborhood import NeighborChoice, choose_neighbors
 from promptmm_pyg.training.optim import LazyAdamW, tune_allocator
 from promptmm_pyg.training.train import bpr_losses, train
 
@@ -21,11 +22,13 @@ __all__ = [
     'LastEpochWarning',
     'LazyAdamW',
     'MLflowTracker',
+    'NeighborChoice',
     'TensorBoardTracker',
     'Tracker',
     'TrainingConfig',
     'WandbTracker',
     'bpr_losses',
+    'choose_neighbors',
     'load_state',
     'process_group',
     'save_state',

@@ -78,10 +78,12 @@ class TrainingConfig:
     """Whether to continue from the checkpoint in ``run_dir``."""
     progress: bool = True
     """Whether to show a progress bar."""
-    num_neighbors: NumNeighbors | None = None
+    num_neighbors: NumNeighbors | Auto | None = 'auto'
     """Edges per node in each hop, ``-1`` for all; one list, or one per edge type. With
     it a step runs on the sampled neighborhood of its batch and its memory does not
-    grow with the graph. (``None``: every step runs on the whole graph)"""
+    grow with the graph. ``None``: every step runs on the whole graph. ``'auto'``:
+    ``train`` does so where that fits into memory, by
+    :func:`~promptmm_pyg.training.choose_neighbors`, and ``distill`` always."""
     drop_targets: bool = False
     """With ``num_neighbors``: whether the edges of the batch's own interactions are
     left out of the messages."""
@@ -100,13 +102,7 @@ class TrainingConfig:
     (:class:`~promptmm_pyg.training.TensorBoardTracker`)."""
 
     def __post_init__(self) -> None:
-        for name in ('learning_rate', 'batch_size', 'validate_every'):
-            value = getattr(self, name)
-            if isinstance(value, str) and value != 'auto':
-                raise ValueError(f"'{name}' must be a number or 'auto' (got {value!r})")
-            check = check_non_negative if name == 'validate_every' else check_positive
-            if value != 'auto':
-                check(name, value)
+        self._check_auto()
         for name in (
             'propagate_every',
             'epochs',
@@ -129,11 +125,31 @@ class TrainingConfig:
                 f'{self.propagate_every}). Tables that are returned unchanged have no '
                 f'forward to share'
             )
-        if self.num_neighbors is not None:
+        if self.samples_neighbors:
             raise ValueError(
                 f"'propagate_every' must be 1 with 'num_neighbors' (got "
                 f'{self.propagate_every}). Every batch has its own neighborhood'
             )
+
+    def _check_auto(self) -> None:
+        for name in ('learning_rate', 'batch_size', 'validate_every'):
+            value = getattr(self, name)
+            if isinstance(value, str) and value != 'auto':
+                raise ValueError(f"'{name}' must be a number or 'auto' (got {value!r})")
+            check = check_non_negative if name == 'validate_every' else check_positive
+            if value != 'auto':
+                check(name, value)
+        value = self.num_neighbors
+        if isinstance(value, str) and value != 'auto':
+            raise ValueError(
+                f"'num_neighbors' must have a number per hop, or be 'auto' or None "
+                f'(got {value!r})'
+            )
+
+    @property
+    def samples_neighbors(self) -> bool:
+        """Whether a step runs on a sampled neighborhood."""
+        return self.num_neighbors not in (None, 'auto')
 
     def resolve(
         self,
@@ -159,10 +175,10 @@ class TrainingConfig:
         size, every = self.batch_size, self.propagate_every
         if size == 'auto':
             step = 2 ** round(math.log2(max(num_interactions, 1) / _STEPS))
-            largest = _LARGEST if self.num_neighbors is None else _NEIGHBORHOOD
+            largest = _NEIGHBORHOOD if self.samples_neighbors else _LARGEST
             step = max(_SMALLEST, step // every)
             size = min(step, largest)
-            if shared_forward and self.num_neighbors is None and every == 1:
+            if shared_forward and not self.samples_neighbors and every == 1:
                 every = step // size if self.optimizer == 'dense' else 1
         rate = self.learning_rate
         if rate == 'auto':

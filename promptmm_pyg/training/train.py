@@ -34,7 +34,10 @@ from promptmm_pyg.training.loop import (
     fit,
     step_output,
 )
-from promptmm_pyg.training.neighborhood import train_on_neighborhoods
+from promptmm_pyg.training.neighborhood import (
+    train_on_neighborhoods,
+    with_neighbors,
+)
 from promptmm_pyg.training.sharded import BatchRows, looks_up_rows
 from promptmm_pyg.training.validation import (
     check_device,
@@ -141,7 +144,8 @@ def train(
         FloatingPointError: If the loss becomes infinite or NaN.
     """
     check_split(data)
-    config = (config or TrainingConfig()).resolve(
+    config = with_neighbors(model, data.train, config or TrainingConfig())
+    config = config.resolve(
         data.train[INTERACTS].edge_index.size(1),
         shared_forward=not looks_up_rows(model),
     )
@@ -153,7 +157,7 @@ def train(
     function, weights = resolve_losses(model, losses, loss_weights)
     assert_equal_across_ranks('loss_weights', weights)
     negative_items = negative_pool(negative_items, data.train)
-    if config.num_neighbors is not None:
+    if config.samples_neighbors:
         return train_on_neighborhoods(
             model, data.train, val, function, weights, config, negative_items
         )

@@ -6,6 +6,7 @@ import torch
 
 from promptmm_pyg.cli import main, system
 from promptmm_pyg.cli.system import Cost, _Clock, _EnoughError, without_cache
+from promptmm_pyg.training import neighborhood
 
 from .conftest import DISTILL, TRAIN
 
@@ -110,3 +111,31 @@ def test_no_cache_of_contents_is_written():
     assert found['content'] == [{'modality': 'text', 'cache': None}]
     assert data['content'][0]['cache'] == '/c'
     assert without_cache({'path': 'x'})['content'] == []
+
+
+def test_a_dry_run_names_what_steps_are_trained_on(
+    files, tmp_path, capsys, monkeypatch
+):
+    words = [files.table, '--features', f'text={files.text}', *TRAIN]
+    words += ['--out', str(tmp_path / 'run'), '--dry-run']
+
+    def steps(*more):
+        assert main(['train', *words, *more]) == 0
+        return capsys.readouterr().out
+
+    out = steps()
+    assert 'steps: on the whole graph: about ' in out
+    assert 'warning' not in out
+    assert 'neighborhoods of 5 and 5 edges' in steps('--num-neighbors', '5', '5')
+    monkeypatch.setattr(neighborhood, 'total_memory', lambda: 1000)
+    assert 'neighborhoods of 10 and 10 edges' in steps('--num-layers', '2')
+    out = steps('--num-neighbors', 'none')
+    assert 'may not fit into memory. Pass --num-neighbors auto' in out
+    out = steps('--model', 'VBPR')
+    assert 'VBPR is not trained on neighborhoods' in out
+
+
+def test_a_training_of_more_than_an_hour_is_warned_about(capsys, files, tmp_path):
+    words = [files.table, *TRAIN, '--model', 'LightGCN', '--epochs', '9999999']
+    assert main(['train', *words, '--out', str(tmp_path / 'run'), '--dry-run']) == 0
+    assert 'warning: it can take more than an hour' in capsys.readouterr().out

@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 
 from promptmm_pyg.cli import build_parser, main
 from promptmm_pyg.cli.data import data_config
+from promptmm_pyg.data import USER
+from promptmm_pyg.runs import Run
 from promptmm_pyg.runs.data import load_split, prepare
 from promptmm_pyg.runs.run import build_model
 from promptmm_pyg.training import TrainingConfig, loop, train
@@ -287,3 +289,47 @@ def test_a_tracker_that_is_unknown_or_cannot_write(files, tmp_path, fails, monke
     track = ['--track', f'tensorboard={tmp_path}/logs']
     assert main([*map(str, words[:4]), *TRAIN, *track]) == 0
     assert list((tmp_path / 'logs' / 'PromptMM').iterdir())
+
+
+def test_a_model_is_trained_on_neighborhoods(files, tmp_path, capsys):
+    words = [files.table, *TRAIN, '--model', 'LightGCN', '--num-layers', '2']
+    all_edges = ['--num-neighbors', '-1', '-1']
+    for name, more in (
+        ('sampled', ['--num-neighbors', '2', '2']),
+        ('all', all_edges),
+        ('whole', ['--num-neighbors', 'none']),
+    ):
+        assert main(['train', *words, '--out', str(tmp_path / name), *more]) == 0
+    runs = {name: Run.open(tmp_path / name) for name in ('sampled', 'all', 'whole')}
+    configs = {name: run.config['train']['num_neighbors'] for name, run in runs.items()}
+    assert configs == {'sampled': [2, 2], 'all': [-1, -1], 'whole': 'none'}
+    users = {name: run.embeddings()['teacher'][USER] for name, run in runs.items()}
+    torch.testing.assert_close(users['all'], users['whole'], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(users['sampled'], users['whole'], atol=1e-3)
+    again = [
+        'train',
+        *words,
+        '--out',
+        str(tmp_path / 'all'),
+        '--resume',
+        '--epochs',
+        '3',
+    ]
+    assert main([*again, *all_edges]) == 0
+    assert main(again) == 2
+    assert "'train.num_neighbors' was [-1, -1], is auto" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['10', 'auto'], "--num-neighbors must be 'auto', 'none' or numbers (got 10"),
+        (['0'], "-1 (all edges) or a positive number (got '0')"),
+        (['5'], "'num_neighbors' must have at least 6 hops"),
+    ],
+)
+def test_wrong_neighbors_are_refused(files, tmp_path, capsys, words, message):
+    options = [files.table, *TRAIN, '--model', 'LightGCN', '--num-layers', '6']
+    options += ['--out', str(tmp_path / 'run'), '--num-neighbors', *words]
+    assert main(['train', *options]) == 2
+    assert message in capsys.readouterr().err

@@ -11,9 +11,9 @@ from promptmm_pyg.data.schema import INTERACTS, REV_INTERACTS
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.functional import sparse_gradients
 from promptmm_pyg.loader import TripletNeighborLoader, triplets_of
-from promptmm_pyg.models import PromptMM
+from promptmm_pyg.models import MODELS, PromptMM
 from promptmm_pyg.models.inference import get_embeddings, normalized_adj_dict
-from promptmm_pyg.training import bpr_losses, train
+from promptmm_pyg.training import bpr_losses, choose_neighbors, neighborhood, train
 from promptmm_pyg.transforms import AddBipartiteNorm
 from tests.training.setting import (
     QUICK,
@@ -196,7 +196,7 @@ def test_errors():
     del one_way[REV_INTERACTS]
     with pytest.raises(ValueError, match="'data' must have message edges of"):
         run(data._replace(train=one_way))
-    with pytest.raises(ValueError, match=r"'model' must have a forward.*'Linear': too"):
+    with pytest.raises(ValueError, match=r"'model' must have a forward.*'Linear'"):
         train(torch.nn.Linear(2, 2), data, config=FEW)
 
     class Bare(torch.nn.Linear):
@@ -206,3 +206,43 @@ def test_errors():
     lazy = replace(FEW, optimizer='lazy')
     with pytest.raises(ValueError, match=r"'model' must have 'NodeEmbeddings'.*'Bare'"):
         train(Bare(2, 2), data, config=lazy, losses=bpr_losses)
+
+
+def test_the_whole_graph_is_left_where_it_does_not_fit_into_memory(monkeypatch):
+    data = make_split()
+    model = make_student(data.train, cls=LightGCN)
+    edges = data.train[INTERACTS].edge_index.size(1)
+    size = sum(4 * x.numel() for x in model.parameters())
+    needed = 250 * edges + 24 * size
+    states = []
+    for total, num_neighbors, expected in (
+        (2 * needed, 'auto', None),
+        (needed, 'auto', [10, 10]),  # Training may use 60 %.
+        (needed, None, None),
+        (2 * needed, [10, 10], [10, 10]),
+    ):
+        monkeypatch.setattr(neighborhood, 'total_memory', lambda total=total: total)
+        config = replace(QUICK, num_neighbors=num_neighbors)
+        model = make_student(data.train, cls=LightGCN)
+        if num_neighbors == 'auto':
+            choice = choose_neighbors(model, data.train)
+            assert choice == (expected, needed, int(0.6 * total), True)
+        if expected is not None and num_neighbors != 'auto':
+            config = replace(config, optimizer='lazy')  # As the choice does.
+        train(model, data, config=config, loss_weights=WEIGHTS)
+        states.append(model)
+    assert_same_state(states[0], states[2])
+    assert_same_state(states[1], states[3])
+    assert states_differ(states[0], states[1])
+
+
+def test_a_model_of_one_table_or_of_another_forward_stays_on_the_whole_graph(
+    monkeypatch,
+):
+    monkeypatch.setattr(neighborhood, 'total_memory', lambda: 1)
+    data = make_split()
+    for name in ('MatrixFactorization', 'NGCF'):
+        model = MODELS[name].from_data(data, embedding_dim=4)
+        choice = choose_neighbors(model, data.train)
+        assert choice.num_neighbors is None
+        assert not choice.supported
