@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from promptmm_pyg.report.content import Bar, Curve
 
 WIDTH = 400  # Narrow, so that letters stay readable on a phone.
-NUM_COLORS = 6
+NUM_COLORS = 7
 NEUTRAL = NUM_COLORS
 _BAR = 20
 
