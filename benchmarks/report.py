@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.__main__ import epochs_table, speed_table
+from benchmarks.speed.operators import item_graphs_table
 from benchmarks.speed.scale import scale_plot, scale_table, stages_table
 from benchmarks.speed.scale_steps import sharded_table
 from benchmarks.speed.serving import serving_table
@@ -51,6 +52,7 @@ TABLES = {
     'scale': scale_table,
     'serving': serving_table,
     'sharded': sharded_table,
+    'item_graphs': item_graphs_table,
     'stages': stages_table,
     'updates': updates_table,
 }

@@ -3,10 +3,12 @@
     python -m benchmarks.speed
     python -m benchmarks.speed --epochs [--device cuda]
     python -m benchmarks.speed --processes 1 2
+    python -m benchmarks.speed --item-graphs 200000
 
 Writes ``benchmarks/results/speed.json``; the second, with epoch and evaluation of
 teacher and LightGCN beside plain loops, ``epochs.json`` in a few minutes; the third,
-with steps of sharded tables by the number of processes, ``sharded.json``.
+with steps of sharded tables by the number of processes, ``sharded.json``; the fourth,
+with approximate item graphs and their recall, ``item_graphs.json``.
 Everything is synthetic, so nothing but the package is needed; torch_sparse and the
 libraries that ``benchmarks/README.md`` names take part where they are installed.
 """
@@ -25,6 +27,8 @@ from benchmarks.speed.models import lightgcn_runs, peer_runs
 from benchmarks.speed.operators import (
     CHANNELS,
     evaluation_runs,
+    item_graphs,
+    item_graphs_table,
     propagation_runs,
     ranking_runs,
     roofline_rows,
@@ -192,6 +196,7 @@ def main() -> None:
     parser.add_argument('--epochs', action='store_true', help='epochs and evaluation')
     parser.add_argument('--device', default='cpu', help='of --epochs')
     parser.add_argument('--processes', type=int, nargs='+', help='of sharded tables')
+    parser.add_argument('--item-graphs', type=int, help='by a number of items')
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
     try:
@@ -204,6 +209,10 @@ def main() -> None:
         costs = [sharded_costs(number, args.width) for number in args.processes]
         measured: dict[str, Any] = {'sharded': costs, 'width': args.width}
         table: Callable[[dict[str, Any]], str] = sharded_table
+    elif args.item_graphs:
+        kind, number = 'item_graphs', args.item_graphs
+        measured = {'item_graphs': item_graphs(number), 'num_items': number}
+        table = item_graphs_table
     elif args.epochs:
         measured, table = measure_epochs(args.repeats, args.device), epochs_table
     else:

@@ -30,11 +30,13 @@ tables, with as many threads as torch.
 
 import math
 import random
+import time
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,7 +48,7 @@ from benchmarks.speed import Graph, Runs, Times
 from promptmm_pyg.data.schema import INTERACTS, ITEM, USER
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.loader import ExactNegativeSampler, TripletLoader
-from promptmm_pyg.nn import CSRPair
+from promptmm_pyg.nn import CSRPair, knn_graph, knn_recall
 from promptmm_pyg.ranking import SeenItems, rank_items
 
 CHANNELS = (32, 64, 128)
@@ -330,3 +332,60 @@ def with_rate(times: Times, count: int) -> Times:
         name: {**value, 'per_second': 1e3 * count / value['median_ms']}
         for name, value in times.items()
     }
+
+
+def item_features(kind: str, num_items: int, channels: int) -> Tensor:
+    """Made-up features: separate ``'clusters'``, ``'topics'`` on a curved surface with
+    noise, or nothing but ``'noise'``.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    noise = normal(num_items, channels)
+    if kind == 'noise':
+        return noise
+    num_groups, inner = (2000, channels) if kind == 'clusters' else (200, 24)
+    group = torch.randint(num_groups, (num_items,), generator=generator)
+    x = normal(num_groups, inner)[group]
+    if kind == 'clusters':
+        return x + 0.3 * noise
+    x = torch.tanh((x + 0.5 * normal(num_items, inner)) @ normal(inner, channels))
+    return x + 0.1 * noise
+
+
+def item_graphs(num_items: int, channels: int = 256, k: int = 10) -> list[Any]:
+    """CPU seconds and recall of approximate item graphs. The exact graph, which costs
+    the same for all features, is estimated by its first 16,384 rows.
+    """
+    rows: list[Any] = []
+    for kind in ('clusters', 'topics', 'noise'):
+        x = item_features(kind, num_items, channels)
+        started = time.process_time()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            edge_index, _ = knn_graph(x, k, method='approximate')
+        seconds = time.process_time() - started
+        recall = knn_recall(x, edge_index, k, num_rows=2048, seed=1)
+        rows.append([kind, seconds, recall, bool(caught)])
+    few = min(16_384, num_items)
+    unit = torch.nn.functional.normalize(x)
+    started = time.process_time()
+    for block in unit[:few].split(1024):
+        (block @ unit.t()).topk(k + 1)
+    seconds = (time.process_time() - started) * num_items / few
+    return [*rows, ['exact, estimated', seconds, 1.0, False]]
+
+
+def item_graphs_table(result: dict[str, Any]) -> str:
+    """A row per kind of features."""
+    lines = [
+        f'| {result["num_items"]:,} items | CPU s | recall of edges | warned |',
+        '|---|---|---|---|',
+    ]
+    lines += [
+        f'| {kind} | {seconds:.1f} | {recall:.3f} | {"yes" if warned else "no"} |'
+        for kind, seconds, recall, warned in result['item_graphs']
+    ]
+    return '\n'.join(lines)

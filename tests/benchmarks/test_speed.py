@@ -103,3 +103,18 @@ def test_steps_of_sharded_tables_are_measured(monkeypatch, tmp_path):
     assert row['tables_mib'] == 4 * 4 * 50 / 2**20
     assert len(row['losses']) == 2
     assert '| 1 |' in scale_steps.sharded_table({'sharded': [row]})
+
+
+def test_item_graphs_are_measured_with_their_recall():
+    pytest.importorskip('faiss')
+    rows = operators.item_graphs(600, channels=16, k=3)
+    assert [row[0] for row in rows] == [
+        'clusters',
+        'topics',
+        'noise',
+        'exact, estimated',
+    ]
+    assert all(0 < row[2] <= 1 for row in rows)
+    table = operators.item_graphs_table({'item_graphs': rows, 'num_items': 600})
+    assert table.startswith('| 600 items |')
+    assert table.count('\n') == 5
