@@ -19,6 +19,7 @@ from promptmm_pyg.auto.ensemble import (
 from promptmm_pyg.auto.student import distill_student, student_seconds
 from promptmm_pyg.auto.trials import (
     ETA,
+    MIN_SECONDS,
     REFERENCES,
     Trial,
     as_config,
@@ -47,7 +48,6 @@ from promptmm_pyg.training.validation import sample_users
 
 CLOSED_FORM_TRIALS = 6
 MAX_TEACHERS = 48
-MIN_SECONDS = 1.0  # Of a training.
 _FIRST = 0.5  # Of the search, for the first training of every model.
 # Of the search: until when every model begins before one is continued, and until when
 # new trials begin.

@@ -11,6 +11,7 @@ from promptmm_pyg.models.closed_form import ClosedForm
 from promptmm_pyg.tuning import split_params
 
 WIDTH = 64  # Of trained models.
+MIN_SECONDS = 1.0  # Of a training.
 ETA = 3
 """One of so many trials is continued, for as many times the seconds."""
 REFERENCES = ('LightGCN', 'EASE')
@@ -71,7 +72,7 @@ def next_trial(trials: Sequence[Trial], *, explore: bool) -> Trial | None:
     Args:
         trials: All trials, in the order in which new ones begin.
         explore: Whether new trials may begin. Else the most promising paused trial is
-            continued, of whatever rung.
+            continued, of whatever rung, if it is in the best third.
 
     Returns:
         The trial; ``None`` if there is nothing to train.
@@ -80,7 +81,11 @@ def next_trial(trials: Sequence[Trial], *, explore: bool) -> Trial | None:
     paused = [trial for trial in trials if trial.status == 'paused']
     best = best_trials(trials)
     if not explore:
-        return min(paused, key=lambda x: _promise(x, trials, best), default=None)
+        peers = [x for x in trials if x.is_usable]
+        promise = {x.name: _promise(x, peers, best) for x in paused}
+        first = min(paused, key=lambda x: promise[x.name], default=None)
+        allowed = max(1, len(peers) // ETA)
+        return first if first and promise[first.name][0] < allowed else None
     for rung in sorted({trial.rung for trial in paused}, reverse=True):
         peers = [x for x in trials if x.rung >= rung and x.is_usable]
         allowed = len(peers) // ETA
@@ -117,7 +122,8 @@ def _promise(
 def draw_trial(trials: Sequence[Trial], seed: int, num_best: int = 6) -> Trial | None:
     """A further trial of one of the models, which are tried in proportion to their
     share (D'Hondt's method): half of it their weight in the ensemble, half of it equal
-    among the best models. A reference is tried as often as any other model.
+    among the best models. A model of four times the seconds has half the share. A
+    reference is tried as often as any other model.
 
     The second setting of a model has a strong penalty. Then its best setting so far,
     trained with another seed, and random points of its ``search_space`` take turns: the
@@ -141,9 +147,13 @@ def draw_trial(trials: Sequence[Trial], seed: int, num_best: int = 6) -> Trial |
         m: weight / total + (n < num_best) / min(num_best, len(models))
         for n, (m, weight) in enumerate(zip(models, weights, strict=True))
     }
-    shares |= {m: max(shares.values()) for m in REFERENCES if m in shares}
     counts = {m: sum(trial.model == m for trial in trials) for m in models}
-    model = max(models, key=lambda m: (shares[m] / (counts[m] + 1), m in REFERENCES))
+    for m in models:
+        spent = sum(x.seconds for x in trials if x.model == m)
+        shares[m] /= math.sqrt(max(spent, MIN_SECONDS) / counts[m])
+    most = max((counts[m] for m in models if m not in REFERENCES), default=0)
+    few = [m for m in REFERENCES if counts.get(m, math.inf) <= most]
+    model = max(few or models, key=lambda m: shares[m] / (counts[m] + 1))
     count, again = counts[model], best[model]
     name = f'{model}-{count + 1}'
     if count >= 2 and count % 2 == 0:

@@ -119,8 +119,8 @@ def test_models_with_weight_are_tried_again_and_with_other_seeds():
         trial.value, trial.status = -1.0, 'done'
         trials.append(trial)
     counts = {m: sum(x.model == m for x in trials) for m in names}
-    # Shares .8, .7 (1/2 + .2), 0 and .8: a reference has that of the best.
-    assert counts == {'LightGCN': 8, 'VBPR': 7, 'BM3': 1, 'CLCRec': 8}
+    # Shares .5, .7 (1/2 + .2), 0 and .8; a reference is tried as often as any other.
+    assert counts == {'LightGCN': 9, 'VBPR': 6, 'BM3': 1, 'CLCRec': 8}
     drawn = [x for x in trials if x.model == 'CLCRec']
     assert [x.seed for x in drawn] == [None, None, 9, None, 11, None, 13, None]
     assert drawn[2].params == drawn[0].params == {}
@@ -144,3 +144,28 @@ def test_hyperparameters_are_sorted_into_the_settings_of_a_run():
     assert config['train'] == {'seed': 3, 'learning_rate': 0.01}
     assert config['teacher'] == {'embedding_dim': 64, 'num_layers': 2}
     assert config['loss_weights'] == {'l2': 0.1}
+
+
+def test_a_model_of_four_times_the_seconds_is_tried_half_as_often():
+    trials = [
+        Trial('VBPR', 'VBPR', status='done', value=0.2, seconds=10.0),
+        Trial('BM3', 'BM3', status='done', value=0.1, seconds=40.0),
+    ]
+    for _ in range(28):
+        trial = draw_trial(trials, 0)
+        assert trial is not None
+        trial.value, trial.status = -1.0, 'done'
+        trial.seconds = {'VBPR': 10.0, 'BM3': 40.0}[trial.model]
+        trials.append(trial)
+    assert sum(x.model == 'VBPR' for x in trials) == 20
+
+
+def test_at_the_end_only_trials_of_the_best_third_are_continued():
+    trials = [
+        Trial(f'{n}', 'VBPR', status='paused', rung=0, value=0.1 * n) for n in range(6)
+    ]
+    assert next_trial(trials, explore=False).name == '5'
+    trials[5].status = trials[4].status = 'done'
+    assert next_trial(trials, explore=False) is None
+    trials[0].weight = 0.5  # The weakest one, but in the ensemble.
+    assert next_trial(trials, explore=False).name == '0'
