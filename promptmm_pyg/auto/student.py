@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from promptmm_pyg.auto.work import TABLES, distill_trial, save_recommender
+from promptmm_pyg.auto.ensemble import as_targets
+from promptmm_pyg.auto.work import TABLES, distill_trial, load_tables, save_recommender
 from promptmm_pyg.auto.workers import Task, collect
+from promptmm_pyg.distillation import ensemble_targets, truncate_embeddings
+from promptmm_pyg.distillation.ensemble import score_std
 from promptmm_pyg.models import MODELS
 from promptmm_pyg.runs import RunError
-from promptmm_pyg.runs.folder import staged, write_json
+from promptmm_pyg.runs.folder import save_tensors, staged, write_json
 from promptmm_pyg.runs.stages import student_weights
 from promptmm_pyg.runs.teachers import TEACHERS
 
@@ -20,16 +23,17 @@ if TYPE_CHECKING:
 
 Config = dict[str, Any]
 _FUSED = {'list_views': ['fused'], 'embedding_views': ['fused']}
+ENSEMBLE, TEACHER_WIDTH = 'ensemble', 256
 _EPOCHS = 6  # Expected of a student that starts from its teacher.
 # What is tried, in this order: the model, its penalty for the interactions, and more.
 _TRIED: tuple[tuple[str, dict[str, Any]], ...] = (
     ('MatrixFactorization', {}),
-    ('LightGCN', {}),
+    ('LightGCN', {'learning_rate': 3e-3}),
     ('MatrixFactorization', {'bpr': 0.1}),
     ('LightGCN', {'bpr': 0.1}),
-    ('MatrixFactorization', {'num_teacher_topk': 10}),
     ('MatrixFactorization', {'bpr': 0.1, 'num_teacher_topk': 10}),
-    ('LightGCN', {'num_teacher_topk': 10}),
+    ('LightGCN', {'learning_rate': 3e-3, 'num_teacher_topk': 10}),
+    ('LightGCN', {'learning_rate': 1e-2, 'bpr': 0.1}),
     ('LightGCN', {'start': 'random'}),
 )
 
@@ -42,7 +46,7 @@ def student_configs(
     configs = []
     for model, options in _TRIED:
         start = options.get('start', 'truncated')
-        rate = 3e-3 if start == 'random' else 1e-3
+        rate = 3e-3 if start == 'random' else options.get('learning_rate', 1e-3)
         weights = {**student_weights(MODELS[model]), 'embedding': 0.0}
         weights['bpr'] *= options.get('bpr', 1.0)
         candidates = {'num_teacher_topk': options.get('num_teacher_topk', 0)}
@@ -66,7 +70,9 @@ def student_seconds(search: '_Search', names: Sequence[str]) -> float:
     """How long the students take: one epoch of the first one is measured, and its
     recommender.
     """
-    task = _task(search, 'probe', 0, {name: 1 / len(names) for name in names})
+    weights = {name: 1 / len(names) for name in names}
+    scale = _write_teacher(search, weights)
+    task = _task(search, 'probe', 0, weights, scale)
     result = collect(search.workers, [task]).get('probe', {})
     started = time.time()
     if 'value' in result:
@@ -79,11 +85,28 @@ def student_seconds(search: '_Search', names: Sequence[str]) -> float:
     return rounds * (wall + _EPOCHS * epoch) + saving
 
 
+def _write_teacher(search: '_Search', weights: Mapping[str, float]) -> float:
+    """Writes the embeddings of the ensemble, at most ``TEACHER_WIDTH`` wide: their
+    scores cost a step of a student in proportion to the width, and those of 1,920
+    columns and of 256 rank alike. Returns the standard deviation of the scores.
+    """
+    work = search.path / 'work'
+    targets = {name: as_targets(load_tables(work / name / TABLES)) for name in weights}
+    x_dict = ensemble_targets(targets, weights).x_dict
+    x_dict = truncate_embeddings(x_dict, TEACHER_WIDTH)
+    (work / ENSEMBLE).mkdir(parents=True, exist_ok=True)
+    save_tensors(work / ENSEMBLE / TABLES, x_dict)
+    return score_std(ENSEMBLE, x_dict)
+
+
 def distill_student(search: '_Search') -> None:
     """Distills students until the time is over, and puts the best into the run."""
     assert search.choice is not None
     weights = search.choice.weights
-    tasks = [_task(search, f'student-{n}', n, weights) for n in range(len(_TRIED))]
+    scale = _write_teacher(search, weights)
+    tasks = [
+        _task(search, f'student-{n}', n, weights, scale) for n in range(len(_TRIED))
+    ]
     seconds = max(0.0, tasks[0].deadline - search.budget.clock())
     if search.interrupted:  # One epoch of the first: the start, or better.
         tasks, seconds = tasks[:1], 0.0
@@ -126,19 +149,18 @@ def distill_student(search: '_Search') -> None:
         for part in ('student', 'recommender'):
             shutil.copytree(source / part, folder / part)
         write_json(folder / 'student' / TEACHERS, teachers)
-    for task in tasks:
-        shutil.rmtree(task.folder, ignore_errors=True)
+    for folder in (*(task.folder for task in tasks), search.path / 'work' / ENSEMBLE):
+        shutil.rmtree(folder, ignore_errors=True)
     search.save()
 
 
 def _task(
-    search: '_Search', key: str, number: int, weights: Mapping[str, float]
+    search: '_Search', key: str, number: int, weights: Mapping[str, float], scale: float
 ) -> Task:
     teachers = [f'members/{name}' for name in weights if name != search.first]
     config = student_configs(search.source.settings, search.width, teachers)[number]
     work = search.path / 'work'
-    tables = {name: work / name / TABLES for name in weights}
-    arguments = (search.source, config, tables, dict(weights))
+    arguments = (search.source, config, work / ENSEMBLE / TABLES, scale)
     seconds = 0.0 if key == 'probe' else math.inf
     end = search.budget.end - search.proof_seconds
     return Task(key, distill_trial, work / key, arguments, seconds, end)

@@ -128,15 +128,16 @@ def distill_trial(
     watch: Watch,
     source: Source,
     config: dict[str, Any],
-    tables: Mapping[str, Path],
-    weights: Mapping[str, float],
+    tables: Path,
+    scale: float,
 ) -> dict[str, Any]:
-    """Distills a student of the weighted teachers into a folder."""
+    """Distills a student of the ensemble's embeddings into a folder; ``scale`` is the
+    standard deviation of their scores.
+    """
     data = source.data
-    scale = config['teacher_scale']
-    targets = {name: as_targets(load_tables(path)) for name, path in tables.items()}
-    scaled = {name: scale * weight for name, weight in weights.items()}
-    teacher = ensemble_targets(targets, scaled, data.train)
+    weights = {'ensemble': config['teacher_scale'] * scale}
+    targets = {'ensemble': as_targets(load_tables(tables))}
+    teacher = ensemble_targets(targets, weights, data.train)
     target = Run(folder / 'run')
     options = {'callbacks': (watch,)}
     how = training_config(config, target.student_dir, False, False, **options)
