@@ -52,6 +52,7 @@ _FIRST = 0.5  # Of the search, for the first training of every model.
 # Of the search: until when every model begins before one is continued, and until when
 # new trials begin.
 _BREADTH, _EXPLORE = 0.5, 0.7
+_LEAST_EPOCHS = 3  # For which a trial is continued.
 # How trials are weighted during the search: validation users, items of a list and the
 # largest share of the time.
 _USERS, _LIST, _WEIGHING = 1000, 20, 0.05
@@ -354,6 +355,9 @@ class _Search:
                 trial = self._next(done)
                 if trial is None:
                     break
+                if trial.epoch_seconds * _LEAST_EPOCHS > end - now:
+                    trial.status = 'done'  # It keeps its best epoch.
+                    continue
                 seconds = max(share, MIN_SECONDS) * ETA ** (trial.rung + 1)
                 task = self._training(trial, seconds)
                 task.deadline = min(end, now + max(4 * seconds, 10.0))
@@ -405,9 +409,11 @@ class _Search:
         trial.seconds += result.get('wall', 0.0)
         trial.cpu_seconds += result.get('cpu', 0.0)
         if 'error' in result:
-            trial.error = result['error']
-            trial.status = 'done' if trial.is_usable else 'failed'
-            self.screen.line(f'{name:<20} left out: {trial.error}')
+            kept = trial.is_usable  # Of its earlier training.
+            trial.status = 'done' if kept else 'failed'
+            trial.error = '' if kept else result['error']
+            what = 'not continued' if kept else 'left out'
+            self.screen.line(f'{name:<20} {what}: {result["error"]}')
             return
         trial.rung += 1
         trial.value, trial.epochs = result['value'], result['epochs']

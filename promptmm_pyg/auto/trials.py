@@ -45,6 +45,11 @@ class Trial:
     error: str = ''
 
     @property
+    def epoch_seconds(self) -> float:
+        """The seconds of an epoch so far."""
+        return self.seconds / self.epochs if self.epochs else 0.0
+
+    @property
     def is_usable(self) -> bool:
         """Whether its trained parameters are there."""
         return self.value > -math.inf and self.status != 'removed'

@@ -142,3 +142,18 @@ def test_the_status_line_of_a_terminal(capsys):
     text = capsys.readouterr().err
     assert '5:00 left  EASE 0.2500  training VBPR' in text
     assert text.rstrip().endswith('5:00  done')
+
+
+def test_a_trial_that_cannot_be_continued_keeps_its_best_epoch(tmp_path):
+    search = module._Search(tmp_path, None, None, Screen(Budget(1), quiet=True))
+    search.trials = [
+        Trial('a', 'VBPR', status='running', rung=0, value=0.1, epochs=4, seconds=8.0),
+        Trial('b', 'VBPR', status='running'),
+    ]
+    for name in ('a', 'b'):
+        search._finish(name, {'error': 'no epoch within 3 s', 'wall': 3.0})
+    kept, failed = search.trials
+    assert (kept.status, kept.error, kept.is_usable) == ('done', '', True)
+    assert (failed.status, failed.error) == ('failed', 'no epoch within 3 s')
+    assert kept.epoch_seconds == 11 / 4
+    assert failed.epoch_seconds == 0.0
