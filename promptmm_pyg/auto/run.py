@@ -1,5 +1,6 @@
 """The search: closed forms, trained models, their ensemble, its student, the proof."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -417,6 +418,7 @@ class _Search:
             return
         trial.rung += 1
         trial.value, trial.epochs = result['value'], result['epochs']
+        trial.weight = trial.weight or None  # Where it was zero, it is found anew.
         trial.status = 'paused' if result['stopped'] else 'done'
         if not is_closed_form(trial.model):
             note = '' if trial.status == 'paused' else ', converged'
@@ -439,17 +441,24 @@ class _Search:
             lists = ScoreLists(tables, data.train, val, self.k, _LIST)
             weights = dict(zip(tables, lists.most_likely().tolist(), strict=True))
             for trial in self.trials:
-                trial.weight = weights.get(trial.name, 0.0)
+                if trial.weight is not None or trial.name in tables:
+                    trial.weight = weights.get(trial.name, 0.0)
         now = self.budget.clock()
         self._next_weighing = now + (now - started) / _WEIGHING
 
     def _tables(self, first: Trial | None = None) -> dict[str, Tables]:
-        """The embeddings of the trials that rank items: of the first one, of the best
-        of every model, and of those with most weight, as far as memory allows.
+        """The embeddings of the trials that rank items, as far as memory allows: of
+        the first one, of those that were never weighted, of those with most weight, and
+        of the best.
         """
         usable = [x for x in self.trials if x.is_usable and self.tables_of(x).is_file()]
-        best = {id(trial) for trial in best_trials(usable).values()}
-        usable.sort(key=lambda x: (x is not first, id(x) not in best, -x.weight))
+        usable.sort(
+            key=lambda x: (
+                x is not first,
+                -math.inf if x.weight is None else -x.weight,
+                -x.value,
+            )
+        )
         tables: dict[str, Tables] = {}
         for trial in usable[:MAX_TEACHERS]:
             loaded = load_tables(self.tables_of(trial))

@@ -33,8 +33,8 @@ class Trial:
     """The number of times it was continued; -1 before its first training."""
     value: float = -math.inf
     """The best validation metric so far."""
-    weight: float = 0.0
-    """Its weight in the ensemble of all trials so far."""
+    weight: float | None = None
+    """Its weight in the ensemble of all trials so far; ``None`` if it is not known."""
     seed: int | None = None
     """Of its training; that of the search, if there is none."""
     epochs: int = 0
@@ -107,10 +107,11 @@ def next_trial(trials: Sequence[Trial], *, explore: bool) -> Trial | None:
 
 def _ranks(trial: Trial, peers: Sequence[Trial]) -> tuple[int, int]:
     """How many peers are better, by value and by weight; all, without a weight."""
-    by_weight = sum(peer.weight > trial.weight for peer in peers)
+    weight = trial.weight or 0.0
+    by_weight = sum((peer.weight or 0.0) > weight for peer in peers)
     return (
         sum(peer.value > trial.value for peer in peers),
-        by_weight if trial.weight > 0 else len(peers),
+        by_weight if weight > 0 else len(peers),
     )
 
 
@@ -146,7 +147,7 @@ def draw_trial(trials: Sequence[Trial], seed: int, num_best: int = 6) -> Trial |
     models = [m for m in best if not is_closed_form(m) and MODELS[m].search_space.space]
     if not models:
         return None
-    weights = [sum(x.weight for x in trials if x.model == m) for m in models]
+    weights = [sum(x.weight or 0.0 for x in trials if x.model == m) for m in models]
     total = sum(weights) or 1.0
     shares = {
         m: weight / total + (n < num_best) / min(num_best, len(models))

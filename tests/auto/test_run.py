@@ -5,6 +5,7 @@ import sys
 from unittest.mock import patch
 
 import pytest
+import torch
 
 from promptmm_pyg.auto import auto_run, student
 from promptmm_pyg.auto import run as module
@@ -13,8 +14,9 @@ from promptmm_pyg.auto.trials import Trial
 from promptmm_pyg.auto.workers import Workers
 from promptmm_pyg.cli import main
 from promptmm_pyg.cli.auto import leaderboard
+from promptmm_pyg.data import ITEM, USER
 from promptmm_pyg.runs import Run, RunError
-from promptmm_pyg.runs.folder import read_json
+from promptmm_pyg.runs.folder import read_json, save_tensors
 from promptmm_pyg.runs.teachers import student_teacher
 
 DATA = {
@@ -74,8 +76,8 @@ def test_the_result_is_a_run_whose_test_was_read_once(folder):
     assert val['student']['Recall@20'] >= truncated - 1e-6
     assert run.recommender().user_x.size(1) == 8
     weights = {x['name']: x['weight'] for x in run.search['trials']}
+    assert weights.pop('VBPR') is None  # It failed.
     assert sum(weights.values()) == pytest.approx(1.0, abs=1e-4)
-    assert weights['VBPR'] == 0.0  # It failed.
 
 
 def test_a_model_that_fails_is_left_out(folder):
@@ -157,3 +159,17 @@ def test_a_trial_that_cannot_be_continued_keeps_its_best_epoch(tmp_path):
     assert (failed.status, failed.error) == ('failed', 'no epoch within 3 s')
     assert kept.epoch_seconds == 11 / 4
     assert failed.epoch_seconds == 0.0
+
+
+def test_new_trials_are_weighted_before_old_ones_without_weight(tmp_path, monkeypatch):
+    search = module._Search(tmp_path, None, None, Screen(Budget(1), quiet=True))
+    search.workers = Workers(1, 1, 'cpu')
+    monkeypatch.setattr(module, 'MAX_TEACHERS', 4)
+    weights = {'best': 0.0, 'a': 0.0, 'b': 0.2, 'c': 0.8, 'new': None}
+    for n, (name, weight) in enumerate(weights.items()):
+        search.trials.append(Trial(name, 'VBPR', value=0.5 - 0.1 * n, weight=weight))
+        search.tables_of(search.trials[-1]).parent.mkdir(parents=True)
+        tables = {key: torch.randn(4, 2) for key in (USER, ITEM)}
+        save_tensors(search.tables_of(search.trials[-1]), tables)
+    assert list(search._tables()) == ['new', 'c', 'b', 'best']
+    assert list(search._tables(search.trials[1])) == ['a', 'new', 'c', 'b']
