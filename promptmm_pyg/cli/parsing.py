@@ -546,6 +546,7 @@ def _word(name: str, value: Any) -> str:
 # The sections of config.json whose entries are options of the same name, and the
 # options of the other entries.
 _SECTIONS = ('distill', 'train', 'losses', 'candidates')
+_RENAMED = {'num_neighbors': 'edges_per_hop'}  # Models have another one.
 # The names of options of `load_dataset` on the command line.
 DATA_FLAGS = {
     name: name.replace('_', '-')
@@ -576,7 +577,8 @@ def flags_of_run(content: Mapping[str, Any]) -> dict[str, Any]:
     """The options, by long name, that lead to the ``config.json`` of a run."""
     flags: dict[str, Any] = {}
     for section in _SECTIONS:
-        flags |= content.get(section, {})
+        options = content.get(section, {})
+        flags |= {_RENAMED.get(name, name): x for name, x in options.items()}
     of_model = content.get('teacher' if 'data' in content else 'student', {})
     flags |= {f'model_{x}' if x in flags else x: y for x, y in of_model.items()}
     for name in ('teachers', 'teacher_scale'):

@@ -259,7 +259,7 @@ def neighbors_text(
         )
     text = f'steps: on the whole graph: {memory}'
     if choice.needed > choice.allowed:
-        fix = 'Pass --num-neighbors auto'
+        fix = 'Pass --edges-per-hop auto'
         if not choice.supported:
             fix = f'{name} is not trained on neighborhoods; PromptMM and LightGCN are'
         text += f'\nwarning: it may not fit into memory. {fix}'

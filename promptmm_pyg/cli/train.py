@@ -72,7 +72,7 @@ def add_arguments(parser: Parser) -> None:
     add_model(parser, 'model', DEFAULT, 'the model to train')
     add_training(parser, **PROPAGATE)
     parser.add_argument(
-        '--num-neighbors',
+        '--edges-per-hop',
         nargs='+',
         type=_neighbors,
         default=['auto'],
@@ -182,7 +182,7 @@ def run_config(args: argparse.Namespace) -> dict[str, Any]:
         'teacher': model_arguments(args),
         'train': {
             **selected_options(args, (*TRAIN, *PROPAGATE, *LENGTH)),
-            'num_neighbors': num_neighbors(args.num_neighbors),
+            'num_neighbors': edges_per_hop(args.edges_per_hop),
         },
         'loss_weights': loss_weights(args, weights) if weights else {},
     }
@@ -198,13 +198,13 @@ def _neighbors(text: str) -> int | str:
     )
 
 
-def num_neighbors(values: list[int | str]) -> list[int | str] | str:
-    """The numbers of ``--num-neighbors``, or its word."""
+def edges_per_hop(values: list[int | str]) -> list[int | str] | str:
+    """The numbers of ``--edges-per-hop``, or its word."""
     if len(values) == 1 and isinstance(values[0], str):
         return values[0]
     if not all(isinstance(value, int) for value in values):
         raise UserError(
-            f"--num-neighbors must be 'auto', 'none' or numbers (got "
+            f"--edges-per-hop must be 'auto', 'none' or numbers (got "
             f'{" ".join(map(str, values))})'
         )
     return values

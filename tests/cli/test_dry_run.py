@@ -126,11 +126,11 @@ def test_a_dry_run_names_what_steps_are_trained_on(
     out = steps()
     assert 'steps: on the whole graph: about ' in out
     assert 'warning' not in out
-    assert 'neighborhoods of 5 and 5 edges' in steps('--num-neighbors', '5', '5')
+    assert 'neighborhoods of 5 and 5 edges' in steps('--edges-per-hop', '5', '5')
     monkeypatch.setattr(neighborhood, 'total_memory', lambda: 1000)
     assert 'neighborhoods of 10 and 10 edges' in steps('--num-layers', '2')
-    out = steps('--num-neighbors', 'none')
-    assert 'may not fit into memory. Pass --num-neighbors auto' in out
+    out = steps('--edges-per-hop', 'none')
+    assert 'may not fit into memory. Pass --edges-per-hop auto' in out
     out = steps('--model', 'VBPR')
     assert 'VBPR is not trained on neighborhoods' in out
 

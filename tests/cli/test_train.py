@@ -293,16 +293,22 @@ def test_a_tracker_that_is_unknown_or_cannot_write(files, tmp_path, fails, monke
 
 def test_a_model_is_trained_on_neighborhoods(files, tmp_path, capsys):
     words = [files.table, *TRAIN, '--model', 'LightGCN', '--num-layers', '2']
-    all_edges = ['--num-neighbors', '-1', '-1']
+    all_edges = ['--edges-per-hop', '-1', '-1']
     for name, more in (
-        ('sampled', ['--num-neighbors', '2', '2']),
+        ('sampled', ['--edges-per-hop', '2', '2']),
         ('all', all_edges),
-        ('whole', ['--num-neighbors', 'none']),
+        ('whole', ['--edges-per-hop', 'none']),
     ):
         assert main(['train', *words, '--out', str(tmp_path / name), *more]) == 0
     runs = {name: Run.open(tmp_path / name) for name in ('sampled', 'all', 'whole')}
     configs = {name: run.config['train']['num_neighbors'] for name, run in runs.items()}
     assert configs == {'sampled': [2, 2], 'all': [-1, -1], 'whole': 'none'}
+    for name, shown in (('sampled', [2, 2]), ('whole', ['none'])):
+        file = str(tmp_path / name / 'config.json')
+        capsys.readouterr()
+        out = ['--out', str(tmp_path / 'again'), '--print-config']
+        assert main(['train', '--config', file, *out]) == 0
+        assert json.loads(capsys.readouterr().out)['edges-per-hop'] == shown
     users = {name: run.embeddings()['teacher'][USER] for name, run in runs.items()}
     torch.testing.assert_close(users['all'], users['whole'], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(users['sampled'], users['whole'], atol=1e-3)
@@ -323,13 +329,13 @@ def test_a_model_is_trained_on_neighborhoods(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['10', 'auto'], "--num-neighbors must be 'auto', 'none' or numbers (got 10"),
+        (['10', 'auto'], "--edges-per-hop must be 'auto', 'none' or numbers (got 10"),
         (['0'], "-1 (all edges) or a positive number (got '0')"),
         (['5'], "'num_neighbors' must have at least 6 hops"),
     ],
 )
 def test_wrong_neighbors_are_refused(files, tmp_path, capsys, words, message):
     options = [files.table, *TRAIN, '--model', 'LightGCN', '--num-layers', '6']
-    options += ['--out', str(tmp_path / 'run'), '--num-neighbors', *words]
+    options += ['--out', str(tmp_path / 'run'), '--edges-per-hop', *words]
     assert main(['train', *options]) == 2
     assert message in capsys.readouterr().err
