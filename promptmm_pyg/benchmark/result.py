@@ -51,7 +51,7 @@ from promptmm_pyg.data import (
 
 RESULT_KEYS = ('kind', 'name', 'dataset', 'protocol', 'rows', 'versions')
 # Measurements of time and memory have sections of their own.
-TIMINGS = ('speed', 'epochs', 'scale', 'serving', 'sharded', 'stages')
+TIMINGS = ('speed', 'epochs', 'scale', 'serving', 'sharded', 'stages', 'item_graphs')
 
 
 def versions() -> dict[str, str]:
