@@ -122,6 +122,15 @@ def test_what_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
         load_array(tmp_path / 'x.npy')
 
 
+def test_the_memory_of_a_machine_ends_at_the_limit_of_its_container(tmp_path):
+    whole = limits.total_memory(tmp_path)  # No such files.
+    assert whole > limits.available_memory(tmp_path) > 0
+    (tmp_path / 'memory.max').write_text('max\n')
+    assert limits.total_memory(tmp_path) == whole
+    (tmp_path / 'memory.max').write_text('1000\n')
+    assert limits.total_memory(tmp_path) == 1000
+
+
 @pytest.mark.parametrize('kind', ['folder', 'pipe', 'device', 'name'])
 def test_only_regular_files_are_read(kind, tmp_path):
     path = tmp_path / 'x.csv'

@@ -55,7 +55,7 @@ def choose_ensemble(
     max_users: int = 4000,
     seed: int = 0,
 ) -> Choice:
-    r"""Chooses trials and their weights, the mean of two estimates. The first trial is
+    """Chooses trials and their weights, the mean of two estimates. The first trial is
     always among them.
 
     * Bagged ensemble selection (`"Ensemble Selection from Libraries of Models"
@@ -66,10 +66,6 @@ def choose_ensemble(
       that was lucky on one half counts little.
     * The weights that maximize the likelihood of the positives among the best items of
       all trials, as in :func:`~promptmm_pyg.distillation.fit_ensemble_weights`.
-
-    On users to which they were not fitted, the mean had a Recall@20 of .1150 on TikTok
-    and .1207 on office, the first alone .1132 and .1205, the second .1119 and .1202,
-    the best model .1082 and .1095 (means over four halves).
 
     Args:
         trials: Embeddings of users and items by trial; the best one first.

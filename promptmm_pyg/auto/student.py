@@ -8,10 +8,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from promptmm_pyg.auto.ensemble import as_targets
-from promptmm_pyg.auto.work import TABLES, distill_trial, load_tables, save_recommender
+from promptmm_pyg.auto.work import (
+    ENSEMBLE,
+    TABLES,
+    distill_trial,
+    load_tables,
+    save_recommender,
+)
 from promptmm_pyg.auto.workers import Task, collect
 from promptmm_pyg.distillation import ensemble_targets, truncate_embeddings
-from promptmm_pyg.distillation.ensemble import score_std
 from promptmm_pyg.models import MODELS
 from promptmm_pyg.runs import RunError
 from promptmm_pyg.runs.folder import save_tensors, staged, write_json
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
 
 Config = dict[str, Any]
 _FUSED = {'list_views': ['fused'], 'embedding_views': ['fused']}
-ENSEMBLE, TEACHER_WIDTH = 'ensemble', 256
+TEACHER_WIDTH = 256
 _EPOCHS = 6  # Expected of a student that starts from its teacher.
 # What is tried, in this order: the model, its penalty for the interactions, and more.
 _TRIED: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -71,8 +76,8 @@ def student_seconds(search: '_Search', names: Sequence[str]) -> float:
     recommender.
     """
     weights = {name: 1 / len(names) for name in names}
-    scale = _write_teacher(search, weights)
-    task = _task(search, 'probe', 0, weights, scale)
+    _write_teacher(search, weights)
+    task = _task(search, 'probe', 0, weights)
     result = collect(search.workers, [task]).get('probe', {})
     started = time.time()
     if 'value' in result:
@@ -85,10 +90,10 @@ def student_seconds(search: '_Search', names: Sequence[str]) -> float:
     return rounds * (wall + _EPOCHS * epoch) + saving
 
 
-def _write_teacher(search: '_Search', weights: Mapping[str, float]) -> float:
+def _write_teacher(search: '_Search', weights: Mapping[str, float]) -> None:
     """Writes the embeddings of the ensemble, at most ``TEACHER_WIDTH`` wide: their
     scores cost a step of a student in proportion to the width, and those of 1,920
-    columns and of 256 rank alike. Returns the standard deviation of the scores.
+    columns and of 256 rank alike.
     """
     work = search.path / 'work'
     targets = {name: as_targets(load_tables(work / name / TABLES)) for name in weights}
@@ -96,17 +101,14 @@ def _write_teacher(search: '_Search', weights: Mapping[str, float]) -> float:
     x_dict = truncate_embeddings(x_dict, TEACHER_WIDTH)
     (work / ENSEMBLE).mkdir(parents=True, exist_ok=True)
     save_tensors(work / ENSEMBLE / TABLES, x_dict)
-    return score_std(ENSEMBLE, x_dict)
 
 
 def distill_student(search: '_Search') -> None:
     """Distills students until the time is over, and puts the best into the run."""
     assert search.choice is not None
     weights = search.choice.weights
-    scale = _write_teacher(search, weights)
-    tasks = [
-        _task(search, f'student-{n}', n, weights, scale) for n in range(len(_TRIED))
-    ]
+    _write_teacher(search, weights)
+    tasks = [_task(search, f'student-{n}', n, weights) for n in range(len(_TRIED))]
     seconds = max(0.0, tasks[0].deadline - search.budget.clock())
     if search.interrupted:  # One epoch of the first: the start, or better.
         tasks, seconds = tasks[:1], 0.0
@@ -155,12 +157,12 @@ def distill_student(search: '_Search') -> None:
 
 
 def _task(
-    search: '_Search', key: str, number: int, weights: Mapping[str, float], scale: float
+    search: '_Search', key: str, number: int, weights: Mapping[str, float]
 ) -> Task:
     teachers = [f'members/{name}' for name in weights if name != search.first]
     config = student_configs(search.source.settings, search.width, teachers)[number]
     work = search.path / 'work'
-    arguments = (search.source, config, work / ENSEMBLE / TABLES, scale)
+    arguments = (search.source, config, work / ENSEMBLE / TABLES)
     seconds = 0.0 if key == 'probe' else math.inf
     end = search.budget.end - search.proof_seconds
     return Task(key, distill_trial, work / key, arguments, seconds, end)

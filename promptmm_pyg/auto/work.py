@@ -14,6 +14,7 @@ from promptmm_pyg.auto.trials import is_closed_form
 from promptmm_pyg.auto.workers import Watch
 from promptmm_pyg.data import INTERACTS, ITEM, USER, modality_x_dict
 from promptmm_pyg.distillation import ensemble_targets
+from promptmm_pyg.distillation.ensemble import score_std
 from promptmm_pyg.evaluation import evaluate
 from promptmm_pyg.models import MODELS
 from promptmm_pyg.models.inference import get_embeddings
@@ -32,7 +33,7 @@ from promptmm_pyg.runs.stages import (
 from promptmm_pyg.training.validation import cutoff
 from promptmm_pyg.transforms import AddModalityPCA
 
-TABLES = 'embeddings.safetensors'
+TABLES, ENSEMBLE = 'embeddings.safetensors', 'ensemble'
 CLOSED_FORM_WIDTH = 128
 PROMPT_DIM = 32
 PROMPT = {'start': 'pca', 'out_channels': PROMPT_DIM, 'combine': 'concat'}
@@ -129,15 +130,14 @@ def distill_trial(
     source: Source,
     config: dict[str, Any],
     tables: Path,
-    scale: float,
 ) -> dict[str, Any]:
-    """Distills a student of the ensemble's embeddings into a folder; ``scale`` is the
-    standard deviation of their scores.
-    """
+    """Distills a student of the ensemble's embeddings into a folder."""
     data = source.data
-    weights = {'ensemble': config['teacher_scale'] * scale}
-    targets = {'ensemble': as_targets(load_tables(tables))}
-    teacher = ensemble_targets(targets, weights, data.train)
+    ensemble = load_tables(tables)
+    # Scores are divided by their standard deviation; that of the ensemble is kept.
+    scale = config['teacher_scale'] * score_std(ENSEMBLE, ensemble)
+    targets = {ENSEMBLE: as_targets(ensemble)}
+    teacher = ensemble_targets(targets, {ENSEMBLE: scale}, data.train)
     target = Run(folder / 'run')
     options = {'callbacks': (watch,)}
     how = training_config(config, target.student_dir, False, False, **options)

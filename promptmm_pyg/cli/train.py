@@ -77,9 +77,9 @@ def add_arguments(parser: Parser) -> None:
         type=_neighbors,
         default=['auto'],
         metavar='N',
-        help='edges per node in each hop of the neighborhood that a step is trained '
-        "on, such as '10 10'; none trains on the whole graph, auto too where that "
-        'fits into memory (default: auto)',
+        help='num_neighbors of PyG: edges per node in each hop of the neighborhood '
+        "that a step is trained on, such as '10 10'; none trains on the whole graph, "
+        'auto too where that fits into memory (default: auto)',
     )
     parser.add_more = _add_model_options
 

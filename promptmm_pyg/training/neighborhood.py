@@ -193,19 +193,21 @@ def _with_weights(data: HeteroData) -> HeteroData:
 
 def _takes_neighborhoods(model: torch.nn.Module) -> bool:
     try:
-        inspect.signature(model.forward).bind({}, {}, {})
-    except TypeError:
+        _check_forward(model)
+    except ValueError:
         return False
     return True
 
 
 def _check_forward(model: torch.nn.Module) -> None:
-    if not _takes_neighborhoods(model):
+    try:
+        inspect.signature(model.forward).bind({}, {}, {})
+    except TypeError as error:
         raise ValueError(
             f"'model' must have a forward of (edge_index_dict, edge_weight_dict, "
-            f"n_id_dict) with 'num_neighbors' (got '{type(model).__name__}'). Train it "
-            f'on the whole graph, without num_neighbors'
-        )
+            f"n_id_dict) with 'num_neighbors' (got '{type(model).__name__}': {error}). "
+            f'Train it on the whole graph, without num_neighbors'
+        ) from error
 
 
 def _check_hops(model: torch.nn.Module, num_hops: int) -> None:

@@ -196,7 +196,7 @@ def test_errors():
     del one_way[REV_INTERACTS]
     with pytest.raises(ValueError, match="'data' must have message edges of"):
         run(data._replace(train=one_way))
-    with pytest.raises(ValueError, match=r"'model' must have a forward.*'Linear'"):
+    with pytest.raises(ValueError, match=r"'model' must have a forward.*'Linear': too"):
         train(torch.nn.Linear(2, 2), data, config=FEW)
 
     class Bare(torch.nn.Linear):
